@@ -1,0 +1,186 @@
+"""Long-running processes of the lab: started detached, known by process id and start time, stopped by exactly that.
+
+A process id alone is not enough: after a crash of the control machine the file that names it is stale, and the number
+may belong to somebody else by then.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.settings import STATE
+
+
+class ServiceError(Exception):
+    """A process of the lab did not start or did not stop; the message says which, why, and where its log is."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running process of the lab."""
+
+    name: str
+    url: str
+    pid: int
+    log: Path
+
+
+def pid_file(name: str) -> Path:
+    """Where the process id and start time of the service are recorded."""
+    return STATE / "run" / f"{name}.json"
+
+
+def log_file(name: str) -> Path:
+    """Where the service's standard output and standard error go."""
+    return STATE / "log" / f"{name}.log"
+
+
+def start_time(pid: int) -> int | None:
+    """When a process was started, in clock ticks since boot; None when there is none, or only its zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command name is in parentheses and may contain spaces: fields count from the last one (proc(5)).
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _reap(pid: int) -> None:
+    # Only a child of this very process can be waited for; everybody else's are init's business.
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _record(name: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(pid_file(name).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return record if isinstance(record, dict) and record.get("boot_id") == _boot_id() else None
+
+
+def running(name: str) -> Service | None:
+    """The service, if the process that was started under this name still runs; else None."""
+    record = _record(name)
+    if record is None:
+        return None
+    _reap(record["pid"])
+    if start_time(record["pid"]) != record["start_time"]:
+        return None
+    return Service(name, record["url"], record["pid"], Path(record["log"]))
+
+
+def tail(name: str, lines: int = 20) -> str:
+    """The last lines of the service's log; empty when it has none."""
+    try:
+        text = log_file(name).read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def daemonise(
+    name: str,
+    argv: Sequence[str | Path],
+    env: Mapping[str, str] | None = None,
+    *,
+    url: str = "",
+    ready: Callable[[], object] | None = None,
+    timeout: float = 60.0,
+    cwd: Path | None = None,
+) -> Service:
+    """Start a command detached from this process, or return the one that runs under this name already.
+
+    `env` is added to this process's environment. `ready` is called until it returns something true (an OSError counts
+    as not yet), for at most `timeout` seconds. Raises ServiceError with the end of the log when the process ends early
+    or is not ready in time; nothing is left running then.
+    """
+    if (service := running(name)) is not None:
+        return service
+    log = log_file(name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    pid_file(name).parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(word) for word in argv],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            start_new_session=True,
+        )
+    record = {
+        "pid": process.pid,
+        "start_time": start_time(process.pid),
+        "boot_id": _boot_id(),
+        "url": url,
+        "log": str(log),
+        "argv": [str(word) for word in argv],
+    }
+    beside = pid_file(name).with_suffix(".new")
+    beside.write_text(json.dumps(record, indent=1) + "\n")
+    beside.replace(pid_file(name))
+    try:
+        _await_ready(name, process, ready, timeout)
+    except BaseException:
+        stop(name)
+        raise
+    # The process outlives this one on purpose; without this the interpreter warns about it.
+    process.returncode = 0
+    return Service(name, url, process.pid, log)
+
+
+def _await_ready(
+    name: str, process: "subprocess.Popen[bytes]", ready: Callable[[], object] | None, timeout: float
+) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        if (status := process.poll()) is not None:
+            raise ServiceError(
+                f"{name} ended with status {status} before it was ready. Its log, {log_file(name)}, ends:\n{tail(name)}"
+            )
+        if ready is None:
+            return
+        with contextlib.suppress(OSError):
+            if ready():
+                return
+        if time.monotonic() > deadline:
+            raise ServiceError(
+                f"{name} was not ready after {timeout:.0f} s. Its log, {log_file(name)}, ends:\n{tail(name)}"
+            )
+        time.sleep(0.05)
+
+
+def stop(name: str, timeout: float = 10.0) -> bool:
+    """Stop the service and all of its process group; SIGTERM first, SIGKILL after `timeout` seconds.
+
+    Returns whether anything ran. Safe to call at any time: a process that merely inherited the number is not touched.
+    """
+    service = running(name)
+    if service is not None:
+        born = start_time(service.pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(service.pid, signal.SIGTERM)
+        deadline = time.monotonic() + timeout
+        while start_time(service.pid) == born and time.monotonic() < deadline:
+            _reap(service.pid)
+            time.sleep(0.05)
+        # The group's number stays taken while any of its processes lives, so this reaches no stranger.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(service.pid, signal.SIGKILL)
+        _reap(service.pid)
+    pid_file(name).unlink(missing_ok=True)
+    return service is not None
