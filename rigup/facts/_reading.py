@@ -1,0 +1,33 @@
+"""What all facts here have in common: how a reading that makes no sense is reported.
+
+A fact is one shell command and one pure function that parses what it prints. The command ends truthy on a bare host
+(no Python, no curl, no driver): pyinfra drops a host whose fact command fails, even in a dry run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from pyinfra.api.exceptions import FactProcessError
+
+__all__ = ["reading"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def reading(process: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let only `FactProcessError` out of a fact's `process`: pyinfra ends the run of all hosts at anything else."""
+
+    @wraps(process)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return process(*args, **kwargs)
+        except FactProcessError:
+            raise
+        except Exception as error:
+            raise FactProcessError(f"unexpected output: {error}") from error
+
+    return wrapper

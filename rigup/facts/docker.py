@@ -1,0 +1,29 @@
+"""Docker's images."""
+
+from __future__ import annotations
+
+from pyinfra.api.facts import FactBase
+
+from rigup.facts._reading import reading
+
+__all__ = ["ImageDigests", "parse_image_digests"]
+
+
+def parse_image_digests(lines: list[str]) -> frozenset[str]:
+    """References `REPOSITORY@sha256:...` from `docker image ls --digests`; images built here have none."""
+    return frozenset(line.strip() for line in lines if "@sha256:" in line)
+
+
+class ImageDigests(FactBase[frozenset[str]]):
+    """References by digest of all images here; empty where Docker is missing or down."""
+
+    @staticmethod
+    def default() -> frozenset[str]:
+        return frozenset()
+
+    def command(self) -> str:
+        return "docker image ls --digests --no-trunc --format '{{.Repository}}@{{.Digest}}' 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> frozenset[str]:
+        return parse_image_digests(output)

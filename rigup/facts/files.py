@@ -1,0 +1,80 @@
+"""Files on a host: what they are and what stands in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.facts import FactBase
+
+from rigup.facts._reading import reading
+
+__all__ = ["FileInfo", "FileState", "FileText", "parse_file_info", "parse_file_text"]
+
+PRESENT = "--- present"
+
+
+@dataclass(frozen=True)
+class FileState:
+    """`kind` as stat(1) names it (`regular file`, `symbolic link`, ...); `mode` is octal without leading zero."""
+
+    kind: str
+    mode: str
+    user: str
+    group: str
+    sha256: str = ""
+
+    @property
+    def is_regular(self) -> bool:
+        return self.kind in ("regular file", "regular empty file")
+
+
+def parse_file_info(lines: list[str]) -> FileState | None:
+    """From `stat` and `sha256sum`; None where the path is not there."""
+    if not lines:
+        return None
+    kind, mode, user, group = lines[0].split("|")
+    # A name with odd characters makes sha256sum escape it and put a backslash before the sum.
+    sha256 = lines[1].split()[0].lstrip("\\") if len(lines) > 1 else ""
+    return FileState(kind, mode, user, group, sha256)
+
+
+def parse_file_text(lines: list[str]) -> str | None:
+    """The text after the marker; None where the marker is missing because the file is."""
+    if not lines or lines[0] != PRESENT:
+        return None
+    return "".join(f"{line}\n" for line in lines[1:])
+
+
+class FileInfo(FactBase[FileState | None]):
+    """What stands at `path`, or None. A symbolic link is not followed."""
+
+    @staticmethod
+    def default() -> None:
+        return None
+
+    def command(self, path: str) -> StringCommand:
+        quoted = QuoteString(path)
+        return StringCommand(
+            "stat -c '%F|%a|%U|%G' --", quoted, "2>/dev/null && sha256sum --", quoted, "2>/dev/null || true"
+        )
+
+    @reading
+    def process(self, output: list[str]) -> FileState | None:
+        return parse_file_info(output)
+
+
+class FileText(FactBase[str | None]):
+    """The text of the file `path` with each line ended, or None where there is no file. For small text files."""
+
+    @staticmethod
+    def default() -> None:
+        return None
+
+    def command(self, path: str) -> StringCommand:
+        quoted = QuoteString(path)
+        return StringCommand("test -f", quoted, f"&& echo '{PRESENT}' && cat --", quoted, "2>/dev/null || true")
+
+    @reading
+    def process(self, output: list[str]) -> str | None:
+        return parse_file_text(output)

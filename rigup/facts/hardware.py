@@ -1,0 +1,136 @@
+"""What is built into a host: the PCI bus, the firmware's Secure Boot switch, the space on its disks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.facts import FactBase
+
+from rigup.facts._reading import reading
+
+__all__ = [
+    "DiskFree",
+    "DiskSpace",
+    "PciDevice",
+    "PciDevices",
+    "SecureBoot",
+    "nvidia_gpus",
+    "parse_disk_free",
+    "parse_pci_devices",
+]
+
+NVIDIA = 0x10DE
+DISPLAY_CONTROLLER = 0x03
+SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+END_OF_PATHS = "--- mounts"
+
+
+@dataclass(frozen=True)
+class PciDevice:
+    """One function on the PCI bus; `address` is `domain:bus:device.function`, `class_code` has 24 bits."""
+
+    address: str
+    vendor: int
+    device: int
+    class_code: int
+
+
+@dataclass(frozen=True)
+class DiskSpace:
+    """The file system that holds a path, or would: where it is mounted, its size and what is free, in bytes."""
+
+    mount: str
+    size: int
+    available: int
+
+
+def parse_pci_devices(lines: list[str]) -> list[PciDevice]:
+    """Devices in bus order, from lines `/sys/bus/pci/devices/ADDRESS/{vendor,device,class}:0xNUMBER`."""
+    found: dict[str, dict[str, int]] = {}
+    for line in lines:
+        path, _, number = line.rpartition(":")
+        address, attribute = path.split("/")[-2:]
+        found.setdefault(address, {})[attribute] = int(number, 16)
+    return [
+        PciDevice(address, values["vendor"], values["device"], values["class"])
+        for address, values in sorted(found.items())
+    ]
+
+
+def nvidia_gpus(devices: Sequence[PciDevice]) -> list[PciDevice]:
+    """NVIDIA's display controllers: no BMC's, no CPU's graphics, and not the audio function of the same card."""
+    return [device for device in devices if device.vendor == NVIDIA and device.class_code >> 16 == DISPLAY_CONTROLLER]
+
+
+def parse_disk_free(paths: Sequence[str], lines: list[str]) -> dict[str, DiskSpace]:
+    """The file system of each of `paths`, from their resolved names, a separator, and what `df` printed."""
+    end = lines.index(END_OF_PATHS)
+    mounts: dict[str, DiskSpace] = {}
+    for line in lines[end + 2 :]:
+        size, available, mount = line.split(None, 2)
+        if size.isdigit() and available.isdigit():
+            mounts[mount] = DiskSpace(mount, int(size), int(available))
+    return {path: mounts[_mount_of(real, mounts)] for path, real in zip(paths, lines[:end], strict=True)}
+
+
+def _mount_of(path: str, mounts: dict[str, DiskSpace]) -> str:
+    holding = [mount for mount in mounts if mount == "/" or path == mount or path.startswith(f"{mount}/")]
+    return max(holding, key=len)
+
+
+class PciDevices(FactBase[list[PciDevice]]):
+    """Everything on the PCI bus, read from sysfs: a bare host has no lspci."""
+
+    @staticmethod
+    def default() -> list[PciDevice]:
+        return []
+
+    def command(self) -> str:
+        attributes = " ".join(f"/sys/bus/pci/devices/*/{name}" for name in ("vendor", "device", "class"))
+        return f"grep -H . {attributes} 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> list[PciDevice]:
+        return parse_pci_devices(output)
+
+
+class SecureBoot(FactBase[bool]):
+    """Whether the firmware enforces Secure Boot; false on machines without EFI.
+
+    The variable is four bytes of attributes and one of value (UEFI specification, 3.3).
+    """
+
+    @staticmethod
+    def default() -> bool:
+        return False
+
+    def command(self) -> str:
+        return f"od -An -tu1 -j4 -N1 {SECURE_BOOT} 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> bool:
+        return "".join(output).strip() == "1"
+
+
+class DiskFree(FactBase[dict[str, DiskSpace]]):
+    """For each path the file system that holds it, or will hold it where the path is not there yet."""
+
+    _paths: Sequence[str] = ()
+
+    @staticmethod
+    def default() -> dict[str, DiskSpace]:
+        return {}
+
+    def command(self, paths: Sequence[str]) -> StringCommand:
+        self._paths = paths
+        return StringCommand(
+            "readlink -m --",
+            *(QuoteString(path) for path in paths),
+            f"; echo '{END_OF_PATHS}'; df -B1 --output=size,avail,target 2>/dev/null || true",
+        )
+
+    @reading
+    def process(self, output: list[str]) -> dict[str, DiskSpace]:
+        return parse_disk_free(self._paths, output)

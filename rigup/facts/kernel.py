@@ -1,0 +1,143 @@
+"""The kernel: which one runs, which one comes next, what it was told, and what its modules were told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.facts import FactBase
+
+from rigup.facts._reading import reading
+
+__all__ = [
+    "BootId",
+    "KernelState",
+    "KernelStateValue",
+    "ModuleParameters",
+    "ModuleParametersValue",
+    "parse_kernel_state",
+    "parse_module_parameters",
+]
+
+IMAGE = "/boot/vmlinuz-"
+INITRD = "/boot/initrd.img-"
+NVIDIA_PARAMS = "/proc/driver/nvidia/params"
+TRUTH = {"Y": "1", "N": "0"}
+
+
+@dataclass(frozen=True)
+class KernelStateValue:
+    """`release` runs with `arguments`; `installed` are the kernels in /boot, oldest first; `initrds` those with one."""
+
+    release: str
+    arguments: tuple[str, ...]
+    installed: tuple[str, ...]
+    initrds: frozenset[str]
+
+    @property
+    def newest(self) -> str:
+        """The kernel that boots next unless someone chose another; the running one where /boot tells nothing."""
+        return self.installed[-1] if self.installed else self.release
+
+
+@dataclass(frozen=True)
+class ModuleParametersValue:
+    """Parameters of loaded modules as they are in effect: `{module: {parameter: value}}`.
+
+    The NVIDIA module keeps its registry options (`NVreg_*`) out of sysfs; they stand in `nvidia` all the same, under
+    the name that modprobe.d uses.
+    """
+
+    parameters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def in_effect(self, module: str, parameter: str, wanted: str | int) -> bool | None:
+        """Whether `wanted` applies; None while the module is not loaded, or does not show that parameter."""
+        value = self.parameters.get(module, {}).get(parameter)
+        return None if value is None else _plain(value) == _plain(str(wanted))
+
+
+def _plain(value: str) -> str:
+    """A parameter's value without its quotes, and a truth value as the number modprobe.d has."""
+    value = value.strip().strip('"')
+    return TRUTH.get(value, value)
+
+
+def version_key(release: str) -> list[tuple[int, int, str]]:
+    """Sorts kernel releases by their numbers: 6.1.0-9 before 6.1.0-30."""
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", release)]
+
+
+def parse_kernel_state(lines: list[str]) -> KernelStateValue:
+    """From `uname -r`, /proc/cmdline, and the names of the images and initrds in /boot."""
+    release, cmdline, *files = lines
+    installed = [name.removeprefix(IMAGE) for name in files if name.startswith(IMAGE)]
+    return KernelStateValue(
+        release=release.strip(),
+        arguments=tuple(cmdline.split()),
+        installed=tuple(sorted(installed, key=version_key)),
+        initrds=frozenset(name.removeprefix(INITRD) for name in files if name.startswith(INITRD)),
+    )
+
+
+def parse_module_parameters(lines: list[str]) -> ModuleParametersValue:
+    """From `grep -H` lines of /sys/module/*/parameters/* and of /proc/driver/nvidia/params."""
+    found: dict[str, dict[str, str]] = {}
+    for line in lines:
+        path, _, value = line.partition(":")
+        if path == NVIDIA_PARAMS:
+            name, _, value = value.partition(":")
+            found.setdefault("nvidia", {})[f"NVreg_{name.strip()}"] = _plain(value)
+        else:
+            module, _, name = path.split("/")[-3:]
+            found.setdefault(module, {})[name] = _plain(value)
+    return ModuleParametersValue(found)
+
+
+class BootId(FactBase[str]):
+    """The kernel's boot id: another one at every boot, and only then."""
+
+    @staticmethod
+    def default() -> str:
+        return ""
+
+    def command(self) -> str:
+        return "cat /proc/sys/kernel/random/boot_id"
+
+    @reading
+    def process(self, output: list[str]) -> str:
+        return output[0].strip()
+
+
+class KernelState(FactBase[KernelStateValue]):
+    """The running kernel, its arguments, and the kernels that are installed."""
+
+    @staticmethod
+    def default() -> KernelStateValue:
+        return KernelStateValue("", (), (), frozenset())
+
+    def command(self) -> str:
+        return f"uname -r; cat /proc/cmdline; ls -1d {IMAGE}* {INITRD}* 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> KernelStateValue:
+        return parse_kernel_state(output)
+
+
+class ModuleParameters(FactBase[ModuleParametersValue]):
+    """What the named modules were loaded with."""
+
+    @staticmethod
+    def default() -> ModuleParametersValue:
+        return ModuleParametersValue()
+
+    def command(self, modules: Sequence[str]) -> StringCommand:
+        directories = [
+            StringCommand("/sys/module/", QuoteString(name), "/parameters/*", _separator="") for name in modules
+        ]
+        return StringCommand("grep -H ''", *directories, NVIDIA_PARAMS, "2>/dev/null || true")
+
+    @reading
+    def process(self, output: list[str]) -> ModuleParametersValue:
+        return parse_module_parameters(output)

@@ -1,0 +1,89 @@
+"""The network as a host sees it: who listens on it, and what it can reach."""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from dataclasses import dataclass
+
+from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.facts import FactBase
+
+from rigup.facts._reading import reading
+
+__all__ = ["Listener", "ListeningPorts", "Reachability", "Reachable", "parse_listeners", "parse_reachability"]
+
+LISTEN = "0A"
+REACHED = "reached"
+PATIENCE_S = 5
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A TCP socket that listens."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Reachability:
+    """Whether a TCP connection came about, and if not, what the host said."""
+
+    ok: bool
+    reason: str = ""
+
+
+def parse_listeners(lines: list[str]) -> frozenset[Listener]:
+    """From /proc/net/tcp and tcp6, whose addresses are 32-bit words in the machine's byte order (proc(5))."""
+    found = set()
+    for line in lines:
+        fields = line.split()
+        if len(fields) > 3 and fields[3] == LISTEN:
+            words, _, port = fields[1].partition(":")
+            packed = b"".join(struct.pack("<I", int(words[start : start + 8], 16)) for start in range(0, len(words), 8))
+            found.add(Listener(str(ipaddress.ip_address(packed)), int(port, 16)))
+    return frozenset(found)
+
+
+def parse_reachability(lines: list[str]) -> Reachability:
+    """From the marker that stands for a connection, or from bash's complaint."""
+    if lines[-1] == REACHED:
+        return Reachability(True)
+    complaint = lines[0].rpartition(": ")[2] if len(lines) > 1 else f"no answer within {PATIENCE_S} s"
+    return Reachability(False, complaint)
+
+
+class ListeningPorts(FactBase[frozenset[Listener]]):
+    """All TCP sockets that listen, read from proc: a bare host may lack ss."""
+
+    @staticmethod
+    def default() -> frozenset[Listener]:
+        return frozenset()
+
+    def command(self) -> str:
+        return "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> frozenset[Listener]:
+        return parse_listeners(output)
+
+
+class Reachable(FactBase[Reachability]):
+    """Whether the host can open a TCP connection to `address`:`port`, tried with bash: a bare host has no curl."""
+
+    @staticmethod
+    def default() -> Reachability:
+        return Reachability(False, "not tried")
+
+    def command(self, address: str, port: int) -> StringCommand:
+        return StringCommand(
+            f"timeout {PATIENCE_S} bash -c 'exec 3<>\"/dev/tcp/$0/$1\"'",
+            QuoteString(address),
+            str(int(port)),
+            f"2>&1 && echo {REACHED} || echo failed",
+        )
+
+    @reading
+    def process(self, output: list[str]) -> Reachability:
+        return parse_reachability(output)

@@ -1,0 +1,140 @@
+"""NVIDIA's driver as three things that can disagree: the loaded module, the modules on disk, the userspace."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pyinfra.api.facts import FactBase
+
+from rigup.facts._reading import reading
+
+__all__ = [
+    "CdiDevices",
+    "DriverState",
+    "DriverStateValue",
+    "Gpu",
+    "GpuList",
+    "parse_cdi_devices",
+    "parse_driver_state",
+    "parse_gpu_list",
+]
+
+GPU_LINE = re.compile(r"GPU (\d+): (.+) \(UUID: (\S+)\)")
+SMI_VERSION = re.compile(r"NVIDIA-SMI version\s*: (\S+)")
+
+
+@dataclass(frozen=True)
+class DriverStateValue:
+    """Versions such as `595.71.05`.
+
+    `loaded` and `userspace` are None where there is none; `on_disk` has the version that each kernel would load.
+    `open_module` tells which flavour is loaded: Blackwell needs the open one.
+    """
+
+    loaded: str | None = None
+    open_module: bool = False
+    on_disk: Mapping[str, str] = field(default_factory=dict)
+    userspace: str | None = None
+    nouveau: bool = False
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One line of `nvidia-smi -L`."""
+
+    index: int
+    name: str
+    uuid: str
+
+
+def parse_driver_state(lines: list[str]) -> DriverStateValue:
+    """From /proc/driver/nvidia/version, nouveau's directory, `nvidia-smi --version`, and module paths with versions."""
+    loaded = userspace = None
+    open_module = nouveau = False
+    modules: dict[str, str] = {}
+    path = ""
+    for line in lines:
+        if line.startswith("NVRM version:"):
+            numbers = re.search(r"\s(\d+\.[\d.]+)\s", f"{line} ")
+            loaded = numbers.group(1) if numbers else None
+            open_module = "Open Kernel Module" in line
+        elif match := SMI_VERSION.match(line):
+            userspace = match.group(1)
+        elif line == "/sys/module/nouveau":
+            nouveau = True
+        elif line.startswith("/"):
+            path = line
+        elif path and line.strip():
+            modules[path], path = line.strip(), ""
+    return DriverStateValue(loaded, open_module, _by_kernel(modules), userspace, nouveau)
+
+
+def _by_kernel(modules: Mapping[str, str]) -> dict[str, str]:
+    """For each kernel the module it would load: depmod searches `updates` before all else (depmod.d(5))."""
+    chosen: dict[str, str] = {}
+    for path in sorted(modules, key=lambda name: "/updates/" in name):
+        kernel = path.partition("/modules/")[2].partition("/")[0]
+        chosen[kernel] = modules[path]
+    return chosen
+
+
+def parse_gpu_list(lines: list[str]) -> list[Gpu]:
+    """From `nvidia-smi -L`; its error messages are no GPUs."""
+    matches = (GPU_LINE.match(line.strip()) for line in lines)
+    return [Gpu(int(match[1]), match[2], match[3]) for match in matches if match]
+
+
+def parse_cdi_devices(lines: list[str]) -> list[str]:
+    """From `nvidia-ctk cdi list`, which logs beside the names."""
+    return sorted(line.strip() for line in lines if line.startswith("nvidia.com/"))
+
+
+class DriverState(FactBase[DriverStateValue]):
+    """Which driver is loaded, which one each installed kernel would load, and which one the programs belong to."""
+
+    @staticmethod
+    def default() -> DriverStateValue:
+        return DriverStateValue()
+
+    def command(self) -> str:
+        return (
+            "cat /proc/driver/nvidia/version 2>/dev/null; ls -d /sys/module/nouveau 2>/dev/null; "
+            "nvidia-smi --version 2>/dev/null; "
+            "find /lib/modules/ -name 'nvidia.ko*' -print -exec /sbin/modinfo -F version {} ';' 2>/dev/null || true"
+        )
+
+    @reading
+    def process(self, output: list[str]) -> DriverStateValue:
+        return parse_driver_state(output)
+
+
+class GpuList(FactBase[list[Gpu]]):
+    """The GPUs that the driver can talk to."""
+
+    @staticmethod
+    def default() -> list[Gpu]:
+        return []
+
+    def command(self) -> str:
+        return "nvidia-smi -L 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> list[Gpu]:
+        return parse_gpu_list(output)
+
+
+class CdiDevices(FactBase[list[str]]):
+    """The names under which containers can ask for GPUs, such as `nvidia.com/gpu=all`."""
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def command(self) -> str:
+        return "nvidia-ctk cdi list 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> list[str]:
+        return parse_cdi_devices(output)

@@ -1,0 +1,108 @@
+"""What kind of system a host is: distribution, architecture, init, privileges, memory."""
+
+from __future__ import annotations
+
+import shlex
+
+from pyinfra.api.facts import FactBase
+
+from rigup.facts._reading import reading
+
+__all__ = ["Architecture", "InitSystem", "MemoryTotal", "OsRelease", "Privilege", "parse_meminfo", "parse_os_release"]
+
+
+def parse_os_release(lines: list[str]) -> dict[str, str]:
+    """The assignments of os-release(5), quotes removed."""
+    values: dict[str, str] = {}
+    for line in lines:
+        key, separator, value = line.partition("=")
+        if separator and not line.startswith("#"):
+            values[key.strip()] = "".join(shlex.split(value))
+    return values
+
+
+def parse_meminfo(lines: list[str]) -> int:
+    """Installed memory in bytes, from the `MemTotal` line of /proc/meminfo (which counts in KiB)."""
+    for line in lines:
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError("no MemTotal line in /proc/meminfo")
+
+
+class OsRelease(FactBase[dict[str, str]]):
+    """The assignments of /etc/os-release (`ID`, `VERSION_ID`, `VERSION_CODENAME`, `PRETTY_NAME`, ...)."""
+
+    @staticmethod
+    def default() -> dict[str, str]:
+        return {}
+
+    def command(self) -> str:
+        return "cat /etc/os-release 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> dict[str, str]:
+        return parse_os_release(output)
+
+
+class Architecture(FactBase[str]):
+    """The machine's hardware name as the kernel says it, such as `x86_64`."""
+
+    @staticmethod
+    def default() -> str:
+        return ""
+
+    def command(self) -> str:
+        return "uname -m"
+
+    @reading
+    def process(self, output: list[str]) -> str:
+        return output[0].strip()
+
+
+class InitSystem(FactBase[str]):
+    """The name of process 1, `systemd` where units can be started."""
+
+    @staticmethod
+    def default() -> str:
+        return ""
+
+    def command(self) -> str:
+        return "cat /proc/1/comm 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> str:
+        return output[0].strip()
+
+
+class Privilege(FactBase[str]):
+    """How the login user becomes root: `root` (is root), `sudo` (without a password), or `none`.
+
+    Read it with `_sudo=False`: under a sudo that does not work the reading itself would fail.
+    """
+
+    @staticmethod
+    def default() -> str:
+        return "none"
+
+    def command(self) -> str:
+        root = '[ "$(id -u)" = 0 ] && echo root'
+        return f"{root} || (sudo -n true >/dev/null 2>&1 && echo sudo) || echo none"
+
+    @reading
+    def process(self, output: list[str]) -> str:
+        return output[0].strip()
+
+
+class MemoryTotal(FactBase[int]):
+    """Installed memory in bytes."""
+
+    @staticmethod
+    def default() -> int:
+        return 0
+
+    def command(self) -> str:
+        return "cat /proc/meminfo"
+
+    @reading
+    def process(self, output: list[str]) -> int:
+        return parse_meminfo(output)

@@ -1,0 +1,159 @@
+"""systemd units: what they are doing, and whether that is what their files say now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.facts import FactBase
+
+from rigup.facts._reading import reading
+
+__all__ = ["ActiveUnits", "UnitState", "UnitStateValue", "parse_active_units", "parse_unit_state"]
+
+PROPERTIES = (
+    "LoadState",
+    "ActiveState",
+    "SubState",
+    "Result",
+    "Job",
+    "UnitFileState",
+    "NeedDaemonReload",
+    "MainPID",
+    "InvocationID",
+    "NRestarts",
+    "ExecMainStartTimestamp",
+)
+MTIME = "mtime="
+
+
+@dataclass(frozen=True)
+class UnitStateValue:
+    """What `systemctl show` says, and when the unit's inputs were last written.
+
+    `started` is when the main process began, `inputs` when each input file was written; seconds since 1970, in UTC.
+    """
+
+    load: str = "not-found"
+    active: str = "inactive"
+    sub: str = "dead"
+    result: str = "success"
+    job: bool = False
+    enabled: str = ""
+    needs_reload: bool = False
+    main_pid: int = 0
+    invocation: str = ""
+    restarts: int = 0
+    started: float | None = None
+    inputs: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_waiting_to_retry(self) -> bool:
+        """It failed, and systemd will start it again after `RestartSec`."""
+        return self.sub.startswith("auto-restart")
+
+    @property
+    def runs(self) -> bool:
+        """Active, or on its way there."""
+        return self.active in ("active", "reloading", "refreshing") or (
+            self.active == "activating" and not self.is_waiting_to_retry
+        )
+
+    @property
+    def newer_inputs(self) -> list[str]:
+        """Input files written since the main process began: it does not know them."""
+        if self.started is None:
+            return []
+        return sorted(path for path, written in self.inputs.items() if written >= self.started)
+
+
+def parse_unit_state(lines: list[str]) -> UnitStateValue:
+    """From `systemctl show --timestamp=us+utc` and `stat` lines `mtime=SECONDS PATH`."""
+    values: dict[str, str] = {}
+    inputs: dict[str, float] = {}
+    for line in lines:
+        if line.startswith(MTIME):
+            seconds, _, path = line.removeprefix(MTIME).partition(" ")
+            inputs[path] = float(seconds)
+        else:
+            key, _, value = line.partition("=")
+            values[key] = value
+    if "ActiveState" not in values:
+        return UnitStateValue(inputs=inputs)
+    return UnitStateValue(
+        load=values["LoadState"],
+        active=values["ActiveState"],
+        sub=values["SubState"],
+        result=values.get("Result", ""),
+        job=values.get("Job", "") not in ("", "0"),
+        enabled=values.get("UnitFileState", ""),
+        needs_reload=values.get("NeedDaemonReload") == "yes",
+        main_pid=int(values.get("MainPID") or 0),
+        invocation=values.get("InvocationID", ""),
+        restarts=int(values.get("NRestarts") or 0),
+        started=_seconds(values.get("ExecMainStartTimestamp", "")),
+        inputs=inputs,
+    )
+
+
+def _seconds(timestamp: str) -> float | None:
+    """`Mon 2026-11-23 19:09:11.123456 UTC` in seconds; None for a thing that never was."""
+    if not timestamp or timestamp == "n/a":
+        return None
+    _, date, time, _ = timestamp.split()
+    moment = datetime.strptime(f"{date} {time}", "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=UTC)
+    return moment.timestamp()
+
+
+def parse_active_units(lines: list[str]) -> list[str]:
+    """Unit names, from `systemctl list-units --plain --no-legend`."""
+    return sorted(line.split()[0] for line in lines if line.strip())
+
+
+class UnitState(FactBase[UnitStateValue]):
+    """The state of `unit`, and the age of the files in `inputs` that its process has read."""
+
+    @staticmethod
+    def default() -> UnitStateValue:
+        return UnitStateValue()
+
+    def command(self, unit: str, inputs: Sequence[str] = ()) -> StringCommand:
+        show = StringCommand(
+            "LC_ALL=C systemctl show --no-pager --timestamp=us+utc",
+            *(f"--property={name}" for name in PROPERTIES),
+            "--",
+            QuoteString(unit),
+            "2>/dev/null",
+        )
+        if not inputs:
+            return StringCommand(show, "|| true")
+        # %.Y has the fraction of the second; without it a file written right after the start would seem older.
+        ages = StringCommand(
+            f"stat -L -c '{MTIME}%.6Y %n' --", *(QuoteString(path) for path in inputs), "2>/dev/null || true"
+        )
+        return StringCommand(show, ";", ages)
+
+    @reading
+    def process(self, output: list[str]) -> UnitStateValue:
+        return parse_unit_state(output)
+
+
+class ActiveUnits(FactBase[list[str]]):
+    """Names of the units matching the glob `pattern` that are active or starting."""
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def command(self, pattern: str) -> StringCommand:
+        return StringCommand(
+            "systemctl list-units --plain --no-legend --no-pager --state=active,activating,reloading --",
+            QuoteString(pattern),
+            "2>/dev/null || true",
+        )
+
+    @reading
+    def process(self, output: list[str]) -> list[str]:
+        return parse_active_units(output)
