@@ -1,0 +1,44 @@
+"""Makes the lab's checkpoint: `nvidia/Qwen3.5-397B-A17B-NVFP4` in miniature, the same bytes every time."""
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from lab.checkpoint.config import write_configs
+from lab.checkpoint.tensors import write_shards
+from lab.checkpoint.tokenizer import TEXT, write_tokenizer
+from lab.settings import CACHE
+
+REPOSITORY = "nvidia/Qwen3.5-397B-A17B-NVFP4"
+
+
+def write_checkpoint(folder: Path) -> None:
+    """Write all files of the checkpoint into an existing empty folder."""
+    write_shards(folder)
+    write_tokenizer(folder)
+    write_configs(folder)
+    shutil.copyfile(TEXT / "README.md", folder / "README.md")
+    shutil.copyfile(TEXT / "gitattributes", folder / ".gitattributes")
+
+
+def content_key() -> str:
+    """Names what the present sources make: 16 hex digits of a hash over this package's files."""
+    digest = hashlib.sha256()
+    here = Path(__file__).parent
+    for path in sorted(path for path in here.rglob("*") if path.is_file() and path.suffix != ".pyc"):
+        digest.update(f"{path.relative_to(here)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def build() -> Path:
+    """The folder with the checkpoint's files; made first if the cache does not have it."""
+    folder = CACHE / "checkpoint" / content_key()
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
+            made = Path(beside) / "made"
+            made.mkdir()
+            write_checkpoint(made)
+            made.rename(folder)
+    return folder
