@@ -1,0 +1,101 @@
+"""What can go wrong, in words for the person at the keyboard.
+
+Two kinds of finding exist. A `Finding` is about something written: a file, a line, a key. A `Problem` is about a host:
+what was checked there and what was found. Both carry a remedy, and both are raised in bulk: one error holds them all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Finding", "InputError", "Problem", "ProblemsError", "RigupError", "near"]
+
+
+class RigupError(Exception):
+    """Anything that stops rigup and that a person can act on. `str(error)` is the whole message."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing wrong in what was written.
+
+    `where` is a file, or another source such as `--data`; `line` counts from 1 and is None where there are no lines.
+    """
+
+    where: str
+    line: int | None
+    key: str
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.where}:{self.line}" if self.line is not None else self.where
+        parts = [part for part in (place, self.key, self.message, self.remedy) if part]
+        return ": ".join(parts)
+
+
+class InputError(RigupError):
+    """All findings of one reading, one line each."""
+
+    def __init__(self, findings: Iterable[Finding]):
+        # A wrong default shows up once per host; it is one mistake all the same.
+        self.findings = tuple(dict.fromkeys(findings))
+        super().__init__("\n".join(str(finding) for finding in self.findings))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One reason why a host cannot become what the plan says. `check` is a stable short name such as `gpus`."""
+
+    host: str
+    check: str
+    found: str
+    remedy: str
+
+
+class ProblemsError(RigupError):
+    """All problems of all hosts, as one table."""
+
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems = tuple(problems)
+        super().__init__(self.table())
+
+    def table(self, width: int = 120, color: bool = False) -> str:
+        """The problems as a table of at most `width` columns, with ANSI colours where asked."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for name in ("host", "check"):
+            table.add_column(name, no_wrap=True)
+        table.add_column("found", overflow="fold")
+        table.add_column("what to do", overflow="fold")
+        for problem in self.problems:
+            # Text, not markup: what a host answers may hold square brackets.
+            table.add_row(
+                Text(problem.host), Text(problem.check, style="red"), Text(problem.found), Text(problem.remedy)
+            )
+        console = Console(
+            file=io.StringIO(), width=width, force_terminal=color, color_system="standard" if color else None
+        )
+        count = len(self.problems)
+        console.print(f"{count} problem{'s' if count != 1 else ''}; nothing was changed.")
+        console.print(table)
+        output = console.file
+        assert isinstance(output, io.StringIO)
+        return output.getvalue().rstrip()
+
+
+def near(word: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """The known words that `word` was probably meant to be, best first."""
+    candidates: Sequence[str] = sorted(known)
+    found = difflib.get_close_matches(word, candidates, n=limit, cutoff=0.6)
+    if not found:
+        # `mtp` for `vllm-nvfp4-cu130-mtp1`: too short for a ratio, but plainly meant.
+        found = [name for name in candidates if len(word) >= 3 and word.lower() in name.lower()][:limit]
+    return found

@@ -1,0 +1,74 @@
+"""Typed patches to a checkpoint's published config files; pure, and without effect when applied twice.
+
+A quantized checkpoint says in two places which modules it left unquantized: `quantization_config.ignore` in config.json
+and `quantization.exclude_modules` in hf_quant_config.json. Either file may be missing, not both. The store itself is
+never written: the results are mounted over the published files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rigup.errors import RigupError
+from rigup.recipes import Patch
+
+__all__ = ["CONFIG_FILES", "applies", "patch_files"]
+
+# Where each file holds its list.
+CONFIG_FILES: Mapping[str, tuple[str, str]] = {
+    "config.json": ("quantization_config", "ignore"),
+    "hf_quant_config.json": ("quantization", "exclude_modules"),
+}
+
+
+def applies(patch: Patch, image_created: datetime) -> bool:
+    """Whether a patch is needed for an image made at that time."""
+    if patch.when is None:
+        return True
+    return image_created.astimezone(UTC).date() < patch.when.image_before
+
+
+def patch_files(published: Mapping[str, str], patches: Iterable[Patch]) -> dict[str, str]:
+    """The patched files by name; only those whose text has to differ from what was published.
+
+    `published` maps a file's name to its text. Raises RigupError where neither file has such a list, or one is no JSON.
+    """
+    additions = list(dict.fromkeys(pattern for patch in patches for pattern in patch.add))
+    if not additions:
+        return {}
+    changed: dict[str, str] = {}
+    seen = False
+    for name, (section, key) in CONFIG_FILES.items():
+        if name not in published:
+            continue
+        config = _parsed(name, published[name])
+        block = config.get(section)
+        if block is None:
+            continue
+        listed = block.get(key, []) if isinstance(block, dict) else None
+        if not isinstance(listed, list) or not all(isinstance(entry, str) for entry in listed):
+            raise RigupError(f"the published {name} has no list of names at {section}.{key}: the patch does not fit it")
+        seen = True
+        missing = [pattern for pattern in additions if pattern not in listed]
+        if missing:
+            block[key] = [*listed, *missing]
+            changed[name] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    if not seen:
+        raise RigupError(
+            "the checkpoint has neither config.json with a quantization_config nor hf_quant_config.json with a "
+            "quantization block: a patch of its ignore list has nothing to act on"
+        )
+    return changed
+
+
+def _parsed(name: str, text: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RigupError(f"the published {name} is no JSON: line {error.lineno}: {error.msg}") from error
+    if not isinstance(config, dict):
+        raise RigupError(f"the published {name} holds no JSON object")
+    return config

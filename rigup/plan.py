@@ -1,0 +1,270 @@
+"""The plan: what one host shall become. One pure function makes it, and it touches neither host nor network.
+
+Deploy, audit, rendering and the command line all start from here. Equal input gives an equal digest, and everything
+that makes the served process another one is in the digest of its endpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from rigup import patches
+from rigup.errors import RigupError
+from rigup.lock import Lock
+from rigup.packages import cuda_group
+from rigup.recipes import Catalogue, Checkpoint, Patch, Recipe
+from rigup.settings import Endpoint, Settings
+
+__all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "make_plan"]
+
+# Small published files by "repo@revision", then by name.
+Published = Mapping[str, Mapping[str, str]]
+
+MODEL = "/model"
+ENDPOINTS = "/etc/rigup/endpoints"
+
+# The model is a local directory: the engine has no reason to ask anyone on the network.
+QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+
+class Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Mount(Data):
+    """A read-only mount: a path of the host, and where the container sees it."""
+
+    source: str
+    target: str
+
+
+class CheckpointPlan(Data):
+    """A checkpoint at one commit. `path` is its directory in the store; `bytes` and `files` are as published."""
+
+    id: str
+    repo: str
+    revision: str
+    path: str
+    bytes: int
+    files: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def instance(self) -> str:
+        """A name for units and files: without slashes, and different for every commit."""
+        return f"{self.repo.replace('/', '--')}--{self.revision[:12]}"
+
+
+class EndpointPlan(Data):
+    """Everything that one served process is made of."""
+
+    name: str
+    recipe: str
+    engine: str
+    image: str
+    image_tag: str
+    image_bytes: int
+    image_created: datetime
+    image_cuda: str | None
+    min_driver_cuda: str | None
+    checkpoint: CheckpointPlan
+    gpus: Literal["all"] | tuple[int, ...]
+    gpu_count: int
+    vram_mib: int
+    address: str
+    port: int
+    served_name: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    ulimits: dict[str, int]
+    mounts: tuple[Mount, ...]
+    patched_files: dict[str, str]
+    ready_path: str
+    ready_timeout: int
+
+    @property
+    def unit(self) -> str:
+        return f"llm@{self.name}.service"
+
+    @property
+    def container(self) -> str:
+        return f"llm-{self.name}"
+
+    @property
+    def directory(self) -> str:
+        """Where this endpoint's environment file and patched files lie on the host."""
+        return f"{ENDPOINTS}/{self.name}"
+
+    @property
+    def env_file(self) -> str:
+        return f"{self.directory}/env"
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"http://{host}:{self.port}"
+
+    @property
+    def digest(self) -> str:
+        """sha256 over everything above; another digest means another process."""
+        return _digest(self)
+
+
+class Plan(Data):
+    """What one host shall become. `text()` is what is kept on the host."""
+
+    host: str
+    endpoints: tuple[EndpointPlan, ...]
+    driver_branch: int
+    driver_version: str | None
+    cuda_toolkit: str | None
+    model_store: str
+    settings: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        return _digest(self)
+
+    @property
+    def checkpoints(self) -> tuple[CheckpointPlan, ...]:
+        """The checkpoints of all endpoints, each once."""
+        return tuple({endpoint.checkpoint.path: endpoint.checkpoint for endpoint in self.endpoints}.values())
+
+    @property
+    def images(self) -> dict[str, str]:
+        """The images of all endpoints: reference by digest, to the tag it was resolved from."""
+        return {endpoint.image: endpoint.image_tag for endpoint in self.endpoints}
+
+    def endpoint(self, name: str) -> EndpointPlan:
+        """Raises RigupError where there is no such endpoint."""
+        for endpoint in self.endpoints:
+            if endpoint.name == name:
+                return endpoint
+        raise RigupError(f"{self.host} has no endpoint {name!r}: {', '.join(e.name for e in self.endpoints)}")
+
+    def text(self) -> str:
+        """The plan as JSON, sorted, with its digest."""
+        data = self.model_dump(mode="json") | {"digest": self.digest}
+        return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _digest(model: BaseModel) -> str:
+    canonical = json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def make_plan(host: str, settings: Settings, catalogue: Catalogue, lock: Lock, published: Published) -> Plan:
+    """The plan of one host.
+
+    Raises RigupError for an unknown recipe (naming the near ones) and for what the lock or `published` does not hold.
+    """
+    endpoints = tuple(
+        _endpoint(name, endpoint, settings, catalogue, lock, published)
+        for name, endpoint in sorted(settings.endpoints.items())
+    )
+    return Plan(
+        host=host,
+        endpoints=endpoints,
+        driver_branch=settings.driver_branch,
+        driver_version=settings.driver_version,
+        cuda_toolkit=cuda_group(settings),
+        model_store=settings.model_store,
+        settings=settings.model_dump(mode="json"),
+    )
+
+
+def recipe_of(settings: Settings, name: str, catalogue: Catalogue) -> Recipe:
+    """The recipe that an endpoint of these settings serves. Raises RigupError, naming the near ones."""
+    return catalogue.recipe(settings.endpoints[name].recipe or settings.recipe)
+
+
+def needed_patches(recipe: Recipe, image_created: datetime) -> list[Patch]:
+    """The recipe's patches that an image made at that time needs."""
+    return [patch for patch in recipe.patches if patches.applies(patch, image_created)]
+
+
+def checkpoint_revision(checkpoint: Checkpoint, lock: Lock) -> str:
+    """The commit of a checkpoint. Raises RigupError where it is neither declared nor locked."""
+    if checkpoint.key in lock.checkpoints:
+        return lock.checkpoints[checkpoint.key].revision
+    raise RigupError(f"the lock has no checkpoint {checkpoint.key}: run `rigup lock`")
+
+
+def _endpoint(
+    name: str, endpoint: Endpoint, settings: Settings, catalogue: Catalogue, lock: Lock, published: Published
+) -> EndpointPlan:
+    recipe = recipe_of(settings, name, catalogue)
+    checkpoint = catalogue.checkpoint(recipe.checkpoint)
+    if recipe.image.tag not in lock.images:
+        raise RigupError(f"the lock has no image {recipe.image.tag}: run `rigup lock`")
+    if endpoint.gpus != "all" and len(endpoint.gpus) != recipe.gpus:
+        raise RigupError(
+            f"endpoint {name} names {len(endpoint.gpus)} GPUs and recipe {recipe.id} needs {recipe.gpus}: "
+            f"change endpoints.{name}.gpus or the recipe"
+        )
+    image = lock.images[recipe.image.tag]
+    revision = checkpoint_revision(checkpoint, lock)
+    size = lock.checkpoints[checkpoint.key]
+    path = f"{settings.model_store}/{checkpoint.repo}/{revision}"
+    wanted = needed_patches(recipe, image.created)
+    patched: dict[str, str] = {}
+    if wanted:
+        source = f"{checkpoint.repo}@{revision}"
+        if source not in published:
+            raise RigupError(f"the config files of {source} were not read, and recipe {recipe.id} patches them")
+        patched = patches.patch_files(published[source], wanted)
+    # Files after the directory: podman and Kubernetes mount in this order, Docker sorts by depth anyway.
+    mounts = [Mount(source=path, target=MODEL)]
+    mounts += [Mount(source=f"{ENDPOINTS}/{name}/{file}", target=f"{MODEL}/{file}") for file in sorted(patched)]
+    return EndpointPlan(
+        name=name,
+        recipe=recipe.id,
+        engine=recipe.engine.name,
+        image=f"{recipe.image.tag.rsplit(':', 1)[0]}@{image.digest}",
+        image_tag=recipe.image.tag,
+        image_bytes=image.bytes,
+        image_created=image.created,
+        image_cuda=image.cuda,
+        min_driver_cuda=recipe.min_driver_cuda,
+        checkpoint=CheckpointPlan(
+            id=checkpoint.id,
+            repo=checkpoint.repo,
+            revision=revision,
+            path=path,
+            bytes=size.bytes,
+            files=size.files,
+        ),
+        gpus=endpoint.gpus,
+        gpu_count=recipe.gpus,
+        vram_mib=recipe.vram_mib,
+        address=endpoint.address,
+        port=endpoint.port,
+        served_name=recipe.served_name,
+        argv=_arguments(recipe, endpoint),
+        env={**QUIET, **recipe.env},
+        ulimits=dict(settings.container_ulimits),
+        mounts=tuple(mounts),
+        patched_files=patched,
+        ready_path=recipe.ready.path,
+        ready_timeout=recipe.ready.timeout or settings.ready_timeout,
+    )
+
+
+def _arguments(recipe: Recipe, endpoint: Endpoint) -> tuple[str, ...]:
+    model = ("--model", MODEL) if recipe.engine.name == "vllm" else ("--model-path", MODEL)
+    return (
+        *model,
+        "--served-model-name",
+        recipe.served_name,
+        "--host",
+        endpoint.address,
+        "--port",
+        str(endpoint.port),
+        *recipe.argv,
+    )

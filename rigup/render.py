@@ -1,0 +1,133 @@
+"""From an endpoint's plan to what a host runs: docker's arguments, a systemd unit, an environment file. All pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import jinja2
+
+from rigup.errors import RigupError
+from rigup.plan import EndpointPlan
+
+__all__ = [
+    "DOCKER",
+    "WAIT_READY",
+    "docker_argv",
+    "env_file_text",
+    "systemd_command",
+    "systemd_quote",
+    "unit_text",
+    "wait_argv",
+]
+
+DOCKER = "/usr/bin/docker"
+PYTHON = "/usr/bin/python3"
+WAIT_READY = "/usr/local/lib/rigup/wait_ready.py"
+STOP_SECONDS = 60
+TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+
+# These need no quotes and mean nothing to systemd, wherever in a word they stand.
+PLAIN = re.compile(r"[A-Za-z0-9_./:=@,+-]+")
+
+
+def docker_argv(endpoint: EndpointPlan) -> list[str]:
+    """The whole command that serves an endpoint, in the foreground."""
+    arguments = [DOCKER, "run", "--rm", "--init", "--name", endpoint.container]
+    # A pull belongs to the deploy: 30 GB would not arrive within a unit's start.
+    arguments += ["--pull", "never"]
+    # The attached client passes the output on to the journal; a log driver would keep it a second time.
+    arguments += ["--log-driver", "none"]
+    # NCCL wants the host's shared memory (--shm-size has no effect then); endpoints listen on the host's loopback.
+    arguments += ["--network", "host", "--ipc", "host"]
+    arguments += ["--label", f"rigup.endpoint={endpoint.name}", "--label", f"rigup.plan={endpoint.digest}"]
+    # CDI names, not --gpus: the older way loses its GPUs at the next systemctl daemon-reload.
+    devices = ["all"] if endpoint.gpus == "all" else [str(index) for index in endpoint.gpus]
+    for device in devices:
+        arguments += ["--device", f"nvidia.com/gpu={device}"]
+    for limit, value in sorted(endpoint.ulimits.items()):
+        arguments += ["--ulimit", f"{limit}={value}"]
+    for mount in endpoint.mounts:
+        arguments += ["--mount", f"type=bind,source={mount.source},target={mount.target},readonly"]
+    arguments += ["--env-file", endpoint.env_file]
+    return [*arguments, endpoint.image, *endpoint.argv]
+
+
+def wait_argv(endpoint: EndpointPlan) -> list[str]:
+    """The command that ends well once the endpoint answers, and badly once it cannot any more."""
+    return [
+        PYTHON,
+        WAIT_READY,
+        "--url",
+        endpoint.url,
+        "--health",
+        endpoint.ready_path,
+        "--model",
+        endpoint.served_name,
+        "--container",
+        endpoint.container,
+        "--timeout",
+        str(endpoint.ready_timeout),
+    ]
+
+
+def systemd_quote(argument: str) -> str:
+    """One argument of an Exec line, such that the program receives exactly `argument`.
+
+    systemd.syntax(7): in double quotes a backslash starts a C escape. systemd.service(5): `%` is a specifier and `$` a
+    variable unless doubled, in quotes too, and a lone `;` starts another command unless quoted. Line ends would end the
+    setting, so they are written as escapes, as are the other control characters. Raises ValueError for NUL, which no
+    argument can hold.
+    """
+    if "\0" in argument:
+        raise ValueError("an argument cannot hold a NUL character")
+    # A file that is not UTF-8 is no unit file.
+    argument.encode("utf-8")
+    if PLAIN.fullmatch(argument):
+        return argument
+    quoted = argument.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$").replace("%", "%%")
+    quoted = re.sub(r"[\x01-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", quoted)
+    return f'"{quoted}"'
+
+
+def systemd_command(argv: Iterable[str]) -> str:
+    """A command for an Exec line; its first word must be an absolute path."""
+    words = list(argv)
+    # Other first characters are prefixes with a meaning (- @ : + !).
+    if not words or not words[0].startswith("/"):
+        raise ValueError("the program must be an absolute path")
+    return " ".join(systemd_quote(word) for word in words)
+
+
+def _broken(argv: list[str]) -> str:
+    """A long command with one option or argument per line, so that a diff of the unit shows what changed."""
+    return systemd_command(argv[:2]) + "".join(f" \\\n  {systemd_quote(word)}" for word in argv[2:])
+
+
+def unit_text(endpoint: EndpointPlan) -> str:
+    """The text of `llm@NAME.service`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    return environment.get_template("llm.service.j2").render(
+        endpoint=endpoint,
+        remove=systemd_command([DOCKER, "rm", "--force", endpoint.container]),
+        run=_broken(docker_argv(endpoint)),
+        wait=_broken(wait_argv(endpoint)),
+        stop=systemd_command([DOCKER, "stop", "--time", str(STOP_SECONDS), endpoint.container]),
+    )
+
+
+def env_file_text(endpoint: EndpointPlan) -> str:
+    """The environment as docker's --env-file reads it: KEY=VALUE up to the line's end, no quotes, no escapes.
+
+    Raises RigupError for a value with a line break, which that format cannot hold.
+    """
+    for key, value in endpoint.env.items():
+        if "\n" in value or "\r" in value or "\0" in value:
+            raise RigupError(f"recipe {endpoint.recipe}: env {key} holds a line break, which docker's env files cannot")
+    return "".join(f"{key}={value}\n" for key, value in sorted(endpoint.env.items()))
