@@ -110,8 +110,8 @@ class Hardware:
 
 
 # A board management controller shows itself as a display too: preflight must not count it as a GPU.
-_ASPEED_BMC = PciDevice("0000:c4:00.0", 0x1A03, 0x2000, 0x030000, 0x1A03, 0x2000, ("ast",))
-_INTEL_X550 = PciDevice("0000:c1:00.0", 0x8086, 0x1563, 0x020000, 0x8086, 0x001D, ("ixgbe",))
+_ASPEED_BMC = PciDevice("0000:04:00.0", 0x1A03, 0x2000, 0x030000, 0x1A03, 0x2000, ("ast",))
+_INTEL_X550 = PciDevice("0000:03:00.0", 0x8086, 0x1563, 0x020000, 0x8086, 0x001D, ("ixgbe",))
 
 
 def describe(host: str, gpus: int = DEFAULT_GPUS) -> Hardware:
