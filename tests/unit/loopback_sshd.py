@@ -1,0 +1,134 @@
+"""A real sshd of the tests' own on 127.0.0.1, with its own keys, and pyinfra run against it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+PYINFRA = Path(sys.executable).with_name("pyinfra")
+
+
+def children(pid: int) -> list[int]:
+    """The processes that `pid` has started and that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+@dataclass
+class Sshd:
+    """A running sshd, and the folder that holds everything about it."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes]
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Path:
+        return self.folder / "user_key"
+
+    def cut(self) -> None:
+        """End every session as a broken line does, without a word."""
+        for child in children(self.process.pid):
+            for grandchild in children(child):
+                os.kill(grandchild, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
+
+    def inventory(self, connector: str = "rig", name: str = "box", **data: object) -> Path:
+        """An inventory with this one host, reached through `connector`."""
+        target = f"@rig/{name}" if connector == "rig" else name
+        values = {
+            "ssh_hostname": "127.0.0.1",
+            "ssh_port": self.port,
+            "ssh_user": getpass.getuser(),
+            "ssh_key": str(self.key),
+            "ssh_known_hosts_file": str(self.folder / "known_hosts"),
+            **data,
+        }
+        path = self.folder / f"inventory_{connector}.py"
+        path.write_text(f"hosts = [({target!r}, {values!r})]\n")
+        return path
+
+    def pyinfra(self, *arguments: str, stdin: str = "\n", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run pyinfra in this folder; its facts are remembered there too."""
+        return subprocess.run(
+            [str(PYINFRA), *arguments],
+            cwd=self.folder,
+            env=self.shell_environment(**environment),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def shell_environment(self, **environment: str) -> dict[str, str]:
+        return {
+            **os.environ,
+            "RIGUP_CACHE": str(self.folder / "facts"),
+            "RIGUP_STATS": "1",
+            "PYINFRA_PROGRESS": "off",
+            "SSHD_PID": str(self.process.pid),
+            **environment,
+        }
+
+
+@contextmanager
+def running_sshd(folder: Path) -> Iterator[Sshd]:
+    """Start an sshd that only this test's key may enter, and end it by its process id."""
+    program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+    if program is None:
+        pytest.skip("no sshd here (apt-get install openssh-server)")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    for name in ("host_key", "user_key"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = folder / "sshd_config"
+    config.write_text(
+        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host_key\nPidFile none\n"
+        f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+        "PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\nPrintMotd no\nMaxSessions 50\n"
+    )
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
+    with (folder / "sshd.log").open("wb") as log:
+        process = subprocess.Popen([program, "-D", "-e", "-f", str(config)], stdout=log, stderr=log)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        else:
+            pytest.fail(f"sshd does not answer: {(folder / 'sshd.log').read_text()}")
+        yield Sshd(folder, port, process)
+    finally:
+        sessions = children(process.pid)
+        process.terminate()
+        process.wait(10)
+        for session in sessions:
+            try:
+                os.kill(session, signal.SIGTERM)
+            except ProcessLookupError:
+                continue

@@ -1,0 +1,305 @@
+"""The connector through its front door: pyinfra against a real sshd."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from loopback_sshd import PYINFRA, Sshd, running_sshd
+
+DEPLOY = """
+from io import StringIO
+from pyinfra.operations import files
+for i in range(8):
+    files.directory(name=f"directory {{i}}", path=f"{root}/d{{i}}", mode="750")
+    files.put(name=f"file {{i}}", src=StringIO(f"content {{i}}\\n"), dest=f"{root}/d{{i}}/file", mode="640")
+files.line(name="line", path=f"{root}/d0/lines", line="one line")
+"""
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Sshd]:
+    with running_sshd(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def root(sshd: Sshd) -> Path:
+    """The folder that deploys write into."""
+    folder = sshd.folder / "root"
+    folder.mkdir()
+    return folder
+
+
+def write_deploy(sshd: Sshd, text: str, name: str = "deploy.py") -> str:
+    (sshd.folder / name).write_text(text)
+    return name
+
+
+def executions(stderr: str) -> int:
+    found = re.search(r"remote executions: (\d+)", stderr)
+    assert found, stderr
+    return int(found[1])
+
+
+def changed(stderr: str) -> dict[str, str]:
+    """Operation name -> what pyinfra said about it, from its console output."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", stderr)
+    return dict(re.findall(r"--> Starting operation: (.+?) *\n.*?\] +(Success|No changes|Error)", plain))
+
+
+def test_a_second_run_changes_nothing_in_one_remote_execution(sshd: Sshd, root: Path) -> None:
+    inventory, deploy = str(sshd.inventory()), write_deploy(sshd, DEPLOY.format(root=root))
+
+    first = sshd.pyinfra(inventory, deploy, "-y")
+    assert first.returncode == 0, first.stderr
+    assert executions(first.stderr) > 30
+
+    second = sshd.pyinfra(inventory, deploy, "-y")
+    assert second.returncode == 0, second.stderr
+    assert set(changed(second.stderr).values()) == {"No changes"}
+    assert executions(second.stderr) == 1
+
+
+def test_a_plan_and_a_confirmed_run_need_one_remote_execution_too(sshd: Sshd, root: Path) -> None:
+    inventory, deploy = str(sshd.inventory()), write_deploy(sshd, DEPLOY.format(root=root))
+    sshd.pyinfra(inventory, deploy, "-y")
+
+    for arguments in (["--dry"], [], ["--dry", "-y"]):
+        run = sshd.pyinfra(inventory, deploy, *arguments)
+        assert run.returncode == 0, run.stderr
+        assert executions(run.stderr) == 1, (arguments, run.stderr)
+
+
+def test_drift_between_two_runs_is_found_and_only_that_is_repaired(sshd: Sshd, root: Path) -> None:
+    inventory, deploy = str(sshd.inventory()), write_deploy(sshd, DEPLOY.format(root=root))
+    sshd.pyinfra(inventory, deploy, "-y")
+    (root / "d1/file").write_text("something else\n")
+    (root / "d3").chmod(0o700)
+    (root / "d5/file").unlink()
+    (root / "d0/lines").write_text("another line\n")
+
+    plans = {}
+    for connector in ("ssh", "rig"):
+        dry = sshd.pyinfra(str(sshd.inventory(connector)), deploy, "--dry", "--json")
+        plans[connector] = [(op["name"], len(op["hosts_with_change"])) for op in json.loads(dry.stdout)["plan"]]
+    assert plans["rig"] == plans["ssh"]
+
+    run = sshd.pyinfra(inventory, deploy, "-y")
+    assert run.returncode == 0, run.stderr
+    assert {name for name, said in changed(run.stderr).items() if said == "Success"} == {
+        "file 1", "directory 3", "file 5", "line",
+    }  # fmt: skip
+    after = sshd.pyinfra(str(sshd.inventory("ssh")), deploy, "-y")
+    assert set(changed(after.stderr).values()) == {"No changes"}
+
+
+def test_a_change_makes_every_later_fact_live(sshd: Sshd, root: Path) -> None:
+    """The second operation depends on what the first one changes: an answer read ahead would be wrong."""
+    text = f"""
+from pyinfra.operations import files, server
+server.shell(name="change", commands=["echo new >{root}/side"])
+files.line(name="line", path="{root}/side", line="old", present=False)
+files.line(name="new", path="{root}/side", line="new")
+"""
+    inventory, deploy = str(sshd.inventory()), write_deploy(sshd, text)
+    sshd.pyinfra(inventory, deploy, "-y")
+    (root / "side").write_text("old\n")
+
+    run = sshd.pyinfra(inventory, deploy, "-y")
+
+    assert run.returncode == 0, run.stderr
+    assert changed(run.stderr) == {"change": "Success", "line": "No changes", "new": "No changes"}
+
+
+def test_what_a_fact_command_prints_never_reaches_the_disk_here(sshd: Sshd, root: Path) -> None:
+    (root / "secret").write_text("hunter2\n")
+    text = f"""
+from pyinfra import host
+from pyinfra.facts.files import FileContents
+assert host.get_fact(FileContents, path="{root}/secret") == ["hunter2"]
+"""
+    deploy = write_deploy(sshd, text)
+    for _ in range(2):
+        run = sshd.pyinfra(str(sshd.inventory()), deploy, "-y")
+        assert run.returncode == 0, run.stderr
+    stored = sshd.folder / "facts" / "box.json"
+    assert "secret" in stored.read_text()
+    assert "hunter2" not in stored.read_text()
+    assert stored.stat().st_mode & 0o777 == 0o600
+
+
+def test_facts_with_environment_or_input_and_commands_as_facts_are_not_kept(sshd: Sshd, root: Path) -> None:
+    text = f"""
+from pyinfra import host
+from pyinfra.facts.files import File
+from pyinfra.facts.server import Command
+host.get_fact(File, path="{root}/env", _env={{"TOKEN": "hunter2"}})
+host.get_fact(File, path="{root}/stdin", _stdin="hunter2")
+host.get_fact(Command, "echo once >>{root}/count")
+host.get_fact(File, path="{root}/kept")
+"""
+    deploy = write_deploy(sshd, text)
+    for _ in range(2):
+        run = sshd.pyinfra(str(sshd.inventory()), deploy, "-y")
+        assert run.returncode == 0, run.stderr
+    entries = json.loads((sshd.folder / "facts" / "box.json").read_text())["commands"]
+    assert len(entries) == 1
+    assert f"{root}/kept" in entries[0]["command"]
+    assert (root / "count").read_text() == "once\nonce\n"
+
+
+def test_odd_output_and_failing_facts_answer_as_with_the_stock_connector(sshd: Sshd, root: Path) -> None:
+    (root / "odd").write_bytes("ü\n\n  two  \n\x1b[31mred\x07\n\nlast without newline".encode())
+    text = f"""
+import json
+from pyinfra import host
+from pyinfra.api import FactBase
+class Odd(FactBase):
+    def command(self, number):
+        return ["cat {root}/odd", "printf ''", "printf '\\\\n'", "echo out; echo err >&2", "true | cat"][number]
+    def process(self, output):
+        return list(output)
+answers = [host.get_fact(Odd, number=n) for n in range(5)]
+with open("answers.json", "a") as file:
+    file.write(json.dumps(answers) + "\\n")
+"""
+    deploy = write_deploy(sshd, text)
+    for connector in ("ssh", "rig", "rig"):
+        run = sshd.pyinfra(str(sshd.inventory(connector)), deploy, "-y")
+        assert run.returncode == 0, run.stderr
+    stock, live, ahead = (sshd.folder / "answers.json").read_text().splitlines()
+    assert stock == live == ahead
+    assert executions(run.stderr) == 1
+
+
+def test_a_connection_cut_between_two_commands_is_made_again(sshd: Sshd, root: Path) -> None:
+    text = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from loopback_sshd import children
+from pyinfra.operations import files, python, server
+def cut():
+    for child in children(int(os.environ["SSHD_PID"])):
+        for pid in [*children(child), child]:
+            os.kill(pid, signal.SIGKILL)
+server.shell(name="before", commands=["echo before >>{root}/log"])
+python.call(name="cut", function=cut)
+server.shell(name="after", commands=["echo after >>{root}/log"])
+python.call(name="cut again", function=cut)
+files.put(name="upload", src="deploy.py", dest="{root}/uploaded")
+python.call(name="cut a third time", function=cut)
+files.line(name="fact first", path="{root}/log", line="line")
+"""
+    deploy = write_deploy(sshd, text)
+
+    run = sshd.pyinfra(str(sshd.inventory()), deploy, "-y")
+
+    assert run.returncode == 0, run.stderr
+    assert (root / "log").read_text() == "before\nafter\nline\n"
+    assert (root / "uploaded").read_text() == text
+    assert run.stderr.count("Connection lost") == 3, run.stderr
+
+
+def test_a_command_under_which_the_connection_breaks_is_not_run_twice(sshd: Sshd, root: Path) -> None:
+    text = f"""
+from pyinfra.operations import server
+server.shell(name="slow", commands=["echo ran >>{root}/log; sleep 20"])
+"""
+    deploy = write_deploy(sshd, text)
+    process = subprocess.Popen(
+        [str(PYINFRA), str(sshd.inventory()), deploy, "-y"],
+        cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 20
+    while not (root / "log").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    sshd.cut()
+    _, stderr = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert (root / "log").read_text() == "ran\n"
+    assert "it may have run, so it is not run again" in stderr
+
+
+def test_a_fact_under_which_the_connection_breaks_is_read_again(sshd: Sshd, root: Path) -> None:
+    text = f"""
+from pyinfra import host
+from pyinfra.api import FactBase
+class Slow(FactBase):
+    command = "echo started >>{root}/log; [ $(wc -l <{root}/log) = 2 ] || sleep 20; echo done"
+assert host.get_fact(Slow) == "done"
+"""
+    deploy = write_deploy(sshd, text)
+    process = subprocess.Popen(
+        [str(PYINFRA), str(sshd.inventory()), deploy, "-y"],
+        cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 20
+    while not (root / "log").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    sshd.cut()
+    _, stderr = process.communicate(timeout=30)
+
+    assert process.returncode == 0, stderr
+    assert "connecting again" in stderr
+
+
+def test_a_command_that_a_signal_ends_fails_and_keeps_the_connection(sshd: Sshd, root: Path) -> None:
+    text = f"""
+from pyinfra.operations import server
+server.shell(name="killed", commands=["kill -9 $$"], _ignore_errors=True)
+server.shell(name="after", commands=["echo after >{root}/log"])
+"""
+    run = sshd.pyinfra(str(sshd.inventory()), write_deploy(sshd, text), "-y")
+    assert run.returncode == 0, run.stderr
+    assert "Connection lost" not in run.stderr
+    assert (root / "log").exists()
+
+
+def test_a_host_that_cannot_be_reached_gives_one_line_and_no_traceback(sshd: Sshd) -> None:
+    inventory = sshd.inventory(ssh_port=1)
+    run = sshd.pyinfra(str(inventory), write_deploy(sshd, "pass\n"), "-y")
+    assert run.returncode == 1
+    assert "Could not connect" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_hung_fact_holds_up_one_run_and_is_left_out_of_the_next_batch(sshd: Sshd, root: Path) -> None:
+    text = f"""
+from pyinfra import host
+from pyinfra.api import FactBase
+class Hung(FactBase):
+    command = "test -e {root}/hang && sleep 15; echo done"
+assert host.get_fact(Hung) == "done"
+"""
+    deploy, inventory = write_deploy(sshd, text), str(sshd.inventory())
+    sshd.pyinfra(inventory, deploy, "-y")
+    (root / "hang").touch()
+    hung = sshd.pyinfra(inventory, deploy, "-y")
+    assert hung.returncode == 0, hung.stderr
+    (root / "hang").unlink()
+    assert json.loads((sshd.folder / "facts" / "box.json").read_text())["commands"][0]["slow"] is True
+
+    begun = time.monotonic()
+    after = sshd.pyinfra(inventory, deploy, "-y")
+    assert after.returncode == 0
+    assert time.monotonic() - begun < 5
+
+
+def test_the_deploy_reaches_the_same_state_without_reading_ahead(sshd: Sshd, root: Path) -> None:
+    deploy = write_deploy(sshd, DEPLOY.format(root=root))
+    sshd.pyinfra(str(sshd.inventory()), deploy, "-y")
+    run = sshd.pyinfra(str(sshd.inventory()), deploy, "-y", RIGUP_PREFETCH="off")
+    assert set(changed(run.stderr).values()) == {"No changes"}
+    assert executions(run.stderr) > 30
+
+
+def test_this_python_is_the_one_that_pyinfra_runs_in() -> None:
+    assert PYINFRA.exists(), f"no pyinfra beside {sys.executable}"
