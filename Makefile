@@ -1,0 +1,55 @@
+# make lab, make test, make lab-down: see README.md
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOSTS ?= 1
+export PYTHONUNBUFFERED := 1
+export PYTHONDONTWRITEBYTECODE := 1
+
+# What the lab and the tests need of this machine (Debian 12, root).
+APT_PACKAGES := ca-certificates curl docker-registry dpkg-dev git gnupg iproute2 kmod mmdebstrap \
+	openssh-client openssh-server python3-venv skopeo systemd-container
+
+.PHONY: help lab lab-down test soak audit lint unit apt-packages
+
+help: ## This list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+lab: $(VENV)/.ready apt-packages ## Build and boot the lab, deploy to it, audit it
+	@$(BIN)/python -m lab tour --hosts $(HOSTS)
+
+lab-down: $(VENV)/.ready ## Stop the lab and remove all it made
+	@$(BIN)/python -m lab down
+
+test: $(VENV)/.ready apt-packages lint unit ## Everything that proves the project
+	$(BIN)/pytest tests/lab
+
+soak: $(VENV)/.ready apt-packages ## The long repetitions
+	$(BIN)/pytest tests/lab --soak
+
+unit: $(VENV)/.ready
+	$(BIN)/pytest tests/unit
+
+audit: $(VENV)/.ready ## Check the hosts of the inventory against their plan
+	$(BIN)/pytest tests/audit
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+apt-packages:
+	@missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+		echo "installing with apt:$$missing"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+# Written last, so that an interrupted installation starts again.
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "rigup needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "installing the locked Python packages into $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
+	@$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $@

@@ -1,0 +1,28 @@
+"""The CUDA toolkit on the host, for building; endpoints run on the one in their image."""
+
+from __future__ import annotations
+
+from pyinfra.api.deploy import deploy
+from pyinfra.operations import files as pyinfra_files
+
+from rigup.operations import apt, files
+from rigup.packages import locked_packages
+from tasks.preflight import Brief
+
+__all__ = ["cuda"]
+
+PROFILE = "/etc/profile.d/rigup-cuda.sh"
+
+
+@deploy("cuda")
+def cuda(brief: Brief) -> None:
+    """`cuda-toolkit-13-N` at its locked version and nvcc on the PATH, or neither."""
+    wanted = locked_packages(brief.lock, brief.distro, brief.settings).get("cuda")
+    if wanted is None:
+        pyinfra_files.file(name="Take the CUDA toolkit off the PATH", path=PROFILE, present=False)
+        return
+    apt.install(name="Install the CUDA toolkit", packages=wanted)
+    # The packages do not do this themselves.
+    files.install(
+        name="Put the CUDA toolkit on the PATH", dest=PROFILE, content='export PATH="/usr/local/cuda/bin:$PATH"\n'
+    )

@@ -1,0 +1,54 @@
+"""Docker CE with NVIDIA's runtime and container devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyinfra.api.deploy import deploy
+from pyinfra.operations import files as pyinfra_files
+
+from rigup.operations import apt, files, systemd
+from rigup.operations import docker as docker_operations
+from rigup.packages import locked_packages, repositories
+from rigup.settings import Settings
+from tasks.preflight import Brief
+
+__all__ = ["docker"]
+
+
+@deploy("docker")
+def docker(brief: Brief) -> None:
+    """Both repositories, Docker and the container toolkit at their locked versions, our keys in daemon.json."""
+    for repository in (repositories(brief.distro, brief.settings)[key] for key in ("docker", "toolkit")):
+        for path in repository.stale:
+            pyinfra_files.file(name=f"Remove {path}, which names the same repository", path=path, present=False)
+        pyinfra_files.download(
+            name=f"Fetch the {repository.name} repository's key",
+            src=repository.key_url,
+            dest=repository.key_path,
+            mode="644",
+            sha256sum=brief.lock.keys[repository.key_url],
+        )
+        files.install(
+            name=f"Name the {repository.name} repository",
+            dest=repository.source_path,
+            content=repository.source_text,
+        )
+    wanted = locked_packages(brief.lock, brief.distro, brief.settings)
+    apt.install(name="Install Docker", packages=wanted["docker"])
+    apt.install(name="Install the container toolkit", packages=wanted["toolkit"])
+    docker_operations.daemon_config(name="Merge our keys into daemon.json", values=daemon_values(brief.settings))
+    systemd.enabled(name="Start Docker at boot", unit="docker.service")
+    systemd.enabled(name="List the GPUs for containers at boot", unit="nvidia-cdi-refresh.service")
+
+
+def daemon_values(settings: Settings) -> dict[str, Any]:
+    """The keys of /etc/docker/daemon.json that are ours; all others stay as they are."""
+    values: dict[str, Any] = {
+        "runtimes": {"nvidia": {"path": "nvidia-container-runtime", "args": []}},
+        "features": {"cdi": True},
+        "log-driver": settings.docker_log_driver,
+    }
+    if settings.registry_mirror:
+        values["registry-mirrors"] = [settings.registry_mirror]
+    return values

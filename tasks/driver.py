@@ -1,0 +1,58 @@
+"""NVIDIA's driver with open kernel modules, at the locked version, from NVIDIA's own repository."""
+
+from __future__ import annotations
+
+from pyinfra import host
+from pyinfra.api.deploy import deploy
+from pyinfra.facts.deb import DebPackages
+from pyinfra.operations import apt as pyinfra_apt
+from pyinfra.operations import files as pyinfra_files
+
+from rigup.operations import apt, files, systemd
+from rigup.packages import conflicting, driver_install, repositories
+from tasks.preflight import Brief
+
+__all__ = ["driver"]
+
+KEYRING = "/var/cache/rigup/cuda-keyring.deb"
+PERSISTENCED = "nvidia-persistenced.service"
+DROP_IN = f"/etc/systemd/system/{PERSISTENCED}.d/rigup.conf"
+
+
+@deploy("driver")
+def driver(brief: Brief) -> None:
+    """The CUDA repository and its key, the branch pin, the driver, persistence."""
+    # Packages that get in the way were there before the run; nothing in it installs one.
+    pyinfra_apt.packages(
+        name="Remove packages that conflict with NVIDIA's and Docker's own",
+        packages=conflicting(host.get_fact(DebPackages)),
+        present=False,
+    )
+
+    cuda = repositories(brief.distro, brief.settings)["cuda"]
+    for path in cuda.stale:
+        pyinfra_files.file(name=f"Remove {path}, which names the same repository", path=path, present=False)
+    pyinfra_files.download(
+        name="Fetch the CUDA repository's keyring package",
+        src=cuda.key_url,
+        dest=KEYRING,
+        sha256sum=brief.lock.keys[cuda.key_url],
+    )
+    pyinfra_apt.deb(name="Install the CUDA repository's keyring", src=KEYRING)
+    # The package brings NVIDIA's own address; a mirror is named here.
+    files.install(name="Name the CUDA repository", dest=cuda.source_path, content=cuda.source_text)
+
+    wanted = driver_install(brief.lock, brief.distro, brief.settings)
+    if wanted.pin:
+        # A pin that arrives in the same transaction has no say in it.
+        apt.install(name=f"Pin the driver branch {brief.settings.driver_branch}", packages=wanted.pin)
+    apt.install(name=f"Install the driver {wanted.version}", packages=wanted.packages)
+
+    mode = "--persistence-mode" if brief.settings.persistence else "--no-persistence-mode"
+    drop_in = files.install(
+        name="Set the driver's persistence",
+        dest=DROP_IN,
+        # Ubuntu's unit says --no-persistence-mode; the empty line takes its command away first.
+        content=f"[Service]\nExecStart=\nExecStart=/usr/bin/nvidia-persistenced --verbose {mode}\n",
+    )
+    systemd.enabled(name="Start the persistence daemon at boot", unit=PERSISTENCED, reload_for=[drop_in])

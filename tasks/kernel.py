@@ -1,0 +1,39 @@
+"""The kernel's side of the driver: headers to build against, module options, kernel arguments."""
+
+from __future__ import annotations
+
+from pyinfra import host
+from pyinfra.api.deploy import deploy
+
+from rigup.facts.kernel import KernelState
+from rigup.facts.packages import InstalledVersions
+from rigup.operations import apt, boot, files
+from rigup.packages import header_packages
+from tasks.preflight import Brief
+
+__all__ = ["kernel"]
+
+MODPROBE = "/etc/modprobe.d/rigup.conf"
+GRUB = "/etc/default/grub.d/60-rigup.cfg"
+
+
+@deploy("kernel")
+def kernel(brief: Brief) -> None:
+    """Headers for this kernel and the next, options that modules are loaded with, arguments that the kernel boots with."""
+    # Before a reboot neither answer changes: this run installs headers, never an image.
+    images = host.get_fact(InstalledVersions, names=["linux-image-*"])
+    headers = header_packages(brief.distro, host.get_fact(KernelState).release, images)
+    apt.install(name="Install the kernel headers", packages=dict.fromkeys(headers))
+
+    options = "".join(
+        f"options {module} {' '.join(f'{key}={value}' for key, value in sorted(values.items()))}\n"
+        for module, values in sorted(brief.settings.modprobe_options.items())
+    )
+    files.install(name="Set the module options", dest=MODPROBE, content=options)
+    boot.initramfs(name="Carry the module options into the initramfs", source=MODPROBE)
+
+    # A drop-in that appends: what others have put into GRUB_CMDLINE_LINUX_DEFAULT stays.
+    arguments = " ".join(brief.settings.kernel_args)
+    line = f'GRUB_CMDLINE_LINUX_DEFAULT="${{GRUB_CMDLINE_LINUX_DEFAULT}} {arguments}"\n' if arguments else ""
+    files.install(name="Set the kernel arguments", dest=GRUB, content=line)
+    boot.grub(name="Carry the kernel arguments into GRUB's menu", source=GRUB)

@@ -1,0 +1,26 @@
+"""At most one reboot a run, only where what is installed is not yet what runs."""
+
+from __future__ import annotations
+
+from pyinfra.api.deploy import deploy
+
+from rigup.operations import docker
+from rigup.operations import reboot as reboot_operations
+from tasks.preflight import Brief
+
+__all__ = ["reboot"]
+
+
+@deploy("reboot")
+def reboot(brief: Brief) -> None:
+    """The running kernel, its arguments and its modules are the installed ones; containers can see the GPUs."""
+    settings = brief.settings
+    reboot_operations.when_needed(
+        name="Reboot if what runs is not what is installed",
+        kernel_args=list(settings.kernel_args),
+        modprobe_options=settings.modprobe_options,
+        gpus=brief.gpus,
+        allowed=settings.reboot == "when-needed",
+        timeout=settings.reboot_timeout,
+    )
+    docker.cdi(name="List the GPUs for containers", gpus=brief.gpus)

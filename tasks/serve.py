@@ -1,0 +1,38 @@
+"""The endpoints, each a systemd unit that is active only once it answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyinfra.api.deploy import deploy
+
+from rigup.operations import files, model, systemd
+from rigup.render import WAIT_READY, unit_text
+from tasks.preflight import Brief
+
+__all__ = ["serve"]
+
+FILES = Path(__file__).resolve().parent.parent / "files"
+
+
+@deploy("serve")
+def serve(brief: Brief) -> None:
+    """Every endpoint of the plan serves what the plan says."""
+    for checkpoint in brief.plan.checkpoints:
+        model.wait(
+            name=f"Have {checkpoint.repo} whole and verified",
+            checkpoint=checkpoint,
+            timeout=brief.settings.fetch_timeout,
+        )
+    files.install(
+        name="Install the readiness check", dest=WAIT_READY, content=(FILES / "wait_ready.py").read_text(), mode="755"
+    )
+    for endpoint in brief.plan.endpoints:
+        unit = f"/etc/systemd/system/{endpoint.unit}"
+        files.install(name=f"Write the unit of {endpoint.name}", dest=unit, content=unit_text(endpoint))
+        systemd.converge(
+            name=f"Serve {endpoint.recipe} as {endpoint.name}",
+            unit=endpoint.unit,
+            inputs=[unit, endpoint.env_file, *(f"{endpoint.directory}/{name}" for name in endpoint.patched_files)],
+            timeout=endpoint.ready_timeout + 120,
+        )

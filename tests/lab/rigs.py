@@ -1,0 +1,120 @@
+"""Driving whole runs from tests: an inventory over lab hosts, and `pyinfra` as a user would call it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+__all__ = ["ROOT", "Result", "Rigs"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended: its exit code (negative: the signal that killed it), what it printed, and seconds."""
+
+    code: int
+    output: str
+    seconds: float
+
+    def changes(self) -> dict[str, int]:
+        """Operations that changed something, per host, read from pyinfra's closing table."""
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", self.output)
+        rows = re.findall(r"^\s*(rig\d+)\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)\s*$", plain, re.MULTILINE)
+        return {host: 0 if changed == "-" else int(changed) for host, _, changed, *_ in rows}
+
+
+@dataclass
+class Rigs:
+    """An inventory file of its own over some lab hosts, and the commands that use it."""
+
+    directory: Path
+    hosts: dict[str, dict[str, Any]]
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def inventory(self) -> Path:
+        return self.directory / "lab.yaml"
+
+    @property
+    def lock(self) -> Path:
+        return self.directory / "lab.lock"
+
+    def write(self, **changes: Any) -> None:
+        """Writes the inventory; `changes` are settings for all hosts, on top of the lab's own."""
+        text = yaml.safe_dump({"defaults": {**self.defaults, **changes}, "hosts": self.hosts})
+        self.inventory.write_text(text)
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        return {
+            **os.environ,
+            "RIGUP_INVENTORY": str(self.inventory),
+            "RIGUP_HOME": str(self.directory / "rigup"),
+            "PYINFRA_PROGRESS": "off",
+            "PYTHONUNBUFFERED": "1",
+            "COLUMNS": "160",
+            **extra,
+        }
+
+    def run(self, *argv: str, timeout: float = 900, **extra: str) -> Result:
+        """Runs a program of the virtual environment from the project's root and waits for it."""
+        start = time.monotonic()
+        done = subprocess.run(
+            [str(BIN / argv[0]), *argv[1:]],
+            cwd=ROOT,
+            env=self.environment(**extra),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
+        return Result(done.returncode, done.stdout, time.monotonic() - start)
+
+    def deploy(self, *arguments: str, timeout: float = 900, **extra: str) -> Result:
+        return self.run("pyinfra", "inventory/lab.py", "deploy.py", *(arguments or ("-y",)), timeout=timeout, **extra)
+
+    def audit(self, *arguments: str, **extra: str) -> Result:
+        return self.run("pytest", "tests/audit", "-q", "-p", "no:cacheprovider", *arguments, **extra)
+
+    def deploy_killed_at(self, pattern: str, delay: float = 0.3, timeout: float = 600) -> str:
+        """Starts a deploy and kills it, without a chance to clean up, `delay` seconds after it prints `pattern`.
+
+        Returns what it had printed; raises AssertionError when it ended before.
+        """
+        process = subprocess.Popen(
+            [str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y"],
+            cwd=ROOT,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        seen: list[str] = []
+        deadline = time.monotonic() + timeout
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                seen.append(line)
+                if re.search(pattern, line):
+                    time.sleep(delay)
+                    return "".join(seen)
+                assert time.monotonic() < deadline, f"no {pattern!r} within {timeout} s:\n{''.join(seen)}"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        raise AssertionError(f"the deploy ended before {pattern!r}:\n{''.join(seen)}")
