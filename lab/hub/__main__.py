@@ -1,0 +1,43 @@
+"""`python -m lab.hub`: serve repositories until SIGTERM."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from lab.hub.repository import Repository
+from lab.hub.server import Hub, HubServer
+from lab.hub.throttle import Throttle, read_rate
+
+
+def _repository(text: str) -> Repository:
+    name, separator, folder = text.partition("=")
+    if not separator or name.count("/") != 1 or not Path(folder).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not OWNER/NAME=FOLDER with an existing folder")
+    return Repository(name, Path(folder))
+
+
+def main() -> None:
+    """Parse the arguments and serve."""
+    parser = argparse.ArgumentParser(prog="python -m lab.hub", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--repository", type=_repository, action="append", required=True, metavar="OWNER/NAME=FOLDER")
+    parser.add_argument("--gated", action="append", default=[], metavar="OWNER/NAME=TOKENFILE")
+    parser.add_argument("--rate", type=int, default=0, metavar="BYTES/S", help="0: no limit")
+    parser.add_argument("--rate-file", type=Path, help="overrides --rate while it exists and holds a number")
+    arguments = parser.parse_args()
+    gated = (text.partition("=") for text in arguments.gated)
+    tokens = {name: Path(path).read_text().strip() for name, _, path in gated}
+    repositories = [Repository(each.name, each.folder, tokens.get(each.name)) for each in arguments.repository]
+
+    def rate() -> int:
+        return (read_rate(arguments.rate_file) if arguments.rate_file else 0) or arguments.rate
+
+    server = HubServer((arguments.host, arguments.port), Hub(repositories), Throttle(rate))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""The Hugging Face hub's HTTP protocol for models, as far as huggingface_hub 2.x downloads and verifies with it.
+
+Answers, redirects and error headers follow the real hub: branch names resolve to a commit, small files come over a
+redirect on the same host, LFS files over one to a content-addressed URL, and errors carry `X-Error-Code`.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from lab.hub.repository import Entry, Repository
+from lab.hub.throttle import Throttle
+
+_API = re.compile(r"/api/models/(?P<repository>[^/]+/[^/]+)(?:/(?P<verb>revision|tree)/(?P<revision>[^/]+))?")
+_CACHED = re.compile(r"/api/resolve-cache/models/(?P<repository>[^/]+/[^/]+)/(?P<revision>[0-9a-f]{40})/(?P<path>.+)")
+_RESOLVE = re.compile(r"/(?P<repository>[^/]+/[^/]+)/(?:resolve|raw)/(?P<revision>[^/]+)/(?P<path>.+)")
+_CDN = re.compile(r"/cdn/(?P<revision>[0-9a-f]{40})/(?P<sha256>[0-9a-f]{64})")
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+class Refused(Exception):
+    """A request that gets an error for an answer."""
+
+    def __init__(self, status: HTTPStatus, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+
+
+@dataclass
+class Answer:
+    """What is sent back; `entry` instead of `body` for a file's content."""
+
+    status: HTTPStatus = HTTPStatus.OK
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    entry: Entry | None = None
+    start: int = 0
+    length: int = 0
+
+
+def as_json(content: object, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Answer:
+    """An answer with a JSON body."""
+    body = json.dumps(content).encode()
+    return Answer(status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}, body)
+
+
+class Hub:
+    """The hub's answers, apart from the connection they travel on."""
+
+    def __init__(self, repositories: Sequence[Repository]) -> None:
+        self._repositories = {repository.name: repository for repository in repositories}
+        self._by_sha256 = {
+            entry.sha256: entry
+            for repository in repositories
+            for entry in repository.entries.values()
+            if entry.sha256 is not None
+        }
+
+    def answer(self, url: str, host: str, token: str | None, wanted: str | None) -> Answer:
+        """The answer to a GET or HEAD of `url`. `wanted` is the Range header. Raises Refused."""
+        parts = urlsplit(url)
+        if match := _CDN.fullmatch(parts.path):
+            entry = self._by_sha256.get(match["sha256"])
+            if entry is None:
+                raise Refused(HTTPStatus.FORBIDDEN, "AccessDenied")
+            # The client follows a redirect to the same host and takes the commit from where it ends.
+            return self._content(entry, wanted, {"X-Repo-Commit": match["revision"]})
+        if match := _CACHED.fullmatch(parts.path):
+            entry = self._entry(self._open(match, token), match)
+            return self._content(entry, wanted, {"X-Repo-Commit": match["revision"]})
+        if match := _API.fullmatch(parts.path):
+            return self._api(match, parse_qs(parts.query), token)
+        if match := _RESOLVE.fullmatch(parts.path):
+            return self._resolve(match, host, token)
+        raise Refused(HTTPStatus.NOT_FOUND, "Sorry, we can't find the page you are looking for.")
+
+    def _repository(self, match: re.Match[str], token: str | None) -> Repository:
+        repository = self._repositories.get(unquote(match["repository"]))
+        if repository is not None:
+            return repository
+        if token is None:
+            # The real hub does not tell a stranger whether a repository exists.
+            raise Refused(HTTPStatus.UNAUTHORIZED, "Invalid username or password.", "RepoNotFound")
+        raise Refused(HTTPStatus.NOT_FOUND, "Repository not found", "RepoNotFound")
+
+    def _open(self, match: re.Match[str], token: str | None) -> Repository:
+        repository = self._repository(match, token)
+        if repository.token is not None and token is None:
+            message = (
+                f"Access to model {repository.name} is restricted. "
+                "You must have access to it and be authenticated to access it. Please log in."
+            )
+            raise Refused(HTTPStatus.UNAUTHORIZED, message, "GatedRepo")
+        if repository.token not in (None, token):
+            message = f"Access to model {repository.name} is restricted and you are not in the authorized list."
+            raise Refused(HTTPStatus.FORBIDDEN, message, "GatedRepo")
+        return repository
+
+    def _check_revision(self, repository: Repository, revision: str) -> None:
+        if not repository.resolves(revision):
+            raise Refused(HTTPStatus.NOT_FOUND, f"Invalid rev id: {revision}", "RevisionNotFound")
+
+    def _entry(self, repository: Repository, match: re.Match[str]) -> Entry:
+        self._check_revision(repository, unquote(match["revision"]))
+        entry = repository.entries.get(unquote(match["path"]))
+        if entry is None:
+            raise Refused(HTTPStatus.NOT_FOUND, "Entry not found", "EntryNotFound")
+        return entry
+
+    def _api(self, match: re.Match[str], query: dict[str, list[str]], token: str | None) -> Answer:
+        repository = self._repository(match, token)
+        if match["revision"] is not None:
+            self._check_revision(repository, unquote(match["revision"]))
+        if match["verb"] == "tree":
+            return as_json([entry.listing() for entry in repository.entries.values()])
+        return as_json(repository.info(blobs=query.get("blobs", [""])[0].lower() in ("true", "1")))
+
+    def _resolve(self, match: re.Match[str], host: str, token: str | None) -> Answer:
+        repository = self._open(match, token)
+        entry = self._entry(repository, match)
+        headers = {"X-Repo-Commit": repository.commit, "Accept-Ranges": "bytes"}
+        if entry.sha256 is None:
+            location = f"/api/resolve-cache/models/{repository.name}/{repository.commit}/{quote(entry.path)}"
+            return Answer(HTTPStatus.TEMPORARY_REDIRECT, {**headers, "Location": location})
+        headers |= {
+            "X-Linked-Size": str(entry.size),
+            "X-Linked-ETag": f'"{entry.sha256}"',
+            "Location": f"http://{host}/cdn/{repository.commit}/{entry.sha256}?response-content-disposition={quote(entry.path)}",
+        }
+        return Answer(HTTPStatus.FOUND, headers)
+
+    def _content(self, entry: Entry, wanted: str | None, headers: dict[str, str] | None = None) -> Answer:
+        headers = {
+            "Content-Type": "application/octet-stream" if entry.sha256 else "text/plain; charset=utf-8",
+            "ETag": f'"{entry.etag}"',
+            "Accept-Ranges": "bytes",
+            **(headers or {}),
+        }
+        match = _RANGE.fullmatch(wanted) if wanted else None
+        if match is None or match.groups() == ("", ""):
+            return Answer(HTTPStatus.OK, headers, entry=entry, length=entry.size)
+        if match[1]:
+            start, end = int(match[1]), min(int(match[2] or entry.size), entry.size - 1)
+        else:
+            start, end = max(0, entry.size - int(match[2])), entry.size - 1
+        if start > end:
+            headers["Content-Range"] = f"bytes */{entry.size}"
+            return Answer(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers)
+        headers["Content-Range"] = f"bytes {start}-{end}/{entry.size}"
+        return Answer(HTTPStatus.PARTIAL_CONTENT, headers, entry=entry, start=start, length=end - start + 1)
+
+
+class HubServer(ThreadingHTTPServer):
+    """Serves one `Hub`."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], hub: Hub, throttle: Throttle) -> None:
+        self.hub = hub
+        self.throttle = throttle
+        super().__init__(address, _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    timeout = 60
+    server: HubServer
+
+    def do_GET(self) -> None:
+        self._send(self._answer(), body=True)
+
+    def do_HEAD(self) -> None:
+        self._send(self._answer(), body=False)
+
+    def _answer(self) -> Answer:
+        scheme, _, token = self.headers.get("Authorization", "").partition(" ")
+        host = self.headers.get("Host") or "{}:{}".format(*self.server.server_address[:2])
+        try:
+            return self.server.hub.answer(
+                self.path, host, token if scheme == "Bearer" and token else None, self.headers.get("Range")
+            )
+        except Refused as refused:
+            headers = {"X-Error-Message": refused.message}
+            if refused.code:
+                headers["X-Error-Code"] = refused.code
+            return as_json({"error": refused.message}, refused.status, headers)
+
+    def _send(self, answer: Answer, *, body: bool) -> None:
+        length = answer.length if answer.entry else len(answer.body)
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        if not body:
+            return
+        if answer.entry is None:
+            self.wfile.write(answer.body)
+            return
+        with answer.entry.source.open("rb") as source:
+            source.seek(answer.start)
+            for size in self.server.throttle.pieces(length):
+                try:
+                    self.wfile.write(source.read(size))
+                except (BrokenPipeError, ConnectionResetError, TimeoutError):
+                    # The client went away in the middle; what it got so far is its own affair.
+                    self.close_connection = True
+                    return

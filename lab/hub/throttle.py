@@ -1,0 +1,50 @@
+"""Limits how fast the hub sends, all connections together; the limit can be changed while it sends."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+CHUNK = 256 * 1024
+"""Bytes sent at once where nothing limits them."""
+
+TICK = 0.05
+"""Seconds that one limited chunk takes, so that a change of the limit is felt soon."""
+
+
+def read_rate(path: Path) -> int:
+    """Bytes per second from the file; 0, which is no limit, where there is none or it holds no number."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return max(0, int(path.read_text().strip()))
+    return 0
+
+
+class Throttle:
+    """Hands out pieces of a transfer no faster than `rate()` bytes per second in total."""
+
+    def __init__(
+        self,
+        rate: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def pieces(self, total: int) -> Iterator[int]:
+        """Yields sizes that add up to `total`, each at the time at which it may be sent."""
+        left = total
+        while left > 0:
+            rate = self._rate()
+            size = min(left, CHUNK if rate == 0 else max(1, int(rate * TICK)))
+            if rate:
+                with self._lock:
+                    start = max(self._clock(), self._free_at)
+                    self._free_at = start + size / rate
+                self._sleep(max(0.0, start - self._clock()))
+            yield size
+            left -= size
