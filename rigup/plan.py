@@ -257,14 +257,11 @@ def _endpoint(
 
 
 def _arguments(recipe: Recipe, endpoint: Endpoint) -> tuple[str, ...]:
-    model = ("--model", MODEL) if recipe.engine.name == "vllm" else ("--model-path", MODEL)
+    model = "--model" if recipe.engine.name == "vllm" else "--model-path"
     return (
-        *model,
-        "--served-model-name",
-        recipe.served_name,
-        "--host",
-        endpoint.address,
-        "--port",
-        str(endpoint.port),
+        f"{model}={MODEL}",
+        f"--served-model-name={recipe.served_name}",
+        f"--host={endpoint.address}",
+        f"--port={endpoint.port}",
         *recipe.argv,
     )

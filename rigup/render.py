@@ -34,23 +34,22 @@ PLAIN = re.compile(r"[A-Za-z0-9_./:=@,+-]+")
 
 def docker_argv(endpoint: EndpointPlan) -> list[str]:
     """The whole command that serves an endpoint, in the foreground."""
-    arguments = [DOCKER, "run", "--rm", "--init", "--name", endpoint.container]
+    arguments = [DOCKER, "run", "--rm", "--init", f"--name={endpoint.container}"]
     # A pull belongs to the deploy: 30 GB would not arrive within a unit's start.
-    arguments += ["--pull", "never"]
+    arguments.append("--pull=never")
     # The attached client passes the output on to the journal; a log driver would keep it a second time.
-    arguments += ["--log-driver", "none"]
+    arguments.append("--log-driver=none")
     # NCCL wants the host's shared memory (--shm-size has no effect then); endpoints listen on the host's loopback.
-    arguments += ["--network", "host", "--ipc", "host"]
-    arguments += ["--label", f"rigup.endpoint={endpoint.name}", "--label", f"rigup.plan={endpoint.digest}"]
+    arguments += ["--network=host", "--ipc=host"]
+    arguments += [f"--label=rigup.endpoint={endpoint.name}", f"--label=rigup.plan={endpoint.digest}"]
     # CDI names, not --gpus: the older way loses its GPUs at the next systemctl daemon-reload.
     devices = ["all"] if endpoint.gpus == "all" else [str(index) for index in endpoint.gpus]
-    for device in devices:
-        arguments += ["--device", f"nvidia.com/gpu={device}"]
-    for limit, value in sorted(endpoint.ulimits.items()):
-        arguments += ["--ulimit", f"{limit}={value}"]
-    for mount in endpoint.mounts:
-        arguments += ["--mount", f"type=bind,source={mount.source},target={mount.target},readonly"]
-    arguments += ["--env-file", endpoint.env_file]
+    arguments += [f"--device=nvidia.com/gpu={device}" for device in devices]
+    arguments += [f"--ulimit={limit}={value}" for limit, value in sorted(endpoint.ulimits.items())]
+    arguments += [
+        f"--mount=type=bind,source={mount.source},target={mount.target},readonly" for mount in endpoint.mounts
+    ]
+    arguments.append(f"--env-file={endpoint.env_file}")
     return [*arguments, endpoint.image, *endpoint.argv]
 
 
@@ -59,16 +58,11 @@ def wait_argv(endpoint: EndpointPlan) -> list[str]:
     return [
         PYTHON,
         WAIT_READY,
-        "--url",
-        endpoint.url,
-        "--health",
-        endpoint.ready_path,
-        "--model",
-        endpoint.served_name,
-        "--container",
-        endpoint.container,
-        "--timeout",
-        str(endpoint.ready_timeout),
+        f"--url={endpoint.url}",
+        f"--health={endpoint.ready_path}",
+        f"--model={endpoint.served_name}",
+        f"--container={endpoint.container}",
+        f"--timeout={endpoint.ready_timeout}",
     ]
 
 
@@ -118,7 +112,7 @@ def unit_text(endpoint: EndpointPlan) -> str:
         remove=systemd_command([DOCKER, "rm", "--force", endpoint.container]),
         run=_broken(docker_argv(endpoint)),
         wait=_broken(wait_argv(endpoint)),
-        stop=systemd_command([DOCKER, "stop", "--time", str(STOP_SECONDS), endpoint.container]),
+        stop=systemd_command([DOCKER, "stop", f"--time={STOP_SECONDS}", endpoint.container]),
     )
 
 

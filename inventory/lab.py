@@ -1,0 +1,18 @@
+"""The hosts for pyinfra: from `inventory/lab.yaml` where there is one, else from the embedded lab.
+
+`RIGUP_INVENTORY` names another file. `RIGUP_CONNECTOR=ssh` takes pyinfra's own connector instead of `@rig`.
+"""
+
+import os
+from pathlib import Path
+
+from rigup.errors import RigupError
+from rigup.inventory import find_inventory, load_inventory
+
+try:
+    lab = load_inventory(find_inventory(Path(__file__).resolve().parent)).pyinfra_hosts(
+        os.environ.get("RIGUP_CONNECTOR") or "rig"
+    )
+except RigupError as error:
+    # pyinfra would print its own exceptions with a place in this file, which is not where the mistake is.
+    raise SystemExit(f"--> The inventory cannot be used:\n{error}") from None

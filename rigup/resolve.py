@@ -1,0 +1,201 @@
+"""Fill the lock from the network: on the control machine, once, and only for what is asked.
+
+What cannot be resolved is an error, not a guess; all of them are raised together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from rigup import apt_index, lock, plan
+from rigup.errors import Finding, InputError, RigupError
+from rigup.hub import checkpoint_lock, published_file
+from rigup.lock import CheckpointLock, ImageLock, Lock
+from rigup.packages import (
+    Repository,
+    cuda_group,
+    docker_group,
+    driver_group,
+    driver_packages,
+    repositories,
+    toolkit_group,
+)
+from rigup.patches import CONFIG_FILES
+from rigup.plan import Published
+from rigup.recipes import Catalogue, Checkpoint, Recipe
+from rigup.registry import image_lock
+from rigup.settings import Settings
+from rigup.web import Unresolved, Web
+
+__all__ = ["KINDS", "ResolveError", "Want", "ensure", "published_file", "published_for", "resolve"]
+
+KINDS = ("images", "checkpoints", "packages", "keys")
+
+
+class ResolveError(InputError):
+    """Everything that could not be resolved: setting, URL, reason, remedy."""
+
+
+@dataclass(frozen=True)
+class Want:
+    """What one host asks of the lock. Without `distro` (a fact of the host) that is image and checkpoint alone."""
+
+    settings: Settings
+    distro: str | None = None
+
+
+def ensure(path: Path, wants: Iterable[Want], catalogue: Catalogue) -> Lock:
+    """The lock at `path` with everything in it that the hosts want; written only where something was missing.
+
+    Raises ResolveError with all that cannot be resolved; what could be is kept even so.
+    """
+    wants = list(wants)
+    known = lock.read(path)
+    filled, error = _fill(known, wants, catalogue)
+    if filled != known:
+        lock.write(path, filled)
+    if error:
+        raise error
+    return filled
+
+
+def resolve(wants: Iterable[Want], catalogue: Catalogue, known: Lock) -> Lock:
+    """`known` with everything in it that the hosts want; only what is missing is asked for. Raises ResolveError."""
+    filled, error = _fill(known, wants, catalogue)
+    if error:
+        raise error
+    return filled
+
+
+def published_for(settings: Settings, catalogue: Catalogue, known: Lock, cache_dir: Path) -> Published:
+    """The published config files that these settings' plan patches, as make_plan wants them. Raises ResolveError."""
+    found: dict[str, dict[str, str]] = {}
+    findings: list[Finding] = []
+    for name in settings.endpoints:
+        recipe = plan.recipe_of(settings, name, catalogue)
+        image = known.images.get(recipe.image.tag)
+        if image is None or not plan.needed_patches(recipe, image.created):
+            continue
+        checkpoint = catalogue.checkpoint(recipe.checkpoint)
+        revision = plan.checkpoint_revision(checkpoint, known)
+        files: dict[str, str] = {}
+        for file in CONFIG_FILES:
+            try:
+                content = published_file(settings.hub_endpoint, checkpoint.repo, revision, file, cache_dir)
+            except Unresolved as error:
+                findings.append(_finding(error))
+                continue
+            if content is not None:
+                files[file] = content.decode("utf-8", errors="replace")
+        found[f"{checkpoint.repo}@{revision}"] = files
+    if findings:
+        raise ResolveError(findings)
+    return found
+
+
+Entry = TypeVar("Entry")
+
+
+class _Filling:
+    """One pass over what is wanted, gathering what was found and what could not be."""
+
+    def __init__(self, web: Web, known: Lock):
+        self.web = web
+        self.known = known
+        self.images: dict[str, ImageLock] = {}
+        self.checkpoints: dict[str, CheckpointLock] = {}
+        self.packages: dict[str, dict[str, dict[str, str]]] = {}
+        self.keys: dict[str, str] = {}
+        self.findings: list[Finding] = []
+        self.indexes: dict[str, apt_index.Index] = {}
+
+    def index(self, repository: Repository) -> apt_index.Index:
+        if repository.index_url not in self.indexes:
+            self.indexes[repository.index_url] = apt_index.read_index(self.web, repository)
+        return self.indexes[repository.index_url]
+
+    def attempt(self, look: Callable[[], Entry]) -> Entry | None:
+        try:
+            return look()
+        except Unresolved as error:
+            self.findings.append(_finding(error))
+        except RigupError as error:
+            self.findings.append(Finding(str(error), None, "", ""))
+        return None
+
+    def image(self, recipe: Recipe, settings: Settings) -> None:
+        tag, digest = recipe.image.tag, recipe.image.digest
+        held = self.known.images.get(tag)
+        if tag in self.images or (held and digest in (None, held.digest)):
+            return
+        if found := self.attempt(lambda: image_lock(self.web, tag, settings.registry_mirror, digest)):
+            self.images[tag] = found
+
+    def checkpoint(self, checkpoint: Checkpoint, settings: Settings) -> None:
+        key = checkpoint.key
+        if key in self.checkpoints or key in self.known.checkpoints:
+            return
+        wanted = checkpoint.revision or checkpoint.branch
+        if found := self.attempt(lambda: checkpoint_lock(self.web, settings.hub_endpoint, checkpoint.repo, wanted)):
+            self.checkpoints[key] = found
+
+    def group(self, distro: str, name: str, look: Callable[[], dict[str, str]]) -> None:
+        if name in self.known.packages.get(distro, {}) or name in self.packages.get(distro, {}):
+            return
+        if found := self.attempt(look):
+            self.packages.setdefault(distro, {})[name] = found
+
+    def key(self, setting: str, url: str) -> None:
+        if url in self.known.keys or url in self.keys:
+            return
+        if answer := self.attempt(lambda: self.web.get(setting, url)):
+            self.keys[url] = hashlib.sha256(answer.content).hexdigest()
+
+    def host_packages(self, settings: Settings, distro: str) -> None:
+        sources = repositories(distro, settings)
+        cuda, docker, toolkit = sources["cuda"], sources["docker"], sources["toolkit"]
+
+        def driver() -> dict[str, str]:
+            table = driver_packages(distro, settings.driver_branch)
+            return apt_index.choose_driver(self.index(cuda), table, settings.driver_version, cuda.index_url)
+
+        def engine() -> dict[str, str]:
+            return apt_index.choose_docker(self.index(docker), settings.docker_version, docker.index_url)
+
+        def runtime() -> dict[str, str]:
+            wanted = settings.container_toolkit_version
+            return apt_index.choose_toolkit(self.index(toolkit), wanted, toolkit.index_url)
+
+        self.group(distro, driver_group(settings), driver)
+        self.group(distro, docker_group(settings), engine)
+        self.group(distro, toolkit_group(settings), runtime)
+        if package := cuda_group(settings):
+            self.group(distro, package, lambda: apt_index.choose_cuda(self.index(cuda), package, cuda.index_url))
+        for source in sources.values():
+            self.key(f"{source.name}_mirror", source.key_url)
+
+    def result(self) -> Lock:
+        return self.known.merged(
+            Lock(images=self.images, checkpoints=self.checkpoints, packages=self.packages, keys=self.keys)
+        )
+
+
+def _fill(known: Lock, wants: Iterable[Want], catalogue: Catalogue) -> tuple[Lock, ResolveError | None]:
+    with Web() as web:
+        filling = _Filling(web, known)
+        for want in wants:
+            for name in want.settings.endpoints:
+                recipe = plan.recipe_of(want.settings, name, catalogue)
+                filling.image(recipe, want.settings)
+                filling.checkpoint(catalogue.checkpoint(recipe.checkpoint), want.settings)
+            if want.distro is not None:
+                filling.host_packages(want.settings, want.distro)
+        return filling.result(), ResolveError(filling.findings) if filling.findings else None
+
+
+def _finding(error: Unresolved) -> Finding:
+    return Finding(error.setting, None, error.url, error.reason, error.remedy)

@@ -1,0 +1,73 @@
+"""Asking the network from the control machine: one client, and errors that name the setting, the URL and a remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+__all__ = ["Unresolved", "Web"]
+
+# Time for one connection and for each piece of an answer, in seconds.
+PATIENCE = 30.0
+
+
+class Unresolved(Exception):
+    """One thing that could not be looked up: which setting led there, the URL, why, and what to do."""
+
+    def __init__(self, setting: str, url: str, reason: str, remedy: str = ""):
+        super().__init__(setting, url, reason, remedy)
+        self.setting, self.url, self.reason, self.remedy = setting, url, reason, remedy
+
+
+class Web:
+    """An HTTP client that answers a URL's second asking from memory. Use it in a `with` block."""
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        # httpx drops the Authorization header when a redirect leads to another host.
+        self._client = httpx.Client(
+            follow_redirects=True, timeout=patience, transport=httpx.HTTPTransport(retries=2), trust_env=True
+        )
+        self._answers: dict[tuple[str, tuple[tuple[str, str], ...]], httpx.Response] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def ask(self, setting: str, url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
+        """Whatever answer the server gives. Raises Unresolved where it gives none."""
+        key = (url, tuple(sorted((headers or {}).items())))
+        if key not in self._answers:
+            try:
+                self._answers[key] = self._client.get(url, headers=dict(headers or {}))
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                reason = str(error) or type(error).__name__
+                raise Unresolved(
+                    setting, url, f"no answer: {reason}", f"check {setting} and this machine's network"
+                ) from error
+        return self._answers[key]
+
+    def get(self, setting: str, url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
+        """A good answer. Raises Unresolved for any other."""
+        answer = self.ask(setting, url, headers)
+        if answer.is_success:
+            return answer
+        remedy = f"check {setting}"
+        if answer.status_code == 429:
+            remedy = "the server asks to wait: run it again later, or use a mirror"
+        raise Unresolved(setting, url, f"answered {answer.status_code} {answer.reason_phrase}".rstrip(), remedy)
+
+    def json(self, setting: str, url: str, headers: Mapping[str, str] | None = None) -> Any:
+        """A good answer's JSON. Raises Unresolved."""
+        try:
+            return self.get(setting, url, headers).json()
+        except ValueError as error:
+            raise Unresolved(
+                setting, url, "answered no JSON", f"check that {setting} names the right server"
+            ) from error
