@@ -133,6 +133,8 @@ def words(details: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
     value = details["input"]
     if kind == "string_type" and isinstance(value, int | float) and not isinstance(value, bool):
         return f"must be text, and YAML reads {value!r} as a number", "put it in quotes"
+    if kind == "int_type" and isinstance(value, str) and value.strip().lstrip("-").isdigit():
+        return f"must be a number, got the text {value!r}", "leave the quotes out"
     message = details["msg"].replace("Input should be", "must be")
     got = "" if isinstance(value, Mapping | list | tuple) else f", got {value!r}"
     meant = (

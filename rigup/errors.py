@@ -42,7 +42,8 @@ class InputError(RigupError):
 
     def __init__(self, findings: Iterable[Finding]):
         # A wrong default shows up once per host; it is one mistake all the same.
-        self.findings = tuple(dict.fromkeys(findings))
+        unique = dict.fromkeys(findings)
+        self.findings = tuple(sorted(unique, key=lambda finding: (finding.where, finding.line or 0)))
         super().__init__("\n".join(str(finding) for finding in self.findings))
 
 

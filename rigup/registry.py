@@ -40,7 +40,7 @@ def registry_of(tag: str, mirror: str | None) -> tuple[str, str, str]:
 def image_lock(web: Web, tag: str, mirror: str | None, digest: str | None = None) -> ImageLock:
     """What `tag` names, or the image of that `digest` in the same repository. Raises Unresolved."""
     base, repository, version = registry_of(tag, mirror)
-    session = _Session(web, base, repository, "registry_mirror" if base == mirror else f"image {tag}")
+    session = _Session(web, base, repository, "registry_mirror" if base in (mirror, HUB) else f"image {tag}")
     top, found = session.manifest(digest or version)
     image = top
     if "manifests" in top:

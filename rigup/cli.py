@@ -1,0 +1,207 @@
+"""The `rigup` command: what needs no host. Deploys are pyinfra's business."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rigup import lock as locks
+from rigup import resolve
+from rigup.errors import RigupError, near
+from rigup.inventory import Inventory, find_inventory, load_inventory
+from rigup.lock import Lock
+from rigup.packages import DISTROS
+from rigup.recipes import Catalogue, Recipe, default_catalogue
+from rigup.settings import settings_table
+
+__all__ = ["main"]
+
+EXIT_CODES = "Exit codes: 0 done, 1 failed (wrong use included), 2 only from `update --check`: the lock would move."
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Wrong use exits with 1: here 2 says that changes are pending."""
+        self.print_usage(sys.stderr)
+        self.exit(1, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except RigupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # `rigup recipes | head`
+        sys.stderr.close()
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(prog="rigup", description="From bare GPU machines to a served model.", epilog=EXIT_CODES)
+    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    settings = commands.add_parser("settings", help="all settings with their defaults, as a Markdown table")
+    settings.set_defaults(run=_settings)
+
+    recipes = commands.add_parser("recipes", help="the catalogue: how a model can be served")
+    recipes.set_defaults(run=_recipes)
+
+    lock = commands.add_parser(
+        "lock",
+        help="resolve what the inventory names loosely, and write it beside the inventory",
+        description="Resolves what the lock does not hold yet; what it holds stays. "
+        "A deploy does the same, and knows the hosts' distributions.",
+        epilog=EXIT_CODES,
+    )
+    lock.set_defaults(run=_lock)
+
+    update = commands.add_parser(
+        "update",
+        help="move the lock, and show what changes",
+        description="Resolves entries of the lock anew. The next deploy brings the hosts there.",
+        epilog=EXIT_CODES,
+    )
+    update.add_argument(
+        "what",
+        nargs="*",
+        metavar="WHAT",
+        help=f"{', '.join(resolve.KINDS)}, or an entry's name such as `docker`, `driver-595`, an image or a checkpoint; "
+        "without any, everything",
+    )
+    update.add_argument()
+    update.add_argument("--check", action="store_true", help="show what would change, and exit with 2 where it would")
+    update.set_defaults(run=_update)
+
+    for command in (lock, update):
+        command.add_argument(
+            "--inventory", type=Path, metavar="FILE", help="the inventory file; by default the deploy's"
+        )
+        command.add_argument(
+            "--distro",
+            action="append",
+            choices=sorted(DISTROS),
+            help="resolve packages for this distribution too; by default for those that the lock holds already",
+        )
+    return top
+
+
+def _settings(options: argparse.Namespace) -> int:
+    print(settings_table(), end="")
+    return 0
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in ("recipe", "engine", "GPUs", "tool calls", "speed", "status", "what it is"):
+        table.add_column(column, no_wrap=column == "recipe", overflow="fold")
+    for recipe in default_catalogue().recipes.values():
+        table.add_row(*_row(recipe))
+    # A pipe has no width: one line for each recipe, for grep.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 250)
+    console.print(table)
+    return 0
+
+
+def _row(recipe: Recipe) -> tuple[str, ...]:
+    return (
+        recipe.id,
+        recipe.engine.name,
+        str(recipe.gpus),
+        recipe.tool_calls,
+        recipe.speed,
+        recipe.status,
+        recipe.title,
+    )
+
+
+def _lock(options: argparse.Namespace) -> int:
+    inventory, catalogue, known = _read(options)
+    wants, distros = _wants(options, inventory, known)
+    filled = resolve.ensure(inventory.lock, wants, catalogue)
+    moved = _moved(known, filled)
+    print("\n".join(moved) if moved else f"{inventory.lock} is complete: {len(filled.flat())} entries")
+    if not distros:
+        print("Packages are resolved by the first deploy, which knows the distributions; or name one with --distro.")
+    return 0
+
+
+def _update(options: argparse.Namespace) -> int:
+    inventory, catalogue, known = _read(options)
+    wants, _ = _wants(options, inventory, known)
+    filled = resolve.resolve(wants, catalogue, _without(known, options.what))
+    moved = _moved(known, filled)
+    print("\n".join(moved) if moved else "Nothing moved: the lock holds what there is today.")
+    if options.check:
+        return 2 if moved else 0
+    locks.write(inventory.lock, filled)
+    return 0
+
+
+def _read(options: argparse.Namespace) -> tuple[Inventory, Catalogue, Lock]:
+    path = options.inventory or find_inventory(Path.cwd() / "inventory")
+    inventory = load_inventory(path)
+    return inventory, default_catalogue(), locks.read(inventory.lock)
+
+
+def _wants(options: argparse.Namespace, inventory: Inventory, known: Lock) -> tuple[list[resolve.Want], list[str]]:
+    distros = sorted({*known.packages, *(options.distro or ())})
+    settings = [host.settings for host in inventory.hosts.values()]
+    return [resolve.Want(each, distro) for each in settings for distro in distros or [None]], distros
+
+
+def _without(known: Lock, what: Sequence[str]) -> Lock:
+    """The lock less the entries that are to be resolved anew. Raises RigupError for a word that names none."""
+    if not what:
+        return Lock()
+    images, checkpoints, keys = dict(known.images), dict(known.checkpoints), dict(known.keys)
+    packages = {distro: dict(groups) for distro, groups in known.packages.items()}
+    for word in what:
+        before = (len(images), len(checkpoints), len(keys), sum(map(len, packages.values())))
+        images = {} if word == "images" else {tag: held for tag, held in images.items() if word != tag}
+        checkpoints = (
+            {}
+            if word == "checkpoints"
+            else {key: held for key, held in checkpoints.items() if word not in (key, key.rpartition("@")[0])}
+        )
+        keys = {} if word == "keys" else {url: held for url, held in keys.items() if word != url}
+        packages = {
+            distro: {
+                group: versions
+                for group, versions in groups.items()
+                if word not in ("packages", distro, group) and word not in versions
+            }
+            for distro, groups in packages.items()
+        }
+        after = (len(images), len(checkpoints), len(keys), sum(map(len, packages.values())))
+        if after == before and word not in resolve.KINDS:
+            groups = {name for held in known.packages.values() for name in held}
+            names = {*resolve.KINDS, *known.images, *known.checkpoints, *groups}
+            meant = near(word, names)
+            remedy = f"did you mean {' or '.join(meant)}?" if meant else f"there are: {', '.join(sorted(names))}"
+            raise RigupError(f"the lock has no entry named {word!r}: {remedy}")
+    return Lock(images=images, checkpoints=checkpoints, keys=keys, packages=packages)
+
+
+def _moved(before: Lock, after: Lock) -> list[str]:
+    """One line for each entry that is new, gone or another."""
+    old, new = before.flat(), after.flat()
+    lines = []
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            lines.append(f"{name}: {old.get(name, '(new)')} -> {new.get(name, '(no longer wanted)')}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
