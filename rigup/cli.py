@@ -72,10 +72,9 @@ def parser() -> argparse.ArgumentParser:
         "what",
         nargs="*",
         metavar="WHAT",
-        help=f"{', '.join(resolve.KINDS)}, or an entry's name such as `docker`, `driver-595`, an image or a checkpoint; "
+        help=f"{', '.join(resolve.KINDS)}, or an entry's name: `docker`, `driver-595`, an image, a checkpoint; "
         "without any, everything",
     )
-    update.add_argument()
     update.add_argument("--check", action="store_true", help="show what would change, and exit with 2 where it would")
     update.set_defaults(run=_update)
 
