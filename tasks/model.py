@@ -7,7 +7,8 @@ from pathlib import Path
 from pyinfra.api.deploy import deploy
 from pyinfra.operations import server
 
-from rigup.operations import files, model as model_operations, venv
+from rigup.operations import files, venv
+from rigup.operations import model as model_operations
 from tasks.preflight import Brief
 
 __all__ = ["model"]

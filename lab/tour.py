@@ -1,0 +1,46 @@
+"""`make lab`: boot the lab, deploy to it, audit it, and say what to do next."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["tour"]
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+DEPLOY = [str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y"]
+AUDIT = [str(BIN / "pytest"), "tests/audit", "-q", "--no-header"]
+
+
+def tour(boot: Callable[[], object]) -> int:
+    """Run the three parts one after the other; `boot` brings the lab up. Returns the exit code of the first that fails."""
+    took: dict[str, float] = {}
+    if os.environ.get("RIGUP_INVENTORY") or (ROOT / "inventory/lab.yaml").exists():
+        print("make lab deploys to the embedded lab only: set inventory/lab.yaml and RIGUP_INVENTORY aside, or run")
+        print(f"  {' '.join(DEPLOY)}")
+        return 1
+    started = time.monotonic()
+    boot()
+    took["lab up"] = time.monotonic() - started
+    for part, argv in (("deploy", DEPLOY), ("audit", AUDIT)):
+        print(f"\n$ {' '.join([Path(argv[0]).name, *argv[1:]])}", flush=True)
+        started = time.monotonic()
+        code = subprocess.run(argv, cwd=ROOT).returncode
+        took[part] = time.monotonic() - started
+        if code:
+            print(f"\nThe {part} failed (exit code {code}). What failed stands above; `make lab` goes on from there.")
+            return code
+    print("\nTook " + ", ".join(f"{part} {seconds:.0f} s" for part, seconds in took.items()) + ".")
+    print((ROOT / ".rigup/runs/latest/summary.txt").read_text().rstrip())
+    print("\nNext:")
+    print("  make lab                       again: nothing to change, in seconds")
+    print("  .venv/bin/pyinfra inventory/lab.py deploy.py --dry    what a deploy would change")
+    print("  cp inventory/lab.example.yaml inventory/lab.yaml      and name your own hosts")
+    print("  make lab-down                  stop the lab and remove all it made")
+    return 0

@@ -1,0 +1,169 @@
+"""Refuse before touching: every host is looked at once, and every problem is shown at once.
+
+pyinfra prepares the hosts side by side, each in a greenlet of its own. The first to arrive here looks at the whole fleet,
+so that one table shows what is wrong anywhere, and nothing changes on any host before all of it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gevent
+from gevent.lock import RLock
+from pyinfra import host as current_host
+from pyinfra import state
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.facts import FactBase
+from pyinfra.api.host import Host
+from pyinfra.context import ctx_host
+
+from rigup import resolve
+from rigup.errors import ProblemsError, RigupError
+from rigup.facts.docker import ImageDigests
+from rigup.facts.files import FileText
+from rigup.facts.hardware import DiskFree, PciDevices, SecureBoot, nvidia_gpus
+from rigup.facts.network import ListeningPorts, Reachable
+from rigup.facts.packages import InstalledVersions
+from rigup.facts.serving import ModelStamp
+from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
+from rigup.facts.units import UnitState
+from rigup.lock import Lock
+from rigup.packages import distro_id
+from rigup.plan import Plan, make_plan, recipe_of
+from rigup.preflight import HostFacts, check, destinations, disk_paths
+from rigup.recipes import default_catalogue
+from rigup.settings import Settings
+
+__all__ = ["PLAN", "Brief", "preflight"]
+
+PLAN = "/etc/rigup/plan.json"
+CACHE = Path(".rigup/hub")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What the steps work from: a host's plan, its settings, the lock, NVIDIA's name for its distribution, its GPUs."""
+
+    plan: Plan
+    settings: Settings
+    lock: Lock
+    distro: str
+    gpus: int
+
+
+class Refused(PyinfraError):
+    """The fleet has problems; they have been printed."""
+
+
+_looking = RLock()
+_briefs: dict[str, Brief] = {}
+
+
+def preflight() -> Brief:
+    """The brief of the current host. Stops the run, with one table of all problems of all hosts, unless there are none."""
+    with _looking:
+        if not _briefs:
+            try:
+                _briefs.update(_look_at(sorted(state.inventory.get_active_hosts(), key=lambda host: host.name)))
+            except RigupError as error:
+                width = {"width": 120, "color": sys.stderr.isatty()}
+                text = error.table(**width) if isinstance(error, ProblemsError) else str(error)
+                print(f"\n{text}\n", file=sys.stderr)
+                raise Refused("preflight refused; nothing was changed") from error
+    return _briefs[current_host.name]
+
+
+def _look_at(hosts: list[Host]) -> dict[str, Brief]:
+    """The briefs of all hosts. Raises ProblemsError, or another RigupError for what was written wrongly."""
+    catalogue = default_catalogue()
+    settings = {host.name: Settings.from_data(host.data.dict(), host.name) for host in hosts}
+    for name, wanted in settings.items():
+        for endpoint in wanted.endpoints:
+            recipe_of(wanted, endpoint, catalogue)
+    systems = _on_each(hosts, _system)
+    distros = {name: _distro(system) for name, system in systems.items()}
+    wants = [resolve.Want(settings[name], distro) for name, distro in distros.items()]
+    lock = resolve.ensure(Path(hosts[0].data.rigup_lock), wants, catalogue)
+    plans = {
+        name: make_plan(name, wanted, catalogue, lock, resolve.published_for(wanted, catalogue, lock, CACHE))
+        for name, wanted in settings.items()
+    }
+    facts = _on_each(hosts, lambda host: _facts(host, systems[host.name], plans[host.name], settings[host.name], lock))
+    problems = [problem for name, plan in plans.items() for problem in check(plan, settings[name], facts[name], lock)]
+    if problems:
+        raise ProblemsError(problems)
+    return {
+        name: Brief(plan, settings[name], lock, distros[name] or "", len(nvidia_gpus(facts[name].pci)))
+        for name, plan in plans.items()
+    }
+
+
+def _on_each(hosts: list[Host], look: Callable[[Host], T]) -> dict[str, T]:
+    """What `look` returns for each host, asked side by side."""
+
+    def one(host: Host) -> T:
+        with ctx_host.use(host):
+            return look(host)
+
+    jobs = {host.name: gevent.spawn(one, host) for host in hosts}
+    gevent.joinall(jobs.values(), raise_error=True)
+    return {name: job.value for name, job in jobs.items()}
+
+
+@dataclass(frozen=True)
+class System:
+    """What is asked first: the rest depends on it. `privilege` is root, sudo or none."""
+
+    os_release: dict[str, str]
+    privilege: str
+
+
+def _system(host: Host) -> System:
+    # Under a sudo that asks for a password every other fact would fail, so nothing here uses it.
+    return System(host.get_fact(OsRelease, _sudo=False), host.get_fact(Privilege, _sudo=False))
+
+
+def _distro(system: System) -> str | None:
+    try:
+        return distro_id(system.os_release)
+    except RigupError:
+        # One row of the table, beside whatever else is wrong with that host.
+        return None
+
+
+def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Lock) -> HostFacts:
+    sudo = bool(host.data.get("_sudo")) and system.privilege == "sudo"
+
+    def fact(kind: type[FactBase[T]], **arguments: Any) -> T:
+        return host.get_fact(kind, _sudo=sudo, **arguments)
+
+    deployed = json.loads(fact(FileText, path=PLAN) or "{}")
+    ports = {endpoint["name"]: endpoint["port"] for endpoint in deployed.get("endpoints", [])}
+    units = {endpoint.name: fact(UnitState, unit=endpoint.unit) for endpoint in plan.endpoints}
+    names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
+    return HostFacts(
+        os_release=system.os_release,
+        architecture=fact(Architecture),
+        init=fact(InitSystem),
+        privilege=system.privilege,
+        memory=fact(MemoryTotal),
+        secure_boot=fact(SecureBoot),
+        pci=fact(PciDevices),
+        disks=fact(DiskFree, paths=disk_paths(settings)),
+        listeners=fact(ListeningPorts),
+        reachable={
+            (address, port): fact(Reachable, address=address, port=port)
+            for address, port in destinations(plan, settings)
+        },
+        stored={item.path: fact(ModelStamp, path=item.path).present_bytes for item in plan.checkpoints},
+        images=fact(ImageDigests),
+        installed=fact(InstalledVersions, names=sorted(names)),
+        serving={name: ports[name] for name, unit in units.items() if unit.runs and name in ports},
+    )
