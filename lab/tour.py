@@ -19,7 +19,7 @@ AUDIT = [str(BIN / "pytest"), "tests/audit", "-q", "--no-header"]
 
 
 def tour(boot: Callable[[], object]) -> int:
-    """Run the three parts one after the other; `boot` brings the lab up. Returns the exit code of the first that fails."""
+    """Run the three parts one after the other; `boot` brings the lab up. Returns the first exit code that is not 0."""
     took: dict[str, float] = {}
     if os.environ.get("RIGUP_INVENTORY") or (ROOT / "inventory/lab.yaml").exists():
         print("make lab deploys to the embedded lab only: set inventory/lab.yaml and RIGUP_INVENTORY aside, or run")

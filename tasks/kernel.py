@@ -19,7 +19,7 @@ GRUB = "/etc/default/grub.d/60-rigup.cfg"
 
 @deploy("kernel")
 def kernel(brief: Brief) -> None:
-    """Headers for this kernel and the next, options that modules are loaded with, arguments that the kernel boots with."""
+    """Headers for this kernel and the next, the options of modules, the arguments that the kernel boots with."""
     # Before a reboot neither answer changes: this run installs headers, never an image.
     images = host.get_fact(InstalledVersions, names=["linux-image-*"])
     headers = header_packages(brief.distro, host.get_fact(KernelState).release, images)

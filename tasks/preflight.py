@@ -1,7 +1,7 @@
 """Refuse before touching: every host is looked at once, and every problem is shown at once.
 
-pyinfra prepares the hosts side by side, each in a greenlet of its own. The first to arrive here looks at the whole fleet,
-so that one table shows what is wrong anywhere, and nothing changes on any host before all of it is gone.
+pyinfra prepares the hosts side by side, each in a greenlet of its own. The first to arrive here looks at the whole
+fleet, so that one table shows what is wrong anywhere, and nothing changes on any host before all of it is gone.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _briefs: dict[str, Brief] = {}
 
 
 def preflight() -> Brief:
-    """The brief of the current host. Stops the run, with one table of all problems of all hosts, unless there are none."""
+    """The brief of the current host. Stops the run, with one table of all hosts' problems, unless there are none."""
     with _looking:
         if not _briefs:
             try:
@@ -84,7 +84,7 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
     """The briefs of all hosts. Raises ProblemsError, or another RigupError for what was written wrongly."""
     catalogue = default_catalogue()
     settings = {host.name: Settings.from_data(host.data.dict(), host.name) for host in hosts}
-    for name, wanted in settings.items():
+    for wanted in settings.values():
         for endpoint in wanted.endpoints:
             recipe_of(wanted, endpoint, catalogue)
     systems = _on_each(hosts, _system)
