@@ -51,8 +51,8 @@ _FILES = (
     ("locale", "etc/default/locale", 0o644),
 )
 
-# Programs that cannot do their work on a lab host; a diversion keeps the stand-in when their package is upgraded.
-_DIVERTED = (("grub-mkconfig", ("usr/sbin/grub-mkconfig",)), ("lsmod", ("usr/bin/lsmod", "usr/sbin/lsmod")))
+# Programs that cannot do their work on a lab host; a diversion keeps the stand-in when its package is upgraded.
+_DIVERTED = (("grub-mkconfig", "grub-common"), ("lsmod", "kmod"))
 
 # They would change a host's files at a time of their own choosing.
 _TIMERS = ("apt-daily", "apt-daily-upgrade", "dpkg-db-backup", "e2scrub_all", "fstrim")
@@ -152,11 +152,12 @@ def customise(root: Path) -> None:
     codename = _codename(root)
     for name, where, mode in _FILES:
         place(where, (GUEST / name).read_text(), mode)
-    for name, places in _DIVERTED:
-        for where in places:
-            if (root / where).exists():
-                inside("dpkg-divert", "--local", "--rename", "--divert", f"/{where}.real", "--add", f"/{where}")
-                place(where, (GUEST / name).read_text(), 0o755)
+    for name, package in _DIVERTED:
+        # dpkg goes by the path in the package, /sbin/lsmod or /usr/sbin/lsmod.
+        for where in (root / f"var/lib/dpkg/info/{package}.list").read_text().splitlines():
+            if where.endswith(f"bin/{name}"):
+                inside("dpkg-divert", "--local", "--rename", "--divert", f"{where}.real", "--add", where)
+                place(where.lstrip("/"), (GUEST / name).read_text(), 0o755)
     (root / "usr/lib/lab-hardware").mkdir()
     (root / "etc/apt/sources.list").unlink(missing_ok=True)
     place("etc/apt/sources.list.d/debian.sources", _sources(codename))

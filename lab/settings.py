@@ -24,6 +24,9 @@ MIRROR_URL = f"http://{GATEWAY}:{MIRROR_PORT}"
 HUB_URL = f"http://{GATEWAY}:{HUB_PORT}"
 REGISTRY_URL = f"http://{GATEWAY}:{REGISTRY_PORT}"
 
+SERVICES = ("mirror", "hub", "registry")
+"""What runs beside the hosts on the control machine, in the order of starting."""
+
 MAX_HOSTS = 9
 """As many as there are one-digit host numbers; far more than two cores can carry."""
 

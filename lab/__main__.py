@@ -1,0 +1,94 @@
+"""`python -m lab`: the lab's command line."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from lab import machine, tour, world
+from lab.hardware import DEFAULT_GPUS
+from lab.machine import LabError
+from lab.network import NetworkError
+from lab.service import ServiceError
+from lab.settings import RELEASES
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, summary: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=summary, description=summary)
+
+    for name, summary in (
+        ("up", "bring up the lab; what is up stays as it is"),
+        ("tour", "bring up the lab, deploy to it, audit it"),
+    ):
+        up = command(name, summary)
+        up.add_argument("--hosts", type=int, metavar="N", help="how many hosts (default: those that exist, or 1)")
+        up.add_argument("--release", choices=(*RELEASES, "mixed"), help="Debian release of new hosts (default: trixie)")
+        up.add_argument("--login", choices=(*machine.LOGINS, "mixed"), help="login user of new hosts (default: ops)")
+        up.add_argument("--gpus", type=int, metavar="N", help=f"cards in new hosts (default: {DEFAULT_GPUS})")
+    command("down", "stop the lab and remove all it made; caches stay")
+    command("status", "what runs and how to reach it")
+    reset = command("reset", "make a host bare again")
+    reset.add_argument("name")
+    reset.add_argument("--release", choices=RELEASES)
+    reset.add_argument("--login", choices=machine.LOGINS)
+    reset.add_argument("--gpus", type=int, metavar="N")
+    command("reboot", "reboot a host from inside").add_argument("name")
+    command("power-cut", "cut a host's power and switch it on again").add_argument("name")
+    return parser
+
+
+def _existing(name: str) -> machine.Host:
+    host = machine.get(name)
+    if not host.exists:
+        known = ", ".join(host.name for host in machine.existing()) or "none: `python -m lab up` makes some"
+        raise LabError(f"there is no lab host {name}; there are: {known}")
+    return host
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    options = arguments
+    match arguments.command:
+        case "up":
+            world.up(options.hosts, options.release, options.login, options.gpus)
+        case "tour":
+            return tour.tour(lambda: world.up(options.hosts, options.release, options.login, options.gpus))
+        case "down":
+            world.down()
+        case "status":
+            for name, state, detail in world.status():
+                print(f"{name:10} {state:5} {detail}".rstrip())
+        case "reset":
+            host = _existing(options.name)
+            host.reset(options.release, options.gpus, options.login, print)
+            machine.write_known_hosts()
+            world.write_inventory()
+            print(f"{host.name} is bare again: Debian {host.spec.release}, {host.spec.gpus} GPUs")
+        case "reboot":
+            print(f"{options.name} is back after {_existing(options.name).reboot():.1f} s")
+        case "power-cut":
+            _existing(options.name).kill()
+            print(f"{options.name} is back after a power cut")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 for a failure that is told in one line, 2 for a wrong call."""
+    # Progress is for somebody who watches, also through a pipe.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    try:
+        return _run(_parser().parse_args(argv))
+    except (LabError, NetworkError, ServiceError, ValueError) as error:
+        print(f"lab: {error}", file=sys.stderr)
+    except subprocess.CalledProcessError as error:
+        print(f"lab: `{' '.join(map(str, error.cmd))}` ended with {error.returncode}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
