@@ -61,6 +61,10 @@ class CheckpointPlan(Data):
         return f"{self.repo.replace('/', '--')}--{self.revision[:12]}"
 
 
+# The fields of an endpoint that reach its process; the mounts name the checkpoint's directory and with it the commit.
+PROCESS = {"name", "image", "gpus", "argv", "env", "ulimits", "mounts", "patched_files"}
+
+
 class EndpointPlan(Data):
     """Everything that one served process is made of."""
 
@@ -112,8 +116,11 @@ class EndpointPlan(Data):
 
     @property
     def digest(self) -> str:
-        """sha256 over everything above; another digest means another process."""
-        return _digest(self)
+        """sha256 over what the served process is made of: another digest means another process, and an equal one none.
+
+        How long to wait for it, or what its image is called, does not count: no restart reads 240 GB for that.
+        """
+        return _digest(self, include=PROCESS)
 
 
 class Plan(Data):
@@ -154,8 +161,10 @@ class Plan(Data):
         return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _digest(model: BaseModel) -> str:
-    canonical = json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+def _digest(model: BaseModel, include: set[str] | None = None) -> str:
+    canonical = json.dumps(
+        model.model_dump(mode="json", include=include), sort_keys=True, separators=(",", ":"), ensure_ascii=True
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -1,0 +1,116 @@
+"""Watching systemd units from an operation, and running commands as units of their own.
+
+A command that changes a host for longer than a moment (apt, a pull, a start) runs as a unit: it ends the way it would
+have when the connection breaks or the deploy is killed, and the next deploy finds it and waits for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from pyinfra.api.command import QuoteString
+from pyinfra.api.exceptions import OperationError
+from pyinfra.api.host import Host
+
+from rigup.facts.units import UnitState, UnitStateValue, parse_unit_state
+from rigup.operations._host import Clock, ConnectionLost, check, run, say, try_reconnect
+
+__all__ = ["last_lines", "run_as_unit", "show", "wait_for_leftover"]
+
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+LINE_WIDTH = 140
+
+
+def show(host: Host, unit: str, inputs: Sequence[str] = ()) -> UnitStateValue:
+    """The unit's state now."""
+    return parse_unit_state(list(run(host, UnitState().command(unit, inputs)).lines))
+
+
+def show_patiently(host: Host, unit: str, clock: Clock) -> UnitStateValue:
+    """The unit's state, through a broken connection if need be; raises `ConnectionLost` when the time is up."""
+    while True:
+        try:
+            return show(host, unit)
+        except ConnectionLost:
+            if clock.is_up:
+                raise
+            clock.nap()
+            try_reconnect(host)
+
+
+def last_lines(host: Host, unit: str, invocation: str, count: int = 30) -> list[str]:
+    """The last `count` lines that the unit wrote in that invocation, without colours."""
+    selected = f"_SYSTEMD_INVOCATION_ID={invocation}" if invocation else f"_SYSTEMD_UNIT={unit}"
+    answer = run(host, "journalctl --no-pager --quiet --output=cat --lines", str(count), QuoteString(selected))
+    return [CONTROL.sub("", line).rstrip() for line in answer.lines if line.strip()]
+
+
+def shorten(line: str) -> str:
+    """A line that fits beside the host's name."""
+    return line if len(line) <= LINE_WIDTH else f"{line[: LINE_WIDTH - 1]}…"
+
+
+def failure(host: Host, unit: str, state: UnitStateValue, what: str) -> OperationError:
+    """The error for a unit that did not do what it should, with the end of its log."""
+    lines = "\n".join(f"    {line}" for line in last_lines(host, unit, state.invocation)) or "    (it wrote nothing)"
+    return OperationError(
+        f"{what} on {host.name}: {unit} is {state.active} ({state.sub}, {state.result}). Its last lines:\n{lines}\n"
+        f"More: journalctl -u {unit}"
+    )
+
+
+def wait_for_leftover(host: Host, unit: str, what: str, limit_s: float) -> None:
+    """Wait until a unit that an earlier, killed deploy started has ended, and clear it away; its result is no matter."""
+    state = show(host, unit)
+    if state.load == "not-found":
+        return
+    clock = Clock(limit_s)
+    while state.active in ("activating", "deactivating"):
+        if clock.is_due():
+            say(host, f"{what}, begun by an earlier deploy, still runs: {clock}")
+        if clock.is_up:
+            raise failure(host, unit, state, f"{what}, begun by an earlier deploy, did not end")
+        clock.nap()
+        state = show_patiently(host, unit, clock)
+    clear(host, unit)
+
+
+def clear(host: Host, unit: str) -> None:
+    """Forget a transient unit that has ended."""
+    run(host, "systemctl stop --", QuoteString(unit), "; systemctl reset-failed --", QuoteString(unit))
+
+
+def run_as_unit(
+    host: Host, unit: str, argv: Sequence[str], *, what: str, limit_s: float, env: Mapping[str, str] | None = None
+) -> None:
+    """Run `argv` as the transient oneshot `unit`, to its end, with a line of progress now and then.
+
+    Its environment is that of /etc/environment (where hosts keep their proxies) and `env`, which must hold no secret.
+    Raises `OperationError` with its last lines when it fails or is not done after `limit_s`.
+    """
+    check(
+        host,
+        "systemd-run --quiet --no-block --remain-after-exit --service-type=oneshot",
+        "--property=EnvironmentFile=-/etc/environment",
+        *(QuoteString(f"--setenv={name}={value}") for name, value in (env or {}).items()),
+        QuoteString(f"--unit={unit}"),
+        "--",
+        *(QuoteString(argument) for argument in argv),
+        failing=f"could not start {what} on {host.name}",
+    )
+    clock = Clock(limit_s)
+    state = show_patiently(host, unit, clock)
+    while state.active not in ("active", "failed", "inactive"):
+        if clock.is_up:
+            raise failure(host, unit, state, f"{what} was not done after {clock}")
+        if clock.is_due():
+            latest = last_lines(host, unit, state.invocation, 1)
+            say(host, f"{what}: {clock}" + (f"; {shorten(latest[-1])}" if latest else ""))
+        clock.nap()
+        state = show_patiently(host, unit, clock)
+    if state.active != "active":
+        error = failure(host, unit, state, f"{what} failed")
+        clear(host, unit)
+        raise error
+    clear(host, unit)

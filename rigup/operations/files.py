@@ -1,0 +1,241 @@
+"""Files put in place whole: written beside, checked, and only then renamed over what was there.
+
+Content travels on the standard input of one command into a directory that only root can enter; it never stands in a
+command line, in a temporary directory, or in a diff.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import posixpath
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyinfra import host, state
+from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
+from pyinfra.api.exceptions import OperationError, OperationValueError
+from pyinfra.api.hiddenvalue import HiddenValue
+from pyinfra.api.host import Host
+from pyinfra.api.operation import operation
+
+from rigup.facts.files import FileInfo, FileState, FileText
+from rigup.operations._host import check, refusal, run, work
+
+__all__ = ["backup_of", "install", "merge", "merged_json", "place"]
+
+Commands = Generator[FunctionCommand, None, None]
+
+
+def backup_of(dest: str) -> str:
+    """Where the content from before the last change of `dest` is kept."""
+    return f"{dest}.rigup-backup"
+
+
+def place(
+    host: Host,
+    dest: str,
+    content: bytes,
+    *,
+    mode: str,
+    user: str,
+    group: str,
+    validate: Sequence[str] | None = None,
+    backup: bool = False,
+) -> None:
+    """Put `content` at `dest` in one step, or leave everything as it was and raise `OperationError`.
+
+    `validate` is a command line in which `%s` stands for the new file, which already has its final name (in another
+    directory): tools that go by a file's name, such as `systemd-analyze verify`, can judge it.
+    """
+    directory, base = posixpath.split(dest)
+    staging = posixpath.join(directory, f".rigup-new.{base}")
+    new = posixpath.join(staging, base)
+    into, here, target, beside = (QuoteString(path) for path in (directory, staging, dest, new))
+    try:
+        check(
+            host,
+            StringCommand("( test -d", into, "|| ( umask 022 && mkdir -p", into, ") )"),
+            StringCommand("&& rm -rf", here, "&& mkdir -m 0700", here),
+            StringCommand("&& umask 077 && base64 -d >", beside),
+            stdin=base64.b64encode(content).decode(),
+            failing=f"could not write {new} on {host.name}",
+        )
+        if validate:
+            argv = (QuoteString(argument.replace("%s", new)) for argument in validate)
+            check(host, *argv, failing=f"{dest} on {host.name} stays as it was: `{validate[0]}` refused the new one")
+        check(
+            host,
+            StringCommand("cp -a", target, QuoteString(backup_of(dest)), "&&") if backup else "",
+            StringCommand("chown", QuoteString(f"{user}:{group}"), beside, "&& chmod", QuoteString(mode), beside),
+            StringCommand("&& sync", beside, "&& mv -T", beside, target, "&& rmdir", here),
+            failing=f"could not put {dest} in place on {host.name}",
+        )
+    except OperationError:
+        run(host, "rm -rf", here)
+        raise
+
+
+def _occupied(dest: str, there: FileState | None) -> str | None:
+    """Why `dest` cannot be replaced, if it cannot."""
+    if there is None or there.is_regular:
+        return None
+    return f"{dest} is a {there.kind}; rigup only replaces ordinary files. Move it away and run again."
+
+
+def _content_of(content: str | bytes | HiddenValue | None, src: str | None) -> bytes:
+    if (content is None) == (src is None):
+        raise OperationValueError("files.install takes either `content` or `src`")
+    if src is not None:
+        return Path(os.path.join(state.cwd or "", src)).read_bytes()
+    if isinstance(content, HiddenValue):
+        content = content.unmask()
+    assert content is not None
+    return content.encode() if isinstance(content, str) else content
+
+
+@operation()
+def install(
+    dest: str,
+    content: str | bytes | HiddenValue | None = None,
+    src: str | None = None,
+    mode: str = "644",
+    user: str = "root",
+    group: str = "root",
+    validate: Sequence[str] | None = None,
+    backup: bool = False,
+    secret: bool = False,
+) -> Commands:
+    """Make the file `dest` have this content, mode and owner.
+
+    + content: the text or bytes; a `HiddenValue` for a secret
+    + src: instead of `content`, a file on the control machine, relative to the deploy
+    + mode: octal digits; missing directories above `dest` are made with 0755
+    + validate: a command that judges the new file (`%s`) before it replaces the old one
+    + backup: keep what was there in `DEST.rigup-backup`
+    + secret: the content must not show: demands `HiddenValue` or `src`, and a mode without group and others
+    """
+    if secret and (isinstance(content, (str, bytes)) or mode[-2:] != "00"):
+        raise OperationValueError(f"{dest}: a secret is passed as HiddenValue, with a mode such as 600")
+    wanted = _content_of(content, src)
+    there: FileState | None = host.get_fact(FileInfo, path=dest)
+    if problem := _occupied(dest, there):
+        yield refusal(problem)
+        return
+    same_content = there is not None and there.sha256 == hashlib.sha256(wanted).hexdigest()
+    if same_content and there is not None and (there.mode, there.user, there.group) == (mode.lstrip("0"), user, group):
+        host.noop(f"{dest} is as it shall be")
+        return
+
+    def put(host: Host) -> None:
+        keep = backup and there is not None and not same_content
+        place(host, dest, wanted, mode=mode, user=user, group=group, validate=validate, backup=keep)
+
+    yield work(put, f"install {dest}")
+
+
+def merge(present: Mapping[str, Any], ours: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """`present` with our keys in it: objects are merged, other values replaced, the order and all other keys kept.
+
+    Raises ValueError where one of our objects meets something that is none.
+    """
+    merged = dict(present)
+    for key, value in ours.items():
+        there = merged.get(key)
+        if isinstance(value, Mapping):
+            if there is not None and not isinstance(there, Mapping):
+                raise ValueError(f"`{path}{key}` is {json.dumps(there)}, but must be an object")
+            merged[key] = merge(there or {}, value, f"{path}{key}.")
+        else:
+            merged[key] = value
+    return merged
+
+
+def merged_text(dest: str, text: str | None, values: Mapping[str, Any]) -> str | None:
+    """The new text of the JSON file `dest`, or None where `text` already says all of `values`.
+
+    Raises OperationError where `text` is no JSON object or one that cannot take them.
+    """
+    try:
+        present = json.loads(text) if text and text.strip() else {}
+        if not isinstance(present, dict):
+            raise ValueError("it is no JSON object")
+        merged = merge(present, values)
+    except ValueError as error:
+        raise OperationError(f"{dest} cannot be merged into: {error}. Mend or move that file and run again.") from error
+    if text is not None and json.dumps(merged, sort_keys=True) == json.dumps(present, sort_keys=True):
+        return None
+    return json.dumps(merged, indent=4) + "\n"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A JSON file as it shall be: its content, and whose it is (`owner.kind` is empty for a file not there yet)."""
+
+    content: bytes
+    owner: FileState
+
+
+def merged_file(dest: str, values: Mapping[str, Any], mode: str) -> Merged | None:
+    """What to write so that the JSON file `dest` on the current host contains `values`; None when it does.
+
+    Raises OperationError where the file cannot be merged into.
+    """
+    there: FileState | None = host.get_fact(FileInfo, path=dest)
+    if problem := _occupied(dest, there):
+        raise OperationError(f"{host.name}: {problem}")
+    text = merged_text(f"{host.name}: {dest}", host.get_fact(FileText, path=dest), values)
+    return None if text is None else Merged(text.encode(), there or FileState("", mode, "root", "root"))
+
+
+def place_merged(
+    host: Host, dest: str, merged: Merged, *, validate: Sequence[str] | None, backup: bool = True
+) -> None:
+    """`place` for what `merged_file` came to, with the owner and mode that were there."""
+    owner = merged.owner
+    place(
+        host,
+        dest,
+        merged.content,
+        mode=owner.mode,
+        user=owner.user,
+        group=owner.group,
+        validate=validate,
+        backup=backup and owner.is_regular,
+    )
+
+
+@operation()
+def merged_json(
+    dest: str,
+    values: Mapping[str, Any],
+    validate: Sequence[str] | None = None,
+    backup: bool = True,
+    mode: str = "644",
+) -> Commands:
+    """Make the JSON file `dest` contain `values`, and keep everything else in it, its owner and its mode.
+
+    + values: objects are merged key by key; lists and all other values replace what was there
+    + validate: a command that judges the new file (`%s`) before it replaces the old one
+    + backup: keep what was there in `DEST.rigup-backup`
+    + mode: for a file that is not there yet
+
+    What is not valid JSON, or no object, is refused and left alone.
+    """
+    try:
+        merged = merged_file(dest, values, mode)
+    except OperationError as error:
+        yield refusal(str(error))
+        return
+    if merged is None:
+        host.noop(f"{dest} already says so")
+        return
+    wanted = merged
+    yield work(
+        lambda host: place_merged(host, dest, wanted, validate=validate, backup=backup),
+        f"merge into {dest}",
+    )

@@ -1,0 +1,144 @@
+"""Settings: what is accepted, what is refused and in which words."""
+
+import pytest
+
+from rigup.errors import InputError
+from rigup.settings import Connection, Endpoint, Settings, gpu_indices, settings_table
+
+
+def refused(data: dict[str, object]) -> str:
+    with pytest.raises(InputError) as caught:
+        Settings.from_data(data, host="rig1")
+    return str(caught.value)
+
+
+def test_no_data_gives_the_documented_defaults() -> None:
+    settings = Settings.from_data({})
+    assert settings.recipe == "vllm-nvfp4-cu130"
+    assert settings.driver_branch == 595
+    assert settings.cuda_toolkit == "13-2"
+    assert settings.endpoints == {"main": Endpoint()}
+    assert settings.endpoints["main"].port == 8000
+    assert settings.container_ulimits == {"memlock": -1, "stack": 67108864}
+    assert settings.ready_timeout == 2700
+
+
+def test_keys_of_pyinfra_and_of_the_connector_are_left_aside() -> None:
+    data = {
+        "ssh_hostname": "10.0.0.1",
+        "ssh_port": 22,
+        "_sudo": True,
+        "rigup_lock": "/x/lab.lock",
+        "driver_branch": 610,
+    }
+    assert Settings.from_data(data).driver_branch == 610
+
+
+def test_what_settings_dump_they_read_again() -> None:
+    settings = Settings.from_data({"endpoints": {"main": {"gpus": [0, 1, 2, 3]}}, "sysctl": {"vm.swappiness": "10"}})
+    assert Settings.from_data(settings.model_dump(mode="json")) == settings
+
+
+@pytest.mark.parametrize("off", ["off", False, None])
+def test_the_cuda_toolkit_can_be_turned_off_as_yaml_and_as_data_say_it(off: object) -> None:
+    assert Settings.from_data({"cuda_toolkit": off}).cuda_toolkit is None
+
+
+def test_the_cuda_toolkit_may_be_written_with_a_dot() -> None:
+    assert Settings.from_data({"cuda_toolkit": "13.3"}).cuda_toolkit == "13-3"
+
+
+def test_an_unknown_key_names_the_near_one_and_its_host() -> None:
+    assert refused({"drvier_branch": 595}) == (
+        "rig1: --data or group_data: drvier_branch: unknown key: did you mean driver_branch?"
+    )
+
+
+def test_a_key_of_the_connection_says_how_to_set_it_for_one_run() -> None:
+    assert "--data ssh_user=..." in refused({"user": "root"})
+
+
+def test_all_wrong_keys_are_told_at_once() -> None:
+    message = refused({"driver_branch": "595", "reboot": "maybe", "model_store": "models", "recpie": "x"})
+    assert len(message.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"driver_branch": 570}, "580 is the oldest"),
+        ({"driver_branch": True}, "must be a valid integer"),
+        ({"driver_branch": "595"}, "leave the quotes out"),
+        ({"driver_version": 595.71}, "put it in quotes"),
+        ({"driver_version": "595"}, "is no version"),
+        ({"driver_version": "610.57.04"}, "is not of driver_branch 595"),
+        ({"container_toolkit_version": "1.19.1"}, "use 1.20.1 or newer"),
+        ({"cuda_toolkit": 13.2}, "write 13-2"),
+        ({"cuda_toolkit": "cuda-13"}, "write 13-2"),
+        ({"reboot": "when-neded"}, "did you mean when-needed?"),
+        ({"docker_log_driver": "syslog"}, "docker_log_driver"),
+        ({"model_store": "srv/models"}, "no absolute path"),
+        ({"model_store": "/srv/../etc"}, "no absolute path"),
+        ({"model_store": "/srv/a,readonly"}, "mounts cannot carry"),
+        ({"hub_endpoint": "huggingface.co"}, "no http or https URL"),
+        ({"hub_endpoint": "https://me:secret@hub.example"}, "holds a user name or password"),
+        ({"kernel_args": ["iommu=pt quiet"]}, "no single kernel argument"),
+        ({"kernel_args": "iommu=pt"}, "kernel_args"),
+        ({"sysctl": {"swappiness": 1}}, "is no sysctl"),
+        ({"sysctl": {"vm.swappiness": "1\n2"}}, "no sysctl value"),
+        ({"modprobe_options": {"nvidia uvm": {"x": 1}}}, "no module or option name"),
+        ({"modprobe_options": {"nvidia": {"x": "a b"}}}, "modprobe.d cannot carry"),
+        ({"container_ulimits": {"memlock": -2}}, "container_ulimits.memlock"),
+        ({"ready_timeout": 1}, "ready_timeout"),
+        ({"endpoints": {}}, "endpoints is empty"),
+        ({"endpoints": {"Main": {}}}, "is no name"),
+        ({"endpoints": {"main": {"port": 0}}}, "endpoints.main.port"),
+        ({"endpoints": {"main": {"port": 70000}}}, "endpoints.main.port"),
+        ({"endpoints": {"main": {"gpu": "all"}}}, "did you mean gpus?"),
+        ({"endpoints": {"main": {"gpus": []}}}, "a list of GPU numbers"),
+        ({"endpoints": {"main": {"gpus": [0, 0]}}}, "names a GPU twice"),
+        ({"endpoints": {"main": {"gpus": [0, -1]}}}, "is no GPU number"),
+        ({"endpoints": {"main": {"gpus": 4}}}, "a list of GPU numbers"),
+        ({"endpoints": {"main": {"address": "localhost"}}}, "is no IP address"),
+        ({"endpoints": {"a": {"gpus": [0]}, "b": {"gpus": [1]}}}, "both listen on port 8000"),
+        ({"endpoints": {"a": {"gpus": [0, 1]}, "b": {"gpus": [1], "port": 8001}}}, "both take GPU 1"),
+        ({"endpoints": {"a": {}, "b": {"gpus": [1], "port": 8001}}}, "takes all GPUs beside others"),
+    ],
+)
+def test_what_cannot_work_is_refused(data: dict[str, object], words: str) -> None:
+    assert words in refused(data)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.98.0.11", "192.168.1.5"])
+def test_an_address_that_others_can_reach_is_refused_as_there_is_no_key(address: str) -> None:
+    assert "has no key yet" in refused({"endpoints": {"main": {"address": address}}})
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1"])
+def test_loopback_is_accepted(address: str) -> None:
+    assert Settings.from_data({"endpoints": {"main": {"address": address}}}).endpoints["main"].address == address
+
+
+def test_a_slash_at_the_end_of_a_mirror_does_not_matter() -> None:
+    assert Settings.from_data({"cuda_mirror": "http://mirror/cuda/"}).cuda_mirror == "http://mirror/cuda"
+
+
+def test_all_gpus_are_those_that_are_there() -> None:
+    assert gpu_indices("all", 4) == (0, 1, 2, 3)
+    assert gpu_indices((1, 3), 4) == (1, 3)
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for model in (Connection, Settings, Endpoint):
+        for name, info in model.model_fields.items():
+            assert info.description, name
+            assert info.description.endswith("."), name
+
+
+def test_the_table_holds_every_setting_in_a_row_of_three() -> None:
+    rows = settings_table().splitlines()
+    for name in (*Connection.model_fields, *Settings.model_fields):
+        assert any(row.startswith(f"| `{name}` |") for row in rows), name
+    assert all(row.replace("\\|", "").count("|") == 4 for row in rows)
+    assert "| `address` | (required) |" in settings_table()
+    assert "`{nvidia_uvm: {uvm_disable_hmm: 1}}`" in settings_table()
