@@ -1,0 +1,162 @@
+"""The catalogue: the project's own recipes, and what a wrong one is told."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rigup.errors import InputError, RigupError
+from rigup.recipes import Catalogue, default_catalogue, load_catalogue
+
+CHECKPOINT = "id: tiny\nrepo: acme/tiny\nquantization: NVFP4\n"
+RECIPE = """\
+id: one
+title: One
+status: reported
+tool_calls: reliable
+evidence: [{source: a page, kind: verbatim, says: it works}]
+engine: {name: vllm}
+image: {tag: "vllm/vllm-openai:nightly"}
+checkpoint: tiny
+served_name: tiny
+gpus: 4
+vram_mib: 97000
+argv: [--trust-remote-code]
+"""
+
+
+def catalogue(directory: Path, recipe: str = RECIPE, checkpoint: str = CHECKPOINT) -> Catalogue:
+    (directory / "checkpoints").mkdir()
+    (directory / "one.yaml").write_text(recipe, encoding="utf-8")
+    (directory / "checkpoints" / "tiny.yaml").write_text(checkpoint, encoding="utf-8")
+    return load_catalogue(directory)
+
+
+def refused(directory: Path, recipe: str = RECIPE, checkpoint: str = CHECKPOINT) -> str:
+    with pytest.raises(InputError) as caught:
+        catalogue(directory, recipe, checkpoint)
+    return str(caught.value)
+
+
+def test_the_projects_own_catalogue_is_valid_and_has_the_default_recipe() -> None:
+    recipe = default_catalogue().recipe("vllm-nvfp4-cu130")
+    assert recipe.image.tag == "vllm/vllm-openai:cu130-nightly"
+    assert recipe.tool_calls == "reliable"
+    assert not any("speculative" in argument for argument in recipe.argv)
+    assert "--tool-call-parser=qwen3_coder" in recipe.argv
+
+
+def test_speculation_goes_by_the_name_that_is_not_deprecated() -> None:
+    for recipe in default_catalogue().recipes.values():
+        assert not any("qwen3_next_mtp" in argument for argument in recipe.argv)
+        assert not any("qwen35_coder" in argument for argument in recipe.argv)
+
+
+def test_the_projects_patches_hold_the_star_that_markdown_ate() -> None:
+    patterns = {
+        pattern for recipe in default_catalogue().recipes.values() for patch in recipe.patches for pattern in patch.add
+    }
+    assert patterns == {"model.language_model.layers.*.mlp.gate", "mtp.fc*"}
+
+
+def test_a_minimal_recipe_is_read(tmp_path: Path) -> None:
+    found = catalogue(tmp_path)
+    assert found.recipe("one").checkpoint == found.checkpoint("tiny").id
+    assert found.checkpoint("tiny").key == "acme/tiny@main"
+
+
+def test_an_unknown_recipe_names_the_near_ones(tmp_path: Path) -> None:
+    with pytest.raises(RigupError, match="did you mean vllm-nvfp4-cu130"):
+        default_catalogue().recipe("vllm-nvpf4-cu130")
+    with pytest.raises(RigupError, match="did you mean vllm-nvfp4-cu130-mtp1"):
+        default_catalogue().recipe("mtp")
+    with pytest.raises(RigupError, match="`rigup recipes` lists them"):
+        default_catalogue().recipe("zzz")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("gpus: 4", "gpu: 4", "one.yaml:10: gpu: unknown key: did you mean gpus?"),
+        ("gpus: 4", "gpus: 0", "one.yaml:10: gpus"),
+        ("id: one", "id: two", "one.yaml:1: id: is 'two' in a file named one.yaml"),
+        (
+            "checkpoint: tiny",
+            "checkpoint: tiyn",
+            "one.yaml:8: checkpoint: there is no checkpoint 'tiyn': did you mean tiny?",
+        ),
+        ("status: reported", "status: reportd", "one.yaml:3: status: must be 'current'"),
+        ("{name: vllm}", "{nam: vllm}", "one.yaml:6: engine.nam: unknown key: did you mean name?"),
+        (":nightly", "", "names no image with a tag"),
+        ('nightly"', 'nightly", digest: abc', "one.yaml:7: image.digest: 'abc' is no digest"),
+        ("[--trust-remote-code]", "--trust-remote-code", "one.yaml:12: argv"),
+        ("[--trust-remote-code]", "[--port=80]", "argv holds --port, which comes from the endpoint"),
+        ("[--trust-remote-code]", "[--host, 0.0.0.0]", "argv holds --host"),
+        ("[--trust-remote-code]", "[--max-model-len, 4096]", "argv[1]: must be text, and YAML reads 4096 as a number"),
+        ("evidence: [{source: a page, kind: verbatim, says: it works}]", "evidence: []", "one.yaml:5: evidence"),
+        ("says: it works", "sais: it works", "evidence[0].sais: unknown key: did you mean says?"),
+    ],
+)
+def test_wrong_recipes_are_refused_with_file_line_and_key(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert words in refused(tmp_path, RECIPE.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("addition", "words"),
+    [
+        ("env: {NCCL_P2P_LEVEL: '4'}\n", "a name: LOC, NVL, PIX, PXB, PHB, SYS"),
+        ("env: {NCCL_IB_DISABLE: 1}\n", "put it in quotes"),
+        ("env: {'A B': x}\n", "env"),
+        ('env: {A: "x\\ny"}\n', "env.A holds a line break"),
+        ("patches: [{target: quantization-ignore, add: [], why: x}]\n", "patches[0].add"),
+        ("patches: [{target: quantization-ignore, add: [model.layers..mlp.gate], why: x}]\n", "with the star"),
+        ("patches: [{target: quantization-ignore, add: [mlp.gate], why: x}]\n", "hits gate_up_proj"),
+        ("patches: [{target: config, add: [a], why: x}]\n", "patches[0].target"),
+        (
+            "patches: [{target: quantization-ignore, add: [a], why: x, when: {image_befor: 2026-01-01}}]\n",
+            "image_before?",
+        ),
+        ("patches: [{target: quantization-ignore, add: [a], why: x, when: {image_before: soon}}]\n", "image_before"),
+        ("ready: {path: health}\n", "ready.path"),
+    ],
+)
+def test_wrong_environments_and_patches_are_refused(tmp_path: Path, addition: str, words: str) -> None:
+    assert words in refused(tmp_path, RECIPE + addition)
+
+
+@pytest.mark.parametrize(
+    ("addition", "words"),
+    [
+        ("revision: main\n", "checkpoints/tiny.yaml:4: revision: 'main' is no commit: 40 hexadecimal digits"),
+        ("revison: main\n", "checkpoints/tiny.yaml:4: revison: unknown key: did you mean revision?"),
+        ("branch: 'a b'\n", "is no branch"),
+    ],
+)
+def test_wrong_checkpoints_are_refused(tmp_path: Path, addition: str, words: str) -> None:
+    assert words in refused(tmp_path, checkpoint=CHECKPOINT + addition)
+
+
+def test_the_findings_of_all_files_come_together(tmp_path: Path) -> None:
+    message = refused(tmp_path, RECIPE.replace("gpus: 4", "gpu: 4"), CHECKPOINT.replace("repo:", "rep:"))
+    assert {line.split(":")[0].split("/")[-1] for line in message.splitlines()} == {"one.yaml", "tiny.yaml"}
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no directory of recipes"):
+        load_catalogue(tmp_path / "recipes")
+
+
+def test_the_same_id_in_two_directories_is_refused(tmp_path: Path) -> None:
+    one, two = tmp_path / "a", tmp_path / "b"
+    one.mkdir()
+    two.mkdir()
+    catalogue(one)
+    (two / "one.yaml").write_text(RECIPE, encoding="utf-8")
+    with pytest.raises(InputError, match="'one' is there already"):
+        load_catalogue(one, two)
+
+
+def test_recipes_are_data_and_nothing_in_them_runs() -> None:
+    for path in (Path(__file__).parent.parent.parent / "recipes").rglob("*.yaml"):
+        # safe_load knows no tag that makes objects.
+        assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
