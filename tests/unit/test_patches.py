@@ -1,0 +1,118 @@
+"""Patches of the ignore list: idempotent, in order, either file optional."""
+
+import json
+from datetime import UTC, date, datetime, timedelta, timezone
+
+import pytest
+
+from rigup.errors import RigupError
+from rigup.patches import applies, patch_files
+from rigup.recipes import Patch, When
+
+GATE = "model.language_model.layers.*.mlp.gate"
+PATCH = Patch(target="quantization-ignore", add=(GATE,), why="x")
+DRAFTER = Patch(target="quantization-ignore", add=("mtp.fc*",), why="x")
+
+# The shape that ModelOpt exports, shortened.
+CONFIG = {
+    "architectures": ["Qwen3_5MoeForConditionalGeneration"],
+    "quantization_config": {
+        "config_groups": {"group_0": {"targets": ["Linear"]}},
+        "ignore": ["lm_head", "model.visual*", "mtp.layers.0*"],
+        "quant_algo": "NVFP4",
+        "quant_method": "modelopt",
+    },
+    "text_config": {"num_hidden_layers": 60},
+}
+QUANT = {
+    "producer": {"name": "modelopt"},
+    "quantization": {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]},
+}
+
+
+def files(**contents: object) -> dict[str, str]:
+    return {name.replace("__", "."): json.dumps(content) for name, content in contents.items()}
+
+
+def test_the_pattern_is_added_at_the_end_of_both_lists_and_nothing_else_changes() -> None:
+    patched = patch_files(files(config__json=CONFIG, hf_quant_config__json=QUANT), [PATCH])
+    config, quant = (json.loads(patched[name]) for name in ("config.json", "hf_quant_config.json"))
+    assert config["quantization_config"]["ignore"] == ["lm_head", "model.visual*", "mtp.layers.0*", GATE]
+    assert quant["quantization"]["exclude_modules"] == ["lm_head", GATE]
+    config["quantization_config"]["ignore"].pop()
+    quant["quantization"]["exclude_modules"].pop()
+    assert (config, quant) == (CONFIG, QUANT)
+    assert list(config) == list(CONFIG)
+
+
+def test_patching_what_is_patched_changes_nothing() -> None:
+    published = files(config__json=CONFIG, hf_quant_config__json=QUANT)
+    once = patch_files(published, [PATCH, DRAFTER])
+    assert patch_files({**published, **once}, [PATCH, DRAFTER]) == {}
+
+
+def test_only_the_file_that_lacks_the_pattern_is_given() -> None:
+    done = {**QUANT, "quantization": {**QUANT["quantization"], "exclude_modules": ["lm_head", GATE]}}  # type: ignore[dict-item]
+    assert set(patch_files(files(config__json=CONFIG, hf_quant_config__json=done), [PATCH])) == {"config.json"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "hf_quant_config.json"])
+def test_either_file_alone_is_enough(name: str) -> None:
+    published = {name: json.dumps(CONFIG if name == "config.json" else QUANT)}
+    assert set(patch_files(published, [PATCH])) == {name}
+
+
+def test_a_config_without_quantization_is_left_to_the_other_file() -> None:
+    plain = {"architectures": ["X"]}
+    assert set(patch_files(files(config__json=plain, hf_quant_config__json=QUANT), [PATCH])) == {"hf_quant_config.json"}
+
+
+def test_several_patches_keep_their_order_and_come_once() -> None:
+    patched = patch_files(files(hf_quant_config__json=QUANT), [DRAFTER, PATCH, DRAFTER])
+    modules = json.loads(patched["hf_quant_config.json"])["quantization"]["exclude_modules"]
+    assert modules == ["lm_head", "mtp.fc*", GATE]
+
+
+def test_a_missing_list_is_made() -> None:
+    bare = {"quantization_config": {"quant_algo": "NVFP4"}}
+    patched = patch_files(files(config__json=bare), [PATCH])
+    assert json.loads(patched["config.json"])["quantization_config"]["ignore"] == [GATE]
+
+
+def test_without_patches_nothing_is_asked_of_the_files() -> None:
+    assert patch_files({}, []) == {}
+
+
+@pytest.mark.parametrize("published", [{}, files(config__json={"a": 1}), {"tokenizer.json": "{}"}])
+def test_a_patch_that_has_nothing_to_act_on_is_an_error(published: dict[str, str]) -> None:
+    with pytest.raises(RigupError, match="neither config.json"):
+        patch_files(published, [PATCH])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is no JSON: line 1"),
+        ("[]", "holds no JSON object"),
+        ('{"quantization_config": []}', "has no list of names"),
+        ('{"quantization_config": {"ignore": "lm_head"}}', "has no list of names"),
+        ('{"quantization_config": {"ignore": [1]}}', "has no list of names"),
+    ],
+)
+def test_a_published_file_of_another_form_is_an_error(text: str, words: str) -> None:
+    with pytest.raises(RigupError, match=words):
+        patch_files({"config.json": text}, [PATCH])
+
+
+def test_text_beyond_ascii_stays_readable() -> None:
+    patched = patch_files(files(config__json={**CONFIG, "note": "Grüße 模型"}), [PATCH])
+    assert "Grüße 模型" in patched["config.json"]
+
+
+def test_a_patch_before_a_date_is_for_images_made_before_that_day_in_utc() -> None:
+    patch = PATCH.model_copy(update={"when": When(image_before=date(2026, 2, 24))})
+    assert applies(patch, datetime(2026, 2, 23, 23, 59, 59, tzinfo=UTC))
+    assert not applies(patch, datetime(2026, 2, 24, 0, 0, 0, tzinfo=UTC))
+    # 01:00 on the 24th in Tokyo is still the 23rd.
+    assert applies(patch, datetime(2026, 2, 24, 1, 0, 0, tzinfo=timezone(timedelta(hours=9))))
+    assert applies(PATCH, datetime(2030, 1, 1, tzinfo=UTC))
