@@ -259,7 +259,7 @@ def repositories(distro: str, settings: Settings) -> dict[str, Repository]:
     """The three repositories `cuda`, `docker` and `toolkit`, at the mirrors that the settings name."""
     known = _distro(distro)
     cuda = f"{settings.cuda_mirror}/{distro}/x86_64"
-    docker = f"{settings.docker_mirror}/linux/{known.family}"
+    docker = f"{settings.docker_mirror}/{known.family}"
     toolkit = settings.toolkit_mirror
     keyring = "/usr/share/keyrings/nvidia-container-toolkit-keyring.gpg"
     return {

@@ -256,7 +256,7 @@ class Settings(BaseModel):
     cuda_mirror: Url = Field(
         "https://developer.download.nvidia.com/compute/cuda/repos", description="Holds `debian13/x86_64/` and the like."
     )
-    docker_mirror: Url = Field("https://download.docker.com", description="Holds `linux/debian/` and `linux/ubuntu/`.")
+    docker_mirror: Url = Field("https://download.docker.com/linux", description="Holds `debian/` and `ubuntu/`.")
     toolkit_mirror: Url = Field(
         "https://nvidia.github.io/libnvidia-container", description="Holds `gpgkey` and `stable/deb/amd64/`."
     )

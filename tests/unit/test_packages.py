@@ -199,7 +199,7 @@ def test_headers_follow_the_installed_kernels_meta(distro: str, images: list[str
 
 def test_repositories_lie_at_the_mirrors() -> None:
     settings = Settings.from_data(
-        {"cuda_mirror": "http://m/cuda", "docker_mirror": "http://m/docker", "toolkit_mirror": "http://m/toolkit"}
+        {"cuda_mirror": "http://m/cuda", "docker_mirror": "http://m/docker/linux", "toolkit_mirror": "http://m/toolkit"}
     )
     found = repositories("ubuntu2404", settings)
     assert found["cuda"].index_url == "http://m/cuda/ubuntu2404/x86_64/Packages.gz"

@@ -85,7 +85,7 @@ def test_without_patches_nothing_is_asked_of_the_files() -> None:
 
 @pytest.mark.parametrize("published", [{}, files(config__json={"a": 1}), {"tokenizer.json": "{}"}])
 def test_a_patch_that_has_nothing_to_act_on_is_an_error(published: dict[str, str]) -> None:
-    with pytest.raises(RigupError, match="neither config.json"):
+    with pytest.raises(RigupError, match=r"neither config\.json"):
         patch_files(published, [PATCH])
 
 
