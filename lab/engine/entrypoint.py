@@ -1,0 +1,130 @@
+"""The `vllm` command of the lab's image: the real one, after what a CPU cannot do has been swapped.
+
+Every argument is judged by vLLM's own parser first. A wrong one ends as it ends anywhere: vLLM's message, exit code 2.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from argparse import Namespace
+from datetime import date
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .gpus import TooFewGpus, check_world_size, visible_gpus
+from .swaps import swap_arguments, swap_variables
+
+DATE_VARIABLE = "LAB_IMAGE_CREATED"
+
+
+def say(text: object) -> None:
+    """One line on standard output, at once, so that it stands before what vLLM logs next."""
+    print(text, flush=True)
+
+
+def fail(text: str) -> NoReturn:
+    """End as vLLM's API server does on an error: the message last, exit code 1."""
+    print(text, file=sys.stderr, flush=True)
+    raise SystemExit(1)
+
+
+def parse() -> Namespace:
+    """vLLM's verdict on the command line. Exits 2 with its message where it does not like it."""
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.logger import configure_logging_from_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    cli_env_setup()
+    parser = FlexibleArgumentParser(description="vLLM CLI")
+    serve = ServeSubcommand()
+    serve.subparser_init(parser.add_subparsers(required=False, dest="subparser"))
+    arguments = parser.parse_args()
+    configure_logging_from_args(arguments)
+    serve.validate(arguments)
+    # As ServeSubcommand.cmd does it first of all: the position wins over --model.
+    if getattr(arguments, "model_tag", None) is not None:
+        arguments.model = arguments.model_tag
+        arguments.model_tag = None
+    return arguments
+
+
+def world_size(arguments: Namespace) -> int:
+    """How many GPUs of this machine the arguments ask for."""
+    return int(arguments.tensor_parallel_size * arguments.pipeline_parallel_size * (arguments.data_parallel_size or 1))
+
+
+def prepare_model(arguments: Namespace) -> None:
+    """Check the checkpoint against its configuration, then have vLLM serve a copy without FP4. Exits 1 on a misfit."""
+    from . import weights
+
+    model = Path(arguments.model)
+    config_file = model / "config.json"
+    if not config_file.is_file():
+        return  # vLLM's own message is the right one
+    quantization = weights.nvfp4(json.loads(config_file.read_text()))
+    if quantization is None:
+        return
+    patterns = quantization.get("ignore", [])
+    say(f"lab: {config_file} asks for {quantization['quant_algo']} with {len(patterns)} ignore patterns")
+    for module in ("mlp.gate", "mtp.fc"):
+        found = [pattern for pattern in patterns if pattern.rstrip("*").endswith(module)]
+        say(f"lab: ignore patterns for {module}: {', '.join(found) if found else 'none'}")
+    made = date.fromisoformat(os.environ.get(DATE_VARIABLE, "9999-12-31")[:10])
+    speculation = arguments.speculative_config is not None or getattr(arguments, "spec_method", None) is not None
+    excluded = weights.vllm_matcher(quantization)
+    try:
+        weights.check_ignored(weights.read_headers(model), excluded, made, speculation=speculation)
+    except weights.Unloadable as error:
+        module, _, message = str(error).partition(": ")
+        fail(
+            f"(EngineCore pid={os.getpid()}) ERROR [core.py] EngineCore failed to start.\n"
+            f"(EngineCore pid={os.getpid()}) ERROR [core.py] {module}: {message}\n"
+            f"lab: this image was made on {made}; its vLLM reads {module} as packed FP4, "
+            "and no ignore pattern of config.json says otherwise\n"
+            "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+        )
+    target = Path(tempfile.mkdtemp(prefix="lab-model-"))
+    count = weights.lay_out(model, target)
+    say(f"lab: quantisation NVFP4 -> bfloat16, {count} weights, in {target} (no FP4 on a CPU)")
+    if arguments.served_model_name is None:
+        arguments.served_model_name = [arguments.model]
+    arguments.model = str(target)
+
+
+def fork_the_engine() -> None:
+    """Start the engine as a copy of this process: importing vLLM again would take it as long as it took this one."""
+    from vllm.v1.engine import utils
+
+    utils.get_mp_context = lambda: multiprocessing.get_context("fork")
+    say("lab: engine process spawn -> fork (no second import, for a quick start)")
+
+
+def serve() -> None:
+    """`vllm serve` with the command line as it is."""
+    variables = swap_variables(os.environ)
+    arguments = parse()
+    try:
+        check_world_size(world_size(arguments), visible_gpus())
+    except TooFewGpus as error:
+        fail(str(error))
+    swaps: list[Any] = [*variables, *swap_arguments(arguments)]
+    for swap in swaps:
+        say(swap)
+    prepare_model(arguments)
+    fork_the_engine()
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+
+    ServeSubcommand.cmd(arguments)
+
+
+def main() -> None:
+    """Serve through the lab's swaps; every other command of `vllm` runs as it is."""
+    if sys.argv[1:2] == ["serve"]:
+        serve()
+        return
+    from vllm.entrypoints.cli.main import main as real
+
+    real()

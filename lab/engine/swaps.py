@@ -1,0 +1,125 @@
+"""The arguments and variables that a machine without GPUs cannot follow, and what it does instead."""
+
+from argparse import Namespace
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One thing that was asked for and is done otherwise."""
+
+    what: str
+    asked: object
+    done: object
+    why: str
+
+    def __str__(self) -> str:
+        return f"lab: {self.what} {_shown(self.asked)} -> {_shown(self.done)} ({self.why})"
+
+
+def _shown(value: object) -> str:
+    return "default" if value is None else str(value)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    attribute: str
+    asked: Callable[[Any], bool]
+    done: object
+    why: str
+
+
+def _above_one(value: Any) -> bool:
+    return isinstance(value, int) and value > 1
+
+
+def _given(value: Any) -> bool:
+    return value is not None
+
+
+def _other_than(*allowed: object) -> Callable[[Any], bool]:
+    return lambda value: value is not None and str(value) not in allowed
+
+
+ONE_CPU = "one CPU"
+NO_FP = "no FP4 or FP8 on a CPU"
+NO_KERNEL = "a GPU's kernel"
+
+_RULES = (
+    *(
+        _Rule(f"{kind}_size", _above_one, 1, ONE_CPU)
+        for kind in (
+            "tensor_parallel",
+            "pipeline_parallel",
+            "data_parallel",
+            "data_parallel_local",
+            "decode_context_parallel",
+            "prefill_context_parallel",
+        )
+    ),
+    _Rule("data_parallel_size_local", _above_one, 1, ONE_CPU),
+    _Rule("enable_expert_parallel", bool, False, ONE_CPU),
+    _Rule("enable_eplb", bool, False, ONE_CPU),
+    _Rule("enable_dbo", bool, False, ONE_CPU),
+    _Rule("numa_bind", bool, False, ONE_CPU),
+    _Rule("device_ids", _given, None, ONE_CPU),
+    _Rule("distributed_executor_backend", _other_than("uni"), "uni", ONE_CPU),
+    _Rule("quantization", _given, None, NO_FP),
+    _Rule("kv_cache_dtype", _other_than("auto", "bfloat16"), "auto", NO_FP),
+    _Rule("attention_backend", _given, None, NO_KERNEL),
+    _Rule("mm_encoder_attn_backend", _given, None, NO_KERNEL),
+    _Rule("linear_backend", _other_than("auto"), "auto", NO_KERNEL),
+    _Rule("moe_backend", _other_than("auto"), "auto", NO_KERNEL),
+    _Rule("gdn_prefill_backend", _given, None, NO_KERNEL),
+    _Rule("kv_cache_memory_bytes", _given, None, "no GPU memory"),
+    _Rule("num_gpu_blocks_override", _given, None, "no GPU memory"),
+    _Rule("load_format", _other_than("auto", "safetensors"), "auto", "a GPU's loader"),
+    # Compiling takes two cores half a minute and more; one eager pass of four small layers takes none.
+    _Rule("enforce_eager", lambda value: not value, True, "no torch.compile, for a quick start"),
+)
+
+_VARIABLES = {
+    # One thread is enough for four small layers, and the engine is forked, which several OpenMP threads do not survive.
+    "OMP_NUM_THREADS": ("1", "small layers"),
+    "VLLM_CPU_KVCACHE_SPACE": ("1", "GiB of KV cache, instead of a share of GPU memory"),
+    "VLLM_ENABLE_V1_MULTIPROCESSING": ("0", "engine and worker in one process, for a quick start"),
+}
+
+_DROPPED = ("VLLM_ATTENTION_BACKEND", "VLLM_NVFP4_GEMM_BACKEND", "VLLM_WORKER_MULTIPROC_METHOD")
+
+
+def swap_variables(environment: MutableMapping[str, str]) -> list[Swap]:
+    """Change the environment before vLLM is imported; returns what was changed."""
+    swaps = []
+    for name, (value, why) in _VARIABLES.items():
+        if environment.get(name) != value:
+            swaps.append(Swap(name, environment.get(name), value, why))
+            environment[name] = value
+    for name in sorted(environment):
+        if name in _DROPPED or (name.startswith("VLLM_") and "FLASHINFER" in name):
+            swaps.append(Swap(name, environment.pop(name), None, NO_KERNEL))
+    return swaps
+
+
+def swap_arguments(arguments: Namespace) -> list[Swap]:
+    """Change parsed arguments of `vllm serve`; returns what was changed."""
+    swaps = []
+    for rule in _RULES:
+        asked = getattr(arguments, rule.attribute, None)
+        if hasattr(arguments, rule.attribute) and rule.asked(asked) and asked != rule.done:
+            setattr(arguments, rule.attribute, rule.done)
+            # Nobody asked for the default that a rule replaces: say so only where it changes what runs.
+            swaps.append(Swap("--" + rule.attribute.replace("_", "-"), asked, rule.done, rule.why))
+    attention = getattr(arguments, "attention_config", None)
+    if attention is not None and _has_values(attention):
+        arguments.attention_config = type(attention)()
+        swaps.append(Swap("--attention-config", attention, None, NO_KERNEL))
+    return swaps
+
+
+def _has_values(config: Any) -> bool:
+    values = config if isinstance(config, dict) else vars(config)
+    default = {} if isinstance(config, dict) else vars(type(config)())
+    return bool(values != default)

@@ -1,0 +1,64 @@
+"""The bottom layer: a minimal Debian 12 with Python 3.11, as an archive without device nodes."""
+
+import hashlib
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from lab.settings import CACHE
+
+SUITE = "bookworm"
+PACKAGES = ("libnuma1", "libstdc++6", "python3")
+"""What vLLM's and torch's libraries are linked against, and the interpreter of their wheels."""
+
+EPOCH = 1771545600
+"""2026-02-20 00:00 UTC, the time of everything in the image."""
+
+_LEFT_OUT = ("dev/", "var/cache/apt/", "var/lib/apt/lists/", "var/log/")
+
+
+def key() -> str:
+    """Names the archive that `build` makes."""
+    return hashlib.sha256(repr((SUITE, PACKAGES, EPOCH, _LEFT_OUT)).encode()).hexdigest()[:16]
+
+
+def build() -> Path:
+    """The layer's archive; made first, from Debian's packages, if the cache does not have it."""
+    archive = CACHE / "image" / f"base-{key()}.tar"
+    if archive.exists():
+        return archive
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=archive.parent) as beside:
+        raw = Path(beside) / "raw.tar"
+        documentation = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
+        subprocess.run(
+            [
+                "mmdebstrap",
+                "--quiet",
+                "--variant=minbase",
+                f"--include={','.join(PACKAGES)}",
+                *documentation,
+                SUITE,
+                raw,
+            ],
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
+        made = Path(beside) / "layer.tar"
+        _rewrite(raw, made)
+        made.rename(archive)
+    return archive
+
+
+def _rewrite(raw: Path, target: Path) -> None:
+    with tarfile.open(raw) as source, tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as layer:
+        for member in source:
+            member.name = member.name.removeprefix("./").removeprefix(".")
+            if not member.name or member.name.startswith(_LEFT_OUT):
+                continue
+            if member.islnk():
+                member.linkname = member.linkname.removeprefix("./")
+            member.mtime = EPOCH
+            member.pax_headers = {}
+            layer.addfile(member, source.extractfile(member) if member.isreg() else None)

@@ -1,0 +1,84 @@
+"""Talks to a container registry: the few requests of the distribution protocol that pushing an image takes."""
+
+import http.client
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+from lab.registry.layers import Blob
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+
+
+class RegistryError(Exception):
+    """The registry answered otherwise than the protocol has it."""
+
+
+class Registry:
+    """A registry reached over plain HTTP. Every method raises OSError when it does not answer."""
+
+    def __init__(self, url: str, timeout: float = 120.0) -> None:
+        self._address = urlsplit(url).netloc
+        self._timeout = timeout
+
+    @contextmanager
+    def _ask(
+        self, method: str, path: str, body: bytes | BinaryIO | None = None, headers: Mapping[str, str] | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        with closing(http.client.HTTPConnection(self._address, timeout=self._timeout)) as connection:
+            connection.request(method, path, body=body, headers=dict(headers or {}))
+            yield connection.getresponse()
+
+    def answers(self) -> bool:
+        """Whether a registry is there."""
+        with self._ask("GET", "/v2/") as answer:
+            return answer.status == 200
+
+    def has_blob(self, name: str, blob: Blob) -> bool:
+        """Whether the repository `name` holds the blob."""
+        with self._ask("HEAD", f"/v2/{name}/blobs/{blob.digest}") as answer:
+            return answer.status == 200
+
+    def manifest_digest(self, name: str, reference: str) -> str | None:
+        """The digest of what a tag names; None where there is no such tag."""
+        accept = {"Accept": f"{INDEX_TYPE}, {MANIFEST_TYPE}"}
+        with self._ask("HEAD", f"/v2/{name}/manifests/{reference}", headers=accept) as answer:
+            return answer.headers["Docker-Content-Digest"] if answer.status == 200 else None
+
+    def push_blob(self, name: str, blob: Blob, content: Path | bytes) -> None:
+        """Upload a blob in one piece; does nothing where it is there already."""
+        if self.has_blob(name, blob):
+            return
+        with self._ask("POST", f"/v2/{name}/blobs/uploads/") as answer:
+            if answer.status != 202:
+                raise RegistryError(f"starting an upload to {name} was answered {answer.status}: {_text(answer)}")
+            location = urlsplit(answer.headers["Location"])
+        separator = "&" if location.query else "?"
+        path = f"{location.path}{'?' if location.query else ''}{location.query}{separator}digest={blob.digest}"
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
+        if isinstance(content, bytes):
+            self._put(path, content, headers)
+        else:
+            with content.open("rb") as stream:
+                self._put(path, stream, headers)
+
+    def push_manifest(self, name: str, reference: str, media_type: str, content: bytes) -> None:
+        """Store a manifest or index under a tag or its digest."""
+        self._put(f"/v2/{name}/manifests/{reference}", content, {"Content-Type": media_type})
+
+    def _put(self, path: str, body: bytes | BinaryIO, headers: Mapping[str, str]) -> None:
+        with self._ask("PUT", path, body, headers) as answer:
+            if answer.status != 201:
+                raise RegistryError(f"PUT {path.partition('?')[0]} was answered {answer.status}: {_text(answer)}")
+
+
+def _text(answer: http.client.HTTPResponse) -> str:
+    body = answer.read(2000).decode(errors="replace")
+    try:
+        return "; ".join(str(error["message"]) for error in json.loads(body)["errors"])
+    except (ValueError, KeyError, TypeError):
+        return body

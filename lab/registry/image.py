@@ -1,0 +1,136 @@
+"""Puts `vllm/vllm-openai:cu130-nightly` together from its three layers and pushes what the registry lacks."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lab.registry import base, tree
+from lab.registry.client import INDEX_TYPE, MANIFEST_TYPE, Registry
+from lab.registry.layers import LAYER_TYPE, Blob, of_bytes, of_file, write_files, write_tree
+from lab.settings import CACHE
+
+NAME = "vllm/vllm-openai"
+TAG = "cu130-nightly"
+CREATED = "2026-02-20T00:00:00Z"
+"""A nightly of the days in which the checkpoint appeared: before vLLM learned to leave its routers alone."""
+CUDA_VERSION = "13.0.1"
+
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+ENGINE = Path(__file__).parents[1] / "engine"
+
+_COMMAND = b"""#!/usr/bin/python3
+from lab_engine.entrypoint import main
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def _engine_files() -> dict[str, tuple[bytes, int]]:
+    modules = {f"{tree.PLACE}/lab_engine/{path.name}": (path.read_bytes(), 0o644) for path in ENGINE.glob("*.py")}
+    return {"usr/local/bin/vllm": (_COMMAND, 0o755), **modules}
+
+
+def config(layers: list[Blob]) -> dict[str, Any]:
+    """The image's configuration. The layers are not compressed, so their digests are those of their content."""
+    environment = {
+        "PATH": "/usr/local/cuda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "CUDA_VERSION": CUDA_VERSION,
+        "NVIDIA_VISIBLE_DEVICES": "all",
+        "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
+        "VLLM_USAGE_SOURCE": "production-docker-image",
+        "VLLM_NO_USAGE_STATS": "1",
+        "LAB_IMAGE_CREATED": CREATED,
+    }
+    return {
+        "created": CREATED,
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {
+            "Env": [f"{name}={value}" for name, value in environment.items()],
+            "Entrypoint": ["vllm", "serve"],
+            "WorkingDir": "/vllm-workspace",
+            "Labels": {"org.opencontainers.image.title": "vLLM for CPUs in rigup's lab"},
+        },
+        "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
+        "history": [
+            {"created": CREATED, "created_by": what} for what in ("Debian with Python", "vLLM", "the lab's entry point")
+        ],
+    }
+
+
+def _text(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":"), sort_keys=True).encode()
+
+
+def _layer(registry: Registry, layer_key: str, write: Callable[[Path], None]) -> Blob:
+    """The layer as the registry holds it; written and pushed where it does not. Its archive is not kept."""
+    record = CACHE / "image" / f"layer-{layer_key}.json"
+    if record.exists():
+        blob = Blob(**json.loads(record.read_text()))
+        if registry.has_blob(NAME, blob):
+            return blob
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=record.parent) as beside:
+        archive = Path(beside) / "layer.tar"
+        write(archive)
+        blob = of_file(archive)
+        registry.push_blob(NAME, blob, archive)
+        written = Path(beside) / "record"
+        written.write_text(json.dumps({"digest": blob.digest, "size": blob.size}))
+        written.rename(record)
+    return blob
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _layers(registry: Registry) -> list[Blob]:
+    def vllm(target: Path) -> None:
+        write_tree(tree.build(), tree.PLACE, target)
+
+    def debian(target: Path) -> None:
+        target.hardlink_to(base.build())
+
+    # vLLM first: its tree takes longest, and brings Debian's archive along.
+    middle = _layer(registry, f"vllm-{tree.key()}", vllm)
+    bottom = _layer(registry, f"base-{base.key()}", debian)
+    files = _engine_files()
+    top = _layer(registry, f"engine-{_key(files)}", lambda target: write_files(files, target))
+    return [bottom, middle, top]
+
+
+def push(registry: Registry) -> str:
+    """Make the registry serve the image of the present sources under its tag; returns the digest of its index.
+
+    Builds only what is neither in the registry nor in the cache. Raises lab.service.ServiceError where a part cannot
+    be made and RegistryError where the registry refuses one.
+    """
+    layers = _layers(registry)
+    content = _text(config(layers))
+    manifest = _text(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": of_bytes(content).descriptor(CONFIG_TYPE),
+            "layers": [layer.descriptor(LAYER_TYPE) for layer in layers],
+        }
+    )
+    platform = {"platform": {"architecture": "amd64", "os": "linux"}}
+    index = _text(
+        {
+            "schemaVersion": 2,
+            "mediaType": INDEX_TYPE,
+            "manifests": [of_bytes(manifest).descriptor(MANIFEST_TYPE) | platform],
+        }
+    )
+    digest = of_bytes(index).digest
+    if registry.manifest_digest(NAME, TAG) != digest:
+        registry.push_blob(NAME, of_bytes(content), content)
+        registry.push_manifest(NAME, of_bytes(manifest).digest, MANIFEST_TYPE, manifest)
+        registry.push_manifest(NAME, TAG, INDEX_TYPE, index)
+    return digest
