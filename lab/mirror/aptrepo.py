@@ -1,0 +1,88 @@
+"""Signed apt repositories, flat (NVIDIA's layout) or with `dists/` and `pool/` (Docker's)."""
+
+import gzip
+import hashlib
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from pathlib import Path
+
+from lab.mirror import debfile
+from lab.mirror.debfile import Package
+from lab.mirror.keys import Key, sign
+
+_HASHES = {"MD5Sum": hashlib.md5, "SHA1": hashlib.sha1, "SHA256": hashlib.sha256}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A package in a repository: its stanza is the control file's, with where it lies and its hashes."""
+
+    control: str
+    path: Path
+
+
+def _stanza(entry: Entry, root: Path, prefix: str) -> str:
+    content = entry.path.read_bytes()
+    relative = entry.path.relative_to(root)
+    description = entry.control.index("Description:")
+    middle = (
+        f"Filename: {prefix}{relative}\n"
+        f"Size: {len(content)}\n"
+        f"MD5sum: {hashlib.md5(content).hexdigest()}\n"
+        f"SHA256: {hashlib.sha256(content).hexdigest()}\n"
+    )
+    return entry.control[:description] + middle + entry.control[description:]
+
+
+def _write_index(entries: Iterable[Entry], root: Path, directory: Path, prefix: str) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    text = "\n".join(_stanza(entry, root, prefix) for entry in entries).encode()
+    (directory / "Packages").write_bytes(text)
+    (directory / "Packages.gz").write_bytes(gzip.compress(text, mtime=0))
+
+
+def _write_release(directory: Path, fields: Mapping[str, str], key: Key) -> None:
+    indexes = sorted(path for path in directory.rglob("Packages*") if path.is_file())
+    lines = [f"{name}: {value}" for name, value in fields.items()]
+    lines.append(f"Date: {formatdate(usegmt=True)}")
+    for title, algorithm in _HASHES.items():
+        lines.append(f"{title}:")
+        for path in indexes:
+            content = path.read_bytes()
+            lines.append(f" {algorithm(content).hexdigest()} {len(content):>16} {path.relative_to(directory)}")
+    release = directory / "Release"
+    release.write_text("\n".join(lines) + "\n")
+    sign(key, release)
+
+
+def write_flat(directory: Path, packages: Iterable[Package], fields: Mapping[str, str], key: Key) -> None:
+    """Write a flat repository: packages, indexes and the signed Release beside each other."""
+    entries = [Entry(package.control(), debfile.write(package, directory)) for package in packages]
+    _write_index(entries, directory, directory, "./")
+    _write_release(directory, fields, key)
+
+
+def write_flat_of_files(directory: Path, debs: Iterable[Path], fields: Mapping[str, str], key: Key) -> None:
+    """Write the indexes and the signed Release of a flat repository for `.deb` files that lie in it already."""
+    entries = [Entry(_control_of(path), path) for path in debs]
+    _write_index(entries, directory, directory, "./")
+    _write_release(directory, fields, key)
+
+
+def _control_of(deb: Path) -> str:
+    text = subprocess.run(["dpkg-deb", "--field", str(deb)], check=True, capture_output=True, text=True).stdout
+    return text.rstrip("\n") + "\n"
+
+
+def write_suite(
+    root: Path, codename: str, component: str, packages: Iterable[Package], fields: Mapping[str, str], key: Key
+) -> None:
+    """Write one suite below `dists/`, for amd64, with its packages in `dists/SUITE/pool/` as Docker has them."""
+    suite = root / "dists" / codename
+    pool = suite / "pool" / component / "amd64"
+    entries = [Entry(package.control(), debfile.write(package, pool)) for package in packages]
+    _write_index(entries, root, suite / component / "binary-amd64", "")
+    named = {"Suite": codename, "Codename": codename, "Architectures": "amd64", "Components": component}
+    _write_release(suite, {**fields, **named}, key)

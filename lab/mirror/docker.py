@@ -1,0 +1,264 @@
+"""Docker's apt repository with Debian's real binaries under Docker's names, paths and dependencies.
+
+Docker's own repository cannot be had in an air gap; Debian builds the same sources. For each distribution the newest
+build is taken whose C library is old enough for it, so Debian 12 gets a current Docker too.
+"""
+
+import lzma
+import re
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from debian.debian_support import Version
+
+from lab.mirror.debfile import File, Package
+from lab.mirror.parts import script, standin, text_of, unit, unit_scripts
+from lab.mirror.passthrough import Cache, UpstreamError
+from lab.mirror.problem import MirrorError
+
+SUITES = ("forky", "trixie", "bookworm")
+"""Debian releases to take binaries from, newest first."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """One of Docker's suites: where it lies, how its versions end, and the C library it has."""
+
+    name: str
+    codename: str
+    version_suffix: str
+    libc: str
+
+
+DISTRIBUTIONS = (
+    Distribution("debian", "bookworm", "debian.12~bookworm", "2.36"),
+    Distribution("debian", "trixie", "debian.13~trixie", "2.41"),
+    Distribution("ubuntu", "noble", "ubuntu.24.04~noble", "2.39"),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A package of Debian's archive."""
+
+    name: str
+    version: str
+    depends: str
+    filename: str
+
+    @property
+    def upstream(self) -> str:
+        """The version without what Debian added: 28.5.2 for 28.5.2+dfsg4-5."""
+        match = re.match(r"[\d.]*\d", self.version.partition(":")[2] or self.version)
+        return match[0] if match else self.version
+
+    @property
+    def libc(self) -> Version:
+        """The oldest C library it runs with."""
+        match = re.search(r"libc6 \(>= ([^)]+)\)", self.depends)
+        return Version(match[1] if match else "0")
+
+
+def parse_packages(text: str, wanted: set[str]) -> dict[str, Source]:
+    """The wanted packages of a Packages index."""
+    found = {}
+    for stanza in text.split("\n\n"):
+        name = stanza.partition("\n")[0].removeprefix("Package: ")
+        if name in wanted:
+            fields = dict(re.findall(r"^(Version|Depends|Filename): (.*)$", stanza, re.MULTILINE))
+            found[name] = Source(name, fields["Version"], fields.get("Depends", ""), fields["Filename"])
+    return found
+
+
+_WANTED = {"docker.io", "docker-cli", "containerd", "runc", "docker-buildx", "docker-compose", "tini-static", "dkms"}
+
+
+class Archive:
+    """Debian's archive, as far as the lab repacks it."""
+
+    def __init__(self, base: str, cache: Cache) -> None:
+        self._base = base
+        self._cache = cache
+        self._suites: dict[str, dict[str, Source]] = {}
+        self._contents: dict[str, dict[str, File]] = {}
+
+    def _suite(self, name: str) -> dict[str, Source]:
+        if name not in self._suites:
+            path = f"dists/{name}/main/binary-amd64/Packages.xz"
+            try:
+                index = self._cache.get(f"debian/{path}", f"{self._base}/{path}", 3600).wait()
+            except UpstreamError as error:
+                raise MirrorError(f"Debian's index for {name} cannot be had: {error}") from error
+            self._suites[name] = parse_packages(lzma.decompress(index.read_bytes()).decode(), _WANTED)
+        return self._suites[name]
+
+    def newest(self, name: str, libc: str) -> Source:
+        """The newest build of a package that runs with that C library. Raises MirrorError when there is none."""
+        for suite in SUITES:
+            source = self._suite(suite).get(name)
+            if source is not None and source.libc <= Version(libc):
+                return source
+        raise MirrorError(f"No Debian release has a {name} that runs with C library {libc}")
+
+    def files(self, source: Source) -> dict[str, File]:
+        """The files of a package by path, fetched unless the cache has it. Raises MirrorError when it cannot be had."""
+        if source.filename not in self._contents:
+            try:
+                deb = self._cache.get(f"debian/{source.filename}", f"{self._base}/{source.filename}", None).wait()
+            except UpstreamError as error:
+                raise MirrorError(f"{source.name} cannot be had: {error}") from error
+            self._contents[source.filename] = {file.path: file for file in _contents(deb)}
+        return self._contents[source.filename]
+
+
+def _contents(deb: Path) -> Iterator[File]:
+    archive = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(deb)], check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=BytesIO(archive)) as tar:
+        for member in tar:
+            path = member.name.removeprefix("./")
+            if member.issym():
+                yield File(path, link=member.linkname)
+            elif member.isfile() and (content := tar.extractfile(member)) is not None:
+                yield File(path, content.read(), member.mode & 0o777)
+
+
+def _depends(source: Source, *more: str) -> str:
+    """The libraries a build needs, and what Docker's package asks for besides."""
+    libraries = [entry for entry in source.depends.split(", ") if entry.startswith("lib")]
+    return ", ".join([*libraries, *more])
+
+
+def _program(archive: Archive, source: Source, old: str, new: str) -> File:
+    if (file := archive.files(source).get(old)) is None:
+        raise MirrorError(f"Debian's {source.name} {source.version} has no /{old} any more")
+    return File(new, file.content, 0o755)
+
+
+_PLUGINS = "usr/libexec/docker/cli-plugins"
+
+
+def packages(archive: Archive, distribution: Distribution) -> list[Package]:
+    """Docker's packages for one distribution. Raises MirrorError when Debian's archive cannot be had."""
+
+    def newest(name: str) -> Source:
+        return archive.newest(name, distribution.libc)
+
+    def version(source: Source, epoch: str = "5:") -> str:
+        return f"{epoch}{source.upstream}-1~{distribution.version_suffix}"
+
+    def pick(source: Source) -> Callable[[str, str], File]:
+        return lambda old, new: _program(archive, source, old, new)
+
+    engine, cli, containerd, runc = (newest(name) for name in ("docker.io", "docker-cli", "containerd", "runc"))
+    buildx, compose, tini = (newest(name) for name in ("docker-buildx", "docker-compose", "tini-static"))
+
+    def package(
+        name: str,
+        source: Source,
+        summary: str,
+        relations: dict[str, str],
+        files: list[File],
+        scripts: dict[str, str],
+        epoch: str = "5:",
+    ) -> Package:
+        text = f"{summary} (Debian's {source.name} {source.version}, repacked by the lab)"
+        return Package(name, version(source, epoch), text, "amd64", "admin", "", relations, tuple(files), scripts)
+
+    group = text_of("maintainer/group.postinst", GROUP="docker")
+    units = ["docker.socket", "docker.service"]
+    return [
+        package(
+            "docker-ce",
+            engine,
+            "Docker: the open-source application container engine",
+            {
+                "Depends": _depends(engine, "containerd.io (>= 1.7.24)", "docker-ce-cli", "iptables", "passwd"),
+                "Recommends": "apparmor, ca-certificates, docker-buildx-plugin, docker-compose-plugin, git, xz-utils",
+                "Conflicts": "docker, docker-engine, docker.io",
+                "Replaces": "docker-engine",
+            },
+            [
+                pick(engine)("usr/sbin/dockerd", "usr/bin/dockerd"),
+                pick(engine)("usr/sbin/docker-proxy", "usr/bin/docker-proxy"),
+                pick(tini)("usr/bin/tini-static", "usr/bin/docker-init"),
+                *(unit(name) for name in units),
+            ],
+            unit_scripts(units, [group]),
+        ),
+        package(
+            "docker-ce-cli",
+            cli,
+            "Docker CLI: the open-source application container engine",
+            {
+                "Depends": _depends(cli),
+                "Recommends": "docker-buildx-plugin, docker-compose-plugin",
+                "Conflicts": "docker, docker-engine, docker-engine-cs, docker.io, docker-cli",
+                "Breaks": "docker-engine (<< 5:0), docker.io",
+                "Replaces": "docker-engine (<< 5:0), docker.io",
+            },
+            [pick(cli)("usr/bin/docker", "usr/bin/docker")],
+            {},
+        ),
+        package(
+            "containerd.io",
+            containerd,
+            f"An open and reliable container runtime, with Debian's runc {runc.version}",
+            {
+                "Depends": ", ".join(sorted({*_depends(containerd).split(", "), *_depends(runc).split(", ")})),
+                "Provides": "containerd, runc",
+                "Conflicts": "containerd, runc",
+                "Replaces": "containerd, runc",
+            },
+            [
+                *(
+                    pick(containerd)(f"usr/bin/{name}", f"usr/bin/{name}")
+                    for name in ("containerd", "containerd-shim-runc-v2", "ctr")
+                ),
+                pick(runc)("usr/sbin/runc", "usr/bin/runc"),
+                standin("etc/containerd/config.toml", "etc/containerd.toml"),
+                unit("containerd.service"),
+            ],
+            unit_scripts(["containerd.service"]),
+            epoch="",
+        ),
+        package(
+            "docker-buildx-plugin",
+            buildx,
+            "Docker Buildx plugin for the Docker CLI",
+            {"Depends": _depends(buildx), "Enhances": "docker-ce-cli", "Conflicts": "docker-buildx"},
+            [pick(buildx)(f"{_PLUGINS}/docker-buildx", f"{_PLUGINS}/docker-buildx")],
+            {},
+            epoch="",
+        ),
+        package(
+            "docker-compose-plugin",
+            compose,
+            "Docker Compose (V2) plugin for the Docker CLI",
+            {"Depends": _depends(compose), "Conflicts": "docker-compose-v2"},
+            [pick(compose)(f"{_PLUGINS}/docker-compose", f"{_PLUGINS}/docker-compose")],
+            {},
+            epoch="",
+        ),
+    ]
+
+
+def dkms(archive: Archive) -> Package:
+    """NVIDIA's `dkms`: Debian's real one under NVIDIA's version, without the compiler that the lab never uses."""
+    source = archive.newest("dkms", "2.36")
+    kept = ("usr/sbin/", "usr/lib/dkms/", "etc/")
+    files = tuple(file for path, file in archive.files(source).items() if path.startswith(kept))
+    return Package(
+        "dkms",
+        "1:3.4.0-1",
+        f"Dynamic Kernel Module System (DKMS) (Debian's {source.version}, repacked by the lab)",
+        "all",
+        "kernel",
+        "dkms",
+        {"Depends": "kmod, make, patch", "Recommends": "fakeroot, sudo"},
+        files,
+        {"postinst": script("mkdir -p /var/lib/dkms")},
+    )

@@ -1,0 +1,86 @@
+"""The keys that sign the lab's apt repositories, made once with gpg and kept in the lab's cache."""
+
+import contextlib
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.mirror.problem import MirrorError
+
+
+@dataclass(frozen=True)
+class Key:
+    """A signing key: its fingerprint and its files."""
+
+    fingerprint: str
+    directory: Path
+
+    @property
+    def armoured(self) -> Path:
+        """The public key as text, as Docker and the container toolkit publish theirs."""
+        return self.directory / "public.asc"
+
+    @property
+    def keyring(self) -> Path:
+        """The public key as a binary keyring, as the cuda-keyring package installs it."""
+        return self.directory / "public.gpg"
+
+    @property
+    def secret(self) -> Path:
+        """The private key as text, readable by its owner alone."""
+        return self.directory / "secret.asc"
+
+
+def _gpg(home: Path, *arguments: str) -> bytes:
+    command = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--no-tty", "--pinentry-mode", "loopback"]
+    command += ["--passphrase", "", "--digest-algo", "SHA512", "--cert-digest-algo", "SHA512", *arguments]
+    try:
+        return subprocess.run(command, check=True, capture_output=True).stdout
+    except FileNotFoundError as error:
+        raise MirrorError("The lab's mirror signs its repositories with gpg: apt-get install gnupg") from error
+    except subprocess.CalledProcessError as error:
+        raise MirrorError(f"gpg failed: {error.stderr.decode(errors='replace').strip()}") from error
+
+
+@contextlib.contextmanager
+def _home() -> Iterator[Path]:
+    # A short path of its own: gpg-agent's socket lies in it and such paths may have 107 bytes (unix(7)).
+    with tempfile.TemporaryDirectory(prefix="rigup-gpg-", dir="/tmp") as name:
+        home = Path(name)
+        try:
+            yield home
+        finally:
+            subprocess.run(["gpgconf", "--homedir", name, "--kill", "gpg-agent"], check=False, capture_output=True)
+
+
+def ensure(name: str, owner: str, directory: Path) -> Key:
+    """The key of this name below `directory`, made now if there is none. Raises MirrorError when gpg cannot."""
+    place = directory / name
+    record = place / "fingerprint"
+    if record.exists():
+        return Key(record.read_text().strip(), place)
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _home() as home:
+        _gpg(home, "--quick-generate-key", owner, "ed25519", "sign", "never")
+        listing = _gpg(home, "--with-colons", "--list-keys").decode()
+        fingerprint = next(line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr:"))
+        key = Key(fingerprint, place)
+        key.secret.touch(mode=0o600)
+        key.secret.write_bytes(_gpg(home, "--armor", "--export-secret-keys"))
+        key.armoured.write_bytes(_gpg(home, "--armor", "--export"))
+        key.keyring.write_bytes(_gpg(home, "--export"))
+    # Last: only a complete key has a fingerprint.
+    record.write_text(f"{fingerprint}\n")
+    return key
+
+
+def sign(key: Key, release: Path) -> None:
+    """Write `InRelease` and `Release.gpg` beside an apt repository's Release file."""
+    with _home() as home:
+        _gpg(home, "--import", str(key.secret))
+        user = ("--local-user", key.fingerprint, "--yes")
+        _gpg(home, *user, "--output", str(release.with_name("InRelease")), "--clearsign", str(release))
+        detached = str(release.with_name("Release.gpg"))
+        _gpg(home, *user, "--output", detached, "--armor", "--detach-sign", str(release))

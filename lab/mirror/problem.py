@@ -1,0 +1,5 @@
+"""What goes wrong in the lab's mirror, said to the person at the keyboard."""
+
+
+class MirrorError(Exception):
+    """The mirror cannot be built or started; the message says why and what to do."""

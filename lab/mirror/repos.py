@@ -1,0 +1,137 @@
+"""The lab's own repositories: built when their inputs changed, kept in the cache, laid out for the server."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from lab import kernel_packages
+from lab.mirror import aptrepo, docker, keys, nvidia, toolkit
+from lab.mirror.docker import Archive
+from lab.mirror.keys import Key
+from lab.settings import KVER
+
+_CODE = Path(__file__).parent
+_STANDINS = _CODE.parent / "standins"
+_SHARED = ("aptrepo.py", "debfile.py", "keys.py", "parts.py", "repos.py")
+
+Say = Callable[[str], None]
+
+
+def _fingerprint(paths: Iterable[Path], *more: str) -> str:
+    """A short hash of files (directories with all that is in them) and words."""
+    digest = hashlib.sha256("\0".join(more).encode())
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+class Repositories:
+    """Builds what is missing below `cache` and links it below `www`; `say` gets a line for what takes time."""
+
+    def __init__(self, cache: Path, www: Path, archive: Archive, say: Say) -> None:
+        self._built = cache / "repositories"
+        self._keys = cache / "keys"
+        self._www = www
+        self._archive = archive
+        self._say = say
+
+    def build(self) -> None:
+        """Build and publish all of them. Raises MirrorError with what is missing and what to do about it."""
+        self._www.mkdir(parents=True, exist_ok=True)
+        cuda = keys.ensure("cuda", "lab stand-in for cudatools <cudatools@rigup.invalid>", self._keys)
+        cuda_debian13 = keys.ensure("cuda-debian13", "lab stand-in for cudatools <cudatools@rigup.invalid>", self._keys)
+        docker_key = keys.ensure(
+            "docker", "lab stand-in for Docker Release (CE deb) <docker@rigup.invalid>", self._keys
+        )
+        toolkit_key = keys.ensure("toolkit", "lab stand-in for NVIDIA CORPORATION <toolkit@rigup.invalid>", self._keys)
+        kernel_key = keys.ensure("kernel", "rigup lab kernel packages <lab@rigup.invalid>", self._keys)
+        for distro in nvidia.BRANCHES:
+            key = cuda_debian13 if distro == "debian13" else cuda
+            self._publish(f"cuda/{distro}", "nvidia.py docker.py", [key], self._cuda(distro, key))
+        self._publish("libnvidia-container", "toolkit.py", [toolkit_key], self._toolkit(toolkit_key))
+        self._publish("docker", "docker.py", [docker_key], self._docker(docker_key))
+        kernel_code = [Path(kernel_packages.__file__), kernel_packages.SCRIPTS]
+        self._publish("kernel", "", [kernel_key], self._kernel(kernel_key), kernel_code, KVER)
+
+    def _publish(
+        self,
+        name: str,
+        code: str,
+        signers: list[Key],
+        write: Callable[[Path], None],
+        more_code: Iterable[Path] = (),
+        *words: str,
+    ) -> None:
+        """Build a repository with `write`, unless one from the same inputs is there, and link it below www."""
+        inputs = [_CODE / file for file in (*_SHARED, *code.split())]
+        inputs += [_STANDINS, _CODE.parent / "kernel_module.py", *more_code]
+        stamp = _fingerprint(inputs, *(key.fingerprint for key in signers), *words)
+        place = self._built / f"{name.replace('/', '-')}-{stamp}"
+        if not place.is_dir():
+            self._say(f"mirror: building {name}")
+            self._built.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=self._built))
+            try:
+                write(scratch)
+                scratch.chmod(0o755)
+                scratch.replace(place)
+            except BaseException:
+                shutil.rmtree(scratch)
+                raise
+        link = self._www / name
+        before = link.resolve() if link.is_symlink() else None
+        if before == place.resolve():
+            return
+        link.parent.mkdir(parents=True, exist_ok=True)
+        beside = link.with_name(f".{link.name}.new")
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(os.path.abspath(place))
+        beside.replace(link)
+
+    def _cuda(self, distro: str, key: Key) -> Callable[[Path], None]:
+        fields = {"Origin": "NVIDIA", "Label": "NVIDIA CUDA", "Architecture": "x86_64"}
+
+        def write(directory: Path) -> None:
+            everything = nvidia.packages(distro, key, docker.dkms(self._archive))
+            aptrepo.write_flat(directory / "x86_64", everything, fields, key)
+
+        return write
+
+    def _toolkit(self, key: Key) -> Callable[[Path], None]:
+        fields = {"Origin": "https://nvidia.github.io/libnvidia-container", "Label": "NVIDIA CORPORATION"}
+
+        def write(directory: Path) -> None:
+            aptrepo.write_flat(directory / "stable/deb/amd64", toolkit.packages(), fields, key)
+            (directory / "stable/deb/nvidia-container-toolkit.list").write_text(toolkit.list_file())
+            shutil.copyfile(key.armoured, directory / "gpgkey")
+
+        return write
+
+    def _docker(self, key: Key) -> Callable[[Path], None]:
+        fields = {"Origin": "Docker", "Label": "Docker CE"}
+
+        def write(directory: Path) -> None:
+            for distribution in docker.DISTRIBUTIONS:
+                self._say(f"mirror: repacking Debian's Docker for {distribution.codename}")
+                root = directory / "linux" / distribution.name
+                packages = docker.packages(self._archive, distribution)
+                aptrepo.write_suite(root, distribution.codename, "stable", packages, fields, key)
+                shutil.copyfile(key.armoured, root / "gpg")
+
+        return write
+
+    def _kernel(self, key: Key) -> Callable[[Path], None]:
+        fields = {"Origin": "rigup lab", "Label": "rigup lab kernels"}
+
+        def write(directory: Path) -> None:
+            debs = kernel_packages.build(directory)
+            aptrepo.write_flat_of_files(directory, debs, fields, key)
+            shutil.copyfile(key.keyring, directory / "key.gpg")
+            shutil.copyfile(key.armoured, directory / "key.asc")
+
+        return write

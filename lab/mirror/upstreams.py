@@ -1,0 +1,69 @@
+"""Where the mirror gets Debian's and Python's packages: from where this machine's own apt and pip get theirs."""
+
+import ast
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+DEBIAN = "http://deb.debian.org/debian"
+DEBIAN_SECURITY = "http://deb.debian.org/debian-security"
+PYPI = "https://pypi.org/simple"
+
+
+@dataclass(frozen=True)
+class Upstreams:
+    """Base URLs without a trailing slash. `pypi` are simple indexes; the first that has a file wins."""
+
+    debian: str
+    debian_security: str
+    pypi: tuple[str, ...]
+    certificates: str | None
+    """A file of authorities to trust for https, where pip was told one."""
+
+
+def _apt_sources() -> dict[str, str]:
+    """The http(s) repositories of this machine's apt by suite; empty where there is no apt."""
+    command = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]
+    try:
+        listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return {}
+    pairs = [line.split(" ", 1) for line in listing.splitlines() if " " in line]
+    return {suite: uri.rstrip("/") for suite, uri in reversed(pairs) if urlsplit(uri).scheme in ("http", "https")}
+
+
+def _pip_settings() -> dict[str, str]:
+    """pip's settings by bare name; the environment's win over the files', as in pip itself."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    try:
+        listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        listing = ""
+    settings: dict[str, str] = {}
+    for section in ("global", "install", ":env:"):
+        for line in listing.splitlines():
+            name, _, value = line.partition("=")
+            if name.startswith(f"{section}."):
+                settings[name.removeprefix(f"{section}.")] = str(ast.literal_eval(value))
+    for name in ("index-url", "extra-index-url", "cert"):
+        if told := os.environ.get(f"PIP_{name.upper().replace('-', '_')}"):
+            settings[name] = told
+    return settings
+
+
+def find() -> Upstreams:
+    """Read this machine's apt and pip settings, now; Debian's and PyPI's public servers where they say nothing."""
+    codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    on_debian = platform.freedesktop_os_release().get("ID") == "debian"
+    suites = _apt_sources() if on_debian else {}
+    pip = _pip_settings()
+    indexes = [pip.get("index-url", PYPI), *pip.get("extra-index-url", "").split()]
+    return Upstreams(
+        suites.get(codename, DEBIAN),
+        suites.get(f"{codename}-security", DEBIAN_SECURITY),
+        tuple(index.rstrip("/") for index in indexes),
+        pip.get("cert"),
+    )

@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""The lab's nvidia-container-runtime-hook: what `docker run --gpus` calls before a container starts.
+
+`prestart` reads the container's state (OCI runtime specification: pid and bundle as JSON) from standard input and
+bind-mounts the driver's files into the container's root file system, from within its mount namespace.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, "/usr/lib/lab-standins")
+import lab_gpu
+
+
+def prestart() -> None:
+    state = json.load(sys.stdin)
+    bundle = Path(state["bundle"])
+    config = json.loads((bundle / "config.json").read_text())
+    wanted = lab_gpu.visible_devices(config["process"].get("env", []))
+    if wanted in ("", "void", "none"):
+        return
+    # The real hook refuses to run by itself in this case: the container got its GPUs from a CDI specification.
+    mounts = lab_gpu.common_mounts() + [lab_gpu.gpu_mount(gpu) for gpu in lab_gpu.select(wanted)]
+    rootfs = bundle / config["root"]["path"]
+    words = [word for mount in mounts for word in (str(mount.host), str(mount.container))]
+    # The container has not left the host's tree yet, so this program can be found in its namespace too.
+    enter = ["nsenter", f"--mount=/proc/{state['pid']}/ns/mnt", "--"]
+    subprocess.run([*enter, sys.argv[0], "mount", str(rootfs), *words], check=True)
+
+
+def mount(rootfs: Path, words: list[str]) -> None:
+    for source, target in zip(words[::2], words[1::2], strict=True):
+        place = rootfs / target.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+        subprocess.run(["mount", "--bind", "-o", "ro", source, str(place)], check=True)
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["mount"]:
+        mount(Path(arguments[1]), arguments[2:])
+    elif arguments == ["prestart"]:
+        try:
+            prestart()
+        except lab_gpu.DriverError as error:
+            print("Auto-detected mode as 'legacy'", file=sys.stderr)
+            print(
+                f"nvidia-container-cli: initialization error: nvml error: {str(error).removeprefix('ERROR_').lower()}",
+                file=sys.stderr,
+            )
+            return 1
+    elif arguments not in (["poststart"], ["poststop"]):
+        print("Commands:\n  prestart\n        run the prestart hook\n  poststart\n        no-op", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

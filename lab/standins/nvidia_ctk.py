@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+"""The lab's nvidia-ctk: `runtime configure` for Docker, `cdi generate`, `cdi list` and `config`.
+
+It writes what NVIDIA's version 1.20 writes, including what that one gets wrong: `--cdi.enabled` replaces the whole
+`features` object, and a `runtimes` that is no object makes it panic (pkg/config/engine/docker/docker.go).
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, "/usr/lib/lab-standins")
+import lab_gpu
+
+VERSION_FILE = Path("/usr/lib/lab-standins/toolkit-version")
+CONFIG_FILE = Path("/etc/nvidia-container-runtime/config.toml")
+SPECIFICATIONS = (Path("/etc/cdi"), Path("/var/run/cdi"))
+# Go's words for what Python's JSON reader calls by other names.
+GO_ERRORS = {
+    "Expecting property name enclosed in double quotes": "looking for beginning of object key string",
+    "Expecting ',' delimiter": "after object key:value pair",
+    "Expecting ':' delimiter": "after object key",
+    "Extra data": "after top-level value",
+}
+
+
+class Refusal(Exception):
+    """An error that ends the program with status 1."""
+
+
+def log(level: str, message: str) -> None:
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    text = message.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    print(f'time="{stamp}" level={level} msg="{text}"', file=sys.stderr)
+
+
+def options_of(arguments: list[str], valued: set[str], plain: set[str]) -> dict[str, str]:
+    """Options by name, without dashes. Raises Refusal for one that is not known."""
+    found: dict[str, str] = {}
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.lstrip("-").partition("=")
+        if name in plain:
+            found[name] = value or "true"
+        elif name in valued and (equals or (following := next(words, None)) is not None):
+            found[name] = value if equals else following
+        else:
+            raise Refusal(f"flag provided but not defined: {word}")
+    return found
+
+
+def load_daemon_config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        log("info", "Config file does not exist; using empty config")
+        return {}
+    log("info", f"Loading config from {path}")
+    text = path.read_text()
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.pos >= len(text.rstrip()):
+            reason = "unexpected EOF" if text.strip() else "EOF"
+        else:
+            reason = (
+                f"invalid character '{text[error.pos]}' {GO_ERRORS.get(error.msg, 'looking for beginning of value')}"
+            )
+        raise Refusal(f"unable to load config for runtime docker: {reason}") from None
+    return dict(config)
+
+
+def panic(value: Any) -> None:
+    kind = {list: "[]interface {}", str: "string", bool: "bool"}.get(type(value), "float64")
+    print(f"panic: interface conversion: interface {{}} is {kind}, not map[string]interface {{}}\n", file=sys.stderr)
+    print("goroutine 1 [running]:\nmain.main()", file=sys.stderr)
+    sys.exit(2)
+
+
+def runtime_configure(arguments: list[str]) -> None:
+    options = options_of(
+        arguments,
+        {"runtime", "config", "nvidia-runtime-name", "nvidia-runtime-path", "runtime-path"},
+        {"dry-run", "set-as-default", "nvidia-set-as-default", "cdi.enabled", "cdi.enable", "enable-cdi"},
+    )
+    engine = options.get("runtime", "docker")
+    if engine != "docker":
+        raise Refusal(f"unrecognized runtime '{engine}'")
+    path = Path(options.get("config") or lab_gpu.on_host(Path("/etc/docker/daemon.json")))
+    config = load_daemon_config(path)
+    name = options.get("nvidia-runtime-name", "nvidia")
+    binary = options.get("nvidia-runtime-path") or options.get("runtime-path") or "nvidia-container-runtime"
+    runtimes = config.setdefault("runtimes", {})
+    if not isinstance(runtimes, dict):
+        panic(runtimes)
+    runtimes[name] = {"path": binary, "args": []}
+    if {"set-as-default", "nvidia-set-as-default"} & set(options):
+        config["default-runtime"] = name
+    if {"cdi.enabled", "cdi.enable", "enable-cdi"} & set(options):
+        config["features"] = {"cdi": True}
+    text = json.dumps(config, indent=4, sort_keys=True)
+    if "dry-run" in options:
+        print(text)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    log("info", f"Wrote updated config to {path}")
+    log("info", "It is recommended that docker daemon be restarted.")
+
+
+def specification() -> dict[str, Any]:
+    """The CDI specification for the GPUs there are. Raises Refusal without a working driver."""
+    try:
+        version = lab_gpu.module_version()
+        common = [mount_entry(mount) for mount in lab_gpu.common_mounts()]
+        gpus = lab_gpu.gpus()
+    except lab_gpu.DriverError as error:
+        raise Refusal(
+            "failed to generate CDI spec: failed to create device CDI specs: failed to construct device spec "
+            f"generators: failed to initialize NVML: {error}"
+        ) from None
+    log("info", f"Using driver version {version}")
+    edits = [(gpu, [mount_entry(lab_gpu.gpu_mount(gpu))]) for gpu in gpus]
+    devices = [(str(gpu["index"]), mounts) for gpu, mounts in edits]
+    devices += [(gpu["uuid"], mounts) for gpu, mounts in edits]
+    if gpus:
+        devices.append(("all", [mount for _, mounts in edits for mount in mounts]))
+    return {
+        "cdiVersion": "0.5.0",
+        "kind": "nvidia.com/gpu",
+        "devices": [{"name": name, "containerEdits": {"mounts": mounts}} for name, mounts in devices],
+        "containerEdits": {"env": ["NVIDIA_VISIBLE_DEVICES=void"], "mounts": common},
+    }
+
+
+def mount_entry(mount: lab_gpu.Mount) -> dict[str, Any]:
+    options = ["ro", "nosuid", "nodev", "rbind", "rprivate"]
+    return {"hostPath": str(mount.host), "containerPath": str(mount.container), "options": options}
+
+
+def to_yaml(value: Any, indent: int = 0) -> list[str]:
+    """The lines of a document made of objects, lists and strings, indented as NVIDIA's are."""
+    pad = " " * indent
+    lines: list[str] = []
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, str):
+                lines.append(f"{pad}{key}: {scalar(item)}")
+            else:
+                lines += [f"{pad}{key}:", *to_yaml(item, indent + 4)]
+        return lines
+    for item in value:
+        if isinstance(item, str):
+            lines.append(f"{pad}- {scalar(item)}")
+        else:
+            first, *rest = to_yaml(item, indent + 2)
+            lines += [f"{pad}- {first.strip()}", *rest]
+    return lines
+
+
+def scalar(text: str) -> str:
+    return f'"{text}"' if text.isdigit() else text
+
+
+def cdi_generate(arguments: list[str]) -> None:
+    options = options_of(arguments, {"output", "format", "mode", "driver-root", "device-name-strategy"}, set())
+    document = specification()
+    output = options.get("output", os.environ.get("NVIDIA_CTK_CDI_OUTPUT_FILE_PATH", ""))
+    if options.get("format", "json" if output.endswith(".json") else "yaml") == "json":
+        text = json.dumps(document, separators=(",", ":"))
+    else:
+        text = "\n".join(["---", *to_yaml(document), ""])
+    if not output:
+        print(text, end="")
+        return
+    path = lab_gpu.on_host(Path(output)) if Path(output).is_absolute() else Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(text)
+    beside.replace(path)
+    log("info", f"Generated CDI spec with version {document['cdiVersion']}")
+
+
+def cdi_list(arguments: list[str]) -> None:
+    options_of(arguments, {"spec-dir"}, set())
+    devices: set[str] = set()
+    for directory in SPECIFICATIONS:
+        for path in sorted(lab_gpu.on_host(directory).glob("*.yaml")):
+            text = path.read_text()
+            kind = re.search(r"^kind: (\S+)$", text, re.MULTILINE)
+            names = re.findall(r'^    - name: "?([^"\n]+)"?$', text, re.MULTILINE)
+            devices |= {f"{kind[1]}={name}" for name in names} if kind else set()
+    log("info", f"Found {len(devices)} CDI devices")
+    for device in sorted(devices):
+        print(device)
+
+
+def show_config(arguments: list[str]) -> None:
+    options_of(arguments, set(), set())
+    print(lab_gpu.on_host(CONFIG_FILE).read_text(), end="")
+
+
+def create_device_nodes(arguments: list[str]) -> None:
+    # Lab hosts have no device nodes: what a container needs are files (lab_gpu).
+    options_of(arguments, {"driver-root", "dev-root"}, {"control-devices", "load-kernel-modules", "dry-run"})
+
+
+COMMANDS = {
+    ("runtime", "configure"): runtime_configure,
+    ("cdi", "generate"): cdi_generate,
+    ("cdi", "list"): cdi_list,
+    ("system", "create-device-nodes"): create_device_nodes,
+}
+
+
+def main(arguments: list[str]) -> int:
+    if arguments in (["--version"], ["-v"]):
+        print(f"NVIDIA Container Toolkit CLI version {lab_gpu.on_host(VERSION_FILE).read_text().strip()}")
+        return 0
+    while arguments and arguments[0] in ("--debug", "-d", "--quiet"):
+        arguments = arguments[1:]
+    try:
+        if command := COMMANDS.get(tuple(arguments[:2])):
+            command(arguments[2:])
+        elif arguments[:1] == ["config"]:
+            show_config(arguments[1:])
+        else:
+            print(
+                "NAME:\n   NVIDIA Container Toolkit CLI - Tools to configure the NVIDIA Container Toolkit\n\nCOMMANDS:"
+            )
+            print("".join(f"   {' '.join(words)}\n" for words in (*COMMANDS, ("config",))), end="")
+            return 0 if not arguments or arguments[0] in ("help", "-h", "--help") else 3
+    except Refusal as refusal:
+        log("error", str(refusal))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
