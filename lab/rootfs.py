@@ -45,6 +45,7 @@ _FILES = (
     ("sysctl-keys", "usr/lib/lab/sysctl-keys", 0o644),
     ("lab-hardware.service", "usr/lib/systemd/system/lab-hardware.service", 0o644),
     ("systemd-sysctl.conf", "usr/lib/systemd/system/systemd-sysctl.service.d/lab.conf", 0o644),
+    ("systemd-modules-load.conf", "usr/lib/systemd/system/systemd-modules-load.service.d/lab.conf", 0o644),
     ("grub", "etc/default/grub", 0o644),
     ("dpkg.cfg", "etc/dpkg/dpkg.cfg.d/lab", 0o644),
     ("sudoers", "etc/sudoers.d/90-ops", 0o440),
