@@ -1,0 +1,89 @@
+"""The real systemd hands on the arguments of a unit that rigup rendered, whatever stands in them."""
+
+import random
+import secrets
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rigup.errors import RigupError
+from rigup.inventory import Host, find_inventory, load_inventory
+from rigup.render import systemd_command
+from tests.unit.test_render import HOSTILE
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+# A bare host has no Python; the shell's own printf writes its arguments as they are.
+DUMP = 'printf \'%s\\0\' "$@" >"$0.argv"\n'
+
+
+class Machine:
+    """A lab host over plain ssh, as root, with a directory and a unit of its own."""
+
+    def __init__(self, host: Host):
+        self.host = host
+        self.directory = f"/run/rigup-quoting-{secrets.token_hex(4)}"
+        self.unit = f"{self.directory.rsplit('/', 1)[1]}.service"
+
+    def run(self, *words: str, stdin: str = "") -> bytes:
+        command = shlex.join((*(("sudo", "-n") if self.host.sudo else ()), *words))
+        way = self.host.connection
+        options = ["-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-p", str(way.port)]
+        if way.key:
+            options += ["-o", "IdentitiesOnly=yes", "-i", way.key]
+        if way.known_hosts:
+            options += ["-o", f"UserKnownHostsFile={way.known_hosts}"]
+        ran = subprocess.run(
+            ["ssh", *options, f"{way.user}@{way.address}", command],
+            input=stdin.encode(),
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert ran.returncode == 0, f"{command}: {ran.stderr.decode()}"
+        return ran.stdout
+
+    def write(self, path: str, text: str) -> None:
+        self.run("sh", "-c", 'cat >"$0"', path, stdin=text)
+
+    def received(self, arguments: list[str]) -> list[str]:
+        """What a program started by systemd gets for these arguments."""
+        script = f"{self.directory}/dump"
+        command = systemd_command(["/bin/sh", script, *arguments])
+        self.write(f"/run/systemd/system/{self.unit}", f"[Service]\nType=oneshot\nExecStart={command}\n")
+        self.run("systemctl", "daemon-reload")
+        self.run("systemctl", "start", self.unit)
+        return self.run("cat", f"{script}.argv").decode().split("\0")[:-1]
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[list[Machine]]:
+    """All lab hosts: Debian 12 and 13 bring different versions of systemd."""
+    try:
+        hosts = load_inventory(find_inventory(ROOT / "inventory")).hosts
+    except RigupError as error:
+        pytest.skip(f"no lab is running: {error}")
+    machines = [Machine(host) for host in hosts.values()]
+    for machine in machines:
+        machine.run("mkdir", machine.directory)
+        machine.write(f"{machine.directory}/dump", DUMP)
+    yield machines
+    for machine in machines:
+        machine.run("rm", "-rf", "--", machine.directory, f"/run/systemd/system/{machine.unit}")
+        machine.run("systemctl", "daemon-reload")
+
+
+def test_hostile_arguments_arrive_unchanged(machines: list[Machine]) -> None:
+    for machine in machines:
+        assert machine.received(HOSTILE) == HOSTILE
+
+
+def test_random_arguments_arrive_unchanged(machines: list[Machine]) -> None:
+    source = random.Random(7)
+    alphabet = " \t\n\r\"'\\$%{};#=@:+!-~*ax0é模\x01\x7f"
+    arguments = ["".join(source.choices(alphabet, k=source.randrange(12))) for _ in range(2000)]
+    for machine in machines:
+        assert machine.received(arguments) == arguments
