@@ -192,8 +192,11 @@ def _ubuntu_driver(driver: str) -> list[Package]:
         make.package(
             "nvidia-kernel-common",
             "NVIDIA driver, what goes with the kernel modules",
-            "nvidia-modprobe (>= {v}), python3",
-            files=(smi, _nouveau("nvidia-graphics-drivers.conf")),
+            "nvidia-modprobe (>= {v})",
+            files=(_nouveau("nvidia-graphics-drivers.conf"),),
+        ),
+        make.package(
+            "nvidia-utils", "NVIDIA driver support binaries", "python3, libnvidia-compute (= {v})", files=(smi,)
         ),
         make.dkms(
             "nvidia-dkms-open",
@@ -209,8 +212,11 @@ def _ubuntu_driver(driver: str) -> list[Package]:
         ),
         make.meta("nvidia-headless-no-dkms-open", "libnvidia-compute (= {v}), nvidia-kernel-common (= {v})"),
         make.meta("nvidia-headless-open", "nvidia-headless-no-dkms-open (= {v}), nvidia-dkms-open (= {v})"),
-        make.meta("nvidia-driver-open", "nvidia-headless-open (= {v}), nvidia-persistenced (>= {v})"),
-        make.meta("nvidia-driver", "libnvidia-compute (= {v}), nvidia-dkms (= {v}), nvidia-persistenced (>= {v})"),
+        make.meta(
+            "nvidia-driver-open",
+            "nvidia-headless-open (= {v}), nvidia-utils (= {v}), nvidia-persistenced (>= {v})",
+        ),
+        make.meta("nvidia-driver", "nvidia-utils (= {v}), nvidia-dkms (= {v}), nvidia-persistenced (>= {v})"),
         make.meta("nvidia-open", "nvidia-driver-open (>= {v})"),
         make.meta("cuda-drivers", "nvidia-driver (>= {v})", source="cuda-drivers"),
         make.persistenced(),

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -15,7 +16,12 @@ from lab.settings import KVER
 
 _CODE = Path(__file__).parent
 _STANDINS = _CODE.parent / "standins"
+_NVIDIA = (_STANDINS, _CODE.parent / "kernel_module.py")
+_DOCKER = (_STANDINS / "units", _STANDINS / "maintainer", _STANDINS / "etc")
 _SHARED = ("aptrepo.py", "debfile.py", "keys.py", "parts.py", "repos.py")
+
+_KEPT = 3 * 24 * 3600.0
+"""Seconds for which an outdated build is kept: another lab on this machine may still serve it."""
 
 Say = Callable[[str], None]
 
@@ -52,9 +58,9 @@ class Repositories:
         kernel_key = keys.ensure("kernel", "rigup lab kernel packages <lab@rigup.invalid>", self._keys)
         for distro in nvidia.BRANCHES:
             key = cuda_debian13 if distro == "debian13" else cuda
-            self._publish(f"cuda/{distro}", "nvidia.py docker.py", [key], self._cuda(distro, key))
-        self._publish("libnvidia-container", "toolkit.py", [toolkit_key], self._toolkit(toolkit_key))
-        self._publish("docker", "docker.py", [docker_key], self._docker(docker_key))
+            self._publish(f"cuda/{distro}", "nvidia.py docker.py", [key], self._cuda(distro, key), _NVIDIA)
+        self._publish("libnvidia-container", "toolkit.py", [toolkit_key], self._toolkit(toolkit_key), _NVIDIA)
+        self._publish("docker", "docker.py", [docker_key], self._docker(docker_key), _DOCKER)
         kernel_code = [Path(kernel_packages.__file__), kernel_packages.SCRIPTS]
         self._publish("kernel", "", [kernel_key], self._kernel(kernel_key), kernel_code, KVER)
 
@@ -68,8 +74,7 @@ class Repositories:
         *words: str,
     ) -> None:
         """Build a repository with `write`, unless one from the same inputs is there, and link it below www."""
-        inputs = [_CODE / file for file in (*_SHARED, *code.split())]
-        inputs += [_STANDINS, _CODE.parent / "kernel_module.py", *more_code]
+        inputs = [*(_CODE / file for file in (*_SHARED, *code.split())), *more_code]
         stamp = _fingerprint(inputs, *(key.fingerprint for key in signers), *words)
         place = self._built / f"{name.replace('/', '-')}-{stamp}"
         if not place.is_dir():
@@ -83,6 +88,8 @@ class Repositories:
             except BaseException:
                 shutil.rmtree(scratch)
                 raise
+        os.utime(place)
+        self._forget_old(name, place)
         link = self._www / name
         before = link.resolve() if link.is_symlink() else None
         if before == place.resolve():
@@ -92,6 +99,12 @@ class Repositories:
         beside.unlink(missing_ok=True)
         beside.symlink_to(os.path.abspath(place))
         beside.replace(link)
+
+    def _forget_old(self, name: str, kept: Path) -> None:
+        """Remove builds of this repository from other inputs that nobody has published for days."""
+        for place in self._built.glob(f"{name.replace('/', '-')}-{'[0-9a-f]' * 16}"):
+            if place != kept and time.time() - place.stat().st_mtime > _KEPT:
+                shutil.rmtree(place)
 
     def _cuda(self, distro: str, key: Key) -> Callable[[Path], None]:
         fields = {"Origin": "NVIDIA", "Label": "NVIDIA CUDA", "Architecture": "x86_64"}
