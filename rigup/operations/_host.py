@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gevent
 from paramiko import SSHException
 from pyinfra import logger
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS
@@ -21,7 +20,20 @@ from pyinfra.api.exceptions import ConnectError, OperationError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
-__all__ = ["Answer", "ConnectionLost", "check", "duration", "pause", "refusal", "run", "say", "try_reconnect", "work"]
+__all__ = [
+    "SAY_EVERY_S",
+    "Answer",
+    "Clock",
+    "ConnectionLost",
+    "check",
+    "duration",
+    "pause",
+    "refusal",
+    "run",
+    "say",
+    "try_reconnect",
+    "work",
+]
 
 BROKEN_CONNECTION = (ConnectError, EOFError, OSError, SSHException, TimeoutError)
 SAY_EVERY_S = 10.0
@@ -105,8 +117,8 @@ def say(host: Host, message: str) -> None:
 
 
 def pause(seconds: float) -> None:
-    """Wait and let other hosts' work go on."""
-    gevent.sleep(seconds)
+    """Wait; pyinfra's command line makes `sleep` let other hosts' work go on."""
+    time.sleep(seconds)
 
 
 def try_reconnect(host: Host) -> bool:

@@ -16,7 +16,7 @@ from pyinfra.api.host import Host
 from rigup.facts.units import UnitState, UnitStateValue, parse_unit_state
 from rigup.operations._host import Clock, ConnectionLost, check, run, say, try_reconnect
 
-__all__ = ["last_lines", "run_as_unit", "show", "wait_for_leftover"]
+__all__ = ["failure", "last_lines", "run_as_unit", "shorten", "show", "show_patiently", "wait_for_leftover"]
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 LINE_WIDTH = 140
@@ -61,7 +61,7 @@ def failure(host: Host, unit: str, state: UnitStateValue, what: str) -> Operatio
 
 
 def wait_for_leftover(host: Host, unit: str, what: str, limit_s: float) -> None:
-    """Wait until a unit that an earlier, killed deploy started has ended, and clear it away; its result is no matter."""
+    """Wait until a unit that an earlier, killed deploy started has ended, and clear it away, whatever it came to."""
     state = show(host, unit)
     if state.load == "not-found":
         return

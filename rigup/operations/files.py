@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyinfra import host, state
 from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
 from pyinfra.api.exceptions import OperationError, OperationValueError
 from pyinfra.api.hiddenvalue import HiddenValue
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
+from pyinfra.context import host, state
 
 from rigup.facts.files import FileInfo, FileState, FileText
 from rigup.operations._host import check, refusal, run, work
@@ -192,9 +192,7 @@ def merged_file(dest: str, values: Mapping[str, Any], mode: str) -> Merged | Non
     return None if text is None else Merged(text.encode(), there or FileState("", mode, "root", "root"))
 
 
-def place_merged(
-    host: Host, dest: str, merged: Merged, *, validate: Sequence[str] | None, backup: bool = True
-) -> None:
+def place_merged(host: Host, dest: str, merged: Merged, *, validate: Sequence[str] | None, backup: bool = True) -> None:
     """`place` for what `merged_file` came to, with the owner and mode that were there."""
     owner = merged.owner
     place(

@@ -1,7 +1,7 @@
 """Units brought to where they shall be with one start, never a start and then a restart.
 
-Whether a running unit must be restarted is read from its state, not from what this deploy has changed: a deploy that was
-killed between writing a file and the restart is finished by the next one. A unit runs on old input when
+Whether a running unit must be restarted is read from its state, not from what this deploy has changed: a deploy that
+was killed between writing a file and the restart is finished by the next one. A unit runs on old input when
 
 - one of its input files was written after its main process began,
 - systemd itself has not read the unit's file again (`NeedDaemonReload`), or
@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
-from pyinfra import host
 from pyinfra.api.command import FunctionCommand, QuoteString
 from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta, operation
+from pyinfra.context import host
 
 from rigup.facts.units import ProcessDigest, UnitState, UnitStateValue
-from rigup.operations._host import Clock, check, duration, pause, say, work
-from rigup.operations._units import failure, last_lines, shorten, show, show_patiently
+from rigup.operations._host import SAY_EVERY_S, Clock, check, duration, say, work
+from rigup.operations._units import failure, last_lines, shorten, show_patiently
 
 __all__ = ["changed", "converge", "stale_reasons", "start"]
 
@@ -56,7 +56,7 @@ def converge(
     enabled: bool = True,
     timeout: float = 300,
 ) -> Commands:
-    """Make `unit` run, enabled, on what its files say now: started if it is down, restarted only if it runs on old input.
+    """Make `unit` run on what its files say now: started if it is down, restarted only if it runs on old input.
 
     + inputs: files the unit's process reads once, at its start
     + digest: what must stand as `RIGUP_DIGEST` in the environment of the unit's main process
@@ -94,12 +94,11 @@ def start(host: Host, unit: str, timeout: float, verb: str = "start") -> None:
     Raises OperationError as soon as its start fails, or after `timeout` seconds.
     """
     name = QuoteString(unit)
-    before = show(host, unit)
     if verb != "attach":
         # A unit that has used up its start limit is refused until its count is cleared.
         check(
             host,
-            f"systemctl reset-failed -- {unit!r} 2>/dev/null;" if False else "systemctl reset-failed --",
+            "systemctl reset-failed --",
             name,
             f"2>/dev/null; systemctl {verb} --no-block --",
             name,
@@ -107,7 +106,7 @@ def start(host: Host, unit: str, timeout: float, verb: str = "start") -> None:
         )
     clock = Clock(timeout)
     state = show_patiently(host, unit, clock)
-    while not _has_settled(state, before, verb):
+    while state.job or (state.active in ("activating", "deactivating") and not state.is_waiting_to_retry):
         if clock.is_up:
             raise failure(host, unit, state, f"{unit} was not up after {clock}")
         if clock.is_due():
@@ -117,20 +116,5 @@ def start(host: Host, unit: str, timeout: float, verb: str = "start") -> None:
         state = show_patiently(host, unit, clock)
     if state.active != "active":
         raise failure(host, unit, state, f"{unit} did not come up")
-    if clock.elapsed_s >= 10:
+    if clock.elapsed_s >= SAY_EVERY_S:
         say(host, f"{unit} is up after {duration(clock.elapsed_s)}")
-
-
-def _has_settled(state: UnitStateValue, before: UnitStateValue, verb: str) -> bool:
-    """Whether the start has come to its end, good or bad.
-
-    A failed start shows as `failed`, or as systemd's pause before it tries again; then the count of restarts or the
-    invocation is another one than before.
-    """
-    if state.job and state.active != "active":
-        return False
-    if state.active in ("failed", "inactive") or state.is_waiting_to_retry:
-        return True
-    if verb == "restart" and state.invocation == before.invocation:
-        return False
-    return state.active == "active" and not state.job

@@ -1,0 +1,233 @@
+"""apt transactions that end as planned: one at a time, at exact versions, and nothing removed that nobody named.
+
+Each runs as the unit `rigup-apt.service`, so that neither a broken connection nor a killed deploy leaves dpkg half way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Generator, Mapping, Sequence
+
+from pyinfra.api.command import FunctionCommand, QuoteString
+from pyinfra.api.exceptions import OperationError
+from pyinfra.api.host import Host
+from pyinfra.api.operation import operation
+from pyinfra.context import host
+
+from rigup.facts.packages import (
+    AptVersions,
+    BrokenPackages,
+    InstalledVersions,
+    parse_apt_versions,
+    parse_broken_packages,
+    parse_installed_versions,
+)
+from rigup.operations._host import Answer, run, say, work
+from rigup.operations._units import run_as_unit, wait_for_leftover
+
+__all__ = ["absent", "install", "parse_removals", "repair"]
+
+Commands = Generator[FunctionCommand, None, None]
+
+UNIT = "rigup-apt.service"
+LOCK_S = 600
+ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l", "LC_ALL": "C.UTF-8"}
+APT_GET = (
+    "/usr/bin/apt-get",
+    "--quiet=2",
+    "--yes",
+    "--option=Dpkg::Options::=--force-confdef",
+    "--option=Dpkg::Options::=--force-confold",
+    "--option=Dpkg::Use-Pty=0",
+    f"--option=DPkg::Lock::Timeout={LOCK_S}",
+)
+REMOVAL = re.compile(r"^Remv (\S+)")
+# apt's and the mirrors' ways of saying that the lists are older than the archive.
+OUTDATED = re.compile(r"404\s+Not Found|Unable to fetch some archives|File has unexpected size|Hash Sum mismatch")
+
+
+def parse_removals(lines: Collection[str]) -> list[str]:
+    """The packages that `apt-get --simulate` says it would remove."""
+    return sorted({match[1].split(":")[0] for line in lines if (match := REMOVAL.match(line))})
+
+
+def missing(wanted: Mapping[str, str | None], installed: Mapping[str, str]) -> dict[str, str | None]:
+    """Those of `wanted` that are not installed, or in another version than the one asked for."""
+    return {
+        package: version
+        for package, version in wanted.items()
+        if package not in installed or (version is not None and installed[package] != version)
+    }
+
+
+def unavailable(wanted: Mapping[str, str | None], offered: Mapping[str, Sequence[str]]) -> list[str]:
+    """What of `wanted` apt's lists do not offer, as people write it: `name` or `name=version`."""
+    return [
+        package if version is None else f"{package}={version}"
+        for package, version in wanted.items()
+        if not offered.get(package) or (version is not None and version not in offered[package])
+    ]
+
+
+@operation()
+def install(
+    packages: Mapping[str, str | None],
+    may_remove: Collection[str] = (),
+    allow_downgrade: bool = False,
+    recommends: bool = False,
+    timeout: float = 3600,
+) -> Commands:
+    """Have `packages` installed, in one transaction.
+
+    + packages: `{name: version}`, with None for whatever version is there or is apt's choice
+    + may_remove: packages that may go on the way; a transaction that would remove others is refused
+    + allow_downgrade: whether a pinned version may be older than the installed one
+    + recommends: whether recommended packages come too
+    + timeout: seconds until it must be done
+
+    apt's lists are updated where they do not offer what is asked for, or where the archive has moved on.
+    """
+    installed: dict[str, str] = host.get_fact(InstalledVersions, names=sorted(packages))
+    wanted = missing(packages, installed)
+    if not wanted:
+        host.noop(f"installed: {', '.join(sorted(packages))}")
+        return
+
+    def transact(host: Host) -> None:
+        wait_for_leftover(host, UNIT, "apt", timeout)
+        todo = missing(packages, _installed(host, packages))
+        if not todo:
+            return
+        _update_for(host, todo, timeout)
+        arguments = ["install", *(["--allow-downgrades"] if allow_downgrade else [])]
+        arguments += [f"--option=APT::Install-Recommends={str(recommends).lower()}"]
+        # All of them are named, not only the missing ones: apt may not trade one for another.
+        arguments += [name if version is None else f"{name}={version}" for name, version in sorted(packages.items())]
+        _refuse_removals(host, arguments, may_remove)
+        _apt_get(host, arguments, f"apt installs {_listed(todo)}", timeout)
+        if left := missing(packages, _installed(host, packages)):
+            raise OperationError(
+                f"{host.name}: apt says it is done, but dpkg does not have {_listed(left)}. See `apt policy`: "
+                "a hold or a preference may stand in the way."
+            )
+
+    yield work(transact, "apt install")
+
+
+@operation()
+def absent(packages: Collection[str], may_remove: Collection[str] = (), timeout: float = 1200) -> Commands:
+    """Have none of `packages` installed; their configuration stays.
+
+    + may_remove: further packages that may go with them; a transaction that would remove others is refused
+    """
+    present: dict[str, str] = host.get_fact(InstalledVersions, names=sorted(packages))
+    if not present:
+        host.noop(f"not installed: {', '.join(sorted(packages))}")
+        return
+
+    def transact(host: Host) -> None:
+        wait_for_leftover(host, UNIT, "apt", timeout)
+        there = sorted(_installed(host, packages))
+        if not there:
+            return
+        arguments = ["remove", *there]
+        _refuse_removals(host, arguments, {*packages, *may_remove})
+        _apt_get(host, arguments, f"apt removes {', '.join(there)}", timeout)
+
+    yield work(transact, "apt remove")
+
+
+@operation()
+def repair(timeout: float = 3600) -> Commands:
+    """Finish what an interrupted dpkg has begun; nothing to do on a host where all packages are whole.
+
+    A package that cannot be configured yet (a driver module without kernel headers) is named and left to the steps that
+    bring what it lacks.
+    """
+    if not host.get_fact(BrokenPackages):
+        host.noop("all packages are whole")
+        return
+
+    def mend(host: Host) -> None:
+        wait_for_leftover(host, UNIT, "apt", timeout)
+        argv = ["/usr/bin/dpkg", "--configure", "--pending", "--force-confdef", "--force-confold"]
+        for attempt in (argv, [*APT_GET, "--fix-broken", "install"]):
+            if not _broken(host):
+                return
+            try:
+                run_as_unit(host, UNIT, attempt, what="mending dpkg", limit_s=timeout, env=ENVIRONMENT)
+            except OperationError as error:
+                say(host, str(error).splitlines()[0])
+        if left := _broken(host):
+            say(host, f"still not whole, for later steps to finish: {', '.join(left)}")
+
+    yield work(mend, "dpkg --configure")
+
+
+def _installed(host: Host, packages: Collection[str]) -> dict[str, str]:
+    return parse_installed_versions(list(run(host, InstalledVersions().command(sorted(packages))).lines))
+
+
+def _broken(host: Host) -> list[str]:
+    trouble = parse_broken_packages(list(run(host, BrokenPackages().command()).lines))
+    return sorted([*trouble.packages, *trouble.journal])
+
+
+def _update_for(host: Host, wanted: Mapping[str, str | None], timeout: float) -> None:
+    """Update apt's lists where they lack something of `wanted`; raises where it is not there then either."""
+    if not _lacking(host, wanted):
+        return
+    complaint = ""
+    try:
+        _update(host, timeout)
+    except OperationError as error:
+        complaint = f" The update of its lists failed as well:\n{error}"
+    if lacking := _lacking(host, wanted):
+        raise OperationError(
+            f"{host.name}: no apt source offers {', '.join(lacking)}. See `apt policy`, the sources in "
+            f"/etc/apt/sources.list.d, and whether the versions in the lock are still on the mirror.{complaint}"
+        )
+
+
+def _update(host: Host, timeout: float) -> None:
+    run_as_unit(host, UNIT, [*APT_GET, "update"], what="apt updates its lists", limit_s=timeout, env=ENVIRONMENT)
+
+
+def _lacking(host: Host, wanted: Mapping[str, str | None]) -> list[str]:
+    offered = parse_apt_versions(list(run(host, AptVersions().command(sorted(wanted))).lines))
+    return unavailable(wanted, offered)
+
+
+def _refuse_removals(host: Host, arguments: Sequence[str], may_remove: Collection[str]) -> None:
+    """Try the transaction out; raises where apt cannot do it, or would remove what nobody named."""
+    argv = (*APT_GET, "--simulate", *arguments)
+    answer = run(host, "LC_ALL=C.UTF-8", *(QuoteString(argument) for argument in argv))
+    if not answer.ok:
+        raise OperationError(f"{host.name}: apt cannot do that:\n{_apt_says(answer)}")
+    if unexpected := [package for package in parse_removals(answer.lines) if package not in may_remove]:
+        raise OperationError(
+            f"{host.name}: `apt-get {' '.join(arguments)}` would remove {', '.join(unexpected)}; nothing was done. "
+            "Remove them by hand if they are not needed, and run again."
+        )
+
+
+def _apt_says(answer: Answer) -> str:
+    said = [line for line in (*answer.errors, *answer.lines) if line.strip()]
+    return "\n".join(f"    {line}" for line in said[-20:])
+
+
+def _apt_get(host: Host, arguments: Sequence[str], what: str, timeout: float) -> None:
+    """Run a transaction; where the archive has moved on since the lists were fetched, update them and try once more."""
+    argv = [*APT_GET, *arguments]
+    try:
+        run_as_unit(host, UNIT, argv, what=what, limit_s=timeout, env=ENVIRONMENT)
+    except OperationError as error:
+        if not OUTDATED.search(str(error)):
+            raise
+        say(host, "the archive has moved on: apt's lists are fetched again")
+        _update(host, timeout)
+        run_as_unit(host, UNIT, argv, what=what, limit_s=timeout, env=ENVIRONMENT)
+
+
+def _listed(packages: Mapping[str, str | None]) -> str:
+    return ", ".join(name if version is None else f"{name} {version}" for name, version in sorted(packages.items()))

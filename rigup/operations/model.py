@@ -1,0 +1,160 @@
+"""A checkpoint on the host's disk: its download goes on by itself, and is waited for only where it is needed.
+
+The unit `model-fetch@ID.service` runs `fetch.py` with the request in `/etc/rigup/models/ID.json`. It survives the
+deploy, the connection and a reboot, and is switched off once the checkpoint is verified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator
+
+from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
+from pyinfra.api.exceptions import OperationError
+from pyinfra.api.host import Host
+from pyinfra.api.operation import operation
+from pyinfra.context import host
+
+from rigup.facts.files import FileInfo, FileState
+from rigup.facts.serving import ModelStamp, ModelStampValue, parse_model_stamp
+from rigup.facts.units import UnitState, UnitStateValue
+from rigup.operations._host import Clock, check, duration, run, say, work
+from rigup.operations._units import failure, show_patiently
+from rigup.operations.files import place
+
+__all__ = ["fetch", "wait"]
+
+Commands = Generator[FunctionCommand, None, None]
+
+VENV = "/usr/local/lib/rigup/venv"
+GB = 1_000_000_000
+
+
+def unit_of(model: str) -> str:
+    return f"model-fetch@{model}.service"
+
+
+def request_of(model: str) -> str:
+    return f"/etc/rigup/models/{model}.json"
+
+
+def progress_of(model: str) -> str:
+    return f"/run/rigup-fetch/{model}/progress.json"
+
+
+@operation()
+def fetch(
+    model: str, repo: str, revision: str, dest: str, hub_endpoint: str = "https://huggingface.co", venv: str = VENV
+) -> Commands:
+    """Have the download of a checkpoint under way, unless it is there and verified; does not wait for it.
+
+    + model: its id in the catalogue; letters, digits, `.`, `_` and `-`
+    + repo, revision: the hub's repository and a commit of 40 hex digits
+    + dest: the directory that will hold exactly the published files
+    + hub_endpoint: the hub, or a mirror that speaks its protocol
+    + venv: the virtual environment with the hub's client
+    """
+    stamp: ModelStampValue = host.get_fact(ModelStamp, path=dest)
+    if stamp.complete and stamp.revision == revision:
+        host.noop(f"{repo} is complete and verified")
+        return
+    request = {"endpoint": hub_endpoint, "repo": repo, "revision": revision, "dest": dest, "venv": venv}
+    content = (json.dumps(request, indent=2) + "\n").encode()
+    path, unit = request_of(model), unit_of(model)
+    there: FileState | None = host.get_fact(FileInfo, path=path)
+    state: UnitStateValue = host.get_fact(UnitState, unit=unit, inputs=[path])
+    asked = there is not None and there.sha256 == hashlib.sha256(content).hexdigest()
+    if asked and state.runs and not state.newer_inputs and state.enabled == "enabled":
+        host.noop(f"{repo} is being fetched by {unit}")
+        return
+
+    def begin(host: Host) -> None:
+        name = QuoteString(unit)
+        if not asked:
+            place(host, path, content, mode="644", user="root", group="root")
+        check(
+            host,
+            StringCommand("systemctl daemon-reload && systemctl enable --quiet --", name),
+            # It may have used up its starts, or run for an earlier request: begin anew.
+            StringCommand(
+                "&& { systemctl reset-failed --", name, "2>/dev/null; systemctl restart --no-block --", name, "; }"
+            ),
+            failing=f"could not start {unit} on {host.name}",
+        )
+        say(host, f"{repo} is being fetched by {unit}; the deploy goes on meanwhile")
+
+    yield work(begin, f"start {unit}")
+
+
+@operation()
+def wait(model: str, repo: str, revision: str, dest: str, timeout: float = 86400) -> Commands:
+    """Wait until the checkpoint is there and verified, then switch its download unit off.
+
+    + timeout: seconds until it must be complete
+
+    Fails with the unit's last lines when the download gives up.
+    """
+    stamp: ModelStampValue = host.get_fact(ModelStamp, path=dest)
+    state: UnitStateValue = host.get_fact(UnitState, unit=unit_of(model))
+    if stamp.complete and stamp.revision == revision and not state.runs and state.enabled != "enabled":
+        host.noop(f"{repo} is complete and verified")
+        return
+
+    def attend(host: Host) -> None:
+        _wait_for_stamp(host, model, repo, revision, dest, timeout)
+        unit = QuoteString(unit_of(model))
+        check(
+            host, "systemctl disable --quiet --", unit, failing=f"could not switch {unit_of(model)} off on {host.name}"
+        )
+
+    yield work(attend, f"wait for {model}")
+
+
+def _wait_for_stamp(host: Host, model: str, repo: str, revision: str, dest: str, timeout: float) -> None:
+    clock, unit, pace = Clock(timeout), unit_of(model), _Pace()
+    while True:
+        state = show_patiently(host, unit, clock)
+        # The unit's state is read first: a unit that had ended by then has written its stamp by now.
+        stamp = parse_model_stamp(list(run(host, ModelStamp().command(dest)).lines))
+        if stamp.complete and stamp.revision == revision and not state.runs:
+            say(host, f"{repo} is complete and verified: {stamp.bytes / GB:.1f} GB in {stamp.files} files")
+            return
+        if not state.runs and not state.is_waiting_to_retry:
+            raise failure(host, unit, state, f"{repo} could not be fetched")
+        if clock.is_up:
+            raise failure(host, unit, state, f"{repo} was not complete after {clock}")
+        if clock.is_due():
+            say(host, pace.line(repo, _progress(host, model)))
+        clock.nap()
+
+
+def _progress(host: Host, model: str) -> dict[str, object]:
+    """What `fetch.py` last said of itself; empty before its first word."""
+    text = "\n".join(run(host, "cat --", QuoteString(progress_of(model)), "2>/dev/null || true").lines)
+    try:
+        progress = json.loads(text or "{}")
+    except ValueError as error:
+        raise OperationError(f"{progress_of(model)} on {host.name} is no JSON: {error}") from error
+    return progress if isinstance(progress, dict) else {}
+
+
+class _Pace:
+    """Turns bytes and time into a rate and a remaining time."""
+
+    def __init__(self) -> None:
+        self._clock = Clock(float("inf"))
+        self._first: tuple[float, int] | None = None
+
+    def line(self, repo: str, progress: dict[str, object]) -> str:
+        done, total = int(str(progress.get("bytes_done", 0))), int(str(progress.get("bytes_total", 0)))
+        step = str(progress.get("step", "starting"))
+        if not total:
+            return f"{repo}: {step}"
+        now = self._clock.elapsed_s
+        since, before = self._first = self._first or (now, done)
+        rate = (done - before) / (now - since) if now > since else 0.0
+        text = f"{repo}: {step}, {done / GB:.1f} of {total / GB:.1f} GB"
+        if rate > 0 and done < total:
+            text += f", {rate / 1e6:.0f} MB/s, about {duration((total - done) / rate)} left"
+        return text
