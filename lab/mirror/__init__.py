@@ -1,5 +1,6 @@
 """The lab's mirror: NVIDIA's, Docker's and the toolkit's repositories, and Debian's and Python's packages passed on."""
 
+import contextlib
 import sys
 from pathlib import Path
 from urllib.request import urlopen
@@ -9,6 +10,7 @@ from lab.mirror import upstreams
 from lab.mirror.docker import Archive
 from lab.mirror.passthrough import Cache, client
 from lab.mirror.repos import Repositories, Say
+from lab.mirror.server import greeting
 from lab.service import Service
 from lab.settings import CACHE, GATEWAY, MIRROR_PORT, MIRROR_URL, STATE
 
@@ -41,8 +43,12 @@ def start(address: str = GATEWAY, port: int = MIRROR_PORT, say: Say = print) -> 
 
     def answers() -> bool:
         with urlopen(f"{url}/", timeout=2) as response:
-            return bool(response.status == 200)
+            return bool(response.read().decode().strip() == greeting())
 
+    with contextlib.suppress(OSError):
+        if service.running(NAME) is not None and not answers():
+            say("mirror: its code changed, starting it again")
+            stop()
     return service.daemonise(NAME, command, url=url, ready=answers, cwd=checkout)
 
 

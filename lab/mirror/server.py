@@ -4,6 +4,7 @@ usage: python -m lab.mirror.server --address A --port P --www DIR --cache DIR
 """
 
 import argparse
+import hashlib
 import mimetypes
 import sys
 import threading
@@ -21,6 +22,12 @@ DISTS_MAX_AGE = 120.0
 """Seconds for which Debian's indexes are taken as they are; packages and by-hash indexes never change."""
 
 
+def greeting() -> str:
+    """What a server made of the present code says at `/`; one that says something else is outdated."""
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+    return f"the lab's mirror {digest.hexdigest()[:16]}"
+
+
 class Mirror(ThreadingHTTPServer):
     """Serves `www` (the lab's own repositories) and, through `cache`, what `sources` names."""
 
@@ -33,6 +40,7 @@ class Mirror(ThreadingHTTPServer):
         self.www = www
         self.cache = Cache(cache, client(sources.certificates))
         self.index = Index(sources.pypi, self.cache)
+        self.greeting = greeting()
         self.debian = {"debian": sources.debian, "debian-security": sources.debian_security}
 
 
@@ -57,11 +65,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        parts = path.strip("/").split("/")
-        if ".." in parts or "." in parts:
+        # apt asks for "./Packages" where a source names the suite "./".
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        if ".." in parts:
             raise UpstreamError(404, f"{path}: not there")
-        if path == "/":
-            self._send_text("the lab's mirror\n")
+        if not parts:
+            self._send_text(f"{self.server.greeting}\n")
         elif parts[0] in self.server.debian and len(parts) > 1:
             self._send_transfer(self._debian(parts[0], "/".join(parts[1:])))
         elif parts[:2] == ["pypi", "simple"] and len(parts) == 3:
@@ -69,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
         elif parts[:2] == ["pypi", "files"] and len(parts) == 4:
             self._send_python_file(parts[2], parts[3])
         else:
-            self._send_file(self.server.www / path.lstrip("/"))
+            self._send_file(self.server.www.joinpath(*parts))
 
     def _debian(self, archive: str, path: str) -> Transfer:
         changing = path.startswith("dists/") and "/by-hash/" not in path
