@@ -77,7 +77,8 @@ def running(name: str) -> Service | None:
     if record is None:
         return None
     _reap(record["pid"])
-    if start_time(record["pid"]) != record["start_time"]:
+    started = start_time(record["pid"])
+    if started is None or started != record["start_time"]:
         return None
     return Service(name, record["url"], record["pid"], Path(record["log"]))
 
@@ -164,6 +165,13 @@ def _await_ready(
         time.sleep(0.05)
 
 
+def _await_end(pid: int, born: int | None, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while start_time(pid) == born and time.monotonic() < deadline:
+        time.sleep(0.02)
+    _reap(pid)
+
+
 def stop(name: str, timeout: float = 10.0) -> bool:
     """Stop the service and all of its process group; SIGTERM first, SIGKILL after `timeout` seconds.
 
@@ -174,13 +182,10 @@ def stop(name: str, timeout: float = 10.0) -> bool:
         born = start_time(service.pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(service.pid, signal.SIGTERM)
-        deadline = time.monotonic() + timeout
-        while start_time(service.pid) == born and time.monotonic() < deadline:
-            _reap(service.pid)
-            time.sleep(0.05)
+        _await_end(service.pid, born, timeout)
         # The group's number stays taken while any of its processes lives, so this reaches no stranger.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(service.pid, signal.SIGKILL)
-        _reap(service.pid)
+        _await_end(service.pid, born, timeout)
     pid_file(name).unlink(missing_ok=True)
     return service is not None
