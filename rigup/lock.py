@@ -41,6 +41,15 @@ Digest = Annotated[str, _matches(r"sha256:[0-9a-f]{64}", "digest")]
 Commit = Annotated[str, _matches(r"[0-9a-f]{40}", "commit")]
 Sha256 = Annotated[str, _matches(r"[0-9a-f]{64}", "sha256")]
 AptVersion = Annotated[str, _matches(r"[0-9][A-Za-z0-9.+:~-]*", "apt version")]
+
+
+def _in_seconds(value: datetime) -> datetime:
+    # A naive time cannot be compared, and what is resolved must equal what is later read from the file.
+    aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+    return aware.astimezone(UTC).replace(microsecond=0)
+
+
+Created = Annotated[datetime, AfterValidator(_in_seconds)]
 Bytes = Annotated[int, Strict(), Field(ge=0)]
 
 
@@ -52,7 +61,7 @@ class ImageLock(Entry):
     """What an image tag named: its digest, when it was made, its compressed size, the CUDA version it holds."""
 
     digest: Digest
-    created: datetime
+    created: Created
     bytes: Bytes
     cuda: str | None = None
 
@@ -120,9 +129,6 @@ def read(path: Path) -> Lock:
 def text(lock: Lock) -> str:
     """The file's text: sorted, so that a moved entry is one changed line."""
     data = lock.model_dump(mode="json", exclude_none=True)
-    for image in data["images"].values():
-        created = datetime.fromisoformat(image["created"]).astimezone(UTC)
-        image["created"] = created.isoformat(timespec="seconds").replace("+00:00", "Z")
     return HEADER + yaml.safe_dump(data, sort_keys=True, default_flow_style=False, width=120, allow_unicode=True)
 
 

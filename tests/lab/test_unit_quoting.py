@@ -5,16 +5,13 @@ import secrets
 import shlex
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from rigup.errors import RigupError
-from rigup.inventory import Host, find_inventory, load_inventory
+from lab.settings import STATE
+from rigup.inventory import Host, load_inventory
 from rigup.render import systemd_command
 from tests.unit.test_render import HOSTILE
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 # A bare host has no Python; the shell's own printf writes its arguments as they are.
 DUMP = 'printf \'%s\\0\' "$@" >"$0.argv"\n'
@@ -62,10 +59,11 @@ class Machine:
 @pytest.fixture(scope="module")
 def machines() -> Iterator[list[Machine]]:
     """All lab hosts: Debian 12 and 13 bring different versions of systemd."""
-    try:
-        hosts = load_inventory(find_inventory(ROOT / "inventory")).hosts
-    except RigupError as error:
-        pytest.skip(f"no lab is running: {error}")
+    # Never the hosts of inventory/lab.yaml: those are someone's machines.
+    inventory = STATE / "lab.yaml"
+    if not inventory.is_file():
+        pytest.skip("no lab is running: make lab")
+    hosts = load_inventory(inventory).hosts
     machines = [Machine(host) for host in hosts.values()]
     for machine in machines:
         machine.run("mkdir", machine.directory)

@@ -1,0 +1,117 @@
+"""A registry, a hub and three apt repositories in miniature, as pages of a loopback site."""
+
+import gzip
+import hashlib
+import json
+
+from tests.unit.loopback import Answer, Site
+from tests.unit.sample import REPO, REVISION, TAG
+
+INDEX = "application/vnd.oci.image.index.v1+json"
+CREATED = "2026-02-23T10:11:12.123456789Z"
+
+
+def digest(body: bytes) -> str:
+    return "sha256:" + hashlib.sha256(body).hexdigest()
+
+
+def image_pages(site: Site, name: str, tag: str, created: str = CREATED) -> str:
+    """Puts an image with an index over two platforms on the site; returns the index's digest."""
+    config = json.dumps(
+        {"created": created, "config": {"Env": ["PATH=/usr/bin", "CUDA_VERSION=13.0.1", "ODD"]}}
+    ).encode()
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "config": {"digest": digest(config), "size": len(config)},
+            "layers": [{"digest": "sha256:" + "1" * 64, "size": 1000}, {"digest": "sha256:" + "2" * 64, "size": 234}],
+        }
+    ).encode()
+    index = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": INDEX,
+            "manifests": [
+                {"digest": "sha256:" + "3" * 64, "platform": {"os": "linux", "architecture": "arm64"}},
+                {"digest": digest(manifest), "platform": {"os": "linux", "architecture": "amd64"}},
+            ],
+        }
+    ).encode()
+    base = f"/v2/{name}"
+    answer = Answer(index, headers={"Content-Type": INDEX, "Docker-Content-Digest": digest(index)})
+    site.pages |= {
+        f"{base}/manifests/{tag}": answer,
+        f"{base}/manifests/{digest(index)}": answer,
+        f"{base}/manifests/{digest(manifest)}": Answer(manifest),
+        f"{base}/blobs/{digest(config)}": Answer(config),
+    }
+    return digest(index)
+
+
+def hub_pages(site: Site, revision: str = REVISION) -> None:
+    tree = f"/api/models/{REPO}/tree/{revision}?recursive=true&expand=false"
+    first = [{"type": "directory", "path": "d", "size": 0}, {"type": "file", "path": "config.json", "size": 100}]
+    second = [{"type": "file", "path": "model.safetensors", "size": 5000, "lfs": {"size": 5000}}]
+    site.pages |= {
+        f"/api/models/{REPO}/revision/main": Answer(json.dumps({"sha": revision}).encode()),
+        tree: Answer(json.dumps(first).encode(), headers={"Link": f'<{site.url}{tree}&cursor=x>; rel="next"'}),
+        f"{tree}&cursor=x": Answer(json.dumps(second).encode()),
+        f"/{REPO}/resolve/{revision}/config.json": Answer(b'{"quantization_config": {"ignore": []}}'),
+    }
+
+
+def packages(*entries: tuple[str, str]) -> Answer:
+    """A Packages.gz with these names and versions."""
+    paragraphs = [
+        f"Package: {name}\nVersion: {version}\nArchitecture: amd64\nDescription: {name}\n more: words\n"
+        for name, version in entries
+    ]
+    return Answer(gzip.compress("\n".join(paragraphs).encode()))
+
+
+DRIVER = ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "nvidia-persistenced")
+TOOLKIT = (
+    "nvidia-container-toolkit",
+    "nvidia-container-toolkit-base",
+    "libnvidia-container-tools",
+    "libnvidia-container1",
+)
+
+
+def apt_pages(site: Site) -> None:
+    cuda = [(name, f"{version}-1") for name in DRIVER for version in ("595.71.05", "595.9.1", "595.91.07", "610.57.04")]
+    cuda += [("nvidia-driver-pinning-595", "595-1"), ("nvidia-driver-pinning-610", "610-1")]
+    cuda += [(f"nvidia-driver-pinning-{version}", f"{version}-1") for version in ("595.71.05", "595.91.07")]
+    cuda += [("cuda-toolkit-13-2", "13.2.0-1"), ("cuda-toolkit-13-2", "13.2.1-1"), ("cuda-toolkit-13-3", "13.3.0-1")]
+    docker = [
+        (name, f"5:{version}-1~debian.13~trixie")
+        for name in ("docker-ce", "docker-ce-cli")
+        for version in ("29.6.1", "29.7.2", "29.10.0~rc.1")
+    ]
+    docker += [("containerd.io", "2.2.6-1"), ("docker-buildx-plugin", "0.30.1-1"), ("docker-compose-plugin", "5.0.1-1")]
+    toolkit = [(name, f"{version}-1") for name in TOOLKIT for version in ("1.19.1", "1.20.1")]
+    # Half of a release: the mirror was caught while it was being filled.
+    toolkit += [(name, "1.21.0-1") for name in TOOLKIT[:2]]
+    site.pages |= {
+        "/cuda/debian13/x86_64/Packages.gz": packages(*cuda),
+        "/cuda/debian13/x86_64/cuda-keyring_1.1-1_all.deb": Answer(b"keyring for debian13"),
+        "/docker/debian/dists/trixie/stable/binary-amd64/Packages.gz": packages(*docker),
+        "/docker/debian/gpg": Answer(b"docker's key"),
+        "/toolkit/stable/deb/amd64/Packages.gz": packages(*toolkit),
+        "/toolkit/gpgkey": Answer(b"the toolkit's key"),
+    }
+
+
+def world(site: Site) -> dict[str, object]:
+    """Fills the site; returns the settings that lead there."""
+    name, _, tag = TAG.rpartition(":")
+    image_pages(site, name, tag)
+    hub_pages(site)
+    apt_pages(site)
+    return {
+        "cuda_mirror": f"{site.url}/cuda",
+        "docker_mirror": f"{site.url}/docker",
+        "toolkit_mirror": f"{site.url}/toolkit",
+        "hub_endpoint": site.url,
+        "registry_mirror": site.url,
+    }
