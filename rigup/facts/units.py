@@ -11,7 +11,7 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts._reading import reading
 
-__all__ = ["ActiveUnits", "ProcessDigest", "UnitState", "UnitStateValue", "parse_active_units", "parse_unit_state"]
+__all__ = ["ActiveUnits", "ProcessCommand", "UnitState", "UnitStateValue", "parse_active_units", "parse_unit_state"]
 
 PROPERTIES = (
     "LoadState",
@@ -159,19 +159,16 @@ class ActiveUnits(FactBase[list[str]]):
         return parse_active_units(output)
 
 
-class ProcessDigest(FactBase[str]):
-    """The `RIGUP_DIGEST` with which the process `pid` was started; empty for none.
-
-    Nothing else leaves the process's environment, where secrets stand.
-    """
+class ProcessCommand(FactBase[list[str]]):
+    """The command line with which the process `pid` was started; empty where there is none."""
 
     @staticmethod
-    def default() -> str:
-        return ""
+    def default() -> list[str]:
+        return []
 
     def command(self, pid: int) -> str:
-        return f"tr '\\0' '\\n' 2>/dev/null </proc/{int(pid)}/environ | sed -n 's/^RIGUP_DIGEST=//p' || true"
+        return f"tr '\\0' '\\n' 2>/dev/null </proc/{int(pid)}/cmdline || true"
 
     @reading
-    def process(self, output: list[str]) -> str:
-        return output[0].strip()
+    def process(self, output: list[str]) -> list[str]:
+        return output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from pyinfra.api.command import FunctionCommand, QuoteString
@@ -12,18 +12,20 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host
 
 from rigup.facts.docker import ImageDigests
+from rigup.facts.nvidia import CdiDevices, parse_cdi_devices
 from rigup.facts.units import UnitState, UnitStateValue
-from rigup.operations._host import check, refusal, run, say, work
+from rigup.operations._host import check, refusal, run, work
 from rigup.operations._units import run_as_unit, wait_for_leftover
 from rigup.operations.files import Merged, backup_of, merged_file, place_merged
 from rigup.operations.systemd import start
 
-__all__ = ["daemon_config", "image"]
+__all__ = ["cdi", "daemon_config", "image"]
 
 Commands = Generator[FunctionCommand, None, None]
 
 DAEMON_JSON = "/etc/docker/daemon.json"
 DOCKER = "docker.service"
+CDI_REFRESH = "nvidia-cdi-refresh.service"
 VALIDATE = ("dockerd", "--validate", "--config-file=%s")
 
 
@@ -83,31 +85,57 @@ def _roll_back(host: Host, merged: Merged, timeout: float) -> str:
 
 
 @operation()
-def image(ref: str, tag: str | None = None, timeout: float = 7200) -> Commands:
-    """Have the image `ref` (`REPOSITORY@sha256:...`) on the host.
+def image(reference: str, tag: str, timeout: float = 7200) -> Commands:
+    """Have an image on the host.
 
+    + reference: `REPOSITORY@sha256:...`
     + tag: the name people know it by, for the messages
     + timeout: seconds until it must be there
 
     The pull runs as a unit of its own: it goes on when the deploy is cut off, and the next deploy waits for it.
     """
-    if ref in host.get_fact(ImageDigests):
-        host.noop(f"{tag or ref} is here")
+    if reference in host.get_fact(ImageDigests):
+        host.noop(f"{tag} is here")
         return
 
     def pull(host: Host) -> None:
-        repository, _, digest = ref.partition("@")
-        unit = f"rigup-pull-{digest.removeprefix('sha256:')[:12]}.service"
-        what = f"the pull of {tag or repository}"
-        wait_for_leftover(host, unit, what, timeout)
-        if not _is_here(host, ref):
-            run_as_unit(host, unit, ["/usr/bin/docker", "pull", ref], what=what, limit_s=timeout)
-        if not _is_here(host, ref):
-            raise OperationError(f"{host.name}: `docker pull {ref}` went well, but the image is not here")
-        say(host, f"{tag or repository} is here")
+        unit = f"rigup-pull-{reference.rpartition(':')[2][:12]}.service"
+        wait_for_leftover(host, unit, f"the pull of {tag}", timeout)
+        if not _is_here(host, reference):
+            run_as_unit(host, unit, ["/usr/bin/docker", "pull", reference], what=f"the pull of {tag}", limit_s=timeout)
+        if not _is_here(host, reference):
+            raise OperationError(f"{host.name}: `docker pull {reference}` went well, but the image is not here")
 
-    yield work(pull, f"pull {ref}")
+    yield work(pull, f"pull {tag}")
 
 
-def _is_here(host: Host, ref: str) -> bool:
-    return run(host, "docker image inspect --format .", QuoteString(ref)).ok
+def _is_here(host: Host, reference: str) -> bool:
+    return run(host, "docker image inspect --format .", QuoteString(reference)).ok
+
+
+@operation()
+def cdi(gpus: int, timeout: float = 120) -> Commands:
+    """Have the container device list (`nvidia-ctk cdi list`) name all of the host's `gpus`.
+
+    The list lies on a tmpfs; NVIDIA's own unit makes it at boot, and is asked again where it came too early or where
+    the toolkit was installed since.
+    """
+    listed: list[str] = host.get_fact(CdiDevices)
+    if _lists_all(listed, gpus):
+        host.noop(f"containers can ask for {gpus} GPUs")
+        return
+
+    def refresh(host: Host) -> None:
+        start(host, CDI_REFRESH, timeout, verb="restart")
+        listed = parse_cdi_devices(list(run(host, CdiDevices().command()).lines))
+        if not _lists_all(listed, gpus):
+            raise OperationError(
+                f"{host.name}: containers shall be able to ask for {gpus} GPUs, but `nvidia-ctk cdi list` names only "
+                f"{', '.join(listed) or 'none'}. See `journalctl -u {CDI_REFRESH}` and `nvidia-smi -L`."
+            )
+
+    yield work(refresh, "list the GPUs for containers")
+
+
+def _lists_all(listed: Sequence[str], gpus: int) -> bool:
+    return {"nvidia.com/gpu=all", *(f"nvidia.com/gpu={index}" for index in range(gpus))} <= set(listed)

@@ -117,10 +117,11 @@ def install(
     + mode: octal digits; missing directories above `dest` are made with 0755
     + validate: a command that judges the new file (`%s`) before it replaces the old one
     + backup: keep what was there in `DEST.rigup-backup`
-    + secret: the content must not show: demands `HiddenValue` or `src`, and a mode without group and others
+    + secret: refuses a mode that lets others than the owner read it; name the operation, or pass a `HiddenValue`:
+      pyinfra shows the arguments of operations without a name
     """
-    if secret and (isinstance(content, (str, bytes)) or mode[-2:] != "00"):
-        raise OperationValueError(f"{dest}: a secret is passed as HiddenValue, with a mode such as 600")
+    if secret and mode[-2:] != "00":
+        raise OperationValueError(f"{dest} is secret, but its mode {mode} shows it to others")
     wanted = _content_of(content, src)
     there: FileState | None = host.get_fact(FileInfo, path=dest)
     if problem := _occupied(dest, there):

@@ -22,6 +22,7 @@ from rigup.facts.units import UnitState, UnitStateValue
 from rigup.operations._host import Clock, check, duration, run, say, work
 from rigup.operations._units import failure, show_patiently
 from rigup.operations.files import place
+from rigup.plan import CheckpointPlan
 
 __all__ = ["fetch", "wait"]
 
@@ -31,37 +32,41 @@ VENV = "/usr/local/lib/rigup/venv"
 GB = 1_000_000_000
 
 
-def unit_of(model: str) -> str:
-    return f"model-fetch@{model}.service"
+def unit_of(checkpoint: CheckpointPlan) -> str:
+    return f"model-fetch@{checkpoint.instance}.service"
 
 
-def request_of(model: str) -> str:
-    return f"/etc/rigup/models/{model}.json"
+def request_of(checkpoint: CheckpointPlan) -> str:
+    return f"/etc/rigup/models/{checkpoint.instance}.json"
 
 
-def progress_of(model: str) -> str:
-    return f"/run/rigup-fetch/{model}/progress.json"
+def progress_of(checkpoint: CheckpointPlan) -> str:
+    return f"/run/rigup-fetch/{checkpoint.instance}/progress.json"
 
 
 @operation()
-def fetch(
-    model: str, repo: str, revision: str, dest: str, hub_endpoint: str = "https://huggingface.co", venv: str = VENV
-) -> Commands:
+def fetch(checkpoint: CheckpointPlan, endpoint: str, venv: str = VENV) -> Commands:
     """Have the download of a checkpoint under way, unless it is there and verified; does not wait for it.
 
-    + model: its id in the catalogue; letters, digits, `.`, `_` and `-`
-    + repo, revision: the hub's repository and a commit of 40 hex digits
-    + dest: the directory that will hold exactly the published files
-    + hub_endpoint: the hub, or a mirror that speaks its protocol
+    + endpoint: the hub's address, or that of a mirror that speaks its protocol
     + venv: the virtual environment with the hub's client
     """
-    stamp: ModelStampValue = host.get_fact(ModelStamp, path=dest)
-    if stamp.complete and stamp.revision == revision:
+    repo = checkpoint.repo
+    stamp: ModelStampValue = host.get_fact(ModelStamp, path=checkpoint.path)
+    if _is_done(stamp, checkpoint):
         host.noop(f"{repo} is complete and verified")
         return
-    request = {"endpoint": hub_endpoint, "repo": repo, "revision": revision, "dest": dest, "venv": venv}
+    request = {
+        "endpoint": endpoint,
+        "repo": repo,
+        "revision": checkpoint.revision,
+        "dest": checkpoint.path,
+        "bytes": checkpoint.bytes,
+        "files": checkpoint.files,
+        "venv": venv,
+    }
     content = (json.dumps(request, indent=2) + "\n").encode()
-    path, unit = request_of(model), unit_of(model)
+    path, unit = request_of(checkpoint), unit_of(checkpoint)
     there: FileState | None = host.get_fact(FileInfo, path=path)
     state: UnitStateValue = host.get_fact(UnitState, unit=unit, inputs=[path])
     asked = there is not None and there.sha256 == hashlib.sha256(content).hexdigest()
@@ -88,36 +93,39 @@ def fetch(
 
 
 @operation()
-def wait(model: str, repo: str, revision: str, dest: str, timeout: float = 86400) -> Commands:
+def wait(checkpoint: CheckpointPlan, timeout: float = 86400) -> Commands:
     """Wait until the checkpoint is there and verified, then switch its download unit off.
 
     + timeout: seconds until it must be complete
 
     Fails with the unit's last lines when the download gives up.
     """
-    stamp: ModelStampValue = host.get_fact(ModelStamp, path=dest)
-    state: UnitStateValue = host.get_fact(UnitState, unit=unit_of(model))
-    if stamp.complete and stamp.revision == revision and not state.runs and state.enabled != "enabled":
-        host.noop(f"{repo} is complete and verified")
+    stamp: ModelStampValue = host.get_fact(ModelStamp, path=checkpoint.path)
+    state: UnitStateValue = host.get_fact(UnitState, unit=unit_of(checkpoint))
+    if _is_done(stamp, checkpoint) and not state.runs and state.enabled != "enabled":
+        host.noop(f"{checkpoint.repo} is complete and verified")
         return
 
     def attend(host: Host) -> None:
-        _wait_for_stamp(host, model, repo, revision, dest, timeout)
-        unit = QuoteString(unit_of(model))
-        check(
-            host, "systemctl disable --quiet --", unit, failing=f"could not switch {unit_of(model)} off on {host.name}"
-        )
+        unit = unit_of(checkpoint)
+        _wait_for_stamp(host, checkpoint, timeout)
+        off = f"could not switch {unit} off on {host.name}"
+        check(host, "systemctl disable --quiet --", QuoteString(unit), failing=off)
 
-    yield work(attend, f"wait for {model}")
+    yield work(attend, f"wait for {checkpoint.repo}")
 
 
-def _wait_for_stamp(host: Host, model: str, repo: str, revision: str, dest: str, timeout: float) -> None:
-    clock, unit, pace = Clock(timeout), unit_of(model), _Pace()
+def _is_done(stamp: ModelStampValue, checkpoint: CheckpointPlan) -> bool:
+    return stamp.complete and (stamp.repo, stamp.revision) == (checkpoint.repo, checkpoint.revision)
+
+
+def _wait_for_stamp(host: Host, checkpoint: CheckpointPlan, timeout: float) -> None:
+    repo, unit, clock, pace = checkpoint.repo, unit_of(checkpoint), Clock(timeout), _Pace()
     while True:
-        state = show_patiently(host, unit, clock)
         # The unit's state is read first: a unit that had ended by then has written its stamp by now.
-        stamp = parse_model_stamp(list(run(host, ModelStamp().command(dest)).lines))
-        if stamp.complete and stamp.revision == revision and not state.runs:
+        state = show_patiently(host, unit, clock)
+        stamp = parse_model_stamp(list(run(host, ModelStamp().command(checkpoint.path)).lines))
+        if _is_done(stamp, checkpoint) and not state.runs:
             say(host, f"{repo} is complete and verified: {stamp.bytes / GB:.1f} GB in {stamp.files} files")
             return
         if not state.runs and not state.is_waiting_to_retry:
@@ -125,17 +133,18 @@ def _wait_for_stamp(host: Host, model: str, repo: str, revision: str, dest: str,
         if clock.is_up:
             raise failure(host, unit, state, f"{repo} was not complete after {clock}")
         if clock.is_due():
-            say(host, pace.line(repo, _progress(host, model)))
+            say(host, pace.line(repo, _progress(host, checkpoint)))
         clock.nap()
 
 
-def _progress(host: Host, model: str) -> dict[str, object]:
+def _progress(host: Host, checkpoint: CheckpointPlan) -> dict[str, object]:
     """What `fetch.py` last said of itself; empty before its first word."""
-    text = "\n".join(run(host, "cat --", QuoteString(progress_of(model)), "2>/dev/null || true").lines)
+    path = progress_of(checkpoint)
+    text = "\n".join(run(host, "cat --", QuoteString(path), "2>/dev/null || true").lines)
     try:
         progress = json.loads(text or "{}")
     except ValueError as error:
-        raise OperationError(f"{progress_of(model)} on {host.name} is no JSON: {error}") from error
+        raise OperationError(f"{path} on {host.name} is no JSON: {error}") from error
     return progress if isinstance(progress, dict) else {}
 
 

@@ -3,9 +3,9 @@
 Whether a running unit must be restarted is read from its state, not from what this deploy has changed: a deploy that
 was killed between writing a file and the restart is finished by the next one. A unit runs on old input when
 
-- one of its input files was written after its main process began,
-- systemd itself has not read the unit's file again (`NeedDaemonReload`), or
-- the process was started with another `RIGUP_DIGEST` in its environment than the one wanted.
+- one of its input files was written after its main process began, or
+- its main process has another command line than the one wanted. Where none is given, a unit file that systemd has not
+  read again (`NeedDaemonReload`) counts instead; with one, a change of the unit's other lines restarts nothing.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.context import host
 
-from rigup.facts.units import ProcessDigest, UnitState, UnitStateValue
+from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
 from rigup.operations._host import SAY_EVERY_S, Clock, check, duration, say, work
 from rigup.operations._units import failure, last_lines, shorten, show_patiently
 
-__all__ = ["changed", "converge", "stale_reasons", "start"]
+__all__ = ["changed", "converge", "enabled", "stale_reasons", "start"]
 
 Commands = Generator[FunctionCommand, None, None]
+
+# A generated or static unit cannot be enabled; whatever pulls it in does that.
+ENABLED = ("enabled", "static", "generated", "alias", "indirect")
 
 
 def changed(meta: OperationMeta) -> bool:
@@ -31,53 +34,75 @@ def changed(meta: OperationMeta) -> bool:
     return meta.did_change() if meta.is_complete() else meta.will_change
 
 
-def stale_reasons(
-    state: UnitStateValue, digest: str | None, running_digest: str | None, restart_on: Sequence[OperationMeta] = ()
-) -> list[str]:
+def stale_reasons(state: UnitStateValue, command: Sequence[str] | None, running: Sequence[str]) -> list[str]:
     """Why what runs is not what the files say; empty for a unit that does not run. See the module's text."""
     if not state.runs:
         return []
     reasons = [f"{path} was written after it started" for path in state.newer_inputs]
-    if state.needs_reload:
+    if command is None and state.needs_reload:
         reasons.append("its unit file has changed")
-    if digest is not None and running_digest is not None and running_digest != digest:
-        reasons.append("it runs an earlier plan")
-    if any(changed(meta) for meta in restart_on):
-        reasons.append("this deploy changed what it runs on")
+    # The program itself may be a script, whose interpreter then comes first.
+    if command is not None and running and list(running[1 - len(command) :]) != list(command[1:]):
+        reasons.append("it was started with another command line")
     return reasons
+
+
+@operation()
+def enabled(unit: str, reload_for: Sequence[OperationMeta] = ()) -> Commands:
+    """Have `unit` start at boot, and systemd know its present file; starts nothing.
+
+    + reload_for: operations that write the unit's files, so that a plan can foresee the reload
+    """
+    state: UnitStateValue = host.get_fact(UnitState, unit=unit)
+    if state.enabled in ENABLED and not state.needs_reload and not any(changed(meta) for meta in reload_for):
+        host.noop(f"{unit} starts at boot")
+        return
+
+    def enable(host: Host) -> None:
+        check(
+            host,
+            "systemctl daemon-reload && systemctl enable --quiet --",
+            QuoteString(unit),
+            failing=f"could not enable {unit} on {host.name}",
+        )
+
+    yield work(enable, f"enable {unit}")
 
 
 @operation()
 def converge(
     unit: str,
     inputs: Sequence[str] = (),
-    digest: str | None = None,
-    restart_on: Sequence[OperationMeta] = (),
+    command: Sequence[str] | None = None,
+    reload_for: Sequence[OperationMeta] = (),
     enabled: bool = True,
     timeout: float = 300,
 ) -> Commands:
     """Make `unit` run on what its files say now: started if it is down, restarted only if it runs on old input.
 
     + inputs: files the unit's process reads once, at its start
-    + digest: what must stand as `RIGUP_DIGEST` in the environment of the unit's main process
-    + restart_on: further operations whose change calls for a restart
-    + enabled: whether it starts at boot
+    + command: the command line its main process must have been started with
+    + reload_for: operations that write those files or the unit's, so that a plan can foresee what follows
+    + enabled: whether it must start at boot
     + timeout: seconds until it must be active; a unit that is already starting is waited for, not started again
 
     Fails with the unit's last lines where it does not become active.
     """
     state: UnitStateValue = host.get_fact(UnitState, unit=unit, inputs=inputs)
-    running = host.get_fact(ProcessDigest, pid=state.main_pid) if digest and state.main_pid else None
-    reasons = stale_reasons(state, digest, running, restart_on)
-    wants_enabling = enabled and state.enabled not in ("enabled", "static", "generated", "alias")
-    if state.active == "active" and not reasons and not wants_enabling:
+    running: list[str] = []
+    if command is not None and state.main_pid:
+        running = host.get_fact(ProcessCommand, pid=state.main_pid)
+    reasons = stale_reasons(state, command, running)
+    enable = enabled and state.enabled not in ENABLED
+    foreseen = any(not meta.is_complete() and meta.will_change for meta in reload_for)
+    if state.active == "active" and not reasons and not enable and not state.needs_reload and not foreseen:
         host.noop(f"{unit} runs what its files say")
         return
 
     def bring_up(host: Host) -> None:
         name = QuoteString(unit)
         check(host, "systemctl daemon-reload", failing=f"systemd on {host.name} could not read its units again")
-        if wants_enabling:
+        if enable:
             check(host, "systemctl enable --quiet --", name, failing=f"could not enable {unit} on {host.name}")
         if reasons:
             say(host, f"{unit} is restarted: {'; '.join(reasons)}")

@@ -12,8 +12,9 @@ from pyinfra.context import host
 
 from rigup.facts.serving import Proof, ProofValue
 from rigup.operations._host import run, say, work
+from rigup.plan import EndpointPlan
 
-__all__ = ["endpoint", "gpus", "proof_of"]
+__all__ = ["proof", "proof_of"]
 
 Commands = Generator[FunctionCommand, None, None]
 
@@ -27,29 +28,21 @@ def proof_of(name: str) -> str:
 
 
 @operation()
-def gpus(image: str, count: int) -> Commands:
-    """Have it proven that containers see the GPUs: by `--gpus`, by CDI, and still after `systemctl daemon-reload`.
+def proof(endpoint: EndpointPlan, gpus: int, timeout: float = 600) -> Commands:
+    """Have it proven that containers on the host see its GPUs, and that `endpoint` answers.
 
-    + image: a reference by digest that is on the host; nothing is pulled
-    + count: how many GPUs a container must see
+    Containers must see them by `--gpus`, by CDI, and still after `systemctl daemon-reload`; they are made from the
+    endpoint's own image, and nothing is pulled. That holds until Docker is started anew. The endpoint must be healthy,
+    list its model and complete a chat; that holds for this plan and this start of its unit.
 
-    The proof holds until Docker is started anew, or another image is asked for.
-    """
-    arguments = ["gpus", "--image", image, "--count", str(count)]
-    yield from _proven("gpus", DOCKER, f"{image} {count}", arguments)
-
-
-@operation()
-def endpoint(name: str, unit: str, url: str, model: str, digest: str, timeout: float = 600) -> Commands:
-    """Have it proven that an endpoint answers: its health, its list of models, a chat completion.
-
-    + url: the endpoint's base, such as `http://127.0.0.1:8000`
-    + model: the name under which it serves
-    + digest: the plan's; the proof holds for this plan and this start of `unit`
+    + gpus: how many GPUs the host has
     + timeout: seconds that one request may take
     """
-    arguments = ["endpoint", "--url", url, "--model", model, "--timeout", str(int(timeout))]
-    yield from _proven(name, unit, digest, arguments)
+    count = str(gpus)
+    yield from _proven("gpus", DOCKER, f"{endpoint.image} {count}", ["--image", endpoint.image, "--count", count])
+    arguments = ["--url", endpoint.url, "--model", endpoint.served_name, "--timeout", str(int(timeout))]
+    arguments += ["--health", endpoint.ready_path]
+    yield from _proven(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, arguments)
 
 
 def _proven(name: str, unit: str, digest: str, arguments: Sequence[str]) -> Commands:
@@ -60,7 +53,8 @@ def _proven(name: str, unit: str, digest: str, arguments: Sequence[str]) -> Comm
         return
 
     def prove(host: Host) -> None:
-        argv = ["/usr/bin/python3", PROVE, *arguments, "--out", path, "--unit", unit, "--digest", digest]
+        what = name.partition("-")[0]
+        argv = ["/usr/bin/python3", PROVE, what, *arguments, "--out", path, "--unit", unit, "--digest", digest]
         answer = run(host, *(QuoteString(argument) for argument in argv))
         for line in answer.lines:
             say(host, line)
