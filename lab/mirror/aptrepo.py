@@ -43,7 +43,7 @@ def _write_index(entries: Iterable[Entry], root: Path, directory: Path, prefix: 
     (directory / "Packages.gz").write_bytes(gzip.compress(text, mtime=0))
 
 
-def _write_release(directory: Path, fields: Mapping[str, str], key: Key) -> None:
+def _write_release(directory: Path, fields: Mapping[str, str], key: Key | None) -> None:
     indexes = sorted(path for path in directory.rglob("Packages*") if path.is_file())
     lines = [f"{name}: {value}" for name, value in fields.items()]
     lines.append(f"Date: {formatdate(usegmt=True)}")
@@ -54,7 +54,8 @@ def _write_release(directory: Path, fields: Mapping[str, str], key: Key) -> None
             lines.append(f" {algorithm(content).hexdigest()} {len(content):>16} {path.relative_to(directory)}")
     release = directory / "Release"
     release.write_text("\n".join(lines) + "\n")
-    sign(key, release)
+    if key is not None:
+        sign(key, release)
 
 
 def write_flat(directory: Path, packages: Iterable[Package], fields: Mapping[str, str], key: Key) -> None:
@@ -64,11 +65,11 @@ def write_flat(directory: Path, packages: Iterable[Package], fields: Mapping[str
     _write_release(directory, fields, key)
 
 
-def write_flat_of_files(directory: Path, debs: Iterable[Path], fields: Mapping[str, str], key: Key) -> None:
-    """Write the indexes and the signed Release of a flat repository for `.deb` files that lie in it already."""
+def write_unsigned(directory: Path, debs: Iterable[Path], fields: Mapping[str, str]) -> None:
+    """Write the indexes of a flat repository for `.deb` files that lie in it already; its users trust it as it is."""
     entries = [Entry(_control_of(path), path) for path in debs]
     _write_index(entries, directory, directory, "./")
-    _write_release(directory, fields, key)
+    _write_release(directory, fields, None)
 
 
 def _control_of(deb: Path) -> str:

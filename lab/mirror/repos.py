@@ -55,14 +55,13 @@ class Repositories:
             "docker", "lab stand-in for Docker Release (CE deb) <docker@rigup.invalid>", self._keys
         )
         toolkit_key = keys.ensure("toolkit", "lab stand-in for NVIDIA CORPORATION <toolkit@rigup.invalid>", self._keys)
-        kernel_key = keys.ensure("kernel", "rigup lab kernel packages <lab@rigup.invalid>", self._keys)
         for distro in nvidia.BRANCHES:
             key = cuda_debian13 if distro == "debian13" else cuda
             self._publish(f"cuda/{distro}", "nvidia.py docker.py", [key], self._cuda(distro, key), _NVIDIA)
         self._publish("libnvidia-container", "toolkit.py", [toolkit_key], self._toolkit(toolkit_key), _NVIDIA)
         self._publish("docker", "docker.py", [docker_key], self._docker(docker_key), _DOCKER)
         kernel_code = [Path(kernel_packages.__file__), kernel_packages.SCRIPTS]
-        self._publish("kernel", "", [kernel_key], self._kernel(kernel_key), kernel_code, KVER)
+        self._publish("kernel", "", [], self._kernel(), kernel_code, KVER)
 
     def _publish(
         self,
@@ -138,13 +137,11 @@ class Repositories:
 
         return write
 
-    def _kernel(self, key: Key) -> Callable[[Path], None]:
+    def _kernel(self) -> Callable[[Path], None]:
         fields = {"Origin": "rigup lab", "Label": "rigup lab kernels"}
 
         def write(directory: Path) -> None:
             debs = kernel_packages.build(directory)
-            aptrepo.write_flat_of_files(directory, debs, fields, key)
-            shutil.copyfile(key.keyring, directory / "key.gpg")
-            shutil.copyfile(key.armoured, directory / "key.asc")
+            aptrepo.write_unsigned(directory, debs, fields)
 
         return write
