@@ -28,7 +28,7 @@ class Web:
     def __init__(self, patience: float = PATIENCE) -> None:
         # httpx drops the Authorization header when a redirect leads to another host.
         self._client = httpx.Client(
-            follow_redirects=True, timeout=patience, transport=httpx.HTTPTransport(retries=2), trust_env=True
+            follow_redirects=True, timeout=patience, transport=httpx.HTTPTransport(retries=1), trust_env=True
         )
         self._answers: dict[tuple[str, tuple[tuple[str, str], ...]], httpx.Response] = {}
 

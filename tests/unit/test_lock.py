@@ -51,7 +51,8 @@ def test_the_text_is_sorted_and_says_what_it_is(tmp_path: Path) -> None:
 
 def test_the_order_of_entries_and_the_time_zone_do_not_change_the_text(tmp_path: Path) -> None:
     image = FULL.images["vllm/vllm-openai:cu130-nightly"]
-    elsewhere = image.model_copy(update={"created": image.created.astimezone(timezone(timedelta(hours=9)))})
+    tokyo = image.created.astimezone(timezone(timedelta(hours=9)))
+    elsewhere = ImageLock.model_validate({**image.model_dump(), "created": tokyo})
     write(tmp_path / "a.lock", Lock(images={"z:1": image, "a:1": image}))
     write(tmp_path / "b.lock", Lock(images={"a:1": elsewhere, "z:1": elsewhere}))
     assert (tmp_path / "a.lock").read_text() == (tmp_path / "b.lock").read_text()
