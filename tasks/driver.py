@@ -12,21 +12,20 @@ from rigup.operations import apt, files, systemd
 from rigup.packages import conflicting, driver_install, repositories
 from tasks.preflight import Brief
 
-__all__ = ["driver"]
+__all__ = ["PERSISTENCED", "PERSISTENCED_DROP_IN", "driver"]
 
 KEYRING = "/var/cache/rigup/cuda-keyring.deb"
 PERSISTENCED = "nvidia-persistenced.service"
-DROP_IN = f"/etc/systemd/system/{PERSISTENCED}.d/rigup.conf"
+PERSISTENCED_DROP_IN = f"/etc/systemd/system/{PERSISTENCED}.d/rigup.conf"
 
 
 @deploy("driver")
 def driver(brief: Brief) -> None:
     """The CUDA repository and its key, the branch pin, the driver, persistence."""
     # Packages that get in the way were there before the run; nothing in it installs one.
-    pyinfra_apt.packages(
+    apt.absent(
         name="Remove packages that conflict with NVIDIA's and Docker's own",
         packages=conflicting(host.get_fact(DebPackages)),
-        present=False,
     )
 
     cuda = repositories(brief.distro, brief.settings)["cuda"]
@@ -51,7 +50,7 @@ def driver(brief: Brief) -> None:
     mode = "--persistence-mode" if brief.settings.persistence else "--no-persistence-mode"
     drop_in = files.install(
         name="Set the driver's persistence",
-        dest=DROP_IN,
+        dest=PERSISTENCED_DROP_IN,
         # Ubuntu's unit says --no-persistence-mode; the empty line takes its command away first.
         content=f"[Service]\nExecStart=\nExecStart=/usr/bin/nvidia-persistenced --verbose {mode}\n",
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
-from rigup.operations import docker
+from rigup.operations import docker, systemd
 from rigup.operations import reboot as reboot_operations
+from tasks.driver import PERSISTENCED, PERSISTENCED_DROP_IN
 from tasks.preflight import Brief
 
 __all__ = ["reboot"]
@@ -22,5 +23,8 @@ def reboot(brief: Brief) -> None:
         gpus=brief.gpus,
         allowed=settings.reboot == "when-needed",
         timeout=settings.reboot_timeout,
+    )
+    systemd.converge(
+        name="Run the persistence daemon as its drop-in says", unit=PERSISTENCED, inputs=[PERSISTENCED_DROP_IN]
     )
     docker.cdi(name="List the GPUs for containers", gpus=brief.gpus)

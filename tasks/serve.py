@@ -7,7 +7,7 @@ from pathlib import Path
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import files, model, systemd
-from rigup.render import WAIT_READY, unit_text
+from rigup.render import WAIT_READY, docker_argv, unit_text
 from tasks.preflight import Brief
 
 __all__ = ["serve"]
@@ -29,10 +29,12 @@ def serve(brief: Brief) -> None:
     )
     for endpoint in brief.plan.endpoints:
         unit = f"/etc/systemd/system/{endpoint.unit}"
-        files.install(name=f"Write the unit of {endpoint.name}", dest=unit, content=unit_text(endpoint))
+        written = files.install(name=f"Write the unit of {endpoint.name}", dest=unit, content=unit_text(endpoint))
         systemd.converge(
             name=f"Serve {endpoint.recipe} as {endpoint.name}",
             unit=endpoint.unit,
-            inputs=[unit, endpoint.env_file, *(f"{endpoint.directory}/{name}" for name in endpoint.patched_files)],
+            inputs=[endpoint.env_file, *(f"{endpoint.directory}/{name}" for name in endpoint.patched_files)],
+            command=docker_argv(endpoint),
+            reload_for=[written],
             timeout=endpoint.ready_timeout + 120,
         )

@@ -78,6 +78,9 @@ class InstalledVersions(FactBase[dict[str, str]]):
         return {}
 
     def command(self, names: Sequence[str]) -> StringCommand:
+        # Without a name dpkg-query lists every package there is.
+        if not names:
+            return StringCommand("true")
         return StringCommand(
             "dpkg-query -W -f '${db:Status-Abbrev}\\t${Package}\\t${Version}\\n'",
             *(QuoteString(name) for name in names),
