@@ -49,6 +49,8 @@ VOLATILE = (
     "tmp",
     "var/tmp",
     "var/log",
+    "var/cache/apt/pkgcache.bin",
+    "var/cache/apt/srcpkgcache.bin",
     "var/lib/containerd",
     "var/lib/docker",
     "var/lib/lastlog",

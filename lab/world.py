@@ -1,7 +1,5 @@
 """The whole lab: network, mirror, hub, registry and hosts, brought up and taken down together."""
 
-import contextlib
-import importlib
 import os
 import resource
 import shutil
@@ -13,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lab import machine, network
+from lab import hub, machine, mirror, network, registry
 from lab.hardware import DEFAULT_GPUS
 from lab.machine import Host, LabError, Spec
 from lab.service import Service, running
@@ -32,17 +30,6 @@ _TOOLS = {
     "dpkg-deb": "dpkg",
     "tar": "tar",
 }
-
-
-def _parts() -> dict[str, Any]:
-    # DEVELOPMENT: plain imports as soon as all three are there.
-    found = {}
-    for name in SERVICES:
-        with contextlib.suppress(ImportError):
-            module = importlib.import_module(f"lab.{name}")
-            if hasattr(module, "start"):
-                found[name] = module
-    return found
 
 
 def releases(choice: str, number: int) -> str:
@@ -107,11 +94,9 @@ def up(
         return result
 
     # Everything else is fetched through the mirror.
-    parts = _parts()
-    if "mirror" in parts:
-        timed("mirror", parts["mirror"].start)
-    with ThreadPoolExecutor(max_workers=3) as pool:
-        waiting = [pool.submit(timed, name, parts[name].start) for name in ("hub", "registry") if name in parts]
+    timed("mirror", mirror.start)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        waiting = [pool.submit(timed, "hub", hub.start), pool.submit(timed, "registry", registry.start)]
         for name, spec in wanted.items():
             host = machine.get(name)
             kind = host.spec if host.exists else spec
@@ -119,9 +104,9 @@ def up(
                 f"{name} (Debian {kind.release}, {kind.gpus} GPUs, login {kind.login})",
                 lambda name=name, spec=spec: machine.start(name, spec.release, spec.gpus, spec.login, say),  # type: ignore[misc]
             )
+        write_inventory()
         for future in waiting:
             future.result()
-    write_inventory()
     say(f"the lab is up ({time.monotonic() - started:.1f} s); its inventory: {INVENTORY}")
     return machine.existing()
 
@@ -150,8 +135,8 @@ def down(say: Callable[[str], None] = print) -> None:
     hosts = machine.existing()
     for host in hosts:
         host.remove()
-    for part in _parts().values():
-        part.stop()
+    for stop in (registry.stop, hub.stop, mirror.stop):
+        stop()
     network.down()
     if machine.MARKER.exists():
         machine.remove_tree(STATE)
