@@ -351,11 +351,13 @@ class _Looking:
 
     def network(self) -> None:
         needed = self.needed_settings()
-        for (host, port), setting in destinations(self.plan, self.settings).items():
+        # One mirror may serve several settings: it is needed as long as any of them is.
+        urls = [(name, _place(url)) for name, url in _urls(self.plan, self.settings)]
+        for host, port in destinations(self.plan, self.settings):
+            names = sorted({name for name, place in urls if place == (host, port)})
             seen = self.facts.reachable.get((host, port))
-            if setting not in needed or (seen is not None and seen.ok):
+            if not needed.intersection(names) or (seen is not None and seen.ok):
                 continue
-            names = sorted(name for name, url in _urls(self.plan, self.settings) if _place(url) == (host, port))
             reason = seen.reason if seen is not None else "it was not tried"
             self.problem(
                 "network",

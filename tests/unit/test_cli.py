@@ -1,0 +1,163 @@
+"""The rigup command: output, exit codes, and the lock it moves."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rigup import lock as locks
+from rigup.cli import main
+from tests.unit.loopback import Answer, Site, serving
+from tests.unit.sample import REPO, TAG
+from tests.unit.small_world import hub_pages, image_pages, packages, world
+
+NAME, _, VERSION = TAG.rpartition(":")
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving() as site:
+        yield site
+
+
+@pytest.fixture
+def inventory(site: Site, tmp_path: Path) -> Path:
+    path = tmp_path / "lab.yaml"
+    path.write_text(yaml.safe_dump({"defaults": world(site), "hosts": {"rig1": {"address": "10.0.0.11"}}}))
+    return path
+
+
+def test_recipes_are_listed_one_to_a_line_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("vllm-nvfp4-cu130 ") for line in lines) == 1
+    assert "tool calls" in lines[0]
+
+
+def test_settings_are_a_markdown_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["settings"]) == 0
+    assert capsys.readouterr().out.startswith("| key | default | what it is |\n|---|---|---|\n")
+
+
+def test_lock_resolves_once_and_says_what(inventory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["lock", "--inventory", str(inventory), "--distro", "debian13"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert f"image {TAG}: (new) -> sha256:" in out
+    assert "package debian13/driver-595 nvidia-driver-cuda: (new) -> 595.91.07-1" in out
+    assert main(arguments) == 0
+    assert "is complete" in capsys.readouterr().out
+
+
+def test_lock_without_a_known_distribution_says_that_packages_come_later(
+    inventory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lock", "--inventory", str(inventory)]) == 0
+    assert "resolved by the first deploy" in capsys.readouterr().out
+
+
+@pytest.fixture
+def locked(inventory: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    assert main(["lock", "--inventory", str(inventory), "--distro", "debian13"]) == 0
+    capsys.readouterr()
+    return inventory
+
+
+def test_update_with_nothing_new_moves_nothing(locked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = locked.with_suffix(".lock").read_text()
+    assert main(["update", "--inventory", str(locked)]) == 0
+    assert "Nothing moved" in capsys.readouterr().out
+    assert locked.with_suffix(".lock").read_text() == before
+    assert main(["update", "--check", "--inventory", str(locked)]) == 0
+
+
+def test_update_shows_what_moved_and_moves_it(locked: Path, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    old = locks.read(locked.with_suffix(".lock"))
+    new = image_pages(site, NAME, VERSION, created="2026-05-01T00:00:00Z")
+    hub_pages(site, "d" * 40)
+    assert main(["update", "--inventory", str(locked)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert f"image {TAG}: {old.images[TAG].digest} -> {new}" in out
+    assert f"checkpoint {REPO}@main: {old.checkpoints[f'{REPO}@main'].revision} -> {'d' * 40}" in out
+    assert len(out) == 2
+    assert locks.read(locked.with_suffix(".lock")).images[TAG].digest == new
+
+
+def test_update_check_shows_it_and_leaves_the_lock(
+    locked: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = locked.with_suffix(".lock").read_text()
+    image_pages(site, NAME, VERSION, created="2026-05-01T00:00:00Z")
+    assert main(["update", "--check", "--inventory", str(locked)]) == 2
+    assert f"image {TAG}: " in capsys.readouterr().out
+    assert locked.with_suffix(".lock").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("what", "moves"),
+    [
+        (["images"], {"image"}),
+        (["checkpoints"], {"checkpoint"}),
+        ([TAG], {"image"}),
+        ([REPO], {"checkpoint"}),
+        (["docker"], {"package"}),
+        (["docker-ce"], {"package"}),
+        (["keys"], {"key"}),
+        (["driver-595"], set()),
+        (["images", "docker"], {"image", "package"}),
+        ([], {"image", "checkpoint", "package", "key"}),
+    ],
+)
+def test_update_moves_what_it_was_told_and_nothing_else(
+    locked: Path, site: Site, capsys: pytest.CaptureFixture[str], what: list[str], moves: set[str]
+) -> None:
+    image_pages(site, NAME, VERSION, created="2026-05-01T00:00:00Z")
+    hub_pages(site, "d" * 40)
+    names = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin")
+    site.pages["/docker/debian/dists/trixie/stable/binary-amd64/Packages.gz"] = packages(
+        *((n, "5:30.0.0-1") for n in names)
+    )
+    site.pages["/docker/debian/gpg"] = Answer(b"another key")
+    assert main(["update", *what, "--inventory", str(locked)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split(" ")[0] for line in lines if "->" in line} == moves
+
+
+def test_update_of_an_unknown_entry_names_the_near_one(locked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["update", "driver-959", "--inventory", str(locked)]) == 1
+    assert "no entry named 'driver-959': did you mean driver-595" in capsys.readouterr().err
+
+
+def test_a_failed_update_leaves_the_lock(locked: Path, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    before = locked.with_suffix(".lock").read_text()
+    site.pages.clear()
+    assert main(["update", "--inventory", str(locked)]) == 1
+    assert "registry_mirror: " in capsys.readouterr().err
+    assert locked.with_suffix(".lock").read_text() == before
+
+
+def test_a_wrong_inventory_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "lab.yaml"
+    path.write_text("hosts: {rig1: {adress: a}}\n")
+    assert main(["lock", "--inventory", str(path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "lab.yaml:1: hosts.rig1.adress: unknown key" in captured.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["update", "--distro", "fedora"]])
+def test_wrong_use_exits_with_1_as_2_means_something_else(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 1
+
+
+@pytest.mark.parametrize("command", [[], ["lock"], ["update"]])
+def test_help_explains_the_exit_codes(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--help"])
+    assert caught.value.code == 0
+    assert "Exit codes: 0 done, 1 failed" in capsys.readouterr().out

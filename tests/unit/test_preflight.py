@@ -1,0 +1,320 @@
+"""Preflight: each thing that would stop a deploy is found, with a remedy, and nothing else is."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from rigup.errors import Problem, ProblemsError
+from rigup.lock import Lock
+from rigup.plan import make_plan
+from rigup.preflight import HostFacts, check, destinations, disk_paths
+from rigup.recipes import default_catalogue
+from rigup.settings import Settings
+from tests.unit.sample import DIGEST, GIB, PUBLISHED, REPO, REVISION, image, lock
+
+STORE = f"/srv/models/{REPO}/{REVISION}"
+IMAGE = f"vllm/vllm-openai@{DIGEST}"
+
+
+@dataclass(frozen=True)
+class Device:
+    address: str
+    vendor: int
+    device: int
+    class_code: int
+
+
+@dataclass(frozen=True)
+class Space:
+    mount: str
+    available: int
+
+
+@dataclass(frozen=True)
+class Socket:
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Way:
+    ok: bool
+    reason: str = ""
+
+
+OPEN = {
+    (host, 443): Way(True)
+    for host in (
+        "developer.download.nvidia.com",
+        "download.docker.com",
+        "nvidia.github.io",
+        "pypi.org",
+        "huggingface.co",
+        "registry-1.docker.io",
+    )
+}
+CARDS = tuple(Device(f"0000:{bus}:00.0", 0x10DE, 0x2BB1, 0x030000) for bus in ("21", "41", "61", "81"))
+BMC = Device("0000:c4:00.0", 0x1A03, 0x2000, 0x030000)
+NIC = Device("0000:01:00.0", 0x8086, 0x1563, 0x020000)
+SOUND = Device("0000:21:00.1", 0x10DE, 0x22E8, 0x040300)
+
+BARE = HostFacts(
+    os_release={"ID": "debian", "VERSION_ID": "13"},
+    architecture="x86_64",
+    init="systemd",
+    privilege="sudo",
+    memory=512 * GIB,
+    secure_boot=False,
+    pci=(*CARDS, BMC, NIC, SOUND),
+    disks={path: Space("/", 2000 * GIB) for path in disk_paths(Settings())},
+    listeners=[Socket("0.0.0.0", 22)],
+    reachable=OPEN,
+)
+
+
+def installed(of: Lock) -> dict[str, str]:
+    return {name: version for group in of.packages["debian13"].values() for name, version in group.items()}
+
+
+SERVED = replace(
+    BARE,
+    stored={STORE: 234 * GIB},
+    images={IMAGE},
+    installed=installed(lock()),
+    serving={"main": 8000},
+    listeners=[Socket("0.0.0.0", 22), Socket("127.0.0.1", 8000)],
+)
+
+
+def problems(facts: HostFacts, cuda: str | None = "13.0.1", **settings: object) -> list[Problem]:
+    wanted, known = Settings.from_data(settings), lock(image(cuda=cuda))
+    return check(make_plan("rig1", wanted, default_catalogue(), known, PUBLISHED), wanted, facts, known)
+
+
+def only(found: list[Problem]) -> Problem:
+    assert len(found) == 1, found
+    assert found[0].host == "rig1"
+    assert found[0].remedy
+    return found[0]
+
+
+def disks(**free: int) -> dict[str, Space]:
+    """Free GiB by mount: `root`, and those that are mounts of their own."""
+    mounts = {"/srv/models": "store", "/var/lib/docker": "docker", "/var/lib/containerd": "containerd"}
+    found = {"/": Space("/", free["root"] * GIB)}
+    for path, name in mounts.items():
+        found[path] = Space(path, free[name] * GIB) if name in free else found["/"]
+    return found
+
+
+def test_a_bare_host_that_can_do_it_has_no_problems() -> None:
+    assert problems(BARE) == []
+
+
+def test_a_host_that_serves_already_has_none_and_needs_nothing_any_more() -> None:
+    bare_of_everything = replace(SERVED, disks=disks(root=1), reachable={})
+    assert problems(bare_of_everything) == []
+
+
+@pytest.mark.parametrize(
+    ("release", "found"),
+    [
+        ({"ID": "debian", "VERSION_ID": "11", "PRETTY_NAME": "Debian GNU/Linux 11 (bullseye)"}, "Debian GNU/Linux 11"),
+        ({}, "an unknown system is not supported"),
+    ],
+)
+def test_an_unsupported_system_is_one_problem_and_not_ten(release: dict[str, str], found: str) -> None:
+    problem = only(problems(replace(BARE, os_release=release)))
+    assert problem.check == "system"
+    assert found in problem.found
+    assert problem.remedy == "install one of them: Debian 12, Debian 13, Ubuntu 24.04"
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "words"),
+    [
+        ({"architecture": "aarch64"}, "architecture", "the machine is aarch64"),
+        ({"init": "tini"}, "init", "process 1 is tini, not systemd"),
+        ({"privilege": "none"}, "privilege", "no sudo without a password"),
+        ({"memory": 8 * GIB}, "memory", "8.0 GiB of memory; the engine needs 12.0 GiB"),
+        ({"secure_boot": True}, "secure-boot", "Secure Boot is on"),
+        ({"pci": (*CARDS[:3], BMC)}, "gpus", "3 on the bus; recipe vllm-nvfp4-cu130 of endpoint main needs 4"),
+        ({"pci": (BMC, NIC)}, "gpus", "0 on the bus"),
+    ],
+)
+def test_what_the_machine_lacks_is_named(change: dict[str, object], check: str, words: str) -> None:
+    problem = only(problems(replace(BARE, **change)))  # type: ignore[arg-type]
+    assert problem.check == check
+    assert words in problem.found
+
+
+def test_a_server_edition_shows_as_3d_controller_and_counts() -> None:
+    server = tuple(replace(card, device=0x2BB5, class_code=0x030200) for card in CARDS)
+    assert problems(replace(BARE, pci=server)) == []
+
+
+def test_another_nvidia_gpu_is_named_by_its_address() -> None:
+    problem = only(problems(replace(BARE, pci=(*CARDS, Device("0000:a1:00.0", 0x10DE, 0x2684, 0x030000)))))
+    assert problem.found.startswith("the GPU at 0000:a1:00.0 is 10de:2684, no RTX PRO 6000 Blackwell")
+
+
+def test_a_card_with_less_memory_than_the_recipe_needs_is_refused() -> None:
+    small = replace(CARDS[2], device=0x2BB3)
+    problem = only(problems(replace(BARE, pci=(*CARDS[:2], small, CARDS[3]))))
+    assert problem.check == "vram"
+    assert problem.found == "the GPU at 0000:61:00.0 has 47.8 GiB; recipe vllm-nvfp4-cu130 needs 94.7 GiB"
+
+
+def test_gpu_numbers_beyond_those_present_are_refused() -> None:
+    problem = only(problems(BARE, endpoints={"main": {"gpus": [2, 3, 4, 5]}}))
+    assert problem.found == "endpoint main takes GPU 4, 5; there are 4, from 0"
+
+
+def test_all_gpus_may_be_more_than_the_recipe_needs() -> None:
+    assert problems(replace(BARE, pci=CARDS + tuple(replace(card, address="x") for card in CARDS))) == []
+
+
+def test_a_full_disk_says_what_needs_how_much() -> None:
+    problem = only(problems(replace(BARE, disks=disks(root=200))))
+    assert problem.check == "disk"
+    # 234 GiB of checkpoint, 9 GiB of image unpacked, packages, and one to spare.
+    assert problem.found == (
+        "/ has 200.0 GiB free and needs 277.8 GiB: 234.0 GiB for checkpoint nvidia/Qwen3.5-397B-A17B-NVFP4, "
+        "28.8 GiB for image vllm/vllm-openai:cu130-nightly, 4.0 GiB for driver and Docker, "
+        "10.0 GiB for cuda-toolkit-13-2, 1.0 GiB spare"
+    )
+    assert problem.remedy == "make 77.8 GiB of room, or mount a larger disk"
+
+
+def test_each_disk_is_judged_for_what_lies_on_it() -> None:
+    assert problems(replace(BARE, disks=disks(root=50, store=300))) == []
+    assert only(problems(replace(BARE, disks=disks(root=300, store=200)))).found.startswith("/srv/models has 200.0 GiB")
+    assert only(problems(replace(BARE, disks=disks(root=20, store=300, docker=10)))).found.startswith("/var/lib/docker")
+    assert only(problems(replace(BARE, disks=disks(root=5, store=300, docker=50)))).found.startswith("/ has 5.0 GiB")
+
+
+def test_only_what_is_missing_of_a_checkpoint_counts() -> None:
+    half = replace(BARE, stored={STORE: 117 * GIB}, disks=disks(root=50, store=120))
+    assert problems(half) == []
+    assert only(problems(replace(half, stored={}))).found.startswith("/srv/models")
+
+
+def test_what_is_installed_and_pulled_needs_no_room() -> None:
+    assert problems(replace(SERVED, stored={}, disks=disks(root=1, store=300))) == []
+
+
+def test_docker_29_keeps_images_in_containerds_directory() -> None:
+    versions = {**installed(lock()), "docker-ce": "5:29.6.1-1~debian.13~trixie"}
+    facts = replace(SERVED, images=(), installed=versions, disks=disks(root=100, docker=100, containerd=10))
+    assert only(problems(facts)).found.startswith("/var/lib/containerd has 10.0 GiB free and needs 29.8 GiB")
+
+
+def test_without_the_cuda_toolkit_its_room_is_not_needed() -> None:
+    facts = replace(BARE, disks=disks(root=6, store=300, docker=50))
+    assert only(problems(facts)).check == "disk"
+    assert problems(facts, cuda_toolkit="off") == []
+
+
+def test_a_path_without_a_file_system_is_a_problem() -> None:
+    facts = replace(BARE, disks={path: space for path, space in BARE.disks.items() if path != "/srv/models"})
+    assert "no file system was found for /srv/models" in only(problems(facts)).found
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"])
+def test_a_taken_port_is_a_problem(address: str) -> None:
+    problem = only(problems(replace(BARE, listeners=[Socket(address, 8000)])))
+    assert problem.check == "port"
+    assert problem.found == f"port 8000 of endpoint main is taken on {address}"
+
+
+def test_a_port_on_another_address_is_in_nobodys_way() -> None:
+    assert problems(replace(BARE, listeners=[Socket("10.0.0.11", 8000), Socket("127.0.0.1", 8001)])) == []
+
+
+def test_our_own_endpoint_on_its_port_is_no_problem_but_a_new_port_must_be_free() -> None:
+    assert problems(SERVED) == []
+    taken = replace(SERVED, listeners=[*SERVED.listeners, Socket("127.0.0.1", 9000)])
+    assert only(problems(taken, endpoints={"main": {"port": 9000}})).check == "port"
+
+
+def test_a_driver_branch_that_the_distribution_lacks_is_refused() -> None:
+    found = problems(BARE, driver_branch=580)
+    assert "driver_branch 580 does not exist for Debian 13" in only(found).found
+    assert "595" in only(found).remedy
+
+
+@pytest.mark.parametrize(("cuda", "fits"), [("13.0.1", True), ("13.2", True), ("13.3.0", False), (None, True)])
+def test_the_driver_must_know_the_images_cuda(cuda: str | None, fits: bool) -> None:
+    found = problems(BARE, cuda)
+    assert (found == []) == fits
+    if not fits:
+        assert only(found).found == "driver_branch 595 brings CUDA 13.2; vllm/vllm-openai:cu130-nightly needs 13.3.0"
+        assert only(found).remedy == "set driver_branch to 610 or 615"
+
+
+def test_a_branch_newer_than_the_table_is_trusted() -> None:
+    assert problems(BARE, "13.5", driver_branch=620) == []
+
+
+def test_an_image_newer_than_every_driver_says_so() -> None:
+    assert only(problems(BARE, "14.0")).remedy == "choose a recipe with an older image"
+
+
+def test_destinations_are_all_servers_by_name_and_port() -> None:
+    settings = Settings.from_data({"registry_mirror": "http://10.98.0.1:5000", "hub_endpoint": "http://10.98.0.1:8001"})
+    made = make_plan("rig1", settings, default_catalogue(), lock(), PUBLISHED)
+    found = destinations(made, settings)
+    assert found[("10.98.0.1", 5000)] == "registry_mirror"
+    assert found[("10.98.0.1", 8001)] == "hub_endpoint"
+    assert found[("developer.download.nvidia.com", 443)] == "cuda_mirror"
+    assert ("registry-1.docker.io", 443) not in found
+
+
+def test_a_server_that_the_host_cannot_reach_is_named_with_its_setting() -> None:
+    facts = replace(BARE, reachable={**OPEN, ("huggingface.co", 443): Way(False, "Connection refused")})
+    problem = only(problems(facts))
+    assert problem.check == "network"
+    assert problem.found == "the host cannot connect to huggingface.co:443: Connection refused"
+    assert "hub_endpoint" in problem.remedy
+
+
+def test_one_mirror_for_several_things_is_one_problem_that_names_them_all() -> None:
+    mirror = "http://10.98.0.1:8000"
+    settings = {
+        "cuda_mirror": f"{mirror}/cuda",
+        "docker_mirror": f"{mirror}/docker",
+        "toolkit_mirror": f"{mirror}/toolkit",
+        "pypi_index": f"{mirror}/pypi/simple",
+    }
+    facts = replace(BARE, reachable={**OPEN, ("10.98.0.1", 8000): Way(False, "no answer within 5 s")})
+    problem = only(problems(facts, **settings))
+    assert "cuda_mirror, docker_mirror, pypi_index, toolkit_mirror" in problem.remedy
+
+
+def test_a_mirror_that_something_still_needs_counts_even_where_its_first_use_is_done() -> None:
+    mirror = "http://10.98.0.1:8000"
+    settings = {"cuda_mirror": f"{mirror}/cuda", "pypi_index": f"{mirror}/pypi/simple"}
+    facts = replace(SERVED, stored={}, reachable={**OPEN, ("10.98.0.1", 8000): Way(False, "refused")})
+    assert only(problems(facts, **settings)).check == "network"
+
+
+def test_the_registry_is_not_needed_for_an_image_that_is_there() -> None:
+    closed = {**OPEN, ("registry-1.docker.io", 443): Way(False, "refused")}
+    assert problems(replace(BARE, images={IMAGE}, reachable=closed)) == []
+    assert only(problems(replace(BARE, reachable=closed))).check == "network"
+
+
+def test_all_problems_come_at_once_and_fit_one_table() -> None:
+    broken = replace(
+        BARE, pci=(), memory=GIB, secure_boot=True, disks=disks(root=1), listeners=[Socket("::", 8000)], reachable={}
+    )
+    found = problems(broken)
+    assert {problem.check for problem in found} == {"gpus", "memory", "secure-boot", "disk", "port", "network"}
+    text = ProblemsError(found).table(width=100)
+    assert text.startswith(f"{len(found)} problems; nothing was changed.")
+    assert all(len(line) <= 100 for line in text.splitlines())
+    assert str(ProblemsError(found[:1])).startswith("1 problem; nothing was changed.")
+
+
+def test_square_brackets_in_what_a_host_says_are_shown_as_they_are() -> None:
+    assert "[bold]x[/bold]" in ProblemsError([Problem("rig1", "system", "[bold]x[/bold]", "none")]).table()
