@@ -149,7 +149,7 @@ def to_yaml(value: Any, indent: int = 0) -> list[str]:
             if isinstance(item, str):
                 lines.append(f"{pad}{key}: {scalar(item)}")
             else:
-                lines += [f"{pad}{key}:", *to_yaml(item, indent + 4)]
+                lines += [f"{pad}{key}:", *to_yaml(item, indent // 4 * 4 + 4)]
         return lines
     for item in value:
         if isinstance(item, str):
