@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
+
 from pyinfra import host
 from pyinfra.api.deploy import deploy
 from pyinfra.facts.deb import DebPackages
@@ -31,6 +33,7 @@ def driver(brief: Brief) -> None:
     cuda = repositories(brief.distro, brief.settings)["cuda"]
     for path in cuda.stale:
         pyinfra_files.file(name=f"Remove {path}, which names the same repository", path=path, present=False)
+    pyinfra_files.directory(name="Make a place for the keyring package", path=posixpath.dirname(KEYRING))
     pyinfra_files.download(
         name="Fetch the CUDA repository's keyring package",
         src=cuda.key_url,
