@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Generator
 
 from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
@@ -29,6 +30,7 @@ __all__ = ["fetch", "wait"]
 Commands = Generator[FunctionCommand, None, None]
 
 VENV = "/usr/local/lib/rigup/venv"
+USER = "rigup-fetch"
 GB = 1_000_000_000
 
 
@@ -75,16 +77,21 @@ def fetch(checkpoint: CheckpointPlan, endpoint: str, venv: str = VENV) -> Comman
         return
 
     def begin(host: Host) -> None:
-        name = QuoteString(unit)
+        parent, name = QuoteString(posixpath.dirname(checkpoint.path)), QuoteString(unit)
+        check(
+            host,
+            StringCommand("( umask 022 && mkdir -p", parent, f") && chown {USER}:", parent),
+            failing=f"could not make the store's directory for {repo} on {host.name}",
+        )
         if not asked:
             place(host, path, content, mode="644", user="root", group="root")
+        # It may have used up its starts, or run for an earlier request.
+        order = "start" if asked and state.runs and not state.newer_inputs else "restart"
         check(
             host,
             StringCommand("systemctl daemon-reload && systemctl enable --quiet --", name),
-            # It may have used up its starts, or run for an earlier request: begin anew.
-            StringCommand(
-                "&& { systemctl reset-failed --", name, "2>/dev/null; systemctl restart --no-block --", name, "; }"
-            ),
+            StringCommand("&& { systemctl reset-failed --", name, "2>/dev/null;"),
+            StringCommand(f"systemctl {order} --no-block --", name, "; }"),
             failing=f"could not start {unit} on {host.name}",
         )
         say(host, f"{repo} is being fetched by {unit}; the deploy goes on meanwhile")

@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""Tries out what a host promises and writes down what came of it.
+
+`prove.py gpus` starts containers and looks for the GPUs in them; `prove.py endpoint` asks an endpoint. Each check is
+one line on standard output; a failed one also says why on standard error. The result stands in a JSON file with the
+invocation of the unit that it was made for: it proves nothing once that unit was started again.
+
+Exit status: 0 all passed, 1 a check failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+DOCKER_S = 300
+PROMPT = "Reply with exactly: OK-7319"
+
+
+class Failed(Exception):
+    """A check did not find what it must."""
+
+
+Check = tuple[str, Callable[[], str]]
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    invocation = invocation_of(options.unit)
+    checks = gpu_checks(options) if options.what == "gpus" else endpoint_checks(options)
+    results = [run_check(name, check) for name, check in checks]
+    passed = all(result["ok"] for result in results)
+    if invocation_of(options.unit) != invocation:
+        print(f"{options.unit} was started anew meanwhile", file=sys.stderr)
+        passed = False
+    record = {
+        "what": options.what,
+        "passed": passed,
+        "digest": options.digest,
+        "unit": options.unit,
+        "invocation": invocation,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checks": results,
+    }
+    write(Path(options.out), json.dumps(record, indent=2) + "\n")
+    return 0 if passed else 1
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--out", required=True, help="where to write the result")
+    common.add_argument("--unit", required=True, help="unit whose present invocation this is about")
+    common.add_argument("--digest", required=True, help="what the result is about; kept in it as it is")
+    parser = argparse.ArgumentParser(description="Try out what a host promises.")
+    commands = parser.add_subparsers(dest="what", required=True)
+    gpus = commands.add_parser("gpus", parents=[common], help="look for the GPUs in containers")
+    gpus.add_argument("--image", required=True, help="an image that is on this host; nothing is pulled")
+    gpus.add_argument("--count", type=int, required=True, help="how many GPUs a container must see")
+    endpoint = commands.add_parser("endpoint", parents=[common], help="ask an endpoint")
+    endpoint.add_argument("--url", required=True, help="its base, such as http://127.0.0.1:8000")
+    endpoint.add_argument("--health", default="/health", help="path that answers 200")
+    endpoint.add_argument("--model", required=True, help="name under which it serves")
+    endpoint.add_argument("--timeout", type=float, default=600, help="seconds that one request may take")
+    return parser.parse_args(argv)
+
+
+def run_check(name: str, check: Callable[[], str]) -> dict[str, object]:
+    """Run one check and print its line; the result is as it stands in the JSON file."""
+    began = time.monotonic()
+    try:
+        ok, detail = True, check()
+    except Failed as error:
+        ok, detail = False, str(error)
+    seconds = time.monotonic() - began
+    print(f"{'ok  ' if ok else 'FAIL'} {name:<44} {seconds:6.1f} s", flush=True)
+    if not ok:
+        print(f"{name}: {detail}", file=sys.stderr, flush=True)
+    return {"name": name, "ok": ok, "seconds": round(seconds, 3), "detail": detail}
+
+
+def gpu_checks(options: argparse.Namespace) -> list[Check]:
+    image, count = options.image, options.count
+    by_gpus, by_cdi = ["--gpus", "all"], ["--device", "nvidia.com/gpu=all"]
+    return [
+        ("gpus in a container by --gpus", lambda: gpus_in_container(image, by_gpus, count)),
+        ("gpus in a container by CDI", lambda: gpus_in_container(image, by_cdi, count)),
+        ("gpus still there after systemctl daemon-reload", lambda: gpus_after_reload(image, by_cdi, count)),
+    ]
+
+
+def gpus_in_container(image: str, asking: list[str], count: int) -> str:
+    base = ["docker", "run", "--rm", "--pull=never", "--network=none", "--entrypoint=nvidia-smi"]
+    return count_gpus(command([*base, *asking, image, "-L"]), count)
+
+
+def gpus_after_reload(image: str, asking: list[str], count: int) -> str:
+    """A container made the older way loses its GPUs when systemd writes its device cgroup anew (`daemon-reload`)."""
+    name = f"rigup-proof-{secrets.token_hex(6)}"
+    base = ["docker", "run", "--detach", "--rm", "--pull=never", "--network=none", f"--name={name}"]
+    try:
+        command([*base, "--entrypoint=sleep", *asking, image, str(DOCKER_S)])
+        command(["systemctl", "daemon-reload"])
+        return count_gpus(command(["docker", "exec", name, "nvidia-smi", "-L"]), count)
+    finally:
+        subprocess.run(["docker", "rm", "--force", name], capture_output=True)
+
+
+def count_gpus(listing: str, count: int) -> str:
+    seen = [line for line in listing.splitlines() if line.startswith("GPU ")]
+    if len(seen) != count:
+        raise Failed(f"nvidia-smi -L lists {len(seen)} of {count} GPUs: {listing.strip() or 'nothing'}")
+    return f"{count} GPUs"
+
+
+def command(argv: list[str]) -> str:
+    """The standard output of a command that must succeed within DOCKER_S seconds."""
+    try:
+        answer = subprocess.run(argv, capture_output=True, text=True, timeout=DOCKER_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failed(f"{' '.join(argv[:2])}: {error}") from error
+    if answer.returncode:
+        said = (answer.stderr or answer.stdout).strip() or "it said nothing"
+        raise Failed(f"{' '.join(argv[:2])} ended with {answer.returncode}: {said}")
+    return answer.stdout
+
+
+def endpoint_checks(options: argparse.Namespace) -> list[Check]:
+    url, model, limit = options.url.rstrip("/"), options.model, options.timeout
+    return [
+        ("endpoint is healthy", lambda: healthy(url + options.health, limit)),
+        ("endpoint lists its model", lambda: lists(url, model, limit)),
+        ("endpoint completes a chat", lambda: chats(url, model, limit)),
+    ]
+
+
+def healthy(url: str, limit: float) -> str:
+    request(url, limit)
+    return "200"
+
+
+def lists(url: str, model: str, limit: float) -> str:
+    answer = json_of(request(f"{url}/v1/models", limit))
+    listed = [entry.get("id") for entry in answer.get("data", []) if isinstance(entry, dict)]
+    if model not in listed:
+        raise Failed(f"it lists {', '.join(map(str, listed)) or 'nothing'}, not {model}")
+    return model
+
+
+def chats(url: str, model: str, limit: float) -> str:
+    """One short completion, without sampling and without thinking; the answer's wording is not judged here."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": PROMPT}],
+        "max_tokens": 32,
+        "temperature": 0,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    answer = json_of(request(f"{url}/v1/chat/completions", limit, json.dumps(body).encode()))
+    try:
+        tokens = int(answer["usage"]["completion_tokens"])
+        reason = str(answer["choices"][0]["finish_reason"])
+        content = answer["choices"][0]["message"].get("content") or ""
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise Failed(f"the answer is no chat completion ({type(error).__name__}: {error})") from error
+    if tokens < 1:
+        raise Failed(f"the completion has no tokens (finish_reason {reason})")
+    return f"{tokens} tokens, finish_reason {reason}: {content[:80]!r}"
+
+
+def request(url: str, limit: float, body: bytes | None = None) -> bytes:
+    """The body of a 200. Proxies are for elsewhere: an endpoint is on this host."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    headers = {"Content-Type": "application/json"} if body is not None else {}
+    try:
+        with opener.open(urllib.request.Request(url, data=body, headers=headers), timeout=limit) as response:
+            answer: bytes = response.read()
+            return answer
+    except urllib.error.HTTPError as error:
+        said = error.read(400).decode(errors="replace").strip()
+        raise Failed(f"{url} answered {error.code}: {said or 'nothing'}") from error
+    except OSError as error:
+        raise Failed(f"{url}: {getattr(error, 'reason', error)}") from error
+
+
+def json_of(body: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except ValueError as error:
+        raise Failed(f"the answer is no JSON: {body[:80]!r}") from error
+    if not isinstance(answer, dict):
+        raise Failed(f"the answer is no JSON object: {body[:80]!r}")
+    return answer
+
+
+def invocation_of(unit: str) -> str:
+    """The present invocation of the unit; empty when it does not run."""
+    argv = ["systemctl", "show", "--value", "--property=InvocationID", "--", unit]
+    return subprocess.run(argv, capture_output=True, text=True).stdout.strip()
+
+
+def write(path: Path, text: str) -> None:
+    """Write beside and rename, so that no reader ever sees half a proof."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), 0o644)
+    os.replace(beside, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
