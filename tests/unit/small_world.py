@@ -88,7 +88,12 @@ def apt_pages(site: Site) -> None:
         for name in ("docker-ce", "docker-ce-cli")
         for version in ("29.6.1", "29.7.2", "29.10.0~rc.1")
     ]
-    docker += [("containerd.io", "2.2.6-1"), ("docker-buildx-plugin", "0.30.1-1"), ("docker-compose-plugin", "5.0.1-1")]
+    docker += [
+        ("containerd.io", "2.2.6-1"),
+        ("containerd.io", "2.10.1-1"),
+        ("docker-buildx-plugin", "0.30.1-1"),
+        ("docker-compose-plugin", "5.0.1-1"),
+    ]
     toolkit = [(name, f"{version}-1") for name in TOOLKIT for version in ("1.19.1", "1.20.1")]
     # Half of a release: the mirror was caught while it was being filled.
     toolkit += [(name, "1.21.0-1") for name in TOOLKIT[:2]]

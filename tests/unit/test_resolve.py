@@ -82,7 +82,7 @@ def test_docker_is_the_newest_release_or_the_one_asked_for(site: Site) -> None:
     found = resolve([want(site), want(site, docker_version="29.6.1")], CATALOGUE, Lock())
     assert found.versions("debian13", "docker")["docker-ce"] == "5:29.7.2-1~debian.13~trixie"
     assert found.versions("debian13", "docker-29.6.1")["docker-ce-cli"] == "5:29.6.1-1~debian.13~trixie"
-    assert found.versions("debian13", "docker-29.6.1")["containerd.io"] == "2.2.6-1"
+    assert found.versions("debian13", "docker-29.6.1")["containerd.io"] == "2.10.1-1"
 
 
 def test_the_toolkits_four_packages_have_one_version_that_all_of_them_have(site: Site) -> None:
@@ -147,6 +147,14 @@ def test_everything_that_cannot_be_resolved_is_told_at_once_and_the_rest_is_kept
     )
     assert "/toolkit/gpgkey: answered 404" in lines[2]
     assert locks.read(path).versions("debian13", "docker")
+
+
+def test_where_nothing_can_be_resolved_no_lock_is_left(site: Site, tmp_path: Path) -> None:
+    wanted = want(site)
+    site.pages.clear()
+    with pytest.raises(ResolveError):
+        ensure(tmp_path / "lab.lock", [wanted], CATALOGUE)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_exact_version_that_is_not_there_is_an_error_and_not_another_version(site: Site) -> None:
