@@ -20,6 +20,7 @@ from tasks.verify import verify
 record()
 
 brief = preflight()
+record(brief.plan)
 
 base(brief)
 model(brief)

@@ -29,11 +29,11 @@ def kernel(brief: Brief) -> None:
         f"options {module} {' '.join(f'{key}={value}' for key, value in sorted(values.items()))}\n"
         for module, values in sorted(brief.settings.modprobe_options.items())
     )
-    files.install(name="Set the module options", dest=MODPROBE, content=options)
-    boot.initramfs(name="Carry the module options into the initramfs", source=MODPROBE)
+    written = files.install(name="Set the module options", dest=MODPROBE, content=options)
+    boot.initramfs(name="Carry the module options into the initramfs", source=MODPROBE, written=written)
 
     # A drop-in that appends: what others have put into GRUB_CMDLINE_LINUX_DEFAULT stays.
     arguments = " ".join(brief.settings.kernel_args)
     line = f'GRUB_CMDLINE_LINUX_DEFAULT="${{GRUB_CMDLINE_LINUX_DEFAULT}} {arguments}"\n' if arguments else ""
-    files.install(name="Set the kernel arguments", dest=GRUB, content=line)
-    boot.grub(name="Carry the kernel arguments into GRUB's menu", source=GRUB)
+    written = files.install(name="Set the kernel arguments", dest=GRUB, content=line)
+    boot.grub(name="Carry the kernel arguments into GRUB's menu", source=GRUB, written=written)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pyinfra.api import FactBase, QuoteString, StringCommand
+from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.facts import FactBase
 
 __all__ = ["Outdated"]
 
 
 class Outdated(FactBase[list[str]]):
-    """Paths in ``directory`` matching the glob ``pattern`` that are not newer than ``source``, sorted.
+    """Paths in `directory` matching the glob `pattern` that are not newer than `source`, sorted.
 
-    Empty when there is no such path, or no ``source``: nothing can be out of date with a file that is not there.
+    Empty when there is no such path, or no `source`: nothing can be out of date with a file that is not there.
     """
 
     @staticmethod

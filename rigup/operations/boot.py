@@ -8,36 +8,53 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from pyinfra import host
-from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.operation import OperationMeta, operation
+from pyinfra.context import host
 from pyinfra.facts.server import Which
 
 from rigup.facts.boot import Outdated
 
 __all__ = ["grub", "initramfs"]
 
-GRUB_DIRECTORY = "/boot/grub"
-INITRD_PREFIX = "initrd.img-"
+Commands = Generator[StringCommand, None, None]
+
+INITRD = "/boot/initrd.img-"
+
+
+def _foreseen(written: OperationMeta) -> bool:
+    """While the deploy is being prepared: whether the source is going to be written."""
+    return not written.is_complete() and written.will_change
 
 
 @operation()
-def initramfs(source: str) -> Generator[StringCommand, None, None]:
-    """Regenerate every initramfs that is older than ``source``, a file that is copied into it (modprobe options)."""
-    stale = host.get_fact(Outdated, directory="/boot", pattern=f"{INITRD_PREFIX}*", source=source)
-    if not stale:
+def initramfs(source: str, written: OperationMeta) -> Commands:
+    """Regenerate every initramfs that is older than `source`, a file that is copied into it (modprobe options).
+
+    + written: the operation that writes `source`, so that a plan can foresee what follows
+    """
+    if not host.get_fact(Which, command="update-initramfs"):
+        host.noop("this host does not boot with initramfs-tools")
+        return
+    stale = host.get_fact(Outdated, directory="/boot", pattern="initrd.img-*", source=source)
+    if not stale and not _foreseen(written):
         host.noop(f"every initramfs is newer than {source}")
         return
-    for path in stale:
-        yield StringCommand("update-initramfs -u -k", QuoteString(path.rsplit(INITRD_PREFIX, 1)[1]))
+    for kernel in [path.removeprefix(INITRD) for path in stale] or ["all"]:
+        yield StringCommand("update-initramfs -u -k", QuoteString(kernel))
 
 
 @operation()
-def grub(source: str) -> Generator[str, None, None]:
-    """Regenerate GRUB's menu when it is older than ``source``, a drop-in of /etc/default/grub.d."""
+def grub(source: str, written: OperationMeta) -> Commands:
+    """Regenerate GRUB's menu when it is older than `source`, a drop-in of /etc/default/grub.d.
+
+    + written: the operation that writes `source`, so that a plan can foresee what follows
+    """
     if not host.get_fact(Which, command="update-grub"):
         host.noop("this host does not boot with GRUB")
         return
-    if not host.get_fact(Outdated, directory=GRUB_DIRECTORY, pattern="grub.cfg", source=source):
+    stale = host.get_fact(Outdated, directory="/boot/grub", pattern="grub.cfg", source=source)
+    if not stale and not _foreseen(written):
         host.noop(f"grub.cfg is newer than {source}")
         return
-    yield "update-grub"
+    yield StringCommand("update-grub")

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator
 from urllib.parse import urlsplit
 
-from pyinfra import host
-from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.operation import operation
+from pyinfra.context import host
 from pyinfra.facts.files import Sha256File
 
 __all__ = ["index_arguments", "synced"]
 
 
 def index_arguments(index: str) -> list[str]:
-    """Arguments that make pip use ``index`` alone; pip refuses a plain-http index unless its host is named as trusted."""
+    """Arguments that make pip use `index` alone; pip refuses plain http unless the host is named as trusted."""
     parts = urlsplit(index)
     trusted = ["--trusted-host", parts.hostname] if parts.scheme == "http" and parts.hostname else []
     return ["--index-url", index, *trusted]
@@ -21,7 +22,7 @@ def index_arguments(index: str) -> list[str]:
 
 @operation()
 def synced(path: str, requirements: str, index: str) -> Generator[StringCommand, None, None]:
-    """Make the virtual environment ``path`` from the hash-locked ``requirements`` file on the host.
+    """Make the virtual environment `path` from the hash-locked `requirements` file on the host.
 
     It is made anew whenever the file differs from the copy kept inside, which is written last: an interrupted
     installation starts again.
