@@ -40,5 +40,10 @@ def build() -> Path:
             made = Path(beside) / "made"
             made.mkdir()
             write_checkpoint(made)
-            made.rename(folder)
+            try:
+                made.rename(folder)
+            except OSError:
+                # Another process made the same one meanwhile: what is there is complete.
+                if not folder.exists():
+                    raise
     return folder

@@ -1,16 +1,22 @@
 """The lab's container registry: Debian's docker-registry with the image that lab hosts pull."""
 
 import shutil
+from pathlib import Path
 
+from lab.registry import tree
 from lab.registry.client import Registry
-from lab.registry.image import push
+from lab.registry.image import exclusive, push
 from lab.service import Service, ServiceError, daemonise
 from lab.service import stop as stop_service
 from lab.settings import CACHE, GATEWAY, REGISTRY_PORT, REGISTRY_URL, STATE
 
 SERVICE = "registry"
-STORAGE = CACHE / "registry"
-"""What was pushed. It is a cache: an image that is not there is built and pushed again."""
+STORES = CACHE / "registry"
+
+
+def storage() -> Path:
+    """Where the registry keeps what was pushed: a cache, one for each version of the large layer."""
+    return STORES / tree.key()
 
 
 def configuration(address: str) -> str:
@@ -20,9 +26,7 @@ log:
   level: warn
 storage:
   filesystem:
-    rootdirectory: {STORAGE}
-  cache:
-    blobdescriptor: inmemory
+    rootdirectory: {storage()}
 http:
   addr: {address}
 """
@@ -36,13 +40,21 @@ def start() -> Service:
     program = shutil.which("docker-registry")
     if program is None:
         raise ServiceError("docker-registry is not installed: run `apt-get install docker-registry`")
-    settings = STATE / "registry" / "config.yml"
-    settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text(configuration(f"{GATEWAY}:{REGISTRY_PORT}"))
-    STORAGE.mkdir(parents=True, exist_ok=True)
-    registry = Registry(REGISTRY_URL)
-    service = daemonise(SERVICE, [program, "serve", settings], url=REGISTRY_URL, ready=registry.answers, timeout=30)
-    push(registry)
+    with exclusive():
+        settings = STATE / "registry" / "config.yml"
+        text = configuration(f"{GATEWAY}:{REGISTRY_PORT}")
+        if not settings.exists() or settings.read_text() != text:
+            stop()
+            settings.parent.mkdir(parents=True, exist_ok=True)
+            settings.write_text(text)
+        storage().mkdir(parents=True, exist_ok=True)
+        registry = Registry(REGISTRY_URL)
+        command: list[str | Path] = [program, "serve", settings]
+        service = daemonise(SERVICE, command, url=REGISTRY_URL, ready=registry.answers, timeout=30)
+        push(registry)
+        for outdated in STORES.iterdir():
+            if outdated != storage():
+                shutil.rmtree(outdated)
     return service
 
 

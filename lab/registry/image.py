@@ -1,9 +1,12 @@
 """Puts `vllm/vllm-openai:cu130-nightly` together from its three layers and pushes what the registry lacks."""
 
+import fcntl
 import hashlib
 import json
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,20 @@ from lab_engine.entrypoint import main
 if __name__ == "__main__":
     main()
 """
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """Keep every other process from building meanwhile; removes what killed or outdated builds left in the cache."""
+    folder = CACHE / "image"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in folder.iterdir():
+            kind, _, rest = path.name.partition("-")
+            if kind.startswith("tmp") or (kind == "tree" and rest != tree.key()):
+                shutil.rmtree(path)
+        yield
 
 
 def _engine_files() -> dict[str, tuple[bytes, int]]:
