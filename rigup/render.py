@@ -112,7 +112,7 @@ def unit_text(endpoint: EndpointPlan) -> str:
         remove=systemd_command([DOCKER, "rm", "--force", endpoint.container]),
         run=_broken(docker_argv(endpoint)),
         wait=_broken(wait_argv(endpoint)),
-        stop=systemd_command([DOCKER, "stop", f"--time={STOP_SECONDS}", endpoint.container]),
+        stop=systemd_command([DOCKER, "stop", "-t", str(STOP_SECONDS), endpoint.container]),
     )
 
 

@@ -145,7 +145,7 @@ def test_the_unit_serves_in_the_foreground_and_is_active_once_it_answers() -> No
     assert found["TimeoutStartSec"] == ["660"]
     assert found["ExecStartPre"] == ["-/usr/bin/docker rm --force llm-main"]
     assert found["ExecStopPost"] == ["-/usr/bin/docker rm --force llm-main"]
-    assert found["ExecStop"] == ["/usr/bin/docker stop --time=60 llm-main"]
+    assert found["ExecStop"] == ["/usr/bin/docker stop -t 60 llm-main"]
     assert found["Wants"] == ["docker.service network-online.target"]
     assert "Requires" not in found
     assert {"nvidia-cdi-refresh.service", "nvidia-persistenced.service", "docker.service"} <= set(
