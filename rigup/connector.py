@@ -78,6 +78,7 @@ class RigConnector(SSHConnector):
         self._memory: Memory | None = None
         self._transfer: FileTransferClient | None = None
         self._channel: paramiko.Channel | None = None
+        self._left = False
 
     @staticmethod
     def make_names_data(name: str) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
@@ -89,7 +90,13 @@ class RigConnector(SSHConnector):
     def connect(self) -> None:
         """Connect and, the first time in a run, read at once what the last run read."""
         silence_paramiko()
-        super().connect()
+        self._left = False
+        try:
+            super().connect()
+        except ConnectError as error:
+            # For the report: pyinfra calls nobody back that early.
+            self.host.connector_data["rigup_connect_error"] = str(error)
+            raise
         if self._memory is None:
             self._watch_facts()
             self._memory = Memory.load(memory_file(self.host.name, ""))
@@ -108,15 +115,16 @@ class RigConnector(SSHConnector):
         if transport is not None and transport.is_active():
             # pyinfra does this after disconnecting, when it is too late.
             remove_any_sudo_askpass_file(self.host)
+            if os.environ.get("RIGUP_STATS"):
+                echo(f"{self.host.print_prefix}remote executions: {self.executions}", err=True)
         clear_askpass_cache(self.host)
         if self._memory is not None:
             self._memory.save()
+        self._left = True
         if self.client is not None:
             self.client.close()
         self._answers.clear()
         self._transfer = None
-        if os.environ.get("RIGUP_STATS"):
-            echo(f"{self.host.print_prefix}remote executions: {self.executions}", err=True)
 
     def _transport(self) -> paramiko.Transport:
         transport = self.client.get_transport() if self.client is not None else None
@@ -139,6 +147,8 @@ class RigConnector(SSHConnector):
 
     def _reconnect(self, why: str) -> None:
         """Connect again; everything that was read before is void: the host may have been rebooted or replaced."""
+        if self._left:
+            raise ConnectionLostError(f"{self.host.name} was disconnected on purpose")
         self._change()
         self._channel = self._transfer = None
         logger.warning("%sConnection lost (%s), connecting again", self.host.print_prefix, why)

@@ -1,0 +1,267 @@
+"""Writes down what a deploy does, as it happens, and says at the end how it went.
+
+``deploy.py`` calls ``record()`` first thing, and ``record(plan)`` once a host's plan is known. From then on every
+operation is an event in ``.rigup/runs/TIME/events.jsonl`` (``rigup.report`` says what they hold); at the end, also of a
+run that failed or was interrupted, ``report.json`` stands beside it and a summary is printed on standard error. Only a
+run that did something or failed leaves a trace: a plan (``--dry``) does not.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pyinfra
+from pyinfra.api.host import Host
+from pyinfra.api.state import BaseStateCallback, State
+from pyinfra.context import ctx_state
+
+from rigup import report
+from rigup.plan import Plan
+
+ERROR_LINES = 40
+"""Lines of a failed operation's output that the report keeps: the last ones."""
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_SECRET_KEY = re.compile(r"token|password|secret|api_?key", re.IGNORECASE)
+
+_recorder: Recorder | None = None
+
+
+def record(*plans: Plan) -> None:
+    """Record this run, and these hosts' plans. Called once per host, as deploy files are; the first call begins."""
+    global _recorder
+    if _recorder is None:
+        state: State = ctx_state.get()  # type: ignore[no-untyped-call]
+        _recorder = Recorder(state, report.RUNS)
+        state.add_callback_handler(_recorder)  # type: ignore[no-untyped-call]
+        atexit.register(_recorder.close)
+        if pyinfra.is_cli:
+            _recorder.watch_signals()
+    for plan in plans:
+        _recorder.plan(plan)
+
+
+class Recorder(BaseStateCallback):
+    """Turns pyinfra's callbacks into events."""
+
+    def __init__(self, state: State, runs: Path) -> None:
+        self._state = state
+        self._runs = runs
+        self._folder: Path | None = None
+        self._events: list[dict[str, Any]] = []
+        self._began = time.monotonic()
+        self._open: dict[tuple[str, str], float] = {}
+        self._ended: dict[tuple[str, str], tuple[Host, float]] = {}
+        self._planned: set[str] = set()
+        self._closed = False
+        self._interrupted = False
+        self._said = _Said(self._error)
+        logging.getLogger("pyinfra").addHandler(self._said)
+        hosts = [host for host in state.inventory if state.is_host_in_limit(host)]
+        self._secrets = sorted(set(_secrets(hosts)), key=len, reverse=True)
+        self._note("begin", hosts=[host.name for host in hosts])
+        for host in hosts:
+            if host in state.failed_hosts:
+                error = host.connector_data.get("rigup_connect_error", "the connection could not be made")
+                self._note("unreachable", host=host.name, error=error)
+
+    def plan(self, plan: Plan) -> None:
+        """Note what a host shall become, for the summary."""
+        if plan.host in self._planned:
+            return
+        self._planned.add(plan.host)
+        host = self._state.inventory.get_host(plan.host)
+        endpoints = [
+            {
+                "name": endpoint.name,
+                "url": endpoint.url,
+                "recipe": endpoint.recipe,
+                "model": endpoint.served_name,
+                "image": endpoint.image,
+                "image_tag": endpoint.image_tag,
+                "repo": endpoint.checkpoint.repo,
+                "revision": endpoint.checkpoint.revision,
+                "unit": endpoint.unit,
+            }
+            for endpoint in plan.endpoints
+        ]
+        self._note("plan", host=plan.host, ssh=_login(host), sudo=bool(host.data.get("_sudo")), endpoints=endpoints)
+
+    # pyinfra's callbacks
+
+    def operation_host_start(self, state: State, host: Host, op_hash: str) -> None:  # type: ignore[override]
+        self._settle()
+        if op_hash not in state.ops[host]:
+            return
+        self._said.forget(host.name)
+        self._open[host.name, op_hash] = time.monotonic()
+        self._note("start", host=host.name, **self._names(op_hash))
+        self._write()
+
+    def operation_host_success(self, state: State, host: Host, op_hash: str, retry_count: int = 0) -> None:  # type: ignore[override]
+        self._end(host, op_hash)
+
+    def operation_host_error(  # type: ignore[override]
+        self, state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
+    ) -> None:
+        self._end(host, op_hash)
+
+    def operation_end(self, state: State, op_hash: str) -> None:  # type: ignore[override]
+        self._settle()
+
+    def _end(self, host: Host, op_hash: str) -> None:
+        began = self._open.pop((host.name, op_hash), time.monotonic())
+        self._ended[host.name, op_hash] = (host, time.monotonic() - began)
+
+    def _settle(self) -> None:
+        """Note the operations that have ended; pyinfra knows their results only after its callback."""
+        if self._interrupted:
+            # What fails now fails because the connections are closed under it.
+            return
+        for (name, op_hash), (host, seconds) in list(self._ended.items()):
+            data = self._state.ops[host][op_hash]
+            meta = data.operation_meta
+            if not meta.is_complete():
+                continue
+            del self._ended[name, op_hash]
+            details: dict[str, Any] = {"seconds": round(seconds, 3)}
+            if meta.did_succeed():
+                details["result"] = "changed" if meta.did_change() else "unchanged"
+            else:
+                details["result"] = "ignored" if data.global_arguments["_ignore_errors"] else "failed"
+                details["error"] = self._said.about(name)
+            if meta.retry_attempts:
+                details["retries"] = meta.retry_attempts
+            self._note("operation", host=name, **self._names(op_hash), **details)
+
+    def _names(self, op_hash: str) -> dict[str, str]:
+        name = ", ".join(sorted(self._state.op_meta[op_hash].names))
+        step, bar, operation = name.partition(" | ")
+        return {"step": step, "operation": operation} if bar else {"step": "deploy", "operation": name}
+
+    # Ends
+
+    def _error(self, message: str) -> None:
+        """What pyinfra says when it gives up altogether."""
+        self._note("error", error=message)
+
+    def watch_signals(self) -> None:
+        """Have an interrupted run exit with 130 (SIGTERM: 143), as shells count. pyinfra's own exit code is 0."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            for each in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(each, signal.SIG_DFL)
+            self._settle()
+            self._interrupted = True
+            self._note("interrupted", signal=signal.Signals(number).name)
+            sys.exit(128 + number)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+
+    def close(self) -> None:
+        """Write the report and print the summary, once, where there is something to tell."""
+        if self._closed:
+            return
+        self._closed = True
+        self._settle()
+        if all(event["event"] in ("begin", "plan", "unreachable") for event in self._events):
+            return
+        self._note("end", seconds=round(time.monotonic() - self._began, 3))
+        self._write()
+        if self._folder is None:
+            return
+        made = report.build(self._events)
+        path = self._folder / "report.json"
+        beside = path.with_suffix(".json.new")
+        beside.write_text(json.dumps(made, indent=2) + "\n")
+        beside.replace(path)
+        print(f"\n{report.render(made, path)}", end="", file=sys.stderr, flush=True)
+
+    # Files
+
+    def _note(self, event: str, **details: Any) -> None:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"at": at, "event": event, **details})
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
+        self._events.append(json.loads(line))
+        if self._folder is not None:
+            self._append([self._events[-1]])
+
+    def _write(self) -> None:
+        """Begin the run's files, with all that was noted so far."""
+        if self._folder is not None:
+            return
+        name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
+        for suffix in ("", *(f"-{number}" for number in range(2, 100))):
+            folder = self._runs / f"{name}{suffix}"
+            try:
+                folder.mkdir(parents=True, mode=0o700)
+            except FileExistsError:
+                continue
+            self._folder = folder
+            self._append(self._events)
+            return
+
+    def _append(self, events: Iterable[dict[str, Any]]) -> None:
+        assert self._folder is not None
+        with (self._folder / "events.jsonl").open("a") as file:
+            file.writelines(json.dumps(event) + "\n" for event in events)
+
+
+class _Said(logging.Handler):
+    """Keeps what pyinfra says about each host while an operation runs: where it fails, that is the error."""
+
+    def __init__(self, gave_up: Any) -> None:
+        super().__init__(logging.WARNING)
+        self._gave_up = gave_up
+        self._lines: dict[str, list[str]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = _ANSI.sub("", record.getMessage())
+        if message.startswith("--> "):
+            self._gave_up(message.removeprefix("--> "))
+            return
+        match = re.match(r"\s*\[([^\]]+)\]\s*(nested\s+)?(.*)", message, re.DOTALL)
+        if match and not match[3].startswith("Error: executed "):
+            self._lines.setdefault(match[1], []).append(match[3])
+
+    def forget(self, host: str) -> None:
+        self._lines.pop(host, None)
+
+    def about(self, host: str) -> str:
+        return "\n".join(self._lines.get(host, [])[-ERROR_LINES:]).strip()
+
+
+def _secrets(hosts: Iterable[Host]) -> Iterable[str]:
+    for host in hosts:
+        for key, value in host.data.dict().items():  # type: ignore[no-untyped-call]
+            if isinstance(value, str) and len(value) >= 6 and _SECRET_KEY.search(key):
+                yield value
+
+
+def _login(host: Host) -> list[str]:
+    """The command that logs in as the deploy does."""
+    data = host.data
+    argv = ["ssh"]
+    if key := data.get("ssh_key"):
+        argv += ["-i", str(key)]
+    if known := data.get("ssh_known_hosts_file"):
+        argv += ["-o", f"UserKnownHostsFile={known}"]
+    if (port := data.get("ssh_port")) and int(port) != 22:
+        argv += ["-p", str(port)]
+    user = data.get("ssh_user")
+    address = data.get("ssh_hostname") or host.name
+    return [*argv, f"{user}@{address}" if user else str(address)]

@@ -1,0 +1,252 @@
+"""What a deploy did: made from its events, written as JSON, read by people.
+
+A run's events lie in ``.rigup/runs/TIME/events.jsonl``, one JSON object a line, written as things happen
+(``rigup.events``); ``report.json`` beside it is what ``build`` makes of them. A run that was killed has no
+``report.json``, and its events still tell the whole story.
+
+Every event has ``at`` (ISO 8601, UTC) and ``event``, which is one of:
+
+- ``begin``: ``hosts`` (names)
+- ``plan``: ``host``, ``ssh`` (the command that logs in), ``sudo``, ``endpoints``
+- ``unreachable``: ``host``, ``error``
+- ``start`` and ``operation``: ``host``, ``step``, ``operation``; the latter with ``result`` (changed, unchanged,
+  failed, ignored), ``seconds`` and, where it failed, ``error``
+- ``error``: ``error``, what ended the run for all hosts
+- ``interrupted``: ``signal``
+- ``end``: ``seconds``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+RUNS = Path(".rigup/runs")
+RESULTS = ("changed", "unchanged", "failed", "ignored")
+SLOWEST = 5
+
+Event = Mapping[str, Any]
+Report = dict[str, Any]
+
+
+def build(events: Iterable[Event]) -> Report:
+    """The report of a run, from its events, however many of them there are.
+
+    ``result`` is ``ok``, ``failed``, ``interrupted``, or ``unfinished`` where the run has not ended or was killed.
+    """
+    report: Report = {
+        "started": None, "ended": None, "seconds": None, "result": "unfinished",
+        "hosts": {}, "steps": [], "operations": [], "under_way": [], "errors": [],
+    }  # fmt: skip
+    steps: dict[str, dict[str, float]] = {}
+    open_operations: dict[tuple[str, str, str], Event] = {}
+    interrupted = False
+    for event in events:
+        kind = event.get("event")
+        if kind == "begin":
+            report["started"] = event["at"]
+            for name in event["hosts"]:
+                _host(report, name)
+        elif kind == "plan":
+            _host(report, event["host"]).update({key: event[key] for key in ("ssh", "sudo", "endpoints")})
+        elif kind == "unreachable":
+            _host(report, event["host"]).update(result="unreachable", error=event["error"])
+        elif kind == "start":
+            open_operations[_key(event)] = event
+        elif kind == "operation":
+            open_operations.pop(_key(event), None)
+            operation = {key: value for key, value in event.items() if key not in ("at", "event")}
+            report["operations"].append(operation)
+            host = _host(report, event["host"])
+            host[event["result"]] += 1
+            host["seconds"] = round(host["seconds"] + event["seconds"], 3)
+            if event["result"] == "failed":
+                host["result"] = "failed"
+            # Hosts work side by side: an operation took as long as its slowest host.
+            longest = steps.setdefault(event["step"], {})
+            longest[event["operation"]] = max(longest.get(event["operation"], 0.0), event["seconds"])
+        elif kind == "error":
+            report["errors"].append(event["error"])
+        elif kind == "interrupted":
+            interrupted = True
+        elif kind == "end":
+            report.update(ended=event["at"], seconds=event["seconds"])
+    report["under_way"] = [dict(zip(("host", "step", "operation"), key, strict=True)) for key in open_operations]
+    report["steps"] = [
+        {
+            "step": step,
+            "seconds": round(sum(longest.values()), 3),
+            **{
+                result: sum(o["step"] == step and o["result"] == result for o in report["operations"])
+                for result in RESULTS
+            },
+        }
+        for step, longest in steps.items()
+    ]
+    if interrupted:
+        report["result"] = "interrupted"
+    elif report["errors"] or any(host["result"] != "ok" for host in report["hosts"].values()):
+        report["result"] = "failed"
+    elif report["ended"] is not None:
+        report["result"] = "ok"
+    return report
+
+
+def _host(report: Report, name: str) -> dict[str, Any]:
+    host: dict[str, Any] = report["hosts"].setdefault(
+        name, {"result": "ok", "seconds": 0.0, "ssh": [], "sudo": False, "endpoints": [], **dict.fromkeys(RESULTS, 0)}
+    )
+    return host
+
+
+def _key(event: Event) -> tuple[str, str, str]:
+    return event["host"], event["step"], event["operation"]
+
+
+def render(report: Report, where: Path | None = None) -> str:
+    """The report for a person: how each host fared, what took how long, what failed, what to do next."""
+    lines = [f"rigup: {_headline(report)}"]
+    for name, host in report["hosts"].items():
+        lines += ["", *_host_lines(name, host)]
+    lines += _trouble(report)
+    if report["steps"]:
+        shown = ", ".join(f"{step['step']} {_seconds(step['seconds'])}" for step in report["steps"])
+        lines += ["", f"  seconds per step: {shown}"]
+    slow = sorted(report["operations"], key=lambda o: -o["seconds"])[:SLOWEST]
+    slow = [o for o in slow if o["seconds"] >= 1]
+    if slow:
+        lines.append("  slowest:")
+        lines += [f"    {_seconds(o['seconds']):>6}  {o['host']}: {_name(o)}" for o in slow]
+    if where is not None:
+        lines.append(f"  report: {where}")
+    lines += ["", f"  Next: {_next(report)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _headline(report: Report) -> str:
+    changed = sum(host["changed"] for host in report["hosts"].values())
+    count = "nothing changed" if changed == 0 else f"{changed} change{'s' if changed != 1 else ''}"
+    took = f" in {_seconds(report['seconds'])} s" if report["seconds"] is not None else ""
+    words = {
+        "ok": f"done{took}, {count}",
+        "failed": f"failed{took}, {count} before that",
+        "interrupted": f"interrupted{took}, {count} before that",
+        "unfinished": f"not finished, {count} so far",
+    }
+    return words[report["result"]]
+
+
+def _host_lines(name: str, host: Mapping[str, Any]) -> list[str]:
+    if host["result"] == "unreachable":
+        return [f"  {name}: could not be reached: {host['error']}"]
+    counts = ", ".join(f"{host[result]} {result}" for result in RESULTS if host[result] or result == "changed")
+    lines = [f"  {name}: {counts}"]
+    if host["result"] != "ok":
+        return lines
+    for endpoint in host["endpoints"]:
+        lines += [
+            f"    endpoint {endpoint['name']}: {endpoint['url']} (on {name})",
+            f"      recipe      {endpoint['recipe']}",
+            f"      image       {endpoint['image_tag']}, {endpoint['image'].rpartition('@')[2]}",
+            f"      checkpoint  {endpoint['repo']} at {endpoint['revision']}",
+            f"      try it      {try_line(host, endpoint)}",
+            f"      follow it   {follow_line(host, endpoint)}",
+        ]
+    return lines
+
+
+def try_line(host: Mapping[str, Any], endpoint: Mapping[str, Any]) -> str:
+    """A line for the control machine's shell that has the endpoint answer a chat completion."""
+    question = {"model": endpoint["model"], "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
+    curl = f"curl -sS {endpoint['url']}/v1/chat/completions -H Content-Type:application/json -d @-"
+    return f"echo {shlex.quote(json.dumps(question))} | {shlex.join(host['ssh'])} {curl}"
+
+
+def follow_line(host: Mapping[str, Any], endpoint: Mapping[str, Any]) -> str:
+    """A line for the control machine's shell that follows the endpoint's log."""
+    sudo = "sudo " if host["sudo"] else ""
+    return f"{shlex.join(host['ssh'])} {sudo}journalctl -fu {endpoint['unit'].removesuffix('.service')}"
+
+
+def _trouble(report: Report) -> list[str]:
+    lines = []
+    for operation in report["operations"]:
+        if operation["result"] == "failed":
+            lines += ["", f"  failed on {operation['host']}, step {_name(operation)}:"]
+            lines += [f"    {line}" for line in (operation.get("error") or "no message").splitlines()]
+    for operation in report["under_way"]:
+        lines += ["", f"  under way on {operation['host']}, step {_name(operation)}"]
+    for error in report["errors"]:
+        lines += ["", *(f"  {line}" for line in error.splitlines())]
+    return lines
+
+
+def _next(report: Report) -> str:
+    if report["result"] == "ok":
+        return "`pytest tests/audit` proves what the hosts are; the same deploy again changes nothing."
+    if report["result"] == "failed":
+        return "put right what is said above and run the same command again: it goes on from what it finds."
+    return "run the same command again: it goes on from what it finds."
+
+
+def _name(operation: Mapping[str, Any]) -> str:
+    return f"{operation['step']}: {operation['operation']}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}"
+
+
+def read_events(path: Path) -> list[Event]:
+    """The events in a file; a last line that was cut off is left out."""
+    events: list[Event] = []
+    for line in path.read_text().splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            break
+    return events
+
+
+def runs(folder: Path) -> list[Path]:
+    """The folders of all runs, oldest first."""
+    return sorted(path.parent for path in folder.glob("*/events.jsonl"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``rigup report``: print the last run's report, or RUN's.
+
+    Exit code 0 where that run went well, 2 where it did not, 1 where there is no such run.
+    """
+    parser = argparse.ArgumentParser(prog="rigup report", description="What the last deploy did.")
+    parser.add_argument("run", nargs="?", help="a run's name, or its folder (default: the last one)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--list", action="store_true", help="list all runs, oldest first")
+    parser.add_argument("--runs", type=Path, default=RUNS, help=f"where runs are kept (default: {RUNS})")
+    options = parser.parse_args(argv)
+    known = runs(options.runs)
+    if options.list:
+        for run in known:
+            print(f"{run.name}  {_headline(build(read_events(run / 'events.jsonl')))}")
+        return 0
+    chosen = known[-1:]
+    if options.run:
+        named = (options.runs / options.run, Path(options.run))
+        chosen = [folder for folder in named if (folder / "events.jsonl").is_file()]
+    if not chosen:
+        what = f"no run named {options.run}" if options.run else "no run yet"
+        print(f"{what} in {options.runs}: `rigup report --list` lists them", file=sys.stderr)
+        return 1
+    report = build(read_events(chosen[0] / "events.jsonl"))
+    text = json.dumps(report, indent=2) + "\n" if options.json else render(report, chosen[0] / "report.json")
+    print(text, end="")
+    return 0 if report["result"] == "ok" else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

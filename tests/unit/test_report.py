@@ -1,0 +1,274 @@
+"""What a deploy leaves behind, seen through pyinfra's own command line against a real sshd."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback_sshd import PYINFRA, Sshd, running_sshd
+
+from rigup import report
+
+RECORD = "from rigup.events import record\nrecord()\n"
+
+DEPLOY = (
+    RECORD
+    + """
+from pyinfra.api.deploy import deploy
+from pyinfra.operations import files, server
+@deploy("base")
+def base():
+    files.directory(name="Make a folder", path="{root}/folder")
+    server.shell(name="Always", commands=["true"])
+@deploy("driver")
+def driver():
+    server.shell(name="Break", commands=["echo what went wrong >&2; test ! -e {root}/broken"])
+    server.shell(name="Never mind", commands=["false"], _ignore_errors=True)
+base()
+driver()
+"""
+)
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Sshd]:
+    with running_sshd(tmp_path) as server:
+        (tmp_path / "root").mkdir()
+        yield server
+
+
+def deploy(sshd: Sshd, text: str = DEPLOY) -> str:
+    (sshd.folder / "deploy.py").write_text(text.replace("{root}", f"{sshd.folder}/root"))
+    return "deploy.py"
+
+
+def runs(sshd: Sshd) -> list[Path]:
+    return report.runs(sshd.folder / ".rigup/runs")
+
+
+def last(sshd: Sshd) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((runs(sshd)[-1] / "report.json").read_text())
+    return loaded
+
+
+def results(made: dict[str, Any]) -> dict[str, str]:
+    return {f"{o['step']}: {o['operation']}": o["result"] for o in made["operations"]}
+
+
+def test_a_run_that_goes_well_is_reported_by_host_step_and_operation(sshd: Sshd) -> None:
+    run = sshd.pyinfra(str(sshd.inventory()), deploy(sshd), "-y")
+    assert run.returncode == 0, run.stderr
+    made = last(sshd)
+    assert made["result"] == "ok"
+    assert results(made) == {
+        "base: Make a folder": "changed",
+        "base: Always": "changed",
+        "driver: Break": "changed",
+        "driver: Never mind": "ignored",
+    }
+    assert made["hosts"]["box"]["changed"] == 3
+    assert [(step["step"], step["changed"]) for step in made["steps"]] == [("base", 2), ("driver", 1)]
+    assert all(o["seconds"] > 0 for o in made["operations"])
+    assert "rigup: done in" in run.stderr and "3 changes" in run.stderr
+
+    again = sshd.pyinfra(str(sshd.inventory()), deploy(sshd), "-y")
+    assert again.returncode == 0
+    assert results(last(sshd))["base: Make a folder"] == "unchanged"
+    assert len(runs(sshd)) == 2
+
+
+def test_a_failure_is_reported_with_its_host_step_and_error(sshd: Sshd) -> None:
+    (sshd.folder / "root/broken").touch()
+    run = sshd.pyinfra(str(sshd.inventory()), deploy(sshd), "-y")
+    assert run.returncode == 1
+    made = last(sshd)
+    assert made["result"] == "failed"
+    assert results(made)["driver: Break"] == "failed"
+    failed = next(o for o in made["operations"] if o["result"] == "failed")
+    assert failed["error"] == "what went wrong"
+    summary = run.stderr[run.stderr.index("rigup: failed") :]
+    assert "failed on box, step driver: Break:" in summary
+    assert "what went wrong" in summary
+    assert "run the same command again" in summary
+
+
+def test_a_plan_leaves_no_run_behind(sshd: Sshd) -> None:
+    run = sshd.pyinfra(str(sshd.inventory()), deploy(sshd), "--dry")
+    assert run.returncode == 0, run.stderr
+    assert runs(sshd) == []
+    assert "rigup:" not in run.stderr
+
+
+def test_a_run_that_is_refused_before_it_begins_is_reported(sshd: Sshd) -> None:
+    text = RECORD + "from pyinfra.api.exceptions import PyinfraError\nraise PyinfraError('no GPUs here')\n"
+    run = sshd.pyinfra(str(sshd.inventory()), deploy(sshd, text), "-y")
+    assert run.returncode == 1
+    assert last(sshd)["result"] == "failed"
+    assert "no GPUs here" in last(sshd)["errors"][0]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_what_was_under_way_and_exits_as_shells_do(
+    sshd: Sshd, number: signal.Signals, code: int
+) -> None:
+    text = RECORD + (
+        "from pyinfra.operations import server\n"
+        "server.shell(name='quick', commands=['true'])\n"
+        f"server.shell(name='slow', commands=['touch {sshd.folder}/root/begun; sleep 20'])\n"
+    )
+    process = subprocess.Popen(
+        [str(PYINFRA), str(sshd.inventory()), deploy(sshd, text), "-y"],
+        cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 20
+    while not (sshd.folder / "root/begun").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+
+    assert process.returncode == code, stderr
+    made = last(sshd)
+    assert made["result"] == "interrupted"
+    assert made["under_way"] == [{"host": "box", "step": "deploy", "operation": "slow"}]
+    assert "under way on box, step deploy: slow" in stderr
+
+
+def test_a_killed_run_still_tells_what_was_under_way(sshd: Sshd) -> None:
+    text = RECORD + (
+        "from pyinfra.operations import server\n"
+        f"server.shell(name='slow', commands=['touch {sshd.folder}/root/begun; sleep 20'])\n"
+    )
+    process = subprocess.Popen(
+        [str(PYINFRA), str(sshd.inventory()), deploy(sshd, text), "-y"],
+        cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    until = time.monotonic() + 20
+    while not (sshd.folder / "root/begun").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    process.kill()
+    process.wait(10)
+
+    made = report.build(report.read_events(runs(sshd)[-1] / "events.jsonl"))
+    assert made["result"] == "unfinished"
+    assert made["under_way"][0]["operation"] == "slow"
+
+
+def test_a_host_that_cannot_be_reached_is_in_the_report_while_the_others_finish(sshd: Sshd) -> None:
+    inventory = sshd.inventory()
+    inventory.write_text(
+        inventory.read_text().rstrip("]\n") + ", ('@rig/dead', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1})]\n"
+    )
+    run = sshd.pyinfra(str(inventory), deploy(sshd), "-y")
+    assert run.returncode == 1
+    made = last(sshd)
+    assert made["hosts"]["dead"]["result"] == "unreachable"
+    assert "Could not connect" in made["hosts"]["dead"]["error"]
+    assert made["hosts"]["box"]["result"] == "ok"
+    assert made["result"] == "failed"
+    assert "dead: could not be reached" in run.stderr
+
+
+def test_secrets_of_the_hosts_data_never_reach_the_report(sshd: Sshd) -> None:
+    text = RECORD + (
+        "from pyinfra import host\nfrom pyinfra.operations import server\n"
+        "server.shell(name=f'use {host.data.hub_token}', commands=[f'echo {host.data.hub_token} >&2; false'])\n"
+    )
+    run = sshd.pyinfra(str(sshd.inventory(hub_token="hf_hunter2")), deploy(sshd, text), "-y")
+    assert run.returncode == 1
+    for path in runs(sshd)[-1].iterdir():
+        assert "***" in path.read_text()
+        assert "hf_hunter2" not in path.read_text()
+
+
+# What is made of events, without a run.
+
+ENDPOINT = {
+    "name": "main", "url": "http://127.0.0.1:8000", "recipe": "fast", "model": "qwen", "image": "v/v@sha256:ab",
+    "image_tag": "v/v:nightly", "repo": "org/model", "revision": "a" * 40, "unit": "llm@main.service",
+}  # fmt: skip
+
+
+def events(*more: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"at": "2026-01-01T00:00:00.000+00:00", "event": "begin", "hosts": ["rig1", "rig2"]},
+        {"event": "plan", "host": "rig1", "ssh": ["ssh", "-p", "22", "ops@10.0.0.1"], "sudo": True,
+         "endpoints": [ENDPOINT]},
+        *more,
+    ]  # fmt: skip
+
+
+def operation(host: str, name: str, result: str, seconds: float, **more: str) -> dict[str, Any]:
+    return {"event": "operation", "host": host, "step": "base", "operation": name, "result": result,
+            "seconds": seconds, **more}  # fmt: skip
+
+
+def test_a_step_takes_as_long_as_its_slowest_hosts() -> None:
+    made = report.build(
+        events(
+            operation("rig1", "a", "changed", 1.0),
+            operation("rig2", "a", "unchanged", 3.0),
+            operation("rig1", "b", "changed", 2.0),
+            operation("rig2", "b", "changed", 0.5),
+        )
+    )
+    assert made["steps"] == [{"step": "base", "seconds": 5.0, "changed": 3, "unchanged": 1, "failed": 0, "ignored": 0}]
+
+
+def test_the_summary_names_endpoint_recipe_digest_revision_and_what_to_do_next() -> None:
+    text = report.render(
+        report.build(
+            events(
+                operation("rig1", "a", "changed", 1.0),
+                {"at": "2026-01-01T00:00:09.000+00:00", "event": "end", "seconds": 9.0},
+            )
+        )
+    )
+    for word in ("http://127.0.0.1:8000", "fast", "sha256:ab", "a" * 40, "base 1.0", "1 change", "tests/audit"):
+        assert word in text
+    assert "ssh -p 22 ops@10.0.0.1 sudo journalctl -fu llm@main" in text
+
+
+def test_the_line_to_try_holds_a_chat_completion_that_a_shell_passes_on_unharmed(tmp_path: Path) -> None:
+    fake = tmp_path / "ssh"
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\ncat\n')
+    fake.chmod(0o755)
+    made = report.build(events())
+    line = report.try_line(made["hosts"]["rig1"] | {"ssh": [str(fake), "it's"]}, ENDPOINT)
+    output = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert json.loads(output[-1])["messages"][0]["role"] == "user"
+    assert output[:3] == ["it's", "curl", "-sS"]
+    assert shlex.quote("it's") in line
+
+
+def test_a_run_of_which_the_last_event_was_cut_off_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(event) + "\n" for event in events()) + '{"event": "oper')
+    assert len(report.read_events(path)) == 2
+
+
+def test_the_command_prints_the_last_run_and_says_by_its_exit_code_how_it_went(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report.main(["--runs", str(tmp_path)]) == 1
+    assert "no run yet" in capsys.readouterr().err
+    ended = {"at": "2026-01-01T00:00:09.000+00:00", "event": "end", "seconds": 9.0}
+    for name, result in (("2026-01-01T00-00-00", "failed"), ("2026-01-02T00-00-00", "changed")):
+        (tmp_path / name).mkdir()
+        stored = events(operation("rig1", "a", result, 1.0, error="broken"), ended)
+        (tmp_path / name / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in stored))
+    assert report.main(["--runs", str(tmp_path)]) == 0
+    assert re.search(r"rigup: done in 9.0 s, 1 change\n", capsys.readouterr().out)
+    assert report.main(["--runs", str(tmp_path), "2026-01-01T00-00-00"]) == 2
+    assert "failed on rig1, step base: a:\n    broken" in capsys.readouterr().out
+    assert report.main(["--runs", str(tmp_path), "--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert report.main(["--runs", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["result"] == "ok"
