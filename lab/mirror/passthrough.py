@@ -200,7 +200,7 @@ class Cache:
         arrived = 0
         with transfer._part.open("wb", buffering=0) as file:
             transfer._note(settled=True)
-            for block in response.iter_raw(CHUNK):
+            for block in response.iter_raw():
                 file.write(block)
                 arrived += len(block)
                 transfer._note(arrived)

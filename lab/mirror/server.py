@@ -191,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
 def serve(address: str, port: int, www: Path, cache: Path, sources: upstreams.Upstreams) -> Mirror:
     """Start serving in a thread of this process; `shutdown()` of what is returned ends it."""
     mirror = Mirror((address, port), www, cache, sources)
-    threading.Thread(target=mirror.serve_forever, daemon=True).start()
+    threading.Thread(target=mirror.serve_forever, args=(0.02,), daemon=True).start()
     return mirror
 
 

@@ -3,10 +3,10 @@
 import ast
 import os
 import platform
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 DEBIAN = "http://deb.debian.org/debian"
 DEBIAN_SECURITY = "http://deb.debian.org/debian-security"
@@ -26,13 +26,15 @@ class Upstreams:
 
 def _apt_sources() -> dict[str, str]:
     """The http(s) repositories of this machine's apt by suite; empty where there is no apt."""
-    command = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]
     try:
-        listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        listing = subprocess.run(
+            ["apt-get", "update", "--print-uris"], check=True, capture_output=True, text=True
+        ).stdout
     except (FileNotFoundError, subprocess.CalledProcessError):
         return {}
-    pairs = [line.split(" ", 1) for line in listing.splitlines() if " " in line]
-    return {suite: uri.rstrip("/") for suite, uri in reversed(pairs) if urlsplit(uri).scheme in ("http", "https")}
+    # 'http://host/debian/dists/bookworm/InRelease' host_debian_dists_bookworm_InRelease 0
+    found = re.findall(r"^'(https?://[^']+)/dists/([^'/]+)/InRelease'", listing, re.MULTILINE)
+    return {suite: base for base, suite in reversed(found)}
 
 
 def _pip_settings() -> dict[str, str]:

@@ -1,0 +1,101 @@
+"""A server to put behind the mirror: counts what it is asked, and can break, change and go away."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from lab.mirror.server import Mirror, serve
+from lab.mirror.upstreams import Upstreams
+
+TIME = 1_700_000_000
+
+
+@dataclass
+class Upstream:
+    """Files by path, each with a content type; `asked` counts requests, `truncated` paths break off half way."""
+
+    files: dict[str, tuple[bytes, str]] = field(default_factory=dict)
+    asked: Counter[str] = field(default_factory=Counter)
+    answered_unchanged: Counter[str] = field(default_factory=Counter)
+    truncated: set[str] = field(default_factory=set)
+    delay: float = 0.0
+    url: str = ""
+    server: Any = None
+
+    def add(self, path: str, content: bytes, content_type: str = "application/octet-stream") -> None:
+        self.files[path] = (content, content_type)
+
+    def go_away(self) -> None:
+        """Stop answering for good."""
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@contextmanager
+def upstream() -> Iterator[Upstream]:
+    """A running upstream on loopback."""
+    world = Upstream()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            world.asked[self.path] += 1
+            if self.path not in world.files:
+                self.send_error(404)
+                return
+            content, content_type = world.files[self.path]
+            etag = f'"{hash(content)}"'
+            if self.headers.get("If-None-Match") == etag:
+                world.answered_unchanged[self.path] += 1
+                self.send_response(304)
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", etag)
+            self.send_header("Last-Modified", formatdate(TIME, usegmt=True))
+            self.end_headers()
+            half = len(content) // 2
+            self.wfile.write(content[:half])
+            time.sleep(world.delay)
+            if self.path in world.truncated:
+                self.close_connection = True
+                return
+            self.wfile.write(content[half:])
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    world.server = server
+    world.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield world
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def mirror(directory: Path, sources: Upstreams) -> Iterator[Mirror]:
+    """A mirror on loopback with `www` and `cache` below a directory."""
+    (directory / "www").mkdir(parents=True, exist_ok=True)
+    server = serve("127.0.0.1", 0, directory / "www", directory / "cache", sources)
+    server.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
