@@ -165,6 +165,8 @@ class Recorder(BaseStateCallback):
             self._settle()
             self._interrupted = True
             self._note("interrupted", signal=signal.Signals(number).name)
+            # pyinfra disconnects in the same pool, which is as large as the fleet: it would wait for what runs.
+            self._state.pool.kill(block=False)
             sys.exit(128 + number)
 
         for number in (signal.SIGINT, signal.SIGTERM):
