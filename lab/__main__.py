@@ -9,6 +9,7 @@ from lab import machine, tour, world
 from lab.hardware import DEFAULT_GPUS
 from lab.machine import LabError
 from lab.network import NetworkError
+from lab.registry.client import RegistryError
 from lab.service import ServiceError
 from lab.settings import RELEASES
 
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
         return _run(_parser().parse_args(argv))
-    except (LabError, NetworkError, ServiceError, ValueError) as error:
+    except (LabError, NetworkError, RegistryError, ServiceError, OSError, ValueError) as error:
         print(f"lab: {error}", file=sys.stderr)
     except subprocess.CalledProcessError as error:
         print(f"lab: `{' '.join(map(str, error.cmd))}` ended with {error.returncode}", file=sys.stderr)

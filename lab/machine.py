@@ -81,7 +81,8 @@ class Spec:
 
 
 @contextlib.contextmanager
-def _locked(name: str) -> Iterator[None]:
+def locked(name: str) -> Iterator[None]:
+    """Let no other process do the thing of this name meanwhile; waits for one that does. Does not nest."""
     path = STATE / "run" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
@@ -135,7 +136,7 @@ class Host:
         describe(self.name, spec.gpus)
         claim_state()
         tar = rootfs.build(spec.release, say)
-        with _locked(self.name):
+        with locked(self.name):
             self._power_off()
             fresh = self.directory / "root.new"
             remove_tree(fresh)
@@ -172,17 +173,17 @@ class Host:
 
     def start(self) -> None:
         """Switch the host on and wait until one can log in; nothing happens when it is on. Raises LabError."""
-        with _locked(self.name):
+        with locked(self.name):
             self._power_on()
 
     def stop(self) -> None:
         """Cut the power: every process of the host ends at once, its disk stays."""
-        with _locked(self.name):
+        with locked(self.name):
             self._power_off()
 
     def kill(self) -> None:
         """A power cut: off without warning, then on again."""
-        with _locked(self.name):
+        with locked(self.name):
             self._power_off()
             self._power_on()
 
@@ -207,10 +208,20 @@ class Host:
 
     def remove(self) -> None:
         """Switch the host off and remove all of it."""
-        with _locked(self.name):
+        with locked(self.name):
             self._power_off()
             network.remove(self.name)
+            self._forget_nspawn()
             remove_tree(self.directory)
+
+    def _forget_nspawn(self) -> None:
+        """Remove what nspawn leaves under /run when its machine's power is cut."""
+        run = Path("/run/systemd/nspawn")
+        remove_tree(run / "propagate" / self.name)
+        remove_tree(run / "unix-export" / self.name)
+        if self.root.exists():
+            disk = self.root.stat()
+            (run / "locks" / f"inode-{disk.st_dev}:{disk.st_ino}").unlink(missing_ok=True)
 
     def boot_id(self) -> str:
         """The id of the present boot. Raises LabError while the host is down."""
@@ -285,6 +296,9 @@ class Host:
     def _power_on(self) -> None:
         if not self.exists:
             raise LabError(f"there is no lab host {self.name}: `python -m lab up` makes some")
+        if not self.running:
+            # After a crash the host may run on without its supervisor, and would be taken for the one that boots now.
+            Cgroup(self.name).remove()
         network.up()
         network.add(self.name)
         package = str(Path(__file__).parent.parent)
@@ -362,20 +376,25 @@ def start(
     return host
 
 
+def state_is_ours() -> bool:
+    """Whether the state directory is the lab's, or not there, or holds nothing that the lab does not put there."""
+    if MARKER.exists() or not STATE.exists():
+        return True
+    return {path.name for path in STATE.iterdir()} <= {"run", "log", *SERVICES}
+
+
 def claim_state() -> None:
     """Mark the state directory as the lab's. Raises LabError when it holds what is not."""
-    if MARKER.exists():
-        return
-    foreign = {path.name for path in STATE.iterdir()} - {"run", "log", *SERVICES} if STATE.exists() else set()
-    if foreign:
+    if not state_is_ours():
         raise LabError(f"{STATE} holds something else than a lab: point RIGUP_LAB_STATE to an empty directory")
     STATE.mkdir(parents=True, exist_ok=True)
-    MARKER.write_text("The state of rigup's lab. `python -m lab down` removes this directory with all that is in it.\n")
+    if not MARKER.exists():
+        MARKER.write_text("The state of rigup's lab; `python -m lab down` removes this directory with all in it.\n")
 
 
 def login_key() -> Path:
     """The private key for all lab hosts, made at the first call."""
-    with _locked("login-key"):
+    with locked("login-key"):
         if not KEY.exists():
             KEY.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _generate_key(KEY, "rigup-lab")
@@ -384,7 +403,7 @@ def login_key() -> Path:
 
 def write_known_hosts() -> None:
     """Record the host keys of all existing hosts, for ssh and for the inventory."""
-    with _locked("known-hosts"):
+    with locked("known-hosts"):
         lines = []
         for host in existing():
             public = (host.directory / "ssh_host_ed25519_key.pub").read_text().split()
@@ -413,11 +432,11 @@ def _place(path: Path, content: str, mode: int = 0o644) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory that may hold a host's disk; what is mounted below is taken off first, never emptied."""
+    """Remove a directory that may hold a host's disk; what is mounted there is taken off first, never emptied."""
     prefix = f"{path}/"
     for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
         mount = line.split()[4]
-        if mount.startswith(prefix):
+        if f"{mount}/".startswith(prefix):
             subprocess.run(["umount", mount], check=True, timeout=30)
     if path.exists():
         shutil.rmtree(path)

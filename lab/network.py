@@ -30,7 +30,7 @@ def _link(name: str) -> str:
 
 
 def _link_exists(name: str) -> bool:
-    return Path("/sys/class/net", name).exists()
+    return any(link["ifname"] == name for link in json.loads(_ip("-json", "link", "show")))
 
 
 def _addresses() -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
 """The whole lab: network, mirror, hub, registry and hosts, brought up and taken down together."""
 
+import contextlib
 import os
 import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lab import hub, machine, mirror, network, registry
 from lab.hardware import DEFAULT_GPUS
 from lab.machine import Host, LabError, Spec
 from lab.service import Service, running
-from lab.settings import HUB_URL, MAX_HOSTS, MIRROR_URL, REGISTRY_URL, RELEASES, SERVICES, STATE, host_name
+from lab.settings import HUB_URL, MAX_HOSTS, MIRROR_URL, REGISTRY_URL, RELEASES, SERVICES, STATE, host_name, host_number
 
 INVENTORY = STATE / "lab.yaml"
 """An ordinary inventory of the lab's hosts; `inventory/lab.py` reads it where the user has none of their own."""
@@ -65,13 +66,14 @@ def up(
     gpus: int | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Host]:
-    """Bring up the services and `hosts` hosts (as many as exist, or 1); what is up already stays as it is.
+    """Bring up the services and hosts rig1 to rig`hosts`; what is up already stays as it is.
 
-    Hosts beyond that number are left alone. Raises LabError, NetworkError, ServiceError.
+    Without a number: the hosts that the lab's inventory names, at least rig1. Hosts beyond are left alone.
+    Raises LabError, NetworkError, ServiceError.
     """
     check_machine()
     started = time.monotonic()
-    number = hosts if hosts is not None else max(1, len(machine.existing()))
+    number = hosts if hosts is not None else max(map(host_number, _listed()), default=1)
     if not 1 <= number <= MAX_HOSTS:
         raise LabError(f"{number} hosts: the lab has 1 to {MAX_HOSTS}")
     wanted = {
@@ -84,6 +86,13 @@ def up(
     }
     _refuse_other_kind(wanted, release, login, gpus)
     machine.claim_state()
+    with machine.locked("world"):
+        _bring_up(wanted, say)
+    say(f"the lab is up ({time.monotonic() - started:.1f} s); its inventory: {INVENTORY}")
+    return [machine.get(name) for name in wanted]
+
+
+def _bring_up(wanted: dict[str, Spec], say: Callable[[str], None]) -> None:
     network.up()
 
     def timed(name: str, action: Callable[[], object]) -> object:
@@ -104,11 +113,9 @@ def up(
                 f"{name} (Debian {kind.release}, {kind.gpus} GPUs, login {kind.login})",
                 lambda name=name, spec=spec: machine.start(name, spec.release, spec.gpus, spec.login, say),  # type: ignore[misc]
             )
-        write_inventory()
+        write_inventory(wanted)
         for future in waiting:
             future.result()
-    say(f"the lab is up ({time.monotonic() - started:.1f} s); its inventory: {INVENTORY}")
-    return machine.existing()
 
 
 def _refuse_other_kind(wanted: dict[str, Spec], release: str | None, login: str | None, gpus: int | None) -> None:
@@ -132,20 +139,50 @@ def _refuse_other_kind(wanted: dict[str, Spec], release: str | None, login: str 
 
 def down(say: Callable[[str], None] = print) -> None:
     """Stop all of the lab and remove what it made; the caches stay. Nothing happens where there is no lab."""
-    hosts = machine.existing()
-    for host in hosts:
-        host.remove()
-    for stop in (registry.stop, hub.stop, mirror.stop):
-        stop()
-    network.down()
-    if machine.MARKER.exists():
-        machine.remove_tree(STATE)
+    if os.geteuid() != 0:
+        raise LabError("the lab was booted by root: run this as root")
+    with machine.locked("world"):
+        hosts = machine.existing()
+        # All that can be, not only those: a half-made host may have left a namespace.
+        for number in range(1, MAX_HOSTS + 1):
+            machine.get(host_name(number)).remove()
+        for stop in (registry.stop, hub.stop, mirror.stop):
+            stop()
+        network.down()
+        if machine.state_is_ours():
+            machine.remove_tree(STATE)
     say(f"the lab is down ({len(hosts)} hosts removed)")
 
 
-def inventory() -> dict[str, Any]:
-    """The inventory of the existing hosts: the lab's mirrors as every host's defaults."""
-    defaults: dict[str, Any] = {
+@contextlib.contextmanager
+def services(say: Callable[[str], None] = machine.quietly) -> Iterator[None]:
+    """The network, mirror, hub and registry for as long as the context lasts; what ran before runs on afterwards.
+
+    Raises LabError, NetworkError, ServiceError.
+    """
+    check_machine()
+    machine.claim_state()
+    fresh = not network.present()
+    begun: list[Callable[[], object]] = []
+    try:
+        with machine.locked("world"):
+            network.up()
+            for part, name in ((mirror, "mirror"), (hub, "hub"), (registry, "registry")):
+                if running(name) is None:
+                    begun.append(part.stop)
+                part.start()
+                say(f"{name}: ready")
+        yield
+    finally:
+        for stop in reversed(begun):
+            stop()
+        if fresh and not machine.existing():
+            down(say)
+
+
+def defaults() -> dict[str, Any]:
+    """Settings of every host of the lab: its keys, its mirrors, the limits of this machine."""
+    found: dict[str, Any] = {
         "key": str(machine.KEY),
         "known_hosts": str(machine.KNOWN_HOSTS),
         "cuda_mirror": f"{MIRROR_URL}/cuda",
@@ -156,9 +193,22 @@ def inventory() -> dict[str, Any]:
         "registry_mirror": REGISTRY_URL,
     }
     if (ulimits := _container_ulimits()) is not None:
-        defaults["container_ulimits"] = ulimits
-    hosts = {host.name: {"address": host.address, "user": host.spec.login} for host in machine.existing()}
-    return {"defaults": defaults, "hosts": hosts}
+        found["container_ulimits"] = ulimits
+    return found
+
+
+def connection(host: Host) -> dict[str, Any]:
+    """Settings of one host: where it is and who logs in."""
+    return {"address": host.address, "user": host.spec.login}
+
+
+def _listed() -> list[str]:
+    """The lab hosts that the inventory names; none where there is no inventory."""
+    try:
+        found = yaml.safe_load(INVENTORY.read_text())
+        return sorted(found["hosts"], key=host_number)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return []
 
 
 def _container_ulimits() -> dict[str, int] | None:
@@ -188,10 +238,12 @@ def _may_raise_limits() -> bool:
     return True
 
 
-def write_inventory() -> Path:
-    """Write the inventory of the existing hosts and return its path."""
+def write_inventory(names: Iterable[str] = ()) -> Path:
+    """Write the inventory of these hosts and of those it named before, as far as they exist; returns its path."""
+    hosts = [machine.get(name) for name in sorted({*names, *_listed()}, key=host_number)]
+    document = {"defaults": defaults(), "hosts": {host.name: connection(host) for host in hosts if host.exists}}
     text = "# Written by `python -m lab up`; copy inventory/lab.example.yaml for machines of your own.\n"
-    text += yaml.safe_dump(inventory(), sort_keys=False)
+    text += yaml.safe_dump(document, sort_keys=False)
     beside = INVENTORY.with_suffix(".new")
     beside.write_text(text)
     beside.replace(INVENTORY)
