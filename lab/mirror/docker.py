@@ -92,7 +92,11 @@ class Archive:
             try:
                 index = self._cache.get(f"debian/{path}", f"{self._base}/{path}", 3600).wait()
             except UpstreamError as error:
-                raise MirrorError(f"Debian's index for {name} cannot be had: {error}") from error
+                if error.status != 404:
+                    raise MirrorError(f"Debian's index for {name} cannot be had: {error}") from error
+                # A mirror of this machine's own release alone is enough.
+                self._suites[name] = {}
+                return {}
             self._suites[name] = parse_packages(lzma.decompress(index.read_bytes()).decode(), _WANTED)
         return self._suites[name]
 
