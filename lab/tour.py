@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rigup import report
+
 __all__ = ["tour"]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,6 +18,15 @@ BIN = Path(sys.executable).parent
 
 DEPLOY = [str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y"]
 AUDIT = [str(BIN / "pytest"), "tests/audit", "-q", "--no-header"]
+
+NEXT = """
+The miniature model has random weights: it answers nonsense, through the real engine.
+
+Next:
+  make lab                                          again: nothing to change, in seconds
+  .venv/bin/pyinfra inventory/lab.py deploy.py      the deploy itself
+  cp inventory/lab.example.yaml inventory/lab.yaml  and name hosts of your own
+  make lab-down                                     stop the lab and remove all it made"""
 
 
 def tour(boot: Callable[[], object]) -> int:
@@ -37,10 +48,10 @@ def tour(boot: Callable[[], object]) -> int:
             print(f"\nThe {part} failed (exit code {code}). What failed stands above; `make lab` goes on from there.")
             return code
     print("\nTook " + ", ".join(f"{part} {seconds:.0f} s" for part, seconds in took.items()) + ".")
-    print((ROOT / ".rigup/runs/latest/summary.txt").read_text().rstrip())
-    print("\nNext:")
-    print("  make lab                       again: nothing to change, in seconds")
-    print("  .venv/bin/pyinfra inventory/lab.py deploy.py --dry    what a deploy would change")
-    print("  cp inventory/lab.example.yaml inventory/lab.yaml      and name your own hosts")
-    print("  make lab-down                  stop the lab and remove all it made")
+    last = report.build(report.read_events(report.runs(ROOT / report.RUNS)[-1] / "events.jsonl"))
+    for name, host in last["hosts"].items():
+        for endpoint in host["endpoints"]:
+            print(f"\n{name} serves {endpoint['recipe']} at {endpoint['url']}. Ask it something:")
+            print(f"  {report.try_line(host, endpoint)}")
+    print(NEXT)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -28,11 +29,18 @@ class Result:
     output: str
     seconds: float
 
-    def changes(self) -> dict[str, int]:
-        """Operations that changed something, per host, read from pyinfra's closing table."""
-        plain = re.sub(r"\x1b\[[0-9;]*m", "", self.output)
-        rows = re.findall(r"^\s*(rig\d+)\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)\s*$", plain, re.MULTILINE)
-        return {host: 0 if changed == "-" else int(changed) for host, _, changed, *_ in rows}
+    @property
+    def report(self) -> dict[str, Any]:
+        """The report that a deploy says it has written."""
+        named = re.search(r"^  report: (\S+)$", self.output, re.MULTILINE)
+        assert named, f"no report was written:\n{self.output}"
+        report: dict[str, Any] = json.loads((ROOT / named[1]).read_text())
+        return report
+
+    def changed(self) -> list[str]:
+        """The operations that changed something, as `host step | operation`."""
+        done = self.report["operations"]
+        return [f"{o['host']} {o['step']} | {o['operation']}" for o in done if o["result"] == "changed"]
 
 
 @dataclass
@@ -60,7 +68,7 @@ class Rigs:
         return {
             **os.environ,
             "RIGUP_INVENTORY": str(self.inventory),
-            "RIGUP_HOME": str(self.directory / "rigup"),
+            "RIGUP_CACHE": str(self.directory / "facts"),
             "PYINFRA_PROGRESS": "off",
             "PYTHONUNBUFFERED": "1",
             "COLUMNS": "160",

@@ -1,0 +1,88 @@
+"""The main job, end to end: bare hosts, a road walked once through every kind of interruption, a served endpoint.
+
+The tests build on each other in the order they stand in: what one has deployed the next one breaks or looks at.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lab import machine
+from tests.lab.conftest import FIRST, SECOND
+from tests.lab.rigs import Rigs
+
+# Where a deploy is killed on its way to the first served endpoint: what it prints when the step has begun.
+KILLS = [
+    r"base \| Install the tools",
+    r"model \| Install the downloader's packages",
+    r"driver \| Install the driver",
+    r"docker \| Install Docker",
+    r"reboot \| Reboot if",
+    r"config \| Pull",
+    r"serve \| Serve",
+]
+
+
+def test_a_dry_run_on_bare_hosts_changes_nothing_on_them(rigs: Rigs) -> None:
+    before = {name: machine.get(name).files() for name in rigs.hosts}
+    result = rigs.deploy("--dry")
+    assert result.code == 0, result.output
+    for name, files in before.items():
+        assert machine.get(name).files() == files
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_deploy_killed_at_any_step_leaves_hosts_that_the_next_one_can_work_with(rigs: Rigs, kill: str) -> None:
+    rigs.deploy_killed_at(kill)
+    for name in rigs.hosts:
+        assert machine.get(name).running
+
+
+def test_the_next_deploy_ends_with_served_endpoints(rigs: Rigs) -> None:
+    result = rigs.deploy()
+    assert result.code == 0, result.output
+    for name in rigs.hosts:
+        state = machine.get(name).shell("systemctl is-active llm@main.service").stdout.strip()
+        assert state == "active", result.output
+
+
+def test_the_endpoint_completes_a_chat(rigs: Rigs) -> None:
+    request = {"model": "Qwen3.5-397B-A17B", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
+    for name in rigs.hosts:
+        answer = machine.get(name).shell(
+            "curl -sS --max-time 120 -H 'Content-Type: application/json' --data @- http://127.0.0.1:8000/v1/chat/completions",
+            stdin=json.dumps(request),
+            timeout=150,
+        )
+        assert json.loads(answer.stdout)["usage"]["completion_tokens"] == 8, answer.stdout
+
+
+def test_root_and_sudo_logins_on_both_distributions_reach_the_same_state(rigs: Rigs) -> None:
+    plans = [json.loads(machine.get(name).shell("cat /etc/rigup/plan.json").stdout) for name in (FIRST, SECOND)]
+    for plan in plans:
+        del plan["host"], plan["digest"]
+    assert plans[0] == plans[1]
+    listing = "cd / && find etc/rigup usr/local/lib/rigup -name venv -prune -o -type f -printf '%m %u %p\\n' | sort"
+    first, second = (machine.get(name).shell(listing).stdout for name in (FIRST, SECOND))
+    assert first == second
+
+
+def test_the_audit_finds_nothing(rigs: Rigs) -> None:
+    result = rigs.audit()
+    assert result.code == 0, result.output
+
+
+def test_a_second_deploy_changes_nothing(rigs: Rigs) -> None:
+    result = rigs.deploy()
+    assert result.code == 0, result.output
+    assert result.changed() == []
+
+
+def test_a_dry_run_on_converged_hosts_changes_nothing_and_expects_no_change(rigs: Rigs) -> None:
+    before = {name: machine.get(name).files() for name in rigs.hosts}
+    result = rigs.deploy("--dry")
+    assert result.code == 0, result.output
+    for name, files in before.items():
+        assert machine.get(name).files() == files
