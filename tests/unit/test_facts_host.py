@@ -1,0 +1,341 @@
+"""What a host is and has: parsers on literal output, and every fact's command on a machine that has next to nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyinfra.api.command import StringCommand
+from pyinfra.api.exceptions import FactProcessError
+from pyinfra.api.facts import FactBase
+
+from rigup.facts.docker import ImageDigests, parse_image_digests
+from rigup.facts.files import FileInfo, FileText
+from rigup.facts.hardware import DiskFree, DiskSpace, PciDevices, SecureBoot, parse_disk_free
+from rigup.facts.kernel import BootId, KernelState, ModuleParameters, parse_kernel_state
+from rigup.facts.network import Listener, ListeningPorts, Reachability, Reachable, parse_listeners, parse_reachability
+from rigup.facts.nvidia import CdiDevices, DriverState, GpuList
+from rigup.facts.packages import (
+    AptVersions,
+    BrokenPackages,
+    InstalledVersions,
+    parse_apt_versions,
+    parse_broken_packages,
+    parse_installed_versions,
+)
+from rigup.facts.serving import ModelStamp, Proof
+from rigup.facts.system import (
+    Architecture,
+    InitSystem,
+    MemoryTotal,
+    OsRelease,
+    Privilege,
+    parse_meminfo,
+    parse_os_release,
+)
+from rigup.facts.units import (
+    ActiveUnits,
+    ProcessCommand,
+    UnitState,
+    UnitStateValue,
+    parse_active_units,
+    parse_unit_state,
+)
+
+# A fresh minimal Debian has these; it has no python3, curl, nvidia-smi, docker or lspci.
+ESSENTIAL = ("bash", "cat", "df", "find", "grep", "id", "ls", "od", "readlink", "sed", "sh")
+ESSENTIAL += ("sha256sum", "stat", "timeout", "tr", "true", "uname")
+
+ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
+    (ActiveUnits, {"pattern": "llm@*.service"}),
+    (AptVersions, {"names": ["curl"]}),
+    (Architecture, {}),
+    (BootId, {}),
+    (BrokenPackages, {}),
+    (CdiDevices, {}),
+    (DiskFree, {"paths": ["/", "/srv/models/not/there"]}),
+    (DriverState, {}),
+    (FileInfo, {"path": "/not/there"}),
+    (FileText, {"path": "/not/there"}),
+    (GpuList, {}),
+    (ImageDigests, {}),
+    (InitSystem, {}),
+    (InstalledVersions, {"names": ["curl"]}),
+    (KernelState, {}),
+    (ListeningPorts, {}),
+    (MemoryTotal, {}),
+    (ModelStamp, {"path": "/not/there"}),
+    (ModuleParameters, {"modules": ["nvidia_uvm"]}),
+    (OsRelease, {}),
+    (PciDevices, {}),
+    (Privilege, {}),
+    (ProcessCommand, {"pid": 999999999}),
+    (Proof, {"path": "/not/there", "unit": "docker.service"}),
+    (Reachable, {"address": "127.0.0.1", "port": 1}),
+    (SecureBoot, {}),
+    (UnitState, {"unit": "docker.service", "inputs": ["/not/there"]}),
+]
+
+
+def read(fact: type[FactBase[Any]], programs: str, /, **arguments: Any) -> Any:
+    """What pyinfra would make of the fact on this machine, with only the programs in those directories."""
+    instance = fact()
+    command: str | StringCommand = instance.command(**arguments)  # type: ignore[assignment]
+    text = command if isinstance(command, str) else command.get_raw_value()
+    answer = subprocess.run(["/bin/sh", "-c", text], capture_output=True, text=True, env={"PATH": programs}, timeout=30)
+    assert answer.returncode == 0, f"{text}\n{answer.stderr}"
+    lines = answer.stdout.splitlines()
+    return instance.process(lines) if lines else instance.default()
+
+
+@pytest.fixture
+def bare_path(tmp_path: Path) -> str:
+    for name in ESSENTIAL:
+        found = shutil.which(name)
+        assert found, name
+        (tmp_path / name).symlink_to(found)
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(("fact", "arguments"), ALL_FACTS, ids=lambda value: getattr(value, "__name__", ""))
+def test_no_fact_fails_on_a_bare_host(fact: type[FactBase[Any]], arguments: dict[str, Any], bare_path: str) -> None:
+    read(fact, bare_path, **arguments)
+
+
+def test_what_a_bare_host_lacks_reads_as_nothing(bare_path: str) -> None:
+    assert read(GpuList, bare_path) == []
+    assert read(CdiDevices, bare_path) == []
+    assert read(ImageDigests, bare_path) == frozenset()
+    assert read(InstalledVersions, bare_path, names=["curl"]) == {}
+    assert not read(BrokenPackages, bare_path)
+    assert read(UnitState, bare_path, unit="docker.service") == UnitStateValue()
+    assert not read(ModelStamp, bare_path, path="/not/there").complete
+    assert not read(Proof, bare_path, path="/not/there", unit="docker.service").holds("")
+    assert read(FileText, bare_path, path="/not/there") is None
+    assert read(FileInfo, bare_path, path="/not/there") is None
+    assert read(Reachable, bare_path, address="127.0.0.1", port=1) == Reachability(False, "Connection refused")
+
+
+def test_a_reading_that_makes_no_sense_fails_one_host_only() -> None:
+    with pytest.raises(FactProcessError, match="unexpected output"):
+        MemoryTotal().process(["MemFree: 1 kB"])
+
+
+def test_a_file_is_read_whole_with_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "it's a $file\\name"
+    path.write_text("first\n\nthird 'quoted' $HOME\n")
+    path.chmod(0o640)
+
+    info = read(FileInfo, os.environ["PATH"], path=str(path))
+
+    assert read(FileText, os.environ["PATH"], path=str(path)) == path.read_text()
+    assert (info.kind, info.mode, info.is_regular) == ("regular file", "640", True)
+    assert len(info.sha256) == 64
+
+
+def test_links_and_directories_are_no_regular_files(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+
+    assert read(FileInfo, os.environ["PATH"], path=str(tmp_path)).kind == "directory"
+    assert not read(FileInfo, os.environ["PATH"], path=str(tmp_path / "link")).is_regular
+    assert read(FileInfo, os.environ["PATH"], path=str(tmp_path / "link")).kind == "symbolic link"
+
+
+def test_os_release_loses_its_quotes() -> None:
+    lines = ['PRETTY_NAME="Debian GNU/Linux 13 (trixie)"', "ID=debian", "VERSION_ID='13'", "# a comment", ""]
+
+    assert parse_os_release(lines) == {
+        "PRETTY_NAME": "Debian GNU/Linux 13 (trixie)",
+        "ID": "debian",
+        "VERSION_ID": "13",
+    }
+
+
+def test_memory_is_counted_in_bytes() -> None:
+    assert parse_meminfo(["MemTotal:       131909388 kB", "MemFree:        1 kB"]) == 131909388 * 1024
+
+
+def test_a_path_belongs_to_the_innermost_file_system_even_before_it_exists() -> None:
+    lines = [
+        "/mnt/nvme/models/nvidia/x",
+        "/var/lib/docker",
+        "/mnt/nvme2",
+        "--- mounts",
+        "     1B-blocks        Avail Mounted on",
+        "  270553174016  80448339968 /",
+        " 4000000000000 3000000000000 /mnt/nvme",
+        "             -            - /proc/sys/fs/binfmt_misc",
+        "  500000000000 400000000000 /mnt/with blank",
+    ]
+
+    found = parse_disk_free(["/srv/models", "/var/lib/docker", "/mnt/nvme2"], lines)
+
+    assert found["/srv/models"] == DiskSpace("/mnt/nvme", 4000000000000, 3000000000000)
+    assert found["/var/lib/docker"].mount == "/"
+    # The name only begins like that of another mount.
+    assert found["/mnt/nvme2"].mount == "/"
+
+
+def test_kernels_are_ordered_by_number_not_by_letter() -> None:
+    state = parse_kernel_state(
+        [
+            "6.1.0-9-amd64",
+            "BOOT_IMAGE=/boot/vmlinuz-6.1.0-9-amd64 root=/dev/vda1 ro quiet",
+            "/boot/initrd.img-6.1.0-9-amd64",
+            "/boot/vmlinuz-6.1.0-30-amd64",
+            "/boot/vmlinuz-6.1.0-9-amd64",
+        ]
+    )
+
+    assert state.installed == ("6.1.0-9-amd64", "6.1.0-30-amd64")
+    assert state.newest == "6.1.0-30-amd64"
+    assert state.initrds == {"6.1.0-9-amd64"}
+    assert "quiet" in state.arguments
+
+
+def test_without_kernels_in_boot_the_running_one_boots_next() -> None:
+    assert parse_kernel_state(["6.1.0-9-amd64", "ro"]).newest == "6.1.0-9-amd64"
+
+
+def test_listeners_are_decoded_from_proc() -> None:
+    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
+    lines = [
+        head,
+        "   0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0",
+        "   1: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0",
+        "   2: 0100007F:1F41 0100007F:A000 01 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0",
+        head,
+        "   0: 00000000000000000000000001000000:0277 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 1 1 0",
+        "   1: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 1 1 0",
+    ]
+
+    assert parse_listeners(lines) == {
+        Listener("127.0.0.1", 8000),
+        Listener("0.0.0.0", 22),
+        Listener("::1", 631),
+        Listener("::", 80),
+    }
+
+
+def test_why_something_cannot_be_reached_is_what_bash_said() -> None:
+    refused = "bash: connect: Connection refused"
+    unknown = "bash: line 1: nowhere.invalid: Name or service not known"
+
+    assert parse_reachability(["reached"]).ok
+    assert parse_reachability([refused, "bash: line 1: /dev/tcp/x/1: Connection refused", "failed"]).reason == (
+        "Connection refused"
+    )
+    assert parse_reachability([unknown, "bash: line 1: /dev/tcp/x/1: Invalid argument", "failed"]).reason == (
+        "Name or service not known"
+    )
+    assert parse_reachability(["failed"]).reason == "no answer within 5 s"
+
+
+def test_only_whole_packages_count_as_installed() -> None:
+    lines = [
+        "ii \tcurl\t8.14.1-2",
+        "hi \tdocker-ce\t5:29.6.1-1~debian.13~trixie",
+        "rc \tnginx\t1.26.3-3",
+        "un \tpodman-docker\t",
+        "iF \tnvidia-kernel-open-dkms\t595.71.05-1",
+        "iU \tlibnvidia-ml1\t595.71.05-1",
+    ]
+
+    assert parse_installed_versions(lines) == {"curl": "8.14.1-2", "docker-ce": "5:29.6.1-1~debian.13~trixie"}
+
+
+def test_half_states_and_the_journal_of_dpkg_are_trouble() -> None:
+    trouble = parse_broken_packages(
+        ["/var/lib/dpkg/updates/0001", "iF \tnvidia-kernel-open-dkms", "iHR\tcurl", "ii \tbash", "rc \tnginx"]
+    )
+
+    assert trouble.journal == ("/var/lib/dpkg/updates/0001",)
+    assert trouble.packages == {"nvidia-kernel-open-dkms": "iF", "curl": "iHR"}
+    assert not parse_broken_packages(["ii \tbash"])
+
+
+def test_apt_offers_are_listed_once_each() -> None:
+    lines = [
+        " docker-ce | 5:29.6.1-1~debian.13~trixie | https://download.docker.com/linux/debian trixie/stable",
+        " docker-ce | 5:29.6.0-1~debian.13~trixie | https://download.docker.com/linux/debian trixie/stable",
+        "      curl | 8.14.1-2 | http://deb.debian.org/debian trixie/main amd64 Packages",
+        "      curl | 8.14.1-2 | http://deb.debian.org/debian trixie/main Sources",
+    ]
+
+    assert parse_apt_versions(lines) == {
+        "docker-ce": ["5:29.6.1-1~debian.13~trixie", "5:29.6.0-1~debian.13~trixie"],
+        "curl": ["8.14.1-2"],
+    }
+
+
+def test_images_without_a_digest_are_left_out() -> None:
+    digest = f"vllm/vllm-openai@sha256:{'a' * 64}"
+
+    assert parse_image_digests([digest, "built-here@<none>", ""]) == {digest}
+
+
+UNIT = [
+    "LoadState=loaded",
+    "ActiveState=active",
+    "SubState=running",
+    "Result=success",
+    "Job=0",
+    "UnitFileState=enabled",
+    "NeedDaemonReload=no",
+    "MainPID=812",
+    "InvocationID=6a0ab0a2b1a04ea2a7d8f4d1e4a7b1c9",
+    "NRestarts=0",
+    "ExecMainStartTimestamp=Mon 2026-11-23 19:09:11.250000 UTC",
+]
+STARTED = 1795460951.25
+
+
+def test_inputs_written_since_the_start_are_unknown_to_the_process() -> None:
+    state = parse_unit_state(
+        [*UNIT, f"mtime={STARTED - 0.01:.6f} /etc/older", f"mtime={STARTED + 0.01:.6f} /etc/newer file"]
+    )
+
+    assert state.started == STARTED
+    assert state.runs
+    assert state.newer_inputs == ["/etc/newer file"]
+
+
+def test_a_unit_that_never_ran_knows_no_newer_inputs() -> None:
+    lines = [line.replace("Mon 2026-11-23 19:09:11.250000 UTC", "") for line in UNIT]
+
+    assert parse_unit_state([*lines, "mtime=1795460951.0 /etc/file"]).newer_inputs == []
+
+
+def test_waiting_to_be_started_again_is_not_running() -> None:
+    lines = [*UNIT, "ActiveState=activating", "SubState=auto-restart", "Job=1234"]
+
+    state = parse_unit_state(lines)
+
+    assert state.is_waiting_to_retry
+    assert not state.runs
+    assert state.job
+
+
+def test_active_units_are_named() -> None:
+    assert parse_active_units(["llm@main.service loaded active running rigup endpoint main (vllm)", ""]) == [
+        "llm@main.service"
+    ]
+
+
+def test_a_stamp_holds_while_the_files_are_as_many_and_as_large(tmp_path: Path) -> None:
+    store = tmp_path / "revision"
+    store.mkdir()
+    (store / "config.json").write_text("{}")
+    (store / "weights").write_bytes(b"x" * 100)
+    stamp = '{"repo": "o/n", "revision": "' + "a" * 40 + '", "files": 2, "bytes": 102}'
+    (tmp_path / "revision.verified.json").write_text(stamp)
+
+    assert read(ModelStamp, os.environ["PATH"], path=str(store)).complete
+    (store / "weights").write_bytes(b"x" * 99)
+    assert not read(ModelStamp, os.environ["PATH"], path=str(store)).complete
+    (store / "weights").unlink()
+    assert read(ModelStamp, os.environ["PATH"], path=str(store)).present_files == 1

@@ -1,0 +1,131 @@
+"""What NVIDIA's tools and files say, from real machines and from the words of their sources."""
+
+from __future__ import annotations
+
+import pytest
+from captures import capture, section
+
+from rigup.facts.hardware import PciDevice, nvidia_gpus, parse_pci_devices
+from rigup.facts.kernel import parse_kernel_state, parse_module_parameters
+from rigup.facts.nvidia import Gpu, parse_cdi_devices, parse_driver_state, parse_gpu_list
+
+GPU_UUID = "GPU-00000000-1111-2222-3333-444444444444"
+
+
+def test_a_real_driver_is_read_with_its_version_and_flavour() -> None:
+    state = parse_driver_state(
+        [*section("h200/host.txt", "/proc/driver/nvidia/version"), *section("h200/smi.txt", "nvidia-smi --version")]
+    )
+
+    assert (state.loaded, state.open_module, state.userspace) == ("580.159.04", True, "580.159.04")
+
+
+def test_a_proprietary_module_is_told_from_an_open_one() -> None:
+    line = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue Sep 23 10:11:16 UTC 2025"
+
+    state = parse_driver_state([line, "GCC version:  gcc version 12.2.0 (Debian 12.2.0-14+deb12u1)"])
+
+    assert (state.loaded, state.open_module) == ("580.95.05", False)
+
+
+def test_modules_on_disk_are_told_apart_by_kernel_and_dkms_comes_first() -> None:
+    state = parse_driver_state(
+        [
+            "/lib/modules/6.12.57+deb13-amd64/updates/dkms/nvidia.ko.xz",
+            "595.71.05",
+            "/lib/modules/6.12.57+deb13-amd64/kernel/nvidia-580/nvidia.ko",
+            "580.95.05",
+            "/lib/modules/6.12.63+deb13-amd64/updates/dkms/nvidia.ko.xz",
+        ]
+    )
+
+    assert state.on_disk == {"6.12.57+deb13-amd64": "595.71.05"}
+    assert state.loaded is None
+
+
+def test_nouveau_and_no_driver() -> None:
+    state = parse_driver_state(["/sys/module/nouveau"])
+
+    assert state.nouveau
+    assert state.userspace is None
+
+
+def test_real_gpus_are_listed() -> None:
+    assert parse_gpu_list(section("h200/smi.txt", "nvidia-smi -L")) == [Gpu(0, "NVIDIA H200", GPU_UUID)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
+        "Failed to initialize NVML: Driver/library version mismatch",
+        "No devices were found",
+    ],
+)
+def test_the_errors_of_nvidia_smi_are_no_gpus(line: str) -> None:
+    assert parse_gpu_list([line]) == []
+
+
+def test_real_cdi_devices_are_named_without_the_log_between_them() -> None:
+    lines = section("h200/nvidia-ctk.txt", "nvidia-ctk cdi list")
+
+    assert parse_cdi_devices([*lines, 'time="T" level=info msg="Found 3 CDI devices"']) == [
+        "nvidia.com/gpu=0",
+        f"nvidia.com/gpu={GPU_UUID}",
+        "nvidia.com/gpu=all",
+    ]
+
+
+def test_parameters_are_read_under_the_names_that_modprobe_uses() -> None:
+    params = [f"/proc/driver/nvidia/params:{line}" for line in section("h200/host.txt", "/proc/driver/nvidia/params")]
+    hmm = section("h200/host.txt", "/sys/module/nvidia_uvm/parameters/uvm_disable_hmm")
+    found = parse_module_parameters(
+        [*params, *(f"/sys/module/nvidia_uvm/parameters/uvm_disable_hmm:{line}" for line in hmm)]
+    )
+
+    assert found.in_effect("nvidia", "NVreg_EnableResizableBar", 0) is True
+    assert found.in_effect("nvidia", "NVreg_EnableResizableBar", 1) is False
+    assert found.in_effect("nvidia", "NVreg_RegistryDwords", "") is True
+    # The module says N where modprobe.d says 0.
+    assert found.in_effect("nvidia_uvm", "uvm_disable_hmm", 0) is True
+    assert found.in_effect("nvidia_uvm", "uvm_disable_hmm", 1) is False
+    assert found.in_effect("nvidia_uvm", "unheard_of", 1) is None
+    assert found.in_effect("nvidia_drm", "modeset", 1) is None
+
+
+def test_quotes_around_a_parameter_do_not_count() -> None:
+    found = parse_module_parameters(['/proc/driver/nvidia/params:RegistryDwords: "ForceP2P=0x11;RMForceP2PType=1"'])
+
+    assert found.in_effect("nvidia", "NVreg_RegistryDwords", '"ForceP2P=0x11;RMForceP2PType=1"') is True
+
+
+def test_only_nvidias_display_controllers_are_gpus() -> None:
+    bus = {
+        "0000:c1:00.0": ("0x10de", "0x2bb1", "0x030000"),
+        "0000:c1:00.1": ("0x10de", "0x22e8", "0x040300"),
+        "0000:06:00.0": ("0x10de", "0x2bb5", "0x030200"),
+        "0000:05:00.0": ("0x1a03", "0x2000", "0x030000"),
+        "0000:01:00.0": ("0x8086", "0x1533", "0x020000"),
+    }
+    lines = [
+        f"/sys/bus/pci/devices/{address}/{name}:{value}"
+        for at, name in enumerate(("vendor", "device", "class"))
+        for address, values in bus.items()
+        for value in (values[at],)
+    ]
+
+    gpus = nvidia_gpus(parse_pci_devices(lines))
+
+    assert gpus == [
+        PciDevice("0000:06:00.0", 0x10DE, 0x2BB5, 0x030200),
+        PciDevice("0000:c1:00.0", 0x10DE, 0x2BB1, 0x030000),
+    ]
+
+
+def test_a_real_command_line_is_split_into_arguments() -> None:
+    cmdline = capture("rtx-pro-6000-x8/cmdline.txt")
+
+    state = parse_kernel_state(["6.17.0-20-generic", *cmdline, "/boot/vmlinuz-6.17.0-20-generic"])
+
+    assert {"amd_iommu=off", "iommu=off", "ro"} <= set(state.arguments)
+    assert "iommu=pt" not in state.arguments
