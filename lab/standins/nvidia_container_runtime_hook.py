@@ -27,7 +27,7 @@ def prestart() -> None:
     words = [word for mount in mounts for word in (str(mount.host), str(mount.container))]
     # The container has not left the host's tree yet, so this program can be found in its namespace too.
     enter = ["nsenter", f"--mount=/proc/{state['pid']}/ns/mnt", "--"]
-    subprocess.run([*enter, sys.argv[0], "mount", str(rootfs), *words], check=True)
+    subprocess.run([*enter, sys.executable, sys.argv[0], "mount", str(rootfs), *words], check=True)
 
 
 def mount(rootfs: Path, words: list[str]) -> None:
