@@ -94,12 +94,15 @@ def prepare_model(arguments: Namespace) -> None:
     arguments.model = str(target)
 
 
-def fork_the_engine() -> None:
-    """Start the engine as a copy of this process: importing vLLM again would take it as long as it took this one."""
+def import_once() -> None:
+    """Keep vLLM from importing itself in two more processes: to look at the model's class, and to run the engine."""
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.qwen3_5 import Qwen3_5MoeForConditionalGeneration
     from vllm.v1.engine import utils
 
+    ModelRegistry.register_model(Qwen3_5MoeForConditionalGeneration.__name__, Qwen3_5MoeForConditionalGeneration)
     utils.get_mp_context = lambda: multiprocessing.get_context("fork")
-    say("lab: engine process spawn -> fork (no second import, for a quick start)")
+    say("lab: engine process spawn -> fork (vLLM is imported once, for a quick start)")
 
 
 def serve() -> None:
@@ -114,7 +117,7 @@ def serve() -> None:
     for swap in swaps:
         say(swap)
     prepare_model(arguments)
-    fork_the_engine()
+    import_once()
     from vllm.entrypoints.cli.serve import ServeSubcommand
 
     ServeSubcommand.cmd(arguments)
