@@ -5,7 +5,6 @@ dependencies and maintainer scripts are those of Debian's kernel packages; what 
 """
 
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -177,7 +176,8 @@ def build(dest: Path, kver: str = KVER) -> list[Path]:
     built = []
     for package in packages(kver):
         deb = dest / f"{package.name}_{package.version}_amd64.deb"
-        with tempfile.TemporaryDirectory(prefix="rigup-kernel-") as scratch:
+        # Beside the result, so that two builds at once never meet in a half-written file.
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=dest) as scratch:
             tree = Path(scratch) / "tree"
             tree.mkdir()
             _assemble(package, kver, tree)
@@ -189,8 +189,6 @@ def build(dest: Path, kver: str = KVER) -> list[Path]:
                 # dpkg-deb clamps every time stamp to this, which makes the package reproducible.
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "SOURCE_DATE_EPOCH": "1767225600"},
             )
-            arrived = deb.with_suffix(".new")
-            shutil.copyfile(beside, arrived)
-            arrived.replace(deb)
+            beside.replace(deb)
         built.append(deb)
     return built
