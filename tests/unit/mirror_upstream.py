@@ -29,12 +29,14 @@ class Upstream:
     delay: float = 0.0
     url: str = ""
     server: Any = None
+    away: bool = False
 
     def add(self, path: str, content: bytes, content_type: str = "application/octet-stream") -> None:
         self.files[path] = (content, content_type)
 
     def go_away(self) -> None:
-        """Stop answering for good."""
+        """Stop answering for good, on connections that are open already too."""
+        self.away = True
         self.server.shutdown()
         self.server.server_close()
 
@@ -48,6 +50,9 @@ def upstream() -> Iterator[Upstream]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            if world.away:
+                self.close_connection = True
+                return
             world.asked[self.path] += 1
             if self.path not in world.files:
                 self.send_error(404)

@@ -43,7 +43,11 @@ def get(front: Any, path: str, **headers: str) -> httpx.Response:
     return httpx.get(front.url + path, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
-def test_a_package_is_asked_for_once_and_served_for_ever(front: Any, behind: Upstream) -> None:
+def test_a_package_is_asked_for_once_and_served_for_ever(
+    front: Any, behind: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "DISTS_MAX_AGE", 0.0)
+    assert get(front, POOL).content == behind.files[POOL][0]
     assert get(front, POOL).content == behind.files[POOL][0]
     behind.go_away()
     assert get(front, POOL).content == behind.files[POOL][0]
@@ -105,6 +109,19 @@ def test_a_download_that_breaks_off_is_never_taken_for_the_whole(front: Any, beh
     assert not [path for path in (tmp_path / "cache").rglob("foo*") if path.is_file()], "nothing half is kept"
     behind.truncated.clear()
     assert get(front, POOL).content == behind.files[POOL][0]
+
+
+def test_a_new_index_that_breaks_off_leaves_the_old_one(
+    front: Any, behind: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "DISTS_MAX_AGE", 0.0)
+    assert get(front, RELEASE).content == b"release 1"
+    behind.add(RELEASE, b"release 2" * 50_000)
+    behind.truncated.add(RELEASE)
+    with pytest.raises(httpx.RemoteProtocolError):
+        get(front, RELEASE)
+    behind.go_away()
+    assert get(front, RELEASE).content == b"release 1"
 
 
 def test_a_range_of_a_package_resumes_a_download(front: Any, behind: Upstream) -> None:
