@@ -30,13 +30,11 @@ from pathlib import Path
 
 REVISION = re.compile(r"[0-9a-f]{40}")
 MISMATCH = re.compile(r"  - (.+): expected [0-9a-f]+ \([a-z0-9-]+\), got [0-9a-f]+")
-# What the hub's client says when no second try can help, and what to do about it.
+# What the hub's client (cli/_errors.py) and the system say when no second try can help, and what to do about it.
 HOPELESS = {
-    "RepositoryNotFoundError": "the hub has no such repository, or it is private: check the name and the token",
-    "Repository Not Found": "the hub has no such repository, or it is private: check the name and the token",
-    "RevisionNotFoundError": "the hub has no such commit: `rigup update` resolves it anew",
-    "Revision Not Found": "the hub has no such commit: `rigup update` resolves it anew",
-    "GatedRepoError": "the hub wants its terms accepted first: do that on its site, and give the token of that account",
+    "If the repo is private": "the hub has no such repository, or it is private: check the name and the token",
+    "Revision not found in": "the hub has no such commit: `rigup update` resolves it anew",
+    "requires approval": "the hub wants its terms accepted first: do that on its site, with the account of the token",
     "Invalid user token": "the hub refuses the token",
     "No space left on device": "the disk is full: make room or choose another model_store",
     "Permission denied": "the downloader may not write there: check who owns the directory",
@@ -319,12 +317,13 @@ def environment(request: Request) -> dict[str, str]:
 
 
 def complaint(what: str, status: int, said: str) -> Exception:
-    """What a failed run of the client means, with its own last words."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    """What a failed run of the client means, with the most telling of its own words."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Hint:")]
+    telling = [line for line in lines if line.startswith("Error:")] or lines or ["it said nothing"]
     for mark, meaning in HOPELESS.items():
         if mark in said:
-            return Hopeless(f"{meaning}. {what} said: {next(line for line in lines if mark in line)}")
-    return Setback(f"{what} ended with {status}: {lines[-1] if lines else 'it said nothing'}")
+            return Hopeless(f"{meaning}. {what} said: {telling[-1]}")
+    return Setback(f"{what} ended with {status}: {telling[-1]}")
 
 
 def say(message: str) -> None:

@@ -1,0 +1,163 @@
+"""prove.py: what it tries, what it says of a failure, and what it writes down."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from host_world import Page, program, run_program, site
+
+GPUS = "\n".join(f"echo 'GPU {at}: NVIDIA RTX PRO 6000 (UUID: GPU-{at})'" for at in range(4))
+IMAGE = f"vllm/vllm-openai@sha256:{'a' * 64}"
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    program(tmp_path / "bin", "docker", GPUS)
+    program(tmp_path / "bin", "systemctl", "echo 6a0ab0a2b1a04ea2a7d8f4d1e4a7b1c9")
+    return tmp_path / "bin"
+
+
+def calls(tools: Path, name: str) -> list[str]:
+    return (tools / f"{name}.calls").read_text().splitlines()
+
+
+def prove(
+    what: str, *arguments: str, tools: Path, digest: str = "d1"
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    out = tools.parent / "run" / "proof.json"
+    common = ["--out", str(out), "--unit", "docker.service", "--digest", digest]
+    result = run_program("prove.py", what, *arguments, *common, tools=tools)
+    return result, json.loads(out.read_text())
+
+
+def gpus(tools: Path, count: int = 4) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    return prove("gpus", "--image", IMAGE, "--count", str(count), tools=tools)
+
+
+def test_gpus_that_are_seen_in_all_three_ways_are_proven(tools: Path) -> None:
+    result, record = gpus(tools)
+
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["ok", "ok", "ok"]
+    assert (record["passed"], record["digest"]) == (True, "d1")
+    assert record["invocation"] == "6a0ab0a2b1a04ea2a7d8f4d1e4a7b1c9"
+    assert stat.S_IMODE((tools.parent / "run" / "proof.json").stat().st_mode) == 0o644
+
+
+def test_nothing_is_pulled_and_the_container_that_stayed_is_removed_by_its_own_name(tools: Path) -> None:
+    gpus(tools)
+
+    asked = calls(tools, "docker")
+    started = [call for call in asked if call.startswith("run")]
+    assert all("--pull=never" in call and IMAGE in call for call in started)
+    assert "--gpus all" in started[0]
+    assert "--device nvidia.com/gpu=all" in started[1]
+    name = next(word for word in started[2].split() if word.startswith("--name=")).removeprefix("--name=")
+    assert asked[-2:] == [f"exec {name} nvidia-smi -L", f"rm --force {name}"]
+    assert calls(tools, "systemctl").count("daemon-reload") == 1
+
+
+def test_a_gpu_too_few_fails_and_says_what_was_listed(tools: Path) -> None:
+    result, record = gpus(tools, count=5)
+
+    assert result.returncode == 1
+    assert "lists 4 of 5 GPUs" in result.stderr
+    assert not record["passed"]
+
+
+def test_gpus_lost_at_a_daemon_reload_fail_that_check_alone(tools: Path) -> None:
+    lost = 'case "$1" in exec) echo "Failed to initialize NVML: Unknown Error"; exit 255;; esac'
+    program(tools, "docker", f"{lost}\n{GPUS}")
+
+    result, record = gpus(tools)
+
+    assert [check["ok"] for check in record["checks"]] == [True, True, False]
+    assert "Failed to initialize NVML: Unknown Error" in result.stderr
+    assert calls(tools, "docker")[-1].startswith("rm --force rigup-proof-")
+
+
+def test_a_container_that_does_not_start_says_why(tools: Path) -> None:
+    said = "docker: Error response from daemon: CDI device injection failed: unresolvable CDI devices"
+    program(tools, "docker", f'echo "{said}" >&2; exit 125')
+
+    result, _ = gpus(tools)
+
+    assert result.returncode == 1
+    assert result.stderr.count(said) == 3
+
+
+def test_a_unit_started_anew_meanwhile_makes_the_proof_void(tools: Path) -> None:
+    program(tools, "systemctl", f"wc -l < {tools}/systemctl.calls")
+
+    result, record = gpus(tools)
+
+    assert result.returncode == 1
+    assert not record["passed"]
+
+
+def chat(content: str = "OK-7319", tokens: int = 5) -> bytes:
+    message = {"role": "assistant", "content": content}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    return json.dumps({"choices": choices, "usage": {"completion_tokens": tokens}}).encode()
+
+
+def endpoint(tools: Path, **pages: Page) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    default = {"health": Page(), "models": Page(b'{"data": [{"id": "qwen"}]}'), "completions": Page(chat())}
+    asked: list[bytes] = []
+
+    def answers(method: str, path: str, body: bytes) -> Page:
+        asked.append(body)
+        return {**default, **pages}[path.rpartition("/")[2]]
+
+    with site(answers) as url:
+        result, record = prove("endpoint", "--url", url, "--model", "qwen", "--timeout", "10", tools=tools)
+    if body := asked[-1]:
+        assert json.loads(body)["chat_template_kwargs"] == {"enable_thinking": False}
+    return result, record
+
+
+def test_an_endpoint_that_answers_is_proven(tools: Path) -> None:
+    result, record = endpoint(tools)
+
+    assert result.returncode == 0, result.stderr
+    assert [check["name"] for check in record["checks"]] == [
+        "endpoint is healthy",
+        "endpoint lists its model",
+        "endpoint completes a chat",
+    ]
+    assert "OK-7319" in record["checks"][2]["detail"]
+
+
+def test_a_healthy_endpoint_that_does_not_serve_is_not_proven(tools: Path) -> None:
+    result, record = endpoint(tools, completions=Page(b'{"message": "engine dead"}', status=500))
+
+    assert [check["ok"] for check in record["checks"]] == [True, True, False]
+    assert "answered 500" in result.stderr
+    assert "engine dead" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (chat(tokens=0), "no tokens"),
+        (b'{"choices": []}', "no chat completion"),
+        (b"<html>", "no JSON"),
+        (b"[]", "no JSON object"),
+    ],
+)
+def test_an_answer_that_is_no_completion_is_not_proven(tools: Path, body: bytes, why: str) -> None:
+    result, _ = endpoint(tools, completions=Page(body))
+
+    assert result.returncode == 1
+    assert why in result.stderr
+
+
+def test_another_models_name_is_not_proven(tools: Path) -> None:
+    result, _ = endpoint(tools, models=Page(b'{"data": [{"id": "llama"}]}'))
+
+    assert "it lists llama, not qwen" in result.stderr
