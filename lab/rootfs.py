@@ -55,6 +55,9 @@ _FILES = (
 # Programs that cannot do their work on a lab host; a diversion keeps the stand-in when its package is upgraded.
 _DIVERTED = (("grub-mkconfig", "grub-common"), ("lsmod", "kmod"))
 
+# So many checkouts with different recipes can share a cache.
+_KEPT_DISKS = 3
+
 # They would change a host's files at a time of their own choosing.
 _TIMERS = ("apt-daily", "apt-daily-upgrade", "dpkg-db-backup", "e2scrub_all", "fstrim")
 
@@ -90,7 +93,16 @@ def build(release: str, say: Callable[[str], None], debian: str = MIRROR_URL) ->
         with tar.with_suffix(".log").open("wb") as log:
             subprocess.run(_mmdebstrap(release, beside, debian), check=True, stdout=log, stderr=log, env=_environment())
         beside.replace(tar)
+        _forget_old(tar)
     return tar
+
+
+def _forget_old(tar: Path) -> None:
+    release = tar.name.partition("-")[0]
+    by_age = sorted(tar.parent.glob(f"{release}-*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in by_age[_KEPT_DISKS:]:
+        old.unlink()
+        old.with_suffix(".log").unlink(missing_ok=True)
 
 
 def _environment() -> dict[str, str]:

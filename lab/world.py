@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from lab import hub, machine, mirror, network, registry
-from lab.hardware import DEFAULT_GPUS
+from lab.hardware import DEFAULT_GPUS, describe
 from lab.machine import Host, LabError, Spec
 from lab.service import Service, running
 from lab.settings import HUB_URL, MAX_HOSTS, MIRROR_URL, REGISTRY_URL, RELEASES, SERVICES, STATE, host_name, host_number
@@ -69,7 +69,7 @@ def up(
     """Bring up the services and hosts rig1 to rig`hosts`; what is up already stays as it is.
 
     Without a number: the hosts that the lab's inventory names, at least rig1. Hosts beyond are left alone.
-    Raises LabError, NetworkError, ServiceError.
+    Raises LabError, NetworkError, ServiceError, and ValueError for a number of cards that no host takes.
     """
     check_machine()
     started = time.monotonic()
@@ -84,6 +84,8 @@ def up(
         )
         for index in range(1, number + 1)
     }
+    for name, spec in wanted.items():
+        describe(name, spec.gpus)
     _refuse_other_kind(wanted, release, login, gpus)
     machine.claim_state()
     with machine.locked("world"):
@@ -141,16 +143,22 @@ def down(say: Callable[[str], None] = print) -> None:
     """Stop all of the lab and remove what it made; the caches stay. Nothing happens where there is no lab."""
     if os.geteuid() != 0:
         raise LabError("the lab was booted by root: run this as root")
+    if not STATE.exists() or not machine.state_is_ours():
+        say(f"there is no lab in {STATE}")
+        return
+    # Without it only services were started here; bridge and hosts may be those of another state directory.
+    ours = machine.MARKER.exists()
+    hosts = machine.existing()
     with machine.locked("world"):
-        hosts = machine.existing()
-        # All that can be, not only those: a half-made host may have left a namespace.
-        for number in range(1, MAX_HOSTS + 1):
-            machine.get(host_name(number)).remove()
+        if ours:
+            # All that can be, not only those that exist: a half-made host may have left a namespace.
+            for number in range(1, MAX_HOSTS + 1):
+                machine.get(host_name(number)).remove()
         for stop in (registry.stop, hub.stop, mirror.stop):
             stop()
-        network.down()
-        if machine.state_is_ours():
-            machine.remove_tree(STATE)
+        if ours:
+            network.down()
+        machine.remove_tree(STATE)
     say(f"the lab is down ({len(hosts)} hosts removed)")
 
 

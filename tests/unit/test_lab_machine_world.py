@@ -1,0 +1,167 @@
+"""The lab's command line and inventory, as far as they go without booting anything."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lab import machine, world
+from lab.rooted import resolve
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def lab(state: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lab", *argv],
+        cwd=CHECKOUT,
+        env={**os.environ, "RIGUP_LAB_STATE": str(state)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def made(state: Path, name: str, **spec: object) -> None:
+    """A host as it is on the disk, never booted."""
+    (state / "hosts" / name / "root").mkdir(parents=True)
+    (state / "hosts" / name / "host.json").write_text(
+        json.dumps({"release": "trixie", "gpus": 4, "login": "ops", **spec})
+    )
+    (state / "README").touch()
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the lab wants root before anything else")
+
+
+def test_a_wrong_command_is_told_with_the_right_ones(tmp_path: Path) -> None:
+    result = lab(tmp_path, "upp")
+    assert result.returncode == 2
+    assert "'up'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["reset", "rig7"], "lab: there is no lab host rig7; there are: rig1\n"),
+        (["reboot", "server"], "lab: 'server' is no lab host: they are called rig1 to rig9\n"),
+    ],
+)
+def test_a_host_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, argv: list[str], message: str) -> None:
+    made(tmp_path, "rig1")
+    result = lab(tmp_path, *argv)
+    assert (result.returncode, result.stderr) == (1, message)
+
+
+@needs_root
+def test_an_impossible_number_of_hosts_is_refused(tmp_path: Path) -> None:
+    result = lab(tmp_path / "state", "up", "--hosts", "10")
+    assert (result.returncode, result.stderr) == (1, "lab: 10 hosts: the lab has 1 to 9\n")
+    assert not (tmp_path / "state").exists()
+
+
+@needs_root
+def test_an_impossible_number_of_cards_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    result = lab(tmp_path / "state", "up", "--gpus", "9")
+    assert (result.returncode, result.stderr) == (1, "lab: 9 GPUs: a lab host has 0 to 8\n")
+    assert not (tmp_path / "state").exists()
+
+
+@needs_root
+def test_an_existing_host_is_never_rebuilt_in_passing(tmp_path: Path) -> None:
+    made(tmp_path, "rig1", release="bookworm")
+    made(tmp_path, "rig2", login="root")
+    result = lab(tmp_path, "up", "--hosts", "2", "--release", "trixie", "--login", "ops")
+    assert result.returncode == 1
+    assert result.stderr == (
+        "lab: rig1 was made with --release bookworm: `python -m lab reset rig1 --release trixie`\n"
+        "rig2 was made with --login root: `python -m lab reset rig2 --login ops`\n"
+    )
+
+
+@needs_root
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_a_directory_that_holds_something_else_is_left_alone(tmp_path: Path, command: str) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    result = lab(tmp_path, command)
+    assert str(tmp_path) in result.stdout + result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_status_of_no_lab_is_that_nothing_runs(tmp_path: Path) -> None:
+    result = lab(tmp_path / "state", "status")
+    assert result.returncode == 0
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["mirror", "down"],
+        ["hub", "down"],
+        ["registry", "down"],
+    ]
+
+
+def test_status_names_a_host_that_is_off(tmp_path: Path) -> None:
+    made(tmp_path, "rig2", release="bookworm", login="root")
+    assert "rig2       off   Debian bookworm, 4 GPUs  ssh " in lab(tmp_path, "status").stdout
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for module in (machine, world):
+        monkeypatch.setattr(module, "STATE", tmp_path)
+    monkeypatch.setattr("lab.supervisor.STATE", tmp_path)
+    monkeypatch.setattr(world, "INVENTORY", tmp_path / "lab.yaml")
+    return tmp_path
+
+
+def test_the_inventory_keeps_to_the_hosts_it_was_given(state: Path) -> None:
+    made(state, "rig1")
+    made(state, "rig2", login="root")
+    made(state, "rig8")
+    world.write_inventory(["rig2", "rig1"])
+    world.write_inventory()
+    hosts = yaml.safe_load((state / "lab.yaml").read_text())["hosts"]
+    assert hosts == {
+        "rig1": {"address": "10.98.0.11", "user": "ops"},
+        "rig2": {"address": "10.98.0.12", "user": "root"},
+    }
+
+
+def test_a_host_that_is_gone_leaves_the_inventory(state: Path) -> None:
+    made(state, "rig1")
+    world.write_inventory(["rig1", "rig3"])
+    assert list(yaml.safe_load((state / "lab.yaml").read_text())["hosts"]) == ["rig1"]
+
+
+def test_the_inventory_is_one_that_rigup_accepts(state: Path) -> None:
+    from rigup.inventory import load_inventory
+
+    made(state, "rig1")
+    loaded = load_inventory(world.write_inventory(["rig1"]))
+    assert list(loaded.hosts) == ["rig1"]
+
+
+def test_mixed_alternates(state: Path) -> None:
+    assert [world.releases("mixed", number) for number in (1, 2, 3)] == ["trixie", "bookworm", "trixie"]
+    assert [world.logins("mixed", number) for number in (1, 2)] == ["ops", "root"]
+    assert world.releases("bookworm", 1) == "bookworm"
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("/etc/passwd", "etc/passwd"),
+        ("/abs/x", "target/x"),
+        ("/rel/x", "target/x"),
+        ("/up/x", "x"),
+        ("/../../etc", "etc"),
+        ("/chain/x", "target/x"),
+    ],
+)
+def test_links_stay_inside_the_root(tmp_path: Path, name: str, found: str) -> None:
+    (tmp_path / "target").mkdir()
+    for link, target in {"abs": "/target", "rel": "target", "up": "../../..", "chain": "/abs"}.items():
+        (tmp_path / link).symlink_to(target)
+    assert resolve(tmp_path, name) == tmp_path / found
