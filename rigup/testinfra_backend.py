@@ -1,0 +1,202 @@
+"""testinfra over rigup's inventory: ``rig://NAME`` is the inventory's host of that name, reached as the deploy does.
+
+A check asks for little and there are many, so what costs is the waiting. This backend sends at once (no Nagle), runs
+each command once per session, and asks at the first command for all those that the last audit of this host asked for,
+in one round trip: an audit only reads, so the answers hold until it ends.
+
+``register()`` makes the backend known to testinfra; ``RIGUP_PREFETCH=off`` asks for every command by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import threading
+from functools import cache, cached_property
+from typing import Any
+
+import paramiko
+import testinfra.backend  # type: ignore[import-untyped]
+from testinfra.backend.base import BaseBackend, CommandResult  # type: ignore[import-untyped]
+
+from rigup import batch
+from rigup.batch import Answer, Ask
+from rigup.errors import RigupError
+from rigup.inventory import Host, Inventory, find_inventory, load_inventory
+from rigup.wire import Memory, memory_file, silence_paramiko, tune
+
+NAME = "rig"
+CONNECT_S = 15
+
+
+class AuditError(RigupError):
+    """A host cannot be audited at all."""
+
+
+@cache
+def inventory() -> Inventory:
+    """The inventory that the deploy uses: `RIGUP_INVENTORY`, else `inventory/lab.yaml`, else the lab's."""
+    from pathlib import Path
+
+    return load_inventory(find_inventory(Path("inventory")))
+
+
+def register() -> None:
+    """Make ``rig://NAME`` known to testinfra."""
+    testinfra.backend.BACKENDS[NAME] = f"{__name__}.RigBackend"
+
+
+class Wire:
+    """One host's connection, what it has answered, and what the last audit asked."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.executions = 0
+        self._answers: dict[Ask, Answer] = {}
+        self._memory = Memory.load(memory_file(host.name, ".audit"))
+        self._lock = threading.Lock()
+        self._client: paramiko.SSHClient | None = None
+        self._read_ahead = os.environ.get("RIGUP_PREFETCH") != "off"
+
+    def answer(self, ask: Ask) -> Answer:
+        """What the host answers; asked once. A lost connection is made again once: an audit only reads.
+
+        Raises AuditError where the host cannot be reached.
+        """
+        with self._lock:
+            self._memory.asked(ask)
+            if self._read_ahead:
+                self._read_ahead = False
+                self._prefetch()
+            if ask not in self._answers:
+                self._answers[ask] = self._ask_patiently(ask)
+            return self._answers[ask]
+
+    def close(self) -> None:
+        """Remember what was asked, and hang up."""
+        self._memory.save()
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _prefetch(self) -> None:
+        asks = self._memory.foreseen()
+        if asks:
+            self.executions += 1
+            done = batch.run(self._transport(), asks)
+            self._memory.too_slow(done.refused)
+            self._answers.update(done.answers)
+
+    def _ask_patiently(self, ask: Ask) -> Answer:
+        for last in (False, True):
+            try:
+                return self._ask(ask)
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                if last:
+                    raise AuditError(
+                        f"{self.host.name}: the connection broke: {error or type(error).__name__}"
+                    ) from error
+                if self._client is not None:
+                    self._client.close()
+                    self._client = None
+        raise AssertionError("unreachable")
+
+    def _ask(self, ask: Ask) -> Answer:
+        channel = self._transport().open_session(timeout=CONNECT_S)
+        self.executions += 1
+        words = [ask.shell, "-c", ask.command]
+        channel.exec_command(shlex.join(["sudo", "-H", "-n", *words] if ask.sudo else words))
+        channel.shutdown_write()
+        # Side by side: a stream that nobody reads fills its window, and the command waits for ever.
+        errors: list[bytes] = []
+        reader = threading.Thread(target=lambda: errors.append(channel.makefile_stderr("rb").read()), daemon=True)
+        reader.start()
+        stdout = channel.makefile("rb").read()
+        reader.join()
+        code = channel.recv_exit_status()
+        if code == -1 and not self._transport().is_active():
+            raise EOFError("while a command ran")
+        return Answer(code, stdout, errors[0] if errors else b"")
+
+    def _transport(self) -> paramiko.Transport:
+        if self._client is None:
+            self._client = self._connect()
+        transport = self._client.get_transport()
+        if transport is None:
+            raise EOFError("the connection is gone")
+        return transport
+
+    def _connect(self) -> paramiko.SSHClient:
+        silence_paramiko()
+        way = self.host.connection
+        client = paramiko.SSHClient()
+        # As the deploy: a host that is not known yet is taken at its word, one that has changed is refused.
+        client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+        known = os.path.expanduser(way.known_hosts or "~/.ssh/known_hosts")
+        if os.path.exists(known):
+            client.load_host_keys(known)
+        try:
+            client.connect(
+                way.address,
+                port=way.port,
+                username=way.user,
+                key_filename=os.path.expanduser(way.key) if way.key else None,
+                look_for_keys=way.key is None,
+                allow_agent=way.key is None,
+                timeout=CONNECT_S,
+                banner_timeout=CONNECT_S,
+                auth_timeout=CONNECT_S,
+            )
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise AuditError(
+                f"{self.host.name}: no connection to {way.user}@{way.address}, port {way.port}: "
+                f"{error or type(error).__name__}"
+            ) from error
+        transport = client.get_transport()
+        if transport is not None:
+            tune(transport)
+        return client
+
+
+@cache
+def wire(name: str) -> Wire:
+    """The one wire to a host, shared by everything in this process."""
+    return Wire(inventory().host(name))
+
+
+def close_all() -> None:
+    """Hang up everywhere; what was asked is remembered for the next audit."""
+    for name in inventory().hosts:
+        wire(name).close()
+    wire.cache_clear()
+
+
+class RigBackend(BaseBackend):  # type: ignore[misc]
+    """Commands on a host of the inventory, as root: by sudo where the deploy uses it."""
+
+    NAME = NAME
+
+    def __init__(self, hostname: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(hostname, sudo=inventory().host(hostname).sudo)
+
+    @classmethod
+    def get_hosts(cls, host: str, **kwargs: Any) -> list[str]:
+        """``rig://all`` is every host."""
+        return list(inventory().hosts) if host in ("all", None) else [inventory().host(host).name]
+
+    @cached_property
+    def _wire(self) -> Wire:
+        return wire(self.hostname)
+
+    def get_encoding(self) -> str:
+        """Always UTF-8: testinfra would ask the host's Python, which a bare host lacks."""
+        return "utf-8"
+
+    def decode(self, data: bytes) -> str:
+        return data.decode("utf-8", errors="replace")
+
+    def run(self, command: str, *args: str, **kwargs: Any) -> CommandResult:
+        """Run it, or give the answer that it gave before in this session."""
+        quoted = self.quote(command, *args)
+        answer = self._wire.answer(Ask(quoted, self.sudo))
+        return self.result(answer.code, quoted.encode(), answer.stdout, answer.stderr)

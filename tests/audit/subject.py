@@ -1,0 +1,173 @@
+"""A host under audit: what it shall be, by plan and lock, and how it is asked what it is."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import testinfra
+from testinfra.host import Host as Testinfra
+
+from rigup import lock as locks
+from rigup import resolve, testinfra_backend
+from rigup.errors import RigupError
+from rigup.inventory import Host
+from rigup.lock import Lock
+from rigup.packages import DriverInstall, distro_id, driver_install, locked_packages
+from rigup.plan import Plan, make_plan
+from rigup.recipes import Catalogue, default_catalogue
+from rigup.settings import Settings
+
+HUB_CACHE = Path(".rigup/hub")
+ABSENT = "nothing"
+
+
+class Deviation(AssertionError):
+    """A host is not what its plan says."""
+
+
+def expect(expected: object, found: object) -> None:
+    """Raise Deviation, saying both, unless they are equal. Of mappings only what differs is shown."""
+    if expected == found:
+        return
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        keys = [key for key in {**expected, **found} if expected.get(key, ABSENT) != found.get(key, ABSENT)]
+        expected = "; ".join(f"{key}: {_shown(expected.get(key, ABSENT))}" for key in keys)
+        found = "; ".join(f"{key}: {_shown(found.get(key, ABSENT))}" for key in keys)
+    raise Deviation(f"expected: {_shown(expected)}\nfound:    {_shown(found)}")
+
+
+def expect_text(what: str, expected: str, found: str | None) -> None:
+    """Raise Deviation, naming the first line that differs, unless the texts are equal."""
+    if expected == found:
+        return
+    if found is None:
+        raise Deviation(f"expected: {what}\nfound:    no such file")
+    ours, theirs = expected.splitlines(), found.splitlines()
+    for number in range(max(len(ours), len(theirs))):
+        line = ours[number] if number < len(ours) else "the end"
+        other = theirs[number] if number < len(theirs) else "the end"
+        if line != other:
+            raise Deviation(f"expected: {what}, line {number + 1}: {line.strip()}\nfound:    {other.strip()}")
+    raise Deviation(f"expected: {what} as planned\nfound:    other line ends")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        return value or "nothing"
+    if isinstance(value, list | tuple | set):
+        return ", ".join(map(str, value)) or "nothing"
+    return str(value)
+
+
+@cache
+def catalogue() -> Catalogue:
+    return default_catalogue()
+
+
+class Subject:
+    """One host of the inventory under audit."""
+
+    def __init__(self, entry: Host) -> None:
+        self.name = entry.name
+        self.settings: Settings = entry.settings
+
+    @classmethod
+    @cache
+    def of(cls, name: str) -> Subject:
+        return cls(testinfra_backend.inventory().host(name))
+
+    @cached_property
+    def host(self) -> Testinfra:
+        return testinfra.get_host(f"rig://{self.name}")
+
+    # What it shall be
+
+    @cached_property
+    def lock(self) -> Lock:
+        path = testinfra_backend.inventory().lock
+        if not path.exists():
+            raise RigupError(f"{path} is not there yet: nothing was deployed from this inventory")
+        return locks.read(path)
+
+    @cached_property
+    def plan(self) -> Plan:
+        published = resolve.published_for(self.settings, catalogue(), self.lock, HUB_CACHE)
+        return make_plan(self.name, self.settings, catalogue(), self.lock, published)
+
+    @cached_property
+    def driver(self) -> DriverInstall:
+        return driver_install(self.lock, self.distro, self.settings)
+
+    def locked(self, group: str) -> dict[str, str]:
+        """The apt versions of `docker`, `toolkit` or `cuda`."""
+        return dict(locked_packages(self.lock, self.distro, self.settings).get(group, {}))
+
+    # What it is
+
+    @cached_property
+    def os_release(self) -> dict[str, str]:
+        lines = (self.text("/etc/os-release") or "").splitlines()
+        return {key: "".join(shlex.split(value)) for key, _, value in (line.partition("=") for line in lines) if value}
+
+    @cached_property
+    def distro(self) -> str:
+        return distro_id(self.os_release)
+
+    @cached_property
+    def installed(self) -> dict[str, str]:
+        """All packages that dpkg holds installed, with their versions."""
+        listed = self.said("dpkg-query -W -f '${binary:Package}\\t${Version}\\t${db:Status-Status}\\n'")
+        packages = {}
+        for line in listed.splitlines():
+            name, version, status = line.split("\t")
+            if status == "installed":
+                packages[name.split(":")[0]] = version
+        return packages
+
+    def versions(self, names: Mapping[str, str]) -> dict[str, str]:
+        """The installed versions of these packages, to hold against the locked ones."""
+        return {name: self.installed.get(name, "not installed") for name in names}
+
+    @cached_property
+    def kernel(self) -> str:
+        return self.said("uname -r")
+
+    @cached_property
+    def gpus_on_the_bus(self) -> int:
+        """NVIDIA's display and 3D controllers, whether or not a driver knows them."""
+        listed = self.said(
+            "cd /sys/bus/pci/devices && for d in *; do cat $d/vendor $d/class | tr '\\n' ' '; echo; done"
+        )
+        return sum(line.startswith("0x10de 0x03") for line in listed.splitlines())
+
+    def said(self, command: str, *arguments: str) -> str:
+        """What a command prints, without white space around it; nothing where it fails."""
+        result = self.host.run(command, *arguments)
+        return str(result.stdout).strip() if result.rc == 0 else ""
+
+    def text(self, path: str) -> str | None:
+        """A file's text; None where there is none."""
+        result = self.host.run("cat -- %s", path)
+        return str(result.stdout) if result.rc == 0 else None
+
+    def json(self, command: str, *arguments: str) -> Any:
+        """What a command prints, read as JSON; None where it fails or prints none."""
+        try:
+            return json.loads(self.said(command, *arguments))
+        except ValueError:
+            return None
+
+    def unit(self, name: str) -> dict[str, str]:
+        """The properties of a unit that checks ask about."""
+        properties = "ActiveState,SubState,UnitFileState,NRestarts,NeedDaemonReload,Result"
+        shown = self.said(f"systemctl show --property={properties} -- %s", name)
+        return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+
+    def gpu_query(self, field: str) -> list[str]:
+        """What nvidia-smi says about each GPU."""
+        return self.said(f"nvidia-smi --query-gpu={field} --format=csv,noheader").splitlines()

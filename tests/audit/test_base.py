@@ -1,0 +1,52 @@
+"""What every later step stands on."""
+
+from __future__ import annotations
+
+import re
+
+from subject import Subject, expect
+
+
+def live(rig: Subject, key: str) -> str | None:
+    """A kernel setting as it is now; None where this kernel has none of that name."""
+    text = rig.text(f"/proc/sys/{key.replace('.', '/')}")
+    return None if text is None else " ".join(text.split())
+
+
+def test_base_packages(rig: Subject) -> None:
+    """The tools that later steps and the host's own programs use."""
+    needed = ("ca-certificates", "curl", "python3", "python3-venv")
+    expect([], [f"{name} is not installed" for name in needed if name not in rig.installed])
+
+
+def test_base_apt_lock(rig: Subject) -> None:
+    """apt waits for its lock: a fresh host updates itself when it boots."""
+    value = rig.said("apt-config dump --format '%v%n' DPkg::Lock::Timeout")
+    if not value.isdigit() or int(value) < 60:
+        expect("DPkg::Lock::Timeout of a minute or more", value)
+
+
+def test_base_sysctl(rig: Subject) -> None:
+    """The kernel settings are in effect."""
+    wanted = {key: str(value) for key, value in rig.settings.sysctl.items() if live(rig, key) is not None}
+    expect(wanted, {key: live(rig, key) for key in wanted})
+
+
+def test_base_sysctl_kept(rig: Subject) -> None:
+    """The kernel settings come back after a boot: of all files that systemd reads, the last word is ours."""
+    wanted = {key: str(value) for key, value in rig.settings.sysctl.items() if live(rig, key) is not None}
+    kept = {}
+    for line in rig.said("systemd-analyze cat-config --no-pager sysctl.d").splitlines():
+        key, equals, value = line.partition("=")
+        if equals and not line.lstrip().startswith(("#", ";")):
+            kept[key.strip().lstrip("-").replace("/", ".")] = value.strip()
+    expect(wanted, {key: kept.get(key, "nothing") for key in wanted})
+
+
+def test_base_updates(rig: Subject) -> None:
+    """Unattended upgrades leave the driver and Docker alone."""
+    dumped = rig.said("apt-config dump --format '%f %v%n' Unattended-Upgrade::Package-Blacklist")
+    patterns = [line.partition(" ")[2] for line in dumped.splitlines() if line.partition(" ")[2]]
+    guarded = {**rig.driver.packages, **rig.driver.pin, **rig.locked("docker"), **rig.locked("toolkit")}
+    guarded = {name: version for name, version in guarded.items() if not name.startswith("docker-b")}
+    expect([], [name for name in guarded if not any(re.match(pattern, name) for pattern in patterns)])

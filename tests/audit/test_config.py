@@ -1,0 +1,40 @@
+"""What an endpoint reads, and the image it runs."""
+
+from __future__ import annotations
+
+import json
+
+from subject import Subject, expect, expect_text
+
+from rigup.render import env_file_text
+
+
+def test_config_plan(rig: Subject) -> None:
+    """The plan that was deployed is the plan of today: nothing was changed since that is not deployed."""
+    try:
+        deployed = json.loads(rig.text("/etc/rigup/plan.json") or "{}").get("digest", "no plan")
+    except ValueError:
+        deployed = "no JSON"
+    expect(f"plan {rig.plan.digest[:12]}", f"plan {deployed[:12]}")
+
+
+def test_config_environment(rig: Subject) -> None:
+    """Each endpoint's environment, readable to root alone."""
+    for endpoint in rig.plan.endpoints:
+        expect_text(endpoint.env_file, env_file_text(endpoint), rig.text(endpoint.env_file))
+        expect("600 root", rig.said("stat -c '%%a %%U' %s", endpoint.env_file))
+
+
+def test_config_patches(rig: Subject) -> None:
+    """The patched files beside the checkpoint, as the plan has them."""
+    for endpoint in rig.plan.endpoints:
+        for name, text in endpoint.patched_files.items():
+            path = f"{endpoint.directory}/{name}"
+            expect_text(path, text, rig.text(path))
+
+
+def test_config_image(rig: Subject) -> None:
+    """The image is here, by its digest."""
+    for endpoint in rig.plan.endpoints:
+        digests = rig.json("docker image inspect --format '{{json .RepoDigests}}' %s", endpoint.image) or []
+        expect(endpoint.image, endpoint.image if endpoint.image in digests else "not here")

@@ -1,0 +1,76 @@
+"""Docker, its NVIDIA runtime and the GPUs it can give to containers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from subject import Subject, expect
+
+
+def daemon(rig: Subject) -> dict[str, Any]:
+    """What the running daemon says of itself."""
+    return rig.json("docker info --format '{{json .}}'") or {}
+
+
+def test_docker_packages(rig: Subject) -> None:
+    """Docker's own packages, at the locked versions."""
+    wanted = rig.locked("docker")
+    expect(wanted, rig.versions(wanted))
+
+
+def test_docker_toolkit(rig: Subject) -> None:
+    """The container toolkit's four packages, all at the locked version."""
+    wanted = rig.locked("toolkit")
+    expect(wanted, rig.versions(wanted))
+
+
+def test_docker_running(rig: Subject) -> None:
+    """Docker runs, and starts at boot."""
+    unit = rig.unit("docker.service")
+    expect(
+        {"now": "active", "at boot": "enabled"}, {"now": unit.get("ActiveState"), "at boot": unit.get("UnitFileState")}
+    )
+
+
+def test_docker_config(rig: Subject) -> None:
+    """Our keys stand in daemon.json, beside whatever else is there."""
+    try:
+        written = json.loads(rig.text("/etc/docker/daemon.json") or "{}")
+    except ValueError:
+        written = {}
+        expect("valid JSON in /etc/docker/daemon.json", "none")
+    wanted: dict[str, object] = {
+        "runtimes.nvidia": "nvidia-container-runtime",
+        "features.cdi": True,
+        "log-driver": rig.settings.docker_log_driver,
+    }
+    found = {
+        "runtimes.nvidia": written.get("runtimes", {}).get("nvidia", {}).get("path", "nothing"),
+        "features.cdi": written.get("features", {}).get("cdi", "nothing"),
+        "log-driver": written.get("log-driver", "nothing"),
+    }
+    if rig.settings.registry_mirror:
+        wanted["registry-mirrors"] = rig.settings.registry_mirror
+        mirrors = written.get("registry-mirrors", [])
+        found["registry-mirrors"] = wanted["registry-mirrors"] if wanted["registry-mirrors"] in mirrors else mirrors
+    expect(wanted, found)
+
+
+def test_docker_runtime(rig: Subject) -> None:
+    """The running daemon knows the nvidia runtime."""
+    expect("nvidia among the runtimes", "nvidia among the runtimes" if "nvidia" in daemon(rig).get("Runtimes", {}) else
+           ", ".join(daemon(rig).get("Runtimes", {})) or "docker info fails")  # fmt: skip
+
+
+def test_docker_log_driver(rig: Subject) -> None:
+    """The running daemon logs as the settings say."""
+    expect(rig.settings.docker_log_driver, daemon(rig).get("LoggingDriver", "docker info fails"))
+
+
+def test_docker_cdi(rig: Subject) -> None:
+    """Every GPU can be given to a container by name, and all of them together; the list is made anew at each boot."""
+    listed = set(rig.said("nvidia-ctk cdi list").split())
+    wanted = [f"nvidia.com/gpu={index}" for index in (*range(rig.gpus_on_the_bus), "all")]
+    expect([], [f"{device} is not listed" for device in wanted if device not in listed])
+    expect("enabled", rig.unit("nvidia-cdi-refresh.service").get("UnitFileState"))

@@ -1,0 +1,64 @@
+"""The kernel's side of the driver."""
+
+from __future__ import annotations
+
+from subject import Subject, expect
+
+from rigup.packages import header_packages
+
+TRUTH = {"Y": "1", "N": "0"}
+
+
+def plain(value: object) -> str:
+    """The kernel shows true options as Y; people write 1."""
+    return TRUTH.get(str(value), str(value))
+
+
+def test_kernel_headers(rig: Subject) -> None:
+    """Headers for the running kernel, and the package that brings those of the next."""
+    images = [name for name in rig.installed if name.startswith("linux-image-")]
+    needed = header_packages(rig.distro, rig.kernel, images)
+    expect([], [f"{name} is not installed" for name in needed if name not in rig.installed])
+
+
+def test_kernel_module_options(rig: Subject) -> None:
+    """The options of modules are in effect, as the loaded modules say."""
+    wanted, found = {}, {}
+    for module, options in rig.settings.modprobe_options.items():
+        for option, value in options.items():
+            name = f"{module}.{option}"
+            wanted[name] = plain(value)
+            loaded = rig.text(f"/sys/module/{module}/parameters/{option}")
+            found[name] = plain(loaded.strip()) if loaded is not None else "the module is not loaded"
+    expect(wanted, found)
+
+
+def test_kernel_module_options_kept(rig: Subject) -> None:
+    """modprobe will set the options at the next boot."""
+    said = [
+        line.split() for line in rig.said("/sbin/modprobe --showconfig").splitlines() if line.startswith("options ")
+    ]
+    wanted, found = {}, {}
+    for module, options in rig.settings.modprobe_options.items():
+        given = dict(word.partition("=")[::2] for words in said if words[1] == module for word in words[2:])
+        for option, value in options.items():
+            wanted[f"{module} {option}"] = plain(value)
+            found[f"{module} {option}"] = plain(given.get(option, "nothing"))
+    expect(wanted, found)
+
+
+def test_kernel_args(rig: Subject) -> None:
+    """The running kernel was booted with the arguments."""
+    running = (rig.text("/proc/cmdline") or "").split()
+    expect([], [f"{argument} is missing" for argument in rig.settings.kernel_args if argument not in running])
+
+
+def test_kernel_args_kept(rig: Subject) -> None:
+    """Every entry of GRUB's menu boots with the arguments."""
+    menu = rig.text("/boot/grub/grub.cfg") or ""
+    entries = [line.split() for line in menu.splitlines() if line.split()[:1] == ["linux"]]
+    normal = [words for words in entries if "single" not in words and "recovery" not in words]
+    if not normal:
+        expect("an entry in /boot/grub/grub.cfg", "none")
+    missing = {argument for words in normal for argument in rig.settings.kernel_args if argument not in words}
+    expect([], [f"{argument} is missing" for argument in sorted(missing)])

@@ -1,0 +1,54 @@
+"""The endpoints' units: what they say, that they run, and what runs in them."""
+
+from __future__ import annotations
+
+from subject import Subject, expect, expect_text
+
+from rigup.render import unit_text
+
+
+def test_serve_unit(rig: Subject) -> None:
+    """Each unit is the one that the plan describes, and systemd has read it."""
+    for endpoint in rig.plan.endpoints:
+        path = f"/etc/systemd/system/{endpoint.unit}"
+        expect_text(path, unit_text(endpoint), rig.text(path))
+        expect({"needs daemon-reload": "no"}, {"needs daemon-reload": rig.unit(endpoint.unit).get("NeedDaemonReload")})
+
+
+def test_serve_running(rig: Subject) -> None:
+    """Each endpoint serves: its unit is active only while it answers."""
+    for endpoint in rig.plan.endpoints:
+        expect({endpoint.unit: "active"}, {endpoint.unit: rig.unit(endpoint.unit).get("ActiveState")})
+
+
+def test_serve_at_boot(rig: Subject) -> None:
+    """Each endpoint serves again after a boot."""
+    for endpoint in rig.plan.endpoints:
+        expect({endpoint.unit: "enabled"}, {endpoint.unit: rig.unit(endpoint.unit).get("UnitFileState")})
+
+
+def test_serve_one_start(rig: Subject) -> None:
+    """No endpoint was restarted behind our back since it was last started."""
+    for endpoint in rig.plan.endpoints:
+        name = f"restarts of {endpoint.unit}"
+        expect({name: "0"}, {name: rig.unit(endpoint.unit).get("NRestarts")})
+
+
+def test_serve_container(rig: Subject) -> None:
+    """What runs in the unit is what the plan describes: image and mounts, and the plan's own mark."""
+    for endpoint in rig.plan.endpoints:
+        seen = (rig.json("docker container inspect %s", endpoint.container) or [{}])[0]
+        image = (rig.json("docker image inspect --format '{{json .Id}}' %s", endpoint.image)) or "not here"
+        mounts = {mount["Destination"]: mount["Source"] for mount in seen.get("Mounts", []) if not mount.get("RW")}
+        expect(
+            {
+                "plan": endpoint.digest[:12],
+                "image": image,
+                **{f"mount {mount.target}": mount.source for mount in endpoint.mounts},
+            },
+            {
+                "plan": seen.get("Config", {}).get("Labels", {}).get("rigup.plan", "no container")[:12],
+                "image": seen.get("Image", "no container"),
+                **{f"mount {target}": source for target, source in mounts.items()},
+            },
+        )

@@ -1,0 +1,49 @@
+"""Each endpoint, tried from the host itself."""
+
+from __future__ import annotations
+
+import json
+
+from subject import Subject, expect
+
+# A check is asked again by itself where it takes longer than a batch allows.
+PATIENCE_S = 120
+
+
+def test_verify_health(rig: Subject) -> None:
+    """The health check answers."""
+    for endpoint in rig.plan.endpoints:
+        url = f"{endpoint.url}{endpoint.ready_path}"
+        code = rig.host.run("curl -sS -m 20 -o /dev/null -w '%%{http_code}' %s", url)
+        expect({url: "200"}, {url: str(code.stdout) if code.rc == 0 else str(code.stderr).strip()})
+
+
+def test_verify_models(rig: Subject) -> None:
+    """The endpoint serves the model under its name."""
+    for endpoint in rig.plan.endpoints:
+        listed = rig.json("curl -sS -m 20 %s", f"{endpoint.url}/v1/models") or {}
+        names = [model.get("id") for model in listed.get("data", [])]
+        expect([endpoint.served_name], names)
+
+
+def test_verify_completion(rig: Subject) -> None:
+    """A chat completion is answered, with at least one token."""
+    for endpoint in rig.plan.endpoints:
+        question = {
+            "model": endpoint.served_name,
+            "messages": [{"role": "user", "content": "Say hello."}],
+            "max_tokens": 8,
+        }
+        answer = rig.host.run(
+            f"curl -sS -m {PATIENCE_S} -H Content-Type:application/json -d %s %s",
+            json.dumps(question),
+            f"{endpoint.url}/v1/chat/completions",
+        )
+        try:
+            tokens = json.loads(answer.stdout)["usage"]["completion_tokens"]
+        except (ValueError, KeyError, TypeError):
+            said = str(answer.stdout if answer.rc == 0 else answer.stderr).strip()
+            tokens = 0
+            expect("a chat completion", said[:300])
+        if tokens < 1:
+            expect("a token or more", f"{tokens}")
