@@ -11,10 +11,10 @@ import tempfile
 from argparse import Namespace
 from datetime import date
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from .gpus import TooFewGpus, check_world_size, visible_gpus
-from .swaps import swap_arguments, swap_variables
+from .swaps import speculates, swap_arguments, swap_memory, swap_variables
 
 DATE_VARIABLE = "LAB_IMAGE_CREATED"
 
@@ -73,10 +73,9 @@ def prepare_model(arguments: Namespace) -> None:
         found = [pattern for pattern in patterns if pattern.rstrip("*").endswith(module)]
         say(f"lab: ignore patterns for {module}: {', '.join(found) if found else 'none'}")
     made = date.fromisoformat(os.environ.get(DATE_VARIABLE, "9999-12-31")[:10])
-    speculation = arguments.speculative_config is not None or getattr(arguments, "spec_method", None) is not None
     excluded = weights.vllm_matcher(quantization)
     try:
-        weights.check_ignored(weights.read_headers(model), excluded, made, speculation=speculation)
+        weights.check_ignored(weights.read_headers(model), excluded, made, speculation=speculates(arguments))
     except weights.Unloadable as error:
         module, _, message = str(error).partition(": ")
         fail(
@@ -113,7 +112,7 @@ def serve() -> None:
         check_world_size(world_size(arguments), visible_gpus())
     except TooFewGpus as error:
         fail(str(error))
-    swaps: list[Any] = [*variables, *swap_arguments(arguments)]
+    swaps = [*variables, *swap_memory(arguments, os.environ), *swap_arguments(arguments)]
     for swap in swaps:
         say(swap)
     prepare_model(arguments)

@@ -83,24 +83,38 @@ _RULES = (
 _VARIABLES = {
     # One thread is enough for four small layers, and the engine is forked, which several OpenMP threads do not survive.
     "OMP_NUM_THREADS": ("1", "small layers"),
-    "VLLM_CPU_KVCACHE_SPACE": ("1", "GiB of KV cache, instead of a share of GPU memory"),
     "VLLM_ENABLE_V1_MULTIPROCESSING": ("0", "engine and worker in one process, for a quick start"),
 }
 
 _DROPPED = ("VLLM_ATTENTION_BACKEND", "VLLM_NVFP4_GEMM_BACKEND", "VLLM_WORKER_MULTIPROC_METHOD")
 
 
+def _set(environment: MutableMapping[str, str], name: str, value: str, why: str) -> list[Swap]:
+    before = environment.get(name)
+    environment[name] = value
+    return [] if before == value else [Swap(name, before, value, why)]
+
+
 def swap_variables(environment: MutableMapping[str, str]) -> list[Swap]:
     """Change the environment before vLLM is imported; returns what was changed."""
     swaps = []
     for name, (value, why) in _VARIABLES.items():
-        if environment.get(name) != value:
-            swaps.append(Swap(name, environment.get(name), value, why))
-            environment[name] = value
+        swaps += _set(environment, name, value, why)
     for name in sorted(environment):
         if name in _DROPPED or (name.startswith("VLLM_") and "FLASHINFER" in name):
             swaps.append(Swap(name, environment.pop(name), None, NO_KERNEL))
     return swaps
+
+
+def speculates(arguments: Namespace) -> bool:
+    """Whether the arguments ask for speculative decoding."""
+    return any(getattr(arguments, name, None) is not None for name in ("speculative_config", "spec_method"))
+
+
+def swap_memory(arguments: Namespace, environment: MutableMapping[str, str]) -> list[Swap]:
+    """Give the KV cache what the full context takes: 1 GiB, and a little more where a draft layer has its own."""
+    space = "2" if speculates(arguments) else "1"
+    return _set(environment, "VLLM_CPU_KVCACHE_SPACE", space, "GiB of KV cache, instead of a share of GPU memory")
 
 
 def swap_arguments(arguments: Namespace) -> list[Swap]:
@@ -113,13 +127,17 @@ def swap_arguments(arguments: Namespace) -> list[Swap]:
             # Nobody asked for the default that a rule replaces: say so only where it changes what runs.
             swaps.append(Swap("--" + rule.attribute.replace("_", "-"), asked, rule.done, rule.why))
     attention = getattr(arguments, "attention_config", None)
-    if attention is not None and _has_values(attention):
+    if (asked := _differences(attention)) is not None:
         arguments.attention_config = type(attention)()
-        swaps.append(Swap("--attention-config", attention, None, NO_KERNEL))
+        swaps.append(Swap("--attention-config", asked, None, NO_KERNEL))
     return swaps
 
 
-def _has_values(config: Any) -> bool:
-    values = config if isinstance(config, dict) else vars(config)
-    default = {} if isinstance(config, dict) else vars(type(config)())
-    return bool(values != default)
+def _differences(config: Any) -> dict[str, Any] | None:
+    """What was set in a configuration object of vLLM; None where nothing was."""
+    if config is None:
+        return None
+    if isinstance(config, dict):
+        return config or None
+    default = vars(type(config)())
+    return {name: value for name, value in vars(config).items() if value != default.get(name)} or None
