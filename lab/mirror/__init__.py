@@ -8,9 +8,9 @@ from urllib.request import urlopen
 from lab import service
 from lab.mirror import upstreams
 from lab.mirror.docker import Archive
+from lab.mirror.identity import greeting
 from lab.mirror.passthrough import Cache, client
 from lab.mirror.repos import Repositories, Say
-from lab.mirror.server import greeting
 from lab.service import Service
 from lab.settings import CACHE, GATEWAY, MIRROR_PORT, MIRROR_URL, STATE
 

@@ -4,7 +4,6 @@ usage: python -m lab.mirror.server --address A --port P --www DIR --cache DIR
 """
 
 import argparse
-import hashlib
 import mimetypes
 import sys
 import threading
@@ -15,17 +14,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lab.mirror import upstreams
+from lab.mirror.identity import greeting
 from lab.mirror.passthrough import CHUNK, Cache, Transfer, UpstreamError, client
 from lab.mirror.pypi import Index, normalise, render
 
 DISTS_MAX_AGE = 120.0
 """Seconds for which Debian's indexes are taken as they are; packages and by-hash indexes never change."""
-
-
-def greeting() -> str:
-    """What a server made of the present code says at `/`; one that says something else is outdated."""
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
-    return f"the lab's mirror {digest.hexdigest()[:16]}"
 
 
 class Mirror(ThreadingHTTPServer):

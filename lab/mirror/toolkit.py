@@ -13,6 +13,7 @@ def _base(version: str) -> Package:
         program("usr/bin/nvidia-ctk", "nvidia_ctk.py"),
         program("usr/bin/nvidia-container-runtime", "nvidia_container_runtime.py"),
         standin(f"{_SHARED}/lab_gpu.py", "lab_gpu.py"),
+        program("usr/lib/systemd/system-generators/lab-device-cgroup", "device_cgroup_generator"),
         File(f"{_SHARED}/toolkit-version", f"{version}\n".encode()),
         standin("etc/nvidia-container-runtime/config.toml", "etc/config.toml"),
     ]

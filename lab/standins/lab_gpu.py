@@ -12,6 +12,8 @@ HARDWARE = Path("/usr/lib/lab-hardware/lab.json")
 MODULE_VERSION = Path("/proc/driver/nvidia/version")
 LIBRARIES = Path("/usr/lib/x86_64-linux-gnu/nvidia")
 SMI = Path("/usr/bin/nvidia-smi")
+DAEMON_CONFIG = Path("/etc/docker/daemon.json")
+GENERATED = Path("/run/systemd/generator")
 CONTAINER = Path("/run/lab-gpu")
 """Where a container finds the simulated hardware: its own /proc says nothing about the host's driver."""
 
@@ -69,6 +71,21 @@ def common_mounts() -> list[Mount]:
         Mount(HARDWARE, CONTAINER / "lab.json"),
         Mount(MODULE_VERSION, CONTAINER / "version"),
     ]
+
+
+def device_cgroup_mounts() -> list[Mount]:
+    """What lets a container lose its GPUs at a daemon-reload, as it does where systemd manages its device cgroup.
+
+    The hook adds devices behind systemd's back, so they are gone when systemd writes the cgroup anew; with Docker's
+    cgroupfs driver there is nothing to lose (NVIDIA/nvidia-container-toolkit issue 48).
+    """
+    try:
+        options = json.loads(on_host(DAEMON_CONFIG).read_text()).get("exec-opts", [])
+    except FileNotFoundError:
+        options = []
+    if "native.cgroupdriver=cgroupfs" in options or not (on_host(GENERATED) / "lab-device-cgroup").exists():
+        return []
+    return [Mount(GENERATED, CONTAINER / "device-cgroup")]
 
 
 def gpu_mount(gpu: dict[str, Any]) -> Mount:

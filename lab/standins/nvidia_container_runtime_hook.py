@@ -22,7 +22,8 @@ def prestart() -> None:
     if wanted in ("", "void", "none"):
         return
     # The real hook refuses to run by itself in this case: the container got its GPUs from a CDI specification.
-    mounts = lab_gpu.common_mounts() + [lab_gpu.gpu_mount(gpu) for gpu in lab_gpu.select(wanted)]
+    mounts = [*lab_gpu.common_mounts(), *map(lab_gpu.gpu_mount, lab_gpu.select(wanted))]
+    mounts += lab_gpu.device_cgroup_mounts()
     rootfs = bundle / config["root"]["path"]
     words = [word for mount in mounts for word in (str(mount.host), str(mount.container))]
     # The container has not left the host's tree yet, so this program can be found in its namespace too.
@@ -33,8 +34,11 @@ def prestart() -> None:
 def mount(rootfs: Path, words: list[str]) -> None:
     for source, target in zip(words[::2], words[1::2], strict=True):
         place = rootfs / target.lstrip("/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.touch()
+        if Path(source).is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+        else:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
         subprocess.run(["mount", "--bind", "-o", "ro", source, str(place)], check=True)
 
 

@@ -23,6 +23,8 @@ STATE = ROOT / "run/lab-gpu-state.json"
 PERSISTENCED = ROOT / "run/nvidia-persistenced"
 CONTAINER = ROOT / "run/lab-gpu"
 """Only in a container: the module's version, the hardware, and one file per visible GPU."""
+DEVICE_CGROUP = CONTAINER / "device-cgroup"
+"""Only in a container that got its GPUs from the hook; empty since the host's systemd was last reloaded."""
 
 CUDA_VERSIONS = {580: "13.0", 590: "13.1", 595: "13.2", 610: "13.3", 615: "13.4"}
 Gpu = dict[str, Any]
@@ -56,6 +58,8 @@ def read_world() -> World:
             "Please also try adding directory that contains libnvidia-ml.so to your system PATH.",
         )
     contained = CONTAINER.is_dir()
+    if DEVICE_CGROUP.is_dir() and not (DEVICE_CGROUP / "lab-device-cgroup").exists():
+        fail(255, "Failed to initialize NVML: Unknown Error")
     try:
         text = (CONTAINER / "version" if contained else MODULE_VERSION).read_text()
         hardware = json.loads((CONTAINER / "lab.json" if contained else HARDWARE).read_text())

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lab.mirror import server
+from lab.mirror import identity, server
 from lab.mirror.upstreams import Upstreams
 from tests.unit.mirror_upstream import Upstream, mirror, upstream
 
@@ -41,6 +41,14 @@ def front(behind: Upstream, tmp_path: Path) -> Iterator[Any]:
 
 def get(front: Any, path: str, **headers: str) -> httpx.Response:
     return httpx.get(front.url + path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def breaks_off(front: Any, path: str) -> bool:
+    """Whether the answer ends before its announced length, or is an error where that was known in time."""
+    try:
+        return get(front, path).status_code == 502
+    except httpx.RemoteProtocolError:
+        return True
 
 
 def test_a_package_is_asked_for_once_and_served_for_ever(
@@ -104,8 +112,7 @@ def test_what_nobody_has_is_not_found_and_what_cannot_be_asked_for_is_a_bad_gate
 
 def test_a_download_that_breaks_off_is_never_taken_for_the_whole(front: Any, behind: Upstream, tmp_path: Path) -> None:
     behind.truncated.add(POOL)
-    with pytest.raises(httpx.RemoteProtocolError):
-        get(front, POOL)
+    assert breaks_off(front, POOL)
     assert not [path for path in (tmp_path / "cache").rglob("foo*") if path.is_file()], "nothing half is kept"
     behind.truncated.clear()
     assert get(front, POOL).content == behind.files[POOL][0]
@@ -118,8 +125,7 @@ def test_a_new_index_that_breaks_off_leaves_the_old_one(
     assert get(front, RELEASE).content == b"release 1"
     behind.add(RELEASE, b"release 2" * 50_000)
     behind.truncated.add(RELEASE)
-    with pytest.raises(httpx.RemoteProtocolError):
-        get(front, RELEASE)
+    assert breaks_off(front, RELEASE)
     behind.go_away()
     assert get(front, RELEASE).content == b"release 1"
 
@@ -236,7 +242,7 @@ def test_a_project_is_found_under_its_normalised_name(front: Any, behind: Upstre
 
 def test_a_server_of_other_code_greets_differently(front: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = get(front, "/").text.strip()
-    assert here == server.greeting()
+    assert here == identity.greeting()
     (tmp_path / "server.py").write_text("# changed\n")
-    monkeypatch.setattr(server, "__file__", str(tmp_path / "server.py"))
-    assert server.greeting() != here
+    monkeypatch.setattr(identity, "__file__", str(tmp_path / "identity.py"))
+    assert identity.greeting() != here

@@ -215,7 +215,9 @@ def test_arguments_it_does_not_know_are_refused(host: StandinHost) -> None:
     assert host.run(SMI, "--query-gpu=index").returncode == 1
 
 
-def test_a_container_sees_the_cards_it_was_given_and_counts_them_from_0(host: StandinHost, tmp_path: Path) -> None:
+def test_a_container_sees_the_cards_it_was_given_counts_them_from_0_and_can_lose_them(
+    host: StandinHost, tmp_path: Path
+) -> None:
     uuids = query(host, "uuid")
     hardware = (host.root / "usr/lib/lab-hardware/lab.json").read_text()
     version = (host.root / "proc/driver/nvidia/version").read_text()
@@ -226,3 +228,8 @@ def test_a_container_sees_the_cards_it_was_given_and_counts_them_from_0(host: St
     for index in (1, 3):
         container.write(f"run/lab-gpu/gpus/{uuids[index]}", "")
     assert query(container, "index,uuid") == [f"0, {uuids[1]}", f"1, {uuids[3]}"]
+    cgroup = container.write("run/lab-gpu/device-cgroup/lab-device-cgroup", "")
+    assert container.run(SMI, "-L").returncode == 0
+    cgroup.unlink()
+    lost = container.run(SMI, "-L")
+    assert (lost.returncode, lost.stdout) == (255, "Failed to initialize NVML: Unknown Error\n")

@@ -264,3 +264,15 @@ def test_the_hook_leaves_a_container_alone_that_got_its_gpus_by_cdi(
     (bundle / "config.json").write_text(json.dumps(config))
     assert prestart(host, bundle, tools).returncode == 0
     assert not (tools / "calls").exists()
+
+
+def test_gpus_from_the_hook_can_be_lost_to_systemd_unless_docker_manages_cgroups_itself(
+    host: StandinHost, bundle: Path, tools: Path
+) -> None:
+    host.write("run/systemd/generator/lab-device-cgroup", "")
+    host.write("etc/docker/daemon.json", '{"exec-opts": ["native.cgroupdriver=cgroupfs"]}')
+    assert prestart(host, bundle, tools).returncode == 0
+    assert "device-cgroup" not in (tools / "calls").read_text()
+    host.write("etc/docker/daemon.json", '{"log-driver": "local"}')
+    assert prestart(host, bundle, tools).returncode == 0
+    assert f"/run/systemd/generator {bundle}/rootfs/run/lab-gpu/device-cgroup" in (tools / "calls").read_text()
