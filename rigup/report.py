@@ -182,6 +182,9 @@ def _trouble(report: Report) -> list[str]:
     for operation in report["under_way"]:
         lines += ["", f"  under way on {operation['host']}, step {_name(operation)}"]
     for error in report["errors"]:
+        if lines and error.endswith("No hosts remaining!"):
+            # pyinfra's last words, when the reason stands above.
+            continue
         lines += ["", *(f"  {line}" for line in error.splitlines())]
     return lines
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import shlex
 import threading
-from functools import cache, cached_property
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import paramiko
@@ -36,8 +37,6 @@ class AuditError(RigupError):
 @cache
 def inventory() -> Inventory:
     """The inventory that the deploy uses: `RIGUP_INVENTORY`, else `inventory/lab.yaml`, else the lab's."""
-    from pathlib import Path
-
     return load_inventory(find_inventory(Path("inventory")))
 
 
@@ -184,10 +183,6 @@ class RigBackend(BaseBackend):  # type: ignore[misc]
         """``rig://all`` is every host."""
         return list(inventory().hosts) if host in ("all", None) else [inventory().host(host).name]
 
-    @cached_property
-    def _wire(self) -> Wire:
-        return wire(self.hostname)
-
     def get_encoding(self) -> str:
         """Always UTF-8: testinfra would ask the host's Python, which a bare host lacks."""
         return "utf-8"
@@ -198,5 +193,5 @@ class RigBackend(BaseBackend):  # type: ignore[misc]
     def run(self, command: str, *args: str, **kwargs: Any) -> CommandResult:
         """Run it, or give the answer that it gave before in this session."""
         quoted = self.quote(command, *args)
-        answer = self._wire.answer(Ask(quoted, self.sudo))
+        answer = wire(self.hostname).answer(Ask(quoted, self.sudo))
         return self.result(answer.code, quoted.encode(), answer.stdout, answer.stderr)

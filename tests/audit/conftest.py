@@ -42,17 +42,25 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Lines(config))
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every check runs on every host, or on those that `--hosts` names."""
-    if "rig" not in metafunc.fixturenames:
-        return
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """An inventory that cannot be read, or a host that is not in it, ends the audit before it begins."""
     try:
-        known = testinfra_backend.inventory()
-        wanted = metafunc.config.getoption("hosts")
-        names = [known.host(name.strip()).name for name in wanted.split(",")] if wanted else list(known.hosts)
+        chosen(session.config)
     except RigupError as error:
         raise pytest.UsageError(str(error)) from None
-    metafunc.parametrize("rig", names, indirect=True, scope="session")
+
+
+def chosen(config: pytest.Config) -> list[str]:
+    """The names of the hosts to audit. Raises RigupError."""
+    known = testinfra_backend.inventory()
+    wanted = config.getoption("hosts")
+    return [known.host(name.strip()).name for name in wanted.split(",")] if wanted else list(known.hosts)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every check runs on every host, or on those that `--hosts` names."""
+    if "rig" in metafunc.fixturenames:
+        metafunc.parametrize("rig", chosen(metafunc.config), indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +72,15 @@ def rig(request: pytest.FixtureRequest) -> Subject:
 def step_of(item: pytest.Item) -> str:
     """`docker` for a check in test_docker.py."""
     return item.path.stem.removeprefix("test_")
+
+
+def remedy(item: pytest.Item) -> str:
+    """Which step of the deploy puts right what a check finds."""
+    step = step_of(item)
+    if step == "preflight":
+        return "repaired by: you; a deploy refuses such a host"
+    # An endpoint that does not answer is started anew by the step that started it.
+    return f"repaired by: the {'serve' if step == 'verify' else step} step of the deploy"
 
 
 def id_of(item: pytest.Item) -> str:
@@ -94,7 +111,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     try:
         return (yield)
     except Deviation as deviation:
-        found = f"{deviation}\nrepaired by: the {step_of(pyfuncitem)} step of the deploy"
+        found = f"{deviation}\n{remedy(pyfuncitem)}"
     except RigupError as error:
         _lost.add(host)
         found = str(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,13 @@ def expect(expected: object, found: object) -> None:
         expected = "; ".join(f"{key}: {_shown(expected.get(key, ABSENT))}" for key in keys)
         found = "; ".join(f"{key}: {_shown(found.get(key, ABSENT))}" for key in keys)
     raise Deviation(f"expected: {_shown(expected)}\nfound:    {_shown(found)}")
+
+
+def expect_none(expected: str, deviations: Iterable[str]) -> None:
+    """Raise Deviation, saying what is expected instead, unless there are no deviations."""
+    found = list(deviations)
+    if found:
+        raise Deviation(f"expected: {expected}\nfound:    {', '.join(found)}")
 
 
 def expect_text(what: str, expected: str, found: str | None) -> None:

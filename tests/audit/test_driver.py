@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subject import Subject, expect
+from subject import Subject, expect, expect_none
 
 from rigup.packages import conflicting
 
@@ -21,7 +21,7 @@ def test_driver_pin(rig: Subject) -> None:
 
 def test_driver_conflicts(rig: Subject) -> None:
     """No packages of other origins that get in the way of NVIDIA's and Docker's."""
-    expect([], conflicting(rig.installed))
+    expect_none("none of the packages that conflict", conflicting(rig.installed))
 
 
 def test_driver_loaded(rig: Subject) -> None:
@@ -47,7 +47,7 @@ def test_driver_gpus(rig: Subject) -> None:
     """The driver sees every GPU that is on the bus, and knows it by name."""
     names = rig.gpu_query("name")
     expect(f"{rig.gpus_on_the_bus} GPUs", f"{len(names)} GPUs")
-    expect([], [name for name in names if NAME not in name])
+    expect_none(f"{NAME} cards", [name for name in names if NAME not in name])
 
 
 def test_driver_persistence(rig: Subject) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subject import Subject, expect
+from subject import Subject, expect, expect_none
 
 from rigup.packages import header_packages
 
@@ -18,7 +18,8 @@ def test_kernel_headers(rig: Subject) -> None:
     """Headers for the running kernel, and the package that brings those of the next."""
     images = [name for name in rig.installed if name.startswith("linux-image-")]
     needed = header_packages(rig.distro, rig.kernel, images)
-    expect([], [f"{name} is not installed" for name in needed if name not in rig.installed])
+    missing = [name for name in needed if name not in rig.installed]
+    expect_none(f"{', '.join(needed)} installed", [f"{name} is not" for name in missing])
 
 
 def test_kernel_module_options(rig: Subject) -> None:
@@ -50,7 +51,8 @@ def test_kernel_module_options_kept(rig: Subject) -> None:
 def test_kernel_args(rig: Subject) -> None:
     """The running kernel was booted with the arguments."""
     running = (rig.text("/proc/cmdline") or "").split()
-    expect([], [f"{argument} is missing" for argument in rig.settings.kernel_args if argument not in running])
+    missing = [argument for argument in rig.settings.kernel_args if argument not in running]
+    expect_none(" ".join(rig.settings.kernel_args), [f"booted without {argument}" for argument in missing])
 
 
 def test_kernel_args_kept(rig: Subject) -> None:
@@ -59,6 +61,6 @@ def test_kernel_args_kept(rig: Subject) -> None:
     entries = [line.split() for line in menu.splitlines() if line.split()[:1] == ["linux"]]
     normal = [words for words in entries if "single" not in words and "recovery" not in words]
     if not normal:
-        expect("an entry in /boot/grub/grub.cfg", "none")
+        expect_none("an entry in /boot/grub/grub.cfg", ["none"])
     missing = {argument for words in normal for argument in rig.settings.kernel_args if argument not in words}
-    expect([], [f"{argument} is missing" for argument in sorted(missing)])
+    expect_none(" ".join(rig.settings.kernel_args), [f"an entry without {argument}" for argument in sorted(missing)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from subject import Subject, expect
+from subject import Subject, expect, expect_none
 
 from rigup.plan import CheckpointPlan
 
@@ -53,7 +53,8 @@ def test_model_index(rig: Subject) -> None:
             return
         index, found = json.loads(text), sizes(rig, checkpoint)
         shards = sorted(set(index["weight_map"].values()))
-        expect([], [f"{name} is missing" for name in shards if name not in found])
+        missing = [name for name in shards if name not in found]
+        expect_none(f"{len(shards)} shards", [f"{name} is missing" for name in missing])
         # Headers come on top of the weights themselves.
         held, needed = sum(found[name] for name in shards), index["metadata"]["total_size"]
         if held < needed:
@@ -66,4 +67,4 @@ def test_model_download_ended(rig: Subject) -> None:
     busy = [line.split()[0] for line in listed if len(line.split()) > 3 and line.split()[2] != "inactive"]
     enabled = rig.said("ls /etc/systemd/system/multi-user.target.wants").split()
     busy += [f"{name} at boot" for name in enabled if name.startswith("model-fetch@")]
-    expect([], busy)
+    expect_none("no download", busy)

@@ -1,0 +1,148 @@
+"""The audit's connection, against a real sshd, and the audit's own command line."""
+
+from __future__ import annotations
+
+import getpass
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import testinfra.host
+import yaml
+from loopback_sshd import Sshd, running_sshd
+
+from rigup import testinfra_backend
+from rigup.errors import RigupError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_inventory(sshd: Sshd, **changes: object) -> Path:
+    host = {
+        "address": "127.0.0.1",
+        "port": sshd.port,
+        "user": getpass.getuser(),
+        "key": str(sshd.key),
+        "known_hosts": str(sshd.folder / "known_hosts"),
+        "sudo": False,
+        **changes,
+    }
+    path = sshd.folder / "lab.yaml"
+    path.write_text(yaml.safe_dump({"hosts": {"box": host}}))
+    return path
+
+
+@pytest.fixture
+def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
+    with running_sshd(tmp_path) as server:
+        monkeypatch.setenv("RIGUP_INVENTORY", str(write_inventory(server)))
+        monkeypatch.setenv("RIGUP_CACHE", str(tmp_path / "facts"))
+        new_session()
+        yield server
+        new_session()
+
+
+def new_session() -> None:
+    """Forget what this process knows of inventory and hosts, as a new one would."""
+    testinfra_backend.wire.cache_clear()
+    testinfra_backend.inventory.cache_clear()
+
+
+def box() -> testinfra.host.Host:
+    # Past testinfra's memory of hosts, which outlives this module's sessions.
+    return testinfra.host.Host(testinfra_backend.RigBackend("box"))
+
+
+def executions() -> int:
+    return testinfra_backend.wire("box").executions
+
+
+def test_commands_answer_with_output_errors_and_exit_code(sshd: Sshd) -> None:
+    answer = box().run("echo %s; echo problem >&2; exit 3", "it's ü")
+    assert (answer.stdout, answer.stderr, answer.rc) == ("it's ü\n", "problem\n", 3)
+
+
+def test_testinfras_own_modules_work_over_it(sshd: Sshd) -> None:
+    (sshd.folder / "seen").write_text("content\n")
+    file = box().file(str(sshd.folder / "seen"))
+    assert file.exists and file.content_string == "content\n"
+    assert box().system_info.type == "linux"
+
+
+def test_a_command_is_run_once_per_session(sshd: Sshd) -> None:
+    for _ in range(3):
+        box().run(f"echo again >>{sshd.folder}/count")
+    assert (sshd.folder / "count").read_text() == "again\n"
+    assert executions() == 1
+
+
+def test_the_next_audit_asks_for_everything_at_once_and_sees_what_is_there_then(sshd: Sshd) -> None:
+    state = sshd.folder / "state"
+    for content in ("old", "new"):
+        state.write_text(content)
+        assert box().run(f"cat {state}").stdout == content
+        for number in range(20):
+            assert box().run(f"echo {number}").stdout == f"{number}\n"
+        count = executions()
+        testinfra_backend.close_all()
+        new_session()
+    assert count == 1
+
+
+def test_much_output_on_both_streams_comes_through_whole(sshd: Sshd) -> None:
+    answer = box().run("head -c 3000000 /dev/zero | tr '\\0' e >&2; head -c 3000000 /dev/zero | tr '\\0' o")
+    assert (len(answer.stdout), len(answer.stderr)) == (3_000_000, 3_000_000)
+
+
+def test_a_connection_cut_in_the_middle_of_an_audit_is_made_again(sshd: Sshd) -> None:
+    assert box().run("echo before").stdout == "before\n"
+    sshd.cut()
+    assert box().run("echo after").stdout == "after\n"
+
+
+def test_a_host_that_cannot_be_reached_is_named_with_address_and_port(sshd: Sshd) -> None:
+    write_inventory(sshd, port=1)
+    new_session()
+    with pytest.raises(RigupError, match=r"box: no connection to .*@127\.0\.0\.1, port 1"):
+        box().run("true")
+
+
+def test_a_host_with_another_key_than_the_known_one_is_refused(sshd: Sshd) -> None:
+    other = (sshd.folder / "user_key.pub").read_text()
+    (sshd.folder / "known_hosts").write_text(f"[127.0.0.1]:{sshd.port} {other}")
+    with pytest.raises(RigupError, match="does not match"):
+        box().run("true")
+
+
+def audit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "pytest", "tests/audit", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_audit_says_once_why_a_host_cannot_be_audited_and_fails(sshd: Sshd) -> None:
+    write_inventory(sshd, port=1)
+    run = audit("-q")
+    assert run.returncode == 1, run.stdout
+    assert run.stdout.count("FAILED") == 1
+    assert "box: preflight-system" in run.stdout
+    assert "no connection to" in run.stdout
+
+
+def test_the_audit_of_hosts_that_were_never_deployed_says_so(sshd: Sshd) -> None:
+    run = audit("-q")
+    assert run.returncode == 1, run.stdout
+    assert "nothing was deployed from this inventory" in run.stdout
+
+
+def test_the_audit_refuses_an_unknown_host_by_name(sshd: Sshd) -> None:
+    run = audit("--hosts", "bix")
+    assert run.returncode == 4
+    assert "no host is named 'bix': did you mean box?" in run.stderr
+
+
+def test_a_check_is_found_by_its_id(sshd: Sshd) -> None:
+    run = audit("--collect-only", "-q", "-k", "docker-runtime")
+    assert run.stdout.count("test_docker_runtime") == 1
+    assert "test_docker_config" not in run.stdout
