@@ -218,6 +218,8 @@ class RigConnector(SSHConnector):
         """Run it over the connection, and say what is known where that breaks."""
         try:
             self._channel = None
+            # After a reconnection that failed there is a client, and nothing behind it.
+            self._transport()
             status, output = super().run_shell_command(command, print_output, print_input, **arguments)
             if status or not self._cut_off():
                 return status, output

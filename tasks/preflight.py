@@ -23,7 +23,7 @@ from pyinfra.api.host import Host
 from pyinfra.context import ctx_host
 
 from rigup import resolve
-from rigup.errors import ProblemsError, RigupError
+from rigup.errors import Problem, ProblemsError, RigupError
 from rigup.facts.docker import ImageDigests
 from rigup.facts.files import FileText
 from rigup.facts.hardware import DiskFree, PciDevices, SecureBoot, nvidia_gpus
@@ -106,15 +106,29 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
 
 
 def _on_each(hosts: list[Host], look: Callable[[Host], T]) -> dict[str, T]:
-    """What `look` returns for each host, asked side by side."""
+    """What `look` returns for each host, asked side by side. Raises ProblemsError for hosts that stopped answering."""
 
-    def one(host: Host) -> T:
-        with ctx_host.use(host):
-            return look(host)
+    def one(host: Host) -> T | Problem:
+        try:
+            with ctx_host.use(host):
+                return look(host)
+        except PyinfraError as error:
+            return Problem(host.name, "connection", str(error), "see that the host is up, and run again")
 
     jobs = {host.name: gevent.spawn(one, host) for host in hosts}
     gevent.joinall(jobs.values(), raise_error=True)
-    return {name: job.value for name, job in jobs.items()}
+    found = {name: job.value for name, job in jobs.items()}
+    if problems := [value for value in found.values() if isinstance(value, Problem)]:
+        raise ProblemsError(problems)
+    return found
+
+
+def _fact(host: Host, kind: type[FactBase[T]], sudo: bool, **arguments: Any) -> T:
+    """A fact. Raises PyinfraError where the host was lost over it; pyinfra would go on with the fact's default."""
+    value: T = host.get_fact(kind, _sudo=sudo, **arguments)
+    if host in state.failed_hosts:
+        raise PyinfraError("it was lost while it was being looked at")
+    return value
 
 
 @dataclass(frozen=True)
@@ -127,7 +141,7 @@ class System:
 
 def _system(host: Host) -> System:
     # Under a sudo that asks for a password every other fact would fail, so nothing here uses it.
-    return System(host.get_fact(OsRelease, _sudo=False), host.get_fact(Privilege, _sudo=False))
+    return System(_fact(host, OsRelease, sudo=False), _fact(host, Privilege, sudo=False))
 
 
 def _distro(system: System) -> str | None:
@@ -142,7 +156,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
     sudo = bool(host.data.get("_sudo")) and system.privilege == "sudo"
 
     def fact(kind: type[FactBase[T]], **arguments: Any) -> T:
-        return host.get_fact(kind, _sudo=sudo, **arguments)
+        return _fact(host, kind, sudo, **arguments)
 
     deployed = json.loads(fact(FileText, path=PLAN) or "{}")
     ports = {endpoint["name"]: endpoint["port"] for endpoint in deployed.get("endpoints", [])}

@@ -11,7 +11,11 @@ from lab import machine, world
 from tests.lab.rigs import Rigs
 
 # Not the hosts of `make lab`: tests break theirs.
-FIRST, SECOND = "rig4", "rig5"
+SPECS = {
+    "rig4": machine.Spec(release="trixie", login="ops"),
+    "rig5": machine.Spec(release="bookworm", login="root"),
+}
+FIRST, SECOND = SPECS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,12 +45,9 @@ def services() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def rigs(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rigs]:
     """Two bare hosts: Debian 13 with a sudo login, and Debian 12 with a root login."""
-    hosts = {
-        FIRST: machine.start(FIRST, release="trixie", login="ops"),
-        SECOND: machine.start(SECOND, release="bookworm", login="root"),
-    }
-    for host in hosts.values():
-        host.reset()
+    hosts = {name: machine.get(name) for name in SPECS}
+    for name, host in hosts.items():
+        host.create(SPECS[name])
     machine.write_known_hosts()
     directory = tmp_path_factory.mktemp("rigs")
     rigs = Rigs(directory, {name: world.connection(host) for name, host in hosts.items()}, world.defaults())
