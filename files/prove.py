@@ -84,7 +84,7 @@ def run_check(name: str, check: Callable[[], str]) -> dict[str, object]:
     except Failed as error:
         ok, detail = False, str(error)
     seconds = time.monotonic() - began
-    print(f"{'ok  ' if ok else 'FAIL'} {name:<44} {seconds:6.1f} s", flush=True)
+    print(f"{'ok  ' if ok else 'FAIL'} {name:<48} {seconds:6.1f} s", flush=True)
     if not ok:
         print(f"{name}: {detail}", file=sys.stderr, flush=True)
     return {"name": name, "ok": ok, "seconds": round(seconds, 3), "detail": detail}

@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     began = spoke = time.monotonic()
     container = Container(options.container, int(os.environ.get("MAINPID") or 0))
     answer = "nothing was asked yet"
+    print(f"waiting for {options.model} at {options.url}, at most {options.timeout:.0f} s", flush=True)
     while True:
         waited = time.monotonic() - began
         try:

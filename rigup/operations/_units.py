@@ -14,7 +14,7 @@ from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 
 from rigup.facts.units import UnitState, UnitStateValue, parse_unit_state
-from rigup.operations._host import Clock, ConnectionLost, check, run, say, try_reconnect
+from rigup.operations._host import Clock, ConnectionLost, check, duration, run, say, try_reconnect
 
 __all__ = ["failure", "last_lines", "run_as_unit", "shorten", "show", "show_patiently", "wait_for_leftover"]
 
@@ -33,10 +33,11 @@ def show_patiently(host: Host, unit: str, clock: Clock) -> UnitStateValue:
         try:
             return show(host, unit)
         except ConnectionLost:
-            if clock.is_up:
-                raise
-            clock.nap()
-            try_reconnect(host)
+            say(host, "the connection broke; waiting for the host to answer again")
+            while not try_reconnect(host):
+                if clock.is_up:
+                    raise
+                clock.nap()
 
 
 def last_lines(host: Host, unit: str, invocation: str, count: int = 30) -> list[str]:
@@ -103,7 +104,7 @@ def run_as_unit(
     state = show_patiently(host, unit, clock)
     while state.active not in ("active", "failed", "inactive"):
         if clock.is_up:
-            raise failure(host, unit, state, f"{what} was not done after {clock}")
+            raise failure(host, unit, state, f"{what} was not done within {duration(limit_s)}")
         if clock.is_due():
             latest = last_lines(host, unit, state.invocation, 1)
             say(host, f"{what}: {clock}" + (f"; {shorten(latest[-1])}" if latest else ""))

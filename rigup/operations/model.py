@@ -32,6 +32,12 @@ Commands = Generator[FunctionCommand, None, None]
 VENV = "/usr/local/lib/rigup/venv"
 USER = "rigup-fetch"
 GB = 1_000_000_000
+MB = 1_000_000
+
+
+def size(count: int) -> str:
+    """Bytes as one says them: `18 MB`, `239.8 GB`."""
+    return f"{count / GB:.1f} GB" if count >= GB else f"{count / MB:.0f} MB"
 
 
 def unit_of(checkpoint: CheckpointPlan) -> str:
@@ -133,12 +139,12 @@ def _wait_for_stamp(host: Host, checkpoint: CheckpointPlan, timeout: float) -> N
         state = show_patiently(host, unit, clock)
         stamp = parse_model_stamp(list(run(host, ModelStamp().command(checkpoint.path)).lines))
         if _is_done(stamp, checkpoint) and not state.runs:
-            say(host, f"{repo} is complete and verified: {stamp.bytes / GB:.1f} GB in {stamp.files} files")
+            say(host, f"{repo} is complete and verified: {size(stamp.bytes)} in {stamp.files} files")
             return
         if not state.runs and not state.is_waiting_to_retry:
             raise failure(host, unit, state, f"{repo} could not be fetched")
         if clock.is_up:
-            raise failure(host, unit, state, f"{repo} was not complete after {clock}")
+            raise failure(host, unit, state, f"{repo} was not complete within {duration(timeout)}")
         if clock.is_due():
             say(host, pace.line(repo, _progress(host, checkpoint)))
         clock.nap()
@@ -170,7 +176,7 @@ class _Pace:
         now = self._clock.elapsed_s
         since, before = self._first = self._first or (now, done)
         rate = (done - before) / (now - since) if now > since else 0.0
-        text = f"{repo}: {step}, {done / GB:.1f} of {total / GB:.1f} GB"
+        text = f"{repo}: {step}, {size(done)} of {size(total)}"
         if rate > 0 and done < total:
-            text += f", {rate / 1e6:.0f} MB/s, about {duration((total - done) / rate)} left"
+            text += f", {rate / MB:.0f} MB/s, about {duration((total - done) / rate)} left"
         return text

@@ -22,7 +22,7 @@ from rigup.facts.kernel import (
 )
 from rigup.facts.nvidia import DriverState, DriverStateValue, GpuList, parse_driver_state, parse_gpu_list
 from rigup.facts.units import ActiveUnits, parse_active_units
-from rigup.operations._host import Clock, ConnectionLost, check, duration, run, say, try_reconnect, work
+from rigup.operations._host import Clock, ConnectionLost, check, duration, pause, run, say, try_reconnect, work
 
 __all__ = ["obstacles", "reasons", "when_needed"]
 
@@ -30,6 +30,7 @@ Commands = Generator[FunctionCommand, None, None]
 
 SERVING = "llm@*.service"
 GPU_PATIENCE_S = 300
+SHUTDOWN_S = 3.0
 
 
 def reasons(
@@ -162,6 +163,8 @@ def _reboot(host: Host, timeout: float) -> float:
     )
     clear_askpass_cache(host)
     clock = Clock(timeout)
+    # It answers until its sshd is stopped; asking it meanwhile tells nothing.
+    pause(SHUTDOWN_S)
     while not clock.is_up:
         clock.nap()
         if clock.is_due():

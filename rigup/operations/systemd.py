@@ -133,7 +133,7 @@ def start(host: Host, unit: str, timeout: float, verb: str = "start") -> None:
     state = show_patiently(host, unit, clock)
     while state.job or (state.active in ("activating", "deactivating") and not state.is_waiting_to_retry):
         if clock.is_up:
-            raise failure(host, unit, state, f"{unit} was not up after {clock}")
+            raise failure(host, unit, state, f"{unit} was not up within {duration(timeout)}")
         if clock.is_due():
             latest = last_lines(host, unit, state.invocation, 1)
             say(host, f"{unit} is starting: {clock}" + (f"; {shorten(latest[-1])}" if latest else ""))
