@@ -178,6 +178,11 @@ class Recorder(BaseStateCallback):
             return
         self._closed = True
         self._settle()
+        if not self._interrupted:
+            # pyinfra gives up in the middle of an operation where a fact cannot be read.
+            for (host, op_hash), began in self._open.items():
+                details = {"seconds": round(time.monotonic() - began, 3), "error": self._said.about(host)}
+                self._note("operation", host=host, **self._names(op_hash), result="failed", **details)
         if all(event["event"] in ("begin", "plan", "unreachable") for event in self._events):
             return
         self._note("end", seconds=round(time.monotonic() - self._began, 3))
