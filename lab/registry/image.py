@@ -24,7 +24,7 @@ CUDA_VERSION = "13.0.1"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 ENGINE = Path(__file__).parents[1] / "engine"
 
-_COMMAND = b"""#!/usr/bin/python3
+COMMAND = b"""#!/usr/bin/python3
 from lab_engine.entrypoint import main
 
 if __name__ == "__main__":
@@ -48,7 +48,7 @@ def exclusive() -> Iterator[None]:
 
 def _engine_files() -> dict[str, tuple[bytes, int]]:
     modules = {f"{tree.PLACE}/lab_engine/{path.name}": (path.read_bytes(), 0o644) for path in ENGINE.glob("*.py")}
-    return {"usr/local/bin/vllm": (_COMMAND, 0o755), **modules}
+    return {"usr/local/bin/vllm": (COMMAND, 0o755), **modules}
 
 
 def config(layers: list[Blob]) -> dict[str, Any]:
