@@ -1,0 +1,132 @@
+"""Operations through pyinfra's own front door: one operation on one host, and what came of it.
+
+The host is this machine (`on_this_machine`), or one that plays a part (`Actor`): it answers commands from a script in
+which the answers to a command come one after the other, the last one for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyinfra.api.config import Config
+from pyinfra.api.connect import connect_all
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.host import Host
+from pyinfra.api.inventory import Inventory
+from pyinfra.api.operation import add_op
+from pyinfra.api.operations import run_ops
+from pyinfra.api.state import State, StateStage
+from pyinfra.connectors.fake import FakeConnector
+from pyinfra.connectors.util import CommandOutput, OutputLine
+
+__all__ = ["Actor", "Outcome", "Said", "on_this_machine"]
+
+
+@dataclass
+class Said:
+    """One answer of a scripted host; `breaks` is a connection that goes away instead."""
+
+    lines: Sequence[str] = ()
+    errors: Sequence[str] = ()
+    ok: bool = True
+    breaks: bool = False
+
+
+@dataclass
+class Outcome:
+    """What an operation came to: whether it foresaw a change, made one, failed; what it told, what it ran."""
+
+    foreseen: bool
+    changed: bool
+    failed: bool
+    told: str
+    commands: list[str] = field(default_factory=list)
+
+    def ran(self, part: str) -> int:
+        """How many commands contain `part`."""
+        return sum(part in command for command in self.commands)
+
+
+class Ear(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()))
+
+
+def _perform(hosts: Inventory, operation: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Outcome, Host]:
+    state = State(hosts, Config())
+    state.current_stage = StateStage.Connect
+    state.print_noop_info = True
+    connect_all(state)
+    (host,) = hosts
+    ear, logger = Ear(), logging.getLogger("pyinfra")
+    logger.addHandler(ear)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    failed = False
+    try:
+        state.current_stage = StateStage.Prepare
+        meta = add_op(state, operation, **arguments)[host]
+        foreseen = meta.will_change
+        state.current_stage = StateStage.Execute
+        try:
+            run_ops(state)
+        except PyinfraError:
+            failed = True
+    finally:
+        logger.removeHandler(ear)
+        logger.setLevel(level)
+    return Outcome(foreseen, meta.did_change(), failed, "\n".join(ear.heard)), host
+
+
+def on_this_machine(operation: Callable[..., Any], **arguments: Any) -> Outcome:
+    """Run one operation here, for real: for those that touch only what their arguments name."""
+    outcome, _ = _perform(Inventory((["@local"], {})), operation, arguments)
+    return outcome
+
+
+class ActorConnector(FakeConnector):
+    """A host that plays its part."""
+
+    def run_shell_command(
+        self, command: Any, print_output: bool = False, print_input: bool = False, **arguments: Any
+    ) -> tuple[bool, CommandOutput]:
+        text = command if isinstance(command, str) else command.get_raw_value()
+        self.executed_commands.append(text)
+        for part, answers in self.data["script"]:
+            if part in text:
+                said = answers.pop(0) if len(answers) > 1 else answers[0]
+                if said.breaks:
+                    raise OSError("Socket is closed")
+                lines = [OutputLine("stdout", line) for line in said.lines]
+                lines += [OutputLine("stderr", line) for line in said.errors]
+                return said.ok, CommandOutput(lines)
+        return True, CommandOutput([])
+
+
+class Actor:
+    """A host whose script says what it answers to commands that contain a text; to all others it says nothing."""
+
+    def __init__(self) -> None:
+        self.script: list[tuple[str, list[Said]]] = []
+
+    def answers(self, part: str, *answers: Said | Sequence[str]) -> Actor:
+        """To commands with `part` in them these answers come one after the other, the last one for ever."""
+        self.script.append((part, [answer if isinstance(answer, Said) else Said(answer) for answer in answers]))
+        return self
+
+    def does(self, operation: Callable[..., Any], **arguments: Any) -> Outcome:
+        """Run one operation on this host: it is prepared and then executed, so that facts are read twice."""
+        inventory = Inventory((["@fake/rig1"], {"script": self.script, "fake_delay": 0, "fake_delay_jitter": 0}))
+        (host,) = inventory
+        host.connector_cls = ActorConnector
+        outcome, host = _perform(inventory, operation, arguments)
+        outcome.commands = list(host.connector.executed_commands)
+        return outcome

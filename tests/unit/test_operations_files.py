@@ -1,0 +1,211 @@
+"""files.install and files.merged_json, on this machine, for real."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deploys import Outcome, on_this_machine
+from pyinfra.api.hiddenvalue import HiddenValue
+
+from rigup.operations import files
+
+ME = {"user": pwd.getpwuid(os.geteuid()).pw_name, "group": grp.getgrgid(os.getegid()).gr_name}
+ODD = "a line with 'quotes', \"more\", $HOME, `id`, \\n, % and é\n\n\tlast without end"
+
+
+def install(path: Path, content: Any = None, **arguments: Any) -> Outcome:
+    return on_this_machine(files.install, dest=str(path), content=content, **{**ME, **arguments})
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_file_appears_with_content_mode_and_directories_and_then_stays(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "it's deep" / "$file"
+
+    first = install(path, ODD, mode="640")
+    second = install(path, ODD, mode="640")
+
+    assert (first.foreseen, first.changed, first.failed) == (True, True, False)
+    assert (second.foreseen, second.changed, second.failed) == (False, False, False)
+    assert path.read_text() == ODD
+    assert mode(path) == 0o640
+    assert mode(path.parent) == 0o755
+    assert os.listdir(path.parent) == ["$file"]
+
+
+@pytest.mark.parametrize("content", ["", b"", bytes(range(256)) * 9000])
+def test_any_bytes_arrive_unchanged(tmp_path: Path, content: str | bytes) -> None:
+    install(tmp_path / "file", content)
+
+    assert (tmp_path / "file").read_bytes() == (content.encode() if isinstance(content, str) else content)
+
+
+def test_a_wrong_mode_is_put_right(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    install(path, "same", mode="600")
+    path.chmod(0o666)
+
+    assert install(path, "same", mode="600").changed
+    assert mode(path) == 0o600
+
+
+def test_a_file_is_replaced_in_one_step_and_kept_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    before = path.stat().st_ino
+
+    install(path, "new", backup=True)
+
+    assert path.stat().st_ino != before
+    assert path.read_text() == "new"
+    assert Path(files.backup_of(str(path))).read_text() == "old"
+
+
+def test_what_its_validator_refuses_never_replaces_anything(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("good old content")
+
+    outcome = install(path, "bad", validate=["grep", "-q", "good", "%s"])
+
+    assert outcome.failed
+    assert "stays as it was" in outcome.told
+    assert "Traceback" not in outcome.told
+    assert path.read_text() == "good old content"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_validator_sees_the_new_content_under_the_final_name(tmp_path: Path) -> None:
+    path = tmp_path / "llm@main.service"
+
+    outcome = install(
+        path, "good", validate=["sh", "-c", 'grep -q good "$1" && basename "$1" | grep -qx llm@main.service', "-", "%s"]
+    )
+
+    assert not outcome.failed, outcome.told
+
+
+def test_a_secret_is_never_readable_by_others_and_never_shown(tmp_path: Path) -> None:
+    path = tmp_path / "env"
+    seen = tmp_path / "seen"
+    look = f'find "$(dirname "$1")" -printf "%m %f\\n" > {seen}'
+
+    outcome = install(
+        path, HiddenValue("TOKEN=sesame\n"), mode="600", secret=True, validate=["sh", "-c", look, "-", "%s"], name="env"
+    )
+
+    assert path.read_text() == "TOKEN=sesame\n"
+    assert mode(path) == 0o600
+    assert "sesame" not in outcome.told
+    assert seen.read_text().splitlines() == ["700 .rigup-new.env", "600 env"]
+
+
+def test_a_secret_with_an_open_mode_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shows it to others"):
+        install(tmp_path / "env", "x", mode="640", secret=True)
+
+
+def test_leftovers_of_a_killed_run_do_not_matter(tmp_path: Path) -> None:
+    (tmp_path / ".rigup-new.file").mkdir()
+    (tmp_path / ".rigup-new.file" / "file").write_text("half")
+
+    assert not install(tmp_path / "file", "whole").failed
+    assert (tmp_path / "file").read_text() == "whole"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("kind", ["link", "directory"])
+def test_what_is_no_ordinary_file_is_left_alone(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file"
+    if kind == "link":
+        path.symlink_to("elsewhere")
+    else:
+        path.mkdir()
+
+    outcome = install(path, "new")
+
+    assert outcome.failed
+    assert kind in outcome.told
+    assert path.is_symlink() or path.is_dir()
+
+
+def test_content_comes_from_a_file_too(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"\x00\xff")
+
+    install(tmp_path / "file", src=str(tmp_path / "source"))
+
+    assert (tmp_path / "file").read_bytes() == b"\x00\xff"
+
+
+OTHERS = {"data-root": "/mnt/docker", "features": {"containerd-snapshotter": False}, "proxies": {"http-proxy": "u:p@x"}}
+OURS = {"features": {"cdi": True}, "runtimes": {"nvidia": {"path": "nvidia-container-runtime", "args": []}}}
+
+
+def merge(path: Path, values: dict[str, Any], **arguments: Any) -> Outcome:
+    return on_this_machine(files.merged_json, dest=str(path), values=values, **arguments)
+
+
+def test_our_keys_are_merged_and_all_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text(json.dumps(OTHERS))
+    path.chmod(0o600)
+
+    first, second = merge(path, OURS), merge(path, OURS)
+
+    assert first.changed
+    assert not second.changed
+    assert not second.foreseen
+    merged = json.loads(path.read_text())
+    assert merged == {**OTHERS, **OURS, "features": {"containerd-snapshotter": False, "cdi": True}}
+    assert list(merged)[:3] == list(OTHERS)
+    assert mode(path) == 0o600
+    assert json.loads(Path(files.backup_of(str(path))).read_text()) == OTHERS
+    assert "u:p@x" not in first.told
+
+
+def test_another_layout_of_the_same_json_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text(json.dumps(OURS, indent=1, sort_keys=True))
+    before = path.read_text()
+
+    assert not merge(path, OURS).changed
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("text", [None, "", "  \n"])
+def test_a_missing_or_empty_file_is_made(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "etc" / "daemon.json"
+    if text is not None:
+        path.parent.mkdir()
+        path.write_text(text)
+
+    assert merge(path, OURS).changed
+    assert json.loads(path.read_text()) == OURS
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"features": ', "cannot be merged into"),
+        ("[]", "no JSON object"),
+        ('{"runtimes": []}', "`runtimes` is []"),
+        ('{"features": {"cdi": true}, "runtimes": {"nvidia": "x"}}', "`runtimes.nvidia`"),
+    ],
+)
+def test_what_cannot_be_merged_into_is_named_and_left_alone(tmp_path: Path, text: str, why: str) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text(text)
+
+    outcome = merge(path, OURS)
+
+    assert outcome.failed
+    assert why in outcome.told
+    assert path.read_text() == text
