@@ -2,13 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-HOSTS ?= 1
+hosts ?= 1
 export PYTHONUNBUFFERED := 1
 export PYTHONDONTWRITEBYTECODE := 1
 
 # What the lab and the tests need of this machine (Debian 12, root).
-APT_PACKAGES := ca-certificates curl docker-registry dpkg-dev git gnupg iproute2 kmod mmdebstrap \
-	openssh-client openssh-server python3-venv skopeo systemd-container
+APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg iproute2 kmod mmdebstrap \
+	openssh-client openssh-server python3-venv systemd-container
 
 .PHONY: help lab lab-down test soak audit lint unit apt-packages
 
@@ -16,7 +16,7 @@ help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 lab: $(VENV)/.ready apt-packages ## Build and boot the lab, deploy to it, audit it
-	@$(BIN)/python -m lab tour --hosts $(HOSTS)
+	@$(BIN)/python -m lab tour --hosts $(hosts)
 
 lab-down: $(VENV)/.ready ## Stop the lab and remove all it made
 	@$(BIN)/python -m lab down
