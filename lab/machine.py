@@ -211,7 +211,6 @@ class Host:
         with locked(self.name):
             self._power_off()
             network.remove(self.name)
-            self._forget_nspawn()
             remove_tree(self.directory)
 
     def _forget_nspawn(self) -> None:
@@ -314,6 +313,7 @@ class Host:
         service.stop(self._service)
         # The supervisor does this itself; after a crash there may be none.
         Cgroup(self.name).remove()
+        self._forget_nspawn()
 
     def _write_spec(self, spec: Spec) -> None:
         beside = self.directory / "host.json.new"
