@@ -1,4 +1,4 @@
-"""The `rigup` command: what needs no host. Deploys are pyinfra's business."""
+"""The `rigup` command: all but deploying, which is pyinfra's business."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rigup import lock as locks
-from rigup import resolve
+from rigup import planning, report, resolve
 from rigup.errors import RigupError, near
 from rigup.inventory import Inventory, find_inventory, load_inventory
 from rigup.lock import Lock
@@ -19,7 +19,10 @@ from rigup.settings import settings_table
 
 __all__ = ["main"]
 
-EXIT_CODES = "Exit codes: 0 done, 1 failed (wrong use included), 2 only from `update --check`: the lock would move."
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed (wrong use included); 2 from `plan`: changes are pending, from `update --check`: the "
+    "lock would move, from `report`: that run did not go well."
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,12 +34,17 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if words[:1] == ["report"]:
+            return report.main(words[1:])
+        options = parser().parse_args(words)
         return int(options.run(options))
     except RigupError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
         # `rigup recipes | head`
         sys.stderr.close()
@@ -46,6 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="rigup", description="From bare GPU machines to a served model.", epilog=EXIT_CODES)
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    plan = commands.add_parser(
+        "plan",
+        help="what a deploy would change, on which host, in which step",
+        description="Looks at the hosts and changes nothing. Files are shown as diffs, secret ones never.",
+        epilog="Exit codes: 0 nothing to do, 2 changes pending, 1 failed.",
+    )
+    planning.add_arguments(plan)
+    plan.set_defaults(run=planning.command)
+
+    # Its options are its own business: `main` hands them on.
+    commands.add_parser("report", help="what the last deploy did, or an earlier one", add_help=False)
 
     settings = commands.add_parser("settings", help="all settings with their defaults, as a Markdown table")
     settings.set_defaults(run=_settings)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,32 @@ from pyinfra.context import host, state
 from rigup.facts.files import FileInfo, FileState, FileText
 from rigup.operations._host import check, refusal, run, work
 
-__all__ = ["backup_of", "install", "merge", "merged_json", "place"]
+__all__ = ["Rewrite", "backup_of", "install", "merge", "merged_json", "place", "show_rewrites"]
 
 Commands = Generator[FunctionCommand, None, None]
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A file that an operation is about to write: what it is now (None: not there) and what shall stand in it.
+
+    `after` is None for a secret file. `before` is the text that it replaces where the operation has read it anyway.
+    """
+
+    dest: str
+    mode: str
+    there: FileState | None
+    after: bytes | None
+    before: str | None = None
+
+
+_show: Callable[[Host, Rewrite], None] | None = None
+
+
+def show_rewrites(show: Callable[[Host, Rewrite], None]) -> None:
+    """Have `show` told of every file to be written from now on, within its operation: for a plan, not for a deploy."""
+    global _show
+    _show = show
 
 
 def backup_of(dest: str) -> str:
@@ -132,6 +155,10 @@ def install(
         host.noop(f"{dest} is as it shall be")
         return
 
+    if _show:
+        hide = secret or isinstance(content, HiddenValue)
+        _show(host, Rewrite(dest, mode, there, None if hide else wanted))
+
     def put(host: Host) -> None:
         keep = backup and there is not None and not same_content
         place(host, dest, wanted, mode=mode, user=user, group=group, validate=validate, backup=keep)
@@ -189,8 +216,30 @@ def merged_file(dest: str, values: Mapping[str, Any], mode: str) -> Merged | Non
     there: FileState | None = host.get_fact(FileInfo, path=dest)
     if problem := _occupied(dest, there):
         raise OperationError(f"{host.name}: {problem}")
-    text = merged_text(f"{host.name}: {dest}", host.get_fact(FileText, path=dest), values)
-    return None if text is None else Merged(text.encode(), there or FileState("", mode, "root", "root"))
+    present = host.get_fact(FileText, path=dest)
+    text = merged_text(f"{host.name}: {dest}", present, values)
+    if text is None:
+        return None
+    if _show:
+        # Of our own keys alone: the others are not ours to show.
+        before, after = (_ours(each, values) for each in (present, text))
+        _show(host, Rewrite(dest, mode, there, after.encode(), before))
+    return Merged(text.encode(), there or FileState("", mode, "root", "root"))
+
+
+def _ours(text: str | None, values: Mapping[str, Any]) -> str:
+    """What a JSON file says of the keys in `values`, in their order."""
+
+    def pick(there: Any, ours: Mapping[str, Any]) -> Any:
+        if not isinstance(there, Mapping):
+            return there
+        return {
+            key: pick(there[key], value) if isinstance(value, Mapping) else there[key]
+            for key, value in ours.items()
+            if key in there
+        }
+
+    return json.dumps(pick(json.loads(text), values), indent=4) + "\n" if text and text.strip() else ""
 
 
 def place_merged(host: Host, dest: str, merged: Merged, *, validate: Sequence[str] | None, backup: bool = True) -> None:
