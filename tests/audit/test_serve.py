@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subject import Subject, expect, expect_text
+from subject import Deviation, Subject, expect, expect_text
 
 from rigup.render import unit_text
 
@@ -30,7 +30,10 @@ def test_serve_at_boot(rig: Subject) -> None:
 def test_serve_container(rig: Subject) -> None:
     """What runs in the unit is what the plan describes: image and mounts, and the plan's own mark."""
     for endpoint in rig.plan.endpoints:
-        seen = (rig.json("docker container inspect %s", endpoint.container) or [{}])[0]
+        running = rig.json("docker container inspect %s", endpoint.container)
+        if not running:
+            raise Deviation(f"expected: the container {endpoint.container}\nfound:    no such container")
+        seen = running[0]
         image = (rig.json("docker image inspect --format '{{json .Id}}' %s", endpoint.image)) or "not here"
         mounts = {mount["Destination"]: mount["Source"] for mount in seen.get("Mounts", []) if not mount.get("RW")}
         expect(
@@ -40,8 +43,8 @@ def test_serve_container(rig: Subject) -> None:
                 **{f"mount {mount.target}": mount.source for mount in endpoint.mounts},
             },
             {
-                "plan": seen.get("Config", {}).get("Labels", {}).get("rigup.plan", "no container")[:12],
-                "image": seen.get("Image", "no container"),
+                "plan": seen.get("Config", {}).get("Labels", {}).get("rigup.plan", "no mark")[:12],
+                "image": seen.get("Image", "none"),
                 **{f"mount {target}": source for target, source in mounts.items()},
             },
         )

@@ -1,0 +1,218 @@
+"""The program that answers for many commands at once, and the memory of what to ask."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from rigup import batch
+from rigup.batch import Answer, Ask, Batch
+from rigup.wire import FORGOTTEN_AFTER, Memory, memory_file
+
+MARK = "0123456789abcdef"
+
+
+def run(*asks: Ask, limit_s: int = 5, path: str | None = None) -> Batch:
+    """Run the real program here, as sshd would run it on a host."""
+    command, stdin = batch.request(asks, MARK, limit_s)
+    environment = {"PATH": path} if path else None
+    done = subprocess.run(["sh", "-c", command], input=stdin, capture_output=True, timeout=60, env=environment)
+    assert done.stderr == b""
+    return batch.parse(done.stdout, asks, MARK)
+
+
+def one(command: str) -> Answer:
+    return run(Ask(command)).answers[Ask(command)]
+
+
+def test_stdout_stderr_and_exit_code_are_kept_apart() -> None:
+    assert one("echo out; echo err >&2; exit 3") == Answer(3, b"out\n", b"err\n")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"\n\n", b"no newline", b"\x00\xff\xfe binary", f"{MARK} 0 0 3 0\nfoo".encode(), "ü\r\n".encode()],
+)
+def test_output_comes_back_byte_for_byte_even_where_it_looks_like_a_frame(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "content").write_bytes(content)
+    command = f"cat {tmp_path}/content; cat {tmp_path}/content >&2"
+    assert one(command) == Answer(0, content, content)
+
+
+def test_commands_hold_quotes_newlines_and_anything_else() -> None:
+    command = 'printf \'%s|\' "it\'s" \'a "b" $HOME `x` \\\\\' "\nline ü"\n# comment'
+    assert one(command).stdout == 'it\'s|a "b" $HOME `x` \\\\|\nline ü|'.encode()
+
+
+def test_a_signal_counts_as_shells_count_it() -> None:
+    assert one("kill -9 $$").code == 137
+
+
+def test_commands_have_an_empty_standard_input() -> None:
+    assert one("cat") == Answer(0, b"", b"")
+
+
+def test_a_slow_command_is_killed_with_its_children_and_the_others_are_answered(tmp_path: Path) -> None:
+    slow = Ask(f"(sleep 3; touch {tmp_path}/late) & sleep 30")
+    done = run(slow, Ask("echo quick"), limit_s=1)
+    assert done.refused == {slow}
+    assert done.answers[Ask("echo quick")].stdout == b"quick\n"
+    time.sleep(2.5)
+    assert not (tmp_path / "late").exists()
+
+
+def test_a_command_that_closes_its_output_and_runs_on_is_not_waited_for_ever() -> None:
+    begun = time.monotonic()
+    assert run(Ask("exec >&- 2>&-; sleep 30"), limit_s=1).answers == {}
+    assert time.monotonic() - begun < 6
+
+
+def test_a_command_that_never_stops_talking_is_left_out() -> None:
+    loud = Ask("yes")
+    done = run(loud, Ask("echo calm"))
+    assert done.refused == {loud}
+    assert len(done.answers) == 1
+
+
+def test_more_commands_than_slots_are_all_answered() -> None:
+    asks = [Ask(f"sleep 0.0{number % 5}; echo {number}") for number in range(60)]
+    done = run(*asks)
+    assert [done.answers[ask].stdout for ask in asks] == [f"{number}\n".encode() for number in range(60)]
+
+
+def test_four_commands_run_at_a_time() -> None:
+    begun = time.monotonic()
+    run(*(Ask(f"sleep 1; echo {number}") for number in range(8)))
+    assert 1.9 < time.monotonic() - begun < 6
+
+
+def test_another_shell_than_sh_is_used_where_a_fact_names_one() -> None:
+    ask = Ask("echo ${BASH_VERSION:+bash}", shell="bash")
+    assert run(ask).answers[ask].stdout == b"bash\n"
+
+
+def test_those_that_need_root_go_through_one_single_sudo(tmp_path: Path) -> None:
+    """A sudo that only counts its calls: what it would change besides is not of interest here."""
+    sudo = tmp_path / "sudo"
+    sudo.write_text(
+        f'#!/bin/sh\necho "$*" | head -c 20 >>{tmp_path}/calls\n[ "$1 $2" = "-H -n" ] && shift 2\nexec "$@"\n'
+    )
+    sudo.chmod(0o755)
+    asks = [Ask(f"echo {number}", sudo=number % 2 == 0) for number in range(10)]
+    done = run(*asks, path=f"{tmp_path}:/usr/bin:/bin")
+    assert [done.answers[ask].stdout for ask in asks] == [f"{number}\n".encode() for number in range(10)]
+    assert (tmp_path / "calls").read_text().count("-H -n perl") == 1
+
+
+def test_a_sudo_that_wants_a_password_costs_only_its_own_answers(tmp_path: Path) -> None:
+    sudo = tmp_path / "sudo"
+    sudo.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    sudo.chmod(0o755)
+    elevated = [Ask("x" * 1000 + str(number), sudo=True) for number in range(200)]
+    done = run(Ask("echo plain"), *elevated, path=f"{tmp_path}:/usr/bin:/bin")
+    assert done.answers == {Ask("echo plain"): Answer(0, b"plain\n", b"")}
+
+
+def test_nothing_is_left_on_the_host(tmp_path: Path) -> None:
+    command, stdin = batch.request([Ask("pwd"), Ask("ls -A")], MARK)
+    subprocess.run(["sh", "-c", command], input=stdin, capture_output=True, cwd=tmp_path, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stream_that_was_cut_off_anywhere_gives_only_whole_answers() -> None:
+    asks = [Ask("first"), Ask("second")]
+    stream = f"{MARK} 1 0 4 0\nbody{MARK} 0 7 2 3\nooeee".encode()
+    whole = batch.parse(stream, asks, MARK)
+    assert whole.answers == {asks[1]: Answer(0, b"body", b""), asks[0]: Answer(7, b"oo", b"eee")}
+    for end in range(len(stream)):
+        for ask, answer in batch.parse(stream[:end], asks, MARK).answers.items():
+            assert whole.answers[ask] == answer
+
+
+def test_what_a_login_shell_says_first_is_passed_over() -> None:
+    stream = f"Welcome!\n{MARK} 0 0 2 0\nok".encode()
+    assert batch.parse(stream, [Ask("x")], MARK).answers == {Ask("x"): Answer(0, b"ok", b"")}
+
+
+def test_an_answer_to_a_question_that_was_not_asked_is_not_believed() -> None:
+    assert batch.parse(f"{MARK} 5 0 2 0\nok".encode(), [Ask("x")], MARK).answers == {}
+
+
+def test_perl_base_is_all_the_program_needs() -> None:
+    """A bare Debian has perl-base alone: only what it holds may be used."""
+    source = batch.program().decode()
+    used = {line.split()[1].rstrip(";") for line in source.splitlines() if line.startswith("use ")}
+    assert used == {"strict", "warnings", "POSIX"}
+    assert shutil.which("perl")
+
+
+# The memory.
+
+
+def test_what_was_asked_is_foreseen_in_its_order(tmp_path: Path) -> None:
+    memory = Memory.load(tmp_path / "a/box.json")
+    asks = [Ask("c"), Ask("a", sudo=True), Ask("b", shell="bash")]
+    for ask in [*asks, asks[0]]:
+        memory.asked(ask)
+    memory.save()
+    assert list(Memory.load(tmp_path / "a/box.json").foreseen()) == asks
+    assert (tmp_path / "a/box.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_run_that_asks_little_does_not_forget_what_a_deploy_asks(tmp_path: Path) -> None:
+    path = tmp_path / "box.json"
+    for ask in (Ask("deploy"), Ask("one fact")):
+        memory = Memory.load(path)
+        memory.asked(ask)
+        memory.save()
+    assert list(Memory.load(path).foreseen()) == [Ask("one fact"), Ask("deploy")]
+
+
+def test_what_nobody_asks_any_more_is_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "box.json"
+    for ask in (Ask("old"), *[Ask("new")] * FORGOTTEN_AFTER):
+        memory = Memory.load(path)
+        memory.asked(ask)
+        memory.save()
+    assert list(Memory.load(path).foreseen()) == [Ask("new")]
+
+
+def test_what_was_too_slow_once_is_not_put_into_a_batch_again(tmp_path: Path) -> None:
+    memory = Memory.load(tmp_path / "box.json")
+    memory.asked(Ask("slow"))
+    memory.too_slow([Ask("slow")])
+    memory.save()
+    assert list(Memory.load(tmp_path / "box.json").foreseen()) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"commands": [{"command": "x"}]}', '{"commands": 3}', "null"])
+def test_a_damaged_memory_is_an_empty_one(tmp_path: Path, text: str) -> None:
+    (tmp_path / "box.json").write_text(text)
+    assert list(Memory.load(tmp_path / "box.json").foreseen()) == []
+
+
+def test_a_run_that_asked_nothing_writes_nothing(tmp_path: Path) -> None:
+    Memory.load(tmp_path / "box.json").save()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_host_name_gives_a_file_inside_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIGUP_CACHE", str(tmp_path))
+    names = ["rig1", "../../etc/passwd", "a/b", "a%2fb", "ü"]
+    paths = [memory_file(name, "") for name in names]
+    assert all(path.parent == tmp_path for path in paths)
+    assert len(set(paths)) == len(names)
+
+
+def test_the_file_holds_commands_and_no_answers(tmp_path: Path) -> None:
+    memory = Memory.load(tmp_path / "box.json")
+    memory.asked(Ask("cat /etc/secret"))
+    memory.save()
+    assert set(json.loads((tmp_path / "box.json").read_text())["commands"][0]) == {
+        "command", "sudo", "shell", "unasked", "slow",
+    }  # fmt: skip
