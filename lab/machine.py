@@ -80,18 +80,22 @@ class Spec:
     login: str = "ops"
 
 
+def quietly(_line: str) -> None:
+    """Says nothing: for callers that want no progress."""
+
+
 @contextlib.contextmanager
-def locked(name: str) -> Iterator[None]:
+def locked(name: str, say: Callable[[str], None] = quietly) -> Iterator[None]:
     """Let no other process do the thing of this name meanwhile; waits for one that does. Does not nest."""
     path = STATE / "run" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another process that is bringing the lab up or down")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def quietly(_line: str) -> None:
-    """Says nothing: for callers that want no progress."""
 
 
 class Host:

@@ -88,7 +88,7 @@ def up(
         describe(name, spec.gpus)
     _refuse_other_kind(wanted, release, login, gpus)
     machine.claim_state()
-    with machine.locked("world"):
+    with machine.locked("world", say):
         _bring_up(wanted, say)
     say(f"the lab is up ({time.monotonic() - started:.1f} s); its inventory: {INVENTORY}")
     return [machine.get(name) for name in wanted]
@@ -149,7 +149,7 @@ def down(say: Callable[[str], None] = print) -> None:
     # Without it only services were started here; bridge and hosts may be those of another state directory.
     ours = machine.MARKER.exists()
     hosts = machine.existing()
-    with machine.locked("world"):
+    with machine.locked("world", say):
         if ours:
             # All that can be, not only those that exist: a half-made host may have left a namespace.
             for number in range(1, MAX_HOSTS + 1):
@@ -173,7 +173,7 @@ def services(say: Callable[[str], None] = machine.quietly) -> Iterator[None]:
     fresh = not network.present()
     begun: list[Callable[[], object]] = []
     try:
-        with machine.locked("world"):
+        with machine.locked("world", say):
             network.up()
             for part, name in ((mirror, "mirror"), (hub, "hub"), (registry, "registry")):
                 if running(name) is None:
