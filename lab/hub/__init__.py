@@ -1,12 +1,12 @@
 """The lab's Hugging Face hub: serves the checkpoint in miniature to lab hosts and to the control machine."""
 
-import json
+import contextlib
+import hashlib
 import sys
 import urllib.request
 from pathlib import Path
 
 from lab import checkpoint
-from lab.hub.repository import Repository
 from lab.service import Service, daemonise, running
 from lab.service import stop as stop_service
 from lab.settings import GATEWAY, HUB_PORT, HUB_URL, STATE
@@ -16,28 +16,34 @@ RATE_FILE = STATE / "hub" / "rate"
 """Bytes per second that the hub sends at most, all together; read again for every piece. No file, no limit."""
 
 
-def served_commit() -> str:
-    """The commit that the running hub's `main` is. Raises OSError when no hub answers."""
+def version() -> str:
+    """Names what a hub started now would be: its code and its checkpoint."""
+    digest = hashlib.sha256(checkpoint.content_key().encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _answers() -> bool:
+    """Whether the hub that answers is the present one. Raises OSError when none answers."""
     with urllib.request.urlopen(f"{HUB_URL}/api/models/{checkpoint.REPOSITORY}", timeout=5) as answer:
-        return str(json.load(answer)["sha"])
+        return str(answer.headers["Server"]) == f"rigup-hub/{version()}"
 
 
 def start() -> Service:
-    """Start the hub, or return the running one if it serves the present checkpoint. Raises lab.service.ServiceError."""
+    """Start the hub, or return the running one; one of older code or an older checkpoint is replaced.
+
+    Raises lab.service.ServiceError when it does not come up.
+    """
     folder = checkpoint.build()
-    commit = Repository(checkpoint.REPOSITORY, folder).commit
-    if running(NAME) is not None:
-        try:
-            current = served_commit() == commit
-        except OSError:
-            current = False
-        if not current:
+    with contextlib.suppress(OSError):
+        if running(NAME) is not None and not _answers():
             stop()
     RATE_FILE.parent.mkdir(parents=True, exist_ok=True)
-    argv = [sys.executable, "-m", "lab.hub", "--host", GATEWAY, "--port", str(HUB_PORT)]
+    argv = [sys.executable, "-m", "lab.hub", "--host", GATEWAY, "--port", str(HUB_PORT), "--version", version()]
     argv += ["--repository", f"{checkpoint.REPOSITORY}={folder}", "--rate-file", str(RATE_FILE)]
     root = Path(__file__).parents[2]
-    return daemonise(NAME, argv, url=HUB_URL, ready=lambda: served_commit() == commit, timeout=30, cwd=root)
+    return daemonise(NAME, argv, url=HUB_URL, ready=_answers, timeout=30, cwd=root)
 
 
 def stop() -> bool:

@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--gated", action="append", default=[], metavar="OWNER/NAME=TOKENFILE")
     parser.add_argument("--rate", type=int, default=0, metavar="BYTES/S", help="0: no limit")
     parser.add_argument("--rate-file", type=Path, help="overrides --rate while it exists and holds a number")
+    parser.add_argument("--version", default="", help="told in the Server header, so that a starter knows it again")
     arguments = parser.parse_args()
     gated = (text.partition("=") for text in arguments.gated)
     tokens = {name: Path(path).read_text().strip() for name, _, path in gated}
@@ -34,7 +35,7 @@ def main() -> None:
     def rate() -> int:
         return (read_rate(arguments.rate_file) if arguments.rate_file else 0) or arguments.rate
 
-    server = HubServer((arguments.host, arguments.port), Hub(repositories), Throttle(rate))
+    server = HubServer((arguments.host, arguments.port), Hub(repositories), Throttle(rate), arguments.version)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server.serve_forever()
 

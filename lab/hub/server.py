@@ -162,9 +162,10 @@ class HubServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, address: tuple[str, int], hub: Hub, throttle: Throttle) -> None:
+    def __init__(self, address: tuple[str, int], hub: Hub, throttle: Throttle, version: str = "") -> None:
         self.hub = hub
         self.throttle = throttle
+        self.version = version
         super().__init__(address, _Handler)
 
 
@@ -173,6 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     timeout = 60
     server: HubServer
+
+    def version_string(self) -> str:
+        return f"rigup-hub/{self.server.version}" if self.server.version else "rigup-hub"
 
     def do_GET(self) -> None:
         self._send(self._answer(), body=True)

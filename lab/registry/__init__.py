@@ -6,7 +6,7 @@ from pathlib import Path
 from lab.registry import tree
 from lab.registry.client import Registry
 from lab.registry.image import exclusive, push
-from lab.service import Service, ServiceError, daemonise
+from lab.service import Service, ServiceError, daemonise, tail
 from lab.service import stop as stop_service
 from lab.settings import CACHE, GATEWAY, REGISTRY_PORT, REGISTRY_URL, STATE
 
@@ -51,7 +51,12 @@ def start() -> Service:
         registry = Registry(REGISTRY_URL)
         command: list[str | Path] = [program, "serve", settings]
         service = daemonise(SERVICE, command, url=REGISTRY_URL, ready=registry.answers, timeout=30)
-        push(registry)
+        try:
+            push(registry)
+        except OSError as error:
+            raise ServiceError(
+                f"the lab's image could not be pushed to {REGISTRY_URL}: {error}\n{tail(SERVICE)}"
+            ) from error
         for outdated in STORES.iterdir():
             if outdated != storage():
                 shutil.rmtree(outdated)

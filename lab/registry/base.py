@@ -6,6 +6,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from lab.service import ServiceError
 from lab.settings import CACHE
 
 SUITE = "bookworm"
@@ -24,7 +25,7 @@ def key() -> str:
 
 
 def build() -> Path:
-    """The layer's archive; made first, from Debian's packages, if the cache does not have it."""
+    """The layer's archive; made first, from Debian's packages, if the cache does not have it. Raises ServiceError."""
     archive = CACHE / "image" / f"base-{key()}.tar"
     if archive.exists():
         return archive
@@ -32,19 +33,11 @@ def build() -> Path:
     with tempfile.TemporaryDirectory(dir=archive.parent) as beside:
         raw = Path(beside) / "raw.tar"
         documentation = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
-        subprocess.run(
-            [
-                "mmdebstrap",
-                "--quiet",
-                "--variant=minbase",
-                f"--include={','.join(PACKAGES)}",
-                *documentation,
-                SUITE,
-                raw,
-            ],
-            check=True,
-            stdin=subprocess.DEVNULL,
-        )
+        options = ["--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", *documentation]
+        command = ["mmdebstrap", *options, SUITE, str(raw)]
+        result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        if result.returncode != 0:
+            raise ServiceError(f"mmdebstrap could not make the image's Debian:\n{result.stderr.strip()[-2000:]}")
         made = Path(beside) / "layer.tar"
         _rewrite(raw, made)
         made.rename(archive)

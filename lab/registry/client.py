@@ -9,12 +9,13 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from lab.registry.layers import Blob
+from lab.service import ServiceError
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
 
-class RegistryError(Exception):
+class RegistryError(ServiceError):
     """The registry answered otherwise than the protocol has it."""
 
 

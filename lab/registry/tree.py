@@ -62,17 +62,23 @@ _SERVING = (
 """What a server imports; its compiled form goes into the image, so that a start does not compile it again."""
 
 
+_FORM = 1
+"""To be raised when `build` makes something else of the same settings."""
+
+
 def key() -> str:
     """Names the tree that `build` makes."""
-    digest = hashlib.sha256(LOCK.read_bytes() + Path(__file__).read_bytes() + base.key().encode())
-    return digest.hexdigest()[:16]
+    settings = (_FORM, base.key(), TORCH, TORCHVISION, PLACE, _NEVER_READ, _STRIPPED, _OPERATORS, _SERVING)
+    return hashlib.sha256(LOCK.read_bytes() + repr(settings).encode()).hexdigest()[:16]
 
 
 def build() -> Path:
-    """The tree; fetched and put together first if the cache does not have it (a few minutes)."""
+    """The tree; fetched and put together first if the cache does not have it (a few minutes). Raises ServiceError."""
     tree = CACHE / "image" / f"tree-{key()}"
     if tree.exists():
         return tree
+    if shutil.which("strip") is None:
+        raise ServiceError("strip is not installed: run `apt-get install binutils`")
     tree.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=tree.parent) as beside, ThreadPoolExecutor() as pool:
         debian = pool.submit(base.build)
