@@ -100,7 +100,7 @@ class ActorConnector(FakeConnector):
     ) -> tuple[bool, CommandOutput]:
         text = command if isinstance(command, str) else command.get_raw_value()
         self.executed_commands.append(text)
-        for part, answers in self.data["script"]:
+        for part, answers in self.host.data.script:
             if part in text:
                 said = answers.pop(0) if len(answers) > 1 else answers[0]
                 if said.breaks:

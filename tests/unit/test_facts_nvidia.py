@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from captures import capture, section
 
 from rigup.facts.hardware import PciDevice, nvidia_gpus, parse_pci_devices
 from rigup.facts.kernel import parse_kernel_state, parse_module_parameters
 from rigup.facts.nvidia import Gpu, parse_cdi_devices, parse_driver_state, parse_gpu_list
+from tests.unit.captures import capture, section
 
 GPU_UUID = "GPU-00000000-1111-2222-3333-444444444444"
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from host_world import FILES, Page, run_program, site
+
+from tests.unit.host_world import FILES, Page, run_program, site
 
 REPO = "org/model"
 REVISION = "0123456789abcdef0123456789abcdef01234567"

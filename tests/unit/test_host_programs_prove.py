@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from host_world import Page, program, run_program, site
+
+from tests.unit.host_world import Page, program, run_program, site
 
 GPUS = "\n".join(f"echo 'GPU {at}: NVIDIA RTX PRO 6000 (UUID: GPU-{at})'" for at in range(4))
 IMAGE = f"vllm/vllm-openai@sha256:{'a' * 64}"

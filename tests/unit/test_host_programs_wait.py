@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from host_world import Page, program, run_program, site
+
+from tests.unit.host_world import Page, program, run_program, site
 
 RUNNING = "echo running"
 GONE = 'echo "Error: No such container: llm-main" >&2; exit 1'

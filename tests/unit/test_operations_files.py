@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deploys import Outcome, on_this_machine
 from pyinfra.api.hiddenvalue import HiddenValue
 
 from rigup.operations import files
+from tests.unit.deploys import Outcome, on_this_machine
 
 ME = {"user": pwd.getpwuid(os.geteuid()).pw_name, "group": grp.getgrgid(os.getegid()).gr_name}
 ODD = "a line with 'quotes', \"more\", $HOME, `id`, \\n, % and é\n\n\tlast without end"

@@ -1,0 +1,191 @@
+"""apt.*: exact versions, one transaction, no surprises, and what an interrupted dpkg left is finished."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rigup.operations import apt
+from tests.unit.deploys import Actor, Outcome, Said
+from tests.unit.test_operations_units import DOWN, NO_UNIT, shown
+
+NVIDIA = {"nvidia-driver-cuda": "595.71.05-1", "nvidia-kernel-open-dkms": "595.71.05-1"}
+INSTALLED = ["ii \tnvidia-driver-cuda\t595.71.05-1", "ii \tnvidia-kernel-open-dkms\t595.71.05-1"]
+OFFERED = [f" {name} | {version} | https://x / Packages" for name, version in NVIDIA.items()]
+DONE = shown("active", "exited")
+FAILED = shown("failed", "failed", Result="exit-code")
+SIMULATE = "--simulate"
+
+
+def host(*installed: list[str], offered: Any = (OFFERED,), units: Any = (NO_UNIT, DONE)) -> Actor:
+    """A host that has these packages, one reading after the other (prepared, executed, before, after)."""
+    actor = Actor().answers("dpkg-query", *installed)
+    return actor.answers("apt-cache madison", *offered).answers("systemctl show", *units)
+
+
+def install(actor: Actor, **arguments: Any) -> Outcome:
+    return actor.does(apt.install, **{"packages": NVIDIA, **arguments})
+
+
+def transactions(outcome: Outcome) -> list[str]:
+    return [command for command in outcome.commands if "--unit=rigup-apt.service" in command]
+
+
+def test_packages_at_their_versions_are_left_alone() -> None:
+    outcome = install(host(INSTALLED))
+
+    assert not outcome.foreseen
+    assert not outcome.changed
+    assert not outcome.ran("apt-get")
+
+
+def test_any_version_will_do_where_none_is_named() -> None:
+    assert not install(host(["ii \tcurl\t8.14.1-2"]), packages={"curl": None}).changed
+
+
+def test_all_packages_come_in_one_transaction_at_their_versions() -> None:
+    outcome = install(host([], [], [], INSTALLED))
+
+    assert (outcome.foreseen, outcome.changed, outcome.failed) == (True, True, False), outcome.told
+    (transaction,) = transactions(outcome)
+    assert transaction.endswith("nvidia-driver-cuda=595.71.05-1 nvidia-kernel-open-dkms=595.71.05-1")
+    for part in (
+        "--yes",
+        "force-confold",
+        "force-confdef",
+        "DPkg::Lock::Timeout=600",
+        "DEBIAN_FRONTEND=noninteractive",
+    ):
+        assert part in transaction
+    assert "allow-downgrades" not in transaction
+
+
+def test_lists_that_offer_the_versions_are_not_fetched_again() -> None:
+    assert not install(host([], [], [], INSTALLED)).ran(" update")
+
+
+def test_lists_that_lack_a_version_are_fetched_first() -> None:
+    older = [line.replace("595.71.05", "595.58.03") for line in OFFERED]
+
+    outcome = install(host([], [], [], INSTALLED, offered=(older, OFFERED), units=(NO_UNIT, DONE, DONE)))
+
+    assert not outcome.failed, outcome.told
+    update, _ = transactions(outcome)
+    assert update.endswith(" update")
+
+
+def test_what_no_source_offers_is_named_and_nothing_is_installed() -> None:
+    outcome = install(host([], offered=(OFFERED[:1],)))
+
+    assert outcome.failed
+    assert "no apt source offers nvidia-kernel-open-dkms=595.71.05-1" in outcome.told
+    assert not outcome.ran(" install ")
+
+
+def test_a_transaction_that_would_remove_what_nobody_named_is_refused() -> None:
+    actor = host([]).answers(SIMULATE, ["Inst nvidia-driver-cuda", "Remv desktop [1.0]", "Remv old-driver:amd64 [550]"])
+
+    outcome = install(actor, may_remove=["old-driver"])
+
+    assert outcome.failed
+    assert "would remove desktop; nothing was done" in outcome.told
+    assert not transactions(outcome)
+
+
+def test_removals_that_were_named_are_allowed() -> None:
+    actor = host([], [], [], INSTALLED).answers(SIMULATE, ["Remv old-driver:amd64 [550]"])
+
+    assert not install(actor, may_remove=["old-driver"]).failed
+
+
+def test_what_apt_cannot_do_is_told_in_its_own_words() -> None:
+    held = "E: Unable to correct problems, you have held broken packages."
+    actor = host([]).answers(SIMULATE, Said(errors=[held], ok=False))
+
+    outcome = install(actor)
+
+    assert outcome.failed
+    assert held in outcome.told
+    assert not transactions(outcome)
+
+
+def test_a_failed_transaction_shows_its_last_lines() -> None:
+    actor = host([], units=(NO_UNIT, FAILED)).answers("journalctl", ["Error! Bad return status for module build"])
+
+    outcome = install(actor)
+
+    assert outcome.failed
+    assert "Bad return status for module build" in outcome.told
+
+
+def test_an_archive_that_has_moved_on_is_looked_at_again_once() -> None:
+    actor = host([], [], [], INSTALLED, units=(NO_UNIT, FAILED, DONE, DONE))
+    actor.answers("journalctl", ["E: Failed to fetch http://x/y.deb  404  Not Found [IP: 10.0.0.1 80]"])
+
+    outcome = install(actor)
+
+    assert not outcome.failed, outcome.told
+    assert len(transactions(outcome)) == 3
+
+
+def test_a_transaction_of_a_killed_deploy_is_waited_for() -> None:
+    running = shown("activating", "start")
+
+    outcome = install(host([], [], INSTALLED, units=(running, running, DONE)))
+
+    assert not outcome.failed, outcome.told
+    assert not transactions(outcome)
+
+
+def test_a_hold_that_apt_honoured_in_silence_is_noticed() -> None:
+    outcome = install(host([]))
+
+    assert outcome.failed
+    assert "dpkg does not have nvidia-driver-cuda 595.71.05-1" in outcome.told
+
+
+def test_packages_are_removed_only_where_they_are() -> None:
+    gone = host([]).does(apt.absent, packages=["docker.io"])
+    there = host(["ii \tdocker.io\t26.1.5"]).does(apt.absent, packages=["docker.io", "runc"])
+
+    assert not gone.changed
+    assert transactions(there)[0].endswith(" remove docker.io")
+
+
+BROKEN = ["iF \tnvidia-kernel-open-dkms"]
+
+
+def repair(*readings: list[str], units: Any = (NO_UNIT, DONE)) -> Outcome:
+    return Actor().answers("dpkg-query", *readings).answers("systemctl show", *units).does(apt.repair)
+
+
+def test_whole_packages_need_no_repair() -> None:
+    assert not repair([]).changed
+
+
+def test_half_configured_packages_are_configured() -> None:
+    outcome = repair(BROKEN, BROKEN, BROKEN, [])
+
+    assert (outcome.changed, outcome.failed) == (True, False)
+    (transaction,) = transactions(outcome)
+    assert "/usr/bin/dpkg --configure --pending" in transaction
+
+
+def test_what_cannot_be_configured_yet_is_left_to_later_steps() -> None:
+    outcome = repair(BROKEN, units=(NO_UNIT, FAILED, DOWN))
+
+    assert not outcome.failed
+    assert "for later steps to finish: nvidia-kernel-open-dkms" in outcome.told
+    assert any("--fix-broken install" in transaction for transaction in transactions(outcome))
+
+
+@pytest.mark.parametrize(
+    ("lines", "removed"),
+    [
+        (["Remv nvidia-driver [550.163.01-2]", "Remv libx:i386 [1]"], ["libx", "nvidia-driver"]),
+        (["Inst curl (8.14.1-2 Debian:13.2/stable [amd64])", "Conf curl"], []),
+    ],
+)
+def test_removals_are_read_from_a_simulation(lines: list[str], removed: list[str]) -> None:
+    assert apt.parse_removals(lines) == removed

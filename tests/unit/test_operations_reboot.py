@@ -1,0 +1,169 @@
+"""reboot.when_needed: for a reason, once, and to some purpose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rigup.facts.kernel import KernelStateValue, ModuleParametersValue
+from rigup.facts.nvidia import DriverStateValue
+from rigup.operations import reboot
+from tests.unit.deploys import Actor, Outcome, Said
+
+K1, K2 = "6.12.57+deb13-amd64", "6.12.63+deb13-amd64"
+V1, V2 = "595.71.05", "595.91.07"
+OPTIONS = {"nvidia_uvm": {"uvm_disable_hmm": 1}}
+HMM = "/sys/module/nvidia_uvm/parameters/uvm_disable_hmm"
+
+
+def kernel(release: str = K1, *arguments: str, newest: str = K1) -> KernelStateValue:
+    return KernelStateValue(release, arguments, tuple(sorted({release, newest})), frozenset({release, newest}))
+
+
+DRIVER = DriverStateValue(loaded=V1, open_module=True, on_disk={K1: V1}, userspace=V1)
+NOTHING = ModuleParametersValue()
+
+
+def test_a_host_that_runs_what_it_has_needs_no_reboot() -> None:
+    parameters = ModuleParametersValue({"nvidia_uvm": {"uvm_disable_hmm": "1"}})
+
+    assert reboot.reasons(kernel(K1, "quiet", "iommu=pt"), DRIVER, parameters, ["iommu=pt"], OPTIONS) == []
+
+
+def test_an_option_of_a_module_that_is_not_loaded_yet_is_no_reason() -> None:
+    assert reboot.reasons(kernel(), DRIVER, NOTHING, [], OPTIONS) == []
+
+
+@pytest.mark.parametrize(
+    ("kernel_state", "driver", "value", "why"),
+    [
+        (kernel(K1, "iommu=pt", newest=K2), DRIVER, "1", f"kernel {K2} is installed"),
+        (kernel(K1, "iommu=pt2"), DRIVER, "1", "booted without iommu=pt"),
+        (kernel(K1, "iommu=pt"), DriverStateValue(on_disk={K1: V1}, nouveau=True), "1", "not loaded (nouveau is)"),
+        (
+            kernel(K1, "iommu=pt"),
+            DriverStateValue(loaded=V1, on_disk={K1: V2}),
+            "1",
+            "is loaded, 595.91.07 is installed",
+        ),
+        (kernel(K1, "iommu=pt"), DRIVER, "0", "loaded without uvm_disable_hmm=1"),
+    ],
+)
+def test_each_reason_is_told(kernel_state: KernelStateValue, driver: DriverStateValue, value: str, why: str) -> None:
+    parameters = ModuleParametersValue({"nvidia_uvm": {"uvm_disable_hmm": value}})
+
+    found = reboot.reasons(kernel_state, driver, parameters, ["iommu=pt"], OPTIONS)
+
+    assert len(found) == 1
+    assert why in found[0]
+
+
+def test_a_kernel_without_module_or_initrd_is_not_booted_into() -> None:
+    bare = KernelStateValue(K1, (), (K1, K2), frozenset({K1}))
+
+    found = " ".join(reboot.obstacles(bare, DRIVER))
+
+    assert f"no NVIDIA module for kernel {K2}" in found
+    assert f"kernel {K2} has no initrd" in found
+
+
+DKMS = [f"/lib/modules/{K1}/updates/dkms/nvidia.ko.xz", V1]
+LOADED = [f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {V1}  Release Build", *DKMS]
+BOOT = [K1, "BOOT_IMAGE=x quiet", f"/boot/initrd.img-{K1}", f"/boot/vmlinuz-{K1}"]
+READY = [BOOT[0], "BOOT_IMAGE=x quiet iommu=pt", *BOOT[2:]]
+GPUS = [f"GPU {at}: NVIDIA RTX PRO 6000 (UUID: GPU-{at})" for at in range(4)]
+ORDER = "systemd-run --quiet --on-active=1"
+
+
+def host(
+    *,
+    kernels: Any = (BOOT, BOOT, BOOT, READY),
+    drivers: Any = (DKMS, DKMS, DKMS, LOADED),
+    boots: Any = (["one"], ["two"]),
+    gpus: Any = (GPUS,),
+    serving: Any = ([],),
+) -> Actor:
+    """A host in its readings: prepared, executed, looked at before the reboot, and after it."""
+    actor = Actor().answers("uname -r", *kernels).answers("nvidia.ko", *drivers).answers("boot_id", *boots)
+    return actor.answers("nvidia-smi -L", *gpus).answers("list-units", *serving).answers("grep -H ''", [f"{HMM}:Y"])
+
+
+@pytest.fixture(autouse=True)
+def shutdown_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reboot, "SHUTDOWN_S", 0.0)
+
+
+def when_needed(actor: Actor, **arguments: Any) -> Outcome:
+    wanted: dict[str, Any] = {"kernel_args": ["iommu=pt"], "modprobe_options": OPTIONS, "gpus": 4}
+    return actor.does(reboot.when_needed, **{**wanted, **arguments})
+
+
+def test_a_host_that_is_ready_is_not_rebooted() -> None:
+    outcome = when_needed(host(kernels=(READY,), drivers=(LOADED,)))
+
+    assert (outcome.foreseen, outcome.changed, outcome.ran(ORDER)) == (False, False, 0)
+
+
+def test_a_needed_reboot_is_proven_by_the_boot_id_and_by_the_gpus() -> None:
+    outcome = when_needed(host(boots=(["one"], ["one"], ["two"]), gpus=(GPUS[:1], GPUS)))
+
+    assert (outcome.foreseen, outcome.changed, outcome.failed) == (True, True, False), outcome.told
+    assert outcome.ran(ORDER) == 1
+    assert "rebooting: the kernel was booted without iommu=pt; the NVIDIA module is not loaded" in outcome.told
+
+
+def test_a_host_that_is_away_for_a_while_is_waited_for() -> None:
+    outcome = when_needed(host(boots=(["one"], Said(breaks=True), Said(ok=False), ["two"])))
+
+    assert not outcome.failed, outcome.told
+
+
+def test_a_reboot_that_did_not_help_is_an_error_and_never_a_second_reboot() -> None:
+    outcome = when_needed(host(drivers=(DKMS,), kernels=(BOOT, BOOT, BOOT, READY)))
+
+    assert outcome.failed
+    assert outcome.ran(ORDER) == 1
+    assert "was rebooted, and still: the NVIDIA module is not loaded" in outcome.told
+    assert "Secure Boot" in outcome.told
+
+
+def test_a_host_that_never_comes_back_is_told_with_what_to_do() -> None:
+    outcome = when_needed(host(boots=(["one"],)), timeout=0.5)
+
+    assert outcome.failed
+    assert "did not come back within" in outcome.told
+
+
+def test_gpus_that_stay_away_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reboot, "GPU_PATIENCE_S", 0.2)
+
+    outcome = when_needed(host(gpus=(GPUS[:3],)))
+
+    assert outcome.failed
+    assert "lists 3 of 4 GPUs" in outcome.told
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"allowed": False}, "the setting `reboot` is `never`"),
+        ({"actor": {"serving": (["llm@main.service loaded active running x"],)}}, "llm@main.service is serving"),
+        ({"actor": {"drivers": ([],)}}, f"no NVIDIA module for kernel {K1}"),
+    ],
+)
+def test_what_stands_against_a_reboot_is_told_and_nothing_is_rebooted(changes: dict[str, Any], why: str) -> None:
+    actor = host(**changes.pop("actor", {}))
+
+    outcome = when_needed(actor, **changes)
+
+    assert outcome.failed
+    assert why in outcome.told
+    assert outcome.ran(ORDER) == 0
+
+
+def test_a_reboot_under_a_serving_endpoint_is_done_when_allowed() -> None:
+    outcome = when_needed(host(serving=(["llm@main.service loaded active running x"],)), while_serving=True)
+
+    assert not outcome.failed, outcome.told
+    assert outcome.ran(ORDER) == 1
