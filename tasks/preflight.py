@@ -23,7 +23,7 @@ from pyinfra.api.host import Host
 from pyinfra.context import ctx_host
 
 from rigup import resolve
-from rigup.errors import Problem, ProblemsError, RigupError
+from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
 from rigup.facts.docker import ImageDigests
 from rigup.facts.files import FileText
 from rigup.facts.hardware import DiskFree, PciDevices, SecureBoot, nvidia_gpus
@@ -33,10 +33,10 @@ from rigup.facts.serving import ModelStamp
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
 from rigup.facts.units import UnitState
 from rigup.lock import Lock
-from rigup.packages import distro_id
+from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan, make_plan, recipe_of
 from rigup.preflight import HostFacts, check, destinations, disk_paths
-from rigup.recipes import default_catalogue
+from rigup.recipes import Catalogue, default_catalogue
 from rigup.settings import Settings
 
 __all__ = ["PLAN", "Brief", "preflight"]
@@ -84,11 +84,9 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
     """The briefs of all hosts. Raises ProblemsError, or another RigupError for what was written wrongly."""
     catalogue = default_catalogue()
     settings = {host.name: Settings.from_data(host.data.dict(), host.name) for host in hosts}
-    for wanted in settings.values():
-        for endpoint in wanted.endpoints:
-            recipe_of(wanted, endpoint, catalogue)
+    _check_recipes(settings, catalogue)
     systems = _on_each(hosts, _system)
-    distros = {name: _distro(system) for name, system in systems.items()}
+    distros = {name: _distro(system, settings[name]) for name, system in systems.items()}
     wants = [resolve.Want(settings[name], distro) for name, distro in distros.items()]
     lock = resolve.ensure(Path(hosts[0].data.rigup_lock), wants, catalogue)
     plans = {
@@ -103,6 +101,21 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
         name: Brief(plan, settings[name], lock, distros[name] or "", len(nvidia_gpus(facts[name].pci)))
         for name, plan in plans.items()
     }
+
+
+def _check_recipes(settings: dict[str, Settings], catalogue: Catalogue) -> None:
+    """Raises InputError with every recipe that the catalogue lacks."""
+    findings = []
+    for name, wanted in settings.items():
+        for endpoint, entry in wanted.endpoints.items():
+            try:
+                recipe_of(wanted, endpoint, catalogue)
+            except RigupError as error:
+                message, _, remedy = str(error).partition(": ")
+                key = f"endpoints.{endpoint}.recipe" if entry.recipe else "recipe"
+                findings.append(Finding(name, None, key, message, remedy))
+    if findings:
+        raise InputError(findings)
 
 
 def _on_each(hosts: list[Host], look: Callable[[Host], T]) -> dict[str, T]:
@@ -144,12 +157,15 @@ def _system(host: Host) -> System:
     return System(_fact(host, OsRelease, sudo=False), _fact(host, Privilege, sudo=False))
 
 
-def _distro(system: System) -> str | None:
+def _distro(system: System, settings: Settings) -> str | None:
+    """NVIDIA's name for the distribution, where there is one with the driver branch that is wanted."""
     try:
-        return distro_id(system.os_release)
+        distro = distro_id(system.os_release)
+        driver_packages(distro, settings.driver_branch)
     except RigupError:
-        # One row of the table, beside whatever else is wrong with that host.
+        # One row of the table, beside whatever else is wrong with that host; there is nothing to resolve.
         return None
+    return distro
 
 
 def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Lock) -> HostFacts:
@@ -158,8 +174,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
     def fact(kind: type[FactBase[T]], **arguments: Any) -> T:
         return _fact(host, kind, sudo, **arguments)
 
-    deployed = json.loads(fact(FileText, path=PLAN) or "{}")
-    ports = {endpoint["name"]: endpoint["port"] for endpoint in deployed.get("endpoints", [])}
+    ports = _deployed_ports(fact(FileText, path=PLAN))
     units = {endpoint.name: fact(UnitState, unit=endpoint.unit) for endpoint in plan.endpoints}
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
     return HostFacts(
@@ -181,3 +196,11 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         installed=fact(InstalledVersions, names=sorted(names)),
         serving={name: ports[name] for name, unit in units.items() if unit.runs and name in ports},
     )
+
+
+def _deployed_ports(text: str | None) -> dict[str, int]:
+    """The port of each endpoint in the plan that the host keeps; none where somebody has damaged that file."""
+    try:
+        return {endpoint["name"]: endpoint["port"] for endpoint in json.loads(text or "{}").get("endpoints", [])}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
