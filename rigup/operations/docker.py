@@ -102,7 +102,13 @@ def image(reference: str, tag: str, timeout: float = 7200) -> Commands:
         unit = f"rigup-pull-{reference.rpartition(':')[2][:12]}.service"
         wait_for_leftover(host, unit, f"the pull of {tag}", timeout)
         if not _is_here(host, reference):
-            run_as_unit(host, unit, ["/usr/bin/docker", "pull", reference], what=f"the pull of {tag}", limit_s=timeout)
+            argv = ["/usr/bin/docker", "pull", reference]
+            try:
+                run_as_unit(host, unit, argv, what=f"the pull of {tag}", limit_s=timeout)
+            except OperationError as error:
+                # Where a mirror lacks the digest, Docker asks the public registry and tells of that alone.
+                hint = f"If the registry no longer has {reference}, `rigup update` resolves {tag} anew."
+                raise OperationError(f"{error}\n{hint}") from error
         if not _is_here(host, reference):
             raise OperationError(f"{host.name}: `docker pull {reference}` went well, but the image is not here")
 
