@@ -38,11 +38,15 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Debian's docker-registry starts a registry of its own; the lab runs one on its own address.
 apt-packages:
 	@missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
 		echo "installing with apt:$$missing"; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+		case "$$missing" in *docker-registry*) \
+			if [ -d /run/systemd/system ]; then systemctl disable --quiet --now docker-registry; fi;; \
+		esac; \
 	fi
 
 # Written last, so that an interrupted installation starts again.
