@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
 from typing import IO, Any
 
+import gevent  # type: ignore[import-untyped]
 import paramiko
 from paramiko.channel import ChannelFile, ChannelStderrFile, ChannelStdinFile
 from pyinfra import logger
@@ -34,7 +35,7 @@ from pyinfra.connectors.util import CommandOutput, OutputLine, clear_askpass_cac
 from pyinfra.facts.server import Command
 
 from rigup import batch
-from rigup.batch import Answer, Ask
+from rigup.batch import Answer, Ask, Batch
 from rigup.wire import Memory, memory_file, silence_paramiko, tune
 
 STALE_AFTER_S = 30
@@ -75,6 +76,7 @@ class RigConnector(SSHConnector):
         self.executions = 0
         self._answers: dict[Ask, Answer] = {}
         self._answered_at = 0.0
+        self._reading_ahead: Any = None
         self._memory: Memory | None = None
         self._transfer: FileTransferClient | None = None
         self._channel: paramiko.Channel | None = None
@@ -121,6 +123,7 @@ class RigConnector(SSHConnector):
         if self._memory is not None:
             self._memory.save()
         self._left = True
+        self._reading_ahead = None
         if self.client is not None:
             self.client.close()
         self._answers.clear()
@@ -277,22 +280,32 @@ class RigConnector(SSHConnector):
         return Ask(raw, sudo, shell)
 
     def _prefetch(self, memory: Memory) -> None:
+        """Ask for all that is foreseen. The host works on it while the deploy is being read here."""
         asks = memory.foreseen()
-        if not asks:
+        if asks:
+            self.executions += 1
+            self._reading_ahead = gevent.spawn(lambda: (batch.run(self._transport(), asks), time.monotonic()))
+
+    def _collect(self) -> None:
+        """Wait for the answers that are under way."""
+        under_way, self._reading_ahead = self._reading_ahead, None
+        if under_way is None:
             return
-        self.executions += 1
-        done = batch.run(self._transport(), asks)
-        memory.too_slow(done.refused)
+        done: Batch
+        done, self._answered_at = under_way.get()
+        if self._memory is not None:
+            self._memory.too_slow(done.refused)
         self._answers = done.answers
-        self._answered_at = time.monotonic()
-        logger.debug("%s%i of %i facts read ahead", self.host.print_prefix, len(done.answers), len(asks))
+        logger.debug("%s%i facts read ahead", self.host.print_prefix, len(done.answers))
 
     def _answered(self, ask: Ask, success: Collection[int]) -> tuple[bool, CommandOutput] | None:
+        self._collect()
         if self._answers and time.monotonic() - self._answered_at > STALE_AFTER_S:
             self._answers.clear()
             if self._memory is not None:
                 # Someone thought about the plan, or other hosts took their time: still one round trip.
                 self._prefetch(self._memory)
+                self._collect()
         answer = self._answers.get(ask)
         if answer is None:
             return None
@@ -303,6 +316,7 @@ class RigConnector(SSHConnector):
 
     def _change(self) -> None:
         """From here on, what was read ahead may be wrong: facts are read live."""
+        self._reading_ahead = None
         self._answers.clear()
 
     # Files
