@@ -1,0 +1,126 @@
+"""One deployed lab host for the tests that break it by hand, and the ways in which they do.
+
+A pytest plugin: `pytest_plugins = ("tests.lab.one_rig",)`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from lab import machine, world
+from lab.machine import Host
+from tests.lab.rigs import Result, Rigs
+
+NAME = "rig6"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Something broken by hand: where, by which command on the host, and which operations put it right."""
+
+    place: str
+    command: str
+    operations: tuple[str, ...]
+
+
+DRIFTS = (
+    Drift(
+        "a file edited",
+        "echo 'vm.swappiness = 60' >> /etc/sysctl.d/60-rigup.conf",
+        ("base | Keep the kernel settings over reboots",),
+    ),
+    Drift("a kernel setting", "sysctl -qw vm.swappiness=60", ("base | Put vm.swappiness into effect",)),
+    Drift("a mode", "chmod 666 /etc/apt/apt.conf.d/10rigup-lock-timeout", ("base | Let apt wait for its lock",)),
+    Drift("an owner", "chown ops /etc/profile.d/rigup-cuda.sh", ("cuda | Put the CUDA toolkit on the PATH",)),
+    Drift("a file removed", "rm /etc/apt/sources.list.d/docker.sources", ("docker | Name the docker repository",)),
+    Drift(
+        "a package removed",
+        "dpkg --remove --force-depends curl >/dev/null",
+        ("base | Install the tools that later steps need",),
+    ),
+    Drift("a unit disabled", "systemctl disable --quiet docker.service", ("docker | Start Docker at boot",)),
+    Drift(
+        "a unit stopped",
+        "systemctl stop nvidia-persistenced.service",
+        ("reboot | Run the persistence daemon as its drop-in says",),
+    ),
+    Drift(
+        "a virtual environment half installed",
+        "rm /usr/local/lib/rigup/venv/requirements.lock",
+        ("model | Install the downloader's packages",),
+    ),
+    Drift(
+        "a program edited",
+        "sed -i '1a # by hand' /usr/local/lib/rigup/wait_ready.py",
+        ("serve | Install the readiness check",),
+    ),
+    Drift(
+        "a secret file edited",
+        "echo BY_HAND=1 >> /etc/rigup/endpoints/main/env",
+        (
+            "config | Write the environment of main",
+            "serve | Serve vllm-nvfp4-cu130 as main",
+            "verify | Prove that main serves",
+        ),
+    ),
+    Drift(
+        "a key in Docker's configuration",
+        """sed -i 's/"log-driver": "local"/"log-driver": "json-file"/' /etc/docker/daemon.json""",
+        ("docker | Merge our keys into daemon.json",),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class OneRig:
+    """The host, and the commands that look at it and change it."""
+
+    host: Host
+    rigs: Rigs
+
+    def plan(self, connector: str = "rig", code: int = 2) -> list[dict[str, Any]]:
+        """The entries of `rigup plan` over `connector`, which must end with `code`."""
+        result = self.rigs.run("rigup", "plan", "--json", RIGUP_CONNECTOR=connector)
+        assert result.code == code, result.output
+        told = json.loads(result.output)["hosts"][NAME]
+        assert told["result"] == "ok", result.output
+        entries: list[dict[str, Any]] = told["entries"]
+        return entries
+
+    def deploy(self) -> Result:
+        """A deploy over `@rig`, which must end well."""
+        result = self.rigs.deploy(RIGUP_STATS="1")
+        assert result.code == 0, result.output
+        return result
+
+    def drift(self) -> None:
+        """Break the host in all the ways there are here."""
+        for drift in DRIFTS:
+            self.host.shell(drift.command)
+
+
+def names(entries: list[dict[str, Any]], *results: str) -> set[str]:
+    """The entries of a plan with one of these results, as `step | operation`."""
+    return {f"{entry['step']} | {entry['operation']}" for entry in entries if entry["result"] in results}
+
+
+@pytest.fixture(scope="session")
+def one_rig(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneRig]:
+    """A host of its own that was deployed once."""
+    host = machine.start(NAME, release="trixie", login="ops")
+    host.reset()
+    machine.write_known_hosts()
+    rigs = Rigs(tmp_path_factory.mktemp("one_rig"), {NAME: world.connection(host)}, world.defaults())
+    rigs.write()
+    rig = OneRig(host, rigs)
+    try:
+        rig.deploy()
+        yield rig
+    finally:
+        host.remove()
+        machine.write_known_hosts()

@@ -1,0 +1,36 @@
+"""What changes by hand between two deploys is found and put right, with all facts read ahead in one round trip."""
+
+from __future__ import annotations
+
+from tests.lab.one_rig import DRIFTS, NAME, OneRig, names
+
+pytest_plugins = ("tests.lab.one_rig",)
+
+
+def test_drift_in_many_places_is_planned_and_put_right_and_then_nothing_is_left(one_rig: OneRig) -> None:
+    assert names(one_rig.plan(code=0), "change", "unknown") == set()
+    one_rig.drift()
+    assert len(DRIFTS) >= 10
+    repairs = {operation for drift in DRIFTS for operation in drift.operations}
+
+    entries = one_rig.plan()
+    certain = {entry["operation"] for entry in entries if entry["result"] == "change" and not entry["after"]}
+    may_change = names(entries, "change", "unknown")
+    hidden = [file for entry in entries for file in entry["files"] if file["path"].endswith("/env")]
+    assert [file["diff"] for file in hidden] == [None]
+
+    result = one_rig.deploy()
+    changed = {line.removeprefix(f"{NAME} ") for line in result.changed()}
+    assert changed == repairs
+    # The plan was true: all that it was sure of was done, and nothing that it did not speak of.
+    assert certain <= {name.partition(" | ")[2] for name in changed}
+    assert changed <= may_change
+
+    assert one_rig.deploy().changed() == []
+
+
+def test_a_second_deploy_in_a_row_asks_the_host_once(one_rig: OneRig) -> None:
+    one_rig.deploy()
+    result = one_rig.deploy()
+    assert result.changed() == []
+    assert f"[{NAME}] remote executions: 1\n" in result.output
