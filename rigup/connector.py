@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
 from typing import IO, Any
 
-import gevent  # type: ignore[import-untyped]
+import gevent
 import paramiko
 from paramiko.channel import ChannelFile, ChannelStderrFile, ChannelStdinFile
 from pyinfra import logger
