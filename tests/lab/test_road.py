@@ -6,6 +6,7 @@ The tests build on each other in the order they stand in: what one has deployed 
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
@@ -24,6 +25,22 @@ KILLS = [
     r"config \| Pull",
     r"serve \| Serve",
 ]
+
+# Done to a converged host by hand, the check of the audit that must notice, and the operation that must repair it.
+BREAKS = {
+    "apt-get remove -qq -y docker-compose-plugin": ("docker-packages", "docker | Install Docker"),
+    "sed -i s/nvidia-container-runtime/runc/ /etc/docker/daemon.json": (
+        "docker-config",
+        "docker | Merge our keys into daemon.json",
+    ),
+    "echo '# mine' >> /etc/systemd/system/llm@main.service": ("serve-unit", "serve | Write the unit of main"),
+    "sed -i s/NVFP4/FP4/ /etc/rigup/endpoints/main/config.json": (
+        "config-patches",
+        "config | Write the patched config.json of main",
+    ),
+    "sysctl -qw vm.swappiness=60": ("base-sysctl", "base | Put vm.swappiness into effect"),
+    "systemctl stop llm@main.service": ("serve-running", "serve | Serve vllm-nvfp4-cu130 as main"),
+}
 
 
 def disks(rigs: Rigs) -> dict[str, dict[str, str]]:
@@ -95,3 +112,20 @@ def test_a_dry_run_on_converged_hosts_changes_nothing_and_expects_no_change(rigs
     result = rigs.deploy("--dry")
     assert result.code == 0, result.output
     assert disks(rigs) == before
+
+
+def test_what_was_broken_by_hand_is_named_by_the_audit_and_is_all_that_the_next_deploy_changes(rigs: Rigs) -> None:
+    host = machine.get(FIRST)
+    for command in BREAKS:
+        host.shell(command)
+    found = rigs.audit("--hosts", FIRST)
+    assert found.code == 1, found.output
+    for check, _ in BREAKS.values():
+        assert re.search(rf"^{FIRST}: {check} +FAILED", found.output, re.MULTILINE), (check, found.output)
+    result = rigs.deploy()
+    assert result.code == 0, result.output
+    repaired = {f"{FIRST} {operation}" for _, operation in BREAKS.values()}
+    # What was started anew is tried anew.
+    assert set(result.changed()) == repaired | {f"{FIRST} verify | Prove that main serves"}
+    assert rigs.audit().code == 0
+    assert rigs.deploy().changed() == []
