@@ -24,6 +24,7 @@ from rigup.settings import Settings
 
 HUB_CACHE = Path(".rigup/hub")
 ABSENT = "nothing"
+GPU_FIELDS = ("name", "driver_version", "persistence_mode")
 
 
 class Deviation(AssertionError):
@@ -175,6 +176,7 @@ class Subject:
         shown = self.said(f"systemctl show --property={properties} -- %s", name)
         return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 
-    def gpu_query(self, field: str) -> list[str]:
-        """What nvidia-smi says about each GPU."""
-        return self.said(f"nvidia-smi --query-gpu={field} --format=csv,noheader").splitlines()
+    def gpus(self, field: str) -> list[str]:
+        """What nvidia-smi says about each GPU; all fields are asked for at once."""
+        shown = self.said(f"nvidia-smi --query-gpu={','.join(GPU_FIELDS)} --format=csv,noheader")
+        return [line.split(", ")[GPU_FIELDS.index(field)] for line in shown.splitlines()]

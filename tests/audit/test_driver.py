@@ -27,7 +27,7 @@ def test_driver_conflicts(rig: Subject) -> None:
 def test_driver_loaded(rig: Subject) -> None:
     """The module that runs, the one that the next boot takes, and the libraries are of one version."""
     version = rig.driver.version
-    libraries = sorted({line.strip() for line in rig.gpu_query("driver_version")})
+    libraries = sorted({line.strip() for line in rig.gpus("driver_version")})
     expect(
         {"loaded": version, "on disk": version, "libraries": version},
         {
@@ -45,7 +45,7 @@ def test_driver_open_module(rig: Subject) -> None:
 
 def test_driver_gpus(rig: Subject) -> None:
     """The driver sees every GPU that is on the bus, and knows it by name."""
-    names = rig.gpu_query("name")
+    names = rig.gpus("name")
     expect(f"{rig.gpus_on_the_bus} GPUs", f"{len(names)} GPUs")
     expect_none(f"{NAME} cards", [name for name in names if NAME not in name])
 
@@ -57,7 +57,7 @@ def test_driver_persistence(rig: Subject) -> None:
     expect(
         {"mode": mode, "daemon": "active", "at boot": "enabled"},
         {
-            "mode": ", ".join(sorted(set(rig.gpu_query("persistence_mode")))) or "nvidia-smi fails",
+            "mode": ", ".join(sorted(set(rig.gpus("persistence_mode")))) or "nvidia-smi fails",
             "daemon": unit.get("ActiveState"),
             "at boot": unit.get("UnitFileState"),
         },
