@@ -7,15 +7,25 @@ A fact is one shell command and one pure function that parses what it prints. Th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pyinfra.api.exceptions import FactProcessError
 
-__all__ = ["reading"]
+__all__ = ["Value", "reading"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a fact returns; `pyinfra INVENTORY fact rigup.facts.MODULE.FACT` prints it as JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in found.items()}
 
 
 def reading(process: Callable[_P, _T]) -> Callable[_P, _T]:

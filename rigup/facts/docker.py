@@ -9,21 +9,21 @@ from rigup.facts._reading import reading
 __all__ = ["ImageDigests", "parse_image_digests"]
 
 
-def parse_image_digests(lines: list[str]) -> frozenset[str]:
+def parse_image_digests(lines: list[str]) -> set[str]:
     """References `REPOSITORY@sha256:...` from `docker image ls --digests`; images built here have none."""
-    return frozenset(line.strip() for line in lines if "@sha256:" in line)
+    return set(line.strip() for line in lines if "@sha256:" in line)
 
 
-class ImageDigests(FactBase[frozenset[str]]):
+class ImageDigests(FactBase[set[str]]):
     """References by digest of all images here; empty where Docker is missing or down."""
 
     @staticmethod
-    def default() -> frozenset[str]:
-        return frozenset()
+    def default() -> set[str]:
+        return set()
 
     def command(self) -> str:
         return "docker image ls --digests --no-trunc --format '{{.Repository}}@{{.Digest}}' 2>/dev/null || true"
 
     @reading
-    def process(self, output: list[str]) -> frozenset[str]:
+    def process(self, output: list[str]) -> set[str]:
         return parse_image_digests(output)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import reading
+from rigup.facts._reading import Value, reading
 
 __all__ = ["FileInfo", "FileState", "FileText", "parse_file_info", "parse_file_text"]
 
@@ -15,7 +15,7 @@ PRESENT = "--- present"
 
 
 @dataclass(frozen=True)
-class FileState:
+class FileState(Value):
     """`kind` as stat(1) names it (`regular file`, `symbolic link`, ...); `mode` is octal without leading zero."""
 
     kind: str

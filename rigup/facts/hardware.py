@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import reading
+from rigup.facts._reading import Value, reading
 
 __all__ = [
     "DiskFree",
@@ -28,7 +28,7 @@ END_OF_PATHS = "--- mounts"
 
 
 @dataclass(frozen=True)
-class PciDevice:
+class PciDevice(Value):
     """One function on the PCI bus; `address` is `domain:bus:device.function`, `class_code` has 24 bits."""
 
     address: str
@@ -38,7 +38,7 @@ class PciDevice:
 
 
 @dataclass(frozen=True)
-class DiskSpace:
+class DiskSpace(Value):
     """The file system that holds a path, or would: where it is mounted, its size and what is free, in bytes."""
 
     mount: str

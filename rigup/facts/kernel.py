@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import reading
+from rigup.facts._reading import Value, reading
 
 __all__ = [
     "BootId",
@@ -28,7 +28,7 @@ TRUTH = {"Y": "1", "N": "0"}
 
 
 @dataclass(frozen=True)
-class KernelStateValue:
+class KernelStateValue(Value):
     """`release` runs with `arguments`; `installed` are the kernels in /boot, oldest first; `initrds` those with one."""
 
     release: str
@@ -43,7 +43,7 @@ class KernelStateValue:
 
 
 @dataclass(frozen=True)
-class ModuleParametersValue:
+class ModuleParametersValue(Value):
     """Parameters of loaded modules as they are in effect: `{module: {parameter: value}}`.
 
     The NVIDIA module keeps its registry options (`NVreg_*`) out of sysfs; they stand in `nvidia` all the same, under

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import reading
+from rigup.facts._reading import Value, reading
 
 __all__ = ["Listener", "ListeningPorts", "Reachability", "Reachable", "parse_listeners", "parse_reachability"]
 
@@ -18,8 +18,8 @@ REACHED = "reached"
 PATIENCE_S = 5
 
 
-@dataclass(frozen=True)
-class Listener:
+@dataclass(frozen=True, order=True)
+class Listener(Value):
     """A TCP socket that listens."""
 
     address: str
@@ -27,23 +27,23 @@ class Listener:
 
 
 @dataclass(frozen=True)
-class Reachability:
+class Reachability(Value):
     """Whether a TCP connection came about, and if not, what the host said."""
 
     ok: bool
     reason: str = ""
 
 
-def parse_listeners(lines: list[str]) -> frozenset[Listener]:
+def parse_listeners(lines: list[str]) -> set[Listener]:
     """From /proc/net/tcp and tcp6, whose addresses are 32-bit words in the machine's byte order (proc(5))."""
-    found = set()
+    found: set[Listener] = set()
     for line in lines:
         fields = line.split()
         if len(fields) > 3 and fields[3] == LISTEN:
             words, _, port = fields[1].partition(":")
             packed = b"".join(struct.pack("<I", int(words[start : start + 8], 16)) for start in range(0, len(words), 8))
             found.add(Listener(str(ipaddress.ip_address(packed)), int(port, 16)))
-    return frozenset(found)
+    return found
 
 
 def parse_reachability(lines: list[str]) -> Reachability:
@@ -54,18 +54,18 @@ def parse_reachability(lines: list[str]) -> Reachability:
     return Reachability(False, complaint)
 
 
-class ListeningPorts(FactBase[frozenset[Listener]]):
+class ListeningPorts(FactBase[set[Listener]]):
     """All TCP sockets that listen, read from proc: a bare host may lack ss."""
 
     @staticmethod
-    def default() -> frozenset[Listener]:
-        return frozenset()
+    def default() -> set[Listener]:
+        return set()
 
     def command(self) -> str:
         return "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || true"
 
     @reading
-    def process(self, output: list[str]) -> frozenset[Listener]:
+    def process(self, output: list[str]) -> set[Listener]:
         return parse_listeners(output)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import reading
+from rigup.facts._reading import Value, reading
 
 __all__ = [
     "CdiDevices",
@@ -26,7 +26,7 @@ SMI_VERSION = re.compile(r"NVIDIA-SMI version\s*: (\S+)")
 
 
 @dataclass(frozen=True)
-class DriverStateValue:
+class DriverStateValue(Value):
     """Versions such as `595.71.05`.
 
     `loaded` and `userspace` are None where there is none; `on_disk` has the version that each kernel would load.
@@ -41,7 +41,7 @@ class DriverStateValue:
 
 
 @dataclass(frozen=True)
-class Gpu:
+class Gpu(Value):
     """One line of `nvidia-smi -L`."""
 
     index: int

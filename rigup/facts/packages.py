@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import reading
+from rigup.facts._reading import Value, reading
 
 __all__ = [
     "AptVersions",
@@ -26,7 +26,7 @@ SETTLED = "nci"
 
 
 @dataclass(frozen=True)
-class DpkgTrouble:
+class DpkgTrouble(Value):
     """What an interrupted dpkg left: packages in half states, and journal entries that lock apt out until replayed."""
 
     packages: Mapping[str, str] = field(default_factory=dict)

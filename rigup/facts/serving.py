@@ -10,7 +10,7 @@ from typing import Any
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import reading
+from rigup.facts._reading import Value, reading
 
 __all__ = ["ModelStamp", "ModelStampValue", "Proof", "ProofValue", "parse_model_stamp", "parse_proof"]
 
@@ -19,7 +19,7 @@ STATE = "--- state"
 
 
 @dataclass(frozen=True)
-class ModelStampValue:
+class ModelStampValue(Value):
     """What the stamp beside a checkpoint promises (`repo`, `revision`, `files`, `bytes`) and what is there now.
 
     `revision` is empty where there is no stamp.
@@ -40,7 +40,7 @@ class ModelStampValue:
 
 
 @dataclass(frozen=True)
-class ProofValue:
+class ProofValue(Value):
     """`record` is what `prove.py` wrote last (empty: nothing), `invocation` the unit's present invocation."""
 
     record: Mapping[str, Any] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import reading
+from rigup.facts._reading import Value, reading
 
 __all__ = ["ActiveUnits", "ProcessCommand", "UnitState", "UnitStateValue", "parse_active_units", "parse_unit_state"]
 
@@ -30,7 +30,7 @@ MTIME = "mtime="
 
 
 @dataclass(frozen=True)
-class UnitStateValue:
+class UnitStateValue(Value):
     """What `systemctl show` says, and when the unit's inputs were last written.
 
     `started` is when the main process began, `inputs` when each input file was written; seconds since 1970, in UTC.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -339,3 +341,24 @@ def test_a_stamp_holds_while_the_files_are_as_many_and_as_large(tmp_path: Path) 
     assert not read(ModelStamp, os.environ["PATH"], path=str(store)).complete
     (store / "weights").unlink()
     assert read(ModelStamp, os.environ["PATH"], path=str(store)).present_files == 1
+
+
+@pytest.mark.parametrize(
+    ("fact", "key"),
+    [("kernel.KernelState", "initrds"), ("network.ListeningPorts", None), ("units.UnitState", "inputs")],
+)
+def test_a_person_can_ask_for_a_fact(fact: str, key: str | None, tmp_path: Path) -> None:
+    pyinfra = Path(sys.executable).parent / "pyinfra"
+    arguments = ["unit=docker.service"] if "units" in fact else []
+
+    answer = subprocess.run(
+        [pyinfra, "--json", "@local", "fact", f"rigup.facts.{fact}", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+
+    assert answer.returncode == 0, answer.stderr
+    (told,) = json.loads(answer.stdout).values()
+    value = told["@local"]
+    assert key in value if key else isinstance(value, list)
