@@ -8,8 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from lab.settings import STATE
 from rigup import report
+from rigup.inventory import load_inventory
 
 __all__ = ["tour"]
 
@@ -48,10 +51,19 @@ def tour(boot: Callable[[], object]) -> int:
             print(f"\nThe {part} failed (exit code {code}). What failed stands above; `make lab` goes on from there.")
             return code
     print("\nTook " + ", ".join(f"{part} {seconds:.0f} s" for part, seconds in took.items()) + ".")
-    last = report.build(report.read_events(report.runs(ROOT / report.RUNS)[-1] / "events.jsonl"))
-    for name, host in last["hosts"].items():
+    for name, host in _last_run().items():
         for endpoint in host["endpoints"]:
             print(f"\n{name} serves {endpoint['recipe']} at {endpoint['url']}. Ask it something:")
             print(f"  {report.try_line(host, endpoint)}")
     print(NEXT)
     return 0
+
+
+def _last_run() -> dict[str, Any]:
+    """The hosts of the last deploy to the lab, as its report has them; deploys elsewhere may have come in between."""
+    names = set(load_inventory(STATE / "lab.yaml").hosts)
+    for run in reversed(report.runs(ROOT / report.RUNS)):
+        hosts: dict[str, Any] = report.build(report.read_events(run / "events.jsonl"))["hosts"]
+        if set(hosts) == names:
+            return hosts
+    return {}
