@@ -25,7 +25,7 @@ test: $(VENV)/.ready apt-packages lint unit ## Everything that proves the projec
 	$(BIN)/pytest tests/lab
 
 soak: $(VENV)/.ready apt-packages ## The long repetitions
-	$(BIN)/pytest tests/lab --soak
+	$(BIN)/pytest tests/lab --soak -m soak
 
 unit: $(VENV)/.ready
 	$(BIN)/pytest tests/unit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,28 +103,39 @@ class Rigs:
 
         Returns what it had printed; raises AssertionError when it ended before.
         """
-        process = subprocess.Popen(
-            [str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y"],
-            cwd=ROOT,
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
         seen: list[str] = []
         deadline = time.monotonic() + timeout
-        assert process.stdout is not None
-        try:
+        with self._begun() as process:
+            assert process.stdout is not None
             for line in process.stdout:
                 seen.append(line)
                 if re.search(pattern, line):
                     time.sleep(delay)
                     return "".join(seen)
                 assert time.monotonic() < deadline, f"no {pattern!r} within {timeout} s:\n{''.join(seen)}"
+        raise AssertionError(f"the deploy ended before {pattern!r}:\n{''.join(seen)}")
+
+    def deploy_killed_after(self, seconds: float) -> None:
+        """Starts a deploy and kills it after that time, if it has not ended by then."""
+        with self._begun(output=subprocess.DEVNULL) as process, contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+
+    @contextlib.contextmanager
+    def _begun(self, output: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+        """A deploy that is killed, with all it has started, when the block ends."""
+        process = subprocess.Popen(
+            [str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y"],
+            cwd=ROOT,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            yield process
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        raise AssertionError(f"the deploy ended before {pattern!r}:\n{''.join(seen)}")
