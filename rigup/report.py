@@ -111,8 +111,10 @@ def _key(event: Event) -> tuple[str, str, str]:
 def render(report: Report, where: Path | None = None) -> str:
     """The report for a person: how each host fared, what took how long, what failed, what to do next."""
     lines = [f"rigup: {_headline(report)}"]
+    busy = {operation["host"] for operation in report["under_way"]}
     for name, host in report["hosts"].items():
-        lines += ["", *_host_lines(name, host)]
+        whole = report["result"] in ("ok", "failed") and host["result"] == "ok" and name not in busy
+        lines += ["", *_host_lines(name, host, whole)]
     lines += _trouble(report)
     if report["steps"]:
         shown = ", ".join(f"{step['step']} {_seconds(step['seconds'])}" for step in report["steps"])
@@ -141,14 +143,13 @@ def _headline(report: Report) -> str:
     return words[report["result"]]
 
 
-def _host_lines(name: str, host: Mapping[str, Any]) -> list[str]:
+def _host_lines(name: str, host: Mapping[str, Any], whole: bool) -> list[str]:
+    """How a host fared; with its endpoints where it went the `whole` way."""
     if host["result"] == "unreachable":
         return [f"  {name}: could not be reached: {host['error']}"]
     counts = ", ".join(f"{host[result]} {result}" for result in RESULTS if host[result] or result == "changed")
     lines = [f"  {name}: {counts}"]
-    if host["result"] != "ok":
-        return lines
-    for endpoint in host["endpoints"]:
+    for endpoint in host["endpoints"] if whole else ():
         lines += [
             f"    endpoint {endpoint['name']}: {endpoint['url']} (on {name})",
             f"      recipe      {endpoint['recipe']}",

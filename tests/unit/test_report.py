@@ -236,6 +236,19 @@ def test_the_summary_names_endpoint_recipe_digest_revision_and_what_to_do_next()
     assert "ssh -p 22 ops@10.0.0.1 sudo journalctl -fu llm@main" in text
 
 
+def test_only_a_host_that_went_the_whole_way_is_said_to_serve() -> None:
+    begun = {"event": "start", "host": "rig1", "step": "serve", "operation": "Serve"}
+    ended = {"at": "2026-01-01T00:00:09.000+00:00", "event": "end", "seconds": 9.0}
+    for story in (
+        [begun, {"event": "interrupted", "signal": "SIGINT"}, ended],
+        [operation("rig1", "a", "failed", 1.0, error="broken"), ended],
+        [begun],
+    ):
+        assert "http://127.0.0.1:8000" not in report.render(report.build(events(*story)))
+    other = [operation("rig1", "a", "changed", 1.0), operation("rig2", "a", "failed", 1.0, error="broken"), ended]
+    assert "http://127.0.0.1:8000" in report.render(report.build(events(*other)))
+
+
 def test_the_line_to_try_holds_a_chat_completion_that_a_shell_passes_on_unharmed(tmp_path: Path) -> None:
     fake = tmp_path / "ssh"
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\ncat\n')
