@@ -4,6 +4,7 @@
 nothing where that state holds already, so a run that was interrupted anywhere is finished by the next one.
 """
 
+from rigup.console import calm
 from rigup.events import record
 from tasks.base import base
 from tasks.config import config
@@ -17,6 +18,7 @@ from tasks.reboot import reboot
 from tasks.serve import serve
 from tasks.verify import verify
 
+calm()
 record()
 
 brief = preflight()

@@ -124,7 +124,7 @@ class Rigs:
     def _begun(self, output: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
         """A deploy that is killed, with all it has started, when the block ends."""
         process = subprocess.Popen(
-            [str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y"],
+            [str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y", "-v"],
             cwd=ROOT,
             env=self.environment(),
             stdin=subprocess.DEVNULL,

@@ -1,0 +1,58 @@
+"""What is left of pyinfra's output in a calm console."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from rigup.console import Calm
+
+
+class Shown(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage().strip())
+
+
+@pytest.fixture
+def shown() -> Iterator[Shown]:
+    logger, handler = logging.getLogger("calm"), Shown()
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handler.addFilter(Calm(handler))
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+def said(*lines: str) -> None:
+    for line in lines:
+        logging.getLogger("calm").info(line)
+
+
+def test_an_operation_that_changed_nothing_is_not_shown(shown: Shown) -> None:
+    said("--> Starting operation: base | One", "[rig1] \x1b[34mNo changes\x1b[0m", "[rig2] No changes")
+    assert shown.lines == []
+
+
+def test_an_operation_is_named_before_what_is_said_about_it_and_once(shown: Shown) -> None:
+    said("--> Starting operation: base | One", "[rig1] No changes", "[rig2]     half way", "[rig2] Success")
+    assert shown.lines == ["--> Starting operation: base | One", "[rig2]     half way", "[rig2] Success"]
+
+
+def test_an_error_is_shown_with_its_operation(shown: Shown) -> None:
+    said("--> Starting operation: base | One", "[rig1] No changes", "--> Starting operation: base | Two")
+    said("[rig1] no room on /", "[rig1] Error: executed 0 commands")
+    assert shown.lines == [
+        "--> Starting operation: base | Two",
+        "[rig1] no room on /",
+        "[rig1] Error: executed 0 commands",
+    ]
+
+
+def test_the_closing_table_is_left_to_the_summary_and_what_follows_it_is_shown(shown: Shown) -> None:
+    said("--> Results:", "Operation  Hosts", "base | One  1", "--> Disconnecting from hosts...")
+    assert shown.lines == ["--> Disconnecting from hosts..."]
