@@ -22,7 +22,7 @@ from rigup.facts.packages import (
     parse_broken_packages,
     parse_installed_versions,
 )
-from rigup.operations._host import Answer, run, say, work
+from rigup.operations._host import Answer, Clock, pause, run, say, work
 from rigup.operations._units import run_as_unit, wait_for_leftover
 
 __all__ = ["absent", "install", "parse_removals", "repair"]
@@ -31,6 +31,8 @@ Commands = Generator[FunctionCommand, None, None]
 
 UNIT = "rigup-apt.service"
 LOCK_S = 600
+LOCK_PAUSE_S = 5.0
+LOCKED = re.compile(r"Could not get lock|Unable to lock directory")
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l", "LC_ALL": "C.UTF-8"}
 APT_GET = (
     "/usr/bin/apt-get",
@@ -190,7 +192,19 @@ def _update_for(host: Host, wanted: Mapping[str, str | None], timeout: float) ->
 
 
 def _update(host: Host, timeout: float) -> None:
-    run_as_unit(host, UNIT, [*APT_GET, "update"], what="apt updates its lists", limit_s=timeout, env=ENVIRONMENT)
+    """Fetch apt's lists, once whoever else does that has finished: apt waits for dpkg's lock, but not for this one."""
+    clock = Clock(LOCK_S)
+    while True:
+        try:
+            run_as_unit(
+                host, UNIT, [*APT_GET, "update"], what="apt updates its lists", limit_s=timeout, env=ENVIRONMENT
+            )
+            return
+        except OperationError as error:
+            if not LOCKED.search(str(error)) or clock.is_up:
+                raise
+            say(host, f"apt's lists are locked by another program, as after a boot: waiting, {clock}")
+            pause(LOCK_PAUSE_S)
 
 
 def _lacking(host: Host, wanted: Mapping[str, str | None]) -> list[str]:

@@ -22,7 +22,7 @@ from rigup.facts.kernel import (
 )
 from rigup.facts.nvidia import DriverState, DriverStateValue, GpuList, parse_driver_state, parse_gpu_list
 from rigup.facts.units import ActiveUnits, parse_active_units
-from rigup.operations._host import Clock, ConnectionLost, check, duration, pause, run, say, try_reconnect, work
+from rigup.operations._host import Clock, check, duration, pause, run, say, try_reconnect, work
 
 __all__ = ["obstacles", "reasons", "when_needed"]
 
@@ -172,7 +172,7 @@ def _reboot(host: Host, timeout: float) -> float:
         try:
             if try_reconnect(host) and _boot_id(host) != before:
                 return clock.elapsed_s
-        except (ConnectionLost, OperationError):
+        except OperationError:
             continue
     raise OperationError(
         f"{host.name} did not come back within {duration(timeout)} (its boot id was {before}). See its console; when "

@@ -75,6 +75,17 @@ def test_lists_that_lack_a_version_are_fetched_first() -> None:
     assert update.endswith(" update")
 
 
+def test_lists_that_another_program_holds_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apt, "LOCK_PAUSE_S", 0.0)
+    actor = host([], [], [], INSTALLED, offered=([], OFFERED), units=(NO_UNIT, FAILED, DONE, DONE))
+    actor.answers("journalctl", ["E: Could not get lock /var/lib/apt/lists/lock. It is held by process 812 (apt-get)"])
+
+    outcome = install(actor)
+
+    assert not outcome.failed, outcome.told
+    assert "locked by another program" in outcome.told
+
+
 def test_what_no_source_offers_is_named_and_nothing_is_installed() -> None:
     outcome = install(host([], offered=(OFFERED[:1],)))
 
