@@ -91,6 +91,7 @@ sub listen_once {
             my $read = sysread($handle, $job->{got}{$name}, 65536, length($job->{got}{$name}));
             delete($job->{open}{$name}) if (!$read);
         }
+        pass_on($job) if (defined($job->{stdin}));
         if (!%{$job->{open}}) { finish($pid, $job, undef) }
         elsif (defined($job->{deadline}) && time() >= $job->{deadline}) { finish($pid, $job, 'slow') }
         elsif (!defined($job->{stdin}) && length($job->{got}{out}) + length($job->{got}{err}) > $cap) {
@@ -116,16 +117,23 @@ sub finish {
         # Not waited for: what belongs to another user cannot be killed from here.
         waitpid($pid, defined($status) ? POSIX::WNOHANG() : 0);
     }
-    if (defined($job->{stdin})) {
-        emit($job->{got}{out});
-        return;
-    }
+    return if (defined($job->{stdin}));
     if (!defined($status)) {
         $status = $? & 127 ? 128 + ($? & 127) : $? >> 8;
         emit("$mark $job->{index} $status " . length($job->{got}{out}) . ' ' . length($job->{got}{err}) . "\n");
         emit($job->{got}{out}, $job->{got}{err});
     }
     else { emit("$mark $job->{index} $status 0 0\n") }
+}
+
+# Whole frames of the relaying program, as they come: between two of them there is room for those of this one.
+sub pass_on {
+    my ($job) = @_;
+    while ($job->{got}{out} =~ /\A\Q$mark\E \S+ \S+ (\d+) (\d+)\n/) {
+        my $length = $+[0] + $1 + $2;
+        last if (length($job->{got}{out}) < $length);
+        emit(substr($job->{got}{out}, 0, $length, ''));
+    }
 }
 
 sub emit {

@@ -28,13 +28,13 @@ from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.output import echo
-from pyinfra.api.state import State
+from pyinfra.api.state import State, StateStage
 from pyinfra.api.util import get_file_io
 from pyinfra.connectors.ssh import FileTransferClient, SSHConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine, clear_askpass_cache, remove_any_sudo_askpass_file
 from pyinfra.facts.server import Command
 
-from rigup import batch
+from rigup import batch, interrupts
 from rigup.batch import Answer, Ask, Batch
 from rigup.wire import Memory, memory_file, silence_paramiko, tune
 
@@ -77,6 +77,7 @@ class RigConnector(SSHConnector):
         self._answers: dict[Ask, Answer] = {}
         self._answered_at = 0.0
         self._reading_ahead: Any = None
+        self._changes = 0
         self._memory: Memory | None = None
         self._transfer: FileTransferClient | None = None
         self._channel: paramiko.Channel | None = None
@@ -92,6 +93,9 @@ class RigConnector(SSHConnector):
     def connect(self) -> None:
         """Connect and, the first time in a run, read at once what the last run read."""
         silence_paramiko()
+        if self._memory is None and self.state.current_stage <= StateStage.Connect:
+            # The deploy's own recorder takes over from here on.
+            interrupts.watch(self.state)
         self._left = False
         try:
             super().connect()
@@ -291,8 +295,11 @@ class RigConnector(SSHConnector):
         under_way, self._reading_ahead = self._reading_ahead, None
         if under_way is None:
             return
+        before = self._changes
         done: Batch
         done, self._answered_at = under_way.get()
+        if self._changes != before:
+            return
         if self._memory is not None:
             self._memory.too_slow(done.refused)
         self._answers = done.answers
@@ -316,10 +323,16 @@ class RigConnector(SSHConnector):
 
     def _change(self) -> None:
         """From here on, what was read ahead may be wrong: facts are read live."""
+        self._changes += 1
         self._reading_ahead = None
         self._answers.clear()
 
     # Files
+
+    def rsync(self, *arguments: Any, **named: Any) -> Any:
+        """Pyinfra's, which runs a program of its own beside this connection."""
+        self._change()
+        return super().rsync(*arguments, **named)
 
     def _put_file(self, filename_or_io: str | IO[Any], remote_location: str) -> None:
         """Upload; after a lost connection once more from the beginning, which replaces what was there of it."""

@@ -18,15 +18,13 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import pyinfra
 from pyinfra.api.host import Host
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.context import ctx_state
 
-from rigup import report
+from rigup import interrupts, report
 from rigup.plan import Plan
 
 ERROR_LINES = 40
@@ -46,8 +44,7 @@ def record(*plans: Plan) -> None:
         _recorder = Recorder(state, report.RUNS)
         state.add_callback_handler(_recorder)  # type: ignore[no-untyped-call]
         atexit.register(_recorder.close)
-        if pyinfra.is_cli:
-            _recorder.watch_signals()
+        interrupts.watch(state, _recorder.interrupted)
     for plan in plans:
         _recorder.plan(plan)
 
@@ -156,21 +153,11 @@ class Recorder(BaseStateCallback):
         """What pyinfra says when it gives up altogether."""
         self._note("error", error=message)
 
-    def watch_signals(self) -> None:
-        """Have an interrupted run exit with 130 (SIGTERM: 143), as shells count. pyinfra's own exit code is 0."""
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            for each in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(each, signal.SIG_DFL)
-            self._settle()
-            self._interrupted = True
-            self._note("interrupted", signal=signal.Signals(number).name)
-            # pyinfra disconnects in the same pool, which is as large as the fleet: it would wait for what runs.
-            self._state.pool.kill(block=False)
-            sys.exit(128 + number)
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
+    def interrupted(self, number: signal.Signals) -> None:
+        """Note that the run ends here; what was under way stays so."""
+        self._settle()
+        self._interrupted = True
+        self._note("interrupted", signal=number.name)
 
     def close(self) -> None:
         """Write the report and print the summary, once, where there is something to tell."""

@@ -20,8 +20,11 @@ KEEPALIVE_S = 15
 DEAD_AFTER_MS = 45_000
 """Milliseconds without an acknowledgement after which the kernel gives a connection up (its default is 15 minutes)."""
 
-FORGOTTEN_AFTER = 3
+FORGOTTEN_AFTER = 5
 """Runs in a row that did not ask for a command, after which it is forgotten."""
+
+LEFT_OUT_FOR = 5
+"""Runs for which a command that was too slow for a batch is left out of it: the host may have been busy that day."""
 
 
 def tune(transport: paramiko.Transport) -> None:
@@ -55,7 +58,7 @@ class Memory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._unasked: dict[Ask, int] = {}
-        self._slow: set[Ask] = set()
+        self._left_out: dict[Ask, int] = {}
         self._asked: dict[Ask, None] = {}
 
     @classmethod
@@ -66,24 +69,24 @@ class Memory:
             for entry in json.loads(path.read_text())["commands"]:
                 ask = Ask(str(entry["command"]), bool(entry["sudo"]), str(entry["shell"]))
                 memory._unasked[ask] = int(entry["unasked"])
-                if entry["slow"]:
-                    memory._slow.add(ask)
+                if left_out := int(entry["left_out"]):
+                    memory._left_out[ask] = left_out
         except (OSError, ValueError, KeyError, TypeError):
             memory._unasked.clear()
-            memory._slow.clear()
+            memory._left_out.clear()
         return memory
 
     def foreseen(self) -> Sequence[Ask]:
-        """What is worth asking at once, in the order in which it was asked for. Not what was too slow for a batch."""
-        return [ask for ask in self._unasked if ask not in self._slow]
+        """What is worth asking at once, in the order in which it was asked for. Not what was too slow of late."""
+        return [ask for ask in self._unasked if ask not in self._left_out]
 
     def asked(self, ask: Ask) -> None:
         """Note that this run has asked for it."""
         self._asked[ask] = None
 
     def too_slow(self, asks: Iterable[Ask]) -> None:
-        """Note what no batch shall hold again."""
-        self._slow.update(asks)
+        """Note what the next batches shall not hold."""
+        self._left_out.update(dict.fromkeys(asks, LEFT_OUT_FOR + 1))
 
     def save(self) -> None:
         """Write the file anew, readable to its owner alone. Nothing is written where nothing was asked."""
@@ -94,8 +97,14 @@ class Memory:
             if ask not in unasked and runs + 1 < FORGOTTEN_AFTER:
                 unasked[ask] = runs + 1
         entries = [
-            {"command": a.command, "sudo": a.sudo, "shell": a.shell, "unasked": runs, "slow": a in self._slow}
-            for a, runs in unasked.items()
+            {
+                "command": ask.command,
+                "sudo": ask.sudo,
+                "shell": ask.shell,
+                "unasked": runs,
+                "left_out": max(0, self._left_out.get(ask, 0) - 1),
+            }
+            for ask, runs in unasked.items()
         ]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")

@@ -12,7 +12,7 @@ import pytest
 
 from rigup import batch
 from rigup.batch import Answer, Ask, Batch
-from rigup.wire import FORGOTTEN_AFTER, Memory, memory_file
+from rigup.wire import FORGOTTEN_AFTER, LEFT_OUT_FOR, Memory, memory_file
 
 MARK = "0123456789abcdef"
 
@@ -109,6 +109,27 @@ def test_those_that_need_root_go_through_one_single_sudo(tmp_path: Path) -> None
     assert (tmp_path / "calls").read_text().count("-H -n perl") == 1
 
 
+def test_answers_of_root_commands_come_as_they_are_ready(tmp_path: Path) -> None:
+    """So that a batch that is given up on has given what it had."""
+    sudo = tmp_path / "sudo"
+    sudo.write_text('#!/bin/sh\nshift 2\nexec "$@"\n')
+    sudo.chmod(0o755)
+    asks = [Ask("sleep 20", sudo=True), Ask("echo quick", sudo=True), Ask("echo plain")]
+    command, stdin = batch.request(asks, MARK, 25)
+    process = subprocess.Popen(
+        ["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    )
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(stdin)
+    process.stdin.close()
+    begun, received = time.monotonic(), b""
+    while len(batch.parse(received, asks, MARK).answers) < 2:
+        received += process.stdout.read1()  # type: ignore[attr-defined]
+    assert time.monotonic() - begun < 10
+    process.kill()
+    process.wait(10)
+
+
 def test_a_sudo_that_wants_a_password_costs_only_its_own_answers(tmp_path: Path) -> None:
     sudo = tmp_path / "sudo"
     sudo.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
@@ -182,12 +203,16 @@ def test_what_nobody_asks_any_more_is_forgotten(tmp_path: Path) -> None:
     assert list(Memory.load(path).foreseen()) == [Ask("new")]
 
 
-def test_what_was_too_slow_once_is_not_put_into_a_batch_again(tmp_path: Path) -> None:
-    memory = Memory.load(tmp_path / "box.json")
-    memory.asked(Ask("slow"))
-    memory.too_slow([Ask("slow")])
-    memory.save()
-    assert list(Memory.load(tmp_path / "box.json").foreseen()) == []
+def test_what_was_too_slow_is_left_out_for_some_runs_and_then_tried_again(tmp_path: Path) -> None:
+    foreseen = []
+    for run in range(LEFT_OUT_FOR + 2):
+        memory = Memory.load(tmp_path / "box.json")
+        foreseen.append(list(memory.foreseen()))
+        memory.asked(Ask("slow"))
+        if run == 0:
+            memory.too_slow([Ask("slow")])
+        memory.save()
+    assert foreseen == [[]] * (LEFT_OUT_FOR + 1) + [[Ask("slow")]]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"commands": [{"command": "x"}]}', '{"commands": 3}', "null"])
@@ -214,5 +239,5 @@ def test_the_file_holds_commands_and_no_answers(tmp_path: Path) -> None:
     memory.asked(Ask("cat /etc/secret"))
     memory.save()
     assert set(json.loads((tmp_path / "box.json").read_text())["commands"][0]) == {
-        "command", "sudo", "shell", "unasked", "slow",
+        "command", "sudo", "shell", "unasked", "left_out",
     }  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -139,6 +140,21 @@ def test_an_interrupted_run_says_what_was_under_way_and_exits_as_shells_do(
     assert made["result"] == "interrupted"
     assert made["under_way"] == [{"host": "box", "step": "deploy", "operation": "slow"}]
     assert "under way on box, step deploy: slow" in stderr
+
+
+def test_a_run_interrupted_while_it_connects_does_not_exit_as_if_all_were_well(sshd: Sshd) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        process = subprocess.Popen(
+            [str(PYINFRA), str(sshd.inventory(ssh_port=silent.getsockname()[1])), deploy(sshd), "-y"],
+            cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        silent.settimeout(20)
+        connection, _ = silent.accept()
+        with connection:
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=20)
+    assert process.returncode == 130
 
 
 def test_a_killed_run_still_tells_what_was_under_way(sshd: Sshd) -> None:
