@@ -4,13 +4,15 @@ A check asks for little and there are many, so what costs is the waiting. This b
 each command once per session, and asks at the first command for all those that the last audit of this host asked for,
 in one round trip: an audit only reads, so the answers hold until it ends.
 
-``register()`` makes the backend known to testinfra; ``RIGUP_PREFETCH=off`` asks for every command by itself.
+``register()`` makes the backend known to testinfra; ``RIGUP_PREFETCH=off`` asks for every command by itself;
+``RIGUP_STATS=1`` prints the remote executions per host at the end.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+import sys
 import threading
 from functools import cache
 from pathlib import Path
@@ -77,6 +79,8 @@ class Wire:
         if self._client is not None:
             self._client.close()
             self._client = None
+            if os.environ.get("RIGUP_STATS"):
+                print(f"[{self.host.name}] remote executions: {self.executions}", file=sys.stderr)
 
     def _prefetch(self) -> None:
         asks = self._memory.foreseen()

@@ -36,6 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Checks are printed here, one line each; with -v pytest prints them its own way."""
+    if named := os.environ.get("RIGUP_INVENTORY"):
+        os.environ["RIGUP_INVENTORY"] = os.path.abspath(named)
     os.chdir(ROOT)
     testinfra_backend.register()
     if config.option.verbose <= 0:
