@@ -109,7 +109,8 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
     config.write_text(
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host_key\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-        f"PermitRootLogin prohibit-password\nSetEnv HOME={folder}\nSubsystem sftp internal-sftp\nPrintMotd no\nMaxSessions 50\n"
+        f"PermitRootLogin prohibit-password\nSetEnv HOME={folder}\n"
+        "Subsystem sftp internal-sftp\nPrintMotd no\nMaxSessions 50\n"
     )
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
     with (folder / "sshd.log").open("wb") as log:
