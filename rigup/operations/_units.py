@@ -16,7 +16,16 @@ from pyinfra.api.host import Host
 from rigup.facts.units import UnitState, UnitStateValue, parse_unit_state
 from rigup.operations._host import Clock, ConnectionLost, check, duration, run, say, try_reconnect
 
-__all__ = ["failure", "last_lines", "run_as_unit", "shorten", "show", "show_patiently", "wait_for_leftover"]
+__all__ = [
+    "UnitFailed",
+    "failure",
+    "last_lines",
+    "run_as_unit",
+    "shorten",
+    "show",
+    "show_patiently",
+    "wait_for_leftover",
+]
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 LINE_WIDTH = 140
@@ -52,10 +61,16 @@ def shorten(line: str) -> str:
     return line if len(line) <= LINE_WIDTH else f"{line[: LINE_WIDTH - 1]}…"
 
 
-def failure(host: Host, unit: str, state: UnitStateValue, what: str) -> OperationError:
+class UnitFailed(OperationError):
+    """A unit did not do what it should."""
+
+
+def failure(host: Host, unit: str, state: UnitStateValue, what: str) -> UnitFailed:
     """The error for a unit that did not do what it should, with the end of its log."""
+    # What a unit says last may reach the journal after its end was noticed.
+    run(host, "journalctl --sync")
     lines = "\n".join(f"    {line}" for line in last_lines(host, unit, state.invocation)) or "    (it wrote nothing)"
-    return OperationError(
+    return UnitFailed(
         f"{what} on {host.name}: {unit} is {state.active} ({state.sub}, {state.result}). Its last lines:\n{lines}\n"
         f"More: journalctl -u {unit}"
     )
@@ -88,7 +103,8 @@ def run_as_unit(
     """Run `argv` as the transient oneshot `unit`, to its end, with a line of progress now and then.
 
     Its environment is that of /etc/environment (where hosts keep their proxies) and `env`, which must hold no secret.
-    Raises `OperationError` with its last lines when it fails or is not done after `limit_s`.
+    Raises `UnitFailed` with its last lines when it fails or is not done after `limit_s`, and another `OperationError`
+    when it was cut off.
     """
     check(
         host,
@@ -102,7 +118,7 @@ def run_as_unit(
     )
     clock = Clock(limit_s)
     state = show_patiently(host, unit, clock)
-    while state.active not in ("active", "failed", "inactive"):
+    while state.job or state.active not in ("active", "failed", "inactive"):
         if clock.is_up:
             raise failure(host, unit, state, f"{what} was not done within {duration(limit_s)}")
         if clock.is_due():
@@ -110,6 +126,11 @@ def run_as_unit(
             say(host, f"{what}: {clock}" + (f"; {shorten(latest[-1])}" if latest else ""))
         clock.nap()
         state = show_patiently(host, unit, clock)
+    if state.load == "not-found":
+        raise OperationError(
+            f"{what} was cut off: {host.name} was restarted, or somebody stopped {unit}. Run the deploy again: "
+            "it goes on from here."
+        )
     if state.active != "active":
         error = failure(host, unit, state, f"{what} failed")
         clear(host, unit)

@@ -15,7 +15,7 @@ from rigup.facts.docker import ImageDigests
 from rigup.facts.nvidia import CdiDevices, parse_cdi_devices
 from rigup.facts.units import UnitState, UnitStateValue
 from rigup.operations._host import check, refusal, run, work
-from rigup.operations._units import run_as_unit, wait_for_leftover
+from rigup.operations._units import UnitFailed, run_as_unit, wait_for_leftover
 from rigup.operations.files import Merged, backup_of, merged_file, place_merged
 from rigup.operations.systemd import start
 
@@ -52,6 +52,13 @@ def daemon_config(values: Mapping[str, Any], timeout: float = 180) -> Commands:
     def configure(host: Host) -> None:
         if merged is not None:
             place_merged(host, DAEMON_JSON, merged, validate=VALIDATE)
+        elif state.runs:
+            # Somebody has written it since Docker began: better one that runs on what it has read than none.
+            check(
+                host,
+                *(QuoteString(argument.replace("%s", DAEMON_JSON)) for argument in VALIDATE),
+                failing=f"Docker on {host.name} runs on without the changes in {DAEMON_JSON}, which `dockerd` refuses",
+            )
         try:
             start(host, DOCKER, timeout, verb="restart")
         except OperationError as error:
@@ -105,7 +112,7 @@ def image(reference: str, tag: str, timeout: float = 7200) -> Commands:
             argv = ["/usr/bin/docker", "pull", reference]
             try:
                 run_as_unit(host, unit, argv, what=f"the pull of {tag}", limit_s=timeout)
-            except OperationError as error:
+            except UnitFailed as error:
                 # Where a mirror lacks the digest, Docker asks the public registry and tells of that alone.
                 hint = f"If the registry no longer has {reference}, `rigup update` resolves {tag} anew."
                 raise OperationError(f"{error}\n{hint}") from error

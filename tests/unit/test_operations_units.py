@@ -141,9 +141,9 @@ def test_a_failed_start_ends_the_wait_at_once_with_the_units_own_words(end: list
     assert outcome.failed
     assert "did not come up on @fake/rig1" in outcome.told
     assert "    ValueError: no room\n" in outcome.told
-    assert "_SYSTEMD_INVOCATION_ID=6a0ab0a2b1a04ea2a7d8f4d1e4a7b1c9" in next(
-        c for c in outcome.commands if "journalctl" in c
-    )
+    sync, read = (command for command in outcome.commands if "journalctl" in command)
+    assert "--sync" in sync
+    assert "_SYSTEMD_INVOCATION_ID=6a0ab0a2b1a04ea2a7d8f4d1e4a7b1c9" in read
     assert "Traceback" not in outcome.told
 
 
@@ -208,6 +208,19 @@ def test_docker_is_restarted_when_a_killed_deploy_left_it_with_the_old_file() ->
 
     assert outcome.ran("systemctl restart --no-block -- docker.service") == 1
     assert not outcome.ran("mv -T")
+
+
+def test_docker_is_not_restarted_into_a_file_that_it_would_refuse() -> None:
+    written = [*UP, "mtime=1795460999.000000 /etc/docker/daemon.json"]
+    actor = daemon(GOOD, written)
+    actor.script.insert(0, ("dockerd --validate", [Said(errors=["unable to configure: unknown key"], ok=False)]))
+
+    outcome = actor.does(docker.daemon_config, values=OURS)
+
+    assert outcome.failed
+    assert "runs on without the changes in /etc/docker/daemon.json" in outcome.told
+    assert "unknown key" in outcome.told
+    assert not outcome.ran("systemctl restart")
 
 
 def test_the_daemons_own_validator_judges_the_file_before_it_is_put_in_place() -> None:
@@ -277,6 +290,23 @@ def test_a_pull_of_an_earlier_deploy_is_waited_for_and_not_begun_again() -> None
 
     assert not outcome.failed, outcome.told
     assert not outcome.ran("docker pull")
+
+
+def test_a_pull_that_waits_for_its_turn_has_not_ended() -> None:
+    queued, pulling, done = shown("inactive", "dead", Job="91"), shown("activating", "start"), shown("active", "exited")
+    actor = Actor().answers("systemctl show", NO_UNIT, queued, pulling, done)
+
+    assert not image(actor.answers("image inspect", MISSING, HERE)).failed
+
+
+def test_a_pull_that_a_reboot_cut_off_is_told_as_that() -> None:
+    actor = Actor().answers("systemctl show", NO_UNIT, shown("activating", "start"), NO_UNIT)
+
+    outcome = image(actor.answers("image inspect", MISSING))
+
+    assert outcome.failed
+    assert f"the pull of {TAG} was cut off: @fake/rig1 was restarted, or somebody stopped {PULL}." in outcome.told
+    assert "rigup update" not in outcome.told
 
 
 def test_a_failed_pull_says_what_docker_said() -> None:
