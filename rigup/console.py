@@ -1,8 +1,8 @@
-"""A calm console: pyinfra's own output, less what says that nothing happened.
+"""A calm console: what changed and what is under way, step by step.
 
 pyinfra prints three lines for every operation and host, and all of them again at the end: two hundred lines for a run
-that changes nothing. Here an operation is shown once something is to be said about it; the summary of `rigup.events`
-takes the place of the closing table. With `-v` pyinfra's output stays as it is.
+that changes nothing. Here a step is named once something happens in it, an operation that changed something is one
+line, and the summary of `rigup.events` takes the place of the closing table. With `-v` pyinfra's output stays.
 """
 
 from __future__ import annotations
@@ -18,29 +18,40 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _OPERATION = "--> Starting operation:"
 _RESULTS = "--> Results:"
 _UNCHANGED = re.compile(r"\[[^\]]+\] +(No changes|Skipped)$")
+_DONE = re.compile(r"Success\b")
+_FAILED = re.compile(r"Error: executed \d+ commands?")
 
 
 class Calm(logging.Filter):
-    """Holds back an operation's heading until something but `No changes` follows it, and drops the closing table."""
+    """Turns pyinfra's lines about operations into fewer, and lets all others through."""
 
     def __init__(self, handler: logging.Handler) -> None:
         super().__init__()
         self._handler = handler
-        self._heading: logging.LogRecord | None = None
+        self._step = self._operation = self._shown_step = ""
         self._in_results = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to show this line now."""
-        line = _ANSI.sub("", record.getMessage()).strip()
+        """Whether to show this line; one about an operation's end names the operation instead of `Success`."""
+        message = record.getMessage()
+        line = _ANSI.sub("", message).strip()
         if line.startswith("--> "):
             self._in_results = line == _RESULTS
-            self._heading = record if line.startswith(_OPERATION) else None
-            return self._heading is None and not self._in_results
+            if not line.startswith(_OPERATION):
+                self._operation = ""
+                return not self._in_results
+            name = line.removeprefix(_OPERATION).strip()
+            self._step, _, self._operation = name.rpartition(" | ")
+            return False
         if self._in_results or _UNCHANGED.fullmatch(line):
             return False
-        if self._heading is not None:
-            heading, self._heading = self._heading, None
-            self._handler.emit(heading)
+        if self._operation:
+            if self._step != self._shown_step:
+                self._shown_step = self._step
+                self._handler.emit(logging.makeLogRecord({"msg": f"--> {self._step}", "levelno": logging.INFO}))
+            # As functions: an operation's name may hold a backslash.
+            message = _DONE.sub(lambda _: self._operation, message, count=1)
+            record.msg, record.args = _FAILED.sub(lambda _: f"{self._operation}: failed", message), ()
         return True
 
 

@@ -38,19 +38,21 @@ def test_an_operation_that_changed_nothing_is_not_shown(shown: Shown) -> None:
     assert shown.lines == []
 
 
-def test_an_operation_is_named_before_what_is_said_about_it_and_once(shown: Shown) -> None:
-    said("--> Starting operation: base | One", "[rig1] No changes", "[rig2]     half way", "[rig2] Success")
-    assert shown.lines == ["--> Starting operation: base | One", "[rig2]     half way", "[rig2] Success"]
+def test_a_change_is_one_line_below_its_step(shown: Shown) -> None:
+    said("--> Starting operation: base | One", "[rig1] No changes", "[rig2] Success")
+    said("--> Starting operation: base | Two", "[rig1] \x1b[32mSuccess\x1b[0m", "[rig2] No changes")
+    assert shown.lines == ["--> base", "[rig2] One", "[rig1] \x1b[32mTwo\x1b[0m"]
 
 
-def test_an_error_is_shown_with_its_operation(shown: Shown) -> None:
+def test_what_an_operation_says_on_its_way_is_shown_as_it_comes(shown: Shown) -> None:
+    said("--> Starting operation: config | Pull", "[rig1]     half way")
+    assert shown.lines == ["--> config", "[rig1]     half way"]
+
+
+def test_a_failure_names_its_operation(shown: Shown) -> None:
     said("--> Starting operation: base | One", "[rig1] No changes", "--> Starting operation: base | Two")
     said("[rig1] no room on /", "[rig1] Error: executed 0 commands")
-    assert shown.lines == [
-        "--> Starting operation: base | Two",
-        "[rig1] no room on /",
-        "[rig1] Error: executed 0 commands",
-    ]
+    assert shown.lines == ["--> base", "[rig1] no room on /", "[rig1] Two: failed"]
 
 
 def test_the_closing_table_is_left_to_the_summary_and_what_follows_it_is_shown(shown: Shown) -> None:
