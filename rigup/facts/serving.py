@@ -60,7 +60,7 @@ def parse_model_stamp(lines: list[str]) -> ModelStampValue:
     """From the stamp's JSON, a separator, and the size of each file."""
     split = lines.index(SIZES)
     text, sizes = "\n".join(lines[:split]), [int(size) for size in lines[split + 1 :]]
-    stamp = json.loads(text) if text.strip() else {}
+    stamp = _object(text)
     return ModelStampValue(
         repo=str(stamp.get("repo", "")),
         revision=str(stamp.get("revision", "")),
@@ -76,7 +76,16 @@ def parse_proof(lines: list[str]) -> ProofValue:
     """From the proof's JSON, a separator, and the invocation id."""
     split = lines.index(STATE)
     text = "\n".join(lines[:split])
-    return ProofValue(json.loads(text) if text.strip() else {}, "".join(lines[split + 1 :]).strip())
+    return ProofValue(_object(text), "".join(lines[split + 1 :]).strip())
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object; an empty one where the file is missing or damaged: it says nothing, and is made again."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class ModelStamp(FactBase[ModelStampValue]):

@@ -343,6 +343,14 @@ def test_a_stamp_holds_while_the_files_are_as_many_and_as_large(tmp_path: Path) 
     assert read(ModelStamp, os.environ["PATH"], path=str(store)).present_files == 1
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", "null"])
+def test_a_damaged_stamp_or_proof_counts_as_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store.verified.json").write_text(text)
+    assert not read(ModelStamp, os.environ["PATH"], path=str(tmp_path / "store")).complete
+    assert not read(Proof, os.environ["PATH"], path=str(tmp_path / "store.verified.json"), unit="x").holds("digest")
+
+
 @pytest.mark.parametrize(
     ("fact", "key"),
     [("kernel.KernelState", "initrds"), ("network.ListeningPorts", None), ("units.UnitState", "inputs")],

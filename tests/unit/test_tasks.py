@@ -1,0 +1,51 @@
+"""The steps' own decisions, as far as they need no host."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rigup.errors import InputError
+from rigup.recipes import default_catalogue
+from rigup.settings import Settings
+from tasks.docker import daemon_values
+from tasks.preflight import System, _check_recipes, _deployed_ports, _distro
+
+TRIXIE = {"ID": "debian", "VERSION_ID": "13", "PRETTY_NAME": "Debian GNU/Linux 13 (trixie)"}
+
+
+def test_daemon_json_gets_only_our_keys_and_a_mirror_only_where_there_is_one() -> None:
+    assert set(daemon_values(Settings())) == {"runtimes", "features", "log-driver"}
+    values = daemon_values(Settings(registry_mirror="http://10.0.0.1:5000", docker_log_driver="journald"))
+    assert values["registry-mirrors"] == ["http://10.0.0.1:5000"]
+    assert values["log-driver"] == "journald"
+
+
+def test_every_unknown_recipe_of_every_host_is_named_at_once() -> None:
+    settings = {
+        "rig1": Settings(recipe="vllm-nvfp4-cu13"),
+        "rig2": Settings.model_validate({"endpoints": {"chat": {"recipe": "mtp1"}}}),
+        "rig3": Settings(),
+    }
+    with pytest.raises(InputError) as caught:
+        _check_recipes(settings, default_catalogue())
+    first, second = str(caught.value).splitlines()
+    assert first.startswith("rig1: recipe: no recipe is named 'vllm-nvfp4-cu13': did you mean vllm-nvfp4-cu130")
+    assert second == ("rig2: endpoints.chat.recipe: no recipe is named 'mtp1': did you mean vllm-nvfp4-cu130-mtp1?")
+
+
+def test_a_distribution_counts_only_with_a_driver_of_the_wanted_branch() -> None:
+    assert _distro(System(TRIXIE, "root"), Settings()) == "debian13"
+    assert _distro(System(TRIXIE, "root"), Settings(driver_branch=580)) is None
+    assert _distro(System({"ID": "alpine"}, "root"), Settings()) is None
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "null", '{"endpoints": 1}', '{"endpoints": [{"name": "main"}]}'])
+def test_a_damaged_plan_on_a_host_says_nothing_about_ports(text: str | None) -> None:
+    assert _deployed_ports(text) == {}
+
+
+def test_the_plan_on_a_host_tells_the_ports_of_our_endpoints() -> None:
+    text = json.dumps({"endpoints": [{"name": "main", "port": 8000}, {"name": "chat", "port": 8001}]})
+    assert _deployed_ports(text) == {"main": 8000, "chat": 8001}
