@@ -19,7 +19,7 @@ _OPERATION = "--> Starting operation:"
 _RESULTS = "--> Results:"
 _UNCHANGED = re.compile(r"\[[^\]]+\] +(No changes|Skipped)$")
 _DONE = re.compile(r"Success\b")
-_FAILED = re.compile(r"Error: executed \d+ commands?")
+_FAILED = re.compile(r"Error: ((?:\x1b\[\d*m)?)executed \d+ commands?")
 
 
 class Calm(logging.Filter):
@@ -51,7 +51,7 @@ class Calm(logging.Filter):
                 self._handler.emit(logging.makeLogRecord({"msg": f"--> {self._step}", "levelno": logging.INFO}))
             # As functions: an operation's name may hold a backslash.
             message = _DONE.sub(lambda _: self._operation, message, count=1)
-            record.msg, record.args = _FAILED.sub(lambda _: f"{self._operation}: failed", message), ()
+            record.msg, record.args = _FAILED.sub(lambda end: f"{self._operation}: failed{end[1]}", message), ()
         return True
 
 

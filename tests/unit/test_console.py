@@ -51,8 +51,8 @@ def test_what_an_operation_says_on_its_way_is_shown_as_it_comes(shown: Shown) ->
 
 def test_a_failure_names_its_operation(shown: Shown) -> None:
     said("--> Starting operation: base | One", "[rig1] No changes", "--> Starting operation: base | Two")
-    said("[rig1] no room on /", "[rig1] Error: executed 0 commands")
-    assert shown.lines == ["--> base", "[rig1] no room on /", "[rig1] Two: failed"]
+    said("[rig1] no room on /", "[rig1] \x1b[31mError: \x1b[0mexecuted 0 commands")
+    assert shown.lines == ["--> base", "[rig1] no room on /", "[rig1] \x1b[31mTwo: failed\x1b[0m"]
 
 
 def test_the_closing_table_is_left_to_the_summary_and_what_follows_it_is_shown(shown: Shown) -> None:
