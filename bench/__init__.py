@@ -1,0 +1,1 @@
+"""Measures rigup beside what people would use otherwise: `make bench`, or `python -m bench --help`."""

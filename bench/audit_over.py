@@ -1,0 +1,38 @@
+"""A pytest plugin: the audit, unchanged, over one of testinfra's own backends.
+
+BENCH_BACKEND is `ssh` or `paramiko`, BENCH_SSH_CONFIG an ssh configuration that knows the hosts. Like the audit's own
+backend they become root by sudo where the deploy does.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import testinfra.backend  # type: ignore[import-untyped]
+from testinfra.backend.paramiko import ParamikoBackend  # type: ignore[import-untyped]
+from testinfra.backend.ssh import SshBackend  # type: ignore[import-untyped]
+
+from rigup.testinfra_backend import NAME, inventory
+
+
+class Ssh(SshBackend):  # type: ignore[misc]
+    """As `ssh://HOST`."""
+
+    def __init__(self, hostname: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(hostname, ssh_config=os.environ["BENCH_SSH_CONFIG"], sudo=inventory().host(hostname).sudo)
+
+
+class Paramiko(ParamikoBackend):  # type: ignore[misc]
+    """As `paramiko://HOST`."""
+
+    def __init__(self, hostname: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(hostname, ssh_config=os.environ["BENCH_SSH_CONFIG"], sudo=inventory().host(hostname).sudo)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Put the backend where the audit has put its own."""
+    name = {"ssh": "Ssh", "paramiko": "Paramiko"}[os.environ["BENCH_BACKEND"]]
+    testinfra.backend.BACKENDS[NAME] = f"{__name__}.{name}"

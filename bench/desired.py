@@ -1,0 +1,106 @@
+"""What the Ansible playbook is to hold: the same values that the deploy works from, read from plan, lock and host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lab.machine import Host
+from rigup import lock as locks
+from rigup import resolve
+from rigup.inventory import Inventory
+from rigup.packages import CONFLICTS_DOCKER, distro_id, driver_install, locked_packages, repositories
+from rigup.plan import Plan, make_plan
+from rigup.recipes import default_catalogue
+from tasks.base import PACKAGES
+from tasks.cuda import PROFILE
+from tasks.docker import daemon_values
+from tasks.driver import KEYRING, PERSISTENCED_DROP_IN
+from tasks.kernel import GRUB, MODPROBE
+
+__all__ = ["plan_of", "variables"]
+
+LIBRARY = "/usr/local/lib/rigup"
+
+
+def plan_of(inventory: Inventory, name: str) -> Plan:
+    """The plan of a host of an inventory that was deployed."""
+    settings, lock = inventory.host(name).settings, locks.read(inventory.lock)
+    catalogue = default_catalogue()
+    published = resolve.published_for(settings, catalogue, lock, Path(".rigup/hub"))
+    return make_plan(name, settings, catalogue, lock, published)
+
+
+def variables(host: Host, inventory: Inventory, name: str) -> dict[str, Any]:
+    """The playbook's variables for all hosts; `name` is a host of the inventory that was deployed to `host`.
+
+    The content of files is read from the host: they are as the deploy left them.
+    """
+    settings, lock, plan = inventory.host(name).settings, locks.read(inventory.lock), plan_of(inventory, name)
+    (endpoint,) = plan.endpoints
+    release = dict(line.split("=", 1) for line in host.shell("cat /etc/os-release").stdout.splitlines() if line)
+    distro = distro_id({key: value.strip('"') for key, value in release.items()})
+    driver, groups = driver_install(lock, distro, settings), locked_packages(lock, distro, settings)
+    sources = repositories(distro, settings)
+    paths = {
+        "base": ["/etc/apt/apt.conf.d/10rigup-lock-timeout", "/etc/apt/apt.conf.d/52rigup-unattended-upgrades",
+                 "/etc/sysctl.d/60-rigup.conf"],
+        "model": [f"{LIBRARY}/fetch-requirements.lock", f"{LIBRARY}/fetch.py",
+                  "/etc/systemd/system/model-fetch@.service"],
+        "kernel": [MODPROBE, GRUB],
+        "sources": [source.source_path for source in sources.values()],
+        "driver": [PERSISTENCED_DROP_IN],
+        "cuda": [PROFILE],
+        "config": [endpoint.env_file, *(f"{endpoint.directory}/{file}" for file in endpoint.patched_files)],
+        "serve": [f"{LIBRARY}/wait_ready.py", f"/etc/systemd/system/{endpoint.unit}"],
+        "verify": [f"{LIBRARY}/prove.py"],
+    }  # fmt: skip
+    return {
+        "files": {step: [_file(host, path) for path in listed] for step, listed in paths.items()},
+        "packages": {
+            "tools": list(PACKAGES),
+            "headers": host.shell("dpkg-query -W -f '${Package}\\n' 'linux-headers-*amd64'").stdout.split(),
+            # Wildcards, which the deploy resolves by itself, would be tried out on all packages there are.
+            "conflicting": list(CONFLICTS_DOCKER),
+            "pin": _pinned(driver.pin),
+            "driver": _pinned(driver.packages),
+            **{group: _pinned(groups[group]) for group in ("cuda", "docker", "toolkit")},
+        },
+        "sysctl": _sysctl(host, settings.sysctl),
+        "stamp": f"{endpoint.checkpoint.path}.verified.json",
+        "fetch_unit": f"model-fetch@{endpoint.checkpoint.instance}.service",
+        "boot": [
+            {"made": f"/boot/initrd.img-{host.shell('uname -r').stdout.strip()}", "of": MODPROBE,
+             "by": "update-initramfs -u -k all"},
+            {"made": "/boot/grub/grub.cfg", "of": GRUB, "by": "update-grub"},
+        ],
+        "stale_sources": [path for source in sources.values() for path in source.stale],
+        "keys": [
+            {"url": source.key_url, "sha256": lock.keys[source.key_url],
+             "dest": KEYRING if source.name == "cuda" else source.key_path}
+            for source in sources.values()
+        ],
+        "daemon_values": daemon_values(settings),
+        "driver_version": driver.version,
+        "kernel_args": list(settings.kernel_args),
+        "image": endpoint.image,
+        "unit": endpoint.unit,
+        "endpoint": endpoint.name,
+    }  # fmt: skip
+
+
+def _file(host: Host, path: str) -> dict[str, str]:
+    mode = host.shell(f"stat -c %a {path}").stdout.strip()
+    # Not a template, whatever braces stand in it.
+    return {"dest": path, "content": f"{{% raw %}}{host.shell(f'cat {path}').stdout}{{% endraw %}}", "mode": mode}
+
+
+def _pinned(versions: Mapping[str, str]) -> list[str]:
+    return [f"{name}={version}" for name, version in versions.items()]
+
+
+def _sysctl(host: Host, wanted: Mapping[str, Any]) -> dict[str, str]:
+    """Those of the kernel settings that this kernel has."""
+    known = {key for key in wanted if host.shell(f"sysctl -n {key}", check=False).returncode == 0}
+    return {key: str(value) for key, value in wanted.items() if key in known}

@@ -1,0 +1,120 @@
+"""The host under measurement, and how it is made to look like eight.
+
+Eight converged hosts are more than a small machine can carry, so all names lead to one lab host. Each name has an sshd
+of its own there, in a mount namespace in which /etc/rigup/plan.json is that name's plan; all else is the same on
+every host anyway. What the eight share is the processor: a real fleet answers sooner.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench import desired
+from bench.delay import Address
+from lab import machine, world
+from lab.machine import Host
+from rigup.inventory import Inventory, load_inventory, lock_path
+
+__all__ = ["HOSTS", "Bench"]
+
+HOSTS = 8
+FIRST_PORT = 2201
+RUN = "/run/rigup-bench"
+PLAN = "/etc/rigup/plan.json"
+
+
+def names(count: int) -> list[str]:
+    return [f"bench{number}" for number in range(1, count + 1)]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A deployed lab host, and a directory for the inventories that lead to it."""
+
+    host: Host
+    directory: Path
+
+    def inventory(self, label: str, reached_at: Sequence[Address]) -> Path:
+        """Write the inventory of as many hosts as there are addresses; returns its path."""
+        known = self.directory / f"{label}.known_hosts"
+        key = (self.host.directory / "ssh_host_ed25519_key.pub").read_text().split()[:2]
+        known.write_text("".join(f"[{address}]:{port} {' '.join(key)}\n" for address, port in reached_at))
+        path = self.directory / f"{label}.yaml"
+        hosts = {
+            name: {"address": address, "port": port, "user": self.host.spec.login}
+            for name, (address, port) in zip(names(len(reached_at)), reached_at, strict=True)
+        }
+        path.write_text(yaml.safe_dump({"defaults": {**world.defaults(), "known_hosts": str(known)}, "hosts": hosts}))
+        if path != self.deployed:
+            shutil.copy(lock_path(self.deployed), lock_path(path))
+        return path
+
+    @property
+    def deployed(self) -> Path:
+        """The inventory by which the host itself is deployed, under its own name."""
+        return self.directory / "host.yaml"
+
+    @property
+    def facts(self) -> Path:
+        """Where the connector keeps what it was asked."""
+        return self.directory / "facts"
+
+    def write_own_inventory(self, lock: Path | None) -> None:
+        """The inventory of the host itself, with the lock that it was deployed by, if there is one."""
+        defaults, hosts = world.defaults(), {self.host.name: world.connection(self.host)}
+        self.deployed.write_text(yaml.safe_dump({"defaults": defaults, "hosts": hosts}))
+        if lock is not None and lock.exists():
+            shutil.copy(lock, lock_path(self.deployed))
+
+    @contextmanager
+    def doubles(self) -> Iterator[list[Address]]:
+        """Where the eight are reached, for as long as the context lasts."""
+        addresses = [(self.host.address, FIRST_PORT + index) for index in range(HOSTS)]
+        inventory = load_inventory(self.inventory("doubles", addresses))
+        self.host.shell(f"mkdir -p {RUN}")
+        units = [f"rigup-{name}.service" for name in names(HOSTS)]
+        self.host.shell(f"systemctl stop {' '.join(units)}", check=False)
+        try:
+            for name, unit, (_, port) in zip(names(HOSTS), units, addresses, strict=True):
+                plan = f"{RUN}/{name}.json"
+                self.host.shell(f"cat > {plan} && chmod 644 {plan}", stdin=desired.plan_of(inventory, name).text())
+                self.host.shell(
+                    f"systemd-run --quiet --unit={unit} --property=BindReadOnlyPaths={plan}:{PLAN} "
+                    f"/usr/sbin/sshd -D -o PidFile=none -o Port={port}"
+                )
+            yield addresses
+        finally:
+            self.host.shell(f"systemctl stop {' '.join(units)}; rm -rf {RUN}", check=False)
+
+    def ssh_config(self, inventory: Path) -> Path:
+        """What OpenSSH and testinfra's backends need to reach the inventory's hosts."""
+        path = inventory.with_suffix(".ssh")
+        path.write_text(
+            "".join(_ssh_block(load_inventory(inventory), name) for name in load_inventory(inventory).hosts)
+        )
+        return path
+
+    def ansible_inventory(self, inventory: Path, variables: dict[str, Any]) -> Path:
+        """The same hosts for Ansible."""
+        path = inventory.with_suffix(".ansible.json")
+        loaded, config = load_inventory(inventory), self.ssh_config(inventory)
+        hosts = {name: {"plan": desired.plan_of(loaded, name).text()} for name in loaded.hosts}
+        shared = {"ansible_ssh_common_args": f"-F {config}", **variables}
+        path.write_text(json.dumps({"all": {"hosts": hosts, "vars": shared}}))
+        return path
+
+
+def _ssh_block(inventory: Inventory, name: str) -> str:
+    way = inventory.host(name).connection
+    return (
+        f"Host {name}\n  HostName {way.address}\n  Port {way.port}\n  User {way.user}\n  IdentityFile {machine.KEY}\n"
+        f"  IdentitiesOnly yes\n  UserKnownHostsFile {way.known_hosts}\n  BatchMode yes\n"
+    )

@@ -1,0 +1,106 @@
+"""What the measurements come to: a table, ratios, and whether what was aimed at was reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.timing import Case
+
+__all__ = ["ratios", "render"]
+
+TITLES = {
+    ("deploy", "rig"): "no-op deploy: pyinfra with @rig",
+    ("deploy", "rig, nothing read ahead"): "  the same with every fact read live",
+    ("deploy", "ssh"): "no-op deploy: pyinfra's ssh connector",
+    ("deploy", "ansible"): "no-op playbook: Ansible, pipelining",
+    ("floor", "empty deploy"): "floor: a deploy of nothing",
+    ("floor", "pyinfra --version"): "floor: pyinfra --version",
+    ("audit", "rig"): "audit: rigup's backend",
+    ("audit", "testinfra-ssh"): "audit: testinfra's ssh backend",
+    ("audit", "paramiko"): "audit: testinfra's paramiko backend",
+}
+
+# What is held against what, and what was aimed at, by milliseconds of distance: at least so many times faster.
+FASTER = (
+    ("deploy", "ansible", "Ansible / @rig", {0: 20.0, 50: 30.0}),
+    ("deploy", "ssh", "stock pyinfra / @rig", {0: 6.0, 50: 15.0}),
+    ("audit", "testinfra-ssh", "testinfra ssh / rigup's audit", {0: 10.0, 10: 10.0, 50: 10.0}),
+    ("audit", "paramiko", "testinfra paramiko / rigup's audit", {}),
+)
+EMPTY_AT_MOST = 3.0
+
+
+def ratios(cases: Sequence[Case]) -> dict[str, Any]:
+    """Ratios of medians, each with what was aimed at where that is stated for it."""
+    found = {(case.job, case.tool, case.hosts, case.round_trip_ms): case for case in cases}
+    listed: list[dict[str, Any]] = []
+
+    def hold(what: str, hosts: int, distance: int, value: float, aim: str | None, reached: bool | None) -> None:
+        listed.append(
+            {"what": what, "hosts": hosts, "round_trip_ms": distance, "value": round(value, 2), "aim": aim,
+             "reached": reached}
+        )  # fmt: skip
+
+    for (job, tool, hosts, distance), ours in found.items():
+        if tool != "rig":
+            continue
+        for other_job, other_tool, what, aims in FASTER:
+            other = found.get((job, other_tool, hosts, distance))
+            if other is None or other_job != job:
+                continue
+            value = other.median / ours.median
+            least = aims.get(distance) if hosts == 1 else None
+            hold(what, hosts, distance, value, f">= {least:g}" if least else None, value >= least if least else None)
+        empty = found.get(("floor", "empty deploy", hosts, distance))
+        if job == "deploy" and empty is not None:
+            value, aimed = ours.median / empty.median, hosts == 1 and distance == 0
+            hold("@rig / a deploy of nothing", hosts, distance, value, f"<= {EMPTY_AT_MOST:g}" if aimed else None,
+                 value <= EMPTY_AT_MOST if aimed else None)  # fmt: skip
+        if job == "deploy" and ours.executions is not None:
+            hold("remote executions per host", hosts, distance, ours.executions, "1", ours.executions == 1)
+    return {"ratios": listed}
+
+
+def render(result: dict[str, Any]) -> None:
+    """Print the result for a person."""
+    console = Console(highlight=False, width=120)
+    cases = result["cases"]
+    columns = sorted({(case["hosts"], case["round_trip_ms"]) for case in cases})
+    measured = result["measured"]
+    console.print(f"\nSeconds, medians. {measured['processor']}, {measured['processors']} processors.")
+    console.print(f"Ansible {measured['ansible-core']}, pyinfra {measured['pyinfra']}, Python {measured['python']}.\n")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("")
+    for hosts, distance in columns:
+        table.add_column(f"{hosts} host{'s' if hosts > 1 else ''}\n{distance} ms", justify="right")
+    for (job, tool), title in TITLES.items():
+        found = {
+            (case["hosts"], case["round_trip_ms"]): case for case in cases if (case["job"], case["tool"]) == (job, tool)
+        }
+        if found:
+            table.add_row(title, *(_cell(found.get(column)) for column in columns))
+    console.print(table)
+    console.print("\nAll eight names lead to one lab host, which shares its processor among them. testinfra's backends")
+    console.print("walk from host to host, so eight would take eight times as long; that is not measured.\n")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in ("ratio", "hosts", "distance", "measured", "aimed at", ""):
+        table.add_column(title, justify="right" if title in ("hosts", "distance", "measured") else "left")
+    for ratio in result["ratios"]:
+        word = {True: "reached", False: "MISSED", None: ""}[ratio["reached"]]
+        value = f"{ratio['value']:g}"
+        table.add_row(
+            ratio["what"], str(ratio["hosts"]), f"{ratio['round_trip_ms']} ms", value, ratio["aim"] or "", word
+        )
+    console.print(table)
+
+
+def _cell(case: dict[str, Any] | None) -> str:
+    if case is None:
+        return ""
+    half = (max(case["seconds"]) - min(case["seconds"])) / 2
+    return f"{case['median']:.2f}" + (f" ±{half:.2f}" if len(case["seconds"]) > 1 else "")
