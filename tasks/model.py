@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pyinfra.api.deploy import deploy
-from pyinfra.operations import server
 
-from rigup.operations import files, venv
+from rigup.operations import files, users, venv
 from rigup.operations import model as model_operations
 from tasks.preflight import Brief
 
@@ -21,14 +20,7 @@ USER = "rigup-fetch"
 @deploy("model")
 def model(brief: Brief) -> None:
     """The downloader is there, and every checkpoint that is not in the store is on its way."""
-    server.user(
-        name="Make the downloader's user",
-        user=USER,
-        home="/nonexistent",
-        ensure_home=False,
-        shell="/usr/sbin/nologin",
-        system=True,
-    )
+    users.system(name="Make the downloader's user", user=USER)
     files.install(
         name="Name the downloader's packages",
         dest=f"{LIBRARY}/fetch-requirements.lock",

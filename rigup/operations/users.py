@@ -1,0 +1,25 @@
+"""Users that services run as."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.operation import operation
+from pyinfra.context import host
+
+from rigup.facts.system import UserExists
+
+__all__ = ["system"]
+
+
+@operation()
+def system(user: str) -> Generator[StringCommand, None, None]:
+    """Have a system user that nobody can log in as, with a group of its own and no home."""
+    if host.get_fact(UserExists, user=user):
+        host.noop(f"there is a user {user}")
+        return
+    yield StringCommand(
+        "useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin --",
+        QuoteString(user),
+    )

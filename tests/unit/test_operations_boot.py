@@ -1,0 +1,79 @@
+"""Operations on generated files, environments and users: what they run, and when they have nothing to do."""
+
+import pytest
+from deploys import Actor
+from pyinfra.api.operation import OperationMeta
+
+from rigup.operations import boot, users, venv
+
+SOURCE = "/etc/modprobe.d/rigup.conf"
+UNCHANGED = OperationMeta("source", is_change=False)
+TO_BE_WRITTEN = OperationMeta("source", is_change=True)
+SHA = "a" * 64
+
+
+def test_every_initramfs_that_is_older_than_the_options_is_made_anew() -> None:
+    host = Actor().answers("update-initramfs", ["/usr/sbin/update-initramfs"])
+    host.answers("find /boot ", ["/boot/initrd.img-6.12.0-1-amd64", "/boot/initrd.img-6.1.0-9-amd64"])
+    outcome = host.does(boot.initramfs, source=SOURCE, written=UNCHANGED)
+    assert outcome.changed
+    assert [command for command in outcome.commands if command.startswith("update-initramfs")] == [
+        "update-initramfs -u -k 6.1.0-9-amd64",
+        "update-initramfs -u -k 6.12.0-1-amd64",
+    ]
+
+
+def test_an_initramfs_that_is_newer_than_the_options_is_left_alone() -> None:
+    host = Actor().answers("command -v update-initramfs", ["/usr/sbin/update-initramfs"]).answers("find /boot ", [])
+    outcome = host.does(boot.initramfs, source=SOURCE, written=UNCHANGED)
+    assert not outcome.foreseen
+    assert not outcome.changed
+
+
+def test_a_plan_foresees_the_initramfs_of_options_that_are_still_to_be_written() -> None:
+    host = Actor().answers("command -v update-initramfs", ["/usr/sbin/update-initramfs"]).answers("find /boot ", [])
+    assert host.does(boot.initramfs, source=SOURCE, written=TO_BE_WRITTEN).foreseen
+
+
+def test_a_menu_older_than_its_drop_in_is_made_anew() -> None:
+    host = Actor().answers("command -v update-grub", ["/usr/sbin/update-grub"])
+    host.answers("find /boot/grub ", ["/boot/grub/grub.cfg"])
+    assert host.does(boot.grub, source="/etc/default/grub.d/60-rigup.cfg", written=UNCHANGED).ran("update-grub") >= 1
+
+
+@pytest.mark.parametrize("operation", [boot.grub, boot.initramfs])
+def test_a_host_that_boots_otherwise_is_left_alone(operation: object) -> None:
+    outcome = Actor().does(operation, source=SOURCE, written=TO_BE_WRITTEN)  # type: ignore[arg-type]
+    assert not outcome.changed
+
+
+def test_an_environment_is_made_anew_where_its_packages_are_not_the_locked_ones_and_says_so_last() -> None:
+    host = Actor().answers("/opt/venv/requirements.lock", [f"{'b' * 64}  /opt/venv/requirements.lock"])
+    host.answers("/opt/wanted.lock", [f"{SHA}  /opt/wanted.lock"])
+    outcome = host.does(
+        venv.synced, path="/opt/venv", requirements="/opt/wanted.lock", index="http://mirror:8000/simple"
+    )
+    made = [command for command in outcome.commands if "sha256" not in command]
+    assert made == [
+        "python3 -m venv --clear /opt/venv",
+        "/opt/venv/bin/pip install --quiet --no-input --disable-pip-version-check --require-hashes --requirement "
+        "/opt/wanted.lock --index-url http://mirror:8000/simple --trusted-host mirror",
+        "install -m 0644 /opt/wanted.lock /opt/venv/requirements.lock",
+    ]
+
+
+def test_an_environment_with_the_locked_packages_is_left_alone() -> None:
+    host = Actor().answers("/opt/venv/requirements.lock", [f"{SHA}  /opt/venv/requirements.lock"])
+    host.answers("/opt/wanted.lock", [f"{SHA}  /opt/wanted.lock"])
+    assert not host.does(venv.synced, path="/opt/venv", requirements="/opt/wanted.lock", index="https://pypi").changed
+
+
+def test_an_index_with_tls_is_not_trusted_blindly() -> None:
+    assert venv.index_arguments("https://pypi.org/simple") == ["--index-url", "https://pypi.org/simple"]
+
+
+def test_a_user_is_made_once() -> None:
+    made = Actor().does(users.system, user="rigup-fetch")
+    assert made.ran("useradd --system --user-group --no-create-home") == 1
+    there = Actor().answers("getent passwd", ["rigup-fetch:x:996:996::/nonexistent:/usr/sbin/nologin"])
+    assert not there.does(users.system, user="rigup-fetch").changed
