@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg iproute2 kmod mmdebstrap \
 	openssh-client openssh-server python3-venv systemd-container
 
-.PHONY: help lab lab-down test soak audit lint unit apt-packages
+.PHONY: help lab lab-down test soak audit bench lint unit apt-packages
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,6 +32,9 @@ unit: $(VENV)/.ready
 
 audit: $(VENV)/.ready ## Check the hosts of the inventory against their plan
 	$(BIN)/pytest tests/audit
+
+bench: $(VENV)/.ready apt-packages ## Measure deploy and audit beside stock pyinfra, Ansible and testinfra
+	@$(BIN)/python -m bench
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

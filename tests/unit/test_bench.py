@@ -1,0 +1,103 @@
+"""The benchmark's own parts: distance, and what is made of the measurements."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from bench.delay import delayed
+from bench.summary import ratios
+from bench.timing import BenchError, Case, Command, run
+
+
+@pytest.fixture
+def echo() -> Iterator[tuple[str, int]]:
+    """A server that sends back what it gets, and closes when the other side does."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                while data := connection.recv(1 << 16):
+                    connection.sendall(data)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield server.getsockname()
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join()
+
+
+def test_an_answer_takes_a_round_trip_and_no_byte_is_lost(echo: tuple[str, int]) -> None:
+    data = bytes(range(256)) * 4096
+    with delayed([echo], 0.1) as (proxy,), socket.create_connection(proxy, timeout=10) as connection:
+        connection.sendall(b"first")
+        assert connection.recv(100) == b"first"
+        began = time.monotonic()
+        connection.sendall(b"second")
+        assert connection.recv(100) == b"second"
+        assert 0.1 <= time.monotonic() - began < 0.2
+        threading.Thread(target=lambda: (connection.sendall(data), connection.shutdown(socket.SHUT_WR))).start()
+        received = b""
+        while piece := connection.recv(1 << 16):
+            received += piece
+    assert received == data
+
+
+def test_many_small_pieces_travel_side_by_side(echo: tuple[str, int]) -> None:
+    with delayed([echo], 0.1) as (proxy,), socket.create_connection(proxy, timeout=10) as connection:
+        began = time.monotonic()
+        for _ in range(20):
+            connection.sendall(b"x")
+            time.sleep(0.005)
+        received = b""
+        while len(received) < 20:
+            received += connection.recv(100)
+        # One after the other they would take two seconds.
+        assert time.monotonic() - began < 0.7
+
+
+def test_a_connection_over_a_distance_takes_longer_to_make(echo: tuple[str, int]) -> None:
+    with delayed([echo], 0.1) as (proxy,):
+        began = time.monotonic()
+        with socket.create_connection(proxy, timeout=10) as connection:
+            connection.sendall(b"x")
+            assert connection.recv(100) == b"x"
+        assert time.monotonic() - began >= 0.2
+
+
+def test_ratios_are_of_medians_and_say_whether_the_aim_was_reached() -> None:
+    cases = [
+        Case("deploy", "rig", 1, 0, [1.0, 9.0, 2.0], executions=1.0),
+        Case("deploy", "ssh", 1, 0, [10.0]),
+        Case("deploy", "ansible", 1, 0, [60.0]),
+        Case("floor", "empty deploy", 1, 0, [0.5]),
+    ]
+    found = {ratio["what"]: (ratio["value"], ratio["reached"]) for ratio in ratios(cases)["ratios"]}
+    assert found == {
+        "Ansible / @rig": (30.0, True),
+        "stock pyinfra / @rig": (5.0, False),
+        "@rig / a deploy of nothing": (4.0, False),
+        "remote executions per host": (1.0, True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (Command(["sh", "-c", "echo broken; exit 3"]), "ended with 3:\nbroken"),
+        (Command(["echo", "3 changes"], proves="nothing changed"), "printed nothing like 'nothing changed'"),
+    ],
+)
+def test_a_run_that_failed_or_changed_something_is_no_measurement(command: Command, why: str) -> None:
+    with pytest.raises(BenchError, match=why):
+        run(command)
