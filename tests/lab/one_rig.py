@@ -1,18 +1,14 @@
 """One deployed lab host for the tests that break it by hand, and the ways in which they do.
 
-A pytest plugin: `pytest_plugins = ("tests.lab.one_rig",)`.
+The host itself is the fixture `one_rig`, of the plugin `tests.lab.one_rig_plugin`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
-
-from lab import machine, world
 from lab.machine import Host
 from tests.lab.rigs import Result, Rigs
 
@@ -107,20 +103,3 @@ class OneRig:
 def names(entries: list[dict[str, Any]], *results: str) -> set[str]:
     """The entries of a plan with one of these results, as `step | operation`."""
     return {f"{entry['step']} | {entry['operation']}" for entry in entries if entry["result"] in results}
-
-
-@pytest.fixture(scope="session")
-def one_rig(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneRig]:
-    """A host of its own that was deployed once."""
-    host = machine.start(NAME, release="trixie", login="ops")
-    host.reset()
-    machine.write_known_hosts()
-    rigs = Rigs(tmp_path_factory.mktemp("one_rig"), {NAME: world.connection(host)}, world.defaults())
-    rigs.write()
-    rig = OneRig(host, rigs)
-    try:
-        rig.deploy()
-        yield rig
-    finally:
-        host.remove()
-        machine.write_known_hosts()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.lab.one_rig import DRIFTS, NAME, OneRig, names
 
-pytest_plugins = ("tests.lab.one_rig",)
+pytest_plugins = ("tests.lab.one_rig_plugin",)
 
 
 def test_drift_in_many_places_is_planned_and_put_right_and_then_nothing_is_left(one_rig: OneRig) -> None:

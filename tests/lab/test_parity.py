@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.lab.one_rig import DRIFTS, OneRig, names
 
-pytest_plugins = ("tests.lab.one_rig",)
+pytest_plugins = ("tests.lab.one_rig_plugin",)
 
 
 def plan_of_both(rig: OneRig, code: int) -> list[dict[str, Any]]:
