@@ -50,9 +50,13 @@ def daemon_config(values: Mapping[str, Any], timeout: float = 180) -> Commands:
         return
 
     def configure(host: Host) -> None:
+        if merged is None and not (state.runs and state.newer_inputs):
+            # It is down, or the host is still booting: what starts with it must not lose it again.
+            start(host, DOCKER, timeout)
+            return
         if merged is not None:
             place_merged(host, DAEMON_JSON, merged, validate=VALIDATE)
-        elif state.runs:
+        else:
             # Somebody has written it since Docker began: better one that runs on what it has read than none.
             check(
                 host,

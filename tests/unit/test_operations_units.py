@@ -210,6 +210,15 @@ def test_docker_is_restarted_when_a_killed_deploy_left_it_with_the_old_file() ->
     assert not outcome.ran("mv -T")
 
 
+@pytest.mark.parametrize("state", [shown("inactive", "dead"), shown("activating", "start")])
+def test_docker_that_is_down_or_still_starting_is_not_restarted(state: list[str]) -> None:
+    outcome = daemon(GOOD, state, state, UP).does(docker.daemon_config, values=OURS)
+
+    assert outcome.changed
+    assert outcome.ran("systemctl start --no-block -- docker.service") == 1
+    assert not outcome.ran("systemctl restart")
+
+
 def test_docker_is_not_restarted_into_a_file_that_it_would_refuse() -> None:
     written = [*UP, "mtime=1795460999.000000 /etc/docker/daemon.json"]
     actor = daemon(GOOD, written)
