@@ -281,7 +281,10 @@ class Ready(Data):
 
 
 class Checkpoint(Data):
-    """A hub repository, at a 40-hex revision or at a branch that the lock pins."""
+    """A hub repository, at a 40-hex revision or at a branch that the lock pins.
+
+    `kv_cache` is what the engine makes of `auto`: fp8 where the files bring scales. `drafter`: its MTP layer fits.
+    """
 
     id: str
     repo: Repo
@@ -289,6 +292,8 @@ class Checkpoint(Data):
     revision: Revision | None = None
     model: str = "Qwen3.5-397B-A17B"
     quantization: str
+    kv_cache: Literal["fp8", "bf16"] = "bf16"
+    drafter: bool = True
     bytes: Annotated[int, Strict(), Field(gt=0)] | None = None
     notes: tuple[str, ...] = ()
 
