@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from rigup import patches
+from rigup.choice import Need, best
 from rigup.engines import arguments
 from rigup.errors import RigupError
 from rigup.lock import Lock
@@ -26,6 +27,9 @@ __all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "make
 
 # Small published files by "repo@revision", then by name.
 Published = Mapping[str, Mapping[str, str]]
+
+# Of an endpoint that takes all of its host's GPUs, where neither it nor the need says how many those are.
+USUAL_GPUS = 4
 
 MODEL = "/model"
 ENDPOINTS = "/etc/rigup/endpoints"
@@ -199,7 +203,13 @@ def recipe_of(settings: Settings, name: str, catalogue: Catalogue) -> Recipe:
 
     Raises RigupError where there is none of that name (naming the near ones), and for one that cannot be deployed.
     """
-    recipe = catalogue.recipe(settings.endpoints[name].recipe or settings.recipe)
+    endpoint = settings.endpoints[name]
+    wanted = endpoint.recipe or settings.recipe
+    if isinstance(wanted, Need):
+        gpus = wanted.gpus or (USUAL_GPUS if endpoint.gpus == "all" else len(endpoint.gpus))
+        recipe = best(catalogue, wanted, gpus)
+    else:
+        recipe = catalogue.recipe(wanted)
     if recipe.status == "broken":
         raise RigupError(f"recipe {recipe.id} is broken: {recipe.caveats[0]}")
     if recipe.not_deployable:
