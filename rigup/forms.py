@@ -169,7 +169,7 @@ def kubernetes(endpoint: EndpointPlan) -> str:
     name = endpoint.container
     labels = {"app.kubernetes.io/name": name}
     claim = f"{name}-model"
-    # In a pod the server is reached over the pod's own address; a Service and a NetworkPolicy decide who may.
+    # A pod is reached at its own address, not at loopback; who may reach it is for a NetworkPolicy to say.
     argv = ["--host=0.0.0.0" if word == f"--host={endpoint.address}" else word for word in endpoint.argv]
     weights = {"name": "model", "persistentVolumeClaim": {"claimName": claim}}
     probe = {"httpGet": {"path": endpoint.ready_path, "port": "http"}, "periodSeconds": 10, "timeoutSeconds": 5}
@@ -276,7 +276,14 @@ def bare(catalogue: Catalogue, recipe: Recipe) -> str:
 
 
 def _yaml(document: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(document), sort_keys=False, width=120)
+    return yaml.dump(dict(document), Dumper=_NoAliases, sort_keys=False, width=120)
+
+
+class _NoAliases(yaml.SafeDumper):
+    """Writes equal parts out each time: `&id001` helps no reader."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 FORMS: Mapping[str, Callable[[EndpointPlan], str]] = {
