@@ -166,3 +166,29 @@ def test_recipes_are_data_and_nothing_in_them_runs() -> None:
     for path in (Path(__file__).parent.parent.parent / "recipes").rglob("*.yaml"):
         # safe_load knows no tag that makes objects.
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (
+            "vLLM of February",
+            "cu130 cu130-mtp1 cu130-mtp2 cu130-mtp5 cu130-dcp2 cu130-text chisleu kcramp-docker triton-k8s",
+        ),
+        ("compose, patched, built", "destroyed-mtp1 destroyed-mtp2 destroyed-mtp5 ixtrix-patched orangezed-mtp5"),
+        ("vLLM of today", "voipmonitor voipmonitor-mtp2 voipmonitor-8gpu v2 cu130-adaptive"),
+    ],
+)
+def test_every_vllm_recipe_of_the_community_has_its_row(kind: str, names: str) -> None:
+    assert not {f"vllm-nvfp4-{name}" for name in names.split()} - set(default_catalogue().recipes), kind
+
+
+def test_every_other_recipe_of_the_community_has_its_row() -> None:
+    wanted = """
+        vllm-fp8-8gpu-mtp2 vllm-stock-b12x vllm-stock-b12x-mtp2 vllm-carve-yarn-900k
+        sglang-fp8-cyysky-8gpu sglang-nvfp4-festr-joninco sglang-nvfp4-minimal sglang-nvfp4-festr-full
+        sglang-nvfp4-ixtrix sglang-nvfp4-ixtrix-spec sglang-nvfp4-kcramp sglang-nvfp4-kcramp-nextn
+        sglang-nvfp4-b12x sglang-nvfp4-b12x-nomtp sglang-nvfp4-b12x-8gpu sglang-awq-cu130 sglang-awq-b12x-cu132
+        glm-5.3-flash-mtp3 deepseek-v4.1-flash qwen3.8-flash-next qwen3.8-flash-next-2gpu
+    """
+    assert not set(wanted.split()) - set(default_catalogue().recipes)
