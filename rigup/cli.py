@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from rigup import browse, planning, report, resolve
 from rigup import lock as locks
-from rigup import planning, report, resolve
 from rigup.errors import RigupError, near
 from rigup.inventory import Inventory, find_inventory, load_inventory
 from rigup.lock import Lock
 from rigup.packages import DISTROS
-from rigup.recipes import Catalogue, Recipe, default_catalogue
+from rigup.recipes import Catalogue, default_catalogue
 from rigup.settings import settings_table
 
 __all__ = ["main"]
@@ -70,8 +70,7 @@ def parser() -> argparse.ArgumentParser:
     settings = commands.add_parser("settings", help="all settings with their defaults, as a Markdown table")
     settings.set_defaults(run=_settings)
 
-    recipes = commands.add_parser("recipes", help="the catalogue: how a model can be served")
-    recipes.set_defaults(run=_recipes)
+    browse.add_commands(commands)
 
     lock = commands.add_parser(
         "lock",
@@ -114,34 +113,6 @@ def parser() -> argparse.ArgumentParser:
 def _settings(options: argparse.Namespace) -> int:
     print(settings_table(), end="")
     return 0
-
-
-def _recipes(options: argparse.Namespace) -> int:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in ("recipe", "engine", "GPUs", "tool calls", "speed", "status", "what it is"):
-        table.add_column(column, no_wrap=column == "recipe", overflow="fold")
-    for recipe in default_catalogue().recipes.values():
-        table.add_row(*_row(recipe))
-    # A pipe has no width: one line for each recipe, for grep.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 250)
-    console.print(table)
-    return 0
-
-
-def _row(recipe: Recipe) -> tuple[str, ...]:
-    return (
-        recipe.id,
-        recipe.engine.name,
-        str(recipe.gpus),
-        recipe.tool_calls,
-        recipe.speed,
-        recipe.status,
-        recipe.title,
-    )
 
 
 def _lock(options: argparse.Namespace) -> int:

@@ -7,13 +7,14 @@ never written: the results are mounted over the published files.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from rigup.errors import RigupError
-from rigup.recipes import Patch
+from rigup.schema import Patch, Recipe
 
 __all__ = ["CONFIG_FILES", "applies", "patch_files"]
 
@@ -24,11 +25,22 @@ CONFIG_FILES: Mapping[str, tuple[str, str]] = {
 }
 
 
-def applies(patch: Patch, image_created: datetime) -> bool:
-    """Whether a patch is needed for an image made at that time."""
-    if patch.when is None:
+def applies(patch: Patch, recipe: Recipe, image_created: datetime) -> bool:
+    """Whether this recipe needs the patch with an image made at that time."""
+    when = patch.when
+    if when is None:
         return True
-    return image_created.astimezone(UTC).date() < patch.when.image_before
+    if when.image_before is not None and image_created.astimezone(UTC).date() >= when.image_before:
+        return False
+    # A recipe without a floor may run with any version, so the patch stays.
+    floor = recipe.engine.min
+    if when.engine_before is not None and floor is not None and _version(floor) >= _version(when.engine_before):
+        return False
+    return when.speculation is None or when.speculation == (recipe.speculation is not None)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
 
 
 def patch_files(published: Mapping[str, str], patches: Iterable[Patch]) -> dict[str, str]:
@@ -52,7 +64,7 @@ def patch_files(published: Mapping[str, str], patches: Iterable[Patch]) -> dict[
         if not isinstance(listed, list) or not all(isinstance(entry, str) for entry in listed):
             raise RigupError(f"the published {name} has no list of names at {section}.{key}: the patch does not fit it")
         seen = True
-        missing = [pattern for pattern in additions if pattern not in listed]
+        missing = [pattern for pattern in additions if not _covered(pattern, listed)]
         if missing:
             block[key] = [*listed, *missing]
             changed[name] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
@@ -62,6 +74,13 @@ def patch_files(published: Mapping[str, str], patches: Iterable[Patch]) -> dict[
             "quantization block: a patch of its ignore list has nothing to act on"
         )
     return changed
+
+
+def _covered(pattern: str, listed: Iterable[str]) -> bool:
+    """Whether the list has it already, or has a wider pattern: checkpoints exported since March 2026 list `mtp*`."""
+    # Two names that the pattern matches: an entry for one layer alone covers one of them.
+    examples = [pattern.replace("*", name) for name in ("0", "other")]
+    return any(pattern == entry or all(fnmatch.fnmatchcase(example, entry) for example in examples) for entry in listed)
 
 
 def _parsed(name: str, text: str) -> dict[str, Any]:

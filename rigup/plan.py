@@ -15,6 +15,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from rigup import patches
+from rigup.choice import Need, best
+from rigup.engines import arguments
 from rigup.errors import RigupError
 from rigup.lock import Lock
 from rigup.packages import cuda_group
@@ -25,6 +27,9 @@ __all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "make
 
 # Small published files by "repo@revision", then by name.
 Published = Mapping[str, Mapping[str, str]]
+
+# Of an endpoint that takes all of its host's GPUs, where neither it nor the need says how many those are.
+USUAL_GPUS = 4
 
 MODEL = "/model"
 ENDPOINTS = "/etc/rigup/endpoints"
@@ -63,6 +68,8 @@ class CheckpointPlan(Data):
 
 # The fields of an endpoint that reach its process; the mounts name the checkpoint's directory and with it the commit.
 PROCESS = {"name", "image", "gpus", "argv", "env", "ulimits", "mounts", "patched_files"}
+# The same, but they count only where there are any: most endpoints have none.
+PROCESS_OPTIONS = ("caches", "tmpfs", "security_opt")
 
 
 class EndpointPlan(Data):
@@ -89,6 +96,9 @@ class EndpointPlan(Data):
     ulimits: dict[str, int]
     mounts: tuple[Mount, ...]
     patched_files: dict[str, str]
+    caches: tuple[str, ...] = ()
+    tmpfs: tuple[str, ...] = ()
+    security_opt: tuple[str, ...] = ()
     ready_path: str
     ready_timeout: int
 
@@ -120,7 +130,7 @@ class EndpointPlan(Data):
 
         How long to wait for it, or what its image is called, does not count: no restart reads 240 GB for that.
         """
-        return _digest(self, include=PROCESS)
+        return _digest(self, include=PROCESS | {name for name in PROCESS_OPTIONS if getattr(self, name)})
 
 
 class Plan(Data):
@@ -189,13 +199,28 @@ def make_plan(host: str, settings: Settings, catalogue: Catalogue, lock: Lock, p
 
 
 def recipe_of(settings: Settings, name: str, catalogue: Catalogue) -> Recipe:
-    """The recipe that an endpoint of these settings serves. Raises RigupError, naming the near ones."""
-    return catalogue.recipe(settings.endpoints[name].recipe or settings.recipe)
+    """The recipe that an endpoint of these settings serves.
+
+    Raises RigupError where there is none of that name (naming the near ones), and for one that cannot be deployed.
+    """
+    endpoint = settings.endpoints[name]
+    wanted = endpoint.recipe or settings.recipe
+    if isinstance(wanted, Need):
+        gpus = wanted.gpus or (USUAL_GPUS if endpoint.gpus == "all" else len(endpoint.gpus))
+        recipe = best(catalogue, wanted, gpus)
+    else:
+        recipe = catalogue.recipe(wanted)
+    if recipe.status == "broken":
+        raise RigupError(f"recipe {recipe.id} is broken: {recipe.caveats[0]}")
+    if recipe.not_deployable:
+        raise RigupError(f"recipe {recipe.id} cannot be deployed: {recipe.not_deployable}")
+    recipe.container_image()
+    return recipe
 
 
 def needed_patches(recipe: Recipe, image_created: datetime) -> list[Patch]:
     """The recipe's patches that an image made at that time needs."""
-    return [patch for patch in recipe.patches if patches.applies(patch, image_created)]
+    return [patch for patch in recipe.patches if patches.applies(patch, recipe, image_created)]
 
 
 def checkpoint_revision(checkpoint: Checkpoint, lock: Lock) -> str:
@@ -210,14 +235,15 @@ def _endpoint(
 ) -> EndpointPlan:
     recipe = recipe_of(settings, name, catalogue)
     checkpoint = catalogue.checkpoint(recipe.checkpoint)
-    if recipe.image.tag not in lock.images:
-        raise RigupError(f"the lock has no image {recipe.image.tag}: run `rigup lock`")
+    tag = recipe.container_image().tag
+    if tag not in lock.images:
+        raise RigupError(f"the lock has no image {tag}: run `rigup lock`")
     if endpoint.gpus != "all" and len(endpoint.gpus) != recipe.gpus:
         raise RigupError(
             f"endpoint {name} names {len(endpoint.gpus)} GPUs and recipe {recipe.id} needs {recipe.gpus}: "
             f"change endpoints.{name}.gpus or the recipe"
         )
-    image = lock.images[recipe.image.tag]
+    image = lock.images[tag]
     revision = checkpoint_revision(checkpoint, lock)
     size = lock.checkpoints[checkpoint.key]
     path = f"{settings.model_store}/{checkpoint.repo}/{revision}"
@@ -235,8 +261,8 @@ def _endpoint(
         name=name,
         recipe=recipe.id,
         engine=recipe.engine.name,
-        image=f"{recipe.image.tag.rsplit(':', 1)[0]}@{image.digest}",
-        image_tag=recipe.image.tag,
+        image=f"{tag.rsplit(':', 1)[0]}@{image.digest}",
+        image_tag=tag,
         image_bytes=image.bytes,
         image_created=image.created,
         image_cuda=image.cuda,
@@ -260,6 +286,9 @@ def _endpoint(
         ulimits=dict(settings.container_ulimits),
         mounts=tuple(mounts),
         patched_files=patched,
+        caches=recipe.container.caches,
+        tmpfs=recipe.container.tmpfs,
+        security_opt=recipe.container.security_opt,
         ready_path=recipe.ready.path,
         ready_timeout=recipe.ready.timeout or settings.ready_timeout,
     )
@@ -268,9 +297,10 @@ def _endpoint(
 def _arguments(recipe: Recipe, endpoint: Endpoint) -> tuple[str, ...]:
     model = "--model" if recipe.engine.name == "vllm" else "--model-path"
     return (
+        *recipe.container_image().command,
         f"{model}={MODEL}",
         f"--served-model-name={recipe.served_name}",
         f"--host={endpoint.address}",
         f"--port={endpoint.port}",
-        *recipe.argv,
+        *(argument for argument, _ in arguments(recipe)),
     )

@@ -49,8 +49,18 @@ def docker_argv(endpoint: EndpointPlan) -> list[str]:
     arguments += [
         f"--mount=type=bind,source={mount.source},target={mount.target},readonly" for mount in endpoint.mounts
     ]
+    arguments += [
+        f"--mount=type=volume,source={cache_volume(endpoint, path)},target={path}" for path in endpoint.caches
+    ]
+    arguments += [f"--mount=type=tmpfs,target={path}" for path in endpoint.tmpfs]
+    arguments += [f"--security-opt={value}" for value in endpoint.security_opt]
     arguments.append(f"--env-file={endpoint.env_file}")
     return [*arguments, endpoint.image, *endpoint.argv]
+
+
+def cache_volume(endpoint: EndpointPlan, path: str) -> str:
+    """The volume that keeps what an endpoint's server caches at `path`, such as compiled kernels."""
+    return f"{endpoint.container}{path.replace('/', '-')}"
 
 
 def wait_argv(endpoint: EndpointPlan) -> list[str]:

@@ -77,7 +77,7 @@ def published_for(settings: Settings, catalogue: Catalogue, known: Lock, cache_d
     findings: list[Finding] = []
     for name in settings.endpoints:
         recipe = plan.recipe_of(settings, name, catalogue)
-        image = known.images.get(recipe.image.tag)
+        image = known.images.get(recipe.container_image().tag)
         if image is None or not plan.needed_patches(recipe, image.created):
             continue
         checkpoint = catalogue.checkpoint(recipe.checkpoint)
@@ -128,7 +128,8 @@ class _Filling:
         return None
 
     def image(self, recipe: Recipe, settings: Settings) -> None:
-        tag, digest = recipe.image.tag, recipe.image.digest
+        wanted = recipe.container_image()
+        tag, digest = wanted.tag, wanted.digest
         held = self.known.images.get(tag)
         if tag in self.images or (held and digest in (None, held.digest)):
             return

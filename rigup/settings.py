@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from rigup.choice import Need, read_need
 from rigup.documents import complaint, dotted, words
 from rigup.errors import Finding, InputError
 
@@ -168,6 +169,7 @@ Name = Annotated[str, AfterValidator(_name)]
 Port = Annotated[int, Strict(), Field(ge=1, le=65535)]
 Seconds = Annotated[int, Strict(), Field(ge=10, le=86400)]
 Scalar = Annotated[int, Strict()] | str
+RecipeOrNeed = Annotated[Annotated[str, Field(min_length=1)] | Need, BeforeValidator(read_need)]
 
 
 class Endpoint(BaseModel):
@@ -175,7 +177,9 @@ class Endpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    recipe: str | None = Field(None, description="Recipe of this endpoint alone; without it the host's `recipe` holds.")
+    recipe: RecipeOrNeed | None = Field(
+        None, description="Recipe of this endpoint alone; without it the host's `recipe` holds."
+    )
     gpus: Gpus = Field("all", description="`all`, or GPU numbers as `nvidia-smi -L` counts them.")
     address: Loopback = Field("127.0.0.1", description="Address it listens on; loopback only, as it has no key.")
     port: Port = Field(8000, description="TCP port it listens on.")
@@ -201,8 +205,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    recipe: Annotated[str, Field(min_length=1)] = Field(
-        "vllm-nvfp4-cu130", description="How to serve; `rigup recipes` lists them. The default has reliable tool calls."
+    recipe: RecipeOrNeed = Field(
+        "vllm-nvfp4-cu130",
+        description="How to serve: a name from `rigup recipes`, or a need such as `{for: agents, gpus: 4}`. "
+        "The default has reliable tool calls.",
     )
     endpoints: dict[Name, Endpoint] = Field(
         default_factory=lambda: {"main": Endpoint()},  # type: ignore[call-arg]

@@ -136,7 +136,8 @@ def test_an_unknown_recipe_is_refused_with_the_near_ones(rigs: Rigs) -> None:
     rigs.write(endpoints={"one": {"recipe": "mtp1", "gpus": [0]}, "two": {"recipe": "z", "gpus": [1], "port": 8001}})
     result = refused(rigs)
     for message in (
-        f"\n{NAME}: endpoints.one.recipe: no recipe is named 'mtp1': did you mean vllm-nvfp4-cu130-mtp1?\n",
+        f"\n{NAME}: endpoints.one.recipe: no recipe is named 'mtp1': did you mean "
+        "vllm-nvfp4-cu130-mtp1 or vllm-nvfp4-destroyed-mtp1?\n",
         f"\n{NAME}: endpoints.two.recipe: no recipe is named 'z': `rigup recipes` lists them\n",
     ):
         assert message in result.output

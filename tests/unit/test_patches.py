@@ -7,9 +7,10 @@ import pytest
 
 from rigup.errors import RigupError
 from rigup.patches import applies, patch_files
-from rigup.recipes import Patch, When
+from rigup.recipes import Patch, When, default_catalogue
 
 GATE = "model.language_model.layers.*.mlp.gate"
+RECIPE = default_catalogue().recipe("vllm-nvfp4-cu130")
 PATCH = Patch(target="quantization-ignore", add=(GATE,), why="x")
 DRAFTER = Patch(target="quantization-ignore", add=("mtp.fc*",), why="x")
 
@@ -111,8 +112,43 @@ def test_text_beyond_ascii_stays_readable() -> None:
 
 def test_a_patch_before_a_date_is_for_images_made_before_that_day_in_utc() -> None:
     patch = PATCH.model_copy(update={"when": When(image_before=date(2026, 2, 24))})
-    assert applies(patch, datetime(2026, 2, 23, 23, 59, 59, tzinfo=UTC))
-    assert not applies(patch, datetime(2026, 2, 24, 0, 0, 0, tzinfo=UTC))
+    assert applies(patch, RECIPE, datetime(2026, 2, 23, 23, 59, 59, tzinfo=UTC))
+    assert not applies(patch, RECIPE, datetime(2026, 2, 24, 0, 0, 0, tzinfo=UTC))
     # 01:00 on the 24th in Tokyo is still the 23rd.
-    assert applies(patch, datetime(2026, 2, 24, 1, 0, 0, tzinfo=timezone(timedelta(hours=9))))
-    assert applies(PATCH, datetime(2030, 1, 1, tzinfo=UTC))
+    assert applies(patch, RECIPE, datetime(2026, 2, 24, 1, 0, 0, tzinfo=timezone(timedelta(hours=9))))
+    assert applies(PATCH, RECIPE, datetime(2030, 1, 1, tzinfo=UTC))
+
+
+def test_a_patch_for_speculation_is_for_recipes_that_speculate() -> None:
+    made = datetime(2026, 3, 1, tzinfo=UTC)
+    patch = DRAFTER.model_copy(update={"when": When(image_before=date(2026, 4, 2), speculation=True)})
+    assert not applies(patch, RECIPE, made)
+    assert applies(patch, default_catalogue().recipe("vllm-nvfp4-cu130-mtp1"), made)
+
+
+@pytest.mark.parametrize(("floor", "needed"), [(None, True), ("0.17.0", True), ("0.18.0", False), ("0.33.0", False)])
+def test_a_patch_before_a_version_goes_once_the_recipes_floor_is_there(floor: str | None, needed: bool) -> None:
+    patch = PATCH.model_copy(update={"when": When(engine_before="0.18.0")})
+    recipe = RECIPE.model_copy(update={"engine": RECIPE.engine.model_copy(update={"min": floor})})
+    assert applies(patch, recipe, datetime(2026, 3, 1, tzinfo=UTC)) is needed
+
+
+@pytest.mark.parametrize(
+    ("listed", "added"),
+    [
+        (["mtp*"], False),
+        (["mtp.fc*"], False),
+        (["mtp.layers.0*"], True),
+        (["lm_head"], True),
+    ],
+)
+def test_a_wider_pattern_in_the_checkpoint_makes_the_patch_unneeded(listed: list[str], added: bool) -> None:
+    quant = {"quantization": {"exclude_modules": listed}}
+    assert bool(patch_files(files(hf_quant_config__json=quant), [DRAFTER])) is added
+
+
+@pytest.mark.parametrize("entry", ["model.language_model.layers..mlp.gate", "model.language_model.layers.0*"])
+def test_an_entry_that_does_not_hit_every_layer_covers_nothing(entry: str) -> None:
+    quant = {"quantization": {"exclude_modules": [entry]}}
+    patched = patch_files(files(hf_quant_config__json=quant), [PATCH])
+    assert json.loads(patched["hf_quant_config.json"])["quantization"]["exclude_modules"] == [entry, GATE]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from rigup.engines import arguments
 from rigup.errors import RigupError
 from rigup.lock import Lock
 from rigup.plan import EndpointPlan, Plan, make_plan
@@ -30,7 +31,7 @@ def test_everything_loose_is_resolved() -> None:
 def test_the_engine_gets_the_endpoint_from_rigup_and_the_rest_from_the_recipe() -> None:
     argv = plan(endpoints={"main": {"port": 9000, "address": "::1"}}).endpoint("main").argv
     assert argv[:4] == ("--model=/model", "--served-model-name=Qwen3.5-397B-A17B", "--host=::1", "--port=9000")
-    assert argv[4:] == default_catalogue().recipe("vllm-nvfp4-cu130").argv
+    assert list(argv[4:]) == [argument for argument, _ in arguments(default_catalogue().recipe("vllm-nvfp4-cu130"))]
 
 
 def test_the_url_of_an_ipv6_address_has_brackets() -> None:

@@ -1,0 +1,144 @@
+"""`rigup recipes`, `rigup check` and `rigup show`: the catalogue at the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rigup import forms
+from rigup.check import check_catalogue
+from rigup.choice import ranked
+from rigup.errors import InputError
+from rigup.fit import fit
+from rigup.known import releases_of
+from rigup.recipes import Catalogue, default_catalogue
+from rigup.schema import EngineName, Recipe, Workload
+
+__all__ = ["add_commands"]
+
+HIDDEN = ("superseded", "broken")
+STATUSES = get_args(Recipe.model_fields["status"].annotation)
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the three commands to `rigup`'s own parser."""
+    recipes = commands.add_parser(
+        "recipes",
+        help="the catalogue: how a model can be served",
+        description="Without --all, what something better has taken the place of is not shown.",
+    )
+    recipes.add_argument("--for", dest="workload", choices=get_args(Workload), help="rank for this, and say why")
+    recipes.add_argument("--gpus", type=int, metavar="N", help="only those that need at most N GPUs")
+    recipes.add_argument("--engine", choices=get_args(EngineName))
+    recipes.add_argument("--model", help="only of this model, such as Qwen3.5-397B-A17B")
+    recipes.add_argument("--status", action="append", choices=STATUSES, help="only of this status")
+    recipes.add_argument("--all", action="store_true", help="superseded and broken ones too")
+    recipes.set_defaults(run=_recipes)
+
+    check = commands.add_parser(
+        "check",
+        help="look for what cannot work in recipes",
+        description="Schema, references, contradictions, fit, and the arguments against what released engines know.",
+        epilog="Exit codes: 0 nothing found, 1 something is wrong.",
+    )
+    check.add_argument("names", nargs="*", metavar="RECIPE", help="by default all")
+    check.add_argument("--gpus", type=int, metavar="N", help="whether they run on N GPUs")
+    check.set_defaults(run=_check)
+
+    show = commands.add_parser("show", help="exactly what a host would run, in several forms")
+    show.add_argument("name", metavar="RECIPE")
+    show.add_argument("--as", dest="form", choices=sorted(forms.FORMS), default="docker", help="by default docker")
+    show.add_argument("--inventory", type=Path, metavar="FILE", help="take digests from the lock beside this inventory")
+    show.set_defaults(run=_show)
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    catalogue = default_catalogue()
+    if options.workload:
+        choices = ranked(catalogue, options.workload, options.gpus, options.engine, options.model)
+        chosen = [choice for choice in choices if not options.status or choice.recipe.status in options.status]
+        table = _table("recipe", "GPUs", "why")
+        for choice in chosen:
+            table.add_row(choice.recipe.id, str(choice.recipe.gpus), Text(choice.reason))
+        _print(table)
+        return 0
+    table = _table("recipe", "workload", "engine", "GPUs", "speed", "tool calls", "status", "what it is")
+    hidden = 0
+    for recipe in catalogue.recipes.values():
+        if not _wanted(recipe, catalogue, options):
+            continue
+        if recipe.status in HIDDEN and not options.all and not options.status:
+            hidden += 1
+            continue
+        table.add_row(*(Text(cell) for cell in _row(recipe)))
+    _print(table)
+    if hidden:
+        print(f"{hidden} superseded or broken ones are not shown: --all", file=sys.stderr)
+    return 0
+
+
+def _wanted(recipe: Recipe, catalogue: Catalogue, options: argparse.Namespace) -> bool:
+    return (
+        (options.gpus is None or recipe.gpus <= options.gpus)
+        and (options.engine is None or recipe.engine.name == options.engine)
+        and (options.model is None or catalogue.checkpoint(recipe.checkpoint).model == options.model)
+        and (not options.status or recipe.status in options.status)
+    )
+
+
+def _row(recipe: Recipe) -> tuple[str, ...]:
+    return (
+        recipe.id,
+        ", ".join(recipe.workload),
+        recipe.engine.name,
+        str(recipe.gpus),
+        recipe.speed,
+        recipe.tool_calls,
+        f"{recipe.status} by {recipe.superseded_by}" if recipe.superseded_by else recipe.status,
+        recipe.title,
+    )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column == "recipe", overflow="fold")
+    return table
+
+
+def _print(table: Table) -> None:
+    # A pipe has no width: one line for each recipe, for grep.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 400).print(table)
+
+
+def _check(options: argparse.Namespace) -> int:
+    catalogue = default_catalogue()
+    names = options.names or list(catalogue.recipes)
+    findings = check_catalogue(catalogue, names, options.gpus)
+    if findings:
+        raise InputError(findings)
+    for name in options.names:
+        recipe = catalogue.recipe(name)
+        if recipe.status == "broken":
+            print(f"{name} is broken: {recipe.caveats[0]}")
+            continue
+        judged = ", ".join(release.name for release in releases_of(recipe))
+        print(
+            f"{name}: arguments " + (f"known to {judged}" if judged else "not judged: no released engine in its range")
+        )
+        estimate = fit(recipe, catalogue.checkpoint(recipe.checkpoint))
+        print(f"{name}: {estimate or 'fit not known: no size, or another model'}")
+    print(f"{len(names)} recipes: nothing found")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    print(forms.shown(default_catalogue(), options.name, options.form, options.inventory), end="")
+    return 0

@@ -1,0 +1,187 @@
+"""What `rigup check` finds: wrong recipes, each with its finding; the catalogue's own, without any."""
+
+from pathlib import Path
+
+import pytest
+
+from rigup.check import check_catalogue, check_recipe
+from rigup.engines import arguments
+from rigup.errors import InputError
+from rigup.fit import fit
+from rigup.known import releases, releases_of
+from rigup.recipes import Catalogue, default_catalogue, load_catalogue
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RECIPES = ROOT / "recipes"
+OWN = """\
+id: mine
+title: Mine
+extends: {base}
+status: assembled
+tool_calls: unknown
+evidence: [{{source: here, kind: assembled, says: a guess}}]
+"""
+
+
+def mine(directory: Path, base: str, text: str) -> Catalogue:
+    (directory / "mine.yaml").write_text(OWN.format(base=base) + text, encoding="utf-8")
+    return load_catalogue(RECIPES, directory)
+
+
+PLAIN, SGLANG, B12X = "vllm-nvfp4-cu130", "sglang-nvfp4-minimal", "sglang-nvfp4-b12x-nomtp"
+
+WRONG = [
+    (
+        PLAIN,
+        "speculation: {method: mtp, n: 2}\n",
+        "mine.yaml:7: speculation: agents need tool calls, which speculation",
+    ),
+    (PLAIN, "tool_parser: null\n", "vllm-nvfp4-cu130.yaml:3: workload: agents need tool calls, and no parser"),
+    (PLAIN, "parallel: {tp: 8}\n", "mine.yaml:7: parallel.tp: tp 8 x pp 1 x dp 1 is 8 GPUs, and gpus says 4"),
+    (PLAIN, "parallel: {dcp: 3}\n", "mine.yaml:7: parallel.dcp: does not divide tp"),
+    (PLAIN, "argv: {add: [--enable-expert-parallel]}\n", "mine.yaml:7: argv[5]: expert parallelism is slower"),
+    (PLAIN, "argv: {add: [--moe-backend=b12x]}\n", "no released image of this engine has the b12x kernels"),
+    (PLAIN, "env: {NCCL_GRAPH_FILE: /etc/nccl_graph_opt.xml}\n", "env.NCCL_GRAPH_FILE: is made for eight GPUs on two"),
+    (PLAIN, 'env: {NCCL_PROTO: ""}\n', "env.NCCL_PROTO: is empty, which NCCL takes for an error"),
+    (PLAIN, "argv: {add: [--max-model-len=921600]}\n", "is beyond the native 262144 tokens"),
+    (PLAIN, "argv: {add: [--language-model-only]}\n", "no vision encoder with --language-model-only"),
+    (PLAIN, "argv: {add: [--kv-cache-dtype=nvfp4]}\n", "an FP4 KV cache has no kernels for these cards"),
+    (PLAIN, "checkpoint: qwen3.5-397b-fp8\n", "gpus: does not fit: weights 94.6"),
+    (PLAIN, "argv: {add: [--disable-log-requests]}\n", "vllm 0.33.0 has no option --disable-log-requests"),
+    (PLAIN, "argv: {add: [--swap-space=4]}\n", "vllm 0.33.0 has no option --swap-space"),
+    (PLAIN, "argv: {add: [--attention-backend=FLASHINFR]}\n", "does not take 'FLASHINFR': did you mean FLASHINFER"),
+    (PLAIN, "argv: {add: [--max-num-seqs]}\n", "--max-num-seqs of vllm 0.33.0 needs a value"),
+    (PLAIN, "argv: {add: [--language-model-only=yes]}\n", "--language-model-only of vllm 0.33.0 takes no value"),
+    (
+        PLAIN,
+        "argv: {add: ['--attention-config={\"use_trtlm_attention\":false}']}\n",
+        "has no key 'use_trtlm_attention'",
+    ),
+    (PLAIN, "argv: {add: ['--attention-config={use_trtllm_attention:false}']}\n", "--attention-config is no JSON"),
+    (PLAIN, "tool_parser: qwen35_coder\n", "tool_parser: qwen35_coder never shipped"),
+    (PLAIN, "env: {VLLM_NVFP4_GEMM_BACKEND: cutlass}\n", "vllm 0.33.0 does not read VLLM_NVFP4_GEMM_BACKEND"),
+    (PLAIN, "engine: {min: 0.33.0, max: 0.17.0}\n", "engine.min: 0.33.0 is above max 0.17.0"),
+    ("vllm-stock-b12x", "engine: {min: 0.34.0}\n", "vllm[b12x]==0.33.0 is outside of engine's min and max"),
+    ("vllm-carve-yarn-900k", "speculation: {method: mtp, n: 1}\n", "the drafter does not fit the weights of vpyn/"),
+    ("vllm-nvfp4-cu130-mtp1", "speculation: {n: 5}\n", "more than 3 speculated tokens were never stable"),
+    (SGLANG, "argv: {add: [--cuda-graph-max-bs=16]}\n", "sglang 0.5.23 finds --cuda-graph-max-bs ambiguous and exits"),
+    (SGLANG, "argv: {add: [--mamba-scheduler-strategy=extra_buffer]}\n", "no option --mamba-scheduler-strategy"),
+    (SGLANG, "argv: {add: [--fp4-gemm-backend=b12x]}\n", "--fp4-gemm-backend of sglang 0.5.23 does not take 'b12x'"),
+    (SGLANG, "tool_parser: qwen3_xml\n", "--tool-call-parser of sglang 0.5.23 does not take 'qwen3_xml'"),
+    (SGLANG, "argv: {add: ['--json-model-override-args={}']}\n", "changes no rope in SGLang"),
+    (SGLANG, 'env: {SGLANG_ENABLE_SPEC_V2: "True"}\n', "sglang 0.5.23 does not read SGLANG_ENABLE_SPEC_V2"),
+    (SGLANG, "checkpoint: qwen3.5-397b-nvfp4-v2\n", "of mixed precision: --quantization=modelopt_mixed"),
+    (B12X, "checkpoint: qwen3.5-397b-awq\n", "says itself how it is quantized: remove it"),
+    (
+        SGLANG,
+        "patches: [{target: quantization-ignore, add: [model.language_model.layers.*.mlp.gate], why: x}]\n",
+        "SGLang knows no module below model.language_model",
+    ),
+]
+
+
+@pytest.mark.parametrize(("base", "text", "words"), WRONG, ids=[words for _, _, words in WRONG])
+def test_a_wrong_recipe_gets_its_finding(tmp_path: Path, base: str, text: str, words: str) -> None:
+    text = text.replace("0.33.0", '"0.33.0"').replace("0.17.0", '"0.17.0"').replace("0.34.0", '"0.34.0"')
+    findings = check_catalogue(mine(tmp_path, base, text), ["mine"])
+    assert any(words in str(finding) for finding in findings), findings
+    # What it extends has no such fault: it is this change that was found.
+    assert not check_catalogue(default_catalogue(), [base])
+
+
+def test_the_catalogues_own_recipes_are_sound() -> None:
+    assert [str(finding) for finding in check_catalogue(default_catalogue())] == []
+
+
+def test_more_gpus_than_there_are_is_a_finding() -> None:
+    found = check_catalogue(default_catalogue(), ["vllm-fp8-8gpu-mtp2"], gpus=4)
+    assert [str(finding).split(": ", 1)[1] for finding in found] == [
+        "gpus: needs 8 GPUs where 4 are: choose a recipe for fewer"
+    ]
+
+
+def test_a_finding_names_the_file_of_the_recipe_that_was_extended(tmp_path: Path) -> None:
+    catalogue = mine(tmp_path, "vllm-nvfp4-v2", "workload: [chat]\n")
+    recipe = catalogue.recipe("mine").model_copy(update={"gpus": 8})
+    assert any("vllm-nvfp4-cu130.yaml" in finding.where for finding in check_recipe(catalogue, recipe))
+
+
+@pytest.mark.parametrize(
+    ("base", "text", "words"),
+    [
+        (PLAIN, "argv: {add: [--tensor-parallel-size=8]}\n", "which has a key of its own: write it as parallel.tp"),
+        (PLAIN, "argv: {add: [max-num-seqs=8]}\n", "which is no option"),
+        (PLAIN, "speculation: {method: qwen3_next_mtp, n: 2}\n", "deprecated name of the same drafter: mtp"),
+        (PLAIN, "speculation: {method: mtp, n: [[1, 4, 3], [6, 9, 0]]}\n", "[6, 9, 0] where a step from 5 is due"),
+        (PLAIN, "speculation: {method: mtp, n: 2, steps: 3, topk: 1}\n", "speculation of vllm has no steps and topk"),
+        (SGLANG, "speculation: {method: NEXTN, n: 4}\n", "speculation of sglang needs steps and topk"),
+        (PLAIN, 'venv: {python: "3.12", packages: ["vllm==0.33.0"]}\n', "has image and venv to install the engine"),
+        (PLAIN, "image: null\n", "has no way to install the engine"),
+        (PLAIN, 'image: null\nvenv: {python: "3.12", packages: [vllm]}\n', "'vllm' is no pinned package"),
+        (PLAIN, "superseded_by: vllm-nvfp4-v2\n", "superseded and superseded_by go together"),
+        (PLAIN, "env: {NCCL_P2P_LEVEL: '4'}\n", "NCCL_P2P_LEVEL is '4'"),
+        (PLAIN, "container: {security_opt: [apparmor=unconfined]}\n", "container.security_opt[0]"),
+    ],
+)
+def test_what_the_schema_itself_refuses(tmp_path: Path, base: str, text: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        mine(tmp_path, base, text)
+    assert words in str(caught.value)
+
+
+def test_corrupted_and_unshipped_forms_stand_in_caveats_and_evidence_alone() -> None:
+    for recipe in default_catalogue().recipes.values():
+        text = " ".join(argument for argument, _ in arguments(recipe)) + " ".join(
+            pattern for patch in recipe.patches for pattern in patch.add
+        )
+        for form in ("qwen35_coder", "qwen3_next_mtp", "layers..mlp", "NCCL_P2P_LEVEL=4"):
+            assert form not in text, recipe.id
+
+
+def test_nothing_assembled_is_marked_as_quoted() -> None:
+    for recipe in default_catalogue().recipes.values():
+        for evidence in recipe.evidence:
+            assert evidence.kind == "assembled" or (evidence.who and evidence.when and evidence.changed), recipe.id
+
+
+def test_the_fit_gives_what_the_engine_logged() -> None:
+    # vLLM with one speculated token at 0.90 logged 10.85 full sequences for the snapshot of February (209 GiB).
+    catalogue = default_catalogue()
+    recipe = catalogue.recipe("vllm-nvfp4-cu130-mtp1")
+    recipe = recipe.model_copy(update={"argv": ("--gpu-memory-utilization=0.90",)})
+    checkpoint = catalogue.checkpoint(recipe.checkpoint).model_copy(update={"bytes": 209 << 30})
+    estimate = fit(recipe, checkpoint, 97887)
+    assert estimate and estimate.sequence == pytest.approx(2.16, abs=0.01)
+    # 7 GiB are 3.2 sequences.
+    assert abs(estimate.left / estimate.sequence - 10.85) < 3.2
+
+
+def test_eight_gpus_of_fp8_fit_and_four_do_not() -> None:
+    catalogue = default_catalogue()
+    recipe = catalogue.recipe("vllm-fp8-8gpu-mtp2")
+    checkpoint = catalogue.checkpoint(recipe.checkpoint)
+    on_four = recipe.model_copy(update={"gpus": 4, "parallel": recipe.parallel.model_copy(update={"tp": 4})})
+    wide, narrow = fit(recipe, checkpoint), fit(on_four, checkpoint)
+    assert wide and narrow and (wide.impossible, narrow.impossible) == (False, True)
+
+
+def test_forks_and_older_versions_are_not_judged_by_todays_release() -> None:
+    catalogue = default_catalogue()
+    assert releases_of(catalogue.recipe("sglang-nvfp4-b12x")) == []
+    assert releases_of(catalogue.recipe("vllm-nvfp4-chisleu")) == []
+    assert [release.name for release in releases_of(catalogue.recipe(PLAIN))] == ["vllm 0.33.0"]
+
+
+def test_what_the_wheels_know_was_read_rightly() -> None:
+    known = {release.engine: release for release in releases()}
+    vllm, sglang = known["vllm"], known["sglang"]
+    assert vllm.options["--language-model-only"] == "flag"
+    assert vllm.options["--mm-encoder-tp-mode"] == ("weights", "data")
+    assert "b12x" in vllm.options["--moe-backend"] and "B12X" in vllm.options["--attention-backend"]
+    assert {"qwen3_coder", "qwen3_xml"} <= set(vllm.options["--tool-call-parser"])
+    assert "qwen35_coder" not in vllm.options["--tool-call-parser"]
+    assert "num_speculative_tokens_per_batch_size" in vllm.keys["--speculative-config"]
+    assert "VLLM_ALLOW_LONG_MAX_MODEL_LEN" in vllm.environment
+    assert "--cuda-graph-max-bs" not in sglang.options and "--cuda-graph-max-bs-decode" in sglang.options
+    assert "qwen3_coder" in sglang.options["--tool-call-parser"]
+    assert "b12x" not in sglang.options["--fp4-gemm-backend"]

@@ -1,0 +1,157 @@
+"""`rigup show`: every form hands the plan's arguments on unchanged, and says where each value was written."""
+
+import random
+import shlex
+import subprocess
+
+import pytest
+import yaml
+
+from rigup.errors import RigupError
+from rigup.forms import FORMS, compose, docker, kubernetes, shell, shown, systemd
+from rigup.plan import EndpointPlan
+from rigup.recipes import Catalogue, default_catalogue
+from rigup.render import docker_argv
+from tests.unit.sample import plan
+from tests.unit.systemd_words import exec_words
+from tests.unit.test_render import HOSTILE, settings_of
+
+CATALOGUE = default_catalogue()
+CONTAINERS = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.image)
+BARE = sorted(set(CATALOGUE.recipes) - set(CONTAINERS))
+
+
+def undoubled(text: str) -> str:
+    """What compose and Kubernetes make of `$$`; a single `$` before a name would be a variable."""
+    assert "$" not in text.replace("$$", "")
+    return text.replace("$$", "$")
+
+
+def shell_words(command: str) -> list[str]:
+    """What a real shell makes of one command."""
+    script = f"set -- {command}\nprintf '%s\\0' \"$@\""
+    ran = subprocess.run(["sh", "-c", script], capture_output=True, check=True, timeout=60)
+    return ran.stdout.decode().split("\0")[:-1]
+
+
+def command_of(text: str) -> str:
+    """The command after the comments."""
+    return text[text.index("\n/usr/bin/docker") + 1 :]
+
+
+def after_image(words: list[str], endpoint: EndpointPlan) -> list[str]:
+    return words[words.index(endpoint.image) + 1 :]
+
+
+def arguments_in(form: str, endpoint: EndpointPlan) -> list[str]:
+    """The server's arguments as the form's own reader gets them."""
+    if form == "docker":
+        return after_image(shell_words(docker(endpoint)), endpoint)
+    if form == "shell":
+        pull, run = shell(endpoint).split(f"{endpoint.image}\n", 1)
+        assert shell_words(pull) == ["/usr/bin/docker", "pull"]
+        return after_image(shell_words(run), endpoint)
+    if form == "systemd":
+        return after_image(exec_words(settings_of(systemd(endpoint))["ExecStart"][0]), endpoint)
+    if form == "compose":
+        return [undoubled(word) for word in yaml.safe_load(compose(endpoint))["services"]["llm-main"]["command"]]
+    [pod] = [each for each in yaml.safe_load_all(kubernetes(endpoint)) if each["kind"] == "Deployment"]
+    words = [undoubled(word) for word in pod["spec"]["template"]["spec"]["containers"][0]["args"]]
+    return ["--host=127.0.0.1" if word == "--host=0.0.0.0" else word for word in words]
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_hostile_values_arrive_as_they_are_in_every_form(form: str) -> None:
+    base = plan().endpoint("main")
+    alphabet = " \t\n\r\"'\\$%{}()[];#=@:,&|<>*?!`~-ax0é模\x01\x7f"
+    for seed in range(60):
+        source = random.Random(seed)
+        values = ["".join(source.choices(alphabet, k=source.randrange(14))) for _ in range(3)]
+        hostile = [f"--x{n}={value}" for n, value in enumerate([*values, source.choice(HOSTILE)])]
+        endpoint = base.model_copy(update={"argv": (*base.argv, *hostile)})
+        assert arguments_in(form, endpoint) == list(endpoint.argv), seed
+
+
+@pytest.mark.parametrize("form", ["docker", "compose", "kubernetes"])
+def test_hostile_environments_arrive_as_they_are(form: str) -> None:
+    env = {f"V{n}": value for n, value in enumerate(HOSTILE) if not set(value) & set("\n\r\0")}
+    endpoint = plan().endpoint("main").model_copy(update={"env": env})
+    if form == "docker":
+        words = [word for word in shell_words(docker(endpoint)) if word.startswith("--env=")]
+        found = dict(word.removeprefix("--env=").split("=", 1) for word in words)
+    elif form == "compose":
+        service = yaml.safe_load(compose(endpoint))["services"]["llm-main"]
+        found = {name: undoubled(value) for name, value in service["environment"].items()}
+    else:
+        [pod] = [each for each in yaml.safe_load_all(kubernetes(endpoint)) if each["kind"] == "Deployment"]
+        listed = pod["spec"]["template"]["spec"]["containers"][0]["env"]
+        found = {each["name"]: undoubled(each["value"]) for each in listed}
+    assert found == env
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_every_container_recipe_has_every_form(name: str, form: str) -> None:
+    text = shown(CATALOGUE, name, form)
+    recipe = CATALOGUE.recipe(name)
+    assert recipe.container_image().tag in text
+    assert f"--served-model-name={recipe.served_name}" in text
+    if form in ("compose", "kubernetes"):
+        assert all(yaml.safe_load_all(text))
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_a_recipe_without_a_container_is_shown_as_commands_alone(name: str) -> None:
+    words = shlex.split(shown(CATALOGUE, name, "shell"), comments=True)
+    assert {"uv", "git"} & set(words)
+    assert "--host=127.0.0.1" in words
+    with pytest.raises(RigupError, match="only `--as shell` shows it"):
+        shown(CATALOGUE, name, "docker")
+
+
+def test_every_value_says_where_it_was_written() -> None:
+    text = shown(CATALOGUE, "vllm-nvfp4-cu130-mtp2", "docker")
+    assert "# --max-num-seqs=128  <- argv[6] vllm-nvfp4-cu130-mtp2.yaml:" in text
+    assert "# --tensor-parallel-size=4  <- parallel.tp vllm-nvfp4-cu130.yaml:" in text
+    assert "# NCCL_P2P_LEVEL=PHB  <- env.NCCL_P2P_LEVEL vllm-nvfp4-cu130.yaml:" in text
+    assert "# HF_HUB_OFFLINE=1  <- rigup\n" in text
+
+
+def test_a_line_break_in_a_value_does_not_leave_its_comment() -> None:
+    recipe = CATALOGUE.recipe("vllm-nvfp4-cu130")
+    hostile = recipe.model_copy(update={"argv": ("--x=a\nrm -rf /", "--y=\u2028b")})
+    text = shown(Catalogue({recipe.id: hostile}, CATALOGUE.checkpoints), recipe.id, "docker")
+    assert "rm -rf /" in text
+    assert shell_words(command_of(text))[-2:] == ["--x=a\nrm -rf /", "--y=\u2028b"]
+
+
+def test_what_is_not_resolved_is_said_and_nothing_is_invented() -> None:
+    text = shown(CATALOGUE, "vllm-nvfp4-cu130", "docker")
+    assert "# the image is not in a lock" in text
+    assert "0" * 40 not in text
+    assert "/srv/models/nvidia/Qwen3.5-397B-A17B-NVFP4/main" in text
+
+
+def test_docker_is_the_units_own_command_but_for_the_environment_file() -> None:
+    endpoint = plan().endpoint("main")
+    words = [word for word in shell_words(docker(endpoint)) if not word.startswith("--env=")]
+    assert words == [word for word in docker_argv(endpoint) if not word.startswith("--env-file=")]
+
+
+def test_a_pod_may_load_for_as_long_as_the_unit_may() -> None:
+    endpoint = plan(ready_timeout=2700).endpoint("main")
+    [pod] = [each for each in yaml.safe_load_all(kubernetes(endpoint)) if each["kind"] == "Deployment"]
+    probe = pod["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+    assert probe["failureThreshold"] * probe["periodSeconds"] >= 2700
+    assert pod["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 4}
+
+
+def test_what_a_container_needs_beyond_the_usual_is_in_its_command_and_in_its_digest() -> None:
+    plain = plan().endpoint("main")
+    options = {"caches": ("/cache/jit",), "tmpfs": ("/usr/local/cuda-13.0/compat",)}
+    endpoint = plain.model_copy(update={**options, "security_opt": ("seccomp=unconfined",)})
+    words = docker_argv(endpoint)
+    assert "--mount=type=volume,source=llm-main-cache-jit,target=/cache/jit" in words
+    assert "--mount=type=tmpfs,target=/usr/local/cuda-13.0/compat" in words
+    assert "--security-opt=seccomp=unconfined" in words
+    assert endpoint.digest != plain.digest
