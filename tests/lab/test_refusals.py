@@ -123,7 +123,7 @@ def on(host: Host, *commands: str, undo: str) -> Iterator[None]:
             host.shell(command)
         yield
     finally:
-        host.shell(undo)
+        host.shell(undo, check=False)
 
 
 # What was written wrongly.
