@@ -65,7 +65,8 @@ class _Proxy:
                 await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
             finally:
                 far_writer.close()
-        except (ConnectionError, asyncio.CancelledError):
+        except (OSError, asyncio.CancelledError):
+            # One side has hung up; the other one learns it now.
             pass
         finally:
             writer.close()
