@@ -26,7 +26,7 @@ def capture(name: str) -> str:
     path = CAPTURES / name
     if not path.is_file():
         pytest.skip(f"no captures of real tools here: {path} is absent (RIGUP_CAPTURES names another folder)")
-    return path.read_text()
+    return path.read_text(errors="replace")
 
 
 def recorded(name: str) -> list[Recorded]:
@@ -50,3 +50,11 @@ def recorded(name: str) -> list[Recorded]:
         else:
             command, streams, stream = head, {"stdout": "", "stderr": ""}, "stdout"
     return commands
+
+
+def section(name: str, title: str) -> list[str]:
+    """The lines below `##### TITLE` of a capture, up to the next such line."""
+    lines = capture(name).splitlines()
+    start = lines.index(f"##### {title}") + 1
+    end = next((at for at, line in enumerate(lines[start:], start) if line.startswith("##### ")), len(lines))
+    return lines[start:end]

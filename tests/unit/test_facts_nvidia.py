@@ -7,7 +7,7 @@ import pytest
 from rigup.facts.hardware import PciDevice, nvidia_gpus, parse_pci_devices
 from rigup.facts.kernel import parse_kernel_state, parse_module_parameters
 from rigup.facts.nvidia import Gpu, parse_cdi_devices, parse_driver_state, parse_gpu_list
-from tests.unit.captures import capture, section
+from tests.captures import capture, section
 
 GPU_UUID = "GPU-00000000-1111-2222-3333-444444444444"
 
@@ -123,7 +123,7 @@ def test_only_nvidias_display_controllers_are_gpus() -> None:
 
 
 def test_a_real_command_line_is_split_into_arguments() -> None:
-    cmdline = capture("rtx-pro-6000-x8/cmdline.txt")
+    cmdline = capture("rtx-pro-6000-x8/cmdline.txt").splitlines()
 
     state = parse_kernel_state(["6.17.0-20-generic", *cmdline, "/boot/vmlinuz-6.17.0-20-generic"])
 
