@@ -171,14 +171,13 @@ def deploy_through(
     return result
 
 
-def project_with_recipe(directory: Path, name: str, old: str, new: str) -> Path:
-    """A copy of the project with one more recipe: the default one with an argument changed."""
+def project_with_recipe(directory: Path, name: str, **changes: object) -> Path:
+    """A copy of the project with one more recipe: the default one with some fields changed."""
     for part in ("deploy.py", "files", "group_data", "inventory", "recipes", "rigup", "tasks", "templates"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, directory / part)
     recipe = yaml.safe_load((directory / "recipes/vllm-nvfp4-cu130.yaml").read_text())
-    recipe |= {"id": name, "argv": [new if argument == old else argument for argument in recipe["argv"]]}
-    assert new in recipe["argv"]
+    recipe |= {"id": name, **changes}
     (directory / f"recipes/{name}.yaml").write_text(yaml.safe_dump(recipe))
     return directory
 
@@ -295,7 +294,7 @@ def test_a_hub_that_goes_away_is_waited_for_and_a_port_with_another_model_is_not
 def test_a_container_that_dies_at_its_start_fails_the_deploy_early_with_its_last_words(
     day: Day, tmp_path: Path
 ) -> None:
-    copy = project_with_recipe(tmp_path, "refused", "--tool-call-parser=qwen3_coder", "--tool-call-parser=qwen35_coder")
+    copy = project_with_recipe(tmp_path, "refused", tool_parser="qwen35_coder")
     day.rigs.write(hub_endpoint=day.hub.url, recipe="refused")
     result = deploy_through(day.rigs, [], root=copy)
     assert result.code > 0, result.output
