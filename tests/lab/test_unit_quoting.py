@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.settings import STATE
 from rigup.inventory import Host, load_inventory
 from rigup.render import systemd_command
+from tests.lab.rigs import Rigs
 from tests.unit.test_render import HOSTILE
 
 # A bare host has no Python; the shell's own printf writes its arguments as they are.
@@ -57,14 +57,9 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def machines() -> Iterator[list[Machine]]:
-    """All lab hosts: Debian 12 and 13 bring different versions of systemd."""
-    # Never the hosts of inventory/lab.yaml: those are someone's machines.
-    inventory = STATE / "lab.yaml"
-    if not inventory.is_file():
-        pytest.skip("no lab is running: make lab")
-    hosts = load_inventory(inventory).hosts
-    machines = [Machine(host) for host in hosts.values()]
+def machines(rigs: Rigs) -> Iterator[list[Machine]]:
+    """Debian 12 and 13 bring different versions of systemd."""
+    machines = [Machine(host) for host in load_inventory(rigs.inventory).hosts.values()]
     for machine in machines:
         machine.run("mkdir", machine.directory)
         machine.write(f"{machine.directory}/dump", DUMP)
