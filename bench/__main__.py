@@ -41,6 +41,9 @@ NOTHING_BY_ANSIBLE = r"(?s)\A(?!.*(?:changed|failed|unreachable)=[1-9]).*changed
 # It takes minutes with eight hosts, most of them here and not on the way.
 ANSIBLE_FLEET_MS = (0,)
 
+# Until the host has closed the last run's sessions and written its log.
+SETTLE_S = 0.5
+
 # Runs of one tool at one distance: at least, at most, and seconds after which no further one begins.
 RUNS = {
     "rig": (3, 7, 12),
@@ -49,6 +52,7 @@ RUNS = {
     "paramiko": (2, 3, 12),
     "testinfra-ssh": (1, 2, 30),
 }
+LONG = ("ansible", "testinfra-ssh", "paramiko")
 DEFAULT_RUNS = (3, 7, 8)
 FLEET_RUNS = (1, 3, 8)
 
@@ -90,8 +94,8 @@ def tools() -> Path:
     if not ready.exists():
         say(f"installing {REQUIREMENTS.name} into {directory}")
         venv.create(directory, with_pip=True, clear=True)
-        pip = [directory / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--requirement", REQUIREMENTS], check=True)
+        pip = [str(directory / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--requirement", str(REQUIREMENTS)], check=True)
         ready.touch()
     return directory / "bin"
 
@@ -186,7 +190,10 @@ class Measurement:
                 audits.append((Case("audit", tool, count, distance), self._audit(inventory, backend)))
         with tempfile.TemporaryDirectory(prefix="rigup-cp-") as control:
             try:
-                self._take_turns([*deploys, *audits], {"ANSIBLE_SSH_CONTROL_PATH_DIR": control})
+                # The short ones among themselves: what the long ones leave behind on the host would weigh on them.
+                for long in (False, True):
+                    todo = [job for job in (*deploys, *audits) if (job[0].tool in LONG) is long]
+                    self._take_turns(todo, {"ANSIBLE_SSH_CONTROL_PATH_DIR": control})
             finally:
                 # The connections that Ansible keeps open.
                 for socket in Path(control).iterdir():
@@ -224,6 +231,7 @@ class Measurement:
         left = jobs
         while left:
             for case, command in left:
+                time.sleep(SETTLE_S)
                 seconds, said = run(command)
                 case.seconds.append(seconds)
                 counted = [int(number) for number in re.findall(r"remote executions: (\d+)", said)]

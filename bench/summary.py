@@ -26,7 +26,7 @@ TITLES = {
 }
 
 # What is held against what, and what was aimed at, by milliseconds of distance: at least so many times faster.
-FASTER = (
+FASTER: tuple[tuple[str, str, str, dict[int, float]], ...] = (
     ("deploy", "ansible", "Ansible / @rig", {0: 20.0, 50: 30.0}),
     ("deploy", "ssh", "stock pyinfra / @rig", {0: 6.0, 50: 15.0}),
     ("audit", "testinfra-ssh", "testinfra ssh / rigup's audit", {0: 10.0, 10: 10.0, 50: 10.0}),
