@@ -229,6 +229,7 @@ def test_the_next_deploy_mends_dpkg_survives_a_lost_connection_and_rolls_docker_
         day.host.shell("pkill -9 -u ops")
 
     output = day.refused((r"docker \| Install Docker", lose_connection))
+    assert re.search("Connection lost|the connection broke", output)
     assert day.shell("dpkg --audit") == ""
     assert "specified both as a flag and in the configuration file: log-driver" in output
     assert f"{DAEMON_JSON} is again what it was, and Docker runs." in output
