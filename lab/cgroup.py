@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+from lab.settings import CGROUP
+
 _MOUNT = Path("/sys/fs/cgroup")
 
 
@@ -18,7 +20,7 @@ class Cgroup:
     """The control group of one host. nspawn puts the host's processes into `payload` below it."""
 
     def __init__(self, host: str) -> None:
-        self.parent = _unified() / "rigup-lab"
+        self.parent = _unified() / CGROUP
         self.path = self.parent / host
 
     def create(self) -> None:

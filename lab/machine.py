@@ -325,7 +325,8 @@ class Host:
         beside.replace(self.directory / "host.json")
 
     def _personalise(self, root: Path) -> None:
-        """What makes this host itself: name, machine id, ssh keys."""
+        """What makes this host itself: name, machine id, ssh keys, the way to its lab's mirror."""
+        rootfs.name_mirror(root)
         _place(root / "etc/hostname", f"{self.name}\n")
         _place(root / "etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {self.name}\n::1 localhost ip6-localhost\n")
         _place(root / "etc/machine-id", f"{uuid.uuid4().hex}\n", 0o444)

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from lab.settings import BRIDGE, GATEWAY, PREFIX_LENGTH, SUBNET, host_address, namespace
+from lab.settings import BRIDGE, GATEWAY, PREFIX_LENGTH, SUBNET, host_address, link, namespace
 
 _NAMESPACES = Path("/run/netns")
 
@@ -25,12 +25,8 @@ def _ip(*argv: str) -> str:
     return done.stdout
 
 
-def _link(name: str) -> str:
-    return f"rigup-{name}"
-
-
 def _link_exists(name: str) -> bool:
-    return any(link["ifname"] == name for link in json.loads(_ip("-json", "link", "show")))
+    return any(found["ifname"] == name for found in json.loads(_ip("-json", "link", "show")))
 
 
 def _addresses() -> list[dict[str, Any]]:
@@ -41,10 +37,10 @@ def _addresses() -> list[dict[str, Any]]:
 def up() -> None:
     """Make the bridge and give it the control machine's address. Raises NetworkError."""
     if not _link_exists(BRIDGE):
-        for link in _addresses():
-            if any(address["local"] == GATEWAY for address in link["addr_info"]):
+        for found in _addresses():
+            if any(address["local"] == GATEWAY for address in found["addr_info"]):
                 raise NetworkError(
-                    f"{GATEWAY} is an address of {link['ifname']} already; the lab needs {SUBNET} for itself"
+                    f"{GATEWAY} is an address of {found['ifname']} already; the lab needs {SUBNET} for itself"
                 )
         _ip("link", "add", BRIDGE, "type", "bridge")
     _ip("address", "replace", f"{GATEWAY}/{PREFIX_LENGTH}", "dev", BRIDGE)
@@ -57,11 +53,11 @@ def add(host: str) -> Path:
     if not _has(space):
         _ip("netns", "add", space)
         _ip("-n", space, "link", "set", "lo", "up")
-    if not _link_exists(_link(host)):
-        _ip("link", "add", _link(host), "type", "veth", "peer", "name", "eth0", "netns", space)
+    if not _link_exists(link(host)):
+        _ip("link", "add", link(host), "type", "veth", "peer", "name", "eth0", "netns", space)
         _ip("-n", space, "address", "add", f"{host_address(host)}/{PREFIX_LENGTH}", "dev", "eth0")
         _ip("-n", space, "link", "set", "eth0", "up")
-        _ip("link", "set", _link(host), "master", BRIDGE, "up")
+        _ip("link", "set", link(host), "master", BRIDGE, "up")
     return _NAMESPACES / space
 
 
@@ -71,8 +67,8 @@ def _has(space: str) -> bool:
 
 def remove(host: str) -> None:
     """Unplug a host and remove its namespace; nothing happens where there is none."""
-    if _link_exists(_link(host)):
-        _ip("link", "delete", _link(host))
+    if _link_exists(link(host)):
+        _ip("link", "delete", link(host))
     space = namespace(host)
     if _has(space):
         _ip("netns", "delete", space)

@@ -141,6 +141,13 @@ def _sources(release: str) -> str:
     )
 
 
+def name_mirror(root: Path) -> None:
+    """Write the apt sources of the disk under `root`: this lab's mirror, which the cached disk does not know."""
+    directory = root / "etc/apt/sources.list.d"
+    (directory / "debian.sources").write_text(_sources(_codename(root)))
+    (directory / "lab-kernel.sources").write_text(f"Types: deb\nURIs: {MIRROR_URL}/kernel\nSuites: ./\nTrusted: yes\n")
+
+
 def _kernel_preferences() -> str:
     # Debian's own metapackages of the same name lead to a kernel that a lab host does not run.
     names = "linux-image-amd64 linux-headers-amd64"
@@ -162,7 +169,6 @@ def customise(root: Path) -> None:
         path.write_text(content)
         path.chmod(mode)
 
-    codename = _codename(root)
     for name, where, mode in _FILES:
         place(where, (GUEST / name).read_text(), mode)
     for name, package in _DIVERTED:
@@ -173,11 +179,6 @@ def customise(root: Path) -> None:
                 place(where.lstrip("/"), (GUEST / name).read_text(), 0o755)
     (root / "usr/lib/lab-hardware").mkdir()
     (root / "etc/apt/sources.list").unlink(missing_ok=True)
-    place("etc/apt/sources.list.d/debian.sources", _sources(codename))
-    place(
-        "etc/apt/sources.list.d/lab-kernel.sources",
-        f"Types: deb\nURIs: {MIRROR_URL}/kernel\nSuites: ./\nTrusted: yes\n",
-    )
     place("etc/apt/preferences.d/lab-kernel", _kernel_preferences())
     inside("useradd", "--create-home", "--shell", "/bin/bash", "--groups", "sudo", "ops")
     inside("systemctl", "enable", "lab-hardware.service")

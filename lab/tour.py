@@ -45,7 +45,7 @@ def tour(boot: Callable[[], object]) -> int:
     for part, argv in (("deploy", DEPLOY), ("audit", AUDIT)):
         print(f"\n$ {' '.join([Path(argv[0]).name, *argv[1:]])}", flush=True)
         started = time.monotonic()
-        code = subprocess.run(argv, cwd=ROOT).returncode
+        code = subprocess.run(argv, cwd=ROOT, env={**os.environ, "RIGUP_LAB_STATE": str(STATE)}).returncode
         took[part] = time.monotonic() - started
         if code:
             print(f"\nThe {part} failed (exit code {code}). What failed stands above; `make lab` goes on from there.")

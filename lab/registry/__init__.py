@@ -13,6 +13,9 @@ from lab.settings import CACHE, GATEWAY, REGISTRY_PORT, REGISTRY_URL, STATE
 SERVICE = "registry"
 STORES = CACHE / "registry"
 
+# So several checkouts, with images of their own, can share a cache.
+_KEPT_STORES = 4
+
 
 def storage() -> Path:
     """Where the registry keeps what was pushed: a cache, one for each version of the large layer."""
@@ -57,9 +60,10 @@ def start() -> Service:
             raise ServiceError(
                 f"the lab's image could not be pushed to {REGISTRY_URL}: {error}\n{tail(SERVICE)}"
             ) from error
-        for outdated in STORES.iterdir():
-            if outdated != storage():
-                shutil.rmtree(outdated)
+        storage().touch()
+        by_age = sorted(STORES.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        for outdated in by_age[_KEPT_STORES:]:
+            shutil.rmtree(outdated)
     return service
 
 

@@ -7,8 +7,8 @@ import pytest
 from lab import machine, world
 from tests.lab.rigs import Rigs
 
-NAMES = [f"rig{number}" for number in range(2, 10)]
-DEAD = "rig7"
+NAMES = [f"rig{number}" for number in range(11, 19)]
+DEAD = "rig16"
 
 
 @pytest.fixture(scope="module")

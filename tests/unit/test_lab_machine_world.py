@@ -48,7 +48,7 @@ def test_a_wrong_command_is_told_with_the_right_ones(tmp_path: Path) -> None:
     ("argv", "message"),
     [
         (["reset", "rig7"], "lab: there is no lab host rig7; there are: rig1\n"),
-        (["reboot", "server"], "lab: 'server' is no lab host: they are called rig1 to rig9\n"),
+        (["reboot", "server"], "lab: 'server' is no lab host: they are called rig1 to rig19\n"),
     ],
 )
 def test_a_host_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, argv: list[str], message: str) -> None:
@@ -59,8 +59,8 @@ def test_a_host_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, ar
 
 @needs_root
 def test_an_impossible_number_of_hosts_is_refused(tmp_path: Path) -> None:
-    result = lab(tmp_path / "state", "up", "--hosts", "10")
-    assert (result.returncode, result.stderr) == (1, "lab: 10 hosts: the lab has 1 to 9\n")
+    result = lab(tmp_path / "state", "up", "--hosts", "20")
+    assert (result.returncode, result.stderr) == (1, "lab: 20 hosts: the lab has 1 to 19\n")
     assert not (tmp_path / "state").exists()
 
 
