@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from pyinfra.api.deploy import deploy
+from pyinfra.api.hiddenvalue import HiddenValue
 
-from rigup.operations import files, users, venv
+from rigup.hub import token_for
+from rigup.neighbours import daemon_config
+from rigup.operations import apt, files, systemd, users, venv
 from rigup.operations import model as model_operations
+from rigup.operations.model import Sources
 from tasks.preflight import Brief
 
 __all__ = ["model"]
@@ -15,6 +19,8 @@ __all__ = ["model"]
 FILES = Path(__file__).resolve().parent.parent / "files"
 LIBRARY = "/usr/local/lib/rigup"
 USER = "rigup-fetch"
+PROGRAMS = ("fetch.py", "fetch_hub.py", "fetch_sources.py", "fetch_store.py")
+TOKEN = "/etc/rigup/hub-token"
 
 
 @deploy("model")
@@ -32,17 +38,51 @@ def model(brief: Brief) -> None:
         requirements=f"{LIBRARY}/fetch-requirements.lock",
         index=brief.settings.pypi_index,
     )
-    files.install(
-        name="Install the downloader", dest=f"{LIBRARY}/fetch.py", content=(FILES / "fetch.py").read_text(), mode="755"
-    )
+    for program in PROGRAMS:
+        files.install(
+            name=f"Install the downloader ({program})",
+            dest=f"{LIBRARY}/{program}",
+            content=(FILES / program).read_text(),
+            mode="755",
+        )
     files.install(
         name="Install the downloader's unit",
         dest="/etc/systemd/system/model-fetch@.service",
         content=(FILES / "model-fetch@.service").read_text(),
     )
+    settings = brief.settings
+    if token := token_for(settings.hub_endpoint):
+        files.install(name="Hand over the hub token", dest=TOKEN, content=HiddenValue(token), mode="600", secret=True)
+    if brief.neighbours:
+        _serve_neighbours(brief)
+    sources = Sources(
+        hubs=tuple(url for url in (settings.hub_mirror, settings.hub_endpoint) if url),
+        name=brief.plan.host,
+        neighbours=brief.neighbours,
+        directory=settings.model_source,
+    )
     for checkpoint in brief.plan.checkpoints:
-        model_operations.fetch(
-            name=f"Start the download of {checkpoint.repo}",
-            checkpoint=checkpoint,
-            endpoint=brief.settings.hub_endpoint,
-        )
+        model_operations.fetch(name=f"Start the download of {checkpoint.repo}", checkpoint=checkpoint, sources=sources)
+
+
+def _serve_neighbours(brief: Brief) -> None:
+    """What this host has verified is there for the other hosts of the inventory, and for nobody else."""
+    apt.install(name="Install rsync", packages={"rsync": None})
+    config = files.install(
+        name="Say who the neighbours are",
+        dest="/etc/rigup/rsyncd.conf",
+        content=daemon_config(
+            brief.settings.model_store, brief.settings.neighbour_port, [each.address for each in brief.neighbours]
+        ),
+    )
+    unit = files.install(
+        name="Install the neighbours' unit",
+        dest="/etc/systemd/system/rigup-neighbours.service",
+        content=(FILES / "rigup-neighbours.service").read_text(),
+    )
+    systemd.converge(
+        name="Serve the neighbours",
+        unit="rigup-neighbours.service",
+        inputs=["/etc/rigup/rsyncd.conf"],
+        reload_for=[config, unit],
+    )

@@ -33,6 +33,7 @@ from rigup.facts.serving import ModelStamp
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
 from rigup.facts.units import UnitState
 from rigup.lock import Lock
+from rigup.neighbours import Neighbour, neighbours_of
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan, make_plan, recipe_of
 from rigup.preflight import HostFacts, check, destinations, disk_paths
@@ -49,13 +50,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Brief:
-    """What the steps work from: a host's plan, its settings, the lock, NVIDIA's name for its distribution, its GPUs."""
+    """What the steps work from: a host's plan, its settings, the lock, NVIDIA's name for its distribution, its GPUs.
+
+    `neighbours` are the other hosts of the inventory, those that this run leaves out included.
+    """
 
     plan: Plan
     settings: Settings
     lock: Lock
     distro: str
     gpus: int
+    neighbours: tuple[Neighbour, ...] = ()
 
 
 class Refused(PyinfraError):
@@ -97,10 +102,29 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
     problems = [problem for name, plan in plans.items() for problem in check(plan, settings[name], facts[name], lock)]
     if problems:
         raise ProblemsError(problems)
+    fleet = _fleet()
     return {
-        name: Brief(plan, settings[name], lock, distros[name] or "", len(nvidia_gpus(facts[name].pci)))
+        name: Brief(
+            plan,
+            settings[name],
+            lock,
+            distros[name] or "",
+            len(nvidia_gpus(facts[name].pci)),
+            neighbours_of(name, fleet),
+        )
         for name, plan in plans.items()
     }
+
+
+def _fleet() -> list[Neighbour]:
+    """All hosts of the inventory that share their files."""
+    found = []
+    for host in state.inventory:
+        settings = Settings.from_data(host.data.dict(), host.name)
+        if settings.neighbours:
+            address = settings.lan_address or host.data.ssh_hostname
+            found.append(Neighbour(host.name, address, settings.neighbour_port))
+    return sorted(found, key=lambda each: each.name)
 
 
 def _check_recipes(settings: dict[str, Settings], catalogue: Catalogue) -> None:
@@ -176,6 +200,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
 
     ports = _deployed_ports(fact(FileText, path=PLAN))
     units = {endpoint.name: fact(UnitState, unit=endpoint.unit) for endpoint in plan.endpoints}
+    stamps = {item.path: fact(ModelStamp, path=item.path) for item in plan.checkpoints}
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
     return HostFacts(
         os_release=system.os_release,
@@ -191,7 +216,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
             (address, port): fact(Reachable, address=address, port=port)
             for address, port in destinations(plan, settings)
         },
-        stored={item.path: fact(ModelStamp, path=item.path).present_bytes for item in plan.checkpoints},
+        stored={path: stamp.present_bytes + stamp.arriving_bytes for path, stamp in stamps.items()},
         images=fact(ImageDigests),
         installed=fact(InstalledVersions, names=sorted(names)),
         serving={name: ports[name] for name, unit in units.items() if unit.runs and name in ports},
