@@ -36,7 +36,6 @@ BREAKS = {
     "echo '# mine' >> /etc/systemd/system/llm@main.service": ("serve-unit", "serve | Write the unit of main"),
     "sed -i s/NVFP4/FP4/ /etc/rigup/endpoints/main/config.json": (
         "config-patches",
-        "config | Write the patched chat_template.jinja of main",
         "config | Write the patched config.json of main",
     ),
     "sysctl -qw vm.swappiness=60": ("base-sysctl", "base | Put vm.swappiness into effect"),
