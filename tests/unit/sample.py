@@ -15,7 +15,11 @@ GIB = 1 << 30
 LISTING = {"config.json": f"100 git:{'c' * 40}", "model.safetensors": f"5000 sha256:{'d' * 64}"}
 
 PUBLISHED: Published = {
-    f"{REPO}@{REVISION}": {"config.json": '{"quantization_config": {"ignore": ["lm_head"], "quant_algo": "NVFP4"}}'}
+    f"{REPO}@{REVISION}": {
+        "config.json": '{"quantization_config": {"ignore": ["lm_head"], "quant_algo": "NVFP4"}}',
+        # One that needs no patch.
+        "chat_template.jinja": "{% for message in messages %}{{ message.content }}{% endfor %}",
+    }
 }
 
 
