@@ -326,15 +326,15 @@ class Fetch:
             if process.poll() is None:
                 continue
             del self.copies[path]
-            if process.returncode == 0:
+            if self.store.has_arrived(self.missing[path]):
                 self.check(path)
+                continue
+            say(f"{path} from {neighbour.name}: rsync ended with {process.returncode}")
+            if process.returncode in (0, NO_SUCH_FILE):
+                self.distrusted.setdefault(path, set()).add(neighbour.name)
             else:
-                say(f"{path} from {neighbour.name}: rsync ended with {process.returncode}")
-                if process.returncode == NO_SUCH_FILE:
-                    self.distrusted.setdefault(path, set()).add(neighbour.name)
-                else:
-                    neighbour.rest()
-                self.check_space()
+                neighbour.rest()
+            self.check_space()
 
     def check(self, path: str) -> None:
         self.checks[path] = self.checkers.submit(self.store.accept, self.missing[path])
@@ -372,14 +372,15 @@ class Fetch:
         """Give idle files to where they come from: neighbours that hold them first, then a hub."""
         left = []
         for file in self.idle():
-            if self.store.arriving(file).exists() and self.store.arriving(file).stat().st_size == file.size:
+            if self.store.has_arrived(file):
                 self.check(file.path)
                 continue
             holders = self.trusted(self.hood.holders(file.path), file)
+            able = [each for each in holders if not each.is_resting]
             if not holders:
                 left.append(file)
-            elif len(self.copies) < COPIES:
-                self.copy(file, random.choice(holders))
+            elif able and len(self.copies) < COPIES:
+                self.copy(file, random.choice(able))
         fetching = [each for each in self.hood.all if each.is_fetching]
         if not any(hub.is_ready for hub in self.hubs):
             self.give_up_if_alone(left, bool(fetching))

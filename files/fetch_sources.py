@@ -151,9 +151,12 @@ class Neighbour:
         self.said = said
 
     def rest(self) -> None:
-        """Leave it alone for a moment: it may be starting again."""
-        self.said = {}
+        """Leave it alone for a moment, with what it holds: it may be starting again."""
         self.deaf_until = time.monotonic() + REST_S
+
+    @property
+    def is_resting(self) -> bool:
+        return time.monotonic() < self.deaf_until
 
     @property
     def is_fetching(self) -> bool:
@@ -190,11 +193,9 @@ class Neighbourhood:
         if self._shared is None:
             return
         self._beat += 1
-        base = self._store.staging if active else self._store.dest
         said = {
             "beat": self._beat,
             "active": active,
-            "base": "/".join(base.parts[-3:]),
             "held": sorted(held),
             "wants": sorted(wants),
             "fetching": sorted(fetching),
@@ -204,7 +205,7 @@ class Neighbourhood:
     def listen(self) -> None:
         """Ask all neighbours, side by side, what they hold and what they are at."""
         now = time.monotonic()
-        asked = [each for each in self.all if each.deaf_until <= now]
+        asked = [each for each in self.all if not each.is_resting]
         for neighbour, said in zip(asked, self._pool.map(self._ask, asked), strict=True):
             neighbour.hear(said)
             if time.monotonic() - now > PATIENCE_S and not said:
@@ -234,6 +235,8 @@ class Neighbourhood:
 
     def transfer(self, neighbour: Neighbour, file: File, to: Path) -> subprocess.Popen[bytes]:
         """Begin to copy a file from a neighbour, after the bytes that are there already."""
-        source = f"{neighbour.base}/models/{neighbour.said['base']}/{file.path}"
-        argv = [*RSYNC, "--timeout=30", "--append", "--inplace", "--no-motd", source, str(to)]
+        # It may be renaming the directory into place at this very moment: one of the two is there.
+        places = [self._store.staging, self._store.dest]
+        sources = [f"{neighbour.base}/models/{'/'.join(place.parts[-3:])}/{file.path}" for place in places]
+        argv = [*RSYNC, "--timeout=30", "--append", "--inplace", "--no-motd", *sources, f"{to.parent}/"]
         return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -108,6 +108,10 @@ class Store:
             if name not in self.files:
                 path.unlink()
 
+    def has_arrived(self, file: File) -> bool:
+        """Whether all bytes of a file are there, verified or not."""
+        return _size(self.arriving(file)) == file.size
+
     def held(self) -> set[str]:
         """The files that have arrived and were verified."""
         return {path for path, file in self.files.items() if _size(self.staging / path) == file.size}

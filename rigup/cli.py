@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rigup import browse, planning, report, resolve
+from rigup import browse, models, planning, report, resolve
 from rigup import lock as locks
 from rigup.errors import RigupError, near
 from rigup.inventory import Inventory, find_inventory, load_inventory
@@ -71,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
     settings.set_defaults(run=_settings)
 
     browse.add_commands(commands)
+
+    models.add_commands(commands)
 
     lock = commands.add_parser(
         "lock",

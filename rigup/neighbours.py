@@ -43,7 +43,6 @@ list = no
 reverse lookup = no
 hosts allow = {" ".join(sorted(allowed))}
 hosts deny = *
-max connections = 64
 timeout = 60
 [models]
 path = {store}

@@ -274,7 +274,7 @@ class Settings(BaseModel):
         True, description="Take files from the inventory's other hosts, and serve them to these hosts alone."
     )
     neighbour_port: Port = Field(8730, description="TCP port on which the host serves its neighbours.")
-    lan_address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$")] | None = Field(
+    neighbour_address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$")] | None = Field(
         None, description="Address at which the other hosts reach this one; without it, that of ssh."
     )
 

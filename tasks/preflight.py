@@ -122,7 +122,7 @@ def _fleet() -> list[Neighbour]:
     for host in state.inventory:
         settings = Settings.from_data(host.data.dict(), host.name)
         if settings.neighbours:
-            address = settings.lan_address or host.data.ssh_hostname
+            address = settings.neighbour_address or host.data.ssh_hostname
             found.append(Neighbour(host.name, address, settings.neighbour_port))
     return sorted(found, key=lambda each: each.name)
 

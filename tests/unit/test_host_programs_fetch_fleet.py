@@ -141,7 +141,7 @@ def test_a_neighbour_that_dies_leaves_the_rest_to_the_hub(hub: RunningHub, tmp_p
 def test_what_a_host_that_died_was_fetching_is_fetched_by_another(hub: RunningHub, tmp_path: Path) -> None:
     with fleet(hub, tmp_path, 2) as (first, second):
         first.shared.mkdir(parents=True, exist_ok=True)
-        said = {"beat": 1, "active": True, "base": f"{REPO}/x", "held": [], "wants": [], "fetching": [FIRST]}
+        said = {"beat": 1, "active": True, "held": [], "wants": [], "fetching": [FIRST]}
         name = f"{REPO.replace('/', '--')}--{hub.repository.commit[:12]}.json"
         (first.shared / name).write_text(json.dumps(said))
         result = second.fetch()
