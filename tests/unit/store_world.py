@@ -202,3 +202,22 @@ class Rig:
         ]
         whole = all(path.read_bytes() == published[name].source.read_bytes() for name, path in named)
         return whole and (self.is_as_published() or not self.stamp.exists())
+
+
+def killed_at_random(rig: Rig, times: int) -> None:
+    """Kills as many runs at random moments, looks at what they leave, and lets one run to its end."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    rig.hub.rate[0] = 2_000_000
+    rig.hub.err(f"flip,path={SHARDS[0]},times=1", f"cut,path={SHARDS[1]}")
+    for _ in range(times):
+        with rig.fetching() as process:
+            time.sleep(moments.uniform(0.1, 2.5))
+            assert process.poll() in (None, 0)
+        assert rig.holds_nothing_false()
+    rig.hub.rate[0] = 0
+    rig.hub.err()
+    result = rig.fetch()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert rig.is_as_published() and rig.is_clean()

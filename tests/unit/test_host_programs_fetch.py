@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import time
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from lab.hub.repository import Repository
-from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, publish
+from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, killed_at_random, publish
 
 FIRST, SECOND, THIRD = SHARDS
 
@@ -181,25 +180,6 @@ def test_a_killed_run_goes_on_within_its_files(rig: Rig) -> None:
     assert result.returncode == 0, result.stdout
     assert rig.is_as_published() and rig.is_clean()
     assert rig.hub.sent() <= sum(entry.size for entry in rig.hub.repository.entries.values()) - there + 100_000
-
-
-def killed_at_random(rig: Rig, times: int) -> None:
-    """Kills as many runs at random moments, looks at what they leave, and lets one run to its end."""
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    moments = random.Random(seed)
-    rig.hub.rate[0] = 2_000_000
-    rig.hub.err(f"flip,path={FIRST},times=1", f"cut,path={SECOND}")
-    for _ in range(times):
-        with rig.fetching() as process:
-            time.sleep(moments.uniform(0.1, 2.5))
-            assert process.poll() in (None, 0)
-        assert rig.holds_nothing_false()
-    rig.hub.rate[0] = 0
-    rig.hub.err()
-    result = rig.fetch()
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert rig.is_as_published() and rig.is_clean()
 
 
 def test_runs_killed_at_random_moments_leave_nothing_false_and_the_last_one_finishes(rig: Rig) -> None:
