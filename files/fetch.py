@@ -44,6 +44,7 @@ POLL_S = 0.1
 # rsync(1): "Partial transfer due to error"; all else is the connection's.
 NO_SUCH_FILE = 23
 TELL_S = 1.0
+LISTEN_S = 2.0
 RATE_OVER_S = 30.0
 
 
@@ -357,7 +358,7 @@ class Fetch:
                 raise Hopeless(f"after {self.wrong[path]} downloads still not as published: {path}")
 
     def listen(self) -> None:
-        if self.hood.all and time.monotonic() - self.listened_at >= TELL_S:
+        if self.hood.all and time.monotonic() - self.listened_at >= LISTEN_S:
             self.hood.listen()
             self.listened_at = time.monotonic()
             self.share()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["PORT", "SHARED", "Neighbour", "daemon_config", "neighbours_of"]
+from rigup.settings import Settings
+
+__all__ = ["CONFIG", "PORT", "SHARED", "UNIT", "Neighbour", "daemon_config", "fleet_of", "neighbours_of"]
+
+CONFIG = "/etc/rigup/rsyncd.conf"
+UNIT = "rigup-neighbours.service"
 
 PORT = 8730
 SHARED = "/var/lib/rigup-fetch/shared"
@@ -18,6 +23,15 @@ class Neighbour:
     name: str
     address: str
     port: int = PORT
+
+
+def fleet_of(hosts: Iterable[tuple[str, str, Settings]]) -> list[Neighbour]:
+    """The hosts of an inventory that share their files, from each one's name, address for ssh and settings."""
+    return [
+        Neighbour(name, settings.neighbour_address or address, settings.neighbour_port)
+        for name, address, settings in sorted(hosts, key=lambda each: each[0])
+        if settings.neighbours
+    ]
 
 
 def neighbours_of(name: str, fleet: Sequence[Neighbour]) -> tuple[Neighbour, ...]:

@@ -8,7 +8,8 @@ from pyinfra.api.deploy import deploy
 from pyinfra.api.hiddenvalue import HiddenValue
 
 from rigup.hub import token_for
-from rigup.neighbours import daemon_config
+from rigup.mounts import mount_text, mount_unit
+from rigup.neighbours import CONFIG, UNIT, daemon_config
 from rigup.operations import apt, files, systemd, users, venv
 from rigup.operations import model as model_operations
 from rigup.operations.model import Sources
@@ -26,6 +27,8 @@ TOKEN = "/etc/rigup/hub-token"
 @deploy("model")
 def model(brief: Brief) -> None:
     """The downloader is there, and every checkpoint that is not in the store is on its way."""
+    if brief.settings.model_disk:
+        _mount_store(brief.settings.model_store, brief.settings.model_disk)
     users.system(name="Make the downloader's user", user=USER)
     files.install(
         name="Name the downloader's packages",
@@ -65,24 +68,38 @@ def model(brief: Brief) -> None:
         model_operations.fetch(name=f"Start the download of {checkpoint.repo}", checkpoint=checkpoint, sources=sources)
 
 
+def _mount_store(path: str, label: str) -> None:
+    """The store's own disk is mounted, and nothing is downloaded while it is not."""
+    unit = mount_unit(path)
+    written = files.install(
+        name="Name the store's disk", dest=f"/etc/systemd/system/{unit}", content=mount_text(path, label)
+    )
+    files.install(
+        name="Let the download wait for the store's disk",
+        dest="/etc/systemd/system/model-fetch@.service.d/store.conf",
+        content=f"# Written by rigup; the next deploy undoes changes made here.\n[Unit]\nRequiresMountsFor={path}\n",
+    )
+    systemd.converge(name="Mount the store's disk", unit=unit, reload_for=[written], timeout=100)
+
+
 def _serve_neighbours(brief: Brief) -> None:
     """What this host has verified is there for the other hosts of the inventory, and for nobody else."""
     apt.install(name="Install rsync", packages={"rsync": None})
     config = files.install(
         name="Say who the neighbours are",
-        dest="/etc/rigup/rsyncd.conf",
+        dest=CONFIG,
         content=daemon_config(
             brief.settings.model_store, brief.settings.neighbour_port, [each.address for each in brief.neighbours]
         ),
     )
     unit = files.install(
         name="Install the neighbours' unit",
-        dest="/etc/systemd/system/rigup-neighbours.service",
+        dest=f"/etc/systemd/system/{UNIT}",
         content=(FILES / "rigup-neighbours.service").read_text(),
     )
     systemd.converge(
         name="Serve the neighbours",
-        unit="rigup-neighbours.service",
-        inputs=["/etc/rigup/rsyncd.conf"],
+        unit=UNIT,
+        inputs=[CONFIG],
         reload_for=[config, unit],
     )

@@ -33,7 +33,7 @@ from rigup.facts.serving import ModelStamp
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
 from rigup.facts.units import UnitState
 from rigup.lock import Lock
-from rigup.neighbours import Neighbour, neighbours_of
+from rigup.neighbours import Neighbour, fleet_of, neighbours_of
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan, make_plan, recipe_of
 from rigup.preflight import HostFacts, check, destinations, disk_paths
@@ -102,7 +102,10 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
     problems = [problem for name, plan in plans.items() for problem in check(plan, settings[name], facts[name], lock)]
     if problems:
         raise ProblemsError(problems)
-    fleet = _fleet()
+    # The whole inventory, also where this run is limited to some hosts.
+    fleet = fleet_of(
+        (host.name, host.data.ssh_hostname, Settings.from_data(host.data.dict(), host.name)) for host in state.inventory
+    )
     return {
         name: Brief(
             plan,
@@ -114,17 +117,6 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
         )
         for name, plan in plans.items()
     }
-
-
-def _fleet() -> list[Neighbour]:
-    """All hosts of the inventory that share their files."""
-    found = []
-    for host in state.inventory:
-        settings = Settings.from_data(host.data.dict(), host.name)
-        if settings.neighbours:
-            address = settings.neighbour_address or host.data.ssh_hostname
-            found.append(Neighbour(host.name, address, settings.neighbour_port))
-    return sorted(found, key=lambda each: each.name)
 
 
 def _check_recipes(settings: dict[str, Settings], catalogue: Catalogue) -> None:

@@ -99,7 +99,7 @@ def fetch(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> Com
         parent, name = QuoteString(posixpath.dirname(checkpoint.path)), QuoteString(unit)
         check(
             host,
-            StringCommand("( umask 022 && mkdir -p", parent, f") && chown {USER}:", parent),
+            StringCommand("( umask 022 && mkdir -p", parent, f") && chown -R {USER}:", parent),
             failing=f"could not make the store's directory for {repo} on {host.name}",
         )
         if not asked:

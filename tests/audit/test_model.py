@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from subject import Subject, expect, expect_none
+from subject import Subject, expect, expect_none, expect_text
 
+from rigup import neighbours, testinfra_backend
 from rigup.plan import CheckpointPlan
 
 
@@ -68,3 +69,16 @@ def test_model_download_ended(rig: Subject) -> None:
     enabled = rig.said("ls /etc/systemd/system/multi-user.target.wants").split()
     busy += [f"{name} at boot" for name in enabled if name.startswith("model-fetch@")]
     expect_none("no download", busy)
+
+
+def test_model_neighbours(rig: Subject) -> None:
+    """It serves what it holds to the inventory's other hosts, and to nobody else."""
+    hosts = testinfra_backend.inventory().hosts.values()
+    fleet = neighbours.fleet_of((host.name, host.connection.address, host.settings) for host in hosts)
+    others = neighbours.neighbours_of(rig.name, fleet)
+    if not others:
+        return
+    allowed = [each.address for each in others]
+    wanted = neighbours.daemon_config(rig.settings.model_store, rig.settings.neighbour_port, allowed)
+    expect_text(neighbours.CONFIG, wanted, rig.text(neighbours.CONFIG))
+    expect("active", rig.unit(neighbours.UNIT).get("ActiveState", "not there"))
