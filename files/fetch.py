@@ -262,8 +262,8 @@ class Fetch:
         free = self.store.free_bytes()
         if missing > free:
             raise Hopeless(
-                f"the disk is full: {missing - free} bytes more are needed where {self.store.dest.parent} lies: "
-                "make room or choose another model_store"
+                "the disk is full: make room or choose another model_store: "
+                f"{missing - free} bytes more are needed where {self.store.dest.parent} lies"
             )
 
     def take_from(self, source: Path) -> None:
