@@ -58,6 +58,8 @@ def model(brief: Brief) -> None:
         files.install(name="Hand over the hub token", dest=TOKEN, content=HiddenValue(token), mode="600", secret=True)
     if brief.neighbours:
         _serve_neighbours(brief)
+    else:
+        systemd.stopped(name="Serve nobody", unit=UNIT)
     sources = Sources(
         hubs=tuple(url for url in (settings.hub_mirror, settings.hub_endpoint) if url),
         name=brief.plan.host,
