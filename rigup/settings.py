@@ -281,6 +281,9 @@ class Settings(BaseModel):
     ready_timeout: Seconds = Field(
         2700, description="Seconds until an endpoint answers; the first start compiles kernels."
     )
+    drain_timeout: Annotated[int, Strict(), Field(ge=0, le=86400)] = Field(
+        300, description="Seconds that a rebuild waits for running requests before it stops an endpoint."
+    )
     fetch_timeout: Annotated[int, Strict(), Field(ge=10)] = Field(
         86400, description="Seconds to wait for a checkpoint in one run; the download itself goes on."
     )

@@ -99,13 +99,17 @@ class Rigs:
         return self.run("pytest", "tests/audit", "-q", "-p", "no:cacheprovider", *arguments, **extra)
 
     def deploy_killed_at(self, pattern: str, delay: float = 0.3, timeout: float = 600) -> str:
-        """Starts a deploy and kills it, without a chance to clean up, `delay` seconds after it prints `pattern`.
+        """`killed_at` for a deploy."""
+        return self.killed_at(pattern, "deploy.py", delay, timeout)
+
+    def killed_at(self, pattern: str, what: str, delay: float = 0.3, timeout: float = 600) -> str:
+        """Starts `what` and kills it, without a chance to clean up, `delay` seconds after it prints `pattern`.
 
         Returns what it had printed; raises AssertionError when it ended before.
         """
         seen: list[str] = []
         deadline = time.monotonic() + timeout
-        with self._begun() as process:
+        with self._begun(what) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 seen.append(line)
@@ -113,7 +117,7 @@ class Rigs:
                     time.sleep(delay)
                     return "".join(seen)
                 assert time.monotonic() < deadline, f"no {pattern!r} within {timeout} s:\n{''.join(seen)}"
-        raise AssertionError(f"the deploy ended before {pattern!r}:\n{''.join(seen)}")
+        raise AssertionError(f"{what} ended before {pattern!r}:\n{''.join(seen)}")
 
     def deploy_killed_after(self, seconds: float) -> None:
         """Starts a deploy and kills it after that time, if it has not ended by then."""
@@ -121,10 +125,10 @@ class Rigs:
             process.wait(seconds)
 
     @contextlib.contextmanager
-    def _begun(self, output: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
-        """A deploy that is killed, with all it has started, when the block ends."""
+    def _begun(self, what: str = "deploy.py", output: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+        """A run of `what` that is killed, with all it has started, when the block ends."""
         process = subprocess.Popen(
-            [str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y", "-v"],
+            [str(BIN / "pyinfra"), "inventory/lab.py", what, "-y", "-v"],
             cwd=ROOT,
             env=self.environment(),
             stdin=subprocess.DEVNULL,
