@@ -88,7 +88,9 @@ def fetch(checkpoint: CheckpointPlan, endpoint: str, venv: str = VENV) -> Comman
         check(
             host,
             note("checkpoints", [checkpoint.path]),
-            StringCommand("&& ( umask 022 && mkdir -p", parent, f") && chown {USER}:", parent),
+            StringCommand("&& ( umask 022 && mkdir -p", parent, ") &&"),
+            # After a rebuild what the store has is root's: the downloader may have to mend it.
+            StringCommand("find", parent, f"! -user {USER} -exec chown -h {USER}: {{}} +"),
             failing=f"could not make the store's directory for {repo} on {host.name}",
         )
         if not asked:
