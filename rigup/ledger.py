@@ -48,6 +48,7 @@ ROOMS = (
 
 ACCOUNTS = {
     "docker-ce": ("group", "docker"),
+    "haproxy": ("user", "haproxy"),
     "nvidia-persistenced": ("user", "nvidia-persistenced"),
 }
 """What packages make and leave behind when they are purged, as Debian's rules want it."""

@@ -23,7 +23,7 @@ from rigup.packages import cuda_group
 from rigup.recipes import Catalogue, Checkpoint, Patch, Recipe
 from rigup.settings import Endpoint, Settings
 
-__all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "make_plan"]
+__all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "key_file", "make_plan"]
 
 # Small published files by "repo@revision", then by name.
 Published = Mapping[str, Mapping[str, str]]
@@ -35,6 +35,9 @@ HOW = {"drain_timeout", "waivers"}
 USUAL_GPUS = 4
 
 MODEL = "/model"
+LOOPBACK = "127.0.0.1"
+# A file that the checkpoint may not have cannot be mounted into it: the store is read-only.
+BESIDE = "/rigup"
 ENDPOINTS = "/etc/rigup/endpoints"
 
 # The model is a local directory: the engine has no reason to ask anyone on the network.
@@ -76,7 +79,11 @@ PROCESS_OPTIONS = ("caches", "tmpfs", "security_opt")
 
 
 class EndpointPlan(Data):
-    """Everything that one served process is made of."""
+    """Everything that one served process is made of.
+
+    The engine itself always listens on loopback (`address`). Beyond it, a gate on `public_address` asks for the key:
+    another key or address then restarts no engine.
+    """
 
     name: str
     recipe: str
@@ -93,6 +100,8 @@ class EndpointPlan(Data):
     vram_mib: int
     address: str
     port: int
+    public_address: str | None
+    networks: tuple[str, ...]
     served_name: str
     argv: tuple[str, ...]
     env: dict[str, str]
@@ -104,6 +113,7 @@ class EndpointPlan(Data):
     security_opt: tuple[str, ...] = ()
     ready_path: str
     ready_timeout: int
+    stall_timeout: int
 
     @property
     def unit(self) -> str:
@@ -123,9 +133,23 @@ class EndpointPlan(Data):
         return f"{self.directory}/env"
 
     @property
+    def key_file(self) -> str:
+        return key_file(self.name)
+
+    @property
+    def gate(self) -> str:
+        """The unit that checks the API key, in front of an endpoint that is reachable from beyond the host."""
+        return f"rigup-gate@{self.name}.service"
+
+    @property
     def url(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"http://{host}:{self.port}"
+        """Where the engine answers, on the host's loopback."""
+        return _url(self.address, self.port)
+
+    @property
+    def public_url(self) -> str | None:
+        """Where it answers with the key; None for an endpoint on loopback alone."""
+        return _url(self.public_address, self.port) if self.public_address else None
 
     @property
     def digest(self) -> str:
@@ -134,6 +158,11 @@ class EndpointPlan(Data):
         How long to wait for it, or what its image is called, does not count: no restart reads 240 GB for that.
         """
         return _digest(self, include=PROCESS | {name for name in PROCESS_OPTIONS if getattr(self, name)})
+
+
+def key_file(endpoint: str) -> str:
+    """Where the API key of an endpoint that is reachable from beyond its host lies on the host."""
+    return f"{ENDPOINTS}/{endpoint}/key"
 
 
 class Plan(Data):
@@ -174,6 +203,11 @@ class Plan(Data):
         return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
+def _url(address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{port}"
+
+
 def _digest(model: BaseModel, include: set[str] | None = None) -> str:
     canonical = json.dumps(
         model.model_dump(mode="json", include=include), sort_keys=True, separators=(",", ":"), ensure_ascii=True
@@ -181,8 +215,8 @@ def _digest(model: BaseModel, include: set[str] | None = None) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def make_plan(host: str, settings: Settings, catalogue: Catalogue, lock: Lock, published: Published) -> Plan:
-    """The plan of one host.
+def make_plan(host: str, settings: Settings, catalogue: Catalogue, lock: Lock, published: Published | None) -> Plan:
+    """The plan of one host; without `published` its patched files are left out.
 
     Raises RigupError for an unknown recipe (naming the near ones) and for what the lock or `published` does not hold.
     """
@@ -221,7 +255,7 @@ def recipe_of(settings: Settings, name: str, catalogue: Catalogue) -> Recipe:
     return recipe
 
 
-def needed_patches(recipe: Recipe, image_created: datetime) -> list[Patch]:
+def needed_patches(recipe: Recipe, image_created: datetime | None) -> list[Patch]:
     """The recipe's patches that an image made at that time needs."""
     return [patch for patch in recipe.patches if patches.applies(patch, recipe, image_created)]
 
@@ -234,7 +268,7 @@ def checkpoint_revision(checkpoint: Checkpoint, lock: Lock) -> str:
 
 
 def _endpoint(
-    name: str, endpoint: Endpoint, settings: Settings, catalogue: Catalogue, lock: Lock, published: Published
+    name: str, endpoint: Endpoint, settings: Settings, catalogue: Catalogue, lock: Lock, published: Published | None
 ) -> EndpointPlan:
     recipe = recipe_of(settings, name, catalogue)
     checkpoint = catalogue.checkpoint(recipe.checkpoint)
@@ -252,14 +286,16 @@ def _endpoint(
     path = f"{settings.model_store}/{checkpoint.repo}/{revision}"
     wanted = needed_patches(recipe, image.created)
     patched: dict[str, str] = {}
-    if wanted:
+    if wanted and published is not None:
         source = f"{checkpoint.repo}@{revision}"
         if source not in published:
             raise RigupError(f"the config files of {source} were not read, and recipe {recipe.id} patches them")
-        patched = patches.patch_files(published[source], wanted)
+        patched = patches.patch_files(published[source], wanted, recipe.engine.name)
     # Files after the directory: podman and Kubernetes mount in this order, Docker sorts by depth anyway.
     mounts = [Mount(source=path, target=MODEL)]
-    mounts += [Mount(source=f"{ENDPOINTS}/{name}/{file}", target=f"{MODEL}/{file}") for file in sorted(patched)]
+    for file in sorted(patched):
+        over = BESIDE if file == patches.TEMPLATE else MODEL
+        mounts.append(Mount(source=f"{ENDPOINTS}/{name}/{file}", target=f"{over}/{file}"))
     return EndpointPlan(
         name=name,
         recipe=recipe.id,
@@ -281,10 +317,12 @@ def _endpoint(
         gpus=endpoint.gpus,
         gpu_count=recipe.gpus,
         vram_mib=recipe.vram_mib,
-        address=endpoint.address,
+        address=LOOPBACK if endpoint.is_public else endpoint.address,
         port=endpoint.port,
+        public_address=endpoint.address if endpoint.is_public else None,
+        networks=endpoint.networks,
         served_name=recipe.served_name,
-        argv=_arguments(recipe, endpoint),
+        argv=_arguments(recipe, endpoint, patched),
         env={**QUIET, **recipe.env},
         ulimits=dict(settings.container_ulimits),
         mounts=tuple(mounts),
@@ -294,16 +332,18 @@ def _endpoint(
         security_opt=recipe.container.security_opt,
         ready_path=recipe.ready.path,
         ready_timeout=recipe.ready.timeout or settings.ready_timeout,
+        stall_timeout=settings.stall_timeout,
     )
 
 
-def _arguments(recipe: Recipe, endpoint: Endpoint) -> tuple[str, ...]:
+def _arguments(recipe: Recipe, endpoint: Endpoint, patched: Mapping[str, str]) -> tuple[str, ...]:
     model = "--model" if recipe.engine.name == "vllm" else "--model-path"
     return (
         *recipe.container_image().command,
         f"{model}={MODEL}",
         f"--served-model-name={recipe.served_name}",
-        f"--host={endpoint.address}",
+        f"--host={LOOPBACK if endpoint.is_public else endpoint.address}",
         f"--port={endpoint.port}",
         *(argument for argument, _ in arguments(recipe)),
+        *([f"--chat-template={BESIDE}/{patches.TEMPLATE}"] if patches.TEMPLATE in patched else []),
     )

@@ -16,6 +16,7 @@ __all__ = ["HostLedger", "Remains", "RemainsValue", "Sums", "parse_remains", "pa
 # Where something of ours could lie beside what the ledger names.
 SEARCHED = ("/etc", "/usr/local", "/var/lib", "/var/cache", "/run", "/opt")
 UNITS = ("llm@*", "model-fetch@*", "rigup-*")
+TABLE = "table inet rigup"
 
 
 class HostLedger(FactBase[Ledger]):
@@ -87,6 +88,7 @@ class Remains(FactBase[RemainsValue]):
                 *map(QuoteString, UNITS),
                 "2>/dev/null | sed 's/^/units /';",
             ),
+            StringCommand(f"nft list tables 2>/dev/null | grep -x '{TABLE}' | sed 's/^/paths nftables: /';"),
             StringCommand(
                 "{ ls -1d -- /nonexistent", *wanted, "2>/dev/null; find", *SEARCHED,
                 "-xdev -maxdepth 5 -name '*rigup*' -prune -print 2>/dev/null; } | sed 's/^/paths /' || true",

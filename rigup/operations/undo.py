@@ -139,6 +139,8 @@ def stopped(units: Sequence[str]) -> Commands:
             run(host, "systemctl disable --quiet --now --", QuoteString(unit))
             check(host, "systemctl stop --", QuoteString(unit), failing=f"could not stop {unit} on {host.name}")
             run(host, "systemctl reset-failed --", QuoteString(unit))
+        # The gates' table; each gate's stop took its own chain.
+        run(host, "command -v nft && nft delete table inet rigup")
 
     yield work(stop, "stop units")
 
