@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rigup import audit, browse, keys, planning, report, resolve
+from rigup import audit, browse, hostkeys, keys, planning, report, resolve
 from rigup import lock as locks
 from rigup.diagnosis import explain
 from rigup.errors import RigupError, near
@@ -73,6 +73,15 @@ def parser() -> argparse.ArgumentParser:
     )
     audit.add_arguments(looked)
     looked.set_defaults(run=audit.command)
+
+    accepted = commands.add_parser(
+        "accept",
+        help="take the new host key of a host that was installed anew or replaced",
+        description="Shows the key that was known and the one that the host shows now, and asks.",
+        epilog="Exit codes: 0 accepted, or known already; 1 not.",
+    )
+    hostkeys.add_arguments(accepted)
+    accepted.set_defaults(run=hostkeys.command)
 
     # Its options are its own business: `main` hands them on.
     commands.add_parser("report", help="what the last deploy did, or an earlier one", add_help=False)

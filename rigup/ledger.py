@@ -39,6 +39,7 @@ ROOMS = (
     "/etc/rigup",
     "/usr/local/lib/rigup",
     "/var/cache/rigup",
+    "/var/cache/rigup-uv",
     "/var/lib/rigup-fetch",
     "/run/rigup",
     "/run/rigup-fetch",
