@@ -18,6 +18,7 @@ __all__ = [
     "BEFORE",
     "EMPTIED",
     "LEDGER",
+    "LEFTOVERS",
     "ROOM",
     "ROOMS",
     "Ledger",
@@ -53,6 +54,9 @@ ACCOUNTS = {
     "nvidia-persistenced": ("user", "nvidia-persistenced"),
 }
 """What packages make and leave behind when they are purged, as Debian's rules want it."""
+
+LEFTOVERS = {"haproxy": "/var/lib/haproxy"}
+"""Directories that packages leave behind with something in them."""
 
 EMPTIED = ("/opt/containerd/bin", "/opt/containerd/lib", "/opt/containerd", "/var/lib/dkms")
 """Directories that packages leave behind; they go where nothing is in them."""

@@ -22,7 +22,7 @@ from pyinfra.context import host, state
 from rigup import ledger
 from rigup.facts.kernel import KernelState, parse_kernel_state
 from rigup.facts.ledger import Remains, Sums, parse_remains, parse_sums, remains_of
-from rigup.ledger import ACCOUNTS, BEFORE, EMPTIED, ROOM, ROOMS, Ledger, backup_of, unmerge
+from rigup.ledger import ACCOUNTS, BEFORE, EMPTIED, LEFTOVERS, ROOM, ROOMS, Ledger, backup_of, unmerge
 from rigup.load import running_requests
 from rigup.operations import apt
 from rigup.operations._host import Clock, check, duration, run, say, work
@@ -254,6 +254,8 @@ def packages_purged(book: Ledger, kept: Kept, timeout: float = 3600) -> Commands
             # Who has containers here needs Docker as it is.
             kept.packages |= apt.with_what_they_need(host, ours, [*filter(_is_docker, ours)])
         kept.packages |= apt.purge(host, ours - kept.packages, timeout)
+        for package in (ours - kept.packages) & LEFTOVERS.keys():
+            run(host, "rm -rf --", QuoteString(LEFTOVERS[package]))
         if kept.packages:
             kept.tell(f"packages that others need: {_some(sorted(kept.packages))}")
 
