@@ -24,6 +24,7 @@ from rigup.facts.store import FetchProgress
 from rigup.facts.units import UnitState, UnitStateValue
 from rigup.neighbours import Neighbour
 from rigup.operations._host import Clock, check, duration, run, say, work
+from rigup.operations._ledger import note
 from rigup.operations._units import failure, show_patiently
 from rigup.operations.files import place
 from rigup.plan import CheckpointPlan
@@ -99,7 +100,10 @@ def fetch(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> Com
         parent, name = QuoteString(posixpath.dirname(checkpoint.path)), QuoteString(unit)
         check(
             host,
-            StringCommand("( umask 022 && mkdir -p", parent, f") && chown -R {USER}:", parent),
+            note("checkpoints", [checkpoint.path]),
+            StringCommand("&& ( umask 022 && mkdir -p", parent, ") &&"),
+            # After a rebuild what the store has is root's: the downloader may have to mend it.
+            StringCommand("find", parent, f"! -user {USER} -exec chown -h {USER}: {{}} +"),
             failing=f"could not make the store's directory for {repo} on {host.name}",
         )
         if not asked:
