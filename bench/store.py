@@ -64,8 +64,8 @@ def main() -> int:
 
 
 def measure_single(directory: Path) -> dict[str, Any]:
-    """Eight shards of 256 MB on one host."""
-    repository = fetching.publish(directory / "single", 8, 256 * (1 << 20))
+    """Eight shards of 64 MB on one host."""
+    repository = fetching.publish(directory / "single", 8, 1 << 26)
     rows = [row for rate in (0, 100 * MB) for row in fetching.single(repository, directory, rate, 3 if not rate else 1)]
     gb_per_s = {(row["tool"], row["limit_bytes_per_s"]): row["gb_per_s"] for row in rows}
     against = {
