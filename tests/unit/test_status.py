@@ -74,7 +74,7 @@ def test_a_proof_of_an_earlier_start_proves_nothing() -> None:
 
 
 def test_a_download_says_how_far_it_is() -> None:
-    assert "nvidia--Q--abab: downloading 25% of 240.0 GB" in shown(rig1=host(downloads=[FETCHING]))
+    assert "nvidia--Q--abab: downloading, 60.0 GB of 240.0 GB" in shown(rig1=host(downloads=[FETCHING]))
 
 
 def test_hosts_without_endpoints_and_hosts_that_do_not_answer_have_their_row() -> None:
