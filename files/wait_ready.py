@@ -67,13 +67,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--url", required=True, help="the endpoint's base, such as http://127.0.0.1:8000")
     parser.add_argument("--health", default="/health", help="path that answers 200 once the engine is up")
     parser.add_argument("--model", required=True, help="name under which the model must be listed")
-    parser.add_argument("--container", required=True, help="name of the container that serves")
+    parser.add_argument("--container", default="", help="name of the container that serves, where there is one")
     parser.add_argument("--timeout", type=float, required=True, help="seconds until it must be ready")
     return parser.parse_args(argv)
 
 
 class Container:
-    """The container that serves, and the docker client in front of it (`MAINPID`, 0 when unknown)."""
+    """The container that serves, and the docker client in front of it (`MAINPID`, 0 when unknown).
+
+    Without a name there is none: the main process serves itself.
+    """
 
     def __init__(self, name: str, client: int) -> None:
         self.name = name
@@ -84,6 +87,8 @@ class Container:
         """Raises Gone when the client or the container has ended, or when no container ever appears."""
         if self.client and not runs(self.client):
             raise Gone("its main process has ended; its own last lines say why")
+        if not self.name:
+            return
         command = ["docker", "container", "inspect", "--format", "{{.State.Status}}", self.name]
         answer = subprocess.run(command, capture_output=True, text=True)
         status = answer.stdout.strip()

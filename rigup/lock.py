@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Valid
 from rigup.documents import complaint, findings_of, read_document
 from rigup.errors import InputError, RigupError
 
-__all__ = ["CheckpointLock", "ImageLock", "Lock", "read", "write"]
+__all__ = ["CheckpointLock", "ImageLock", "Lock", "VenvLock", "read", "write"]
 
 HEADER = """\
 # Written by rigup: what the loose names in the inventory stood for when they were first resolved.
@@ -40,6 +40,7 @@ def _matches(pattern: str, what: str):  # type: ignore[no-untyped-def]
 Digest = Annotated[str, _matches(r"sha256:[0-9a-f]{64}", "digest")]
 Commit = Annotated[str, _matches(r"[0-9a-f]{40}", "commit")]
 Sha256 = Annotated[str, _matches(r"[0-9a-f]{64}", "sha256")]
+Requirement = Annotated[str, _matches(r"[A-Za-z0-9._-]+==[^ ]+( --hash=sha256:[0-9a-f]{64})+", "hashed requirement")]
 AptVersion = Annotated[str, _matches(r"[0-9][A-Za-z0-9.+:~-]*", "apt version")]
 
 
@@ -74,6 +75,12 @@ class CheckpointLock(Entry):
     files: Annotated[int, Strict(), Field(ge=1)]
 
 
+class VenvLock(Entry):
+    """What pinned packages bring along: each as `NAME==VERSION --hash=sha256:...`, with all wheels that fit."""
+
+    requirements: Annotated[tuple[Requirement, ...], Field(min_length=1)]
+
+
 class Lock(Entry):
     """All that has been resolved for one inventory.
 
@@ -82,6 +89,7 @@ class Lock(Entry):
     """
 
     images: dict[str, ImageLock] = {}
+    venvs: dict[str, VenvLock] = {}
     checkpoints: dict[str, CheckpointLock] = {}
     packages: dict[str, dict[str, dict[str, AptVersion]]] = {}
     keys: dict[str, Sha256] = {}
@@ -100,6 +108,7 @@ class Lock(Entry):
             packages.setdefault(distro, {}).update(groups)
         return Lock(
             images={**self.images, **newer.images},
+            venvs={**self.venvs, **newer.venvs},
             checkpoints={**self.checkpoints, **newer.checkpoints},
             packages=packages,
             keys={**self.keys, **newer.keys},
@@ -108,6 +117,9 @@ class Lock(Entry):
     def flat(self) -> dict[str, str]:
         """Every entry as one line each, for showing what moved."""
         entries = {f"image {tag}": image.digest for tag, image in self.images.items()}
+        for name, venv in self.venvs.items():
+            pins = (requirement.split(" ")[0].partition("==") for requirement in venv.requirements)
+            entries |= {f"venv {name} {package}": version for package, _, version in pins}
         entries |= {f"checkpoint {name}": checkpoint.revision for name, checkpoint in self.checkpoints.items()}
         for distro, groups in self.packages.items():
             for group, versions in groups.items():
@@ -128,7 +140,7 @@ def read(path: Path) -> Lock:
 
 def text(lock: Lock) -> str:
     """The file's text: sorted, so that a moved entry is one changed line."""
-    data = lock.model_dump(mode="json", exclude_none=True)
+    data = lock.model_dump(mode="json", exclude_none=True, exclude=None if lock.venvs else {"venvs"})
     return HEADER + yaml.safe_dump(data, sort_keys=True, default_flow_style=False, width=120, allow_unicode=True)
 
 

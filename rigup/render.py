@@ -13,9 +13,11 @@ from rigup.plan import EndpointPlan
 
 __all__ = [
     "DOCKER",
+    "USER",
     "WAIT_READY",
     "docker_argv",
     "env_file_text",
+    "served_argv",
     "systemd_command",
     "systemd_quote",
     "unit_text",
@@ -26,14 +28,25 @@ DOCKER = "/usr/bin/docker"
 PYTHON = "/usr/bin/python3"
 WAIT_READY = "/usr/local/lib/rigup/wait_ready.py"
 STOP_SECONDS = 60
+# Who engines without a container run as.
+USER = "rigup-serve"
+KEPT = r"\\\g<0>"
+SHELL_READS = re.compile(r'["\\`$]')
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 
 # These need no quotes and mean nothing to systemd, wherever in a word they stand.
 PLAIN = re.compile(r"[A-Za-z0-9_./:=@,+-]+")
 
 
-def docker_argv(endpoint: EndpointPlan) -> list[str]:
+def served_argv(endpoint: EndpointPlan) -> list[str]:
     """The whole command that serves an endpoint, in the foreground."""
+    return list(endpoint.argv) if endpoint.venv else docker_argv(endpoint)
+
+
+def docker_argv(endpoint: EndpointPlan) -> list[str]:
+    """The same for a container. Raises ValueError for an endpoint without."""
+    if endpoint.image is None:
+        raise ValueError(f"endpoint {endpoint.name} has no image")
     arguments = [DOCKER, "run", "--rm", "--init", f"--name={endpoint.container}"]
     # A pull belongs to the deploy: 30 GB would not arrive within a unit's start.
     arguments.append("--pull=never")
@@ -71,7 +84,7 @@ def wait_argv(endpoint: EndpointPlan) -> list[str]:
         f"--url={endpoint.url}",
         f"--health={endpoint.ready_path}",
         f"--model={endpoint.served_name}",
-        f"--container={endpoint.container}",
+        *([f"--container={endpoint.container}"] if endpoint.image else []),
         f"--timeout={endpoint.ready_timeout}",
     ]
 
@@ -115,23 +128,33 @@ def unit_text(endpoint: EndpointPlan) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
         autoescape=False,
     )
     return environment.get_template("llm.service.j2").render(
         endpoint=endpoint,
+        user=USER,
+        binds=[systemd_quote(f"{mount.source}:{mount.target}") for mount in endpoint.mounts],
+        limits={f"Limit{name.upper()}": "infinity" if value < 0 else value for name, value in endpoint.ulimits.items()},
         remove=systemd_command([DOCKER, "rm", "--force", endpoint.container]),
-        run=_broken(docker_argv(endpoint)),
+        run=_broken(served_argv(endpoint)),
         wait=_broken(wait_argv(endpoint)),
         stop=systemd_command([DOCKER, "stop", "-t", str(STOP_SECONDS), endpoint.container]),
     )
 
 
 def env_file_text(endpoint: EndpointPlan) -> str:
-    """The environment as docker's --env-file reads it: KEY=VALUE up to the line's end, no quotes, no escapes.
+    """The environment, for who reads it.
 
-    Raises RigupError for a value with a line break, which that format cannot hold.
+    docker's --env-file: KEY=VALUE up to the line's end, no quotes, no escapes. systemd's EnvironmentFile: the value in
+    double quotes, in which a backslash keeps the characters that a shell would read. Raises RigupError for a value with
+    a line break, which the first cannot hold.
     """
     for key, value in endpoint.env.items():
         if "\n" in value or "\r" in value or "\0" in value:
             raise RigupError(f"recipe {endpoint.recipe}: env {key} holds a line break, which docker's env files cannot")
-    return "".join(f"{key}={value}\n" for key, value in sorted(endpoint.env.items()))
+    values = sorted(endpoint.env.items())
+    if endpoint.venv:
+        values = [(key, f'"{SHELL_READS.sub(KEPT, value)}"') for key, value in values]
+    return "".join(f"{key}={value}\n" for key, value in values)

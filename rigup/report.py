@@ -153,12 +153,18 @@ def _host_lines(name: str, host: Mapping[str, Any], whole: bool) -> list[str]:
         lines += [
             f"    endpoint {endpoint['name']}: {endpoint['url']} (on {name})",
             f"      recipe      {endpoint['recipe']}",
-            f"      image       {endpoint['image_tag']}, {endpoint['image'].rpartition('@')[2]}",
+            _engine_line(endpoint),
             f"      checkpoint  {endpoint['repo']} at {endpoint['revision']}",
             f"      try it      {try_line(host, endpoint)}",
             f"      follow it   {follow_line(host, endpoint)}",
         ]
     return lines
+
+
+def _engine_line(endpoint: Mapping[str, Any]) -> str:
+    if endpoint["image"] is None:
+        return f"      packages    {', '.join(endpoint['packages'])}"
+    return f"      image       {endpoint['image_tag']}, {endpoint['image'].rpartition('@')[2]}"
 
 
 def try_line(host: Mapping[str, Any], endpoint: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from pyinfra.context import ctx_host
 from rigup import resolve
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
 from rigup.facts.docker import ImageDigests
-from rigup.facts.files import FileText
+from rigup.facts.files import FileInfo, FileText
 from rigup.facts.hardware import DiskFree, PciDevices, SecureBoot, nvidia_gpus
 from rigup.facts.network import ListeningPorts, Reachable
 from rigup.facts.packages import InstalledVersions
@@ -33,6 +33,7 @@ from rigup.facts.serving import ModelStamp
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
 from rigup.facts.units import UnitState
 from rigup.lock import Lock
+from rigup.operations.venv import lock_of
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan, make_plan, recipe_of
 from rigup.preflight import HostFacts, check, destinations, disk_paths
@@ -193,6 +194,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         },
         stored={item.path: fact(ModelStamp, path=item.path).present_bytes for item in plan.checkpoints},
         images=fact(ImageDigests),
+        venvs=[venv.path for venv in plan.venvs if fact(FileInfo, path=lock_of(venv))],
         installed=fact(InstalledVersions, names=sorted(names)),
         serving={name: ports[name] for name, unit in units.items() if unit.runs and name in ports},
     )

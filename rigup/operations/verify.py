@@ -39,7 +39,8 @@ def proof(endpoint: EndpointPlan, gpus: int, timeout: float = 600) -> Commands:
     + timeout: seconds that one request may take
     """
     count = str(gpus)
-    yield from _proven("gpus", DOCKER, f"{endpoint.image} {count}", ["--image", endpoint.image, "--count", count])
+    if endpoint.image:
+        yield from _proven("gpus", DOCKER, f"{endpoint.image} {count}", ["--image", endpoint.image, "--count", count])
     arguments = ["--url", endpoint.url, "--model", endpoint.served_name, "--timeout", str(int(timeout))]
     arguments += ["--health", endpoint.ready_path]
     yield from _proven(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, arguments)

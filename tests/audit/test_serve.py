@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from subject import Deviation, Subject, expect, expect_text
 
-from rigup.render import unit_text
+from rigup.render import USER, unit_text
 
 
 def test_serve_unit(rig: Subject) -> None:
@@ -27,9 +27,23 @@ def test_serve_at_boot(rig: Subject) -> None:
         expect({endpoint.unit: "enabled"}, {endpoint.unit: rig.unit(endpoint.unit).get("UnitFileState")})
 
 
+def test_serve_process(rig: Subject) -> None:
+    """Without a container: the process of the unit was started with the plan's arguments, and not as root."""
+    for endpoint in rig.plan.endpoints:
+        if endpoint.venv is None:
+            continue
+        pid = rig.said("systemctl show --value --property=MainPID -- %s", endpoint.unit)
+        words = rig.said(f"tr '\\0' '\\n' </proc/{int(pid or 0)}/cmdline").splitlines()
+        # A script's own interpreter comes first.
+        expect(list(endpoint.argv[1:]), words[-len(endpoint.argv) + 1 :])
+        expect({"user": USER}, {"user": rig.said(f"stat -c %%U /proc/{int(pid or 0)}")})
+
+
 def test_serve_container(rig: Subject) -> None:
     """What runs in the unit is what the plan describes: image and mounts, and the plan's own mark."""
     for endpoint in rig.plan.endpoints:
+        if endpoint.image is None:
+            continue
         running = rig.json("docker container inspect %s", endpoint.container)
         if not running:
             raise Deviation(f"expected: the container {endpoint.container}\nfound:    no such container")
