@@ -24,7 +24,7 @@ from rigup.recipes import Catalogue, Checkpoint, Patch, Recipe
 from rigup.schema import Venv
 from rigup.settings import Endpoint, Settings
 
-__all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "VenvPlan", "make_plan"]
+__all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "VenvPlan", "key_file", "make_plan"]
 
 # Small published files by "repo@revision", then by name.
 Published = Mapping[str, Mapping[str, str]]
@@ -33,6 +33,7 @@ Published = Mapping[str, Mapping[str, str]]
 USUAL_GPUS = 4
 
 MODEL = "/model"
+LOOPBACK = "127.0.0.1"
 # A file that the checkpoint may not have cannot be mounted into it: the store is read-only.
 BESIDE = "/rigup"
 ENDPOINTS = "/etc/rigup/endpoints"
@@ -99,7 +100,11 @@ PROCESS_OPTIONS = ("venv", "caches", "tmpfs", "security_opt")
 
 
 class EndpointPlan(Data):
-    """Everything that one served process is made of: an image, or a virtual environment where the others are None."""
+    """Everything that one served process is made of: an image, or a virtual environment where the others are None.
+
+    The engine itself always listens on loopback (`address`). Beyond it, a gate on `public_address` asks for the key:
+    another key or address then restarts no engine.
+    """
 
     name: str
     recipe: str
@@ -117,6 +122,8 @@ class EndpointPlan(Data):
     vram_mib: int
     address: str
     port: int
+    public_address: str | None
+    networks: tuple[str, ...]
     served_name: str
     argv: tuple[str, ...]
     env: dict[str, str]
@@ -128,6 +135,7 @@ class EndpointPlan(Data):
     security_opt: tuple[str, ...] = ()
     ready_path: str
     ready_timeout: int
+    stall_timeout: int
 
     @property
     def unit(self) -> str:
@@ -147,9 +155,23 @@ class EndpointPlan(Data):
         return f"{self.directory}/env"
 
     @property
+    def key_file(self) -> str:
+        return key_file(self.name)
+
+    @property
+    def gate(self) -> str:
+        """The unit that checks the API key, in front of an endpoint that is reachable from beyond the host."""
+        return f"rigup-gate@{self.name}.service"
+
+    @property
     def url(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"http://{host}:{self.port}"
+        """Where the engine answers, on the host's loopback."""
+        return _url(self.address, self.port)
+
+    @property
+    def public_url(self) -> str | None:
+        """Where it answers with the key; None for an endpoint on loopback alone."""
+        return _url(self.public_address, self.port) if self.public_address else None
 
     @property
     def digest(self) -> str:
@@ -158,6 +180,11 @@ class EndpointPlan(Data):
         How long to wait for it, or what its image is called, does not count: no restart reads 240 GB for that.
         """
         return _digest(self, include=PROCESS | {name for name in PROCESS_OPTIONS if getattr(self, name)})
+
+
+def key_file(endpoint: str) -> str:
+    """Where the API key of an endpoint that is reachable from beyond its host lies on the host."""
+    return f"{ENDPOINTS}/{endpoint}/key"
 
 
 class Plan(Data):
@@ -201,6 +228,11 @@ class Plan(Data):
         """The plan as JSON, sorted, with its digest."""
         data = self.model_dump(mode="json") | {"digest": self.digest}
         return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _url(address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{port}"
 
 
 def _digest(model: BaseModel, include: set[str] | None = None) -> str:
@@ -322,8 +354,10 @@ def _endpoint(
         gpus=endpoint.gpus,
         gpu_count=recipe.gpus,
         vram_mib=recipe.vram_mib,
-        address=endpoint.address,
+        address=LOOPBACK if endpoint.is_public else endpoint.address,
         port=endpoint.port,
+        public_address=endpoint.address if endpoint.is_public else None,
+        networks=endpoint.networks,
         served_name=recipe.served_name,
         argv=(*(_program(recipe, venv) if venv else recipe.container_image().command), *argv),
         env={**QUIET, **(_bare_env(name, endpoint, settings, venv) if venv else {}), **recipe.env},
@@ -335,6 +369,7 @@ def _endpoint(
         security_opt=recipe.container.security_opt,
         ready_path=recipe.ready.path,
         ready_timeout=recipe.ready.timeout or settings.ready_timeout,
+        stall_timeout=settings.stall_timeout,
     )
 
 
@@ -365,7 +400,7 @@ def _arguments(recipe: Recipe, endpoint: Endpoint, path: str) -> tuple[str, ...]
     return (
         f"{model}={path}",
         f"--served-model-name={recipe.served_name}",
-        f"--host={endpoint.address}",
+        f"--host={LOOPBACK if endpoint.is_public else endpoint.address}",
         f"--port={endpoint.port}",
         *(argument for argument, _ in arguments(recipe)),
     )

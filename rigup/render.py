@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import jinja2
 
@@ -13,6 +13,7 @@ from rigup.plan import EndpointPlan
 
 __all__ = [
     "DOCKER",
+    "FATAL_LINES",
     "USER",
     "WAIT_READY",
     "docker_argv",
@@ -27,6 +28,7 @@ __all__ = [
 DOCKER = "/usr/bin/docker"
 PYTHON = "/usr/bin/python3"
 WAIT_READY = "/usr/local/lib/rigup/wait_ready.py"
+FATAL_LINES = "/usr/local/lib/rigup/fatal.json"
 STOP_SECONDS = 60
 # Who engines without a container run as.
 USER = "rigup-serve"
@@ -78,14 +80,18 @@ def cache_volume(endpoint: EndpointPlan, path: str) -> str:
 
 def wait_argv(endpoint: EndpointPlan) -> list[str]:
     """The command that ends well once the endpoint answers, and badly once it cannot any more."""
+    # Under its own name in the journal, so that its words are not taken for the engine's.
+    program = [WAIT_READY] if endpoint.venv else [PYTHON, WAIT_READY]
     return [
-        PYTHON,
-        WAIT_READY,
+        *program,
         f"--url={endpoint.url}",
         f"--health={endpoint.ready_path}",
         f"--model={endpoint.served_name}",
-        *([f"--container={endpoint.container}"] if endpoint.image else []),
+        *([f"--log={PurePath(endpoint.argv[0]).name}"] if endpoint.venv else [f"--container={endpoint.container}"]),
         f"--timeout={endpoint.ready_timeout}",
+        f"--stall={endpoint.stall_timeout}",
+        f"--gpus={'all' if endpoint.gpus == 'all' else ','.join(map(str, endpoint.gpus))}",
+        f"--fatal={FATAL_LINES}",
     ]
 
 

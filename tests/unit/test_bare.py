@@ -98,7 +98,9 @@ def test_the_unit_needs_no_docker_and_no_root() -> None:
     assert not any("docker" in value for key in ("Wants", "After", "ExecStart") for value in settings[key])
     assert settings["LimitMEMLOCK"] == ["infinity"]
     assert settings["LimitSTACK"] == ["67108864"]
-    assert "--container" not in settings["ExecStartPost"][0]
+    [wait] = settings["ExecStartPost"]
+    assert wait.startswith("+/usr/local/lib/rigup/wait_ready.py ") and "--log=vllm" in wait
+    assert "--container" not in wait
     # Whatever served in a container before must let go of the GPUs.
     assert settings["ExecStartPre"] == ["-+/usr/bin/docker rm --force llm-main"]
 
@@ -113,7 +115,7 @@ def test_systemd_itself_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> Non
     made = endpoint()
     assert made.venv
     text = unit_text(made).replace(made.argv[0], "/bin/true").replace("User=rigup-serve", "User=root")
-    for program in ("/usr/bin/docker", "/usr/bin/python3"):
+    for program in ("/usr/bin/docker", "/usr/local/lib/rigup/wait_ready.py"):
         text = text.replace(program, "/bin/true")
     unit = tmp_path / "llm@main.service"
     unit.write_text(text)
