@@ -236,6 +236,8 @@ class Speculation(Data):
                         "[from, to, n] in order, without gaps, for example [[1, 4, 3], [5, 128, 0]]",
                     )
                 expected = last + 1
+            if not any(tokens for _, _, tokens in self.n):
+                raise complaint("n drafts nothing at any batch size", "speculation: null")
         return self
 
 
