@@ -50,8 +50,8 @@ class Bare:
     host: Host
     rigs: Rigs
 
-    def deploy(self, recipe: str | None) -> Result:
-        """A deploy with that recipe in the inventory, or the default one, which must end well."""
+    def deploy(self, recipe: str | dict[str, str] | None) -> Result:
+        """A deploy with that recipe or need in the inventory, or the default one, which must end well."""
         connection = {key: value for key, value in self.rigs.hosts[SECOND].items() if key != "recipe"}
         self.rigs.hosts[SECOND] = {**connection, "recipe": recipe} if recipe else connection
         self.rigs.write()
@@ -139,9 +139,13 @@ def test_a_package_by_hand_is_found_and_put_right_while_the_server_runs_on(bare:
     assert bare.rigs.audit().code == 0
 
 
-def test_and_the_same_command_takes_it_back(bare: Bare) -> None:
-    bare.deploy(None)
+def test_and_a_need_takes_it_back_to_the_best_current_recipe(bare: Bare) -> None:
+    need = {"for": "agents", "engine": "vllm", "model": "Qwen3.5-397B-A17B"}
+    bare.deploy(need)
+    plan = json.loads(bare.host.shell("cat /etc/rigup/plan.json").stdout)
+    assert [endpoint["recipe"] for endpoint in plan["endpoints"]] == ["vllm-nvfp4-cu130"]
     assert "llm-main" in bare.host.shell("docker ps --format '{{.Names}}'").stdout
     assert not bare.host.shell("ps -u rigup-serve -o pid=", check=False).stdout.strip()
     assert bare.chat()["usage"]["completion_tokens"] == 4
-    assert bare.deploy(None).changed() == []
+    # The default is the same recipe: only the plan's record of the settings is another one.
+    assert bare.deploy(None).changed() == [f"{SECOND} config | Keep the plan on the host"]
