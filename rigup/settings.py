@@ -293,6 +293,9 @@ class Settings(BaseModel):
         description="Limits in the container (bytes, -1 = none). NCCL pins memory and needs deep stacks.",
     )
 
+    random_weights: Bool = Field(
+        False, description="For checkpoints with random weights, as in the lab: nonsense is then what they must write."
+    )
     model_store: HostPath = Field("/srv/models", description="Where checkpoints lie, exactly as published.")
 
     cuda_mirror: Url = Field(
