@@ -98,6 +98,7 @@ class HostFacts:
     the bytes of each checkpoint directory that are there already, `images` the references by digest that Docker has,
     `venvs` the paths of virtual environments that are whole, `installed` the apt packages with their versions,
     `serving` and `gates` the port of each endpoint of ours and of each gate that is up, `addresses` the host's own.
+    `client`: the proof's packages are there.
     """
 
     os_release: Mapping[str, str]
@@ -117,6 +118,7 @@ class HostFacts:
     serving: Mapping[str, int] = field(default_factory=dict)
     gates: Mapping[str, int] = field(default_factory=dict)
     addresses: Collection[str] = ()
+    client: bool = False
 
 
 def disk_paths(settings: Settings) -> list[str]:
@@ -403,7 +405,7 @@ class _Looking:
             needed.discard("toolkit_mirror")
         if all(c.bytes <= self.facts.stored.get(c.path, 0) for c in self.plan.checkpoints):
             needed.discard("hub_endpoint")
-            if all(venv.path in self.facts.venvs for venv in self.plan.venvs):
+            if self.facts.client and all(venv.path in self.facts.venvs for venv in self.plan.venvs):
                 needed.discard("pypi_index")
         distro = DISTROS.get(self.distro or "")
         if all(venv.path in self.facts.venvs or (distro and distro.python == venv.python) for venv in self.plan.venvs):
