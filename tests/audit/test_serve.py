@@ -65,7 +65,7 @@ def test_serve_process(rig: Subject) -> None:
         words = rig.said(f"tr '\\0' '\\n' </proc/{int(pid or 0)}/cmdline").splitlines()
         # A script's own interpreter comes first.
         expect(list(endpoint.argv[1:]), words[-len(endpoint.argv) + 1 :])
-        expect({"user": USER}, {"user": rig.said(f"stat -c %%U /proc/{int(pid or 0)}")})
+        expect({"user": USER}, {"user": rig.said("stat -c '%%U' %s", f"/proc/{int(pid or 0)}")})
 
 
 @check("critical", "endpoints")
