@@ -292,7 +292,8 @@ class _Looking:
         needed: list[tuple[str, int, str]] = []
         for checkpoint in self.plan.checkpoints:
             missing = max(0, checkpoint.bytes - self.facts.stored.get(checkpoint.path, 0))
-            if missing:
+            # What an own disk has free is known once it is mounted; the download looks again.
+            if missing and not self.own_disk_to_mount():
                 needed.append((self.settings.model_store, missing, f"checkpoint {checkpoint.repo}"))
         sizes = {endpoint.image or "": endpoint.image_bytes for endpoint in self.plan.endpoints}
         for image, tag in self.plan.images.items():
@@ -307,6 +308,11 @@ class _Looking:
         if cuda and self.missing(cuda):
             needed.append(("/", CUDA_BYTES, cuda))
         return needed
+
+    def own_disk_to_mount(self) -> bool:
+        """Whether the store is still to be mounted."""
+        disk = self.facts.disks.get(self.settings.model_store)
+        return bool(self.settings.model_disk) and disk is not None and disk.mount != self.settings.model_store
 
     def image_path(self) -> str:
         """Where images will lie: a fresh Docker 29 keeps them in containerd's directory, an older one in its own."""
@@ -410,6 +416,9 @@ class _Looking:
         distro = DISTROS.get(self.distro or "")
         if all(venv.path in self.facts.venvs or (distro and distro.python == venv.python) for venv in self.plan.venvs):
             needed.discard("python_mirror")
+        if self.settings.model_source:
+            # What is missing there is told by the download.
+            needed.discard("hub_endpoint")
         if all(image in self.facts.images for image in self.plan.images):
             needed -= {name for name in needed if name == "registry_mirror" or name.startswith("image ")}
         return needed
