@@ -330,6 +330,9 @@ class Settings(BaseModel):
     ready_timeout: Seconds = Field(
         2700, description="Seconds until an endpoint answers; the first start compiles kernels."
     )
+    at_a_time: Annotated[int, Strict(), Field(ge=1, le=1000)] = Field(
+        1, description="Hosts that may stop serving at a time in one run; the others serve on until it is their turn."
+    )
     drain_timeout: Annotated[int, Strict(), Field(ge=0, le=86400)] = Field(
         300, description="Seconds that a rebuild waits for running requests before it stops an endpoint."
     )
