@@ -343,6 +343,9 @@ class Settings(BaseModel):
         86400, description="Seconds to wait for a checkpoint in one run; the download itself goes on."
     )
 
+    daily_audit: Bool = Field(
+        False, description="A timer has the host look at itself once a day, at what a deploy has left there."
+    )
     waivers: dict[Name, Waiver] = Field(
         default_factory=dict,
         description="Findings of the audit that are accepted for a while, by the check's id: `{reason, until}` each.",

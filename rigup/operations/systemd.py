@@ -18,12 +18,13 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.context import host
 
+from rigup.facts.files import FileInfo
 from rigup.facts.units import ActiveUnits, ProcessCommand, UnitState, UnitStateValue, parse_active_units
 from rigup.operations._host import SAY_EVERY_S, Clock, check, duration, run, say, work
 from rigup.operations._turns import TURNS
 from rigup.operations._units import failure, last_lines, shorten, show_patiently
 
-__all__ = ["SERVING", "changed", "converge", "enabled", "serving_again", "stale_reasons", "start"]
+__all__ = ["SERVING", "absent", "changed", "converge", "enabled", "serving_again", "stale_reasons", "start"]
 
 Commands = Generator[FunctionCommand, None, None]
 
@@ -71,6 +72,23 @@ def enabled(unit: str, reload_for: Sequence[OperationMeta] = ()) -> Commands:
         )
 
     yield work(enable, f"enable {unit}")
+
+
+@operation()
+def absent(unit: str, files: Sequence[str]) -> Commands:
+    """Have no `unit`: neither running, nor at boot, nor its `files`."""
+    there = [path for path in files if host.get_fact(FileInfo, path=path)]
+    if not there:
+        host.noop(f"there is no {unit}")
+        return
+
+    def remove(host: Host) -> None:
+        run(host, "systemctl disable --quiet --now --", QuoteString(unit))
+        paths = [QuoteString(path) for path in there]
+        failing = f"could not remove {unit} from {host.name}"
+        check(host, "rm -f --", *paths, "&& systemctl daemon-reload", failing=failing)
+
+    yield work(remove, f"remove {unit}")
 
 
 @operation()

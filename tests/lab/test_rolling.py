@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_one_host_at_a_time_stops_serving_and_the_others_answer(fleet: Rigs) -> 
     assert result.code == 0, result.output
     print({name: (client.asked, len(client.failed)) for name, client in clients.items()})
     spans = sorted((client.failed[0], client.failed[-1]) for client in clients.values())
-    for before, after in zip(spans, spans[1:], strict=False):
+    for before, after in pairwise(spans):
         assert before[1] < after[0], f"two hosts were down at once: {spans}"
     assert "serves on until it is its turn" in result.output
 
