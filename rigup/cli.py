@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rigup import audit, browse, hostkeys, keys, planning, report, resolve
+from rigup import audit, browse, hostkeys, keys, planning, report, resolve, status
 from rigup import lock as locks
 from rigup.diagnosis import explain
 from rigup.errors import RigupError, near
@@ -22,7 +22,7 @@ __all__ = ["main"]
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed (wrong use included); 2 from `plan`: changes are pending, from `update --check`: the "
-    "lock would move, from `report`: that run did not go well."
+    "lock would move, from `report`: that run did not go well, from `status`: something does not serve."
 )
 
 
@@ -90,6 +90,15 @@ def parser() -> argparse.ArgumentParser:
     settings.set_defaults(run=_settings)
 
     browse.add_commands(commands)
+
+    shown = commands.add_parser(
+        "status",
+        help="what serves on which host, since when, and what is being fetched",
+        description="Looks at the hosts and changes nothing.",
+        epilog="Exit codes: 0 all endpoints serve, 2 some do not, 1 a host could not be asked.",
+    )
+    status.add_arguments(shown)
+    shown.set_defaults(run=status.command)
 
     diagnose = commands.add_parser(
         "diagnose",
