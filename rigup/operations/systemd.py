@@ -21,6 +21,7 @@ from pyinfra.context import host
 from rigup.facts.files import FileInfo
 from rigup.facts.units import ActiveUnits, ProcessCommand, UnitState, UnitStateValue, parse_active_units
 from rigup.operations._host import SAY_EVERY_S, Clock, check, duration, run, say, work
+from rigup.operations._ledger import note_file
 from rigup.operations._turns import TURNS
 from rigup.operations._units import failure, last_lines, shorten, show_patiently
 
@@ -86,6 +87,8 @@ def absent(unit: str, files: Sequence[str]) -> Commands:
         run(host, "systemctl disable --quiet --now --", QuoteString(unit))
         paths = [QuoteString(path) for path in there]
         failing = f"could not remove {unit} from {host.name}"
+        for path in there:
+            check(host, note_file(path, ""), failing=failing)
         check(host, "rm -f --", *paths, "&& systemctl daemon-reload", failing=failing)
 
     yield work(remove, f"remove {unit}")
