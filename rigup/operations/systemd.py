@@ -25,7 +25,7 @@ from rigup.operations._ledger import note_file
 from rigup.operations._turns import TURNS
 from rigup.operations._units import failure, last_lines, shorten, show_patiently
 
-__all__ = ["SERVING", "absent", "changed", "converge", "enabled", "serving_again", "stale_reasons", "start"]
+__all__ = ["SERVING", "absent", "changed", "converge", "enabled", "serving_again", "stale_reasons", "start", "stopped"]
 
 Commands = Generator[FunctionCommand, None, None]
 
@@ -153,6 +153,21 @@ def serving_again(host: Host, at_a_time: int, timeout: float) -> Iterator[None]:
         yield
         for unit in serving:
             start(host, unit, timeout)
+
+
+@operation()
+def stopped(unit: str) -> Commands:
+    """Have `unit` neither run nor start at boot; one that is not there is fine."""
+    state: UnitStateValue = host.get_fact(UnitState, unit=unit)
+    if not state.runs and state.enabled not in ENABLED:
+        host.noop(f"{unit} does not run")
+        return
+
+    def stop(host: Host) -> None:
+        failing = f"could not stop {unit} on {host.name}"
+        check(host, "systemctl disable --quiet --now --", QuoteString(unit), failing=failing)
+
+    yield work(stop, f"stop {unit}")
 
 
 def start(host: Host, unit: str, timeout: float, verb: str = "start") -> None:
