@@ -48,4 +48,5 @@ def serve(brief: Brief) -> None:
             command=served_argv(endpoint),
             reload_for=[written],
             timeout=endpoint.ready_timeout + 120,
+            at_a_time=brief.settings.at_a_time,
         )
