@@ -167,7 +167,7 @@ class Engine(Data):
     name: EngineName
     min: Version | None = None
     max: Version | None = None
-    fork: str | None = None
+    fork: Word | None = None
 
 
 class Image(Data):

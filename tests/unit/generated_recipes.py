@@ -103,7 +103,7 @@ def recipes(draw: st.DrawFn, containers: bool = False) -> Recipe:
         "tool_calls": draw(st.sampled_from(["reliable", "usually", "broken", "unknown"])),
         "evidence": [{"source": draw(VALUES), "kind": "assembled", "says": draw(VALUES)}],
         "caveats": draw(st.lists(VALUES, max_size=2)),
-        "engine": {"name": engine, **draw(_optional(fork=VALUES, min=VERSION))},
+        "engine": {"name": engine, **draw(_optional(fork=PLAIN, min=VERSION))},
         install: draw(installs[install]),
         "checkpoint": draw(st.sampled_from(sorted(CHECKPOINTS))),
         "served_name": draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,12}", fullmatch=True)),
