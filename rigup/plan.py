@@ -32,6 +32,8 @@ Published = Mapping[str, Mapping[str, str]]
 USUAL_GPUS = 4
 
 MODEL = "/model"
+# A file that the checkpoint may not have cannot be mounted into it: the store is read-only.
+BESIDE = "/rigup"
 ENDPOINTS = "/etc/rigup/endpoints"
 
 # The model is a local directory: the engine has no reason to ask anyone on the network.
@@ -178,8 +180,8 @@ def _digest(model: BaseModel, include: set[str] | None = None) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def make_plan(host: str, settings: Settings, catalogue: Catalogue, lock: Lock, published: Published) -> Plan:
-    """The plan of one host.
+def make_plan(host: str, settings: Settings, catalogue: Catalogue, lock: Lock, published: Published | None) -> Plan:
+    """The plan of one host; without `published` its patched files are left out.
 
     Raises RigupError for an unknown recipe (naming the near ones) and for what the lock or `published` does not hold.
     """
@@ -218,7 +220,7 @@ def recipe_of(settings: Settings, name: str, catalogue: Catalogue) -> Recipe:
     return recipe
 
 
-def needed_patches(recipe: Recipe, image_created: datetime) -> list[Patch]:
+def needed_patches(recipe: Recipe, image_created: datetime | None) -> list[Patch]:
     """The recipe's patches that an image made at that time needs."""
     return [patch for patch in recipe.patches if patches.applies(patch, recipe, image_created)]
 
@@ -231,7 +233,7 @@ def checkpoint_revision(checkpoint: Checkpoint, lock: Lock) -> str:
 
 
 def _endpoint(
-    name: str, endpoint: Endpoint, settings: Settings, catalogue: Catalogue, lock: Lock, published: Published
+    name: str, endpoint: Endpoint, settings: Settings, catalogue: Catalogue, lock: Lock, published: Published | None
 ) -> EndpointPlan:
     recipe = recipe_of(settings, name, catalogue)
     checkpoint = catalogue.checkpoint(recipe.checkpoint)
@@ -249,14 +251,16 @@ def _endpoint(
     path = f"{settings.model_store}/{checkpoint.repo}/{revision}"
     wanted = needed_patches(recipe, image.created)
     patched: dict[str, str] = {}
-    if wanted:
+    if wanted and published is not None:
         source = f"{checkpoint.repo}@{revision}"
         if source not in published:
             raise RigupError(f"the config files of {source} were not read, and recipe {recipe.id} patches them")
-        patched = patches.patch_files(published[source], wanted)
+        patched = patches.patch_files(published[source], wanted, recipe.engine.name)
     # Files after the directory: podman and Kubernetes mount in this order, Docker sorts by depth anyway.
     mounts = [Mount(source=path, target=MODEL)]
-    mounts += [Mount(source=f"{ENDPOINTS}/{name}/{file}", target=f"{MODEL}/{file}") for file in sorted(patched)]
+    for file in sorted(patched):
+        over = BESIDE if file == patches.TEMPLATE else MODEL
+        mounts.append(Mount(source=f"{ENDPOINTS}/{name}/{file}", target=f"{over}/{file}"))
     return EndpointPlan(
         name=name,
         recipe=recipe.id,
@@ -281,7 +285,7 @@ def _endpoint(
         address=endpoint.address,
         port=endpoint.port,
         served_name=recipe.served_name,
-        argv=_arguments(recipe, endpoint),
+        argv=_arguments(recipe, endpoint, patched),
         env={**QUIET, **recipe.env},
         ulimits=dict(settings.container_ulimits),
         mounts=tuple(mounts),
@@ -294,7 +298,7 @@ def _endpoint(
     )
 
 
-def _arguments(recipe: Recipe, endpoint: Endpoint) -> tuple[str, ...]:
+def _arguments(recipe: Recipe, endpoint: Endpoint, patched: Mapping[str, str]) -> tuple[str, ...]:
     model = "--model" if recipe.engine.name == "vllm" else "--model-path"
     return (
         *recipe.container_image().command,
@@ -303,4 +307,5 @@ def _arguments(recipe: Recipe, endpoint: Endpoint) -> tuple[str, ...]:
         f"--host={endpoint.address}",
         f"--port={endpoint.port}",
         *(argument for argument, _ in arguments(recipe)),
+        *([f"--chat-template={BESIDE}/{patches.TEMPLATE}"] if patches.TEMPLATE in patched else []),
     )
