@@ -43,6 +43,9 @@ def _other_than(*allowed: object) -> Callable[[Any], bool]:
     return lambda value: value is not None and str(value) not in allowed
 
 
+NATIVE_CONTEXT = 262144
+"""Of the miniature, in tokens; as the real model's."""
+
 ONE_CPU = "one CPU"
 NO_FP = "no FP4 or FP8 on a CPU"
 NO_KERNEL = "a GPU's kernel"
@@ -112,9 +115,10 @@ def speculates(arguments: Namespace) -> bool:
 
 
 def swap_memory(arguments: Namespace, environment: MutableMapping[str, str]) -> list[Swap]:
-    """Give the KV cache what the full context takes: 1 GiB, and a little more where a draft layer has its own."""
-    space = "2" if speculates(arguments) else "1"
-    return _set(environment, "VLLM_CPU_KVCACHE_SPACE", space, "GiB of KV cache, instead of a share of GPU memory")
+    """Give the KV cache what the full context takes: 1 GiB for the native one, twice that with a draft layer."""
+    context = getattr(arguments, "max_model_len", None) or 0
+    space = max(1, -(-context // NATIVE_CONTEXT)) * (2 if speculates(arguments) else 1)
+    return _set(environment, "VLLM_CPU_KVCACHE_SPACE", str(space), "GiB of KV cache, instead of a share of GPU memory")
 
 
 def swap_arguments(arguments: Namespace) -> list[Swap]:

@@ -196,7 +196,8 @@ def push(registry: Registry) -> str:
     Builds only what is neither in the registry nor in the cache. Raises lab.service.ServiceError where a part cannot
     be made and RegistryError where the registry refuses one.
     """
-    return [_push(registry, offer) for offer in OFFERS][0]
+    first, *_ = [_push(registry, offer) for offer in OFFERS]
+    return first
 
 
 def _push(registry: Registry, offer: Offer) -> str:

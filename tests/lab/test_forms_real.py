@@ -19,7 +19,7 @@ from rigup.recipes import Catalogue, Recipe, default_catalogue
 from rigup.render import DOCKER, docker_argv, env_file_text, unit_text
 from rigup.settings import Settings
 from tests.lab.one_rig import OneRig
-from tests.unit.generated_recipes import catalogue_of, generated
+from tests.unit.generated_recipes import PUBLISHED, catalogue_of, generated
 
 pytest_plugins = ("tests.lab.one_rig_plugin",)
 
@@ -43,7 +43,7 @@ def planned(recipe: Recipe, name: str) -> EndpointPlan:
     image = ImageLock(digest="sha256:" + "0" * 64, created=datetime(2026, 1, 1, tzinfo=UTC), bytes=1)
     commit = CheckpointLock(revision="0" * 40, bytes=1, files=1)
     lock = Lock(images={recipe.image.tag: image}, checkpoints={checkpoint.key: commit})
-    published = {f"{checkpoint.repo}@{commit.revision}": {"config.json": '{"quantization_config": {"ignore": []}}'}}
+    published = {f"{checkpoint.repo}@{commit.revision}": PUBLISHED}
     settings = Settings.from_data({"recipe": recipe.id, "endpoints": {name: {}}})
     only = Catalogue({recipe.id: recipe.model_copy(update={"not_deployable": None})}, catalogue.checkpoints)
     return make_plan("rig", settings, only, lock, published).endpoint(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, reject, settings
@@ -12,7 +13,7 @@ from rigup.recipes import Catalogue, default_catalogue
 from rigup.schema import NCCL_LEVELS, Recipe
 from tests.unit.test_render import HOSTILE
 
-__all__ = ["CHECKPOINTS", "catalogue_of", "generated", "recipes"]
+__all__ = ["CHECKPOINTS", "PUBLISHED", "catalogue_of", "generated", "recipes"]
 
 CHECKPOINTS = default_catalogue().checkpoints
 
@@ -79,12 +80,15 @@ SPECULATION = {
         {"method": PLAIN, "n": st.integers(1, 9), "steps": st.integers(1, 9), "topk": st.integers(1, 9)}
     ),
 }
-PATCH = {
-    "target": "quantization-ignore",
-    "add": ["model.language_model.layers.*.mlp.gate"],
-    "why": "seen",
-    "when": {"image_before": "2026-02-24"},
-}
+PATCHES = (
+    st.just({"target": "quantization-ignore", "add": ["lm_head"], "when": {"image_before": "2026-02-24"}}),
+    st.just({"target": "yarn", "factor": 2.0, "tokens": 262144, "rope": {"mrope_section": [11, 11, 10]}}),
+    st.fixed_dictionaries({"target": st.just("chat-template"), "text": VALUES.filter(bool)}),
+    st.just({"target": "generation-defaults", "set": {"temperature": 0.5}}),
+)
+
+
+PATCHED = st.lists(st.one_of(*PATCHES), max_size=3, unique_by=lambda patch: str(patch["target"]))
 
 
 @st.composite
@@ -110,6 +114,7 @@ def recipes(draw: st.DrawFn, containers: bool = False) -> Recipe:
         "gpus": draw(st.integers(1, 64)),
         "vram_mib": draw(st.integers(1024, 200000)),
         "argv": argv,
+        "patches": [{**patch, "why": "seen"} for patch in draw(PATCHED)],
         "env": draw(st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True), VALUES, max_size=4)),
         **draw(
             _optional(
@@ -120,7 +125,6 @@ def recipes(draw: st.DrawFn, containers: bool = False) -> Recipe:
                 tool_parser=PLAIN,
                 reasoning_parser=PLAIN,
                 container=_optional(caches=INSIDE, tmpfs=INSIDE, security_opt=st.just(["seccomp=unconfined"])),
-                patches=st.just([PATCH]),
                 ready=_optional(path=st.sampled_from(["/health", "/v1/models"]), timeout=st.integers(10, 86400)),
             )
         ),
@@ -131,6 +135,19 @@ def recipes(draw: st.DrawFn, containers: bool = False) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError:
         reject()
+
+
+PUBLISHED = {
+    "config.json": json.dumps(
+        {
+            "quantization_config": {"ignore": []},
+            "text_config": {"rope_parameters": {"mrope_section": [11, 11, 10]}, "max_position_embeddings": 262144},
+        }
+    ),
+    "chat_template.jinja": "{{ messages }}",
+    "generation_config.json": "{}",
+}
+"""What a checkpoint must have published for all of the patches to be made."""
 
 
 def catalogue_of(recipe: Recipe) -> Catalogue:

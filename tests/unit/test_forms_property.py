@@ -21,7 +21,7 @@ from rigup.plan import QUIET, make_plan
 from rigup.recipes import Recipe
 from rigup.render import DOCKER, docker_argv, env_file_text, unit_text
 from rigup.settings import Settings
-from tests.unit.generated_recipes import CHECKPOINTS, catalogue_of, recipes
+from tests.unit.generated_recipes import CHECKPOINTS, PUBLISHED, catalogue_of, recipes
 from tests.unit.systemd_words import exec_words
 from tests.unit.test_render import settings_of
 
@@ -180,13 +180,15 @@ def test_a_unit_and_its_environment_file_hold_exactly_what_the_recipe_says(recip
         },
         checkpoints={checkpoint.key: CheckpointLock(revision="0" * 40, bytes=1, files=1)},
     )
-    published = {f"{checkpoint.repo}@{'0' * 40}": {"config.json": '{"quantization_config": {"ignore": []}}'}}
+    published = {f"{checkpoint.repo}@{'0' * 40}": PUBLISHED}
     plan = make_plan("rig1", Settings.from_data({"recipe": recipe.id}), catalogue_of(deployable), lock, published)
     endpoint = plan.endpoint("main")
     unit = settings_of(unit_text(endpoint))
     words = exec_words(unit["ExecStart"][0])
     assert words == docker_argv(endpoint)
-    assert words[-len(server_words(recipe)) :] == server_words(recipe)
+    template = [patch for patch in recipe.patches if patch.target == "chat-template"]
+    wanted = server_words(recipe) + (["--chat-template=/rigup/chat_template.jinja"] if template else [])
+    assert words[-len(wanted) :] == wanted
     lines = env_file_text(endpoint).removesuffix("\n").split("\n")
     assert dict(line.split("=", 1) for line in lines) == {**QUIET, **recipe.env}
 

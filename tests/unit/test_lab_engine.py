@@ -146,10 +146,15 @@ def test_variables_for_gpus_go_and_others_stay() -> None:
     assert swap_variables(environment) == []
 
 
-@pytest.mark.parametrize(("speculation", "gib"), [(None, "1"), ({"method": "mtp"}, "2")])
-def test_the_cache_holds_the_full_context_with_and_without_a_draft(speculation: object, gib: str) -> None:
+@pytest.mark.parametrize(
+    ("speculation", "context", "gib"),
+    [(None, None, "1"), (None, 8192, "1"), ({"method": "mtp"}, -1, "2"), (None, 921600, "4")],
+)
+def test_the_cache_holds_the_full_context_with_and_without_a_draft(
+    speculation: object, context: int | None, gib: str
+) -> None:
     environment: dict[str, str] = {}
-    swap_memory(Namespace(speculative_config=speculation), environment)
+    swap_memory(Namespace(speculative_config=speculation, max_model_len=context), environment)
     assert environment == {"VLLM_CPU_KVCACHE_SPACE": gib}
 
 

@@ -1,4 +1,4 @@
-"""The lab's stand-in for SGLang: its arguments are judged by the real list, its answers are those of the real server."""
+"""The lab's stand-in for SGLang: it judges arguments by the real list, and answers as the real server does."""
 
 import json
 import shutil
