@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Tries out what a host promises and writes down what came of it.
 
-`prove.py gpus` starts containers and looks for the GPUs in them; `prove.py endpoint` asks an endpoint. Each check is
-one line on standard output; a failed one also says why on standard error. The result stands in a JSON file with the
-invocation of the unit that it was made for: it proves nothing once that unit was started again.
+`prove.py gpus` starts containers and looks for the GPUs in them; `prove.py endpoint` asks an endpoint; `prove.py gate`
+asks it where it is reachable from elsewhere, with and without its key. Each check is one line on standard output; a
+failed one also says why on standard error. The result stands in a JSON file with the invocation of the unit that it was
+made for: it proves nothing once that unit was started again.
 
 Exit status: 0 all passed, 1 a check failed.
 """
@@ -39,7 +40,7 @@ Check = tuple[str, Callable[[], str]]
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     invocation = invocation_of(options.unit)
-    checks = gpu_checks(options) if options.what == "gpus" else endpoint_checks(options)
+    checks = {"gpus": gpu_checks, "endpoint": endpoint_checks, "gate": gate_checks}[options.what](options)
     results = [run_check(name, check) for name, check in checks]
     passed = all(result["ok"] for result in results)
     if invocation_of(options.unit) != invocation:
@@ -73,6 +74,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     endpoint.add_argument("--health", default="/health", help="path that answers 200")
     endpoint.add_argument("--model", required=True, help="name under which it serves")
     endpoint.add_argument("--timeout", type=float, default=600, help="seconds that one request may take")
+    gate = commands.add_parser("gate", parents=[common], help="ask an endpoint with and without its key")
+    gate.add_argument("--url", required=True, help="its base, such as http://192.168.1.20:8000")
+    gate.add_argument("--health", default="/health", help="the one path that needs no key")
+    gate.add_argument("--key-file", required=True, help="where its key lies; it is never shown")
+    gate.add_argument("--timeout", type=float, default=60, help="seconds that one request may take")
     return parser.parse_args(argv)
 
 
@@ -143,6 +149,48 @@ def endpoint_checks(options: argparse.Namespace) -> list[Check]:
         ("endpoint lists its model", lambda: lists(url, model, limit)),
         ("endpoint completes a chat", lambda: chats(url, model, limit)),
     ]
+
+
+def gate_checks(options: argparse.Namespace) -> list[Check]:
+    url, limit = options.url.rstrip("/"), options.timeout
+    paths = ("/v1/models", "/metrics", "/docs")
+    # Beyond /v1 too: the engine's own check would end there.
+    strangers: dict[str, dict[str, str]] = {
+        "without a key": {},
+        "with a wrong key": {"Authorization": f"Bearer {secrets.token_hex(32)}"},
+    }
+
+    def refuses(headers: dict[str, str]) -> str:
+        answers = {path: status(url + path, limit, headers) for path in paths}
+        if open_ones := [f"{path} answered {code}" for path, code in answers.items() if code != 401]:
+            raise Failed(f"401 was due, but {', '.join(open_ones)}")
+        return "401"
+
+    def admits() -> str:
+        key = Path(options.key_file).read_text().split()[0]
+        code = status(f"{url}/v1/models", limit, {"Authorization": f"Bearer {key}"})
+        if code != 200:
+            raise Failed(f"/v1/models answered {code} to the key in {options.key_file}")
+        return "200"
+
+    refusals = [(f"gate refuses {who}", lambda headers=headers: refuses(headers)) for who, headers in strangers.items()]
+    return [
+        ("gate lets the health check through", lambda: healthy(url + options.health, limit)),
+        *refusals,
+        ("gate opens with the key", admits),
+    ]
+
+
+def status(url: str, limit: float, headers: dict[str, str]) -> int:
+    """The status code of a GET."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=limit) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError as error:
+        raise Failed(f"{url}: {getattr(error, 'reason', error)}") from error
 
 
 def healthy(url: str, limit: float) -> str:

@@ -23,7 +23,7 @@ from rigup.packages import cuda_group
 from rigup.recipes import Catalogue, Checkpoint, Patch, Recipe
 from rigup.settings import Endpoint, Settings
 
-__all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "make_plan"]
+__all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "key_file", "make_plan"]
 
 # Small published files by "repo@revision", then by name.
 Published = Mapping[str, Mapping[str, str]]
@@ -32,6 +32,7 @@ Published = Mapping[str, Mapping[str, str]]
 USUAL_GPUS = 4
 
 MODEL = "/model"
+LOOPBACK = "127.0.0.1"
 # A file that the checkpoint may not have cannot be mounted into it: the store is read-only.
 BESIDE = "/rigup"
 ENDPOINTS = "/etc/rigup/endpoints"
@@ -75,7 +76,11 @@ PROCESS_OPTIONS = ("caches", "tmpfs", "security_opt")
 
 
 class EndpointPlan(Data):
-    """Everything that one served process is made of."""
+    """Everything that one served process is made of.
+
+    The engine itself always listens on loopback (`address`). Beyond it, a gate on `public_address` asks for the key:
+    another key or address then restarts no engine.
+    """
 
     name: str
     recipe: str
@@ -92,6 +97,8 @@ class EndpointPlan(Data):
     vram_mib: int
     address: str
     port: int
+    public_address: str | None
+    networks: tuple[str, ...]
     served_name: str
     argv: tuple[str, ...]
     env: dict[str, str]
@@ -103,6 +110,7 @@ class EndpointPlan(Data):
     security_opt: tuple[str, ...] = ()
     ready_path: str
     ready_timeout: int
+    stall_timeout: int
 
     @property
     def unit(self) -> str:
@@ -122,9 +130,23 @@ class EndpointPlan(Data):
         return f"{self.directory}/env"
 
     @property
+    def key_file(self) -> str:
+        return key_file(self.name)
+
+    @property
+    def gate(self) -> str:
+        """The unit that checks the API key, in front of an endpoint that is reachable from beyond the host."""
+        return f"rigup-gate@{self.name}.service"
+
+    @property
     def url(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"http://{host}:{self.port}"
+        """Where the engine answers, on the host's loopback."""
+        return _url(self.address, self.port)
+
+    @property
+    def public_url(self) -> str | None:
+        """Where it answers with the key; None for an endpoint on loopback alone."""
+        return _url(self.public_address, self.port) if self.public_address else None
 
     @property
     def digest(self) -> str:
@@ -133,6 +155,11 @@ class EndpointPlan(Data):
         How long to wait for it, or what its image is called, does not count: no restart reads 240 GB for that.
         """
         return _digest(self, include=PROCESS | {name for name in PROCESS_OPTIONS if getattr(self, name)})
+
+
+def key_file(endpoint: str) -> str:
+    """Where the API key of an endpoint that is reachable from beyond its host lies on the host."""
+    return f"{ENDPOINTS}/{endpoint}/key"
 
 
 class Plan(Data):
@@ -171,6 +198,11 @@ class Plan(Data):
         """The plan as JSON, sorted, with its digest."""
         data = self.model_dump(mode="json") | {"digest": self.digest}
         return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _url(address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{port}"
 
 
 def _digest(model: BaseModel, include: set[str] | None = None) -> str:
@@ -282,8 +314,10 @@ def _endpoint(
         gpus=endpoint.gpus,
         gpu_count=recipe.gpus,
         vram_mib=recipe.vram_mib,
-        address=endpoint.address,
+        address=LOOPBACK if endpoint.is_public else endpoint.address,
         port=endpoint.port,
+        public_address=endpoint.address if endpoint.is_public else None,
+        networks=endpoint.networks,
         served_name=recipe.served_name,
         argv=_arguments(recipe, endpoint, patched),
         env={**QUIET, **recipe.env},
@@ -295,6 +329,7 @@ def _endpoint(
         security_opt=recipe.container.security_opt,
         ready_path=recipe.ready.path,
         ready_timeout=recipe.ready.timeout or settings.ready_timeout,
+        stall_timeout=settings.stall_timeout,
     )
 
 
@@ -304,7 +339,7 @@ def _arguments(recipe: Recipe, endpoint: Endpoint, patched: Mapping[str, str]) -
         *recipe.container_image().command,
         f"{model}={MODEL}",
         f"--served-model-name={recipe.served_name}",
-        f"--host={endpoint.address}",
+        f"--host={LOOPBACK if endpoint.is_public else endpoint.address}",
         f"--port={endpoint.port}",
         *(argument for argument, _ in arguments(recipe)),
         *([f"--chat-template={BESIDE}/{patches.TEMPLATE}"] if patches.TEMPLATE in patched else []),

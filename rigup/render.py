@@ -13,6 +13,7 @@ from rigup.plan import EndpointPlan
 
 __all__ = [
     "DOCKER",
+    "FATAL_LINES",
     "WAIT_READY",
     "docker_argv",
     "env_file_text",
@@ -25,6 +26,7 @@ __all__ = [
 DOCKER = "/usr/bin/docker"
 PYTHON = "/usr/bin/python3"
 WAIT_READY = "/usr/local/lib/rigup/wait_ready.py"
+FATAL_LINES = "/usr/local/lib/rigup/fatal.json"
 STOP_SECONDS = 60
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 
@@ -73,6 +75,9 @@ def wait_argv(endpoint: EndpointPlan) -> list[str]:
         f"--model={endpoint.served_name}",
         f"--container={endpoint.container}",
         f"--timeout={endpoint.ready_timeout}",
+        f"--stall={endpoint.stall_timeout}",
+        f"--gpus={'all' if endpoint.gpus == 'all' else ','.join(map(str, endpoint.gpus))}",
+        f"--fatal={FATAL_LINES}",
     ]
 
 

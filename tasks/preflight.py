@@ -27,7 +27,7 @@ from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
 from rigup.facts.docker import ImageDigests
 from rigup.facts.files import FileText
 from rigup.facts.hardware import DiskFree, PciDevices, SecureBoot, nvidia_gpus
-from rigup.facts.network import ListeningPorts, Reachable
+from rigup.facts.network import Addresses, ListeningPorts, Reachable
 from rigup.facts.packages import InstalledVersions
 from rigup.facts.serving import ModelStamp
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
@@ -176,6 +176,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
 
     ports = _deployed_ports(fact(FileText, path=PLAN))
     units = {endpoint.name: fact(UnitState, unit=endpoint.unit) for endpoint in plan.endpoints}
+    gates = {each.name: fact(UnitState, unit=each.gate) for each in plan.endpoints if each.public_address}
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
     return HostFacts(
         os_release=system.os_release,
@@ -195,6 +196,8 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         images=fact(ImageDigests),
         installed=fact(InstalledVersions, names=sorted(names)),
         serving={name: ports[name] for name, unit in units.items() if unit.runs and name in ports},
+        gates={name: ports[name] for name, unit in gates.items() if unit.runs and name in ports},
+        addresses=fact(Addresses),
     )
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pyinfra.api.deploy import deploy
 
+from rigup.diagnosis import fatal_text
 from rigup.operations import files, model, systemd
-from rigup.render import WAIT_READY, docker_argv, unit_text
+from rigup.render import FATAL_LINES, WAIT_READY, docker_argv, unit_text
 from tasks.preflight import Brief
 
 __all__ = ["serve"]
@@ -27,6 +28,7 @@ def serve(brief: Brief) -> None:
     files.install(
         name="Install the readiness check", dest=WAIT_READY, content=(FILES / "wait_ready.py").read_text(), mode="755"
     )
+    files.install(name="Install what the readiness check knows", dest=FATAL_LINES, content=fatal_text())
     for endpoint in brief.plan.endpoints:
         unit = f"/etc/systemd/system/{endpoint.unit}"
         written = files.install(name=f"Write the unit of {endpoint.name}", dest=unit, content=unit_text(endpoint))

@@ -10,8 +10,10 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
+from rigup.diagnosis import explain
 from rigup.facts.serving import Proof, ProofValue
 from rigup.operations._host import run, say, work
+from rigup.operations._units import DIAGNOSED_LINES, SHOWN_LINES, last_lines, show
 from rigup.plan import EndpointPlan
 
 __all__ = ["proof", "proof_of"]
@@ -33,7 +35,8 @@ def proof(endpoint: EndpointPlan, gpus: int, timeout: float = 600) -> Commands:
 
     Containers must see them by `--gpus`, by CDI, and still after `systemctl daemon-reload`; they are made from the
     endpoint's own image, and nothing is pulled. That holds until Docker is started anew. The endpoint must be healthy,
-    list its model and complete a chat; that holds for this plan and this start of its unit.
+    list its model and complete a chat; that holds for this plan and this start of its unit. Where it is reachable from
+    beyond the host, it must refuse who has no key there.
 
     + gpus: how many GPUs the host has
     + timeout: seconds that one request may take
@@ -43,6 +46,15 @@ def proof(endpoint: EndpointPlan, gpus: int, timeout: float = 600) -> Commands:
     arguments = ["--url", endpoint.url, "--model", endpoint.served_name, "--timeout", str(int(timeout))]
     arguments += ["--health", endpoint.ready_path]
     yield from _proven(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, arguments)
+    if endpoint.public_url:
+        arguments = ["--url", endpoint.public_url, "--health", endpoint.ready_path, "--key-file", endpoint.key_file]
+        yield from _proven(f"gate-{endpoint.name}", endpoint.gate, endpoint.public_url, arguments)
+
+
+def _log_of(host: Host, unit: str) -> list[str]:
+    """The last lines of the unit's log, and what it shows of a known cause."""
+    log = last_lines(host, unit, show(host, unit).invocation, DIAGNOSED_LINES)
+    return [f"The last lines of {unit}:", *(f"    {line}" for line in log[-SHOWN_LINES:]), *explain(log)]
 
 
 def _proven(name: str, unit: str, digest: str, arguments: Sequence[str]) -> Commands:
@@ -59,7 +71,7 @@ def _proven(name: str, unit: str, digest: str, arguments: Sequence[str]) -> Comm
         for line in answer.lines:
             say(host, line)
         if not answer.ok:
-            listed = "\n".join(f"    {line}" for line in answer.errors)
-            raise OperationError(f"{host.name}: {name} does not do what it should.\n{listed}".rstrip())
+            told = [f"{host.name}: {name} does not do what it should.", *(f"    {line}" for line in answer.errors)]
+            raise OperationError("\n".join([*told, *_log_of(host, unit)]))
 
     yield work(prove, f"prove {name}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import stat
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.host_world import Page, program, run_program, site
+from tests.unit.host_world import Page, program, run_program, site, site_with_headers
 
 GPUS = "\n".join(f"echo 'GPU {at}: NVIDIA RTX PRO 6000 (UUID: GPU-{at})'" for at in range(4))
 IMAGE = f"vllm/vllm-openai@sha256:{'a' * 64}"
@@ -162,3 +163,39 @@ def test_another_models_name_is_not_proven(tools: Path) -> None:
     result, _ = endpoint(tools, models=Page(b'{"data": [{"id": "llama"}]}'))
 
     assert "it lists llama, not qwen" in result.stderr
+
+
+def gate(tools: Path, key: str, open_paths: tuple[str, ...] = ("/health",)) -> subprocess.CompletedProcess[str]:
+    """Proves a gate that knows the key `planted-key`."""
+    key_file = tools.parent / "key"
+    key_file.write_text(f"{key}\n")
+
+    def answers(method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Page:
+        known = headers.get("Authorization") == "Bearer planted-key"
+        return Page(status=200 if known or path in open_paths else 401)
+
+    with site_with_headers(answers) as url:
+        result, record = prove("gate", "--url", url, "--key-file", str(key_file), tools=tools)
+    assert "planted-key" not in json.dumps(record) + result.stdout + result.stderr
+    return result
+
+
+def test_a_gate_that_asks_for_the_key_is_proven(tools: Path) -> None:
+    result = gate(tools, "planted-key")
+
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("ok ") == 4
+
+
+def test_a_gate_that_guards_only_the_api_is_not_proven(tools: Path) -> None:
+    result = gate(tools, "planted-key", open_paths=("/health", "/metrics"))
+
+    assert result.returncode == 1
+    assert "401 was due, but /metrics answered 200" in result.stderr
+
+
+def test_a_gate_that_does_not_know_the_key_is_not_proven(tools: Path) -> None:
+    result = gate(tools, "planted-key-of-yesterday")
+
+    assert result.returncode == 1
+    assert "/v1/models answered 401 to the key in" in result.stderr
