@@ -130,6 +130,11 @@ def swap_arguments(arguments: Namespace) -> list[Swap]:
             setattr(arguments, rule.attribute, rule.done)
             # Nobody asked for the default that a rule replaces: say so only where it changes what runs.
             swaps.append(Swap("--" + rule.attribute.replace("_", "-"), asked, rule.done, rule.why))
+    cached = getattr(arguments, "enable_prefix_caching", None)
+    # With a drafter vLLM keeps the recurrent state's prefixes by a Triton kernel (v1/worker/mamba_utils.py).
+    if speculates(arguments) and cached is not False:
+        arguments.enable_prefix_caching = False
+        swaps.append(Swap("--enable-prefix-caching", cached, False, NO_KERNEL))
     attention = getattr(arguments, "attention_config", None)
     if (asked := _differences(attention)) is not None:
         arguments.attention_config = type(attention)()

@@ -104,6 +104,14 @@ def test_a_recipe_that_needs_no_gpu_is_left_alone() -> None:
     assert (arguments.max_model_len, arguments.gpu_memory_utilization) == (262144, 0.8)
 
 
+def test_with_a_drafter_no_prefixes_are_kept() -> None:
+    for asked in (None, True):
+        arguments, swaps = swapped(speculative_config={"method": "mtp"}, enable_prefix_caching=asked)
+        assert arguments.enable_prefix_caching is False
+        assert swaps["--enable-prefix-caching"] == (asked, False)
+    assert "--enable-prefix-caching" not in swapped(enable_prefix_caching=True)[1]
+
+
 @pytest.mark.parametrize(
     ("name", "asked", "done"),
     [
