@@ -204,9 +204,7 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
     for name in ("BaseFrontendArgs", "FrontendArgs"):
         options |= {option(field): kind(annotation, known) for field, annotation in fields(frontend[name]).items()}
     options |= {
-        name: typed(call)
-        for names, call in added(wheel.tree("vllm/entrypoints/common/cli_args.py"))
-        for name in names
+        name: typed(call) for names, call in added(wheel.tree("vllm/entrypoints/common/cli_args.py")) for name in names
     }
     environment = assigned(wheel.trees("vllm/envs.py"))["environment_variables"]
     assert isinstance(environment, ast.Dict)
