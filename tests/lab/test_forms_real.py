@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shlex
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.checkpoint import REPOSITORY
+from lab.registry.image import NAME, TAG
 from lab.settings import HUB_URL
 from rigup.forms import shown
 from rigup.kubernetes import FETCH
@@ -17,6 +19,7 @@ from rigup.lock import CheckpointLock, ImageLock, Lock, read
 from rigup.plan import EndpointPlan, make_plan
 from rigup.recipes import Catalogue, Recipe, default_catalogue
 from rigup.render import DOCKER, docker_argv, env_file_text, unit_text
+from rigup.schema import YarnPatch
 from rigup.settings import Settings
 from tests.lab.one_rig import OneRig
 from tests.unit.generated_recipes import PUBLISHED, catalogue_of, generated
@@ -43,7 +46,11 @@ def planned(recipe: Recipe, name: str) -> EndpointPlan:
     image = ImageLock(digest="sha256:" + "0" * 64, created=datetime(2026, 1, 1, tzinfo=UTC), bytes=1)
     commit = CheckpointLock(revision="0" * 40, bytes=1, files=1)
     lock = Lock(images={recipe.image.tag: image}, checkpoints={checkpoint.key: commit})
-    published = {f"{checkpoint.repo}@{commit.revision}": PUBLISHED}
+    # Each patch of a rope repeats that of its own checkpoint.
+    ropes = [patch.rope for patch in recipe.patches if isinstance(patch, YarnPatch)]
+    config = json.loads(PUBLISHED["config.json"])
+    config["text_config"]["rope_parameters"] = ropes[0] if ropes else {}
+    published = {f"{checkpoint.repo}@{commit.revision}": {**PUBLISHED, "config.json": json.dumps(config)}}
     settings = Settings.from_data({"recipe": recipe.id, "endpoints": {name: {}}})
     only = Catalogue({recipe.id: recipe.model_copy(update={"not_deployable": None})}, catalogue.checkpoints)
     return make_plan("rig", settings, only, lock, published).endpoint(name)
@@ -113,7 +120,8 @@ def test_systemd_starts_docker_with_exactly_the_arguments_of_any_recipe(
     try:
         host.shell(f"chmod 755 {dump} && systemctl daemon-reload && systemctl start {names}", timeout=300)
         for name, endpoint in endpoints.items():
-            got = host.shell(f"cat {dump}.llm-{name}").stdout.split("\0")[:-1]
+            # Not as text: a carriage return must stay one.
+            got = base64.b64decode(host.shell(f"base64 {dump}.llm-{name}").stdout).decode().split("\0")[:-1]
             assert got == docker_argv(endpoint)[1:], name
     finally:
         host.shell(f"systemctl stop {names}; rm -f /run/systemd/system/forms@*; systemctl daemon-reload", check=False)
@@ -133,7 +141,7 @@ def test_docker_reads_every_value_of_an_environment_file_as_it_was_written(
 
 
 def test_the_download_job_fetches_the_commit_with_what_the_image_has(one_rig: OneRig) -> None:
-    [checkpoint] = read(one_rig.rigs.lock).checkpoints.values()
+    checkpoint = read(one_rig.rigs.lock).checkpoints[f"{REPOSITORY}@main"]
     target = f"{PLACE}/model"
     words = ["docker", "run", "--rm", "--pull=never", "--network=host", f"--env=HF_ENDPOINT={HUB_URL}"]
     words += [f"--volume={target}:/model", "--entrypoint=python3", image_of(one_rig), "-c", FETCH]
@@ -147,5 +155,4 @@ def test_the_download_job_fetches_the_commit_with_what_the_image_has(one_rig: On
 
 def image_of(rig: OneRig) -> str:
     """The image that the host serves with, by digest."""
-    [(tag, image)] = read(rig.rigs.lock).images.items()
-    return f"{tag.rpartition(':')[0]}@{image.digest}"
+    return f"{NAME}@{read(rig.rigs.lock).images[f'{NAME}:{TAG}'].digest}"

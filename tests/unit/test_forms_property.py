@@ -5,6 +5,7 @@ seen for real on a lab host, by tests/lab/test_forms_real.py.
 """
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -191,6 +192,18 @@ def test_a_unit_and_its_environment_file_hold_exactly_what_the_recipe_says(recip
     assert words[-len(wanted) :] == wanted
     lines = env_file_text(endpoint).removesuffix("\n").split("\n")
     assert dict(line.split("=", 1) for line in lines) == {**QUIET, **recipe.env}
+
+
+@often
+@given(recipes(containers=True))
+def test_only_whole_numbers_stand_without_quotes_where_another_reader_sees_a_number(recipe: Recipe) -> None:
+    """YAML 1.2 has `1e3` and `0o17` for numbers, which Python's reader takes for texts."""
+    for form in ("compose", "kubernetes"):
+        for event in yaml.parse(shown(catalogue_of(recipe), recipe.id, form)):
+            if isinstance(event, yaml.ScalarEvent) and event.style is None:
+                assert not re.match(r"[-+]?\.?\d|[-+]?\.(inf|nan)", event.value, re.IGNORECASE) or re.fullmatch(
+                    r"-?\d+", event.value
+                )
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))
