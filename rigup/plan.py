@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from rigup import patches
-from rigup.choice import Need, best
+from rigup.choice import Need, best, ranked
 from rigup.engines import arguments
 from rigup.errors import RigupError
 from rigup.lock import Lock
@@ -28,6 +28,9 @@ __all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "key_
 # Small published files by "repo@revision", then by name.
 Published = Mapping[str, Mapping[str, str]]
 
+# Settings that say how a host is looked at or brought there, and not what it shall be.
+HOW = {"drain_timeout", "waivers"}
+
 # Of an endpoint that takes all of its host's GPUs, where neither it nor the need says how many those are.
 USUAL_GPUS = 4
 
@@ -36,6 +39,13 @@ LOOPBACK = "127.0.0.1"
 # A file that the checkpoint may not have cannot be mounted into it: the store is read-only.
 BESIDE = "/rigup"
 ENDPOINTS = "/etc/rigup/endpoints"
+
+# Of the catalogue's models, those that read images.
+IMAGE_MODELS = ("Qwen3.5-397B-A17B",)
+# Long enough for prompts that are read piece by piece, and read in seconds.
+LONG_PROMPT = 16384
+# Nothing is understood in it, and the lab's processors are slow.
+SHORT_PROMPT = 2048
 
 # The model is a local directory: the engine has no reason to ask anyone on the network.
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -67,6 +77,20 @@ class CheckpointPlan(Data):
     def instance(self) -> str:
         """A name for units and files: without slashes, and different for every commit."""
         return f"{self.repo.replace('/', '--')}--{self.revision[:12]}"
+
+
+class Smoke(Data):
+    """What an endpoint is tried for once it is up; `files/smoke.py` says what the fields mean."""
+
+    tools: bool
+    reasoning: bool
+    images: bool
+    speculation: bool
+    merges_system: bool
+    random_weights: bool
+    long_prompt: int
+    context: int | None
+    instead: str | None
 
 
 # The fields of an endpoint that reach its process; the mounts name the checkpoint's directory and with it the commit.
@@ -111,6 +135,7 @@ class EndpointPlan(Data):
     ready_path: str
     ready_timeout: int
     stall_timeout: int
+    smoke: Smoke
 
     @property
     def unit(self) -> str:
@@ -228,7 +253,7 @@ def make_plan(host: str, settings: Settings, catalogue: Catalogue, lock: Lock, p
         driver_version=settings.driver_version,
         cuda_toolkit=cuda_group(settings),
         model_store=settings.model_store,
-        settings=settings.model_dump(mode="json"),
+        settings=settings.model_dump(mode="json", exclude=HOW),
     )
 
 
@@ -330,7 +355,41 @@ def _endpoint(
         ready_path=recipe.ready.path,
         ready_timeout=recipe.ready.timeout or settings.ready_timeout,
         stall_timeout=settings.stall_timeout,
+        smoke=_smoke(recipe, catalogue, settings, patched),
     )
+
+
+def _smoke(recipe: Recipe, catalogue: Catalogue, settings: Settings, patched: Mapping[str, str]) -> Smoke:
+    context, long_prompt = _context(recipe), SHORT_PROMPT if settings.random_weights else LONG_PROMPT
+    model = catalogue.checkpoint(recipe.checkpoint).model
+    steady = (
+        choice.recipe.id
+        for choice in ranked(catalogue, "agents", recipe.gpus, None, model)
+        if choice.recipe.gpus == recipe.gpus
+        and choice.recipe.tool_calls == "reliable"
+        and not choice.recipe.speculation
+    )
+    return Smoke(
+        tools="agents" in recipe.workload and recipe.tool_parser is not None,
+        reasoning=recipe.reasoning_parser is not None,
+        images=model in IMAGE_MODELS and "--language-model-only" not in recipe.argv,
+        # SGLang counts only with --enable-metrics, under other names in each version.
+        speculation=recipe.speculation is not None and recipe.engine.name == "vllm",
+        merges_system=patches.TEMPLATE in patched,
+        random_weights=settings.random_weights,
+        long_prompt=min(long_prompt, context // 2) if context else long_prompt,
+        context=context,
+        instead=next((id for id in steady if id != recipe.id), None),
+    )
+
+
+def _context(recipe: Recipe) -> int | None:
+    """The context that the recipe asks for, in tokens; None where it leaves that to the checkpoint."""
+    for argument in recipe.argv:
+        name, _, value = argument.partition("=")
+        if name in ("--max-model-len", "--context-length") and value.isdigit():
+            return int(value)
+    return None
 
 
 def _arguments(recipe: Recipe, endpoint: Endpoint, patched: Mapping[str, str]) -> tuple[str, ...]:

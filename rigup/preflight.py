@@ -94,7 +94,7 @@ class HostFacts:
     `privilege` is root, sudo or none. `disks` answers `disk_paths`, `reachable` answers `destinations`. `stored` holds
     the bytes of each checkpoint directory that are there already, `images` the references by digest that Docker has,
     `installed` the apt packages with their versions, `serving` and `gates` the port of each endpoint of ours and of
-    each gate that is up, `addresses` the host's own.
+    each gate that is up, `addresses` the host's own. `client`: the proof's packages are there.
     """
 
     os_release: Mapping[str, str]
@@ -113,6 +113,7 @@ class HostFacts:
     serving: Mapping[str, int] = field(default_factory=dict)
     gates: Mapping[str, int] = field(default_factory=dict)
     addresses: Collection[str] = ()
+    client: bool = False
 
 
 def disk_paths(settings: Settings) -> list[str]:
@@ -392,7 +393,9 @@ class _Looking:
         if not self.missing(toolkit_group(self.settings)):
             needed.discard("toolkit_mirror")
         if all(c.bytes <= self.facts.stored.get(c.path, 0) for c in self.plan.checkpoints):
-            needed -= {"pypi_index", "hub_endpoint"}
+            needed.discard("hub_endpoint")
+            if self.facts.client:
+                needed.discard("pypi_index")
         if all(image in self.facts.images for image in self.plan.images):
             needed -= {name for name in needed if name == "registry_mirror" or name.startswith("image ")}
         return needed

@@ -12,11 +12,17 @@ from rigup.errors import RigupError
 from rigup.plan import EndpointPlan
 
 __all__ = [
+    "CLIENT",
     "DOCKER",
     "FATAL_LINES",
+    "PROVE",
+    "PYTHON",
+    "SMOKE",
     "WAIT_READY",
     "docker_argv",
     "env_file_text",
+    "proof_of",
+    "prove_argv",
     "systemd_command",
     "systemd_quote",
     "unit_text",
@@ -27,6 +33,10 @@ DOCKER = "/usr/bin/docker"
 PYTHON = "/usr/bin/python3"
 WAIT_READY = "/usr/local/lib/rigup/wait_ready.py"
 FATAL_LINES = "/usr/local/lib/rigup/fatal.json"
+PROVE = "/usr/local/lib/rigup/prove.py"
+SMOKE = "/usr/local/lib/rigup/smoke.py"
+CLIENT = "/usr/local/lib/rigup/client"
+REQUEST_SECONDS = 600
 STOP_SECONDS = 60
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 
@@ -78,6 +88,28 @@ def wait_argv(endpoint: EndpointPlan) -> list[str]:
         f"--stall={endpoint.stall_timeout}",
         f"--gpus={'all' if endpoint.gpus == 'all' else ','.join(map(str, endpoint.gpus))}",
         f"--fatal={FATAL_LINES}",
+    ]
+
+
+def proof_of(name: str) -> str:
+    """Where the proof `name` stands; in /run, so that a boot forgets it."""
+    return f"/run/rigup/proof-{name}.json"
+
+
+def prove_argv(endpoint: EndpointPlan) -> list[str]:
+    """The command that proves that the endpoint, as it runs now, does what its recipe is for."""
+    return [
+        f"{CLIENT}/bin/python",
+        PROVE,
+        "endpoint",
+        f"--url={endpoint.url}",
+        f"--health={endpoint.ready_path}",
+        f"--model={endpoint.served_name}",
+        f"--timeout={REQUEST_SECONDS}",
+        f"--expect={endpoint.smoke.model_dump_json()}",
+        f"--out={proof_of(f'endpoint-{endpoint.name}')}",
+        f"--unit={endpoint.unit}",
+        f"--digest={endpoint.digest}",
     ]
 
 

@@ -6,6 +6,7 @@ fleet, so that one table shows what is wrong anywhere, and nothing changes on an
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from pyinfra.context import ctx_host
 from rigup import resolve
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
 from rigup.facts.docker import ImageDigests
-from rigup.facts.files import FileText
+from rigup.facts.files import FileInfo, FileState, FileText
 from rigup.facts.hardware import DiskFree, PciDevices, SecureBoot, nvidia_gpus
 from rigup.facts.network import Addresses, ListeningPorts, Reachable
 from rigup.facts.packages import InstalledVersions
@@ -37,12 +38,14 @@ from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan, make_plan, recipe_of
 from rigup.preflight import HostFacts, check, destinations, disk_paths
 from rigup.recipes import Catalogue, default_catalogue
+from rigup.render import CLIENT
 from rigup.settings import Settings
 
 __all__ = ["PLAN", "Brief", "preflight"]
 
 PLAN = "/etc/rigup/plan.json"
 CACHE = Path(".rigup/hub")
+FILES = Path(__file__).resolve().parent.parent / "files"
 
 T = TypeVar("T")
 
@@ -198,7 +201,14 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         serving={name: ports[name] for name, unit in units.items() if unit.runs and name in ports},
         gates={name: ports[name] for name, unit in gates.items() if unit.runs and name in ports},
         addresses=fact(Addresses),
+        client=_has_client(fact(FileInfo, path=f"{CLIENT}/requirements.lock")),
     )
+
+
+def _has_client(there: FileState | None) -> bool:
+    """Whether the proof's virtual environment holds what it shall; the copy of its lock is written last."""
+    wanted = (FILES / "client-requirements.lock").read_bytes()
+    return there is not None and there.sha256 == hashlib.sha256(wanted).hexdigest()
 
 
 def _deployed_ports(text: str | None) -> dict[str, int]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from pyinfra.api.deploy import deploy
 
 from rigup.diagnosis import fatal_text
-from rigup.operations import files, model, systemd
-from rigup.render import FATAL_LINES, WAIT_READY, docker_argv, unit_text
+from rigup.operations import files, model, systemd, venv
+from rigup.render import CLIENT, FATAL_LINES, PROVE, SMOKE, WAIT_READY, docker_argv, unit_text
 from tasks.preflight import Brief
 
 __all__ = ["serve"]
@@ -27,6 +27,15 @@ def serve(brief: Brief) -> None:
         )
     files.install(
         name="Install the readiness check", dest=WAIT_READY, content=(FILES / "wait_ready.py").read_text(), mode="755"
+    )
+    for path in (PROVE, SMOKE):
+        content = (FILES / Path(path).name).read_text()
+        files.install(name=f"Install the proof: {Path(path).name}", dest=path, content=content, mode="755")
+    requirements = f"{CLIENT}-requirements.lock"
+    content = (FILES / Path(requirements).name).read_text()
+    files.install(name="Name the proof's packages", dest=requirements, content=content)
+    venv.synced(
+        name="Install the proof's packages", path=CLIENT, requirements=requirements, index=brief.settings.pypi_index
     )
     files.install(name="Install what the readiness check knows", dest=FATAL_LINES, content=fatal_text())
     for endpoint in brief.plan.endpoints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -12,6 +13,9 @@ from typing import Any
 
 END = 248046
 """Qwen3.5's token for the end of a turn, which SGLang names as what it stopped at."""
+
+BABBLE = 40
+"""Words of an answer."""
 
 Chat = Mapping[str, Any]
 
@@ -61,7 +65,7 @@ def text_of(content: Any) -> str:
     return str(content or "")
 
 
-def check(chat: Chat) -> None:
+def check(chat: Chat, own_template: bool = False) -> None:
     """Raises BadRequest as SGLang's own checks do (srt/entrypoints/openai/serving_chat.py)."""
     messages, tools, choice = chat.get("messages"), chat.get("tools") or [], chat.get("tool_choice")
     if not isinstance(messages, list):
@@ -78,13 +82,13 @@ def check(chat: Chat) -> None:
         if wanted not in names:
             raise BadRequest(f"Tool '{wanted}' not found in tools list.")
     # What the template of this checkpoint raises; SGLang hands it on.
-    if any(message.get("role") in ("system", "developer") for message in messages[1:]):
+    if not own_template and any(message.get("role") in ("system", "developer") for message in messages[1:]):
         raise BadRequest("System message must be at the beginning.", "BadRequest")
 
 
-def reply(chat: Chat, *, parses_tools: bool, parses_reasoning: bool) -> Reply:
+def reply(chat: Chat, *, parses_tools: bool, parses_reasoning: bool, own_template: bool = False) -> Reply:
     """What the server says. Without a tool parser a call stays text, without a reasoning parser thoughts do."""
-    check(chat)
+    check(chat, own_template)
     messages = chat["messages"]
     question = text_of(messages[-1].get("content"))
     thinks = (chat.get("chat_template_kwargs") or {}).get("enable_thinking", True)
@@ -101,7 +105,7 @@ def reply(chat: Chat, *, parses_tools: bool, parses_reasoning: bool) -> Reply:
             said = f"<tool_call>\n<function={name}>\n{arguments}\n</function>\n</tool_call>"
     else:
         exactly = re.search(r"exactly: (\S+)", question)
-        said = exactly[1] if exactly else f"This is the lab's stand-in for SGLang. You said: {question[:200]}"
+        said = exactly[1] if exactly else _babble(question)
     if thought and not parses_reasoning:
         thought, said = None, f"{thought}</think>{said}"
     words = tuple(re.findall(r"\s*\S+", said))
@@ -110,6 +114,13 @@ def reply(chat: Chat, *, parses_tools: bool, parses_reasoning: bool) -> Reply:
     if isinstance(limit, int) and len(words) > limit:
         words, finish = words[:limit], "length"
     return Reply(thought, words, calls, prompt, finish)
+
+
+def _babble(question: str) -> str:
+    """Words that are none, the same ones for the same question: there are no weights to make sense with."""
+    digest = hashlib.shake_256(question.encode()).digest(3 * BABBLE)
+    syllables = ("ba", "ko", "mi", "tu", "re", "sol", "pex", "dru")
+    return " ".join("".join(syllables[byte & 7] for byte in digest[at : at + 3]) for at in range(0, len(digest), 3))
 
 
 def _tool(chat: Chat) -> Mapping[str, Any] | None:

@@ -69,6 +69,7 @@ def main() -> None:
         parses_tools=options.tool_call_parser is not None,
         parses_reasoning=options.reasoning_parser is not None,
         key=options.api_key,
+        own_template=options.chat_template is not None,
     )
     say(f"lab: a stand-in serves {served.name}: {gpus} GPUs are seen, {wanted} are asked for, no weights are read")
     serve(options.host or "127.0.0.1", options.port or 30000, served, say)

@@ -21,13 +21,14 @@ WARM_UP_S = 0.5
 
 @dataclass
 class Served:
-    """What is served: `context` in tokens, `key` the API key or None."""
+    """What is served: `context` in tokens, `key` the API key or None, `own_template` if a chat template was given."""
 
     name: str
     context: int
     parses_tools: bool
     parses_reasoning: bool
     key: str | None = None
+    own_template: bool = False
     ready: threading.Event = field(default_factory=threading.Event)
 
     def card(self) -> dict[str, Any]:
@@ -74,7 +75,12 @@ class Handler(BaseHTTPRequestHandler):
         served = self.server.served
         try:
             chat = self.chat(body)
-            said = reply(chat, parses_tools=served.parses_tools, parses_reasoning=served.parses_reasoning)
+            said = reply(
+                chat,
+                parses_tools=served.parses_tools,
+                parses_reasoning=served.parses_reasoning,
+                own_template=served.own_template,
+            )
         except BadRequest as bad:
             self.json(400, error(str(bad), bad.kind, 400))
             return

@@ -15,40 +15,38 @@ from rigup.facts.serving import Proof, ProofValue
 from rigup.operations._host import run, say, work
 from rigup.operations._units import DIAGNOSED_LINES, SHOWN_LINES, last_lines, show
 from rigup.plan import EndpointPlan
+from rigup.render import PROVE, PYTHON, proof_of, prove_argv
 
-__all__ = ["proof", "proof_of"]
+__all__ = ["proof"]
 
 Commands = Generator[FunctionCommand, None, None]
 
-PROVE = "/usr/local/lib/rigup/prove.py"
 DOCKER = "docker.service"
 
 
-def proof_of(name: str) -> str:
-    """Where the proof `name` stands; in /run, so that a boot forgets it."""
-    return f"/run/rigup/proof-{name}.json"
-
-
 @operation()
-def proof(endpoint: EndpointPlan, gpus: int, timeout: float = 600) -> Commands:
-    """Have it proven that containers on the host see its GPUs, and that `endpoint` answers.
+def proof(endpoint: EndpointPlan, gpus: int) -> Commands:
+    """Have it proven that containers on the host see its GPUs, and that `endpoint` does what its recipe is for.
 
     Containers must see them by `--gpus`, by CDI, and still after `systemctl daemon-reload`; they are made from the
-    endpoint's own image, and nothing is pulled. That holds until Docker is started anew. The endpoint must be healthy,
-    list its model and complete a chat; that holds for this plan and this start of its unit. Where it is reachable from
-    beyond the host, it must refuse who has no key there.
+    endpoint's own image, and nothing is pulled. That holds until Docker is started anew. The endpoint's own proof holds
+    for this plan and this start of its unit. Where it is reachable from beyond the host, it must refuse who has no key.
 
     + gpus: how many GPUs the host has
-    + timeout: seconds that one request may take
     """
-    count = str(gpus)
-    yield from _proven("gpus", DOCKER, f"{endpoint.image} {count}", ["--image", endpoint.image, "--count", count])
-    arguments = ["--url", endpoint.url, "--model", endpoint.served_name, "--timeout", str(int(timeout))]
-    arguments += ["--health", endpoint.ready_path]
-    yield from _proven(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, arguments)
+    digest = f"{endpoint.image} {gpus}"
+    argv = [PYTHON, PROVE, "gpus", f"--image={endpoint.image}", f"--count={gpus}"]
+    yield from _proven("gpus", DOCKER, digest, [*argv, *_record("gpus", DOCKER, digest)])
+    yield from _proven(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, prove_argv(endpoint))
     if endpoint.public_url:
-        arguments = ["--url", endpoint.public_url, "--health", endpoint.ready_path, "--key-file", endpoint.key_file]
-        yield from _proven(f"gate-{endpoint.name}", endpoint.gate, endpoint.public_url, arguments)
+        name, unit, digest = f"gate-{endpoint.name}", endpoint.gate, endpoint.public_url
+        argv = [PYTHON, PROVE, "gate", f"--url={endpoint.public_url}", f"--health={endpoint.ready_path}"]
+        argv.append(f"--key-file={endpoint.key_file}")
+        yield from _proven(name, unit, digest, [*argv, *_record(name, unit, digest)])
+
+
+def _record(name: str, unit: str, digest: str) -> list[str]:
+    return [f"--out={proof_of(name)}", f"--unit={unit}", f"--digest={digest}"]
 
 
 def _log_of(host: Host, unit: str) -> list[str]:
@@ -57,7 +55,7 @@ def _log_of(host: Host, unit: str) -> list[str]:
     return [f"The last lines of {unit}:", *(f"    {line}" for line in log[-SHOWN_LINES:]), *explain(log)]
 
 
-def _proven(name: str, unit: str, digest: str, arguments: Sequence[str]) -> Commands:
+def _proven(name: str, unit: str, digest: str, argv: Sequence[str]) -> Commands:
     path = proof_of(name)
     proof: ProofValue = host.get_fact(Proof, path=path, unit=unit)
     if proof.holds(digest):
@@ -65,8 +63,6 @@ def _proven(name: str, unit: str, digest: str, arguments: Sequence[str]) -> Comm
         return
 
     def prove(host: Host) -> None:
-        what = name.partition("-")[0]
-        argv = ["/usr/bin/python3", PROVE, what, *arguments, "--out", path, "--unit", unit, "--digest", digest]
         answer = run(host, *(QuoteString(argument) for argument in argv))
         for line in answer.lines:
             say(host, line)

@@ -211,7 +211,7 @@ def test_a_stream_begins_with_the_role_and_ends_with_the_usage(running: Running)
         )
     )
     assert pieces[0].choices[0].delta.role == "assistant"
-    assert "".join(piece.choices[0].delta.content or "" for piece in pieces[:-1]).startswith("This is the lab's")
+    assert len("".join(piece.choices[0].delta.content or "" for piece in pieces[:-1]).split()) == 40
     assert pieces[-2].choices[0].finish_reason == "stop"
     assert pieces[-1].choices == [] and pieces[-1].usage.total_tokens > 0
 

@@ -71,7 +71,7 @@ def test_anything_less_starts_the_unit_and_does_not_wait(stamp: list[str]) -> No
     assert (outcome.foreseen, outcome.changed, outcome.failed) == (True, True, False), outcome.told
     assert outcome.ran(f"systemctl restart --no-block -- {UNIT}") == 1
     assert outcome.ran(f"systemctl enable --quiet -- {UNIT}") == 1
-    assert outcome.ran("chown rigup-fetch:") == 1
+    assert outcome.ran("chown -h rigup-fetch:") == 1
 
 
 def test_a_download_under_way_is_left_alone() -> None:
@@ -157,8 +157,8 @@ def test_an_endpoint_started_since_is_tried_again_and_the_gpus_are_not() -> None
 
     assert (outcome.changed, outcome.failed) == (True, False)
     (command,) = [command for command in outcome.commands if "prove.py" in command]
-    assert f"prove.py endpoint --url {ENDPOINT.url} --model {ENDPOINT.served_name}" in command
-    assert f"--unit {ENDPOINT.unit} --digest {ENDPOINT.digest}" in command
+    assert f"prove.py endpoint --url={ENDPOINT.url}" in command
+    assert f"--unit={ENDPOINT.unit} --digest={ENDPOINT.digest}" in command
     assert "ok   endpoint is healthy" in outcome.told
 
 
@@ -166,7 +166,7 @@ def test_gpus_are_tried_again_once_docker_was_started_anew() -> None:
     outcome = proof(proven(f"{ENDPOINT.image} 4", "another"), SERVES)
 
     (command,) = [command for command in outcome.commands if "prove.py" in command]
-    assert f"prove.py gpus --image {ENDPOINT.image} --count 4" in command
+    assert f"prove.py gpus --image={ENDPOINT.image} --count=4" in command
 
 
 def test_a_failed_check_fails_the_host_with_its_reason() -> None:
