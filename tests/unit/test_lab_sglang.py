@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ import lab.sglang
 from lab.registry.image import known_options
 from rigup.engines import arguments
 from rigup.recipes import default_catalogue
+from tests.unit.host_world import FILES
+
+# Host programs find each other in one directory.
+sys.path.insert(0, str(FILES))
+from smoke import Expectation, Smoke
 
 CATALOGUE = default_catalogue()
 RECIPES = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.engine.name == "sglang" and recipe.image)
@@ -128,30 +134,46 @@ class Running:
     client: OpenAI
 
 
-@pytest.fixture(scope="module")
-def running(released: Image) -> Iterator[Running]:
+@contextmanager
+def serving(image: Image, *words: str) -> Iterator[str]:
+    """The address of a server that is ready; it ends well when it is told to, and its log holds no secret."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    key = released.root / "key.yaml"
-    key.write_text('api-key: "planted-secret"\n')
-    words = [f"--model-path={released.root}/model", "--served-model-name=qwen", f"--port={port}"]
-    words += ["--tp-size=4", "--tool-call-parser=qwen3_coder", "--reasoning-parser=qwen3", "--config", str(key)]
-    log = released.root / "log"
+    fixed = [f"--model-path={image.root}/model", "--served-model-name=qwen", f"--port={port}", "--tp-size=4"]
+    fixed += ["--tool-call-parser=qwen3_coder", "--reasoning-parser=qwen3"]
+    log = image.root / f"log-{port}"
     with log.open("w") as output:
         process = subprocess.Popen(
-            released.command(*words), env=released.environment(4), stdout=output, stderr=subprocess.STDOUT
+            image.command(*fixed, *words), env=image.environment(4), stdout=output, stderr=subprocess.STDOUT
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while status(f"{url}/health") != 200:
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
-        yield Running(url, OpenAI(base_url=f"{url}/v1", api_key="planted-secret", max_retries=0))
+        yield url
     finally:
         process.terminate()
         assert process.wait(timeout=30) == 0
     assert "planted-secret" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def running(released: Image) -> Iterator[Running]:
+    key = released.root / "key.yaml"
+    key.write_text('api-key: "planted-secret"\n')
+    with serving(released, "--config", str(key)) as url:
+        yield Running(url, OpenAI(base_url=f"{url}/v1", api_key="planted-secret", max_retries=0))
+
+
+def test_it_passes_the_smoke_set_of_an_agents_recipe_as_the_lab_expects_it(released: Image) -> None:
+    expect = Expectation(tools=True, reasoning=True, images=True, random_weights=True, long_prompt=2000, context=262144)
+    with serving(released, "--chat-template=/rigup/chat_template.jinja") as url:
+        checks = Smoke(url, "/health", "qwen", 20, expect).checks()
+        assert len(checks) >= 10
+        for _, check in checks:
+            assert check()
 
 
 def status(url: str) -> int:
