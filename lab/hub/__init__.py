@@ -1,6 +1,7 @@
 """The lab's Hugging Face hub: serves the catalogue's checkpoints, in miniature, to lab hosts and control machine."""
 
 import contextlib
+import functools
 import hashlib
 import sys
 import urllib.request
@@ -16,8 +17,13 @@ NAME = "hub"
 MODEL = "Qwen3.5-397B-A17B"
 RATE_FILE = STATE / "hub" / "rate"
 """Bytes per second that the hub sends at most, all together; read again for every piece. No file, no limit."""
+FAULTS_FILE = STATE / "hub" / "faults.json"
+"""What the hub does wrong on purpose (lab.hub.faults); read again for every request."""
+JOURNAL = STATE / "hub" / "journal.jsonl"
+"""A JSON line for every answer of the hub: the file it was about, bytes sent, whether a token came with the request."""
 
 
+@functools.cache
 def repositories() -> dict[str, Path]:
     """Folders by OWNER/NAME, or OWNER/NAME@COMMIT where the catalogue has the commit.
 
@@ -62,7 +68,7 @@ def start() -> Service:
     RATE_FILE.parent.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "lab.hub", "--host", GATEWAY, "--port", str(HUB_PORT), "--version", version()]
     argv += [word for name, folder in offered.items() for word in ("--repository", f"{name}={folder}")]
-    argv += ["--rate-file", str(RATE_FILE)]
+    argv += ["--rate-file", str(RATE_FILE), "--faults-file", str(FAULTS_FILE), "--journal", str(JOURNAL)]
     root = Path(__file__).parents[2]
     return daemonise(NAME, argv, url=HUB_URL, ready=_answers, timeout=30, cwd=root)
 
