@@ -21,7 +21,7 @@ from rigup.engines import arguments
 from rigup.errors import near
 from rigup.schema import Recipe
 
-__all__ = ["Complaint", "Release", "judge", "releases", "releases_of"]
+__all__ = ["Complaint", "Release", "judge", "misshapen", "releases", "releases_of"]
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "recipes" / "engines"
 
@@ -36,6 +36,7 @@ LOOKS = {
     "float": (r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", "a number"),
     "size": (r"-1|auto|\d+|\d+(\.\d+)?[kmgt]|\d+[KMGT]i?", "a number such as 8192, 8k or 8K"),
 }
+ARTICLES = {"int": "a whole number", "float": "a number", "bool": "true or false", "text": "a text"}
 
 # (where in the recipe, what is wrong, what to do)
 Complaint = tuple[Loc, str, str]
@@ -46,13 +47,15 @@ class Release:
     """What one release knows, or a fork of it.
 
     An option is a `flag`, one of a list, or takes an `int`, a `float`, a `size` (a number that may end in k or M, or
-    `auto`), a `text`, `json`, or a `value` whose type was not found out; `keys` are those of options that take JSON.
+    `auto`), a `text`, `json`, or a `value` whose type was not found out; `keys` are those of options that take JSON,
+    each with the shape of its value: `int`, `float`, `bool`, `text`, a list to choose from, `{list: SHAPE}`,
+    `{tuple: [SHAPE, ...]}` or `any`.
     """
 
     engine: str
     version: str
     options: Mapping[str, Kind]
-    keys: Mapping[str, tuple[str, ...]]
+    keys: Mapping[str, Mapping[str, Any]]
     environment: frozenset[str]
     fork: str | None = None
 
@@ -85,9 +88,8 @@ def releases() -> tuple[Release, ...]:
     found = []
     for path in sorted(DIRECTORY.glob("*.yaml")):
         data = _read(path)
-        keys = {name: tuple(names) for name, names in data["keys"].items()}
         known = frozenset(data["environment"])
-        found.append(Release(data["engine"], data["version"], _options(data["options"]), keys, known))
+        found.append(Release(data["engine"], data["version"], _options(data["options"]), data["keys"], known))
     return tuple(found)
 
 
@@ -183,3 +185,30 @@ def _json(name: str, value: str, release: Release) -> Iterator[tuple[str, str]]:
             meant = near(key, release.keys[name])
             remedy = f"did you mean {' or '.join(meant)}?" if meant else "remove it"
             yield f"{name} of {release.name} has no key {key!r}", remedy
+        elif fault := misshapen(data[key], release.keys[name][key]):
+            yield f"{key} in {name} of {release.name} {fault[0]}", fault[1]
+
+
+def misshapen(value: Any, shape: Any) -> tuple[str, str] | None:
+    """What is wrong with a JSON value, and the remedy; null stands for the default."""
+    numbers = {"int": (int,), "float": (int, float)}
+    if shape == "any" or value is None:
+        return None
+    if isinstance(shape, list):
+        if value in shape:
+            return None
+        meant = near(str(value), shape)
+        remedy = f"did you mean {' or '.join(meant)}?" if meant else f"one of {', '.join(shape)}"
+        return f"does not take {value!r}", remedy
+    if isinstance(shape, dict):
+        [(kind, inside)] = shape.items()
+        shapes = [inside] * len(value) if kind == "list" and isinstance(value, list) else inside
+        if not isinstance(value, list) or len(value) != len(shapes):
+            wanted = "a list" if kind == "list" else f"a list of {len(inside)}"
+            return f"has {json.dumps(value)} where {wanted} is due", "mind the brackets"
+        return next((fault for pair in zip(value, shapes, strict=True) if (fault := misshapen(*pair))), None)
+    if shape in numbers:
+        right = isinstance(value, numbers[shape]) and not isinstance(value, bool)
+    else:
+        right = isinstance(value, bool if shape == "bool" else str)
+    return None if right else (f"has {json.dumps(value)} where {ARTICLES[shape]} is due", "")

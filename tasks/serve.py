@@ -8,7 +8,7 @@ from pyinfra.api.deploy import deploy
 
 from rigup.diagnosis import fatal_text
 from rigup.operations import files, model, systemd, venv
-from rigup.render import CLIENT, FATAL_LINES, PROVE, SMOKE, WAIT_READY, docker_argv, unit_text
+from rigup.render import CLIENT, FATAL_LINES, PROVE, SMOKE, WAIT_READY, served_argv, unit_text
 from tasks.preflight import Brief
 
 __all__ = ["serve"]
@@ -45,7 +45,7 @@ def serve(brief: Brief) -> None:
             name=f"Serve {endpoint.recipe} as {endpoint.name}",
             unit=endpoint.unit,
             inputs=[endpoint.env_file, *(f"{endpoint.directory}/{name}" for name in endpoint.patched_files)],
-            command=docker_argv(endpoint),
+            command=served_argv(endpoint),
             reload_for=[written],
             timeout=endpoint.ready_timeout + 120,
         )

@@ -34,9 +34,10 @@ def proof(endpoint: EndpointPlan, gpus: int) -> Commands:
 
     + gpus: how many GPUs the host has
     """
-    digest = f"{endpoint.image} {gpus}"
-    argv = [PYTHON, PROVE, "gpus", f"--image={endpoint.image}", f"--count={gpus}"]
-    yield from _proven("gpus", DOCKER, digest, [*argv, *_record("gpus", DOCKER, digest)])
+    if endpoint.image:
+        digest = f"{endpoint.image} {gpus}"
+        argv = [PYTHON, PROVE, "gpus", f"--image={endpoint.image}", f"--count={gpus}"]
+        yield from _proven("gpus", DOCKER, digest, [*argv, *_record("gpus", DOCKER, digest)])
     yield from _proven(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, prove_argv(endpoint))
     if endpoint.public_url:
         name, unit, digest = f"gate-{endpoint.name}", endpoint.gate, endpoint.public_url

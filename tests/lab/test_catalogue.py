@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab import machine, world
+from lab.hub import MODEL
 from lab.registry.image import OFFERS
 from rigup.recipes import Recipe, default_catalogue
 from tests.lab.one_rig import OneRig
@@ -17,12 +18,14 @@ pytest_plugins = ("tests.lab.one_rig_plugin",)
 
 CATALOGUE = default_catalogue()
 OFFERED = {f"{offer.name}:{offer.tag}" for offer in OFFERS}
-# Docker's own mirror stands for Docker Hub alone, and the lab has no other registry's name and certificate.
-ELSEWHERE = {"ghcr.io/local-inference-lab/vllm:karmic-kraken-beta"}
+# The lab has a miniature of this model alone.
 DEPLOYABLE = sorted(
     recipe.id
     for recipe in CATALOGUE.recipes.values()
-    if recipe.image and not recipe.not_deployable and recipe.status != "broken" and recipe.image.tag not in ELSEWHERE
+    if recipe.image
+    and not recipe.not_deployable
+    and recipe.status != "broken"
+    and CATALOGUE.checkpoint(recipe.checkpoint).model == MODEL
 )
 # An image that Python starts, SGLang's stand-in of a fork, speculation; then what the host had before.
 SWITCHES = ("vllm-nvfp4-voipmonitor", "sglang-nvfp4-b12x", "vllm-nvfp4-cu130-mtp1")
