@@ -71,7 +71,6 @@ LIGHT = (
     ),
     Break("docker-repositories", "rm /etc/apt/sources.list.d/docker.sources"),
     Break("docker-running", "systemctl disable --quiet docker.service"),
-    Break("docker-config", "sed -i s/nvidia-container-runtime/runc/ /etc/docker/daemon.json"),
     Break("model-stamp", f'sed -i \'s/"revision": "./"revision": "x/\' {STORE}/*.verified.json'),
     Break("model-files", f"echo >>$(ls {STORE}/*/tokenizer_config.json)", also=("model-hashes",)),
     Break("model-user", "rm -r /usr/local/lib/rigup/venv"),
@@ -109,13 +108,16 @@ HEAVY = (
     Break(
         "driver-packages", removed("nvidia-driver-cuda"), also=("driver-gpus", "driver-loaded", "driver-persistence")
     ),
+)
+# Docker is restarted for these, and what serves has to come back before its own files are put right: one at a time.
+DOCKER = (
+    Break("docker-config", "sed -i s/nvidia-container-runtime/runc/ /etc/docker/daemon.json"),
     Break(
         "docker-runtime",
         "echo '{}' >/etc/docker/daemon.json; systemctl restart docker",
         also=("docker-config", "docker-log-driver", "serve-running", *AT_WORK),
     ),
 )
-# Not beside a broken daemon.json: Docker would be restarted for that before the list is there again.
 LIST = (Break("docker-cdi", "rm /var/run/cdi/nvidia.yaml"),)
 
 
@@ -152,7 +154,9 @@ def test_a_deployed_host_is_clean_to_the_last_byte_and_nothing_on_it_has_changed
         assert check["title"] and check["severity"] in ("critical", "major", "minor") and check["repair"]
 
 
-@pytest.mark.parametrize("breaks", [LIST, LIGHT, HEAVY], ids=["list", "light", "heavy"])
+@pytest.mark.parametrize(
+    "breaks", [LIST, DOCKER[:1], DOCKER[1:], LIGHT, HEAVY], ids=["list", "config", "runtime", "light", "heavy"]
+)
 def test_exactly_what_was_broken_is_found_and_the_deploy_repairs_it(one_rig: OneRig, breaks: tuple[Break, ...]) -> None:
     for each in breaks:
         one_rig.host.shell(each.command)
@@ -172,7 +176,7 @@ def test_exactly_what_was_broken_is_found_and_the_deploy_repairs_it(one_rig: One
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("each", [*LIST, *LIGHT, *HEAVY], ids=lambda each: each.check)
+@pytest.mark.parametrize("each", [*LIST, *DOCKER, *LIGHT, *HEAVY], ids=lambda each: each.check)
 def test_each_thing_broken_by_itself_fails_its_own_check(one_rig: OneRig, each: Break) -> None:
     one_rig.host.shell(each.command)
     _, told = audit(one_rig, "--deep")
