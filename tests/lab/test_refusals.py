@@ -161,7 +161,7 @@ def test_all_that_is_wrong_in_the_inventory_is_named_with_file_line_and_key(rigs
         (1, "persistence", "boolean"),
         (2, "reboot", "when-needed"),
         (3, "model_store", "for example /srv/models"),
-        (5, "endpoints.main.address", "ssh -L 8000:127.0.0.1:8000"),
+        (5, "endpoints.main.address", "name the one under which clients reach it"),
         (5, "endpoints.main.port", "number"),
     ]:
         place = f"{rigs.inventory}:{first + offset}: hosts.{NAME}.{key}: "
