@@ -22,13 +22,13 @@ from bench.delay import Address
 from lab import machine, world
 from lab.machine import Host
 from rigup.inventory import Inventory, load_inventory, lock_path
+from rigup.plan import PLAN
 
 __all__ = ["HOSTS", "Bench"]
 
 HOSTS = 8
 FIRST_PORT = 2201
 RUN = "/run/rigup-bench"
-PLAN = "/etc/rigup/plan.json"
 
 
 def names(count: int) -> list[str]:

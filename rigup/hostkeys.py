@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import paramiko
 from paramiko.hostkeys import HostKeyEntry, HostKeys, InvalidHostKey
 
+from rigup import atomic
 from rigup.errors import RigupError
 from rigup.inventory import Host, find_inventory, load_inventory
 from rigup.settings import Connection
@@ -114,11 +113,13 @@ def presented(host: Host) -> paramiko.PKey:
 
 
 def accept(path: Path, others: Sequence[str], name: str, key: paramiko.PKey) -> None:
-    """Write the known_hosts file: what it says of `others`, and the key of `name`."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "w") as file:
-        file.writelines(f"{line}\n" for line in (*others, f"{name} {key.get_name()} {key.get_base64()}"))
-        os.fchmod(file.fileno(), mode)
-    os.replace(beside, path)
+    """Write the known_hosts file: what it says of `others`, and the key of `name`. Raises RigupError."""
+    lines = (*others, f"{name} {key.get_name()} {key.get_base64()}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+        atomic.write(path, "".join(f"{line}\n" for line in lines), mode)
+    except OSError as error:
+        raise RigupError(
+            f"{path}: cannot be written: {error.strerror}. The key was not accepted: mend that, and run again"
+        ) from error

@@ -6,9 +6,7 @@ asked. Every later deploy and every rebuilt host gets the same. `rigup update` m
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Annotated
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
+from rigup import atomic
 from rigup.documents import complaint, findings_of, read_document
 from rigup.errors import InputError, RigupError
 
@@ -156,18 +155,8 @@ def write(path: Path, lock: Lock) -> bool:
     if path.exists() and path.read_text(encoding="utf-8") == wanted:
         return False
     try:
-        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(wanted)
-                file.flush()
-                os.fsync(file.fileno())
-            # mkstemp makes 0600; a lock holds no secret and belongs to the team.
-            os.chmod(beside, 0o644)
-            os.replace(beside, path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
+        # It holds no secret and belongs to the team.
+        atomic.write(path, wanted, 0o644)
     except OSError as error:
         raise RigupError(
             f"{path}: the lock cannot be written: {error.strerror}: it must be kept with the inventory"

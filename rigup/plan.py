@@ -24,7 +24,7 @@ from rigup.recipes import Catalogue, Checkpoint, Patch, Recipe
 from rigup.schema import Venv
 from rigup.settings import Endpoint, Settings
 
-__all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "VenvPlan", "key_file", "make_plan"]
+__all__ = ["PLAN", "CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "VenvPlan", "key_file", "make_plan"]
 
 # Small published files by "repo@revision", then by name.
 Published = Mapping[str, Mapping[str, str]]
@@ -40,6 +40,7 @@ LOOPBACK = "127.0.0.1"
 # A file that the checkpoint may not have cannot be mounted into it: the store is read-only.
 BESIDE = "/rigup"
 ENDPOINTS = "/etc/rigup/endpoints"
+PLAN = "/etc/rigup/plan.json"
 
 ENGINES = "/usr/local/lib/rigup/engines"
 CUDA = "/usr/local/cuda"

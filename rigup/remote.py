@@ -34,9 +34,9 @@ def connect(host: Host) -> paramiko.SSHClient:
     client = paramiko.SSHClient()
     # As the deploy: a host that is not known yet is taken at its word, one that has changed is refused.
     client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
-    known = os.path.expanduser(way.known_hosts or "~/.ssh/known_hosts")
-    if os.path.exists(known):
-        client.load_host_keys(known)
+    known = hostkeys.known_file(way)
+    if known.exists():
+        client.load_host_keys(str(known))
     try:
         client.connect(
             way.address,

@@ -31,11 +31,12 @@ from rigup.facts.serving import Proof
 from rigup.facts.status import Downloads, GpuUse, HttpStatus
 from rigup.facts.units import UnitState, UnitStateValue
 from rigup.inventory import Host, find_inventory, load_inventory
+from rigup.plan import PLAN
 from rigup.progress import progress_line
+from rigup.render import proof_of
 
 __all__ = ["add_arguments", "command", "exit_code", "look", "render", "state_of"]
 
-PLAN = "/etc/rigup/plan.json"
 EVERY_S = 2.0
 
 STYLES = {"serving": "green", "starting": "yellow", "stopped": "yellow", "not proven": "yellow"}
@@ -113,7 +114,7 @@ def _ask(transport: paramiko.Transport, sudo: bool) -> Status:
         (
             endpoint,
             second.ask(UnitState(), unit=f"llm@{endpoint['name']}.service"),
-            second.ask(Proof(), path=f"/run/rigup/proof-endpoint-{endpoint['name']}.json",
+            second.ask(Proof(), path=proof_of(f"endpoint-{endpoint['name']}"),
                        unit=f"llm@{endpoint['name']}.service"),
             second.ask(HttpStatus(), url=_url(endpoint) + endpoint["ready_path"]),
         )

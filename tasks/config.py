@@ -7,6 +7,7 @@ from pathlib import Path
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import apt, docker, files, users, venv
+from rigup.plan import PLAN
 from rigup.render import USER, env_file_text
 from tasks.preflight import Brief
 
@@ -36,7 +37,7 @@ def config(brief: Brief) -> None:
             files.install(
                 name=f"Write the patched {name} of {endpoint.name}", dest=f"{endpoint.directory}/{name}", content=text
             )
-    files.install(name="Keep the plan on the host", dest="/etc/rigup/plan.json", content=brief.plan.text())
+    files.install(name="Keep the plan on the host", dest=PLAN, content=brief.plan.text())
 
 
 def _engines(brief: Brief) -> None:

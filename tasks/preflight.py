@@ -37,15 +37,14 @@ from rigup.lock import Lock
 from rigup.neighbours import Neighbour, fleet_of, neighbours_of
 from rigup.operations.venv import lock_of
 from rigup.packages import distro_id, driver_packages
-from rigup.plan import Plan, make_plan, recipe_of
+from rigup.plan import PLAN, Plan, make_plan, recipe_of
 from rigup.preflight import HostFacts, check, destinations, disk_paths
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.render import CLIENT
 from rigup.settings import Settings
 
-__all__ = ["PLAN", "Brief", "preflight"]
+__all__ = ["Brief", "preflight"]
 
-PLAN = "/etc/rigup/plan.json"
 CACHE = Path(".rigup/hub")
 FILES = Path(__file__).resolve().parent.parent / "files"
 
@@ -108,7 +107,12 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
         raise ProblemsError(problems)
     # The whole inventory, also where this run is limited to some hosts.
     fleet = fleet_of(
-        (host.name, host.data.ssh_hostname, Settings.from_data(host.data.dict(), host.name)) for host in state.inventory
+        (
+            host.name,
+            host.data.ssh_hostname,
+            settings.get(host.name) or Settings.from_data(host.data.dict(), host.name),
+        )
+        for host in state.inventory
     )
     return {
         name: Brief(

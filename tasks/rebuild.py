@@ -13,8 +13,8 @@ from rigup.facts.files import FileText
 from rigup.facts.ledger import HostLedger, Remains, RemainsValue, remains_of
 from rigup.ledger import Ledger
 from rigup.operations import apt, undo
+from rigup.plan import PLAN
 from rigup.settings import Settings
-from tasks.preflight import PLAN
 
 __all__ = ["rebuild"]
 

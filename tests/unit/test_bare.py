@@ -224,7 +224,7 @@ def test_of_a_lock_file_only_names_versions_and_hashes_are_kept() -> None:
 
 
 def test_plain_http_is_allowed_for_the_named_host_alone() -> None:
-    assert index_arguments("https://pypi.org/simple") == ["--index-url=https://pypi.org/simple"]
+    assert index_arguments("https://index.example.org/simple") == ["--index-url=https://index.example.org/simple"]
     assert index_arguments("http://mirror:8000/simple")[1:] == ["--allow-insecure-host=mirror:8000"]
 
 
@@ -237,7 +237,12 @@ def test_an_environment_is_filled_by_a_unit_of_its_own_and_marked_last() -> None
     gone = Said(["LoadState=not-found", "ActiveState=inactive", "SubState=dead"])
     done = Said(["LoadState=loaded", "ActiveState=active", "SubState=exited", "Result=success", "Job=0"])
     actor = Actor().answers("systemctl show", gone, done)
-    arguments = {"venv": wanted, "requirements": "/x.lock", "index": "https://pypi.org/simple", "pythons": "https://p"}
+    arguments = {
+        "venv": wanted,
+        "requirements": "/x.lock",
+        "index": "https://index.example.org/simple",
+        "pythons": "https://p",
+    }
     outcome = actor.does(venv.engine, **arguments)
     assert not outcome.failed, outcome.told
     runs = [command for command in outcome.commands if "systemd-run" in command]
@@ -251,5 +256,10 @@ def test_an_environment_that_is_whole_is_left_alone() -> None:
     assert wanted
     whole = hashlib.sha256(wanted.text.encode()).hexdigest()
     actor = Actor().answers(f"{wanted.path}/requirements.lock", [f"{whole}  {wanted.path}/requirements.lock"])
-    arguments = {"venv": wanted, "requirements": "/x.lock", "index": "https://pypi.org/simple", "pythons": "https://p"}
+    arguments = {
+        "venv": wanted,
+        "requirements": "/x.lock",
+        "index": "https://index.example.org/simple",
+        "pythons": "https://p",
+    }
     assert not actor.does(venv.engine, **arguments).changed

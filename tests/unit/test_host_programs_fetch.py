@@ -7,27 +7,16 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab.hub.repository import Repository
-from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, killed_at_random, publish
+from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, killed_at_random
+
+pytest_plugins = ("tests.unit.store_world_plugin",)
 
 FIRST, SECOND, THIRD = SHARDS
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    return publish(tmp_path_factory.mktemp("published") / "model")
-
-
-@pytest.fixture
-def hub(repository: Repository, tmp_path: Path) -> Iterator[RunningHub]:
-    with hub_of(repository, tmp_path / "hub") as hub:
-        yield hub
 
 
 @pytest.fixture

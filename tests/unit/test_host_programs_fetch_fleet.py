@@ -18,24 +18,14 @@ from pathlib import Path
 
 import pytest
 
-from lab.hub.repository import Repository
 from rigup.neighbours import Neighbour, daemon_config
-from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, Rig, RunningHub, hub_of, publish
+from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, Rig, RunningHub
 
 pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 
+pytest_plugins = ("tests.unit.store_world_plugin",)
+
 FIRST, SECOND, THIRD = SHARDS
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    return publish(tmp_path_factory.mktemp("published") / "model")
-
-
-@pytest.fixture
-def hub(repository: Repository, tmp_path: Path) -> Iterator[RunningHub]:
-    with hub_of(repository, tmp_path / "hub") as hub:
-        yield hub
 
 
 def free_port() -> int:

@@ -12,6 +12,7 @@ import pytest
 from loopback_sshd import Sshd, running_sshd
 
 from rigup import hostkeys
+from rigup.errors import RigupError
 from tests.unit.test_backend import ROOT, write_inventory
 
 OLD = paramiko.RSAKey.generate(2048)
@@ -78,3 +79,9 @@ def test_hashed_names_are_found_too() -> None:
     lines = [f"{hashed} ssh-rsa {OLD.get_base64()}", f"192.0.2.7 ssh-rsa {OLD.get_base64()}", "", "no key at all"]
     kept, keys = hostkeys.without(lines, "[192.0.2.7]:2222")
     assert (kept, keys) == (lines[1:], [OLD.fingerprint])
+
+
+def test_a_file_that_cannot_be_written_is_told_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RigupError, match=r"known_hosts: cannot be written: .*and run again"):
+        hostkeys.accept(tmp_path / "file" / "known_hosts", [], "rig1", OLD)

@@ -1,6 +1,7 @@
 """Preflight: each thing that would stop a deploy is found, with a remedy, and nothing else is."""
 
 from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -292,7 +293,9 @@ def test_a_server_that_the_host_cannot_reach_is_named_with_its_setting() -> None
 
 
 def test_packages_of_the_proof_that_are_missing_need_their_index_though_the_checkpoint_is_there() -> None:
-    closed = {**OPEN, ("pypi.org", 443): Way(False, "Connection refused")}
+    index = urlsplit(Settings().pypi_index).hostname or ""
+    assert (index, 443) in OPEN
+    closed = {**OPEN, (index, 443): Way(False, "Connection refused")}
     assert problems(replace(SERVED, reachable=closed)) == []
     assert "pypi_index" in only(problems(replace(SERVED, reachable=closed, client=False))).remedy
 
