@@ -54,7 +54,7 @@ def tour(boot: Callable[[], object]) -> int:
     for name, host in _last_run().items():
         for endpoint in host["endpoints"]:
             print(f"\n{name} serves {endpoint['recipe']} at {endpoint['url']}. Ask it something:")
-            print(f"  {report.try_line(host, endpoint)}")
+            print(f"  {report.try_line(name, host, endpoint)}")
     print(NEXT)
     return 0
 
