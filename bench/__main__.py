@@ -141,7 +141,9 @@ class Measurement:
         self.cases: list[Case] = []
         self._bench = bench
         self._programs = programs
-        self._variables = desired.variables(bench.host, load_inventory(bench.deployed), bench.host.name)
+        self._variables = desired.variables(
+            bench.host, load_inventory(bench.deployed), bench.host.name, bench.directory
+        )
 
     def floor(self, doubles: Sequence[Address]) -> None:
         """What cannot be undercut: the program itself, and a connection without anything to do."""

@@ -13,11 +13,13 @@ from rigup.inventory import Inventory
 from rigup.packages import CONFLICTS_DOCKER, distro_id, driver_install, locked_packages, repositories
 from rigup.plan import Plan, make_plan
 from rigup.recipes import default_catalogue
+from rigup.render import CLIENT, FATAL_LINES, PROVE, SMOKE, WAIT_READY
 from tasks.base import PACKAGES
 from tasks.cuda import PROFILE
 from tasks.docker import daemon_values
 from tasks.driver import KEYRING, PERSISTENCED_DROP_IN
 from tasks.kernel import GRUB, MODPROBE
+from tasks.model import PROGRAMS
 
 __all__ = ["plan_of", "variables"]
 
@@ -32,10 +34,10 @@ def plan_of(inventory: Inventory, name: str) -> Plan:
     return make_plan(name, settings, catalogue, lock, published)
 
 
-def variables(host: Host, inventory: Inventory, name: str) -> dict[str, Any]:
+def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> dict[str, Any]:
     """The playbook's variables for all hosts; `name` is a host of the inventory that was deployed to `host`.
 
-    The content of files is read from the host: they are as the deploy left them.
+    Files are copied from the host into `directory`: they are as the deploy left them.
     """
     settings, lock, plan = inventory.host(name).settings, locks.read(inventory.lock), plan_of(inventory, name)
     (endpoint,) = plan.endpoints
@@ -46,18 +48,18 @@ def variables(host: Host, inventory: Inventory, name: str) -> dict[str, Any]:
     paths = {
         "base": ["/etc/apt/apt.conf.d/10rigup-lock-timeout", "/etc/apt/apt.conf.d/52rigup-unattended-upgrades",
                  "/etc/sysctl.d/60-rigup.conf"],
-        "model": [f"{LIBRARY}/fetch-requirements.lock", f"{LIBRARY}/fetch.py",
+        "model": [f"{LIBRARY}/fetch-requirements.lock", *(f"{LIBRARY}/{program}" for program in PROGRAMS),
                   "/etc/systemd/system/model-fetch@.service"],
         "kernel": [MODPROBE, GRUB],
         "sources": [source.source_path for source in sources.values()],
         "driver": [PERSISTENCED_DROP_IN],
         "cuda": [PROFILE],
         "config": [endpoint.env_file, *(f"{endpoint.directory}/{file}" for file in endpoint.patched_files)],
-        "serve": [f"{LIBRARY}/wait_ready.py", f"/etc/systemd/system/{endpoint.unit}"],
-        "verify": [f"{LIBRARY}/prove.py"],
+        "serve": [WAIT_READY, FATAL_LINES, f"/etc/systemd/system/{endpoint.unit}"],
+        "proof": [f"{CLIENT}-requirements.lock", PROVE, SMOKE],
     }  # fmt: skip
     return {
-        "files": {step: [_file(host, path) for path in listed] for step, listed in paths.items()},
+        "files": {step: [_file(host, path, directory) for path in listed] for step, listed in paths.items()},
         "packages": {
             "tools": list(PACKAGES),
             "headers": host.shell("dpkg-query -W -f '${Package}\\n' 'linux-headers-*amd64'").stdout.split(),
@@ -90,10 +92,10 @@ def variables(host: Host, inventory: Inventory, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _file(host: Host, path: str) -> dict[str, str]:
-    mode = host.shell(f"stat -c %a {path}").stdout.strip()
-    # Not a template, whatever braces stand in it.
-    return {"dest": path, "content": f"{{% raw %}}{host.shell(f'cat {path}').stdout}{{% endraw %}}", "mode": mode}
+def _file(host: Host, path: str, directory: Path) -> dict[str, str]:
+    copy = directory / path.strip("/").replace("/", "--")
+    copy.write_text(host.shell(f"cat {path}").stdout)
+    return {"dest": path, "src": str(copy), "mode": host.shell(f"stat -c %a {path}").stdout.strip()}
 
 
 def _pinned(versions: Mapping[str, str]) -> list[str]:

@@ -106,7 +106,11 @@ class Bench:
         """The same hosts for Ansible."""
         path = inventory.with_suffix(".ansible.json")
         loaded, config = load_inventory(inventory), self.ssh_config(inventory)
-        hosts = {name: {"plan": desired.plan_of(loaded, name).text()} for name in loaded.hosts}
+        hosts = {}
+        for name in loaded.hosts:
+            plan = self.directory / f"{name}.plan.json"
+            plan.write_text(desired.plan_of(loaded, name).text())
+            hosts[name] = {"plan": str(plan)}
         shared = {"ansible_ssh_common_args": f"-F {config}", **variables}
         path.write_text(json.dumps({"all": {"hosts": hosts, "vars": shared}}))
         return path
