@@ -28,13 +28,13 @@ class Turns:
 
     @contextmanager
     def take(self, host: Host, at_a_time: int) -> Iterator[None]:
-        """Hold one of `at_a_time` turns. Raises OperationError where an earlier one failed."""
+        """Hold one of `at_a_time` turns. Raises OperationError where another host's failed."""
         if self._slots is None:
             self._slots = BoundedSemaphore(at_a_time)
         if self._slots.locked():
             say(host, f"serves on until it is its turn, after {', '.join(self._busy)}")
         with self._slots:
-            if self.failed:
+            if self.failed not in (None, host.name):
                 raise OperationError(
                     f"{host.name} serves on as before: {self.failed} did not come through its turn. Put that right "
                     f"and run again, or go on without it: `--exclude {self.failed}`."

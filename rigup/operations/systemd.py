@@ -14,13 +14,14 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from pyinfra.api.command import FunctionCommand, QuoteString
+from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.context import host
 
 from rigup.facts.files import FileInfo
 from rigup.facts.units import ActiveUnits, ProcessCommand, UnitState, UnitStateValue, parse_active_units
-from rigup.operations._host import SAY_EVERY_S, Clock, check, duration, run, say, work
+from rigup.operations._host import SAY_EVERY_S, Clock, ConnectionLost, check, duration, run, say, work
 from rigup.operations._ledger import note_file
 from rigup.operations._turns import TURNS
 from rigup.operations._units import failure, last_lines, shorten, show_patiently
@@ -143,7 +144,11 @@ def converge(
 
 @contextmanager
 def serving_again(host: Host, at_a_time: int, timeout: float) -> Iterator[None]:
-    """Around what interrupts serving without changing it: takes a turn, and has what served before serve again."""
+    """Around what interrupts serving without changing it: takes a turn, and has what served before serve again.
+
+    What does not come up is said and left to the deploy's later steps, which may repair just that; other hosts wait no
+    longer for their turn then, and serve on.
+    """
     answer = run(host, ActiveUnits().command(SERVING))
     serving = parse_active_units(list(answer.lines))
     if not serving:
@@ -152,7 +157,13 @@ def serving_again(host: Host, at_a_time: int, timeout: float) -> Iterator[None]:
     with TURNS.take(host, at_a_time):
         yield
         for unit in serving:
-            start(host, unit, timeout)
+            try:
+                start(host, unit, timeout)
+            except ConnectionLost:
+                raise
+            except OperationError as error:
+                TURNS.failed = host.name
+                say(host, f"{str(error).splitlines()[0]} Later steps may put that right.")
 
 
 @operation()

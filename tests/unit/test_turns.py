@@ -57,6 +57,18 @@ def test_no_more_hosts_than_the_setting_says_are_interrupted_at_a_time(at_a_time
     assert most == at_a_time
 
 
+def test_a_host_whose_turn_failed_may_try_again_and_no_other() -> None:
+    turns = Turns()
+
+    def work(name: str) -> None:
+        turns.failed = turns.failed or name
+
+    assert run(turns, 1, work, count=1) == {"rig1": ""}
+    came = run(turns, 1, work, count=2)
+    assert came["rig1"] == ""
+    assert "rig1 did not come through" in came["rig2"]
+
+
 def test_after_a_turn_that_failed_none_begins() -> None:
     begun: list[str] = []
 
