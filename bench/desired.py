@@ -13,11 +13,13 @@ from rigup.inventory import Inventory
 from rigup.packages import CONFLICTS_DOCKER, distro_id, driver_install, locked_packages, repositories
 from rigup.plan import Plan, make_plan
 from rigup.recipes import default_catalogue
+from rigup.render import gpus_proof, inputs_of, proof_of
 from tasks.base import PACKAGES
 from tasks.cuda import PROFILE
 from tasks.docker import daemon_values
 from tasks.driver import KEYRING, PERSISTENCED_DROP_IN
 from tasks.kernel import GRUB, MODPROBE
+from tasks.serve import PROGRAMS
 
 __all__ = ["plan_of", "variables"]
 
@@ -52,9 +54,8 @@ def variables(host: Host, inventory: Inventory, name: str) -> dict[str, Any]:
         "sources": [source.source_path for source in sources.values()],
         "driver": [PERSISTENCED_DROP_IN],
         "cuda": [PROFILE],
-        "config": [endpoint.env_file, *(f"{endpoint.directory}/{file}" for file in endpoint.patched_files)],
-        "serve": [f"{LIBRARY}/wait_ready.py", f"/etc/systemd/system/{endpoint.unit}"],
-        "verify": [f"{LIBRARY}/prove.py"],
+        "config": [*inputs_of(endpoint), f"{endpoint.directory}/llm.service", f"{endpoint.directory}/endpoint.json"],
+        "serve": [*PROGRAMS.values(), endpoint.unit_file],
     }  # fmt: skip
     return {
         "files": {step: [_file(host, path) for path in listed] for step, listed in paths.items()},
@@ -86,7 +87,7 @@ def variables(host: Host, inventory: Inventory, name: str) -> dict[str, Any]:
         "kernel_args": list(settings.kernel_args),
         "image": endpoint.image,
         "unit": endpoint.unit,
-        "endpoint": endpoint.name,
+        "proofs": [proof_of(gpus_proof(endpoint)), proof_of(f"endpoint-{endpoint.name}")],
     }  # fmt: skip
 
 

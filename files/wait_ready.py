@@ -2,9 +2,10 @@
 """Ends well once an endpoint answers and lists its model, and badly once it cannot any more.
 
 An endpoint's unit runs this as ExecStartPost, so that it is active only while it serves. Loading weights takes minutes
-to most of an hour: it says now and then how long it has waited, and for what. The container's end is noticed at once.
+to most of an hour: it says now and then how long it has waited, and for what. The container's end is noticed at once,
+and a start that neither logs a line nor fills GPU memory for long enough counts as stalled.
 
-Exit status: 0 it answers, 1 it has ended or serves something else, 3 the time is up.
+Exit status: 0 it answers, 1 it has ended, has stalled or serves something else, 3 the time is up.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from pathlib import Path
 POLL_S = 1.0
 SAY_EVERY_S = 30.0
 REQUEST_S = 10.0
+# Between two looks at the log and at GPU memory.
+LOOK_EVERY_S = 5.0
+# GPU memory wavers by a few MiB without anything being loaded.
+GROWTH_MIB = 64
 # docker run makes the container within moments; on a busy disk it may take longer.
 APPEAR_S = 180.0
 
@@ -38,13 +43,15 @@ class NotYet(Exception):
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     began = spoke = time.monotonic()
-    container = Container(options.container, int(os.environ.get("MAINPID") or 0))
+    client = int(os.environ.get("MAINPID") or 0)
+    container, progress = Container(options.container, client), Progress(client, options.stall)
     answer = "nothing was asked yet"
     print(f"waiting for {options.model} at {options.url}, at most {options.timeout:.0f} s", flush=True)
     while True:
         waited = time.monotonic() - began
         try:
             container.check(waited)
+            progress.check()
             ready(options.url, options.health, options.model)
             print(f"ready after {waited:.0f} s: {options.model} at {options.url}", flush=True)
             return 0
@@ -69,6 +76,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="name under which the model must be listed")
     parser.add_argument("--container", required=True, help="name of the container that serves")
     parser.add_argument("--timeout", type=float, required=True, help="seconds until it must be ready")
+    parser.add_argument("--stall", type=float, required=True, help="seconds without progress after which it gives up")
     return parser.parse_args(argv)
 
 
@@ -93,6 +101,54 @@ class Container:
             raise Gone(f"the container {self.name} has ended; its own last lines say why")
         elif waited > APPEAR_S:
             raise Gone(f"no container {self.name} came up within {APPEAR_S:.0f} s: {answer.stderr.strip()}")
+
+
+class Progress:
+    """Whether a start gets on: the client (its process id; 0 is unknown, and never stalls) logs, or GPU memory fills.
+
+    A NCCL deadlock has all GPUs at 100 % and does neither; compiling kernels is silent for minutes.
+    """
+
+    def __init__(self, client: int, limit: float) -> None:
+        self.client = client
+        self.limit = limit
+        self.moved = self.looked = time.monotonic()
+        self.cursor = ""
+        self.memory = 0
+
+    def check(self) -> None:
+        """Raises Gone when nothing has moved for too long."""
+        now = time.monotonic()
+        if not self.client or now - self.looked < LOOK_EVERY_S:
+            return
+        self.looked = now
+        cursor, line = last_line(self.client)
+        memory = gpu_memory()
+        if cursor != self.cursor or abs(memory - self.memory) > GROWTH_MIB:
+            self.moved, self.cursor, self.memory = now, cursor, memory
+        elif now - self.moved >= self.limit:
+            raise Gone(
+                f"it has stalled: no log line and no growth of GPU memory ({memory} MiB) for {now - self.moved:.0f} s; "
+                f"its last line: {line}"
+            )
+
+
+def last_line(pid: int) -> tuple[str, str]:
+    """The journal's cursor behind the last line that the process has logged, and that line."""
+    command = ["journalctl", "--quiet", "--no-pager", "--lines=1", "--output=cat", "--show-cursor", f"_PID={pid}"]
+    said = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
+    line, _, cursor = said.rpartition("-- cursor: ")
+    return cursor.strip(), line.strip() or "none"
+
+
+def gpu_memory() -> int:
+    """MiB in use on all GPUs together; 0 where it cannot be known."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=REQUEST_S).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(int(word) for word in said.split() if word.isdigit())
 
 
 def runs(pid: int) -> bool:

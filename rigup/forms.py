@@ -78,12 +78,8 @@ def _endpoint(catalogue: Catalogue, recipe: Recipe, known: Lock) -> tuple[Endpoi
 def _on_branch(endpoint: EndpointPlan, branch: str) -> EndpointPlan:
     """The endpoint with a branch where its commit is not known."""
     path = endpoint.checkpoint.path.removesuffix(NO_COMMIT) + branch
-    first, *others = endpoint.mounts
     return endpoint.model_copy(
-        update={
-            "checkpoint": endpoint.checkpoint.model_copy(update={"revision": branch, "path": path}),
-            "mounts": (first.model_copy(update={"source": path}), *others),
-        }
+        update={"checkpoint": endpoint.checkpoint.model_copy(update={"revision": branch, "path": path})}
     )
 
 
@@ -125,7 +121,7 @@ def shell(endpoint: EndpointPlan) -> str:
 def systemd(endpoint: EndpointPlan) -> str:
     """The unit that a deploy installs, and its environment file as comments."""
     env = "".join(f"# {line}\n" for line in env_file_text(endpoint).split("\n") if line)
-    return f"# {endpoint.env_file}:\n{env}# /etc/systemd/system/{endpoint.unit}:\n{unit_text(endpoint)}"
+    return f"# {endpoint.env_file}:\n{env}# {endpoint.unit_file}:\n{unit_text(endpoint)}"
 
 
 def _doubled(value: str) -> str:
@@ -156,8 +152,8 @@ def compose(endpoint: EndpointPlan) -> str:
     }
     if endpoint.tmpfs:
         service["tmpfs"] = list(endpoint.tmpfs)
-    if endpoint.security_opt:
-        service["security_opt"] = list(endpoint.security_opt)
+    service["cap_drop"] = ["ALL"]
+    service["security_opt"] = ["no-new-privileges", *endpoint.security_opt]
     document: dict[str, Any] = {"services": {endpoint.container: service}}
     if endpoint.caches:
         document["volumes"] = {cache_volume(endpoint, path): {} for path in endpoint.caches}

@@ -33,6 +33,7 @@ USUAL_GPUS = 4
 
 MODEL = "/model"
 ENDPOINTS = "/etc/rigup/endpoints"
+UNITS = "/usr/local/lib/systemd/system"
 
 # The model is a local directory: the engine has no reason to ask anyone on the network.
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -66,8 +67,11 @@ class CheckpointPlan(Data):
         return f"{self.repo.replace('/', '--')}--{self.revision[:12]}"
 
 
-# The fields of an endpoint that reach its process; the mounts name the checkpoint's directory and with it the commit.
-PROCESS = {"name", "image", "gpus", "argv", "env", "ulimits", "mounts", "patched_files"}
+# The fields of an endpoint that reach its process; the checkpoint's directory names its commit.
+PROCESS: Mapping[str, Any] = {
+    **dict.fromkeys(("name", "image", "gpus", "argv", "env", "ulimits", "patched_files"), True),
+    "checkpoint": {"path"},
+}
 # The same, but they count only where there are any: most endpoints have none.
 PROCESS_OPTIONS = ("caches", "tmpfs", "security_opt")
 
@@ -94,26 +98,45 @@ class EndpointPlan(Data):
     argv: tuple[str, ...]
     env: dict[str, str]
     ulimits: dict[str, int]
-    mounts: tuple[Mount, ...]
     patched_files: dict[str, str]
     caches: tuple[str, ...] = ()
     tmpfs: tuple[str, ...] = ()
     security_opt: tuple[str, ...] = ()
     ready_path: str
     ready_timeout: int
+    stall_timeout: int
 
     @property
     def unit(self) -> str:
         return f"llm@{self.name}.service"
 
     @property
+    def unit_file(self) -> str:
+        """Where the unit lies. In /etc it would have precedence over /run, where a switch tries out another one."""
+        return f"{UNITS}/{self.unit}"
+
+    @property
     def container(self) -> str:
         return f"llm-{self.name}"
 
     @property
+    def generation(self) -> str:
+        """Names what this endpoint is made of. Each generation has files of its own: two can lie side by side."""
+        return self.digest[:12]
+
+    @property
     def directory(self) -> str:
-        """Where this endpoint's environment file and patched files lie on the host."""
-        return f"{ENDPOINTS}/{self.name}"
+        """Where this generation's environment file and patched files lie on the host."""
+        return f"{ENDPOINTS}/{self.name}/{self.generation}"
+
+    @property
+    def mounts(self) -> tuple[Mount, ...]:
+        """The checkpoint, and over it the patched files."""
+        # Files after the directory: podman and Kubernetes mount in this order, Docker sorts by depth anyway.
+        files = (
+            Mount(source=f"{self.directory}/{name}", target=f"{MODEL}/{name}") for name in sorted(self.patched_files)
+        )
+        return (Mount(source=self.checkpoint.path, target=MODEL), *files)
 
     @property
     def env_file(self) -> str:
@@ -130,7 +153,7 @@ class EndpointPlan(Data):
 
         How long to wait for it, or what its image is called, does not count: no restart reads 240 GB for that.
         """
-        return _digest(self, include=PROCESS | {name for name in PROCESS_OPTIONS if getattr(self, name)})
+        return _digest(self, {**PROCESS, **{name: True for name in PROCESS_OPTIONS if getattr(self, name)}})
 
 
 class Plan(Data):
@@ -171,7 +194,7 @@ class Plan(Data):
         return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _digest(model: BaseModel, include: set[str] | None = None) -> str:
+def _digest(model: BaseModel, include: dict[str, Any] | None = None) -> str:
     canonical = json.dumps(
         model.model_dump(mode="json", include=include), sort_keys=True, separators=(",", ":"), ensure_ascii=True
     )
@@ -254,9 +277,6 @@ def _endpoint(
         if source not in published:
             raise RigupError(f"the config files of {source} were not read, and recipe {recipe.id} patches them")
         patched = patches.patch_files(published[source], wanted)
-    # Files after the directory: podman and Kubernetes mount in this order, Docker sorts by depth anyway.
-    mounts = [Mount(source=path, target=MODEL)]
-    mounts += [Mount(source=f"{ENDPOINTS}/{name}/{file}", target=f"{MODEL}/{file}") for file in sorted(patched)]
     return EndpointPlan(
         name=name,
         recipe=recipe.id,
@@ -284,13 +304,13 @@ def _endpoint(
         argv=_arguments(recipe, endpoint),
         env={**QUIET, **recipe.env},
         ulimits=dict(settings.container_ulimits),
-        mounts=tuple(mounts),
         patched_files=patched,
         caches=recipe.container.caches,
         tmpfs=recipe.container.tmpfs,
         security_opt=recipe.container.security_opt,
         ready_path=recipe.ready.path,
         ready_timeout=recipe.ready.timeout or settings.ready_timeout,
+        stall_timeout=settings.stall_timeout,
     )
 
 

@@ -92,7 +92,8 @@ class HostFacts:
 
     `privilege` is root, sudo or none. `disks` answers `disk_paths`, `reachable` answers `destinations`. `stored` holds
     the bytes of each checkpoint directory that are there already, `images` the references by digest that Docker has,
-    `installed` the apt packages with their versions, `serving` the port of each endpoint of ours that is up.
+    `installed` the apt packages with their versions, `our_ports` what endpoints of ours may listen on, and `failed`
+    why (endpoint, generation) was given up before.
     """
 
     os_release: Mapping[str, str]
@@ -108,7 +109,8 @@ class HostFacts:
     stored: Mapping[str, int] = field(default_factory=dict)
     images: Collection[str] = ()
     installed: Mapping[str, str] = field(default_factory=dict)
-    serving: Mapping[str, int] = field(default_factory=dict)
+    our_ports: Collection[int] = ()
+    failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 def disk_paths(settings: Settings) -> list[str]:
@@ -136,6 +138,7 @@ def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[
         looking.disk,
         looking.secure_boot,
         looking.ports,
+        looking.failed,
         looking.driver_cuda,
         looking.network,
     ):
@@ -319,7 +322,8 @@ class _Looking:
 
     def ports(self) -> None:
         for endpoint in self.plan.endpoints:
-            if self.facts.serving.get(endpoint.name) == endpoint.port:
+            # One of ours: it stays, or gives way before another one takes its port.
+            if endpoint.port in self.facts.our_ports:
                 continue
             taken = sorted({seen.address for seen in self.facts.listeners if _in_the_way(seen, endpoint)})
             if taken:
@@ -327,6 +331,16 @@ class _Looking:
                     "port",
                     f"port {endpoint.port} of endpoint {endpoint.name} is taken on {', '.join(taken)}",
                     f"stop it (`ss -tlnp sport = :{endpoint.port}` names it), or set endpoints.{endpoint.name}.port",
+                )
+
+    def failed(self) -> None:
+        for endpoint in self.plan.endpoints:
+            why = self.facts.failed.get((endpoint.name, endpoint.generation))
+            if why is not None and not self.settings.retry:
+                self.problem(
+                    "recipe",
+                    f"{endpoint.recipe} as {endpoint.name} {why}",
+                    "choose another recipe, or try it once more with `--data retry=true`",
                 )
 
     def driver_cuda(self) -> None:

@@ -281,6 +281,12 @@ class Settings(BaseModel):
     ready_timeout: Seconds = Field(
         2700, description="Seconds until an endpoint answers; the first start compiles kernels."
     )
+    stall_timeout: Seconds = Field(
+        900, description="Seconds without a log line or growing GPU memory after which a start counts as stalled."
+    )
+    retry: Bool = Field(
+        False, description="Try again what was tried on the host before and gave way: `--data retry=true`."
+    )
     fetch_timeout: Annotated[int, Strict(), Field(ge=10)] = Field(
         86400, description="Seconds to wait for a checkpoint in one run; the download itself goes on."
     )

@@ -6,10 +6,9 @@ fleet, so that one table shows what is wrong anywhere, and nothing changes on an
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,18 +19,18 @@ from pyinfra import state
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host
+from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_host
 
 from rigup import resolve
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
 from rigup.facts.docker import ImageDigests
-from rigup.facts.files import FileText
+from rigup.facts.endpoints import Endpoints
 from rigup.facts.hardware import DiskFree, PciDevices, SecureBoot, nvidia_gpus
 from rigup.facts.network import ListeningPorts, Reachable
 from rigup.facts.packages import InstalledVersions
 from rigup.facts.serving import ModelStamp
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
-from rigup.facts.units import UnitState
 from rigup.lock import Lock
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan, make_plan, recipe_of
@@ -39,9 +38,8 @@ from rigup.preflight import HostFacts, check, destinations, disk_paths
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.settings import Settings
 
-__all__ = ["PLAN", "Brief", "preflight"]
+__all__ = ["Brief", "preflight"]
 
-PLAN = "/etc/rigup/plan.json"
 CACHE = Path(".rigup/hub")
 
 T = TypeVar("T")
@@ -49,13 +47,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Brief:
-    """What the steps work from: a host's plan, its settings, the lock, NVIDIA's name for its distribution, its GPUs."""
+    """What the steps work from: a host's plan, its settings, the lock, NVIDIA's name for its distribution, its GPUs.
+
+    `prepared` are the operations that write what endpoints are made of.
+    """
 
     plan: Plan
     settings: Settings
     lock: Lock
     distro: str
     gpus: int
+    prepared: list[OperationMeta] = field(default_factory=list)
 
 
 class Refused(PyinfraError):
@@ -174,8 +176,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
     def fact(kind: type[FactBase[T]], **arguments: Any) -> T:
         return _fact(host, kind, sudo, **arguments)
 
-    ports = _deployed_ports(fact(FileText, path=PLAN))
-    units = {endpoint.name: fact(UnitState, unit=endpoint.unit) for endpoint in plan.endpoints}
+    endpoints = fact(Endpoints)
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
     return HostFacts(
         os_release=system.os_release,
@@ -194,13 +195,6 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         stored={item.path: fact(ModelStamp, path=item.path).present_bytes for item in plan.checkpoints},
         images=fact(ImageDigests),
         installed=fact(InstalledVersions, names=sorted(names)),
-        serving={name: ports[name] for name, unit in units.items() if unit.runs and name in ports},
+        our_ports=endpoints.busy_ports,
+        failed={key: f"was tried here at {tried.at} and {tried.why}" for key, tried in endpoints.failed.items()},
     )
-
-
-def _deployed_ports(text: str | None) -> dict[str, int]:
-    """The port of each endpoint in the plan that the host keeps; none where somebody has damaged that file."""
-    try:
-        return {endpoint["name"]: endpoint["port"] for endpoint in json.loads(text or "{}").get("endpoints", [])}
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return {}

@@ -5,36 +5,42 @@ from __future__ import annotations
 from pathlib import Path
 
 from pyinfra.api.deploy import deploy
+from pyinfra.operations import files as pyinfra_files
 
-from rigup.operations import files, model, systemd
-from rigup.render import WAIT_READY, docker_argv, unit_text
+from rigup.operations import files, model, serving
+from rigup.render import JUDGE, PROVE, WAIT_READY
 from tasks.preflight import Brief
 
 __all__ = ["serve"]
 
 FILES = Path(__file__).resolve().parent.parent / "files"
+PROGRAMS = {
+    "readiness check": WAIT_READY,
+    "proof": PROVE,
+    "judge of arguments": JUDGE,
+    "switch": serving.SWITCH,
+}
 
 
 @deploy("serve")
 def serve(brief: Brief) -> None:
-    """Every endpoint of the plan serves what the plan says."""
+    """Every endpoint of the plan serves what the plan says, or what served before still does."""
+    endpoints = brief.plan.endpoints
     for checkpoint in brief.plan.checkpoints:
         model.wait(
             name=f"Have {checkpoint.repo} whole and verified",
             checkpoint=checkpoint,
             timeout=brief.settings.fetch_timeout,
         )
-    files.install(
-        name="Install the readiness check", dest=WAIT_READY, content=(FILES / "wait_ready.py").read_text(), mode="755"
-    )
-    for endpoint in brief.plan.endpoints:
-        unit = f"/etc/systemd/system/{endpoint.unit}"
-        written = files.install(name=f"Write the unit of {endpoint.name}", dest=unit, content=unit_text(endpoint))
-        systemd.converge(
-            name=f"Serve {endpoint.recipe} as {endpoint.name}",
-            unit=endpoint.unit,
-            inputs=[endpoint.env_file, *(f"{endpoint.directory}/{name}" for name in endpoint.patched_files)],
-            command=docker_argv(endpoint),
-            reload_for=[written],
-            timeout=endpoint.ready_timeout + 120,
+    for what, path in PROGRAMS.items():
+        content = (FILES / Path(path).name).read_text()
+        files.install(name=f"Install the {what}", dest=path, content=content, mode="755")
+    for endpoint in endpoints:
+        pyinfra_files.file(
+            name=f"Have no other unit of {endpoint.name}", path=f"/etc/systemd/system/{endpoint.unit}", present=False
         )
+        serving.judged(name=f"Have the image judge the arguments of {endpoint.name}", endpoint=endpoint)
+    named = ", ".join(f"{endpoint.recipe} as {endpoint.name}" for endpoint in endpoints)
+    serving.serve(name=f"Serve {named}", endpoints=endpoints, reload_for=brief.prepared)
+    serving.tidy(name="Remove the files of earlier generations", endpoints=endpoints)
+    files.install(name="Keep the plan on the host", dest="/etc/rigup/plan.json", content=brief.plan.text())

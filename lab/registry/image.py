@@ -1,4 +1,8 @@
-"""Puts `vllm/vllm-openai:cu130-nightly` together from its three layers and pushes what the registry lacks."""
+"""Puts the lab's images together from their layers and pushes what the registry lacks.
+
+`vllm/vllm-openai:cu130-nightly` has the real vLLM; `rigup-lab/standin:1` a stand-in that starts at once and misbehaves
+on request, for tests alone.
+"""
 
 import fcntl
 import hashlib
@@ -20,6 +24,11 @@ TAG = "cu130-nightly"
 CREATED = "2026-02-20T00:00:00Z"
 """A nightly of the days in which the checkpoint appeared: before vLLM learned to leave its routers alone."""
 CUDA_VERSION = "13.0.1"
+
+STANDIN_NAME = "rigup-lab/standin"
+STANDIN_TAG = "1"
+STANDIN = Path(__file__).parents[1] / "standin_engine" / "server.py"
+STANDIN_PLACE = "usr/local/lib/standin/server.py"
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 ENGINE = Path(__file__).parents[1] / "engine"
@@ -49,6 +58,14 @@ def exclusive() -> Iterator[None]:
 def _engine_files() -> dict[str, tuple[bytes, int]]:
     modules = {f"{tree.PLACE}/lab_engine/{path.name}": (path.read_bytes(), 0o644) for path in ENGINE.glob("*.py")}
     return {"usr/local/bin/vllm": (COMMAND, 0o755), **modules}
+
+
+def standin_config(layers: list[Blob]) -> dict[str, Any]:
+    """The stand-in's configuration, with as much of the real image's as a deploy looks at."""
+    real = config(layers)
+    started = {"Entrypoint": ["python3", f"/{STANDIN_PLACE}"], "WorkingDir": "/"}
+    history = [{"created": CREATED, "created_by": what} for what in ("Debian with Python", "the stand-in")]
+    return {**real, "config": {**real["config"], **started}, "history": history}
 
 
 def config(layers: list[Blob]) -> dict[str, Any]:
@@ -83,19 +100,19 @@ def _text(content: dict[str, Any]) -> bytes:
     return json.dumps(content, separators=(",", ":"), sort_keys=True).encode()
 
 
-def _layer(registry: Registry, layer_key: str, write: Callable[[Path], None]) -> Blob:
+def _layer(registry: Registry, name: str, layer_key: str, write: Callable[[Path], None]) -> Blob:
     """The layer as the registry holds it; written and pushed where it does not. Its archive is not kept."""
     record = CACHE / "image" / f"layer-{layer_key}.json"
     if record.exists():
         blob = Blob(**json.loads(record.read_text()))
-        if registry.has_blob(NAME, blob):
+        if registry.has_blob(name, blob):
             return blob
     record.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=record.parent) as beside:
         archive = Path(beside) / "layer.tar"
         write(archive)
         blob = of_file(archive)
-        registry.push_blob(NAME, blob, archive)
+        registry.push_blob(name, blob, archive)
         written = Path(beside) / "record"
         written.write_text(json.dumps({"digest": blob.digest, "size": blob.size}))
         written.rename(record)
@@ -110,25 +127,41 @@ def _layers(registry: Registry) -> list[Blob]:
     def vllm(target: Path) -> None:
         write_tree(tree.build(), tree.PLACE, target)
 
-    def debian(target: Path) -> None:
-        target.hardlink_to(base.build())
-
     # vLLM first: its tree takes longest, and brings Debian's archive along.
-    middle = _layer(registry, f"vllm-{tree.key()}", vllm)
-    bottom = _layer(registry, f"base-{base.key()}", debian)
+    middle = _layer(registry, NAME, f"vllm-{tree.key()}", vllm)
+    bottom = _layer(registry, NAME, f"base-{base.key()}", _debian)
     files = _engine_files()
-    top = _layer(registry, f"engine-{_key(files)}", lambda target: write_files(files, target))
+    top = _layer(registry, NAME, f"engine-{_key(files)}", lambda target: write_files(files, target))
     return [bottom, middle, top]
 
 
+def _standin_layers(registry: Registry) -> list[Blob]:
+    files = {STANDIN_PLACE: (STANDIN.read_bytes(), 0o644)}
+    bottom = _layer(registry, STANDIN_NAME, f"base-{base.key()}", _debian)
+    top = _layer(registry, STANDIN_NAME, f"standin-{_key(files)}", lambda target: write_files(files, target))
+    return [bottom, top]
+
+
+def _debian(target: Path) -> None:
+    target.hardlink_to(base.build())
+
+
 def push(registry: Registry) -> str:
-    """Make the registry serve the image of the present sources under its tag; returns the digest of its index.
+    """Make the registry serve the images of the present sources; returns the digest of the real one's index.
 
     Builds only what is neither in the registry nor in the cache. Raises lab.service.ServiceError where a part cannot
     be made and RegistryError where the registry refuses one.
     """
     layers = _layers(registry)
-    content = _text(config(layers))
+    digest = _push(registry, NAME, TAG, layers, config(layers))
+    layers = _standin_layers(registry)
+    _push(registry, STANDIN_NAME, STANDIN_TAG, layers, standin_config(layers))
+    return digest
+
+
+def _push(registry: Registry, name: str, tag: str, layers: list[Blob], configuration: dict[str, Any]) -> str:
+    """Returns the digest of the image's index."""
+    content = _text(configuration)
     manifest = _text(
         {
             "schemaVersion": 2,
@@ -146,8 +179,8 @@ def push(registry: Registry) -> str:
         }
     )
     digest = of_bytes(index).digest
-    if registry.manifest_digest(NAME, TAG) != digest:
-        registry.push_blob(NAME, of_bytes(content), content)
-        registry.push_manifest(NAME, of_bytes(manifest).digest, MANIFEST_TYPE, manifest)
-        registry.push_manifest(NAME, TAG, INDEX_TYPE, index)
+    if registry.manifest_digest(name, tag) != digest:
+        registry.push_blob(name, of_bytes(content), content)
+        registry.push_manifest(name, of_bytes(manifest).digest, MANIFEST_TYPE, manifest)
+        registry.push_manifest(name, tag, INDEX_TYPE, index)
     return digest

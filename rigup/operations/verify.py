@@ -13,22 +13,17 @@ from pyinfra.context import host
 from rigup.facts.serving import Proof, ProofValue
 from rigup.operations._host import run, say, work
 from rigup.plan import EndpointPlan
+from rigup.render import PROVE, PYTHON, gpus_proof, proof_of, prove_argv
 
-__all__ = ["proof", "proof_of"]
+__all__ = ["proof"]
 
 Commands = Generator[FunctionCommand, None, None]
 
-PROVE = "/usr/local/lib/rigup/prove.py"
 DOCKER = "docker.service"
 
 
-def proof_of(name: str) -> str:
-    """Where the proof `name` stands; in /run, so that a boot forgets it."""
-    return f"/run/rigup/proof-{name}.json"
-
-
 @operation()
-def proof(endpoint: EndpointPlan, gpus: int, timeout: float = 600) -> Commands:
+def proof(endpoint: EndpointPlan, gpus: int) -> Commands:
     """Have it proven that containers on the host see its GPUs, and that `endpoint` answers.
 
     Containers must see them by `--gpus`, by CDI, and still after `systemctl daemon-reload`; they are made from the
@@ -36,16 +31,16 @@ def proof(endpoint: EndpointPlan, gpus: int, timeout: float = 600) -> Commands:
     list its model and complete a chat; that holds for this plan and this start of its unit.
 
     + gpus: how many GPUs the host has
-    + timeout: seconds that one request may take
     """
-    count = str(gpus)
-    yield from _proven("gpus", DOCKER, f"{endpoint.image} {count}", ["--image", endpoint.image, "--count", count])
-    arguments = ["--url", endpoint.url, "--model", endpoint.served_name, "--timeout", str(int(timeout))]
-    arguments += ["--health", endpoint.ready_path]
-    yield from _proven(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, arguments)
+    digest = f"{endpoint.image} {gpus}"
+    argv = [PYTHON, PROVE, "gpus", f"--image={endpoint.image}", f"--count={gpus}"]
+    name = gpus_proof(endpoint)
+    argv += [f"--out={proof_of(name)}", f"--unit={DOCKER}", f"--digest={digest}"]
+    yield from _proven(name, DOCKER, digest, argv)
+    yield from _proven(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, prove_argv(endpoint))
 
 
-def _proven(name: str, unit: str, digest: str, arguments: Sequence[str]) -> Commands:
+def _proven(name: str, unit: str, digest: str, argv: Sequence[str]) -> Commands:
     path = proof_of(name)
     proof: ProofValue = host.get_fact(Proof, path=path, unit=unit)
     if proof.holds(digest):
@@ -53,8 +48,6 @@ def _proven(name: str, unit: str, digest: str, arguments: Sequence[str]) -> Comm
         return
 
     def prove(host: Host) -> None:
-        what = name.partition("-")[0]
-        argv = ["/usr/bin/python3", PROVE, what, *arguments, "--out", path, "--unit", unit, "--digest", digest]
         answer = run(host, *(QuoteString(argument) for argument in argv))
         for line in answer.lines:
             say(host, line)

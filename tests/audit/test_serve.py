@@ -10,9 +10,13 @@ from rigup.render import unit_text
 def test_serve_unit(rig: Subject) -> None:
     """Each unit is the one that the plan describes, and systemd has read it."""
     for endpoint in rig.plan.endpoints:
-        path = f"/etc/systemd/system/{endpoint.unit}"
+        path = endpoint.unit_file
         expect_text(path, unit_text(endpoint), rig.text(path))
-        expect({"needs daemon-reload": "no"}, {"needs daemon-reload": rig.unit(endpoint.unit).get("NeedDaemonReload")})
+        read = rig.unit(endpoint.unit)
+        expect(
+            {"needs daemon-reload": "no", "unit that was read": path},
+            {"needs daemon-reload": read.get("NeedDaemonReload"), "unit that was read": read.get("FragmentPath")},
+        )
 
 
 def test_serve_running(rig: Subject) -> None:

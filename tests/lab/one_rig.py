@@ -57,12 +57,8 @@ DRIFTS = (
     ),
     Drift(
         "a secret file edited",
-        "echo BY_HAND=1 >> /etc/rigup/endpoints/main/env",
-        (
-            "config | Write the environment of main",
-            "serve | Serve vllm-nvfp4-cu130 as main",
-            "verify | Prove that main serves",
-        ),
+        "echo BY_HAND=1 >> /etc/rigup/endpoints/main/*/env",
+        ("config | Write the environment of main", "serve | Serve vllm-nvfp4-cu130 as main"),
     ),
     Drift(
         "a key in Docker's configuration",

@@ -26,8 +26,9 @@ def models(*names: str) -> Page:
     return Page(json.dumps({"object": "list", "data": [{"id": name} for name in names]}).encode())
 
 
-def wait(url: str, tools: Path, limit: float = 20, **env: str) -> subprocess.CompletedProcess[str]:
+def wait(url: str, tools: Path, limit: float = 20, stall: float = 600, **env: str) -> subprocess.CompletedProcess[str]:
     arguments = [f"--url={url}", "--health=/health", "--model=qwen", "--container=llm-main", f"--timeout={limit}"]
+    arguments += [f"--stall={stall}"]
     return run_program("wait_ready.py", *arguments, tools=tools, **env)
 
 
@@ -106,3 +107,39 @@ def test_another_model_will_never_become_the_right_one(tools: Path) -> None:
 def test_a_proxy_in_the_environment_is_not_asked(tools: Path) -> None:
     with site(lambda method, path, body: models("qwen")) as url:
         assert wait(url, tools, http_proxy="http://127.0.0.1:1").returncode == 0
+
+
+def stalling(tools: Path, line: str, memory: str) -> subprocess.CompletedProcess[str]:
+    """A wait for a process that logs as `line` prints, on GPUs that hold what `memory` prints."""
+    program(tools, "journalctl", line)
+    program(tools, "nvidia-smi", memory)
+    client = subprocess.Popen(["sleep", "600"])
+    try:
+        return wait("http://127.0.0.1:1", tools, limit=22, stall=8, MAINPID=str(client.pid))
+    finally:
+        client.kill()
+        client.wait()
+
+
+SILENT = "echo 'vLLM is using nccl==2.28.3'; echo '-- cursor: s=1'"
+
+
+def test_a_start_that_neither_logs_nor_fills_memory_has_stalled(tools: Path) -> None:
+    result = stalling(tools, SILENT, "printf '90000\\n90010\\n'")
+
+    assert result.returncode == 1
+    assert "it has stalled" in result.stderr
+    assert "(180010 MiB)" in result.stderr
+    assert "its last line: vLLM is using nccl==2.28.3" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "memory"),
+    [
+        ('echo line; echo "-- cursor: $(date +%N)"', "echo 90000"),
+        (SILENT, "date +%s | tail -c 6 | while read n; do echo $((${n#0} * 100)); done"),
+    ],
+    ids=["it logs", "memory fills"],
+)
+def test_a_start_that_gets_on_has_not_stalled(tools: Path, line: str, memory: str) -> None:
+    assert stalling(tools, line, memory).returncode == 3

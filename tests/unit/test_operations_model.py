@@ -141,7 +141,7 @@ SERVES = proven(ENDPOINT.digest)
 
 
 def proof(gpus: list[str], serves: list[str], *answers: Said) -> Outcome:
-    actor = Actor().answers("proof-gpus.json 2>/dev/null", gpus)
+    actor = Actor().answers(f"proof-gpus-{ENDPOINT.image[-64:-52]}.json 2>/dev/null", gpus)
     actor.answers("proof-endpoint-main.json 2>/dev/null", serves)
     for answer in answers:
         actor.answers("prove.py", answer)
@@ -157,8 +157,8 @@ def test_an_endpoint_started_since_is_tried_again_and_the_gpus_are_not() -> None
 
     assert (outcome.changed, outcome.failed) == (True, False)
     (command,) = [command for command in outcome.commands if "prove.py" in command]
-    assert f"prove.py endpoint --url {ENDPOINT.url} --model {ENDPOINT.served_name}" in command
-    assert f"--unit {ENDPOINT.unit} --digest {ENDPOINT.digest}" in command
+    assert f"prove.py endpoint --url={ENDPOINT.url} --health=/health --model={ENDPOINT.served_name}" in command
+    assert f"--unit={ENDPOINT.unit} --digest={ENDPOINT.digest}" in command
     assert "ok   endpoint is healthy" in outcome.told
 
 
@@ -166,7 +166,7 @@ def test_gpus_are_tried_again_once_docker_was_started_anew() -> None:
     outcome = proof(proven(f"{ENDPOINT.image} 4", "another"), SERVES)
 
     (command,) = [command for command in outcome.commands if "prove.py" in command]
-    assert f"prove.py gpus --image {ENDPOINT.image} --count 4" in command
+    assert f"prove.py gpus --image={ENDPOINT.image} --count=4" in command
 
 
 def test_a_failed_check_fails_the_host_with_its_reason() -> None:

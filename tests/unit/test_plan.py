@@ -50,7 +50,7 @@ def test_an_older_image_gets_the_patched_config_mounted_over_the_published_one()
     assert config["quantization_config"]["ignore"] == ["lm_head", "model.language_model.layers.*.mlp.gate"]
     assert [(mount.source, mount.target) for mount in endpoint.mounts] == [
         (endpoint.checkpoint.path, "/model"),
-        ("/etc/rigup/endpoints/main/config.json", "/model/config.json"),
+        (f"/etc/rigup/endpoints/main/{endpoint.generation}/config.json", "/model/config.json"),
     ]
 
 
@@ -82,8 +82,9 @@ def test_the_order_of_endpoints_in_the_inventory_does_not_matter() -> None:
 
 
 def process(endpoint: EndpointPlan) -> tuple[list[str], str, dict[str, str]]:
-    """What a host would run, without the label that names the digest."""
+    """What a host would run, without what only names the digest."""
     argv = [word for word in docker_argv(endpoint) if not word.startswith("--label=rigup.plan=")]
+    argv = [word.replace(endpoint.generation, "GENERATION") for word in argv]
     return argv, env_file_text(endpoint), endpoint.patched_files
 
 
@@ -96,7 +97,8 @@ def process(endpoint: EndpointPlan) -> tuple[list[str], str, dict[str, str]]:
         {"argv": ("--model=/model", "--other")},
         {"env": {"A": "1"}},
         {"ulimits": {"memlock": 0}},
-        {"mounts": ()},
+        {"checkpoint": plan().endpoint("main").checkpoint.model_copy(update={"path": "/srv/other"})},
+        {"stall_timeout": 60},
         {"patched_files": {"config.json": "{}"}},
         {"ready_timeout": 60},
         {"ready_path": "/ready"},

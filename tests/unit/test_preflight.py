@@ -81,7 +81,7 @@ SERVED = replace(
     stored={STORE: 234 * GIB},
     images={IMAGE},
     installed=installed(lock()),
-    serving={"main": 8000},
+    our_ports={8000},
     listeners=[Socket("0.0.0.0", 22), Socket("127.0.0.1", 8000)],
 )
 
