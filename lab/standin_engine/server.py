@@ -26,23 +26,7 @@ FAULTS = {
     "no-streamed-tools": "tool calls work, but the streamed ones carry text that is no JSON",
 }
 
-WORDS = "The quick brown fox jumps over the lazy dog while the band plays on .".split()  # noqa: SIM905
-    "The",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "the",
-    "lazy",
-    "dog",
-    "while",
-    "the",
-    "band",
-    "plays",
-    "on",
-    ".",
-]
+WORDS = ("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "the", "band", "plays", "on.")
 CITY = "Paris"
 
 

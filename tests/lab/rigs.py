@@ -30,13 +30,14 @@ class Result:
     code: int
     output: str
     seconds: float
+    root: Path = ROOT
 
     @property
     def report(self) -> dict[str, Any]:
         """The report that a deploy says it has written."""
         named = re.search(r"^  report: (\S+)$", self.output, re.MULTILINE)
         assert named, f"no report was written:\n{self.output}"
-        report: dict[str, Any] = json.loads((ROOT / named[1]).read_text())
+        report: dict[str, Any] = json.loads((self.root / named[1]).read_text())
         return report
 
     def changed(self) -> list[str]:
@@ -47,11 +48,12 @@ class Result:
 
 @dataclass
 class Rigs:
-    """An inventory file of its own over some lab hosts, and the commands that use it."""
+    """An inventory file of its own over some lab hosts, and the commands that use it, of the project in `root`."""
 
     directory: Path
     hosts: dict[str, dict[str, Any]]
     defaults: dict[str, Any] = field(default_factory=dict)
+    root: Path = ROOT
 
     @property
     def inventory(self) -> Path:
@@ -74,15 +76,16 @@ class Rigs:
             "PYINFRA_PROGRESS": "off",
             "PYTHONUNBUFFERED": "1",
             "COLUMNS": "160",
+            "PYTHONPATH": str(self.root),
             **extra,
         }
 
     def run(self, *argv: str, timeout: float = 900, **extra: str) -> Result:
-        """Runs a program of the virtual environment from the project's root and waits for it."""
+        """Runs a program of the virtual environment in the project and waits for it."""
         start = time.monotonic()
         done = subprocess.run(
             [str(BIN / argv[0]), *argv[1:]],
-            cwd=ROOT,
+            cwd=self.root,
             env=self.environment(**extra),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -90,7 +93,7 @@ class Rigs:
             text=True,
             timeout=timeout,
         )
-        return Result(done.returncode, done.stdout, time.monotonic() - start)
+        return Result(done.returncode, done.stdout, time.monotonic() - start, self.root)
 
     def deploy(self, *arguments: str, timeout: float = 900, **extra: str) -> Result:
         return self.run("pyinfra", "inventory/lab.py", "deploy.py", *(arguments or ("-y",)), timeout=timeout, **extra)
@@ -125,7 +128,7 @@ class Rigs:
         """A deploy that is killed, with all it has started, when the block ends."""
         process = subprocess.Popen(
             [str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y", "-v"],
-            cwd=ROOT,
+            cwd=self.root,
             env=self.environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
