@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab import network, rootfs, service
+from lab import limits, network, rootfs, service
 from lab.cgroup import Cgroup
 from lab.hardware import DEFAULT_GPUS, describe
 from lab.settings import SERVICES, STATE, host_address, host_number
@@ -302,6 +302,7 @@ class Host:
         if not self.running:
             # After a crash the host may run on without its supervisor, and would be taken for the one that boots now.
             Cgroup(self.name).remove()
+        limits.lift()
         network.up()
         network.add(self.name)
         package = str(Path(__file__).parent.parent)

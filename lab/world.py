@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from lab import hub, machine, mirror, network, registry
+from lab import hub, limits, machine, mirror, network, registry
 from lab.hardware import DEFAULT_GPUS, describe
 from lab.machine import Host, LabError, Spec
 from lab.service import Service, running
@@ -158,6 +158,7 @@ def down(say: Callable[[str], None] = print) -> None:
             stop()
         if ours:
             network.down()
+            limits.restore()
         machine.remove_tree(STATE)
     say(f"the lab is down ({len(hosts)} hosts removed)")
 

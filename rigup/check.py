@@ -15,7 +15,7 @@ from rigup.errors import Finding
 from rigup.fit import fit
 from rigup.known import Complaint, judge, ordered, releases_of
 from rigup.recipes import Catalogue
-from rigup.schema import Checkpoint, Recipe
+from rigup.schema import Checkpoint, IgnorePatch, Recipe, YarnPatch
 
 __all__ = ["check_catalogue", "check_recipe"]
 
@@ -121,9 +121,13 @@ def _context(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
     long = bool(length and length.isdigit() and int(length) > NATIVE_CONTEXT)
     if long and checkpoint.model.startswith("Qwen3.5") and recipe.env.get(variable) != "1":
         yield _where(recipe, *names), f"is beyond the native {NATIVE_CONTEXT} tokens", f'env: {{{variable}: "1"}}'
+    for index, patch in enumerate(recipe.patches):
+        if isinstance(patch, YarnPatch) and long and int(length or 0) > patch.factor * patch.tokens:
+            reach = f"{patch.factor:g} x {patch.tokens} tokens are {patch.factor * patch.tokens:.0f}"
+            yield ("patches", index, "factor"), f"{reach}, and {length} are asked for", "a higher factor"
     if recipe.engine.name == "sglang" and option(recipe, "--json-model-override-args") is not None:
         where = _where(recipe, "--json-model-override-args")
-        yield where, "changes no rope in SGLang (flat form: no effect, nested: crash)", "patch config.json"
+        yield where, "changes no rope in SGLang (flat form: no effect, nested: crash)", "a patch of target yarn"
 
 
 def _quantization(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
@@ -137,7 +141,8 @@ def _quantization(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]
     if cache and "fp4" in cache and not recipe.engine.fork:
         yield _where(recipe, "--kv-cache-dtype"), "an FP4 KV cache has no kernels for these cards", "fp8"
     for index, patch in enumerate(recipe.patches):
-        if recipe.engine.name == "sglang" and any(name.startswith("model.language_model.") for name in patch.add):
+        names = patch.add if isinstance(patch, IgnorePatch) else ()
+        if recipe.engine.name == "sglang" and any(name.startswith("model.language_model.") for name in names):
             yield ("patches", index), "SGLang knows no module below model.language_model", "*.mlp.gate, if it needs any"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rigup.schema import Parallel, Recipe
+from rigup.schema import Parallel, Recipe, YarnPatch
 
 __all__ = ["arguments", "option", "own_arguments"]
 
@@ -39,7 +39,13 @@ def own_arguments(recipe: Recipe) -> list[tuple[str, str]]:
         found.append((f"--tool-call-parser={recipe.tool_parser}", "tool_parser"))
     if recipe.reasoning_parser:
         found.append((f"--reasoning-parser={recipe.reasoning_parser}", "reasoning_parser"))
-    return [*found, *((value, "speculation") for value in _speculation(recipe))]
+    found += [(value, "speculation") for value in _speculation(recipe)]
+    if recipe.engine.name == "vllm":
+        for index, patch in enumerate(recipe.patches):
+            if isinstance(patch, YarnPatch):
+                rope = json.dumps({"text_config": {"rope_parameters": patch.parameters}}, separators=(",", ":"))
+                found.append((f"--hf-overrides={rope}", f"patches[{index}]"))
+    return found
 
 
 def _speculation(recipe: Recipe) -> list[str]:

@@ -62,12 +62,12 @@ def _endpoint(catalogue: Catalogue, recipe: Recipe, known: Lock) -> tuple[Endpoi
             revision=checkpoint.revision or NO_COMMIT, bytes=checkpoint.bytes or 0, files=1
         )
     if needed_patches(recipe, images[image.tag].created):
-        notes.append("patched config files are left out here; a deploy mounts them over the published ones")
-    free = recipe.model_copy(update={"patches": (), "not_deployable": None, "status": "reported"})
+        notes.append("patched files are left out here: a deploy makes them from the published ones")
+    free = recipe.model_copy(update={"not_deployable": None, "status": "reported"})
     settings = Settings.from_data({"recipe": recipe.id})
     lock = known.model_copy(update={"images": images, "checkpoints": checkpoints})
     only = Catalogue({recipe.id: free}, catalogue.checkpoints)
-    endpoint = make_plan("host", settings, only, lock, {}).endpoint(ENDPOINT)
+    endpoint = make_plan("host", settings, only, lock, None).endpoint(ENDPOINT)
     if endpoint.image.endswith(UNRESOLVED):
         endpoint = endpoint.model_copy(update={"image": image.tag})
     if endpoint.checkpoint.revision == NO_COMMIT:

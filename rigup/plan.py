@@ -32,6 +32,8 @@ Published = Mapping[str, Mapping[str, str]]
 USUAL_GPUS = 4
 
 MODEL = "/model"
+# A file that the checkpoint may not have cannot be mounted into it: the store is read-only.
+BESIDE = "/rigup"
 ENDPOINTS = "/etc/rigup/endpoints"
 UNITS = "/usr/local/lib/systemd/system"
 
@@ -89,7 +91,7 @@ class EndpointPlan(Data):
     image_cuda: str | None
     min_driver_cuda: str | None
     checkpoint: CheckpointPlan
-    gpus: Literal["all"] | tuple[int, ...]
+    gpus: Literal["all"] | tuple[int | str, ...]
     gpu_count: int
     vram_mib: int
     address: str
@@ -120,6 +122,11 @@ class EndpointPlan(Data):
         return f"llm-{self.name}"
 
     @property
+    def gpu_uuids(self) -> tuple[str, ...]:
+        """The GPUs that are named by UUID."""
+        return () if self.gpus == "all" else tuple(gpu for gpu in self.gpus if isinstance(gpu, str))
+
+    @property
     def generation(self) -> str:
         """Names what this endpoint is made of. Each generation has files of its own: two can lie side by side."""
         return self.digest[:12]
@@ -133,9 +140,10 @@ class EndpointPlan(Data):
     def mounts(self) -> tuple[Mount, ...]:
         """The checkpoint, and over it the patched files."""
         # Files after the directory: podman and Kubernetes mount in this order, Docker sorts by depth anyway.
-        files = (
-            Mount(source=f"{self.directory}/{name}", target=f"{MODEL}/{name}") for name in sorted(self.patched_files)
-        )
+        files = []
+        for name in sorted(self.patched_files):
+            over = BESIDE if name == patches.TEMPLATE else MODEL
+            files.append(Mount(source=f"{self.directory}/{name}", target=f"{over}/{name}"))
         return (Mount(source=self.checkpoint.path, target=MODEL), *files)
 
     @property
@@ -201,8 +209,8 @@ def _digest(model: BaseModel, include: dict[str, Any] | None = None) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def make_plan(host: str, settings: Settings, catalogue: Catalogue, lock: Lock, published: Published) -> Plan:
-    """The plan of one host.
+def make_plan(host: str, settings: Settings, catalogue: Catalogue, lock: Lock, published: Published | None) -> Plan:
+    """The plan of one host; without `published` its patched files are left out.
 
     Raises RigupError for an unknown recipe (naming the near ones) and for what the lock or `published` does not hold.
     """
@@ -241,7 +249,7 @@ def recipe_of(settings: Settings, name: str, catalogue: Catalogue) -> Recipe:
     return recipe
 
 
-def needed_patches(recipe: Recipe, image_created: datetime) -> list[Patch]:
+def needed_patches(recipe: Recipe, image_created: datetime | None) -> list[Patch]:
     """The recipe's patches that an image made at that time needs."""
     return [patch for patch in recipe.patches if patches.applies(patch, recipe, image_created)]
 
@@ -254,7 +262,7 @@ def checkpoint_revision(checkpoint: Checkpoint, lock: Lock) -> str:
 
 
 def _endpoint(
-    name: str, endpoint: Endpoint, settings: Settings, catalogue: Catalogue, lock: Lock, published: Published
+    name: str, endpoint: Endpoint, settings: Settings, catalogue: Catalogue, lock: Lock, published: Published | None
 ) -> EndpointPlan:
     recipe = recipe_of(settings, name, catalogue)
     checkpoint = catalogue.checkpoint(recipe.checkpoint)
@@ -272,11 +280,11 @@ def _endpoint(
     path = f"{settings.model_store}/{checkpoint.repo}/{revision}"
     wanted = needed_patches(recipe, image.created)
     patched: dict[str, str] = {}
-    if wanted:
+    if wanted and published is not None:
         source = f"{checkpoint.repo}@{revision}"
         if source not in published:
             raise RigupError(f"the config files of {source} were not read, and recipe {recipe.id} patches them")
-        patched = patches.patch_files(published[source], wanted)
+        patched = patches.patch_files(published[source], wanted, recipe.engine.name)
     return EndpointPlan(
         name=name,
         recipe=recipe.id,
@@ -301,7 +309,7 @@ def _endpoint(
         address=endpoint.address,
         port=endpoint.port,
         served_name=recipe.served_name,
-        argv=_arguments(recipe, endpoint),
+        argv=_arguments(recipe, endpoint, patched),
         env={**QUIET, **recipe.env},
         ulimits=dict(settings.container_ulimits),
         patched_files=patched,
@@ -314,7 +322,7 @@ def _endpoint(
     )
 
 
-def _arguments(recipe: Recipe, endpoint: Endpoint) -> tuple[str, ...]:
+def _arguments(recipe: Recipe, endpoint: Endpoint, patched: Mapping[str, str]) -> tuple[str, ...]:
     model = "--model" if recipe.engine.name == "vllm" else "--model-path"
     return (
         *recipe.container_image().command,
@@ -323,4 +331,5 @@ def _arguments(recipe: Recipe, endpoint: Endpoint) -> tuple[str, ...]:
         f"--host={endpoint.address}",
         f"--port={endpoint.port}",
         *(argument for argument, _ in arguments(recipe)),
+        *([f"--chat-template={BESIDE}/{patches.TEMPLATE}"] if patches.TEMPLATE in patched else []),
     )

@@ -92,8 +92,8 @@ class HostFacts:
 
     `privilege` is root, sudo or none. `disks` answers `disk_paths`, `reachable` answers `destinations`. `stored` holds
     the bytes of each checkpoint directory that are there already, `images` the references by digest that Docker has,
-    `installed` the apt packages with their versions, `our_ports` what endpoints of ours may listen on, and `failed`
-    why (endpoint, generation) was given up before.
+    `installed` the apt packages with their versions, `gpus` the number of each GPU by its UUID (empty without a
+    driver), `our_ports` what endpoints of ours may listen on, `failed` why (endpoint, generation) gave way before.
     """
 
     os_release: Mapping[str, str]
@@ -109,6 +109,7 @@ class HostFacts:
     stored: Mapping[str, int] = field(default_factory=dict)
     images: Collection[str] = ()
     installed: Mapping[str, str] = field(default_factory=dict)
+    gpus: Mapping[str, int] = field(default_factory=dict)
     our_ports: Collection[int] = ()
     failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
@@ -223,9 +224,27 @@ class _Looking:
                 f"the GPU at {other.address} is 10de:{other.device:04x}, no RTX PRO 6000 Blackwell (10de:2bb*)",
                 "take it out, or use this host for something else: the engine would see it too",
             )
+        numbers, takers = self.facts.gpus, dict[int, str]()
         for endpoint in self.plan.endpoints:
-            wanted = gpu_indices(endpoint.gpus, len(cards))
-            if len(wanted) < endpoint.gpu_count:
+            uuids = endpoint.gpu_uuids
+            # Without a driver nobody knows UUIDs yet; containers are refused devices that are not there.
+            if numbers and (unknown := [uuid for uuid in uuids if uuid not in numbers]):
+                self.problem(
+                    "gpus",
+                    f"endpoint {endpoint.name} takes {', '.join(unknown)}; there are {', '.join(numbers)}",
+                    f"correct endpoints.{endpoint.name}.gpus: `nvidia-smi -L` lists them",
+                )
+                continue
+            wanted = gpu_indices(endpoint.gpus, len(cards), numbers)
+            if twice := [number for number in wanted if takers.setdefault(number, endpoint.name) != endpoint.name]:
+                self.problem(
+                    "gpus",
+                    f"endpoints {takers[twice[0]]} and {endpoint.name} both take GPU {', '.join(map(str, twice))}, by "
+                    "number and by UUID",
+                    f"correct endpoints.{endpoint.name}.gpus",
+                )
+                continue
+            if len(wanted) < endpoint.gpu_count and not (uuids and not numbers):
                 self.problem(
                     "gpus",
                     f"{len(cards)} on the bus; recipe {endpoint.recipe} of endpoint {endpoint.name} "

@@ -17,12 +17,13 @@ from pydantic import BaseModel, ValidationError
 from rigup.documents import Document, findings_of, read_document, words
 from rigup.errors import Finding, InputError, RigupError, near
 from rigup.layers import Layered, layered
-from rigup.schema import Checkpoint, Evidence, Patch, Recipe, When
+from rigup.schema import Checkpoint, Evidence, IgnorePatch, Patch, Recipe, When
 
 __all__ = [
     "Catalogue",
     "Checkpoint",
     "Evidence",
+    "IgnorePatch",
     "Patch",
     "Recipe",
     "When",
@@ -123,7 +124,10 @@ class _Loading:
                 recipes[name] = Recipe.model_validate(layer.data)
             except ValidationError as error:
                 for details in error.errors():
-                    self.findings.append(layer.finding(details["loc"], *words(details, Recipe)))
+                    # pydantic names the kind of a patch in between; the file has it under `target`.
+                    loc = details["loc"]
+                    loc = loc[:2] + loc[3:] if loc[:1] == ("patches",) else loc
+                    self.findings.append(layer.finding(loc, *words(details, Recipe)))
         if not self.findings:
             for name, recipe in recipes.items():
                 self._reference(name, "checkpoint", recipe.checkpoint, checkpoints, "they lie in checkpoints/")

@@ -59,9 +59,7 @@ def docker_argv(endpoint: EndpointPlan) -> list[str]:
     # CDI names, not --gpus: the older way loses its GPUs at the next systemctl daemon-reload.
     arguments += _devices(endpoint)
     arguments += [f"--ulimit={limit}={value}" for limit, value in sorted(endpoint.ulimits.items())]
-    arguments += [
-        f"--mount=type=bind,source={mount.source},target={mount.target},readonly" for mount in endpoint.mounts
-    ]
+    arguments += _mounts(endpoint)
     arguments += [
         f"--mount=type=volume,source={cache_volume(endpoint, path)},target={path}" for path in endpoint.caches
     ]
@@ -78,6 +76,10 @@ def _devices(endpoint: EndpointPlan) -> list[str]:
     return [f"--device=nvidia.com/gpu={device}" for device in devices]
 
 
+def _mounts(endpoint: EndpointPlan) -> list[str]:
+    return [f"--mount=type=bind,source={mount.source},target={mount.target},readonly" for mount in endpoint.mounts]
+
+
 def inputs_of(endpoint: EndpointPlan) -> list[str]:
     """The files of its generation that an endpoint's process reads at its start."""
     return [endpoint.env_file, *(f"{endpoint.directory}/{name}" for name in endpoint.patched_files)]
@@ -88,7 +90,7 @@ def judge_argv(endpoint: EndpointPlan) -> list[str]:
     arguments = [DOCKER, "run", "--rm", "--pull=never", "--log-driver=none", "--network=none"]
     arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
     # vLLM looks at the GPUs to know which of its platforms it is on.
-    arguments += _devices(endpoint)
+    arguments += [*_devices(endpoint), *_mounts(endpoint)]
     arguments += [f"--mount=type=bind,source={JUDGE},target={JUDGE},readonly", f"--env-file={endpoint.env_file}"]
     first = next(index for index, word in enumerate(endpoint.argv) if word.startswith("--model"))
     return [*arguments, "--entrypoint=python3", endpoint.image, JUDGE, endpoint.engine, *endpoint.argv[first:]]

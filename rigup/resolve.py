@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from rigup import apt_index, lock, plan
+from rigup import apt_index, lock, patches, plan
 from rigup.errors import Finding, InputError, RigupError
 from rigup.hub import checkpoint_lock, published_file
 from rigup.lock import CheckpointLock, ImageLock, Lock
@@ -24,7 +24,6 @@ from rigup.packages import (
     repositories,
     toolkit_group,
 )
-from rigup.patches import CONFIG_FILES
 from rigup.plan import Published
 from rigup.recipes import Catalogue, Checkpoint, Recipe
 from rigup.registry import image_lock
@@ -78,12 +77,13 @@ def published_for(settings: Settings, catalogue: Catalogue, known: Lock, cache_d
     for name in settings.endpoints:
         recipe = plan.recipe_of(settings, name, catalogue)
         image = known.images.get(recipe.container_image().tag)
-        if image is None or not plan.needed_patches(recipe, image.created):
+        wanted = patches.reads(plan.needed_patches(recipe, image.created)) if image else []
+        if not wanted:
             continue
         checkpoint = catalogue.checkpoint(recipe.checkpoint)
         revision = plan.checkpoint_revision(checkpoint, known)
-        files: dict[str, str] = {}
-        for file in CONFIG_FILES:
+        files = found.setdefault(f"{checkpoint.repo}@{revision}", {})
+        for file in wanted:
             try:
                 content = published_file(settings.hub_endpoint, checkpoint.repo, revision, file, cache_dir)
             except Unresolved as error:
@@ -91,7 +91,6 @@ def published_for(settings: Settings, catalogue: Catalogue, known: Lock, cache_d
                 continue
             if content is not None:
                 files[file] = content.decode("utf-8", errors="replace")
-        found[f"{checkpoint.repo}@{revision}"] = files
     if findings:
         raise ResolveError(findings)
     return found

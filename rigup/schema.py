@@ -21,17 +21,21 @@ __all__ = [
     "Container",
     "Engine",
     "Evidence",
+    "IgnorePatch",
     "Image",
     "Parallel",
     "Patch",
     "Ready",
     "Recipe",
+    "SamplingPatch",
     "Source",
     "Speculation",
     "Speed",
+    "TemplatePatch",
     "Venv",
     "When",
     "Workload",
+    "YarnPatch",
     "option_name",
 ]
 
@@ -64,6 +68,9 @@ FIELDS_OF_OPTIONS = {
     "--speculative-eagle-topk": "speculation.topk",
     "--speculative-num-draft-tokens": "speculation.n",
 }
+
+# What a patch passes to the engine itself.
+OPTIONS_OF_PATCHES = {"yarn": "--hf-overrides", "chat-template": "--chat-template"}
 
 # Levels are names: the numbers of early recipes mean something else in later NCCL versions.
 NCCL_LEVELS = ("LOC", "NVL", "PIX", "PXB", "PHB", "SYS")
@@ -250,7 +257,7 @@ class When(Data):
         return self
 
 
-class Patch(Data):
+class IgnorePatch(Data):
     """Patterns to add to a quantized checkpoint's list of modules that are not quantized.
 
     It acts on `quantization_config.ignore` in config.json and `quantization.exclude_modules` in hf_quant_config.json.
@@ -262,7 +269,7 @@ class Patch(Data):
     why: str
 
     @model_validator(mode="after")
-    def _patterns_hit(self) -> Patch:
+    def _patterns_hit(self) -> IgnorePatch:
         for pattern in self.add:
             # Markdown ate the star of `layers.*.mlp` in most copies of this patch; what is left matches nothing.
             if ".." in pattern or not pattern.strip():
@@ -271,6 +278,72 @@ class Patch(Data):
             if pattern in ("mlp.gate", "*mlp.gate", "*.mlp.gate*"):
                 raise complaint(f"{pattern!r} hits gate_up_proj as well", "model.language_model.layers.*.mlp.gate")
         return self
+
+
+class YarnPatch(Data):
+    """A longer context by YaRN: `factor` times the checkpoint's own `tokens`.
+
+    `rope` repeats the published `rope_parameters`, less their type: what an override leaves out falls to a default.
+    vLLM gets it as --hf-overrides. SGLang's own override does nothing in its flat form and crashes in its nested one
+    (sglang 27974), so there config.json is patched.
+    """
+
+    target: Literal["yarn"]
+    factor: Annotated[float, Field(gt=1)]
+    tokens: Annotated[int, Strict(), Field(ge=1)]
+    rope: Annotated[dict[str, bool | int | float | tuple[int, ...]], Field(min_length=1)]
+    why: str
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The rope as engines read it."""
+        own = {"rope_type": "yarn", "factor": self.factor, "original_max_position_embeddings": self.tokens}
+        return {**self.rope, **own}
+
+
+class TemplatePatch(Data):
+    """Another chat template, given to the engine as --chat-template.
+
+    `text` takes the place of the published one. `system: merge` puts all system and developer messages together at
+    the beginning, where Qwen's template refuses any but the first. `thinking` is what holds unless a request says
+    `enable_thinking`. A merge that the template does not need is not made.
+    """
+
+    target: Literal["chat-template"]
+    text: Annotated[str, Field(min_length=1)] | None = None
+    system: Literal["merge"] | None = None
+    thinking: Annotated[bool, Strict()] | None = None
+    when: When | None = None
+    why: str
+
+    @model_validator(mode="after")
+    def _something(self) -> TemplatePatch:
+        if self.text is None and self.system is None and self.thinking is None:
+            raise complaint("changes nothing", "text, system: merge or thinking: false")
+        return self
+
+
+class Sampling(Data):
+    """Defaults for requests that do not say; names as in generation_config.json."""
+
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Strict(), Field(ge=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    max_new_tokens: Annotated[int, Strict(), Field(ge=1)] | None = None
+
+
+class SamplingPatch(Data):
+    """Other defaults in generation_config.json, which both engines read unless a request says otherwise."""
+
+    target: Literal["generation-defaults"]
+    set: Sampling
+    when: When | None = None
+    why: str
+
+
+Patch = Annotated[IgnorePatch | YarnPatch | TemplatePatch | SamplingPatch, Field(discriminator="target")]
 
 
 class Ready(Data):
@@ -350,6 +423,15 @@ class Recipe(Data):
         """Whether a source has this command, all but the listed changes."""
         return any(evidence.kind == "verbatim" for evidence in self.evidence)
 
+    @property
+    def engine_version(self) -> str | None:
+        """The lowest version of the engine that it can run with, as far as the recipe says."""
+        for package in self.venv.packages if self.venv else ():
+            name, _, version = package.partition("==")
+            if name.partition("[")[0] == self.engine.name:
+                return version
+        return self.engine.min
+
     def container_image(self) -> Image:
         """Raises RigupError for a recipe without a container."""
         if self.image is None:
@@ -374,6 +456,9 @@ class Recipe(Data):
             if name in seen:
                 raise complaint(f"argv holds {name} twice", "keep one")
             seen.add(name)
+        for patch in self.patches:
+            if (owned := OPTIONS_OF_PATCHES.get(patch.target)) and owned in seen:
+                raise complaint(f"argv holds {owned}, which the {patch.target} patch gives", "keep one")
         for key, value in self.env.items():
             if "\n" in value or "\r" in value or "\0" in value:
                 raise complaint(f"env.{key} holds a line break", "docker's env files have one line for each")

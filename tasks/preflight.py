@@ -28,6 +28,7 @@ from rigup.facts.docker import ImageDigests
 from rigup.facts.endpoints import Endpoints
 from rigup.facts.hardware import DiskFree, PciDevices, SecureBoot, nvidia_gpus
 from rigup.facts.network import ListeningPorts, Reachable
+from rigup.facts.nvidia import GpuList
 from rigup.facts.packages import InstalledVersions
 from rigup.facts.serving import ModelStamp
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
@@ -195,6 +196,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         stored={item.path: fact(ModelStamp, path=item.path).present_bytes for item in plan.checkpoints},
         images=fact(ImageDigests),
         installed=fact(InstalledVersions, names=sorted(names)),
+        gpus={gpu.uuid: gpu.index for gpu in fact(GpuList)},
         our_ports=endpoints.busy_ports,
         failed={key: f"was tried here at {tried.at} and {tried.why}" for key, tried in endpoints.failed.items()},
     )

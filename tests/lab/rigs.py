@@ -20,7 +20,10 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
-__all__ = ["ROOT", "Result", "Rigs"]
+DEPLOY = ("pyinfra", "inventory/lab.py", "deploy.py", "-y")
+AUDIT = ("tests/audit", "-q", "-p", "no:cacheprovider")
+
+__all__ = ["AUDIT", "DEPLOY", "ROOT", "Result", "Rigs"]
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,10 @@ class Rigs:
         return Result(done.returncode, done.stdout, time.monotonic() - start, self.root)
 
     def deploy(self, *arguments: str, timeout: float = 900, **extra: str) -> Result:
-        return self.run("pyinfra", "inventory/lab.py", "deploy.py", *(arguments or ("-y",)), timeout=timeout, **extra)
+        return self.run(*DEPLOY[:3], *(arguments or ("-y",)), timeout=timeout, **extra)
 
     def audit(self, *arguments: str, **extra: str) -> Result:
-        return self.run("pytest", "tests/audit", "-q", "-p", "no:cacheprovider", *arguments, **extra)
+        return self.run("pytest", *AUDIT, *arguments, **extra)
 
     def deploy_killed_at(self, pattern: str, delay: float = 0.3, timeout: float = 600) -> str:
         """Starts a deploy and kills it, without a chance to clean up, `delay` seconds after it prints `pattern`.
@@ -108,7 +111,7 @@ class Rigs:
         """
         seen: list[str] = []
         deadline = time.monotonic() + timeout
-        with self._begun() as process:
+        with self.begun(*DEPLOY, "-v") as process:
             assert process.stdout is not None
             for line in process.stdout:
                 seen.append(line)
@@ -120,16 +123,16 @@ class Rigs:
 
     def deploy_killed_after(self, seconds: float) -> None:
         """Starts a deploy and kills it after that time, if it has not ended by then."""
-        with self._begun(output=subprocess.DEVNULL) as process, contextlib.suppress(subprocess.TimeoutExpired):
+        with self.begun(*DEPLOY, output=subprocess.DEVNULL) as process, contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
 
     @contextlib.contextmanager
-    def _begun(self, output: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
-        """A deploy that is killed, with all it has started, when the block ends."""
+    def begun(self, *argv: str, output: int = subprocess.PIPE, **extra: str) -> Iterator[subprocess.Popen[str]]:
+        """A program that is killed, with all it has started, when the block ends."""
         process = subprocess.Popen(
-            [str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y", "-v"],
+            [str(BIN / argv[0]), *argv[1:]],
             cwd=self.root,
-            env=self.environment(),
+            env=self.environment(**extra),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.lab.one_rig import DRIFTS, NAME, OneRig, names
+from tests.lab.rigs import AUDIT
 
 pytest_plugins = ("tests.lab.one_rig_plugin",)
 
@@ -36,3 +39,26 @@ def test_a_second_deploy_in_a_row_asks_the_host_once(one_rig: OneRig) -> None:
     result = one_rig.deploy()
     assert result.changed() == []
     assert f"[{NAME}] remote executions: 1\n" in result.output
+
+
+def test_an_audit_whose_connection_is_cut_in_the_middle_connects_again_and_ends_whole(one_rig: OneRig) -> None:
+    logins = "journalctl -q -o cat --grep '^Accepted publickey for ops' | wc -l"
+    whole = one_rig.rigs.audit(RIGUP_PREFETCH="off")
+    assert whole.code == 0, whole.output
+    before = int(one_rig.host.shell(logins).stdout)
+    seen: list[str] = []
+    # Asked one by one, so that there is a middle.
+    with one_rig.rigs.begun("pytest", *AUDIT, RIGUP_PREFETCH="off") as audit:
+        assert audit.stdout is not None
+        for line in audit.stdout:
+            if f"{NAME}: kernel-headers " in line:
+                one_rig.host.shell("pkill -9 -u ops")
+            seen.append(line)
+        assert audit.wait(60) == 0, "".join(seen)
+    assert checks("".join(seen)) == checks(whole.output)
+    assert int(one_rig.host.shell(logins).stdout) == before + 2
+
+
+def checks(output: str) -> list[str]:
+    """The lines of an audit's output that tell of a check."""
+    return re.findall(rf"^{NAME}: \S+ +ok$", output, re.MULTILINE)

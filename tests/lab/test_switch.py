@@ -236,7 +236,8 @@ def test_a_switch_that_is_killed_itself_goes_on(rig: Rig) -> None:
 
 STREAM = """
 import json, sys, urllib.request
-asked = {"model": "Qwen3.5-397B-A17B", "stream": True, "max_tokens": 500, "messages": [{"role": "user", "content": "?"}]}
+asked = {"model": "Qwen3.5-397B-A17B", "stream": True, "max_tokens": 500}
+asked["messages"] = [{"role": "user", "content": "?"}]
 request = urllib.request.Request("http://127.0.0.1:8000/v1/chat/completions", json.dumps(asked).encode())
 print(sum(b'"content"' in line for line in urllib.request.urlopen(request, timeout=60)))
 """

@@ -14,7 +14,11 @@ REVISION = "c5c90ef5aaa1489993ca51affdc95fc3cd84e8c2"
 GIB = 1 << 30
 
 PUBLISHED: Published = {
-    f"{REPO}@{REVISION}": {"config.json": '{"quantization_config": {"ignore": ["lm_head"], "quant_algo": "NVFP4"}}'}
+    f"{REPO}@{REVISION}": {
+        "config.json": '{"quantization_config": {"ignore": ["lm_head"], "quant_algo": "NVFP4"}}',
+        # One that needs no patch.
+        "chat_template.jinja": "{% for message in messages %}{{ message.content }}{% endfor %}",
+    }
 }
 
 

@@ -56,6 +56,7 @@ def hub_pages(site: Site, revision: str = REVISION) -> None:
         f"/api/models/{REPO}/revision/main": Answer(json.dumps({"sha": revision}).encode()),
         tree: Answer(json.dumps(first).encode(), headers={"Link": f'<{site.url}{tree}&cursor=x>; rel="next"'}),
         f"{tree}&cursor=x": Answer(json.dumps(second).encode()),
+        f"/{REPO}/resolve/{revision}/chat_template.jinja": Answer(b"{{ messages | map(attribute='content') | join }}"),
         f"/{REPO}/resolve/{revision}/config.json": Answer(b'{"quantization_config": {"ignore": []}}'),
     }
 

@@ -1,18 +1,20 @@
 """Patches of the ignore list: idempotent, in order, either file optional."""
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 
 from rigup.errors import RigupError
-from rigup.patches import applies, patch_files
-from rigup.recipes import Patch, When, default_catalogue
+from rigup.patches import applies
+from rigup.patches import patch_files as patch_files_for
+from rigup.recipes import IgnorePatch, When, default_catalogue
 
 GATE = "model.language_model.layers.*.mlp.gate"
 RECIPE = default_catalogue().recipe("vllm-nvfp4-cu130")
-PATCH = Patch(target="quantization-ignore", add=(GATE,), why="x")
-DRAFTER = Patch(target="quantization-ignore", add=("mtp.fc*",), why="x")
+PATCH = IgnorePatch(target="quantization-ignore", add=(GATE,), why="x")
+DRAFTER = IgnorePatch(target="quantization-ignore", add=("mtp.fc*",), why="x")
 
 # The shape that ModelOpt exports, shortened.
 CONFIG = {
@@ -29,6 +31,10 @@ QUANT = {
     "producer": {"name": "modelopt"},
     "quantization": {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]},
 }
+
+
+def patch_files(published: Mapping[str, str], patches: Sequence[IgnorePatch]) -> dict[str, str]:
+    return patch_files_for(published, patches, "vllm")
 
 
 def files(**contents: object) -> dict[str, str]:

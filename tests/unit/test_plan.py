@@ -8,11 +8,14 @@ import pytest
 from rigup.engines import arguments
 from rigup.errors import RigupError
 from rigup.lock import Lock
-from rigup.plan import EndpointPlan, Plan, make_plan
+from rigup.plan import EndpointPlan, Mount, Plan, make_plan
 from rigup.recipes import default_catalogue
 from rigup.render import docker_argv, env_file_text
 from rigup.settings import Settings
 from tests.unit.sample import DIGEST, PUBLISHED, REPO, REVISION, TAG, image, lock, plan
+
+REFUSING = "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('no') }}{% endif %}"
+REFUSING += "{{ m.content }}{% endfor %}"
 
 OLD = image(created=datetime(2026, 2, 23, tzinfo=UTC))
 
@@ -54,11 +57,20 @@ def test_an_older_image_gets_the_patched_config_mounted_over_the_published_one()
     ]
 
 
-def test_published_files_are_only_needed_where_something_is_patched() -> None:
-    settings = Settings()
-    assert make_plan("rig1", settings, default_catalogue(), lock(), {})
+def test_a_recipe_with_patches_needs_the_published_files() -> None:
     with pytest.raises(RigupError, match="were not read"):
-        make_plan("rig1", settings, default_catalogue(), lock(OLD), {})
+        make_plan("rig1", Settings(), default_catalogue(), lock(), {})
+
+
+def test_a_patched_chat_template_lies_beside_the_checkpoint_and_is_named_to_the_engine() -> None:
+    published = {name: {**files, "chat_template.jinja": REFUSING} for name, files in PUBLISHED.items()}
+    endpoint = make_plan("rig1", Settings(), default_catalogue(), lock(), published).endpoint("main")
+    assert set(endpoint.patched_files) == {"chat_template.jinja"}
+    assert endpoint.patched_files["chat_template.jinja"].endswith(REFUSING)
+    assert endpoint.mounts[1:] == (
+        Mount(source=f"{endpoint.directory}/chat_template.jinja", target="/rigup/chat_template.jinja"),
+    )
+    assert endpoint.argv[-1] == "--chat-template=/rigup/chat_template.jinja"
 
 
 def test_equal_input_gives_an_equal_plan() -> None:

@@ -7,7 +7,7 @@ import yaml
 
 from rigup.engines import arguments
 from rigup.errors import InputError, RigupError
-from rigup.recipes import Catalogue, Recipe, default_catalogue, load_catalogue
+from rigup.recipes import Catalogue, IgnorePatch, Recipe, default_catalogue, load_catalogue
 
 CHECKPOINT = "id: tiny\nrepo: acme/tiny\nquantization: NVFP4\n"
 RECIPE = """\
@@ -60,7 +60,11 @@ def test_speculation_goes_by_the_name_that_is_not_deprecated() -> None:
 
 def test_the_projects_patches_hold_the_star_that_markdown_ate() -> None:
     patterns = {
-        pattern for recipe in default_catalogue().recipes.values() for patch in recipe.patches for pattern in patch.add
+        pattern
+        for recipe in default_catalogue().recipes.values()
+        for patch in recipe.patches
+        if isinstance(patch, IgnorePatch)
+        for pattern in patch.add
     }
     assert patterns == {"model.language_model.layers.*.mlp.gate", "mtp.fc*"}
 
@@ -117,7 +121,7 @@ def test_wrong_recipes_are_refused_with_file_line_and_key(tmp_path: Path, old: s
         ("patches: [{target: quantization-ignore, add: [], why: x}]\n", "patches[0].add"),
         ("patches: [{target: quantization-ignore, add: [model.layers..mlp.gate], why: x}]\n", "with the star"),
         ("patches: [{target: quantization-ignore, add: [mlp.gate], why: x}]\n", "hits gate_up_proj"),
-        ("patches: [{target: config, add: [a], why: x}]\n", "patches[0].target"),
+        ("patches: [{target: config, add: [a], why: x}]\n", "patches[0]: has no known target"),
         (
             "patches: [{target: quantization-ignore, add: [a], why: x, when: {image_befor: 2026-01-01}}]\n",
             "did you mean image_before",

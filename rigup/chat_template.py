@@ -1,0 +1,98 @@
+"""Chat templates: what is put before a published one, and whether it is needed.
+
+A prelude changes `messages` and `enable_thinking` and leaves the rest to the published template, so the model is
+prompted exactly as it was trained. It prints nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from rigup.errors import RigupError
+
+__all__ = ["changed", "of_tokenizer", "render"]
+
+# OpenCode sends two system messages. One alone at the beginning stays as it is. The parts of a message that is no
+# plain text are kept; engines allow no change in place (`append`), so lists are made anew.
+MERGE = """\
+{%- set rigup = namespace(system=[], parts=[], plain=true, late=false, others=[]) -%}
+{%- for message in messages -%}
+{%- if message.role in ['system', 'developer'] -%}
+{%- set rigup.late = rigup.late or not loop.first -%}
+{%- set rigup.system = rigup.system + [message.content] -%}
+{%- if message.content is string -%}
+{%- set rigup.parts = rigup.parts + [{'type': 'text', 'text': message.content}] -%}
+{%- else -%}
+{%- set rigup.plain = false -%}
+{%- set rigup.parts = rigup.parts + (message.content or []) -%}
+{%- endif -%}
+{%- set rigup.parts = rigup.parts + [{'type': 'text', 'text': '\\n\\n'}] -%}
+{%- else -%}
+{%- set rigup.others = rigup.others + [message] -%}
+{%- endif -%}
+{%- endfor -%}
+{%- if rigup.late -%}
+{%- set rigup.system = rigup.system | join('\\n\\n') if rigup.plain else rigup.parts[:-1] -%}
+{%- set messages = [{'role': 'system', 'content': rigup.system}] + rigup.others -%}
+{%- endif %}"""
+THINKING = "{{%- set enable_thinking = enable_thinking if enable_thinking is defined else {value} %}}"
+
+PROBE = ("Be brief.", "Answer in French.")
+
+
+def changed(template: str, merge: bool = False, thinking: bool | None = None) -> str:
+    """The template with preludes before it; system messages are merged only where it cannot take two of them."""
+    text = template
+    if merge and not takes_two_system_messages(template):
+        text = MERGE + text
+    if thinking is not None:
+        text = THINKING.format(value=str(thinking).lower()) + text
+    return text
+
+
+def takes_two_system_messages(template: str) -> bool:
+    """Whether both of two system messages reach the prompt; not so where the template cannot be rendered here."""
+    messages = [{"role": "system", "content": text} for text in PROBE]
+    try:
+        prompt = render(template, [*messages, {"role": "user", "content": "Hello"}])
+    except RigupError:
+        return False
+    return all(text in prompt for text in PROBE)
+
+
+def render(template: str, messages: list[dict[str, Any]], **values: Any) -> str:
+    """The prompt, as transformers 5 renders it; in a sandbox, as templates come from the hub.
+
+    Raises RigupError for what the template refuses, and where it is no template.
+    """
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    try:
+        return environment.from_string(template).render(messages=messages, add_generation_prompt=True, **values)
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise RigupError(f"the chat template says: {error}") from error
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
+    # Jinja's own escapes characters for HTML.
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def of_tokenizer(config: Mapping[str, Any]) -> str | None:
+    """The template in a tokenizer_config.json, where older checkpoints keep it; of several, the default one."""
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
