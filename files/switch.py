@@ -6,7 +6,8 @@ together: all of it serves and passes its proof, or all of it is again as it was
 
 The files of a generation lie in a directory of their own, with its unit among them. The unit in force lies under
 /usr/local/lib/systemd/system. One that is being tried lies under /run/systemd/system, which comes before it, and is
-renamed into force once it is proven: a power cut at any moment leaves a host that boots the one or the other.
+renamed into force once it is proven: a power cut at any moment leaves a host that boots the one or the other. A switch
+that was killed is gone on with by the next one.
 
 What came of it stands in /var/lib/rigup/switch.json: the last switch, and what has failed here before.
 
@@ -36,6 +37,7 @@ IN_FORCE = ROOT / "usr/local/lib/systemd/system"
 ON_TRIAL = ROOT / "run/systemd/system"
 RECORD = ROOT / "var/lib/rigup/switch.json"
 LOCK = ROOT / "run/rigup/switch.lock"
+UNDER_WAY = ROOT / "run/rigup/switch.json"
 
 POLL_S = 0.5
 SAY_EVERY_S = 10.0
@@ -128,35 +130,47 @@ class Switch:
         names = [*(target.name for target in targets), *removed]
         self.before = {name: show(name) for name in names}
         self.in_force = {name: text for name in names if (text := read(IN_FORCE / unit_of(name))) is not None}
-        # What an earlier, killed switch had put on trial already is gone on with.
+        killed = known(UNDER_WAY)
+        # What a killed switch had put on trial already is gone on with.
         begun = {target.name for target in targets if read(ON_TRIAL / unit_of(target.name)) == target.unit_text}
         self.stop = [name for name in names if self.before[name].runs and (name in removed or name in restart - begun)]
-        disturbed = [name for name in names if name in self.stop or not self.before[name].runs]
         changed = [target.name for target in targets if self.in_force.get(target.name) != target.unit_text]
-        self.new = [name for name in changed if name in disturbed]
-        self.old = [n for n in (*changed, *removed) if n in self.in_force and self.before[n].runs]
+        undisturbed = {name for name in names if self.before[name].runs} - {*self.stop, *killed.get("new", [])}
+        ran = {name for name in names if self.before[name].runs} | {*killed.get("old", [])}
+        self.new = [name for name in changed if name not in undisturbed]
+        self.old = [name for name in (*changed, *removed) if name in self.in_force and name in ran]
         self.began = time.monotonic()
-        self.silent_since: float | None = None
+        # The clock counts from the boot, and the file does not outlive it.
+        self.silent_since: float | None = killed.get("silent_since")
         self.downtime: float | None = None
 
     def run(self) -> int:
         try:
             self.attempt()
         except Failed as failure:
-            return self.fail(failure)
+            return self.ended(self.fail(failure))
+        except (OSError, subprocess.CalledProcessError) as error:
+            name = (self.new or self.stop)[0] if self.new or self.stop else "the host"
+            return self.ended(self.fail(Failed(name, f"could not be started: {error}")))
         self.commit()
         forget([(target.name, target.id) for target in self.targets])
         served = ", ".join(f"{target.name} serves {target.recipe}" for target in self.targets)
         print(f"{served or 'nothing serves in their place'}{self.told_downtime()}", flush=True)
         self.write("served")
-        return 0
+        return self.ended(0)
+
+    def ended(self, status: int) -> int:
+        UNDER_WAY.unlink(missing_ok=True)
+        return status
 
     def attempt(self) -> None:
         """Raises Failed."""
         if self.stop:
             print(f"stopping {', '.join(self.stop)}", flush=True)
-            self.silent_since = time.monotonic()
-            systemctl("stop", "--", *map(unit_of, self.stop))
+            self.silent_since = self.silent_since or time.monotonic()
+        begun = {"old": self.old, "new": self.new, "silent_since": self.silent_since}
+        place(UNDER_WAY, json.dumps(begun) + "\n")
+        stop(self.stop)
         for target in self.targets:
             if self.in_force.get(target.name) != target.unit_text:
                 # A power cut forgets it, and the host boots what is in force.
@@ -203,7 +217,9 @@ class Switch:
             print(f"{worse.name}: {worse.why}", flush=True)
             self.write("lost", failure, f"{worse.name}, put back, does not serve either: {worse.why}")
             return 4
-        remember(failure, next(target for target in self.targets if target.name == failure.name))
+        for target in self.targets:
+            if target.name == failure.name:
+                remember(failure, target)
         served = ", ".join(f"{generation.name} serves {generation.recipe} again" for generation in old)
         print(f"{served}, and is proven{self.told_downtime()}", flush=True)
         self.write("went back", failure)
@@ -219,8 +235,7 @@ class Switch:
         return 5
 
     def stop_new(self) -> None:
-        if self.new:
-            systemctl("stop", "--", *map(unit_of, self.new))
+        stop(self.new)
         self.end_trial()
 
     def note_downtime(self) -> None:
@@ -244,7 +259,13 @@ class Switch:
             last |= {"endpoint": failure.name, "why": failure.why, "log": failure.log, "proof": failure.proof}
         if worse is not None:
             last["worse"] = worse
-        place(RECORD, json.dumps({**record(), "last": last}, indent=2) + "\n")
+        place(RECORD, json.dumps({**known(RECORD), "last": last}, indent=2) + "\n")
+
+
+def stop(names: Iterable[str]) -> None:
+    """Until they have ended; one that takes too long is killed by systemd, which is no reason to give up."""
+    if units := [unit_of(name) for name in names]:
+        subprocess.run(["systemctl", "stop", "--", *units])
 
 
 def start(names: Iterable[str], recipes: Mapping[str, str]) -> None:
@@ -311,7 +332,7 @@ def show(name: str) -> State:
 
 
 def systemctl(*words: str) -> None:
-    """Raises CalledProcessError, which ends the program: the next run goes on."""
+    """Raises CalledProcessError."""
     subprocess.run(["systemctl", *words], check=True)
 
 
@@ -338,10 +359,10 @@ def generation_of(unit_text: str, name: str) -> Generation | None:
         return None
 
 
-def record() -> dict[str, Any]:
-    """What is known of earlier switches; nothing where the file is missing or damaged."""
+def known(path: Path) -> dict[str, Any]:
+    """What a file of ours says; nothing where it is missing or damaged."""
     try:
-        found = json.loads(RECORD.read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -349,18 +370,18 @@ def record() -> dict[str, Any]:
 
 def remember(failure: Failed, target: Generation) -> None:
     """Keep that this generation has failed here, so that it is not tried again unasked."""
-    known = record()
+    record = known(RECORD)
     entry = {"recipe": target.recipe, "at": now(), "why": failure.why}
-    known.setdefault("failed", {}).setdefault(target.name, {})[target.id] = entry
-    place(RECORD, json.dumps(known, indent=2) + "\n")
+    record.setdefault("failed", {}).setdefault(target.name, {})[target.id] = entry
+    place(RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def forget(served: list[tuple[str, str]]) -> None:
     """Drop failures of what serves now."""
-    known = record()
+    record = known(RECORD)
     for name, id in served:
-        known.get("failed", {}).get(name, {}).pop(id, None)
-    place(RECORD, json.dumps(known, indent=2) + "\n")
+        record.get("failed", {}).get(name, {}).pop(id, None)
+    place(RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def now() -> str:

@@ -27,6 +27,7 @@ NAME = "rig10"
 UNIT = "llm@main.service"
 PARTS = ("deploy.py", "files", "group_data", "inventory", "recipes", "rigup", "tasks", "templates")
 
+SLOW = {"add": ["--lab-load-seconds=6"], "remove": ["--lab-load-seconds"]}
 # Recipes that differ from `standin-a` in these arguments; `standin-half` takes two GPUs.
 RECIPES: dict[str, dict[str, Any]] = {
     "standin-b": {"add": ["--seed=1"]},
@@ -35,6 +36,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "standin-stalls": {"add": ["--lab-fault=stalls"]},
     "standin-dies-at-first-request": {"add": ["--lab-fault=dies-at-first-request"]},
     "standin-slow": {"add": ["--lab-load-seconds=6"], "remove": ["--lab-load-seconds"]},
+    "standin-dies-late": {
+        "add": ["--lab-load-seconds=6", "--lab-fault=dies-at-load"],
+        "remove": ["--lab-load-seconds"],
+    },
     "standin-half": {"add": ["--seed=2"]},
     "standin-half-broken": {"add": ["--seed=2", "--lab-fault=dies-at-load"]},
 }
@@ -232,6 +237,13 @@ def test_a_switch_that_is_killed_itself_goes_on(rig: Rig) -> None:
     assert rig.serves() == "standin-slow"
     rig.is_whole()
     assert rig.deploy().code == 0
+    # It still knows what served before.
+    result = meanwhile(lambda: rig.deploy(recipe="standin-dies-late"), kill)
+    assert result.code == 1, result.output
+    assert "standin-dies-late as main did not come up" in result.output
+    assert "What served before serves again, and is proven." in result.output
+    assert rig.serves() == "standin-a"
+    rig.is_whole()
 
 
 STREAM = """
