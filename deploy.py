@@ -11,6 +11,7 @@ from tasks.config import config
 from tasks.cuda import cuda
 from tasks.docker import docker
 from tasks.driver import driver
+from tasks.gate import gate
 from tasks.kernel import kernel
 from tasks.model import model
 from tasks.preflight import preflight
@@ -33,4 +34,5 @@ docker(brief)
 reboot(brief)
 config(brief)
 serve(brief)
+gate(brief)
 verify(brief)

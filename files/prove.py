@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Tries out what a host promises and writes down what came of it.
 
-`prove.py gpus` starts containers and looks for the GPUs in them; `prove.py endpoint` asks an endpoint. Each check is
-one line on standard output; a failed one also says why on standard error. The result stands in a JSON file with the
-invocation of the unit that it was made for: it proves nothing once that unit was started again.
+`prove.py gpus` starts containers and looks for the GPUs in them; `prove.py endpoint` tries what an endpoint is for;
+`prove.py gate` asks it where it is reachable from elsewhere, with and without its key. Each check is one line on
+standard output; a failed one also says why on standard error. The result stands in a JSON file with the invocation of
+the unit that it was made for: it proves nothing once that unit was started again. `endpoint` needs the package
+`openai`.
 
 Exit status: 0 all passed, 1 a check failed.
 """
@@ -23,14 +25,16 @@ import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 DOCKER_S = 300
-PROMPT = "Reply with exactly: OK-7319"
 
 
 class Failed(Exception):
     """A check did not find what it must."""
+
+
+class Noted(Exception):
+    """A check found something that users should know of, and that does not keep the endpoint from serving."""
 
 
 Check = tuple[str, Callable[[], str]]
@@ -39,7 +43,7 @@ Check = tuple[str, Callable[[], str]]
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     invocation = invocation_of(options.unit)
-    checks = gpu_checks(options) if options.what == "gpus" else endpoint_checks(options)
+    checks = {"gpus": gpu_checks, "endpoint": endpoint_checks, "gate": gate_checks}[options.what](options)
     results = [run_check(name, check) for name, check in checks]
     passed = all(result["ok"] for result in results)
     if invocation_of(options.unit) != invocation:
@@ -73,6 +77,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     endpoint.add_argument("--health", default="/health", help="path that answers 200")
     endpoint.add_argument("--model", required=True, help="name under which it serves")
     endpoint.add_argument("--timeout", type=float, default=600, help="seconds that one request may take")
+    endpoint.add_argument(
+        "--expect", type=json.loads, default={}, help="what it is for: the fields of smoke.Expectation"
+    )
+    gate = commands.add_parser("gate", parents=[common], help="ask an endpoint with and without its key")
+    gate.add_argument("--url", required=True, help="its base, such as http://192.168.1.20:8000")
+    gate.add_argument("--health", default="/health", help="the one path that needs no key")
+    gate.add_argument("--key-file", required=True, help="where its key lies; it is never shown")
+    gate.add_argument("--timeout", type=float, default=60, help="seconds that one request may take")
     return parser.parse_args(argv)
 
 
@@ -80,14 +92,19 @@ def run_check(name: str, check: Callable[[], str]) -> dict[str, object]:
     """Run one check and print its line; the result is as it stands in the JSON file."""
     began = time.monotonic()
     try:
-        ok, detail = True, check()
+        mark, detail = "ok", check()
+    except Noted as note:
+        mark, detail = "note", str(note)
     except Failed as error:
-        ok, detail = False, str(error)
+        mark, detail = "FAIL", str(error)
+    except Exception as error:
+        # Whatever went wrong with one check, the others are worth knowing too.
+        mark, detail = "FAIL", f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - began
-    print(f"{'ok  ' if ok else 'FAIL'} {name:<48} {seconds:6.1f} s", flush=True)
-    if not ok:
+    print(f"{mark:<4} {name:<48} {seconds:6.1f} s" + (f"  {detail}" if mark == "note" else ""), flush=True)
+    if mark == "FAIL":
         print(f"{name}: {detail}", file=sys.stderr, flush=True)
-    return {"name": name, "ok": ok, "seconds": round(seconds, 3), "detail": detail}
+    return {"name": name, "ok": mark != "FAIL", "seconds": round(seconds, 3), "detail": detail}
 
 
 def gpu_checks(options: argparse.Namespace) -> list[Check]:
@@ -137,71 +154,57 @@ def command(argv: list[str]) -> str:
 
 
 def endpoint_checks(options: argparse.Namespace) -> list[Check]:
-    url, model, limit = options.url.rstrip("/"), options.model, options.timeout
+    # Beside this file; it needs a package that the other commands do without.
+    from smoke import Expectation, Smoke
+
+    return Smoke(options.url, options.health, options.model, options.timeout, Expectation(**options.expect)).checks()
+
+
+def gate_checks(options: argparse.Namespace) -> list[Check]:
+    url, limit = options.url.rstrip("/"), options.timeout
+    paths = ("/v1/models", "/metrics", "/docs")
+    # Beyond /v1 too: the engine's own check would end there.
+    strangers: dict[str, dict[str, str]] = {
+        "without a key": {},
+        "with a wrong key": {"Authorization": f"Bearer {secrets.token_hex(32)}"},
+    }
+
+    def refuses(headers: dict[str, str]) -> str:
+        answers = {path: status(url + path, limit, headers) for path in paths}
+        if open_ones := [f"{path} answered {code}" for path, code in answers.items() if code != 401]:
+            raise Failed(f"401 was due, but {', '.join(open_ones)}")
+        return "401"
+
+    def healthy() -> str:
+        if (code := status(url + options.health, limit, {})) != 200:
+            raise Failed(f"{options.health} answered {code}")
+        return "200"
+
+    def admits() -> str:
+        key = Path(options.key_file).read_text().split()[0]
+        code = status(f"{url}/v1/models", limit, {"Authorization": f"Bearer {key}"})
+        if code != 200:
+            raise Failed(f"/v1/models answered {code} to the key in {options.key_file}")
+        return "200"
+
+    refusals = [(f"gate refuses {who}", lambda headers=headers: refuses(headers)) for who, headers in strangers.items()]
     return [
-        ("endpoint is healthy", lambda: healthy(url + options.health, limit)),
-        ("endpoint lists its model", lambda: lists(url, model, limit)),
-        ("endpoint completes a chat", lambda: chats(url, model, limit)),
+        ("gate lets the health check through", healthy),
+        *refusals,
+        ("gate opens with the key", admits),
     ]
 
 
-def healthy(url: str, limit: float) -> str:
-    request(url, limit)
-    return "200"
-
-
-def lists(url: str, model: str, limit: float) -> str:
-    answer = json_of(request(f"{url}/v1/models", limit))
-    listed = [entry.get("id") for entry in answer.get("data", []) if isinstance(entry, dict)]
-    if model not in listed:
-        raise Failed(f"it lists {', '.join(map(str, listed)) or 'nothing'}, not {model}")
-    return model
-
-
-def chats(url: str, model: str, limit: float) -> str:
-    """One short completion, without sampling and without thinking; the answer's wording is not judged here."""
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": PROMPT}],
-        "max_tokens": 32,
-        "temperature": 0,
-        "chat_template_kwargs": {"enable_thinking": False},
-    }
-    answer = json_of(request(f"{url}/v1/chat/completions", limit, json.dumps(body).encode()))
-    try:
-        tokens = int(answer["usage"]["completion_tokens"])
-        reason = str(answer["choices"][0]["finish_reason"])
-        content = answer["choices"][0]["message"].get("content") or ""
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise Failed(f"the answer is no chat completion ({type(error).__name__}: {error})") from error
-    if tokens < 1:
-        raise Failed(f"the completion has no tokens (finish_reason {reason})")
-    return f"{tokens} tokens, finish_reason {reason}: {content[:80]!r}"
-
-
-def request(url: str, limit: float, body: bytes | None = None) -> bytes:
-    """The body of a 200. Proxies are for elsewhere: an endpoint is on this host."""
+def status(url: str, limit: float, headers: dict[str, str]) -> int:
+    """The status code of a GET."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    headers = {"Content-Type": "application/json"} if body is not None else {}
     try:
-        with opener.open(urllib.request.Request(url, data=body, headers=headers), timeout=limit) as response:
-            answer: bytes = response.read()
-            return answer
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=limit) as response:
+            return int(response.status)
     except urllib.error.HTTPError as error:
-        said = error.read(400).decode(errors="replace").strip()
-        raise Failed(f"{url} answered {error.code}: {said or 'nothing'}") from error
+        return error.code
     except OSError as error:
         raise Failed(f"{url}: {getattr(error, 'reason', error)}") from error
-
-
-def json_of(body: bytes) -> dict[str, Any]:
-    try:
-        answer = json.loads(body)
-    except ValueError as error:
-        raise Failed(f"the answer is no JSON: {body[:80]!r}") from error
-    if not isinstance(answer, dict):
-        raise Failed(f"the answer is no JSON object: {body[:80]!r}")
-    return answer
 
 
 def invocation_of(unit: str) -> str:
@@ -221,4 +224,7 @@ def write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # By its name, so that smoke.py, which imports it, raises the exceptions that are caught here.
+    import prove
+
+    sys.exit(prove.main())

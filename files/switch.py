@@ -42,7 +42,7 @@ UNDER_WAY = ROOT / "run/rigup/switch.json"
 POLL_S = 0.5
 SAY_EVERY_S = 10.0
 LINE_WIDTH = 120
-LOG_LINES = 30
+LOG_LINES = 300
 # Beyond what systemd itself allows a start.
 GRACE_S = 120
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
@@ -134,11 +134,11 @@ class Switch:
         # What a killed switch had put on trial already is gone on with.
         begun = {target.name for target in targets if read(ON_TRIAL / unit_of(target.name)) == target.unit_text}
         self.stop = [name for name in names if self.before[name].runs and (name in removed or name in restart - begun)]
-        changed = [target.name for target in targets if self.in_force.get(target.name) != target.unit_text]
+        self.changed = [target.name for target in targets if self.in_force.get(target.name) != target.unit_text]
         undisturbed = {name for name in names if self.before[name].runs} - {*self.stop, *killed.get("new", [])}
         ran = {name for name in names if self.before[name].runs} | {*killed.get("old", [])}
-        self.new = [name for name in changed if name not in undisturbed]
-        self.old = [name for name in (*changed, *removed) if name in self.in_force and name in ran]
+        self.new = [name for name in self.changed if name not in undisturbed]
+        self.old = [name for name in (*self.changed, *removed) if name in self.in_force and name in ran]
         self.began = time.monotonic()
         # The clock counts from the boot, and the file does not outlive it.
         self.silent_since: float | None = killed.get("silent_since")
@@ -171,8 +171,12 @@ class Switch:
         begun = {"old": self.old, "new": self.new, "silent_since": self.silent_since}
         place(UNDER_WAY, json.dumps(begun) + "\n")
         stop(self.stop)
+        for name in self.before:
+            # An earlier switch may have been given up in the middle.
+            if name not in self.changed:
+                (ON_TRIAL / unit_of(name)).unlink(missing_ok=True)
         for target in self.targets:
-            if self.in_force.get(target.name) != target.unit_text:
+            if target.name in self.changed:
                 # A power cut forgets it, and the host boots what is in force.
                 place(ON_TRIAL / unit_of(target.name), target.unit_text)
         systemctl("daemon-reload")
@@ -184,12 +188,12 @@ class Switch:
 
     def commit(self) -> None:
         """Put what was tried into force, for good."""
-        if self.removed:
-            systemctl("disable", "--quiet", "--", *map(unit_of, self.removed))
-        for name in self.removed:
+        if gone := [name for name in self.removed if name in self.in_force]:
+            systemctl("disable", "--quiet", "--", *map(unit_of, gone))
+        for name in gone:
             (IN_FORCE / unit_of(name)).unlink(missing_ok=True)
         for target in self.targets:
-            if self.in_force.get(target.name) != target.unit_text:
+            if target.name in self.changed:
                 place(IN_FORCE / unit_of(target.name), target.unit_text)
         self.end_trial()
         if self.targets:

@@ -3,9 +3,10 @@
 
 An endpoint's unit runs this as ExecStartPost, so that it is active only while it serves. Loading weights takes minutes
 to most of an hour: it says now and then how long it has waited, and for what. The container's end is noticed at once,
-and a start that neither logs a line nor fills GPU memory for long enough counts as stalled.
+as are a line in its log after which no start ever becomes ready, and a start that does not go on: no line, no change of
+the GPUs' memory, nothing read from disk.
 
-Exit status: 0 it answers, 1 it has ended, has stalled or serves something else, 3 the time is up.
+Exit status: 0 it answers, 1 it has ended, stalled or serves something else, 3 the time is up.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -24,12 +26,15 @@ from pathlib import Path
 POLL_S = 1.0
 SAY_EVERY_S = 30.0
 REQUEST_S = 10.0
-# Between two looks at the log and at GPU memory.
-LOOK_EVERY_S = 5.0
-# GPU memory wavers by a few MiB without anything being loaded.
-GROWTH_MIB = 64
 # docker run makes the container within moments; on a busy disk it may take longer.
 APPEAR_S = 180.0
+LOOK_S = 5.0
+# After a fatal line the engine mostly ends by itself, and its last lines say more.
+FATAL_GRACE_S = 5.0
+# GPUs that wait for each other are in full use without a sign of progress; kernels are tuned for less long than this.
+DEADLOCK_S = 300.0
+BUSY_PERCENT = 99
+CURSOR = "-- cursor: "
 
 
 class Gone(Exception):
@@ -43,15 +48,14 @@ class NotYet(Exception):
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     began = spoke = time.monotonic()
-    client = int(os.environ.get("MAINPID") or 0)
-    container, progress = Container(options.container, client), Progress(client, options.stall)
+    container = Container(options.container, int(os.environ.get("MAINPID") or 0))
+    progress = Progress(options, container)
     answer = "nothing was asked yet"
     print(f"waiting for {options.model} at {options.url}, at most {options.timeout:.0f} s", flush=True)
     while True:
         waited = time.monotonic() - began
         try:
             container.check(waited)
-            progress.check()
             ready(options.url, options.health, options.model)
             print(f"ready after {waited:.0f} s: {options.model} at {options.url}", flush=True)
             return 0
@@ -60,6 +64,11 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         except NotYet as error:
             answer = str(error)
+        try:
+            progress.check(waited)
+        except Gone as error:
+            print(f"not ready after {waited:.0f} s: {error}", file=sys.stderr, flush=True)
+            return 1
         if waited >= options.timeout:
             print(f"not ready after {waited:.0f} s, the limit: {answer}", file=sys.stderr, flush=True)
             return 3
@@ -76,7 +85,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="name under which the model must be listed")
     parser.add_argument("--container", required=True, help="name of the container that serves")
     parser.add_argument("--timeout", type=float, required=True, help="seconds until it must be ready")
-    parser.add_argument("--stall", type=float, required=True, help="seconds without progress after which it gives up")
+    parser.add_argument("--stall", type=float, default=900, help="seconds without any sign of progress that end it")
+    parser.add_argument("--gpus", default="all", help="its GPUs, by number or UUID, with commas; or all")
+    parser.add_argument("--fatal", type=Path, help="JSON file with the log lines after which it never becomes ready")
     return parser.parse_args(argv)
 
 
@@ -87,14 +98,16 @@ class Container:
         self.name = name
         self.client = client
         self.seen = False
+        self.pid = 0
 
     def check(self, waited: float) -> None:
         """Raises Gone when the client or the container has ended, or when no container ever appears."""
         if self.client and not runs(self.client):
             raise Gone("its main process has ended; its own last lines say why")
-        command = ["docker", "container", "inspect", "--format", "{{.State.Status}}", self.name]
+        command = ["docker", "container", "inspect", "--format", "{{.State.Status}} {{.State.Pid}}", self.name]
         answer = subprocess.run(command, capture_output=True, text=True)
-        status = answer.stdout.strip()
+        status, _, pid = answer.stdout.strip().partition(" ")
+        self.pid = int(pid or 0)
         if status in ("created", "running", "restarting", "paused"):
             self.seen = True
         elif self.seen or status in ("exited", "dead", "removing"):
@@ -104,51 +117,87 @@ class Container:
 
 
 class Progress:
-    """Whether a start gets on: the client (its process id; 0 is unknown, and never stalls) logs, or GPU memory fills.
+    """Signs that a start goes on, and those that it never will."""
 
-    A NCCL deadlock has all GPUs at 100 % and does neither; compiling kernels is silent for minutes.
-    """
+    def __init__(self, options: argparse.Namespace, container: Container) -> None:
+        known = json.loads(options.fatal.read_text()) if options.fatal else []
+        self.fatal = [(re.compile(each["log"]), each) for each in known]
+        self.stall_s = options.stall
+        self.look_s = min(LOOK_S, self.stall_s / 3)
+        self.gpus = None if options.gpus == "all" else set(options.gpus.split(","))
+        self.container = container
+        self.log = Log(os.environ.get("INVOCATION_ID", ""))
+        self.looked = self.moved = 0.0
+        self.signs: object = None
+        self.doomed: tuple[float, str] | None = None
 
-    def __init__(self, client: int, limit: float) -> None:
-        self.client = client
-        self.limit = limit
-        self.moved = self.looked = time.monotonic()
-        self.cursor = ""
-        self.memory = 0
-
-    def check(self) -> None:
-        """Raises Gone when nothing has moved for too long."""
-        now = time.monotonic()
-        if not self.client or now - self.looked < LOOK_EVERY_S:
+    def check(self, waited: float) -> None:
+        """Raises Gone where the start cannot end well any more; looks only now and then."""
+        if waited - self.looked < self.look_s and self.looked:
             return
-        self.looked = now
-        cursor, line = last_line(self.client)
-        memory = gpu_memory()
-        if cursor != self.cursor or abs(memory - self.memory) > GROWTH_MIB:
-            self.moved, self.cursor, self.memory = now, cursor, memory
-        elif now - self.moved >= self.limit:
-            raise Gone(
-                f"it has stalled: no log line and no growth of GPU memory ({memory} MiB) for {now - self.moved:.0f} s; "
-                f"its last line: {line}"
-            )
+        self.looked = waited
+        lines = self.log.news()
+        used, busy = self.memory()
+        signs = (used, bytes_read(self.container.pid))
+        if lines or signs != self.signs:
+            self.signs, self.moved = signs, waited
+        for line in lines:
+            for expression, known in self.fatal:
+                if self.doomed is None and expression.search(line):
+                    self.doomed = waited, f"{known['meaning']} ({known['id']}); it says: {line.strip()[:300]}"
+        if self.doomed and waited - self.doomed[0] >= FATAL_GRACE_S:
+            raise Gone(self.doomed[1])
+        silent = waited - self.moved
+        if silent >= self.stall_s or (busy and silent >= DEADLOCK_S):
+            state = f"{silent:.0f} s without a sign of progress, MiB on its GPUs: {used or 'unknown'}"
+            raise Gone(f"it has stalled: {state}; its last line: {self.log.last.strip()[:300] or 'none'}")
+
+    def memory(self) -> tuple[list[int], bool]:
+        """MiB in use on each of its GPUs, and whether all of them are in full use."""
+        command = ["nvidia-smi", "--query-gpu=index,uuid,memory.used,utilization.gpu", "--format=csv,noheader,nounits"]
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return [], False
+        rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines()]
+        ours = [row for row in rows if len(row) == 4 and (self.gpus is None or self.gpus & {row[0], row[1]})]
+        numbers = [(int(row[2]), int(row[3])) for row in ours if row[2].isdigit() and row[3].isdigit()]
+        return [used for used, _ in numbers], bool(numbers) and all(busy >= BUSY_PERCENT for _, busy in numbers)
 
 
-def last_line(pid: int) -> tuple[str, str]:
-    """The journal's cursor behind the last line that the process has logged, and that line."""
-    command = ["journalctl", "--quiet", "--no-pager", "--lines=1", "--output=cat", "--show-cursor", f"_PID={pid}"]
-    said = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
-    line, _, cursor = said.rpartition("-- cursor: ")
-    return cursor.strip(), line.strip() or "none"
+class Log:
+    """What the engine has written since its start, piece by piece."""
+
+    def __init__(self, invocation: str) -> None:
+        self.invocation = invocation
+        self.cursor = ""
+        self.last = ""
+
+    def news(self) -> list[str]:
+        """The lines since the last call."""
+        if not self.invocation:
+            return []
+        # Of the client that passes the container's output on: this program writes into the same unit.
+        command = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--show-cursor"]
+        command += [f"--after-cursor={self.cursor}"] if self.cursor else []
+        command += [f"_SYSTEMD_INVOCATION_ID={self.invocation}", "SYSLOG_IDENTIFIER=docker"]
+        answer = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        lines = answer.stdout.splitlines()
+        if lines and lines[-1].startswith(CURSOR):
+            self.cursor = lines.pop().removeprefix(CURSOR)
+        lines = [line for line in lines if line.strip()]
+        self.last = lines[-1] if lines else self.last
+        return lines
 
 
-def gpu_memory() -> int:
-    """MiB in use on all GPUs together; 0 where it cannot be known."""
-    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+def bytes_read(pid: int) -> int:
+    """What the control group of a process has read from disk; 0 where that cannot be told."""
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=REQUEST_S).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        group = Path(f"/proc/{pid}/cgroup").read_text().strip().rpartition("::")[2]
+        found = re.findall(r"rbytes=(\d+)", Path(f"/sys/fs/cgroup{group}/io.stat").read_text())
+    except OSError:
         return 0
-    return sum(int(word) for word in said.split() if word.isdigit())
+    return sum(map(int, found))
 
 
 def runs(pid: int) -> bool:

@@ -190,7 +190,7 @@ def services(say: Callable[[str], None] = machine.quietly) -> Iterator[None]:
 
 
 def defaults() -> dict[str, Any]:
-    """Settings of every host of the lab: its keys, its mirrors, the limits of this machine."""
+    """Settings of every host of the lab: its keys, its mirrors, its checkpoint, this machine's limits."""
     found: dict[str, Any] = {
         "key": str(machine.KEY),
         "known_hosts": str(machine.KNOWN_HOSTS),
@@ -200,6 +200,8 @@ def defaults() -> dict[str, Any]:
         "pypi_index": f"{MIRROR_URL}/pypi/simple",
         "hub_endpoint": HUB_URL,
         "registry_mirror": REGISTRY_URL,
+        # The miniature was never trained.
+        "random_weights": True,
     }
     if (ulimits := _container_ulimits()) is not None:
         found["container_ulimits"] = ulimits

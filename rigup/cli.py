@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rigup import browse, planning, report, resolve
+from rigup import browse, keys, planning, report, resolve
 from rigup import lock as locks
+from rigup.diagnosis import explain
 from rigup.errors import RigupError, near
 from rigup.inventory import Inventory, find_inventory, load_inventory
 from rigup.lock import Lock
@@ -72,6 +73,24 @@ def parser() -> argparse.ArgumentParser:
 
     browse.add_commands(commands)
 
+    diagnose = commands.add_parser(
+        "diagnose",
+        help="what an engine's log says of its failure",
+        description="Looks for known failures in a log: `ssh HOST journalctl -u llm@main | rigup diagnose`.",
+        epilog="Exit codes: 0 a known cause was found, 1 none was.",
+    )
+    diagnose.add_argument("log", nargs="?", type=Path, metavar="FILE", help="the log; without it standard input")
+    diagnose.set_defaults(run=_diagnose)
+
+    key = commands.add_parser(
+        "key",
+        help="the API key of an endpoint that is reachable from beyond its host",
+        description="Reads the key from its host and prints it; it stands nowhere else.",
+        epilog=EXIT_CODES,
+    )
+    keys.add_arguments(key)
+    key.set_defaults(run=keys.command)
+
     lock = commands.add_parser(
         "lock",
         help="resolve what the inventory names loosely, and write it beside the inventory",
@@ -113,6 +132,16 @@ def parser() -> argparse.ArgumentParser:
 def _settings(options: argparse.Namespace) -> int:
     print(settings_table(), end="")
     return 0
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    try:
+        log = options.log.read_bytes() if options.log else sys.stdin.buffer.read()
+    except OSError as error:
+        raise RigupError(f"{options.log}: {error.strerror}") from error
+    told = explain(log.decode(errors="replace").splitlines())
+    print("\n".join(told or ["No known failure in this log."]))
+    return 0 if told else 1
 
 
 def _lock(options: argparse.Namespace) -> int:

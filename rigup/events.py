@@ -83,6 +83,7 @@ class Recorder(BaseStateCallback):
             {
                 "name": endpoint.name,
                 "url": endpoint.url,
+                "public_url": endpoint.public_url,
                 "recipe": endpoint.recipe,
                 "model": endpoint.served_name,
                 "image": endpoint.image,

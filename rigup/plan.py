@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from rigup import patches
-from rigup.choice import Need, best
+from rigup.choice import Need, best, ranked
 from rigup.engines import arguments
 from rigup.errors import RigupError
 from rigup.lock import Lock
@@ -23,7 +23,7 @@ from rigup.packages import cuda_group
 from rigup.recipes import Catalogue, Checkpoint, Patch, Recipe
 from rigup.settings import Endpoint, Settings
 
-__all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "make_plan"]
+__all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "key_file", "make_plan"]
 
 # Small published files by "repo@revision", then by name.
 Published = Mapping[str, Mapping[str, str]]
@@ -32,10 +32,18 @@ Published = Mapping[str, Mapping[str, str]]
 USUAL_GPUS = 4
 
 MODEL = "/model"
+LOOPBACK = "127.0.0.1"
 # A file that the checkpoint may not have cannot be mounted into it: the store is read-only.
 BESIDE = "/rigup"
 ENDPOINTS = "/etc/rigup/endpoints"
 UNITS = "/usr/local/lib/systemd/system"
+
+# Of the catalogue's models, those that read images.
+IMAGE_MODELS = ("Qwen3.5-397B-A17B",)
+# Long enough for prompts that are read piece by piece, and read in seconds.
+LONG_PROMPT = 16384
+# Nothing is understood in it, and the lab's processors are slow.
+SHORT_PROMPT = 2048
 
 # The model is a local directory: the engine has no reason to ask anyone on the network.
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -69,6 +77,20 @@ class CheckpointPlan(Data):
         return f"{self.repo.replace('/', '--')}--{self.revision[:12]}"
 
 
+class Smoke(Data):
+    """What an endpoint is tried for once it is up; `files/smoke.py` says what the fields mean."""
+
+    tools: bool
+    reasoning: bool
+    images: bool
+    speculation: bool
+    merges_system: bool
+    random_weights: bool
+    long_prompt: int
+    context: int | None
+    instead: str | None
+
+
 # The fields of an endpoint that reach its process; the checkpoint's directory names its commit.
 PROCESS: Mapping[str, Any] = {
     **dict.fromkeys(("name", "image", "gpus", "argv", "env", "ulimits", "patched_files"), True),
@@ -79,7 +101,11 @@ PROCESS_OPTIONS = ("caches", "tmpfs", "security_opt")
 
 
 class EndpointPlan(Data):
-    """Everything that one served process is made of."""
+    """Everything that one served process is made of.
+
+    The engine itself always listens on loopback (`address`). Beyond it, a gate on `public_address` asks for the key:
+    another key or address then restarts no engine.
+    """
 
     name: str
     recipe: str
@@ -96,6 +122,8 @@ class EndpointPlan(Data):
     vram_mib: int
     address: str
     port: int
+    public_address: str | None
+    networks: tuple[str, ...]
     served_name: str
     argv: tuple[str, ...]
     env: dict[str, str]
@@ -107,6 +135,7 @@ class EndpointPlan(Data):
     ready_path: str
     ready_timeout: int
     stall_timeout: int
+    smoke: Smoke
 
     @property
     def unit(self) -> str:
@@ -151,9 +180,23 @@ class EndpointPlan(Data):
         return f"{self.directory}/env"
 
     @property
+    def key_file(self) -> str:
+        return key_file(self.name)
+
+    @property
+    def gate(self) -> str:
+        """The unit that checks the API key, in front of an endpoint that is reachable from beyond the host."""
+        return f"rigup-gate@{self.name}.service"
+
+    @property
     def url(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"http://{host}:{self.port}"
+        """Where the engine answers, on the host's loopback."""
+        return _url(self.address, self.port)
+
+    @property
+    def public_url(self) -> str | None:
+        """Where it answers with the key; None for an endpoint on loopback alone."""
+        return _url(self.public_address, self.port) if self.public_address else None
 
     @property
     def digest(self) -> str:
@@ -162,6 +205,11 @@ class EndpointPlan(Data):
         How long to wait for it, or what its image is called, does not count: no restart reads 240 GB for that.
         """
         return _digest(self, {**PROCESS, **{name: True for name in PROCESS_OPTIONS if getattr(self, name)}})
+
+
+def key_file(endpoint: str) -> str:
+    """Where the API key of an endpoint that is reachable from beyond its host lies on the host."""
+    return f"{ENDPOINTS}/{endpoint}/key"
 
 
 class Plan(Data):
@@ -200,6 +248,11 @@ class Plan(Data):
         """The plan as JSON, sorted, with its digest."""
         data = self.model_dump(mode="json") | {"digest": self.digest}
         return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _url(address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{port}"
 
 
 def _digest(model: BaseModel, include: dict[str, Any] | None = None) -> str:
@@ -306,8 +359,10 @@ def _endpoint(
         gpus=endpoint.gpus,
         gpu_count=recipe.gpus,
         vram_mib=recipe.vram_mib,
-        address=endpoint.address,
+        address=LOOPBACK if endpoint.is_public else endpoint.address,
         port=endpoint.port,
+        public_address=endpoint.address if endpoint.is_public else None,
+        networks=endpoint.networks,
         served_name=recipe.served_name,
         argv=_arguments(recipe, endpoint, patched),
         env={**QUIET, **recipe.env},
@@ -319,7 +374,41 @@ def _endpoint(
         ready_path=recipe.ready.path,
         ready_timeout=recipe.ready.timeout or settings.ready_timeout,
         stall_timeout=settings.stall_timeout,
+        smoke=_smoke(recipe, catalogue, settings, patched),
     )
+
+
+def _smoke(recipe: Recipe, catalogue: Catalogue, settings: Settings, patched: Mapping[str, str]) -> Smoke:
+    context, long_prompt = _context(recipe), SHORT_PROMPT if settings.random_weights else LONG_PROMPT
+    model = catalogue.checkpoint(recipe.checkpoint).model
+    steady = (
+        choice.recipe.id
+        for choice in ranked(catalogue, "agents", recipe.gpus, None, model)
+        if choice.recipe.gpus == recipe.gpus
+        and choice.recipe.tool_calls == "reliable"
+        and not choice.recipe.speculation
+    )
+    return Smoke(
+        tools="agents" in recipe.workload and recipe.tool_parser is not None,
+        reasoning=recipe.reasoning_parser is not None,
+        images=model in IMAGE_MODELS and "--language-model-only" not in recipe.argv,
+        # SGLang counts only with --enable-metrics, under other names in each version.
+        speculation=recipe.speculation is not None and recipe.engine.name == "vllm",
+        merges_system=patches.TEMPLATE in patched,
+        random_weights=settings.random_weights,
+        long_prompt=min(long_prompt, context // 2) if context else long_prompt,
+        context=context,
+        instead=next((id for id in steady if id != recipe.id), None),
+    )
+
+
+def _context(recipe: Recipe) -> int | None:
+    """The context that the recipe asks for, in tokens; None where it leaves that to the checkpoint."""
+    for argument in recipe.argv:
+        name, _, value = argument.partition("=")
+        if name in ("--max-model-len", "--context-length") and value.isdigit():
+            return int(value)
+    return None
 
 
 def _arguments(recipe: Recipe, endpoint: Endpoint, patched: Mapping[str, str]) -> tuple[str, ...]:
@@ -328,7 +417,7 @@ def _arguments(recipe: Recipe, endpoint: Endpoint, patched: Mapping[str, str]) -
         *recipe.container_image().command,
         f"{model}={MODEL}",
         f"--served-model-name={recipe.served_name}",
-        f"--host={endpoint.address}",
+        f"--host={LOOPBACK if endpoint.is_public else endpoint.address}",
         f"--port={endpoint.port}",
         *(argument for argument, _ in arguments(recipe)),
         *([f"--chat-template={BESIDE}/{patches.TEMPLATE}"] if patches.TEMPLATE in patched else []),

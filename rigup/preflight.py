@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ from rigup.packages import (
     toolkit_group,
     upstream,
 )
-from rigup.plan import EndpointPlan, Plan
+from rigup.plan import Plan
 from rigup.registry import HUB, registry_of
 from rigup.settings import Settings, gpu_indices
 
@@ -93,7 +94,8 @@ class HostFacts:
     `privilege` is root, sudo or none. `disks` answers `disk_paths`, `reachable` answers `destinations`. `stored` holds
     the bytes of each checkpoint directory that are there already, `images` the references by digest that Docker has,
     `installed` the apt packages with their versions, `gpus` the number of each GPU by its UUID (empty without a
-    driver), `our_ports` what endpoints of ours may listen on, `failed` why (endpoint, generation) gave way before.
+    driver), `our_ports` what endpoints of ours may listen on, `gates` the port of each gate that is up, `addresses` the
+    host's own, `failed` why (endpoint, generation) gave way before.
     """
 
     os_release: Mapping[str, str]
@@ -111,6 +113,8 @@ class HostFacts:
     installed: Mapping[str, str] = field(default_factory=dict)
     gpus: Mapping[str, int] = field(default_factory=dict)
     our_ports: Collection[int] = ()
+    gates: Mapping[str, int] = field(default_factory=dict)
+    addresses: Collection[str] = ()
     failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
@@ -138,6 +142,7 @@ def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[
         looking.memory,
         looking.disk,
         looking.secure_boot,
+        looking.public_addresses,
         looking.ports,
         looking.failed,
         looking.driver_cuda,
@@ -339,12 +344,23 @@ class _Looking:
                 "turn it off in the firmware, or enrol /var/lib/dkms/mok.pub at the console and turn it off until then",
             )
 
+    def public_addresses(self) -> None:
+        for endpoint in self.plan.endpoints:
+            if endpoint.public_address and endpoint.public_address not in self.facts.addresses:
+                own = [each for each in sorted(self.facts.addresses) if not ip_address(each).is_loopback]
+                self.problem(
+                    "address",
+                    f"{endpoint.public_address} of endpoint {endpoint.name} is no address of this host",
+                    f"set endpoints.{endpoint.name}.address to one of its own: {', '.join(own) or 'it has none'}",
+                )
+
     def ports(self) -> None:
         for endpoint in self.plan.endpoints:
             # One of ours: it stays, or gives way before another one takes its port.
-            if endpoint.port in self.facts.our_ports:
-                continue
-            taken = sorted({seen.address for seen in self.facts.listeners if _in_the_way(seen, endpoint)})
+            wanted = [] if endpoint.port in self.facts.our_ports else [endpoint.address]
+            if endpoint.public_address and self.facts.gates.get(endpoint.name) != endpoint.port:
+                wanted.append(endpoint.public_address)
+            taken = sorted({seen.address for seen in self.facts.listeners if _in_the_way(seen, wanted, endpoint.port)})
             if taken:
                 self.problem(
                     "port",
@@ -415,15 +431,11 @@ class _Looking:
         return needed
 
 
-def _in_the_way(listener: Listener, endpoint: EndpointPlan) -> bool:
-    """Whether that socket keeps this endpoint from listening."""
-    return listener.port == endpoint.port and listener.address in (
-        "0.0.0.0",
-        "::",
-        "::ffff:0.0.0.0",
-        endpoint.address,
-        f"::ffff:{endpoint.address}",
-    )
+def _in_the_way(listener: Listener, wanted: Sequence[str], port: int) -> bool:
+    """Whether that socket keeps others from listening on one of the addresses `wanted`."""
+    anywhere = ("0.0.0.0", "::", "::ffff:0.0.0.0") if wanted else ()
+    mapped = (f"::ffff:{address}" for address in wanted)
+    return listener.port == port and listener.address in (*anywhere, *wanted, *mapped)
 
 
 def _major_minor(version: str) -> tuple[int, int]:

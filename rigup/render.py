@@ -13,10 +13,13 @@ from rigup.errors import RigupError
 from rigup.plan import EndpointPlan
 
 __all__ = [
+    "CLIENT",
     "DOCKER",
+    "FATAL_LINES",
     "JUDGE",
     "PROVE",
     "PYTHON",
+    "SMOKE",
     "WAIT_READY",
     "docker_argv",
     "env_file_text",
@@ -26,6 +29,7 @@ __all__ = [
     "proof_of",
     "prove_argv",
     "record_text",
+    "recording",
     "start_seconds",
     "systemd_command",
     "systemd_quote",
@@ -38,6 +42,11 @@ PYTHON = "/usr/bin/python3"
 WAIT_READY = "/usr/local/lib/rigup/wait_ready.py"
 PROVE = "/usr/local/lib/rigup/prove.py"
 JUDGE = "/usr/local/lib/rigup/judge.py"
+FATAL_LINES = "/usr/local/lib/rigup/fatal.json"
+PROVE = "/usr/local/lib/rigup/prove.py"
+SMOKE = "/usr/local/lib/rigup/smoke.py"
+CLIENT = "/usr/local/lib/rigup/client"
+REQUEST_SECONDS = 600
 STOP_SECONDS = 60
 REQUEST_SECONDS = 600
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
@@ -112,6 +121,8 @@ def wait_argv(endpoint: EndpointPlan) -> list[str]:
         f"--container={endpoint.container}",
         f"--timeout={endpoint.ready_timeout}",
         f"--stall={endpoint.stall_timeout}",
+        f"--gpus={'all' if endpoint.gpus == 'all' else ','.join(map(str, endpoint.gpus))}",
+        f"--fatal={FATAL_LINES}",
     ]
 
 
@@ -125,19 +136,23 @@ def gpus_proof(endpoint: EndpointPlan) -> str:
     return f"gpus-{endpoint.image.rpartition(':')[2][:12]}"
 
 
+def recording(name: str, unit: str, digest: str) -> list[str]:
+    """The arguments that tell `prove.py` what its result is about, and where it goes."""
+    return [f"--out={proof_of(name)}", f"--unit={unit}", f"--digest={digest}"]
+
+
 def prove_argv(endpoint: EndpointPlan) -> list[str]:
-    """The command that proves that the endpoint, as it runs now, does what it should."""
+    """The command that proves that the endpoint, as it runs now, does what its recipe is for."""
     return [
-        PYTHON,
+        f"{CLIENT}/bin/python",
         PROVE,
         "endpoint",
         f"--url={endpoint.url}",
         f"--health={endpoint.ready_path}",
         f"--model={endpoint.served_name}",
         f"--timeout={REQUEST_SECONDS}",
-        f"--out={proof_of(f'endpoint-{endpoint.name}')}",
-        f"--unit={endpoint.unit}",
-        f"--digest={endpoint.digest}",
+        f"--expect={endpoint.smoke.model_dump_json()}",
+        *recording(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest),
     ]
 
 

@@ -151,21 +151,35 @@ def _host_lines(name: str, host: Mapping[str, Any], whole: bool) -> list[str]:
     lines = [f"  {name}: {counts}"]
     for endpoint in host["endpoints"] if whole else ():
         lines += [
-            f"    endpoint {endpoint['name']}: {endpoint['url']} (on {name})",
+            f"    endpoint {endpoint['name']}: {_where(name, endpoint)}",
             f"      recipe      {endpoint['recipe']}",
             f"      image       {endpoint['image_tag']}, {endpoint['image'].rpartition('@')[2]}",
             f"      checkpoint  {endpoint['repo']} at {endpoint['revision']}",
-            f"      try it      {try_line(host, endpoint)}",
+            f"      try it      {try_line(name, host, endpoint)}",
             f"      follow it   {follow_line(host, endpoint)}",
         ]
     return lines
 
 
-def try_line(host: Mapping[str, Any], endpoint: Mapping[str, Any]) -> str:
-    """A line for the control machine's shell that has the endpoint answer a chat completion."""
+def _where(name: str, endpoint: Mapping[str, Any]) -> str:
+    # Runs of earlier versions did not note it.
+    if public := endpoint.get("public_url"):
+        return f"{public}, with the key that `rigup key {name} {endpoint['name']}` shows"
+    return f"{endpoint['url']} (on {name})"
+
+
+def try_line(name: str, host: Mapping[str, Any], endpoint: Mapping[str, Any]) -> str:
+    """A line for the control machine's shell that has the endpoint answer a chat completion.
+
+    A key goes from one program to the other: it stands in no command line, and is not shown.
+    """
     question = {"model": endpoint["model"], "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
+    body = shlex.quote(json.dumps(question))
+    if public := endpoint.get("public_url"):
+        curl = f"curl -sS {public}/v1/chat/completions -H @- -H Content-Type:application/json -d {body}"
+        return f"rigup key {name} {endpoint['name']} --header | {curl}"
     curl = f"curl -sS {endpoint['url']}/v1/chat/completions -H Content-Type:application/json -d @-"
-    return f"echo {shlex.quote(json.dumps(question))} | {shlex.join(host['ssh'])} {curl}"
+    return f"echo {body} | {shlex.join(host['ssh'])} {curl}"
 
 
 def follow_line(host: Mapping[str, Any], endpoint: Mapping[str, Any]) -> str:

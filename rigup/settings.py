@@ -52,17 +52,24 @@ def _gpus(value: Any) -> Any:
     return tuple(value)
 
 
-def _loopback(value: str) -> str:
+def _address(value: str) -> str:
     try:
         address = ipaddress.ip_address(value)
     except ValueError:
-        raise complaint(f"{value!r} is no IP address", "use 127.0.0.1 or ::1") from None
-    if not address.is_loopback:
+        raise complaint(f"{value!r} is no IP address", "use 127.0.0.1, or an address of the host") from None
+    if address.is_unspecified or address.is_multicast:
+        # The engine listens on loopback with the same port, which leaves no room for a socket on all addresses.
+        raise complaint(f"{value} is no address of one host", "name the one under which clients reach it")
+    return str(address)
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
         raise complaint(
-            f"{value} is reachable from elsewhere, and the endpoint has no key yet",
-            "use 127.0.0.1, and reach it through `ssh -L 8000:127.0.0.1:8000 HOST`",
-        )
-    return value
+            f"{value!r} is no network", "for example 192.168.1.0/24 or 192.168.1.20; 0.0.0.0/0 is everybody"
+        ) from None
 
 
 def _absolute(value: str) -> str:
@@ -164,7 +171,8 @@ def _sysctl() -> dict[str, int | str]:
 
 
 Gpus = Annotated[Literal["all"] | tuple[int | str, ...], BeforeValidator(_gpus)]
-Loopback = Annotated[str, AfterValidator(_loopback)]
+Address = Annotated[str, AfterValidator(_address)]
+Network = Annotated[str, AfterValidator(_network)]
 HostPath = Annotated[str, AfterValidator(_absolute)]
 Url = Annotated[str, AfterValidator(_url)]
 Version = Annotated[str, AfterValidator(_version)]
@@ -184,8 +192,36 @@ class Endpoint(BaseModel):
         None, description="Recipe of this endpoint alone; without it the host's `recipe` holds."
     )
     gpus: Gpus = Field("all", description="`all`, or GPUs by number or UUID, as `nvidia-smi -L` prints them.")
-    address: Loopback = Field("127.0.0.1", description="Address it listens on; loopback only, as it has no key.")
+    address: Address = Field(
+        "127.0.0.1",
+        description="Address it answers on. Beyond loopback every request needs the endpoint's key (`rigup key`).",
+    )
     port: Port = Field(8000, description="TCP port it listens on.")
+    networks: tuple[Network, ...] = Field(
+        (),
+        description="Who may reach it beyond loopback, such as `[192.168.1.0/24]`; the firewall drops all others.",
+    )
+
+    @property
+    def is_public(self) -> bool:
+        """Whether it can be reached from beyond the host."""
+        return not ipaddress.ip_address(self.address).is_loopback
+
+    @model_validator(mode="after")
+    def _has_a_door(self) -> Endpoint:
+        if self.is_public and not self.networks:
+            raise complaint(
+                f"{self.address} is reachable from elsewhere, and networks does not say for whom",
+                f"networks: [192.168.1.0/24], or leave address out and use `ssh -L {self.port}:127.0.0.1:{self.port}`",
+            )
+        if self.networks and not self.is_public:
+            raise complaint(
+                f"networks has no meaning on {self.address}", "set address to one of the host's, or remove it"
+            )
+        family = ipaddress.ip_address(self.address).version
+        if other := [each for each in self.networks if ipaddress.ip_network(each).version != family]:
+            raise complaint(f"{', '.join(other)}: nobody there can reach {self.address}", f"use IPv{family} networks")
+        return self
 
 
 def _side_by_side(endpoints: dict[str, Endpoint]) -> dict[str, Endpoint]:
@@ -234,7 +270,7 @@ class Settings(BaseModel):
     )
     endpoints: Annotated[dict[Name, Endpoint], AfterValidator(_side_by_side)] = Field(
         default_factory=lambda: {"main": Endpoint()},  # type: ignore[call-arg]
-        description="What serves on this host, by name: `{recipe, gpus, address, port}` each.",
+        description="What serves on this host, by name: `{recipe, gpus, address, port, networks}` each.",
     )
 
     driver_branch: Annotated[Int, AfterValidator(_branch)] = Field(
@@ -279,6 +315,9 @@ class Settings(BaseModel):
         description="Limits in the container (bytes, -1 = none). NCCL pins memory and needs deep stacks.",
     )
 
+    random_weights: Bool = Field(
+        False, description="For checkpoints with random weights, as in the lab: nonsense is then what they must write."
+    )
     model_store: HostPath = Field("/srv/models", description="Where checkpoints lie, exactly as published.")
 
     cuda_mirror: Url = Field(
@@ -304,7 +343,7 @@ class Settings(BaseModel):
         2700, description="Seconds until an endpoint answers; the first start compiles kernels."
     )
     stall_timeout: Seconds = Field(
-        900, description="Seconds without a log line or growing GPU memory after which a start counts as stalled."
+        900, description="Seconds without log line, disk read or change of GPU memory after which a start has stalled."
     )
     retry: Bool = Field(
         False, description="Try again what was tried on the host before and gave way: `--data retry=true`."

@@ -11,7 +11,6 @@ in one round trip: an audit only reads, so the answers hold until it ends.
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import threading
 from functools import cache
@@ -22,18 +21,12 @@ import paramiko
 import testinfra.backend  # type: ignore[import-untyped]
 from testinfra.backend.base import BaseBackend, CommandResult  # type: ignore[import-untyped]
 
-from rigup import batch
+from rigup import batch, remote
 from rigup.batch import Answer, Ask
-from rigup.errors import RigupError
 from rigup.inventory import Host, Inventory, find_inventory, load_inventory
-from rigup.wire import Memory, memory_file, silence_paramiko, tune
+from rigup.wire import Memory, memory_file
 
 NAME = "rig"
-CONNECT_S = 15
-
-
-class AuditError(RigupError):
-    """A host cannot be audited at all."""
 
 
 @cache
@@ -62,7 +55,7 @@ class Wire:
     def answer(self, ask: Ask) -> Answer:
         """What the host answers; asked once. A lost connection is made again once: an audit only reads.
 
-        Raises AuditError where the host cannot be reached.
+        Raises Unreachable where the host cannot be reached.
         """
         with self._lock:
             self._memory.asked(ask)
@@ -96,8 +89,8 @@ class Wire:
                 return self._ask(ask)
             except (paramiko.SSHException, OSError, EOFError) as error:
                 if last:
-                    raise AuditError(
-                        f"{self.host.name}: the connection broke: {error or type(error).__name__}"
+                    raise remote.Unreachable(
+                        self.host, f"the connection broke: {error or type(error).__name__}"
                     ) from error
                 if self._client is not None:
                     self._client.close()
@@ -105,60 +98,17 @@ class Wire:
         raise AssertionError("unreachable")
 
     def _ask(self, ask: Ask) -> Answer:
-        channel = self._transport().open_session(timeout=CONNECT_S)
+        transport = self._transport()
         self.executions += 1
-        words = [ask.shell, "-c", ask.command]
-        channel.exec_command(shlex.join(["sudo", "-H", "-n", *words] if ask.sudo else words))
-        channel.shutdown_write()
-        # Side by side: a stream that nobody reads fills its window, and the command waits for ever.
-        errors: list[bytes] = []
-        reader = threading.Thread(target=lambda: errors.append(channel.makefile_stderr("rb").read()), daemon=True)
-        reader.start()
-        stdout = channel.makefile("rb").read()
-        reader.join()
-        code = channel.recv_exit_status()
-        if code == -1 and not self._transport().is_active():
-            raise EOFError("while a command ran")
-        return Answer(code, stdout, errors[0] if errors else b"")
+        return remote.execute(transport, ask)
 
     def _transport(self) -> paramiko.Transport:
         if self._client is None:
-            self._client = self._connect()
+            self._client = remote.connect(self.host)
         transport = self._client.get_transport()
         if transport is None:
             raise EOFError("the connection is gone")
         return transport
-
-    def _connect(self) -> paramiko.SSHClient:
-        silence_paramiko()
-        way = self.host.connection
-        client = paramiko.SSHClient()
-        # As the deploy: a host that is not known yet is taken at its word, one that has changed is refused.
-        client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
-        known = os.path.expanduser(way.known_hosts or "~/.ssh/known_hosts")
-        if os.path.exists(known):
-            client.load_host_keys(known)
-        try:
-            client.connect(
-                way.address,
-                port=way.port,
-                username=way.user,
-                key_filename=os.path.expanduser(way.key) if way.key else None,
-                look_for_keys=way.key is None,
-                allow_agent=way.key is None,
-                timeout=CONNECT_S,
-                banner_timeout=CONNECT_S,
-                auth_timeout=CONNECT_S,
-            )
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise AuditError(
-                f"{self.host.name}: no connection to {way.user}@{way.address}, port {way.port}: "
-                f"{error or type(error).__name__}"
-            ) from error
-        transport = client.get_transport()
-        if transport is not None:
-            tune(transport)
-        return client
 
 
 @cache

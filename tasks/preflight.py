@@ -27,11 +27,12 @@ from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
 from rigup.facts.docker import ImageDigests
 from rigup.facts.endpoints import Endpoints
 from rigup.facts.hardware import DiskFree, PciDevices, SecureBoot, nvidia_gpus
-from rigup.facts.network import ListeningPorts, Reachable
+from rigup.facts.network import Addresses, ListeningPorts, Reachable
 from rigup.facts.nvidia import GpuList
 from rigup.facts.packages import InstalledVersions
 from rigup.facts.serving import ModelStamp
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
+from rigup.facts.units import UnitState
 from rigup.lock import Lock
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan, make_plan, recipe_of
@@ -178,6 +179,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         return _fact(host, kind, sudo, **arguments)
 
     endpoints = fact(Endpoints)
+    gates = {each.name: fact(UnitState, unit=each.gate) for each in plan.endpoints if each.public_address}
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
     return HostFacts(
         os_release=system.os_release,
@@ -198,5 +200,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         installed=fact(InstalledVersions, names=sorted(names)),
         gpus={gpu.uuid: gpu.index for gpu in fact(GpuList)},
         our_ports=endpoints.busy_ports,
+        gates={name: port for name, unit in gates.items() if unit.runs and (port := endpoints.port_in_force(name))},
+        addresses=fact(Addresses),
         failed={key: f"was tried here at {tried.at} and {tried.why}" for key, tried in endpoints.failed.items()},
     )

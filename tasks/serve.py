@@ -7,8 +7,9 @@ from pathlib import Path
 from pyinfra.api.deploy import deploy
 from pyinfra.operations import files as pyinfra_files
 
-from rigup.operations import files, model, serving
-from rigup.render import JUDGE, PROVE, WAIT_READY
+from rigup.diagnosis import fatal_text
+from rigup.operations import files, model, serving, venv
+from rigup.render import CLIENT, FATAL_LINES, JUDGE, PROVE, SMOKE, WAIT_READY
 from tasks.preflight import Brief
 
 __all__ = ["serve"]
@@ -17,6 +18,7 @@ FILES = Path(__file__).resolve().parent.parent / "files"
 PROGRAMS = {
     "readiness check": WAIT_READY,
     "proof": PROVE,
+    "smoke set": SMOKE,
     "judge of arguments": JUDGE,
     "switch": serving.SWITCH,
 }
@@ -35,6 +37,13 @@ def serve(brief: Brief) -> None:
     for what, path in PROGRAMS.items():
         content = (FILES / Path(path).name).read_text()
         files.install(name=f"Install the {what}", dest=path, content=content, mode="755")
+    requirements = f"{CLIENT}-requirements.lock"
+    content = (FILES / Path(requirements).name).read_text()
+    files.install(name="Name the proof's packages", dest=requirements, content=content)
+    venv.synced(
+        name="Install the proof's packages", path=CLIENT, requirements=requirements, index=brief.settings.pypi_index
+    )
+    files.install(name="Install what the readiness check knows", dest=FATAL_LINES, content=fatal_text())
     for endpoint in endpoints:
         pyinfra_files.file(
             name=f"Have no other unit of {endpoint.name}", path=f"/etc/systemd/system/{endpoint.unit}", present=False

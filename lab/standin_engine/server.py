@@ -1,19 +1,25 @@
-"""A stand-in for an engine: it starts in a second, speaks the OpenAI protocol, and misbehaves on request.
+"""A stand-in for an engine: it starts in a second, answers by rule in vLLM's wire format, and misbehaves on request.
 
-It takes vLLM's options and passes over those it has no use for. Its own are for tests:
+It obeys short instructions, calls tools, thinks when it may, and sees whether a picture is red: what random weights
+cannot do. It takes vLLM's options and passes over those it has no use for. Its own are for tests:
 
 --lab-load-seconds N  how long it "loads" before it listens
+--lab-word-seconds N  how long it takes for each word that it streams
 --lab-fault NAME      what is wrong with it, one of FAULTS
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
+import re
+import struct
 import sys
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -23,24 +29,253 @@ FAULTS = {
     "dies-at-load": "the shapes of the weights do not fit, as in an image from before vLLM's pull request 35156",
     "stalls": "after NCCL's first line it says and does nothing more",
     "dies-at-first-request": "the engine ends with the first chat",
-    "no-streamed-tools": "tool calls work, but the streamed ones carry text that is no JSON",
+    "no-streamed-tools": "tool calls work, but the streamed ones lose their opening brace and are no JSON",
+    "garbage": "it writes what a broken FP4 kernel writes",
+    "babble": "it writes tokens drawn at random",
+    "thoughts-in-content": "no reasoning parser: <think> stands in the answer",
+    "no-tools": "the tool parser misses: the call stands in the answer as XML",
+    "required-as-xml": "tool_choice required brings XML in the content (vLLM issue 38106)",
+    "corrupt-third-step": "arguments break in the third step (speculation with prefix caching)",
+    "one-system-message": "it refuses a second system message, as Qwen's template does",
+    "forgetful": "it reads the last 2000 characters of a prompt",
+    "blind": "it refuses images",
+    "drafter-broken": "it drafts, and accepts nothing",
 }
 
-WORDS = ("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "the", "band", "plays", "on.")
-CITY = "Paris"
+SEA = (
+    "The sea is a wide and restless field of water that covers most of the earth. It is blue on a clear day and grey "
+    "in a storm, and it is never quite still. The waves come in from far away and break on the sand, and the wind "
+    "carries the smell of salt to the land. For as long as there have been people they have lived with the sea, "
+    "fished in it, sailed on it and told stories of it to their children in the long evenings."
+)
 
 
 def log(text: str) -> None:
     print(f"(APIServer pid={os.getpid()}) INFO {time.strftime('%m-%d %H:%M:%S')} {text}", flush=True)
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+def said(message: dict[str, Any]) -> str:
+    """The text of a message, whichever way it was sent."""
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
+
+
+def first_pixel(url: str) -> tuple[int, int, int]:
+    """Of a PNG with eight bits of red, green and blue, in a data URL."""
+    data, at, pixels = base64.b64decode(url.partition(",")[2]), 8, b""
+    while at < len(data):
+        (length,), kind = struct.unpack(">I", data[at : at + 4]), data[at + 4 : at + 8]
+        pixels += data[at + 8 : at + 8 + length] if kind == b"IDAT" else b""
+        at += 12 + length
+    red, green, blue = zlib.decompress(pixels)[1:4]
+    return red, green, blue
+
+
+class Refusal(Exception):
+    """The request is answered with 400."""
+
+
+class Mind:
+    """What it answers. All rules are about what the last messages say."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        """`content`, `reasoning` and `calls` (name and arguments as text). Raises Refusal."""
+        messages = body["messages"]
+        systems = [message for message in messages if message["role"] == "system"]
+        if len(systems) > 1 and self.fault == "one-system-message":
+            raise Refusal("System message must be at the beginning.")
+        tools = [entry["function"]["name"] for entry in body.get("tools") or []]
+        found = self.call(messages, tools) if tools else None
+        if found:
+            return self.with_faults(found, body.get("tool_choice") == "required", bool(body.get("stream")))
+        return self.text(messages, thinks=(body.get("chat_template_kwargs") or {}).get("enable_thinking", True))
+
+    def call(self, messages: list[dict[str, Any]], tools: list[str]) -> dict[str, Any] | None:
+        task = next(said(message) for message in messages if message["role"] == "user")
+        if "get_stock" in tools and "stock of" in task:
+            wanted = re.findall(r"\b[A-Z]\d\b", task)
+            results = [said(message) for message in messages if message["role"] == "tool"]
+            if len(results) < len(wanted):
+                step = len(results) + 1
+                return {"name": "get_stock", "arguments": json.dumps({"article": wanted[len(results)]}), "step": step}
+            return None
+        city = re.search(r"in ([A-Z]\w+)", task)
+        return {"name": tools[0], "arguments": json.dumps({"city": city[1] if city else "Paris"}), "step": 1}
+
+    def with_faults(self, call: dict[str, Any], required: bool, stream: bool) -> dict[str, Any]:
+        xml = f"<tool_call>\n<function={call['name']}>\n</function>\n</tool_call>"
+        if self.fault == "no-tools" or (required and self.fault == "required-as-xml"):
+            return {"content": xml}
+        arguments = call["arguments"]
+        if stream and self.fault == "no-streamed-tools":
+            arguments = arguments.removeprefix("{")
+        if call["step"] == 3 and self.fault == "corrupt-third-step":
+            arguments = arguments.replace('"', "!", 2)
+        return {"calls": [(call["name"], arguments)]}
+
+    def text(self, messages: list[dict[str, Any]], thinks: bool) -> dict[str, Any]:
+        last = messages[-1]
+        text = said(last)
+        if self.fault == "garbage":
+            return {"content": "!" * 64}
+        if self.fault == "babble":
+            return {"content": "worturn ay ks tuft eks amet aboutt asD " * 8, "reasoning": "wrong" if thinks else ""}
+        images = [
+            part["image_url"]["url"]
+            for part in last.get("content") or []
+            if isinstance(part, dict) and "image_url" in part
+        ]
+        if images and self.fault == "blind":
+            raise Refusal("At most 0 image(s) may be provided in one prompt.")
+        if images:
+            return {"content": "Red" if first_pixel(images[0]) == (255, 0, 0) else "Another colour"}
+        if self.fault == "forgetful":
+            text = text[-2000:]
+        if exact := re.search(r"Reply with exactly: (\S+)", text):
+            return {"content": exact[1]}
+        if "magic word" in text:
+            magic = re.search(r"magic word is (\S+)\.", text)
+            return {"content": magic[1] if magic else "I do not know."}
+        if product := re.search(r"(\d+) \* (\d+)", text):
+            result = str(int(product[1]) * int(product[2]))
+            thought = f"{product[0]} is {result}."
+            if self.fault == "thoughts-in-content":
+                return {"content": f"<think>{thought}</think>{result}"}
+            return {"content": result, "reasoning": thought if thinks else ""}
+        if count := re.search(r"Count from 1 to (\d+)", text):
+            return {"content": ", ".join(map(str, range(1, int(count[1]) + 1)))}
+        numbers = [int(said(message)) for message in messages if message["role"] == "tool"]
+        return {"content": f"The sum is {sum(numbers)}." if numbers else SEA}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """vLLM's endpoints, as far as clients use them."""
+
+    protocol_version = "HTTP/1.1"
+    server: Engine
+
+    def do_GET(self) -> None:
+        pages = {"/health": b"{}", "/metrics": self.server.metrics().encode()}
+        card = {"id": self.server.model, "object": "model", "owned_by": "vllm", "max_model_len": self.server.context}
+        pages["/v1/models"] = json.dumps({"object": "list", "data": [card]}).encode()
+        healthy = self.server.mind.fault != "never-healthy"
+        self.reply(
+            200 if self.path in pages and healthy else 503 if self.path in pages else 404, pages.get(self.path, b"")
+        )
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.server.mind.fault == "dies-at-first-request":
+            print(
+                "(EngineCore pid=25) ERROR [core.py] EngineCore encountered a fatal error.", file=sys.stderr, flush=True
+            )
+            message = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+            error = {"message": message, "type": "InternalServerError", "code": 500}
+            self.reply(500, json.dumps({"error": error}).encode())
+            os._exit(1)
+        try:
+            answer = self.server.mind.answer(body)
+        except Refusal as refusal:
+            error = {"message": str(refusal), "type": "BadRequestError", "param": None, "code": 400}
+            return self.reply(400, json.dumps({"error": error}).encode())
+        self.server.note(body)
+        prompt = sum(len(said(message)) for message in body["messages"]) // 4 + 8
+        pieces = re.findall(r"\S+\s*", answer.get("content") or "") or [""]
+        pieces = pieces[: body.get("max_tokens") or len(pieces)]
+        tokens = max(1, len(pieces))
+        usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
+        if body.get("stream"):
+            return self.stream(answer, pieces)
+        calls = [self.tool_call(at, name, arguments) for at, (name, arguments) in enumerate(answer.get("calls") or [])]
+        message = {"role": "assistant", "content": None if calls else "".join(pieces), "tool_calls": calls}
+        message["reasoning"] = answer.get("reasoning") or None
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "tool_calls" if calls else "stop"}
+        whole = {**self.head("chat.completion"), "choices": [choice], "usage": usage}
+        self.reply(200, json.dumps(whole).encode())
+
+    def stream(self, answer: dict[str, Any], pieces: list[str]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        for delta in [{"role": "assistant", "content": ""}, *self.deltas(answer, pieces)]:
+            time.sleep(self.server.pause)
+            self.event({"index": 0, "delta": delta, "logprobs": None, "finish_reason": None})
+        finish = "tool_calls" if answer.get("calls") else "stop"
+        self.event({"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": finish})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def deltas(self, answer: dict[str, Any], pieces: list[str]) -> Iterator[dict[str, Any]]:
+        if answer.get("reasoning"):
+            yield {"reasoning": answer["reasoning"]}
+        if not answer.get("calls"):
+            yield from ({"content": piece} for piece in pieces)
+        for at, (name, arguments) in enumerate(answer.get("calls") or []):
+            yield {"tool_calls": [self.tool_call(at, name, "")]}
+            for start in range(0, len(arguments), 5):
+                yield {"tool_calls": [{"index": at, "function": {"arguments": arguments[start : start + 5]}}]}
+
+    def tool_call(self, at: int, name: str, arguments: str) -> dict[str, Any]:
+        function = {"name": name, "arguments": arguments}
+        return {
+            "id": f"chatcmpl-tool-{time.monotonic_ns():x}{at}",
+            "type": "function",
+            "index": at,
+            "function": function,
+        }
+
+    def event(self, choice: dict[str, Any]) -> None:
+        self.wfile.write(
+            b"data: " + json.dumps({**self.head("chat.completion.chunk"), "choices": [choice]}).encode() + b"\n\n"
+        )
+
+    def head(self, kind: str) -> dict[str, Any]:
+        return {"id": "chatcmpl-1", "object": kind, "created": int(time.time()), "model": self.server.model}
+
+    def reply(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json" if body.startswith(b"{") else "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        log(f"{self.client_address[0]} - {format % args}")
+
+
+class Engine(ThreadingHTTPServer):
+    """The server, and what it counts."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], model: str, context: int, fault: str, pause: float) -> None:
+        super().__init__(address, Handler)
+        self.pause = pause
+        self.model, self.context, self.mind = model, context, Mind(fault)
+        self.drafted = self.accepted = 0
+
+    def note(self, body: dict[str, Any]) -> None:
+        self.drafted += 100
+        self.accepted += 0 if self.mind.fault == "drafter-broken" else 80
+
+    def metrics(self) -> str:
+        labels = f'{{engine="0",model_name="{self.model}"}}'
+        counted = {"draft": self.drafted, "accepted": self.accepted}
+        return "".join(f"vllm:spec_decode_num_{name}_tokens_total{labels} {float(n)}\n" for name, n in counted.items())
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--served-model-name", default="model")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--max-model-len", type=int, default=262144)
     parser.add_argument("--lab-load-seconds", type=float, default=1.0)
+    parser.add_argument("--lab-word-seconds", type=float, default=0.0)
     parser.add_argument("--lab-fault", choices=FAULTS, default="none")
     return parser.parse_known_args(argv)[0]
 
@@ -65,146 +300,18 @@ def load(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def words_of(asked: dict[str, Any]) -> str:
-    """The answer's text: what it was asked to repeat, else so many words."""
-    last = str(asked["messages"][-1].get("content") or "")
-    if "exactly: " in last:
-        return last.partition("exactly: ")[2].split()[0].strip(".\"'")
-    limit = int(asked.get("max_tokens") or asked.get("max_completion_tokens") or 64)
-    return " ".join(WORDS[index % len(WORDS)] for index in range(limit))
-
-
-def call_of(asked: dict[str, Any]) -> dict[str, Any] | None:
-    """The tool call that the question asks for; None where there are no tools or their results are in."""
-    tools, choice = asked.get("tools") or [], asked.get("tool_choice", "auto")
-    results = sum(message.get("role") == "tool" for message in asked["messages"])
-    if not tools or choice == "none" or (results and choice == "auto" and results >= len(tools)):
-        return None
-    function = tools[min(results, len(tools) - 1)]["function"]
-    schema = function.get("parameters", {})
-    values = {name: value_for(schema["properties"][name]) for name in schema.get("required", [])}
-    return {"name": function["name"], "arguments": json.dumps(values)}
-
-
-def value_for(schema: dict[str, Any]) -> Any:
-    if "enum" in schema:
-        return schema["enum"][0]
-    return {"integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}}.get(schema.get("type", ""), CITY)
-
-
-def pieces(text: str, size: int = 8) -> Iterator[str]:
-    for start in range(0, len(text), size):
-        yield text[start : start + size]
-
-
-class Handler(BaseHTTPRequestHandler):
-    options: argparse.Namespace
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        if self.path == "/health":
-            self.answer({}, 503 if self.options.lab_fault == "never-healthy" else 200)
-        elif self.path == "/v1/models":
-            name, length = self.options.served_model_name, self.options.max_model_len
-            self.answer({"object": "list", "data": [{"id": name, "object": "model", "max_model_len": length}]})
-        elif self.path == "/metrics":
-            self.answer(None)
-        else:
-            self.answer({"error": {"message": "Not Found", "type": "NotFoundError", "code": 404}}, 404)
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
-        if self.path != "/v1/chat/completions":
-            self.answer({"error": {"message": "Not Found", "type": "NotFoundError", "code": 404}}, 404)
-            return
-        if self.options.lab_fault == "dies-at-first-request":
-            print("(EngineCore pid=25) ERROR [core.py] EngineCore encountered a fatal error.", file=sys.stderr)
-            message = "EngineCore encountered an issue. See stack trace (above) for the root cause."
-            self.answer({"error": {"message": message, "type": "InternalServerError", "code": 500}}, 500)
-            os._exit(1)
-        call = call_of(asked)
-        if asked.get("stream"):
-            self.stream(asked, call)
-        else:
-            self.whole(asked, call)
-
-    def whole(self, asked: dict[str, Any], call: dict[str, Any] | None) -> None:
-        text = None if call else words_of(asked)
-        message: dict[str, Any] = {"role": "assistant", "content": text, "tool_calls": []}
-        if thinks(asked):
-            message["reasoning"] = message["reasoning_content"] = "Let me think."
-        if call:
-            message["tool_calls"] = [{"id": "call_1", "type": "function", "function": call}]
-        reason = "tool_calls" if call else "stop"
-        tokens = len((text or json.dumps(call)).split())
-        self.answer(
-            {
-                "id": "chatcmpl-1",
-                "object": "chat.completion",
-                "created": int(time.time()),
-                "model": asked.get("model"),
-                "choices": [{"index": 0, "message": message, "finish_reason": reason}],
-                "usage": {"prompt_tokens": 8, "completion_tokens": tokens, "total_tokens": 8 + tokens},
-            }
-        )
-
-    def stream(self, asked: dict[str, Any], call: dict[str, Any] | None) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.close_connection = True
-        self.event(asked, {"role": "assistant", "content": ""})
-        if thinks(asked):
-            self.event(asked, {"reasoning": "Let me think.", "reasoning_content": "Let me think."})
-        if call:
-            head = {"index": 0, "id": "call_1", "type": "function", "function": {**call, "arguments": ""}}
-            self.event(asked, {"tool_calls": [head]})
-            arguments = call["arguments"]
-            if self.options.lab_fault == "no-streamed-tools":
-                arguments = arguments[1:]
-            for piece in pieces(arguments):
-                self.event(asked, {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]})
-        else:
-            for word in words_of(asked).split():
-                self.event(asked, {"content": f"{word} "})
-                time.sleep(0.02)
-        self.event(asked, {}, "tool_calls" if call else "stop")
-        self.wfile.write(b"data: [DONE]\n\n")
-
-    def event(self, asked: dict[str, Any], delta: dict[str, Any], reason: str | None = None) -> None:
-        chunk = {
-            "id": "chatcmpl-1",
-            "object": "chat.completion.chunk",
-            "created": int(time.time()),
-            "model": asked.get("model"),
-            "choices": [{"index": 0, "delta": delta, "finish_reason": reason}],
-        }
-        self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        self.wfile.flush()
-
-    def answer(self, body: dict[str, Any] | None, status: int = 200) -> None:
-        text = b"" if body is None else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/plain" if body is None else "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, format: str, *args: object) -> None:
-        log(f"{self.client_address[0]} - {format % args}")
-
-
-def thinks(asked: dict[str, Any]) -> bool:
-    return bool((asked.get("chat_template_kwargs") or {}).get("enable_thinking", True))
-
-
 def main() -> None:
     options = parse()
     load(options)
-    Handler.options = options
-    log(f"Starting vLLM server on http://{options.host}:{options.port}")
-    ThreadingHTTPServer((options.host, options.port), Handler).serve_forever()
+    engine = Engine(
+        (options.host, options.port),
+        options.served_model_name,
+        options.max_model_len,
+        options.lab_fault,
+        options.lab_word_seconds,
+    )
+    log(f"Starting vLLM server on http://{options.host}:{engine.server_port}")
+    engine.serve_forever()
 
 
 if __name__ == "__main__":

@@ -49,6 +49,10 @@ class EndpointsValue(Value):
         """Ports that may be taken by endpoints of ours."""
         return {port for (name, _), port in self.ports.items() if name in self.active}
 
+    def port_in_force(self, name: str) -> int | None:
+        """The port of the endpoint's generation that is in force."""
+        return self.ports.get((name, self.in_force.get(name, "")))
+
     @property
     def names(self) -> set[str]:
         """All endpoints that left anything on the host."""

@@ -11,7 +11,16 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts._reading import Value, reading
 
-__all__ = ["Listener", "ListeningPorts", "Reachability", "Reachable", "parse_listeners", "parse_reachability"]
+__all__ = [
+    "Addresses",
+    "Listener",
+    "ListeningPorts",
+    "Reachability",
+    "Reachable",
+    "parse_addresses",
+    "parse_listeners",
+    "parse_reachability",
+]
 
 LISTEN = "0A"
 REACHED = "reached"
@@ -52,6 +61,26 @@ def parse_reachability(lines: list[str]) -> Reachability:
         return Reachability(True)
     complaint = lines[0].rpartition(": ")[2] if len(lines) > 1 else f"no answer within {PATIENCE_S} s"
     return Reachability(False, complaint)
+
+
+def parse_addresses(lines: list[str]) -> list[str]:
+    """From `hostname -I`: all addresses but those of loopback and those that hold on one link alone."""
+    return sorted(str(ipaddress.ip_address(word)) for word in " ".join(lines).split())
+
+
+class Addresses(FactBase[list[str]]):
+    """The IP addresses under which others can reach the host."""
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def command(self) -> str:
+        return "hostname -I 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> list[str]:
+        return parse_addresses(output)
 
 
 class ListeningPorts(FactBase[set[Listener]]):

@@ -13,6 +13,7 @@ from pyinfra.api.command import QuoteString
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 
+from rigup.diagnosis import explain
 from rigup.facts.units import UnitState, UnitStateValue, parse_unit_state
 from rigup.operations._host import Clock, ConnectionLost, check, duration, run, say, try_reconnect
 
@@ -31,6 +32,10 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 LINE_WIDTH = 140
 # More than any unit of ours says that is told line by line.
 TELL_LINES = 1000
+
+SHOWN_LINES = 30
+# Tracebacks of four workers lie between the first error and the last line.
+DIAGNOSED_LINES = 2000
 
 
 def show(host: Host, unit: str, inputs: Sequence[str] = ()) -> UnitStateValue:
@@ -51,7 +56,7 @@ def show_patiently(host: Host, unit: str, clock: Clock) -> UnitStateValue:
                 clock.nap()
 
 
-def last_lines(host: Host, unit: str, invocation: str, count: int = 30) -> list[str]:
+def last_lines(host: Host, unit: str, invocation: str, count: int = SHOWN_LINES) -> list[str]:
     """The last `count` lines that the unit wrote in that invocation, without colours."""
     selected = f"_SYSTEMD_INVOCATION_ID={invocation}" if invocation else f"_SYSTEMD_UNIT={unit}"
     answer = run(host, "journalctl --no-pager --quiet --output=cat --lines", str(count), QuoteString(selected))
@@ -71,11 +76,15 @@ def failure(host: Host, unit: str, state: UnitStateValue, what: str) -> UnitFail
     """The error for a unit that did not do what it should, with the end of its log."""
     # What a unit says last may reach the journal after its end was noticed.
     run(host, "journalctl --sync")
-    lines = "\n".join(f"    {line}" for line in last_lines(host, unit, state.invocation)) or "    (it wrote nothing)"
-    return UnitFailed(
-        f"{what} on {host.name}: {unit} is {state.active} ({state.sub}, {state.result}). Its last lines:\n{lines}\n"
-        f"More: journalctl -u {unit}"
-    )
+    log = last_lines(host, unit, state.invocation, DIAGNOSED_LINES)
+    lines = "\n".join(f"    {line}" for line in log[-SHOWN_LINES:]) or "    (it wrote nothing)"
+    told = [
+        f"{what} on {host.name}: {unit} is {state.active} ({state.sub}, {state.result}). Its last lines:",
+        lines,
+        *explain(log),
+        f"More: journalctl -u {unit}",
+    ]
+    return UnitFailed("\n".join(told))
 
 
 def wait_for_leftover(host: Host, unit: str, what: str, limit_s: float) -> None:

@@ -16,11 +16,12 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.context import host
 
+from rigup.diagnosis import explain
 from rigup.facts.endpoints import Endpoints, EndpointsValue, parse_endpoints
 from rigup.facts.files import FileInfo, FileState, parse_file_info
 from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
 from rigup.operations._host import check, run, say, work
-from rigup.operations._units import UnitFailed, run_as_unit, show, wait_for_leftover
+from rigup.operations._units import SHOWN_LINES, UnitFailed, run_as_unit, show, wait_for_leftover
 from rigup.operations.systemd import ENABLED, stale_reasons
 from rigup.plan import ENDPOINTS, EndpointPlan
 from rigup.render import docker_argv, inputs_of, judge_argv, start_seconds, unit_text
@@ -94,7 +95,8 @@ def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta]
     its proof, all that was stopped serves again as before, and the operation fails with what was found.
     """
     found: EndpointsValue = host.get_fact(Endpoints)
-    removed = sorted(found.in_force.keys() - {endpoint.name for endpoint in endpoints})
+    # Active without being in force: what a switch had on trial that was given up.
+    removed = sorted((found.in_force.keys() | found.active) - {endpoint.name for endpoint in endpoints})
     todo = [_todo(endpoint) for endpoint in endpoints]
     foreseen = any(not meta.is_complete() and meta.will_change for meta in reload_for)
     if not any(todo) and not removed and not foreseen:
@@ -172,7 +174,7 @@ def _told(host: Host, endpoints: Sequence[EndpointPlan]) -> str | None:
         "lost": f"What served before does not serve either: {last.get('worse')}",
         "failed": "It still runs, for better than nothing." if last.get("proof") else "Nothing served there before.",
     }.get(last["result"], "")
-    lines = "\n".join(f"    {line}" for line in last["log"]) or "    (it wrote nothing)"
+    lines = "\n".join(f"    {line}" for line in last["log"][-SHOWN_LINES:]) or "    (it wrote nothing)"
     again = (
         "It is not tried again by itself: change the recipe, or run once with `--data retry=true`."
         if (name, last["to"].get(name)) in found.failed
@@ -181,5 +183,6 @@ def _told(host: Host, endpoints: Sequence[EndpointPlan]) -> str | None:
     unit = next((endpoint.unit for endpoint in endpoints if endpoint.name == name), f"llm@{name}.service")
     return (
         f"{host.name}: {recipe} as {name} {last['why']}\n{outcome}\nIts last lines:\n{lines}\n"
-        f"More: journalctl -u {unit}\n{again}"
+        + "".join(f"{line}\n" for line in explain(last["log"]))
+        + f"More: journalctl -u {unit}\n{again}"
     )

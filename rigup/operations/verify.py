@@ -10,10 +10,12 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
+from rigup.diagnosis import explain
 from rigup.facts.serving import Proof, ProofValue
 from rigup.operations._host import run, say, work
+from rigup.operations._units import DIAGNOSED_LINES, SHOWN_LINES, last_lines, show
 from rigup.plan import EndpointPlan
-from rigup.render import PROVE, PYTHON, gpus_proof, proof_of, prove_argv
+from rigup.render import PROVE, PYTHON, gpus_proof, proof_of, prove_argv, recording
 
 __all__ = ["proof"]
 
@@ -24,20 +26,30 @@ DOCKER = "docker.service"
 
 @operation()
 def proof(endpoint: EndpointPlan, gpus: int) -> Commands:
-    """Have it proven that containers on the host see its GPUs, and that `endpoint` answers.
+    """Have it proven that containers on the host see its GPUs, and that `endpoint` does what its recipe is for.
 
     Containers must see them by `--gpus`, by CDI, and still after `systemctl daemon-reload`; they are made from the
-    endpoint's own image, and nothing is pulled. That holds until Docker is started anew. The endpoint must be healthy,
-    list its model and complete a chat; that holds for this plan and this start of its unit.
+    endpoint's own image, and nothing is pulled. That holds until Docker is started anew. The endpoint's own proof holds
+    for this plan and this start of its unit. Where it is reachable from beyond the host, it must refuse who has no key.
 
     + gpus: how many GPUs the host has
     """
     digest = f"{endpoint.image} {gpus}"
     argv = [PYTHON, PROVE, "gpus", f"--image={endpoint.image}", f"--count={gpus}"]
     name = gpus_proof(endpoint)
-    argv += [f"--out={proof_of(name)}", f"--unit={DOCKER}", f"--digest={digest}"]
-    yield from _proven(name, DOCKER, digest, argv)
+    yield from _proven(name, DOCKER, digest, [*argv, *recording(name, DOCKER, digest)])
     yield from _proven(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, prove_argv(endpoint))
+    if endpoint.public_url:
+        argv = [PYTHON, PROVE, "gate", f"--url={endpoint.public_url}", f"--health={endpoint.ready_path}"]
+        name, unit, digest = f"gate-{endpoint.name}", endpoint.gate, endpoint.public_url
+        argv += [f"--key-file={endpoint.key_file}", *recording(name, unit, digest)]
+        yield from _proven(name, unit, digest, argv)
+
+
+def _log_of(host: Host, unit: str) -> list[str]:
+    """The last lines of the unit's log, and what it shows of a known cause."""
+    log = last_lines(host, unit, show(host, unit).invocation, DIAGNOSED_LINES)
+    return [f"The last lines of {unit}:", *(f"    {line}" for line in log[-SHOWN_LINES:]), *explain(log)]
 
 
 def _proven(name: str, unit: str, digest: str, argv: Sequence[str]) -> Commands:
@@ -52,7 +64,7 @@ def _proven(name: str, unit: str, digest: str, argv: Sequence[str]) -> Commands:
         for line in answer.lines:
             say(host, line)
         if not answer.ok:
-            listed = "\n".join(f"    {line}" for line in answer.errors)
-            raise OperationError(f"{host.name}: {name} does not do what it should.\n{listed}".rstrip())
+            told = [f"{host.name}: {name} does not do what it should.", *(f"    {line}" for line in answer.errors)]
+            raise OperationError("\n".join([*told, *_log_of(host, unit)]))
 
     yield work(prove, f"prove {name}")

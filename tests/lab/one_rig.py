@@ -63,7 +63,8 @@ DRIFTS = (
     Drift(
         "a key in Docker's configuration",
         """sed -i 's/"log-driver": "local"/"log-driver": "json-file"/' /etc/docker/daemon.json""",
-        ("docker | Merge our keys into daemon.json",),
+        # Once Docker is started anew, containers must show that they see the GPUs.
+        ("docker | Merge our keys into daemon.json", "verify | Prove that main serves"),
     ),
 )
 

@@ -35,11 +35,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "standin-dies-at-load": {"add": ["--lab-fault=dies-at-load"]},
     "standin-stalls": {"add": ["--lab-fault=stalls"]},
     "standin-dies-at-first-request": {"add": ["--lab-fault=dies-at-first-request"]},
-    "standin-slow": {"add": ["--lab-load-seconds=6"], "remove": ["--lab-load-seconds"]},
-    "standin-dies-late": {
-        "add": ["--lab-load-seconds=6", "--lab-fault=dies-at-load"],
-        "remove": ["--lab-load-seconds"],
-    },
+    "standin-no-streamed-tools": {"add": ["--lab-fault=no-streamed-tools"]},
+    "standin-slow": SLOW,
+    "standin-dies-late": {**SLOW, "add": [*SLOW["add"], "--lab-fault=dies-at-load"]},
     "standin-half": {"add": ["--seed=2"]},
     "standin-half-broken": {"add": ["--seed=2", "--lab-fault=dies-at-load"]},
 }
@@ -50,8 +48,9 @@ FAULTS = {
         {"ready_timeout": 10},
     ),
     "standin-dies-at-load": (r"did not come up: not ready after \d s: .* has ended", {}),
-    "standin-stalls": (r"did not come up: not ready after .*it has stalled: no log line", {"stall_timeout": 10}),
+    "standin-stalls": (r"did not come up: not ready after .*it has stalled: ", {"stall_timeout": 10}),
     "standin-dies-at-first-request": (r"came up, and fails its proof: .*EngineCore encountered an issue", {}),
+    "standin-no-streamed-tools": (r"came up, and fails its proof: streams a tool call: ", {}),
 }
 LAST_WORDS = {
     "standin-dies-at-load": "Tried to load weights of size torch.Size([512, 4096])",
@@ -101,10 +100,14 @@ def project(directory: Path) -> Path:
     for part in PARTS:
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, directory / part)
-    kept = {"workload": ["chat"], "status": "reported", "tool_calls": "reliable"}
+    kept = {"status": "reported", "tool_calls": "reliable"}
     evidence = [{"source": "the lab", "kind": "assembled", "says": "a stand-in"}]
     base = yaml.safe_load((directory / "recipes/vllm-nvfp4-cu130.yaml").read_text())
-    base |= {"id": "standin-a", "image": {"tag": "rigup-lab/standin:1"}, "argv": ["--lab-load-seconds=1"]}
+    base |= {
+        "id": "standin-a",
+        "image": {"tag": "rigup-lab/standin:1"},
+        "argv": ["--lab-load-seconds=1", "--lab-word-seconds=0.01"],
+    }
     del base["patches"]
     for name, argv in RECIPES.items():
         recipe = {"id": name, "title": name, "extends": "standin-a", "argv": argv, "evidence": evidence, **kept}
@@ -123,7 +126,9 @@ def rig(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ri
         host.reset(release="trixie", gpus=4, login="root")
         machine.write_known_hosts()
         copy = tmp_path_factory.mktemp("project")
-        rig = Rig(host, Rigs(directory, {NAME: world.connection(host)}, world.defaults(), project(copy)))
+        # The stand-in can do all that the smoke set asks for.
+        defaults = {**world.defaults(), "random_weights": False}
+        rig = Rig(host, Rigs(directory, {NAME: world.connection(host)}, defaults, project(copy)))
         result = rig.deploy()
         assert result.code == 0, result.output
         yield rig
@@ -248,8 +253,8 @@ def test_a_switch_that_is_killed_itself_goes_on(rig: Rig) -> None:
 
 STREAM = """
 import json, sys, urllib.request
-asked = {"model": "Qwen3.5-397B-A17B", "stream": True, "max_tokens": 500}
-asked["messages"] = [{"role": "user", "content": "?"}]
+asked = {"model": "Qwen3.5-397B-A17B", "stream": True}
+asked["messages"] = [{"role": "user", "content": "Count from 1 to 1000"}]
 request = urllib.request.Request("http://127.0.0.1:8000/v1/chat/completions", json.dumps(asked).encode())
 print(sum(b'"content"' in line for line in urllib.request.urlopen(request, timeout=60)))
 """
@@ -269,8 +274,8 @@ def test_a_deploy_with_nothing_to_do_does_not_disturb_a_request(rig: Rig) -> Non
     assert thread.is_alive(), "the deploy was to end before the stream does"
     thread.join()
     assert result.changed() == []
-    # The first event has an empty content.
-    assert seen == ["501"]
+    # The first event and the last one have an empty content.
+    assert seen == ["1002"]
     assert rig.invocation() == before
 
 
@@ -307,6 +312,22 @@ def test_one_endpoint_becomes_two_and_one_again_and_a_half_that_fails_brings_bac
     assert rig.deploy().code == 0
     assert rig.serves() == "standin-a"
     rig.is_whole()
+
+
+def test_a_trial_that_was_given_up_half_way_leaves_nothing_behind(rig: Rig) -> None:
+    def give_up() -> None:
+        rig.shell("until systemctl show llm@right | grep -q '^FragmentPath=/run/'; do sleep 0.1; done")
+        rig.shell("systemctl stop rigup-switch.service")
+
+    result = meanwhile(lambda: rig.deploy(endpoints=HALVES), give_up)
+    assert result.code == 1, result.output
+    result = rig.deploy()
+    assert result.code == 0, result.output
+    assert rig.serves() == "standin-a"
+    rig.is_whole()
+    assert rig.shell("docker ps --format '{{.Names}}'") == "llm-main"
+    assert rig.shell("systemctl list-units --all --plain --no-legend 'llm@*' | wc -l") == "1"
+    assert rig.deploy().changed() == []
 
 
 def test_the_container_has_no_privileges_and_the_log_stands_in_the_journal_once(rig: Rig) -> None:

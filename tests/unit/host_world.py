@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-__all__ = ["FILES", "Page", "program", "run_program", "site"]
+__all__ = ["FILES", "Page", "program", "run_program", "site", "site_with_headers"]
 
 FILES = Path(__file__).resolve().parents[2] / "files"
 
@@ -34,13 +34,20 @@ Answers = Callable[[str, str, bytes], Page]
 @contextmanager
 def site(answers: Answers) -> Iterator[str]:
     """The address of a server that answers each (method, path, body) with `answers`."""
+    with site_with_headers(lambda method, path, body, headers: answers(method, path, body)) as url:
+        yield url
+
+
+@contextmanager
+def site_with_headers(answers: Callable[[str, str, bytes, Mapping[str, str]], Page]) -> Iterator[str]:
+    """As `site`, for answers that depend on the request's headers too."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            page = answers(self.command, self.path, body)
+            page = answers(self.command, self.path, body, dict(self.headers))
             self.send_response(page.status)
             headers = dict(page.headers or {})
             headers.setdefault("Content-Length", str(len(page.body)))

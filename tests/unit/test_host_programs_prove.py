@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import stat
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.host_world import Page, program, run_program, site
+from tests.unit.host_world import Page, program, run_program, site_with_headers
 
 GPUS = "\n".join(f"echo 'GPU {at}: NVIDIA RTX PRO 6000 (UUID: GPU-{at})'" for at in range(4))
 IMAGE = f"vllm/vllm-openai@sha256:{'a' * 64}"
@@ -101,64 +102,37 @@ def test_a_unit_started_anew_meanwhile_makes_the_proof_void(tools: Path) -> None
     assert not record["passed"]
 
 
-def chat(content: str = "OK-7319", tokens: int = 5) -> bytes:
-    message = {"role": "assistant", "content": content}
-    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-    return json.dumps({"choices": choices, "usage": {"completion_tokens": tokens}}).encode()
+def gate(tools: Path, key: str, open_paths: tuple[str, ...] = ("/health",)) -> subprocess.CompletedProcess[str]:
+    """Proves a gate that knows the key `planted-key`."""
+    key_file = tools.parent / "key"
+    key_file.write_text(f"{key}\n")
+
+    def answers(method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Page:
+        known = headers.get("Authorization") == "Bearer planted-key"
+        return Page(status=200 if known or path in open_paths else 401)
+
+    with site_with_headers(answers) as url:
+        result, record = prove("gate", "--url", url, "--key-file", str(key_file), tools=tools)
+    assert "planted-key" not in json.dumps(record) + result.stdout + result.stderr
+    return result
 
 
-def endpoint(tools: Path, **pages: Page) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    default = {"health": Page(), "models": Page(b'{"data": [{"id": "qwen"}]}'), "completions": Page(chat())}
-    asked: list[bytes] = []
-
-    def answers(method: str, path: str, body: bytes) -> Page:
-        asked.append(body)
-        return {**default, **pages}[path.rpartition("/")[2]]
-
-    with site(answers) as url:
-        result, record = prove("endpoint", "--url", url, "--model", "qwen", "--timeout", "10", tools=tools)
-    if body := asked[-1]:
-        assert json.loads(body)["chat_template_kwargs"] == {"enable_thinking": False}
-    return result, record
-
-
-def test_an_endpoint_that_answers_is_proven(tools: Path) -> None:
-    result, record = endpoint(tools)
+def test_a_gate_that_asks_for_the_key_is_proven(tools: Path) -> None:
+    result = gate(tools, "planted-key")
 
     assert result.returncode == 0, result.stderr
-    assert [check["name"] for check in record["checks"]] == [
-        "endpoint is healthy",
-        "endpoint lists its model",
-        "endpoint completes a chat",
-    ]
-    assert "OK-7319" in record["checks"][2]["detail"]
+    assert result.stdout.count("ok ") == 4
 
 
-def test_a_healthy_endpoint_that_does_not_serve_is_not_proven(tools: Path) -> None:
-    result, record = endpoint(tools, completions=Page(b'{"message": "engine dead"}', status=500))
-
-    assert [check["ok"] for check in record["checks"]] == [True, True, False]
-    assert "answered 500" in result.stderr
-    assert "engine dead" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("body", "why"),
-    [
-        (chat(tokens=0), "no tokens"),
-        (b'{"choices": []}', "no chat completion"),
-        (b"<html>", "no JSON"),
-        (b"[]", "no JSON object"),
-    ],
-)
-def test_an_answer_that_is_no_completion_is_not_proven(tools: Path, body: bytes, why: str) -> None:
-    result, _ = endpoint(tools, completions=Page(body))
+def test_a_gate_that_guards_only_the_api_is_not_proven(tools: Path) -> None:
+    result = gate(tools, "planted-key", open_paths=("/health", "/metrics"))
 
     assert result.returncode == 1
-    assert why in result.stderr
+    assert "401 was due, but /metrics answered 200" in result.stderr
 
 
-def test_another_models_name_is_not_proven(tools: Path) -> None:
-    result, _ = endpoint(tools, models=Page(b'{"data": [{"id": "llama"}]}'))
+def test_a_gate_that_does_not_know_the_key_is_not_proven(tools: Path) -> None:
+    result = gate(tools, "planted-key-of-yesterday")
 
-    assert "it lists llama, not qwen" in result.stderr
+    assert result.returncode == 1
+    assert "/v1/models answered 401 to the key in" in result.stderr

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from rigup.diagnosis import causes, fatal_text
 from tests.unit.host_world import Page, program, run_program, site
 
-RUNNING = "echo running"
+RUNNING = "echo running $$"
 GONE = 'echo "Error: No such container: llm-main" >&2; exit 1'
 
 
@@ -26,10 +27,9 @@ def models(*names: str) -> Page:
     return Page(json.dumps({"object": "list", "data": [{"id": name} for name in names]}).encode())
 
 
-def wait(url: str, tools: Path, limit: float = 20, stall: float = 600, **env: str) -> subprocess.CompletedProcess[str]:
+def wait(url: str, tools: Path, *more: str, limit: float = 20, **env: str) -> subprocess.CompletedProcess[str]:
     arguments = [f"--url={url}", "--health=/health", "--model=qwen", "--container=llm-main", f"--timeout={limit}"]
-    arguments += [f"--stall={stall}"]
-    return run_program("wait_ready.py", *arguments, tools=tools, **env)
+    return run_program("wait_ready.py", *arguments, *more, tools=tools, **env)
 
 
 def test_it_waits_until_the_model_is_listed(tools: Path) -> None:
@@ -109,37 +109,49 @@ def test_a_proxy_in_the_environment_is_not_asked(tools: Path) -> None:
         assert wait(url, tools, http_proxy="http://127.0.0.1:1").returncode == 0
 
 
-def stalling(tools: Path, line: str, memory: str) -> subprocess.CompletedProcess[str]:
-    """A wait for a process that logs as `line` prints, on GPUs that hold what `memory` prints."""
-    program(tools, "journalctl", line)
-    program(tools, "nvidia-smi", memory)
-    client = subprocess.Popen(["sleep", "600"])
-    try:
-        return wait("http://127.0.0.1:1", tools, limit=22, stall=8, MAINPID=str(client.pid))
-    finally:
-        client.kill()
-        client.wait()
+def journal(tools: Path, *lines: str) -> None:
+    """What the engine has said, at once; nothing new comes."""
+    (tools / "said").write_text("".join(f"{line}\n" for line in lines))
+    script = f'case "$*" in *after-cursor*) ;; *) cat {tools}/said; echo "-- cursor: s=1";; esac'
+    program(tools, "journalctl", script)
 
 
-SILENT = "echo 'vLLM is using nccl==2.28.3'; echo '-- cursor: s=1'"
+def gpus(tools: Path, used: str, busy: int = 0) -> None:
+    """Two GPUs; `used` is a shell word for their MiB."""
+    rows = "".join(f"echo {at}, GPU-{at}, {used}, {busy};" for at in (0, 1))
+    program(tools, "nvidia-smi", rows)
 
 
-def test_a_start_that_neither_logs_nor_fills_memory_has_stalled(tools: Path) -> None:
-    result = stalling(tools, SILENT, "printf '90000\\n90010\\n'")
+def test_a_line_after_which_nothing_can_become_ready_ends_the_wait(tools: Path, tmp_path: Path) -> None:
+    journal(tools, "usage: vllm", "vllm: error: unrecognized arguments: --no-such")
+    gpus(tools, "1")
+    fatal = tmp_path / "fatal.json"
+    fatal.write_text(fatal_text())
+
+    result = wait("http://127.0.0.1:1", tools, f"--fatal={fatal}", limit=60, INVOCATION_ID="abc")
 
     assert result.returncode == 1
-    assert "it has stalled" in result.stderr
-    assert "(180010 MiB)" in result.stderr
-    assert "its last line: vLLM is using nccl==2.28.3" in result.stderr
+    assert "(argument-unknown); it says: vllm: error: unrecognized arguments: --no-such" in result.stderr
+    asked = (tools / "journalctl.calls").read_text().splitlines()
+    assert all("_SYSTEMD_INVOCATION_ID=abc SYSLOG_IDENTIFIER=docker" in call for call in asked)
+    assert "--after-cursor=s=1" in asked[-1]
 
 
-@pytest.mark.parametrize(
-    ("line", "memory"),
-    [
-        ('echo line; echo "-- cursor: $(date +%N)"', "echo 90000"),
-        (SILENT, "date +%s | tail -c 6 | while read n; do echo $((${n#0} * 100)); done"),
-    ],
-    ids=["it logs", "memory fills"],
-)
-def test_a_start_that_gets_on_has_not_stalled(tools: Path, line: str, memory: str) -> None:
-    assert stalling(tools, line, memory).returncode == 3
+def test_a_start_without_a_sign_of_progress_has_stalled_and_its_last_line_tells_why(tools: Path) -> None:
+    journal(tools, "INFO pynccl.py:111] vLLM is using nccl==2.28.9")
+    gpus(tools, "842", busy=100)
+
+    result = wait("http://127.0.0.1:1", tools, "--stall=2", limit=60, INVOCATION_ID="abc")
+
+    assert result.returncode == 1
+    assert "it has stalled: " in result.stderr
+    assert [cause.fingerprint.id for cause in causes(result.stderr.splitlines())] == ["nccl-deadlock"]
+
+
+def test_gpus_that_fill_are_progress_and_those_of_others_are_not(tools: Path) -> None:
+    journal(tools, "Loading")
+    gpus(tools, f"$(wc -l < {tools}/nvidia-smi.calls)")
+
+    assert wait("http://127.0.0.1:1", tools, "--stall=2", limit=6, INVOCATION_ID="abc").returncode == 3
+    ours = wait("http://127.0.0.1:1", tools, "--stall=2", "--gpus=5,GPU-6", limit=30, INVOCATION_ID="abc")
+    assert ours.returncode == 1, ours.stderr

@@ -130,7 +130,7 @@ def test_two_names_for_one_host_are_refused(tmp_path: Path) -> None:
         ("hosts: {'rig 1': {address: a}}\n", "is no host name"),
         ("hosts: {rig1: {address: a\n", "is not valid YAML"),
         ("defaults: {address: a}\nhosts: {rig1: {}}\n", "cannot be the same for all hosts"),
-        ("hosts: {rig1: {address: a, endpoints: {main: {address: 0.0.0.0}}}}\n", "has no key yet"),
+        ("hosts: {rig1: {address: a, endpoints: {main: {address: 0.0.0.0}}}}\n", "is no address of one host"),
         ("hosts: {rig1: {address: a, endpoints: [main]}}\n", "hosts.rig1.endpoints"),
         ("hosts: {rig1: {address: a, port: '22'}}\n", "leave the quotes out"),
         ("hosts: {rig1: {address: a, user: 'x; rm'}}\n", "hosts.rig1.user"),

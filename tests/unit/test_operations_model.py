@@ -157,7 +157,7 @@ def test_an_endpoint_started_since_is_tried_again_and_the_gpus_are_not() -> None
 
     assert (outcome.changed, outcome.failed) == (True, False)
     (command,) = [command for command in outcome.commands if "prove.py" in command]
-    assert f"prove.py endpoint --url={ENDPOINT.url} --health=/health --model={ENDPOINT.served_name}" in command
+    assert f"prove.py endpoint --url={ENDPOINT.url}" in command
     assert f"--unit={ENDPOINT.unit} --digest={ENDPOINT.digest}" in command
     assert "ok   endpoint is healthy" in outcome.told
 

@@ -10,7 +10,7 @@ from rigup.plan import make_plan
 from rigup.preflight import HostFacts, check, destinations, disk_paths
 from rigup.recipes import default_catalogue
 from rigup.settings import Settings
-from tests.unit.sample import DIGEST, GIB, PUBLISHED, REPO, REVISION, image, lock
+from tests.unit.sample import DIGEST, GIB, PUBLISHED, REPO, REVISION, image, lock, plan
 
 STORE = f"/srv/models/{REPO}/{REVISION}"
 IMAGE = f"vllm/vllm-openai@{DIGEST}"
@@ -349,3 +349,28 @@ def test_what_failed_on_the_host_before_is_refused_unless_it_shall_be_tried_agai
     assert (found.check, "tried here at noon" in found.found) == ("recipe", True)
     assert "--data retry=true" in found.remedy
     assert problems(facts, retry=True) == []
+
+
+PUBLIC = {"endpoints": {"main": {"address": "192.0.2.20", "networks": ["192.0.2.0/24"]}}}
+
+
+def public_problems(facts: HostFacts) -> list[Problem]:
+    settings = Settings.from_data(PUBLIC)
+    return check(plan(**PUBLIC), settings, replace(facts, addresses=["192.0.2.20", "2001:db8::20"]), lock())
+
+
+def test_a_public_address_of_this_host_is_fine() -> None:
+    assert public_problems(BARE) == []
+
+
+def test_a_public_address_of_another_host_is_a_problem_that_names_this_ones() -> None:
+    facts = replace(BARE, addresses=["192.0.2.9"])
+    problem = only(check(plan(**PUBLIC), Settings.from_data(PUBLIC), facts, lock()))
+    assert problem.found == "192.0.2.20 of endpoint main is no address of this host"
+    assert problem.remedy.endswith("192.0.2.9")
+
+
+def test_a_port_taken_on_the_public_address_is_a_problem_unless_our_gate_has_it() -> None:
+    taken = replace(BARE, listeners=[Socket("192.0.2.20", 8000)])
+    assert only(public_problems(taken)).found == "port 8000 of endpoint main is taken on 192.0.2.20"
+    assert public_problems(replace(taken, gates={"main": 8000})) == []

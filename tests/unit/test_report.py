@@ -270,11 +270,26 @@ def test_the_line_to_try_holds_a_chat_completion_that_a_shell_passes_on_unharmed
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\ncat\n')
     fake.chmod(0o755)
     made = report.build(events())
-    line = report.try_line(made["hosts"]["rig1"] | {"ssh": [str(fake), "it's"]}, ENDPOINT)
+    line = report.try_line("rig1", made["hosts"]["rig1"] | {"ssh": [str(fake), "it's"]}, ENDPOINT)
     output = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout.splitlines()
     assert json.loads(output[-1])["messages"][0]["role"] == "user"
     assert output[:3] == ["it's", "curl", "-sS"]
     assert shlex.quote("it's") in line
+
+
+def test_the_line_to_try_a_public_endpoint_hands_the_key_on_without_showing_it(tmp_path: Path) -> None:
+    for name, script in {"rigup": 'echo "Authorization: Bearer planted"', "curl": 'printf "%s\\n" "$@"; cat'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    made = report.build(events())
+    line = report.try_line("rig1", made["hosts"]["rig1"], ENDPOINT | {"public_url": "http://192.0.2.20:8000"})
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    output = subprocess.run(["sh", "-c", line], env=env, capture_output=True, text=True, check=True).stdout
+    *arguments, header = output.splitlines()
+    assert header == "Authorization: Bearer planted"
+    assert "planted" not in line + "".join(arguments)
+    assert arguments[:4] == ["-sS", "http://192.0.2.20:8000/v1/chat/completions", "-H", "@-"]
+    assert json.loads(arguments[-1])["model"] == "qwen"
 
 
 def test_a_run_of_which_the_last_event_was_cut_off_can_be_read(tmp_path: Path) -> None:

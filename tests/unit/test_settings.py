@@ -109,9 +109,27 @@ def test_what_cannot_work_is_refused(data: dict[str, object], words: str) -> Non
     assert words in refused(data)
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.98.0.11", "192.168.1.5"])
-def test_an_address_that_others_can_reach_is_refused_as_there_is_no_key(address: str) -> None:
-    assert "has no key yet" in refused({"endpoints": {"main": {"address": address}}})
+@pytest.mark.parametrize(
+    ("endpoint", "message"),
+    [
+        ({"address": "192.168.1.5"}, "networks does not say for whom"),
+        ({"address": "0.0.0.0", "networks": ["10.0.0.0/8"]}, "is no address of one host"),
+        ({"address": "::", "networks": ["fd00::/8"]}, "is no address of one host"),
+        ({"networks": ["10.0.0.0/8"]}, "networks has no meaning on 127.0.0.1"),
+        ({"address": "192.168.1.5", "networks": ["fd00::/8"]}, "nobody there can reach 192.168.1.5"),
+        ({"address": "192.168.1.5", "networks": ["192.168.1.0/240"]}, "is no network"),
+        ({"address": "192.168.1.5", "networks": ["192.168.1.5/24"]}, "is no network"),
+    ],
+)
+def test_an_address_that_others_can_reach_needs_to_say_for_whom(endpoint: dict[str, object], message: str) -> None:
+    assert message in refused({"endpoints": {"main": endpoint}})
+
+
+def test_an_address_that_others_can_reach_is_accepted_with_its_networks() -> None:
+    endpoint = {"address": "192.168.1.5", "networks": ["192.168.1.0/24", "10.1.2.3"]}
+    found = Settings.from_data({"endpoints": {"main": endpoint}}).endpoints["main"]
+    assert found.is_public
+    assert found.networks == ("192.168.1.0/24", "10.1.2.3/32")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1"])

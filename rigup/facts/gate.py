@@ -1,0 +1,82 @@
+"""The gates in front of endpoints: which there are, and whether key and firewall rule are in place."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.facts import FactBase
+
+from rigup.facts._reading import Value, reading
+from rigup.gate import GATES, chain_of
+
+__all__ = ["GateNames", "GateState", "GateStateValue", "parse_gate_names", "parse_gate_state"]
+
+KEY = "key="
+RULE = re.compile(r'drop comment "rigup ([0-9a-f]{12})"')
+
+
+@dataclass(frozen=True)
+class GateStateValue(Value):
+    """Owner and mode of the key file (empty: there is none, or an empty one), and the digest of the rule in force."""
+
+    key: str = ""
+    rule: str = ""
+
+    @property
+    def key_is_safe(self) -> bool:
+        return self.key == "root 600"
+
+
+def parse_gate_state(lines: list[str]) -> GateStateValue:
+    """From `stat` and `nft list chain`."""
+    key = rule = ""
+    for line in lines:
+        if line.startswith(KEY):
+            owner, size = line.removeprefix(KEY).rsplit(" ", 1)
+            key = owner if int(size) else ""
+        elif match := RULE.search(line):
+            rule = match[1]
+    return GateStateValue(key, rule)
+
+
+def parse_gate_names(lines: list[str]) -> list[str]:
+    """Endpoints' names, from the paths of their gates' configurations."""
+    return sorted(line.rpartition("/")[2].removesuffix(".cfg") for line in lines if line.endswith(".cfg"))
+
+
+class GateState(FactBase[GateStateValue]):
+    """The state of the gate of `endpoint`, whose key is the file `key`. The key itself is not read."""
+
+    @staticmethod
+    def default() -> GateStateValue:
+        return GateStateValue()
+
+    def command(self, endpoint: str, key: str) -> StringCommand:
+        return StringCommand(
+            f"stat -c '{KEY}%U %a %s' --",
+            QuoteString(key),
+            "2>/dev/null; nft list chain inet rigup",
+            QuoteString(chain_of(endpoint)),
+            "2>/dev/null || true",
+        )
+
+    @reading
+    def process(self, output: list[str]) -> GateStateValue:
+        return parse_gate_state(output)
+
+
+class GateNames(FactBase[list[str]]):
+    """The endpoints that have a gate on this host."""
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def command(self) -> str:
+        return f"ls -1 {GATES}/ 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> list[str]:
+        return parse_gate_names(output)

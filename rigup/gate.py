@@ -1,0 +1,102 @@
+"""What stands in front of an endpoint that is reachable from beyond its host: the key and the networks. All pure.
+
+The engine listens on loopback and knows no key. HAProxy, on the public address, lets through what has the key (and the
+health check); a firewall rule lets through who is in the endpoint's networks. Why not the engine's own key: vLLM's
+guards only paths below /v1, SGLang takes one on its command line alone and logs it, and another one would mean loading
+the weights again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import jinja2
+
+from rigup.plan import EndpointPlan
+
+__all__ = ["GATES", "chain_of", "config_path", "config_text", "firewall_text", "rule_digest", "rules_path"]
+
+GATES = "/etc/rigup/gates"
+TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+
+# In the wire format of the OpenAI API, so that clients say what is wrong.
+REFUSAL = {
+    "error": {
+        "message": "wrong or missing API key; `rigup key HOST` shows it",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "invalid_api_key",
+    }
+}
+
+
+def config_path(endpoint: EndpointPlan) -> str:
+    """Where the gate's HAProxy configuration lies on the host."""
+    return f"{GATES}/{endpoint.name}.cfg"
+
+
+def rules_path(endpoint: EndpointPlan) -> str:
+    """Where the gate's nftables rules lie on the host."""
+    return f"{GATES}/{endpoint.name}.nft"
+
+
+def chain_of(name: str) -> str:
+    """The nftables chain of an endpoint, in the table `inet rigup`; a bare name might be a word of nft's own."""
+    return f"endpoint-{name}"
+
+
+def config_text(endpoint: EndpointPlan) -> str:
+    """HAProxy's configuration for an endpoint with a public address."""
+    address = _public(endpoint)
+    return _render(
+        "gate.cfg.j2",
+        endpoint=endpoint,
+        bind=f"{'ipv6' if _is_ipv6(address) else 'ipv4'}@{address}:{endpoint.port}",
+        engine=f"{endpoint.address}:{endpoint.port}",
+        # The host itself comes from the address that it asks.
+        sources=" ".join((*endpoint.networks, address)),
+        refusal=json.dumps(REFUSAL),
+    )
+
+
+def firewall_text(endpoint: EndpointPlan) -> str:
+    """What `nft -f` reads, in one transaction: whoever is not in the endpoint's networks is dropped at its port."""
+    return _rules(endpoint, rule_digest(endpoint))
+
+
+def rule_digest(endpoint: EndpointPlan) -> str:
+    """By which the host's present rule is known to be this one."""
+    return hashlib.sha256(_rules(endpoint, "").encode()).hexdigest()[:12]
+
+
+def _rules(endpoint: EndpointPlan, digest: str) -> str:
+    return _render(
+        "gate.nft.j2",
+        endpoint=endpoint,
+        chain=chain_of(endpoint.name),
+        family="ip6" if _is_ipv6(_public(endpoint)) else "ip",
+        networks=", ".join(endpoint.networks),
+        digest=digest,
+    )
+
+
+def _public(endpoint: EndpointPlan) -> str:
+    if endpoint.public_address is None:
+        raise ValueError(f"endpoint {endpoint.name} is on loopback alone")
+    return endpoint.public_address
+
+
+def _is_ipv6(address: str) -> bool:
+    return ":" in address
+
+
+def _render(template: str, **values: object) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    return environment.get_template(template).render(**values)

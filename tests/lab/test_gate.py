@@ -1,0 +1,122 @@
+"""A deployed host whose endpoint is opened to a network and closed again; its key is planted, and searched for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.settings import GATEWAY, SUBNET
+from tests.lab.one_rig import NAME, OneRig
+from tests.lab.rigs import ROOT, Result
+
+pytest_plugins = ("tests.lab.one_rig_plugin",)
+
+PLANTED = "planted0key0c0ffee0000000000000000000000000000000000000000000042"
+PORT = 8000
+
+
+@pytest.fixture(scope="module")
+def rig(one_rig: OneRig) -> Iterator[OneRig]:
+    """The host; its endpoint is on loopback again afterwards."""
+    before = dict(one_rig.rigs.hosts[NAME])
+    yield one_rig
+    one_rig.rigs.hosts[NAME] = before
+    one_rig.rigs.write()
+    one_rig.deploy()
+
+
+def open_to(rig: OneRig, *networks: str) -> Result:
+    endpoint = {"address": rig.host.address, "networks": list(networks)}
+    rig.rigs.hosts[NAME]["endpoints"] = {"main": endpoint}
+    rig.rigs.write()
+    return rig.deploy()
+
+
+def code(url: str, *headers: str) -> str:
+    """The status that the control machine gets; 000 where it cannot connect."""
+    argv = ["curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url]
+    argv += [word for header in headers for word in ("-H", header)]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+
+
+def invocation(rig: OneRig) -> str:
+    return rig.host.shell("systemctl show --value --property=InvocationID llm@main").stdout.strip()
+
+
+def test_a_planted_key_opens_the_gate_and_stands_nowhere_else(rig: OneRig) -> None:
+    engine = invocation(rig)
+    # A key that is there is kept: so one can be planted before anything is opened.
+    rig.host.shell("umask 077 && cat > /etc/rigup/endpoints/main/key", stdin=f"{PLANTED}\n")
+    opened = open_to(rig, SUBNET)
+    url = f"http://{rig.host.address}:{PORT}"
+    assert invocation(rig) == engine, "opening the gate restarted the engine"
+
+    said = [opened.output]
+    for path in ("/v1/models", "/metrics", "/version", "/docs", "/tokenize", "/no-such-path"):
+        assert code(url + path) == "401", path
+        assert code(url + path, "Authorization: Bearer wrong") == "401", path
+    assert code(f"{url}/health") == "200"
+    assert code(f"{url}/v1/models", f"Authorization: Bearer {PLANTED}") == "200"
+    assert code(f"{url}/metrics", f"x-api-key: {PLANTED}") == "200"
+
+    shown = rig.rigs.run("rigup", "key", NAME)
+    assert shown.output.strip() == PLANTED
+    # The line of the report, as a person would run it.
+    line = next(line for line in opened.output.splitlines() if "try it" in line).split("try it", 1)[1].strip()
+    environment = rig.rigs.environment(PATH=f"{ROOT / '.venv/bin'}:{os.environ['PATH']}")
+    tried = subprocess.run(["sh", "-c", line], env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(tried.stdout)["usage"]["completion_tokens"] > 0
+    said += [line, tried.stdout, tried.stderr]
+
+    again = rig.deploy()
+    assert again.changed() == []
+    said += [again.output, rig.rigs.audit().output, rig.rigs.run("rigup", "plan", "--json").output]
+    said += [rig.rigs.run("rigup", "report").output, json.dumps(again.report), json.dumps(opened.report)]
+    assert [text for text in said if PLANTED in text] == []
+    assert_nowhere_on_the_control_machine(rig)
+    # The key comes by standard input, so that the search does not find itself.
+    search = """read -r key; hits() { grep -aFs "$@" -f <(printf '%s\\n' "$key"); }
+        journalctl --no-pager | hits -c; hits -hc - < <(cat /proc/*/cmdline); docker inspect llm-main | hits -c
+        hits -rl /etc /run /var /tmp /usr/local /home /root"""
+    journal, processes, container, *files = rig.host.shell(search, stdin=f"{PLANTED}\n", check=False).stdout.split()
+    assert (journal, processes, container) == ("0", "0", "0")
+    assert files == ["/etc/rigup/endpoints/main/key"]
+    assert rig.host.shell("stat -c '%a %U' /etc/rigup/endpoints/main/key").stdout.strip() == "600 root"
+
+
+def assert_nowhere_on_the_control_machine(rig: OneRig) -> None:
+    for folder in (rig.rigs.directory, ROOT / ".rigup"):
+        for path in Path(folder).rglob("*"):
+            assert not (path.is_file() and PLANTED.encode() in path.read_bytes()), path
+
+
+def test_a_stranger_is_dropped_by_the_firewall_and_by_the_gate(rig: OneRig) -> None:
+    open_to(rig, "192.0.2.0/24")
+    url = f"http://{rig.host.address}:{PORT}/health"
+    assert code(url) == "000"
+    # Docker's own rules are where they were.
+    assert "docker" in rig.host.shell("nft list ruleset").stdout
+    # Somebody clears the rules away: the gate itself still knows who may come in.
+    rig.host.shell("nft delete table inet rigup")
+    assert code(url) == "000"
+    repaired = rig.deploy()
+    assert [name.partition(" | ")[0] for name in repaired.changed()] == [f"{NAME} gate"], repaired.changed()
+    assert code(url) == "000"
+
+
+def test_an_endpoint_that_goes_back_to_loopback_leaves_no_gate(rig: OneRig) -> None:
+    open_to(rig, f"{GATEWAY}/32")
+    assert code(f"http://{rig.host.address}:{PORT}/health") == "200"
+    del rig.rigs.hosts[NAME]["endpoints"]
+    rig.rigs.write()
+    closed = rig.deploy()
+    assert f"{NAME} gate | Close gates that are no longer wanted" in closed.changed()
+    assert code(f"http://{rig.host.address}:{PORT}/health") == "000"
+    left = "systemctl is-active rigup-gate@main; nft list chain inet rigup endpoint-main; ls /etc/rigup/gates"
+    assert rig.host.shell(f"({left}) 2>/dev/null; true").stdout.split() == ["inactive"]
+    assert rig.deploy().changed() == []

@@ -1,0 +1,154 @@
+"""Diagnosis: logs in the engines' own words, each to its known cause, and harmless ones to none."""
+
+# ruff: noqa: E501 - log lines are as long as they are.
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from rigup import cli
+from rigup.diagnosis import causes, explain, fatal_text, fingerprints
+from rigup.recipes import default_catalogue
+
+CORE = "(EngineCore pid=171) ERROR 11-23 20:56:31 [core.py:1100]"
+API = "(APIServer pid=1)"
+DIED = f"""{CORE} EngineCore failed to start.
+(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{}}"""
+
+FAILURES = {
+    "router-read-as-fp4": f"""{CORE}     param.weight_loader(param, loaded_weight)
+{CORE} AssertionError: Tried to load weights of size torch.Size([512, 4096])to a parameter of size torch.Size([512, 2048])
+{DIED}""",
+    "weights-do-not-fit": f"""{CORE} RuntimeError: The size of tensor a (4096) must match the size of tensor b (2048) at non-singleton dimension 1
+{DIED}""",
+    "drafter-read-as-fp4": f"""{CORE} ValueError: Unsupported model when in features size is not multiple of 16
+{DIED}""",
+    "architecture-unknown": "ValueError: The checkpoint you are trying to load has model type `qwen3_5_moe` but Transformers does not recognize this architecture. This could be because of an issue with the checkpoint, or because your version of Transformers is out of date.",
+    "tool-parser-unknown": f"""{API}   File "/usr/local/lib/python3.12/dist-packages/vllm/entrypoints/openai/api_server.py", line 1900, in run_server
+{API}     raise KeyError(f"invalid tool call parser: {{args.tool_call_parser}} "
+{API} KeyError: 'invalid tool call parser: qwen35_coder (chose from {{ deepseek_v3,hermes,qwen3_coder,qwen3_xml }})'""",
+    "argument-unknown": """usage: vllm [-h] [-v] {chat,complete,serve,launch,bench,collect-env,run-batch} ...
+vllm: error: unrecognized arguments: --enable-pcie-oneshot-allreduce""",
+    "argument-ambiguous": """usage: launch_server.py [-h] --model-path MODEL_PATH
+launch_server.py: error: ambiguous option: --cuda-graph-max-bs=64 could match --cuda-graph-max-bs-decode, --cuda-graph-max-bs-prefill""",
+    "context-too-long": "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n  Value error, User-specified max_model_len (921600) is greater than the derived max_model_len (max_position_embeddings=262144 or model_max_length=None in model's config.json).",
+    "too-few-gpus": "  Value error, World size (8) is larger than the number of available GPUs (4) in this node. If this is intentional and you are using:",
+    "mamba-blocks": f"{CORE} ValueError: max_num_seqs (1024) exceeds available Mamba cache blocks (969). Each decode sequence requires one Mamba cache block, so CUDA graph capture cannot proceed. Please lower max_num_seqs to at most 969 or increase gpu_memory_utilization.\n{DIED}",
+    "gpu-memory-taken": f"{CORE} ValueError: Free memory on device cuda:0 (12.41/94.97 GiB) on startup is less than desired GPU memory utilization (0.8, 75.98 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes.\n{DIED}",
+    "kv-cache-too-small": f"{CORE} ValueError: To serve at least one request with the model's max seq len (262144), (8.03 GiB KV cache is needed, which is larger than the available KV cache memory (5.41 GiB). Based on the available memory, the estimated maximum model length is 176384.\n{DIED}",
+    "nccl-buffers": "rig1:171:171 [2] misc/alloc.cc:180 NCCL WARN Failed to CUDA calloc 10485760 bytes\ntorch.distributed.DistBackendError: NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:93",
+    "out-of-memory": f"{CORE} torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 3.88 GiB. GPU 0 has a total capacity of 94.97 GiB of which 2.14 GiB is free. Process 4711 has 92.82 GiB memory in use.\n{DIED}",
+    "ptx-newer-than-driver": f"{CORE} torch.AcceleratorError: CUDA error: the provided PTX was compiled with an unsupported toolchain.\n{DIED}",
+    "forward-compatibility": "RuntimeError: Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before calling NumCudaDevices() that might have already set an error? Error 804: forward compatibility was attempted on non supported HW",
+    "gpus-lost-in-container": "Failed to initialize NVML: Unknown Error",
+    "driver-mismatch": "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 595.91",
+    "gpus-not-listed": "docker: Error response from daemon: failed to create task for container: CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=7",
+    "no-gpu-in-container": "RuntimeError: Failed to infer device type, please set the environment variable `VLLM_LOGGING_LEVEL=DEBUG` to turn on verbose logging to help debug the issue.",
+    "ulimit-refused": "docker: Error response from daemon: failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error setting rlimits for ready process: error setting rlimit type 8: operation not permitted",
+    "illegal-access": f"{CORE} torch.AcceleratorError: CUDA error: an illegal memory access was encountered\n{API} vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.",
+    "drafter-fails-at-once": f"{CORE} TypeError: 'function' object is not subscriptable\n{API} vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.",
+    "nccl-timeout": "[rank1]:[E1123 20:56:31.1 ProcessGroupNCCL.cpp:685] [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=2, OpType=ALLREDUCE, NumelIn=1, NumelOut=1, Timeout(ms)=600000) ran for 600021 milliseconds before timing out.",
+    "nccl-deadlock": "not ready after 312 s: it has stalled: 301 s without a sign of progress, MiB on its GPUs: [842, 842, 842, 842]; its last line: (Worker_TP0 pid=210) INFO 11-23 20:56:31 [pynccl.py:111] vLLM is using nccl==2.28.9",
+    "chat-template-missing": "ValueError: As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the tokenizer does not define one.",
+    "two-system-messages": "jinja2.exceptions.TemplateError: System message must be at the beginning.",
+    "tool-stream-with-speculation": "    expected_call = self.streamed_args_for_tool[index]\nIndexError: list index out of range",
+    "port-taken": "ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): address already in use",
+    "image-gone": "Error response from daemon: manifest for vllm/vllm-openai:nightly-f91808ae0ddf750acfdeb351fa072c91d4d678fc not found: manifest unknown: manifest unknown",
+    "disk-full": "failed to register layer: write /usr/local/lib/python3.12/dist-packages/torch/lib/libtorch_cuda.so: no space left on device",
+    "no-kernel-for-this-gpu": f"{CORE} torch.AcceleratorError: CUDA error: no kernel image is available for execution on the device\n{DIED}",
+    "gpu-off-the-bus": "NVRM: Xid (PCI:0000:41:00): 79, pid=4711, name=VLLM::Worker_TP, GPU has fallen off the bus.",
+    "host-memory": "subprocess.CalledProcessError: Command '['python3', '-m', 'sglang.launch_server']' died with <Signals.SIGKILL: 9>.",
+    "quantization-file-incomplete": "ValueError: NVFP4 quantization requires group size and kv_cache_quant_algo specified in hf_quant_config.json",
+    "engine-died": f"{API} vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.",
+}  # fmt: skip
+
+HARMLESS = {
+    "a quick start": f"""{API} INFO 11-23 20:56:02 [api_server.py:1351] vLLM API server version 0.32.0
+{API} INFO:     Application startup complete.
+{API} INFO:     127.0.0.1:41112 - "GET /health HTTP/1.1" 200 OK""",
+    "variables that are gone": f"{API} WARNING 11-23 20:56:02 [interface.py:1458] Unknown vLLM environment variable detected: VLLM_NVFP4_GEMM_BACKEND",
+    "FP4 through Marlin": f"{API} WARNING 11-23 20:56:05 [marlin_utils_fp4.py:215] Your GPU does not have native support for FP4 computation but FP4 quantization is being used. Weight-only FP4 compression will be used leveraging the Marlin kernel.",
+    "NCCL that goes on": """(Worker_TP0 pid=210) INFO 11-23 20:56:31 [pynccl.py:111] vLLM is using nccl==2.28.9
+rig1:210:210 [0] NCCL INFO Bootstrap: Using enp1s0:10.0.0.11<0>
+(Worker_TP0 pid=210) INFO 11-23 20:56:35 [cuda_communicator.py:187] Using ['PYNCCL'] all2all manager.""",
+    "a deprecated drafter": f"{API} WARNING 11-23 20:56:02 [speculative.py:1246] method `qwen3_next_mtp` is deprecated and replaced with mtp.",
+    "loading": """(EngineCore pid=171) INFO 11-23 20:57:01 [default_loader.py:397] Loading weights took 61.40 seconds
+Loading safetensors checkpoint shards: 100% Completed | 24/24 [01:01<00:00,  2.56s/it]
+(EngineCore pid=171) INFO 11-23 20:57:12 [gpu_worker.py:440] Available KV cache memory: 23.43 GiB
+(EngineCore pid=171) INFO 11-23 20:57:12 [kv_cache_utils.py:1690] GPU KV cache size: 767,136 tokens
+(EngineCore pid=171) INFO 11-23 20:57:12 [kv_cache_utils.py:1695] Maximum concurrency for 262,144 tokens per request: 10.85x""",
+    "custom all-reduce off": "(Worker_TP0 pid=210) WARNING 11-23 20:56:33 [custom_all_reduce.py:166] Custom allreduce is disabled because it's not supported on more than two PCIe-only GPUs. To silence this warning, specify disable_custom_all_reduce=True explicitly.",
+    "a client's mistake": f"""{API} INFO:     127.0.0.1:50312 - "POST /v1/chat/completions HTTP/1.1" 400 Bad Request
+{API} ERROR 11-23 21:10:00 [serving.py:332] ValueError: This model's maximum context length is 262144 tokens. However, you requested 300000 tokens.""",
+    "a stop": f"""{API} INFO 11-23 21:30:00 [launcher.py:110] Shutting down FastAPI HTTP server.
+{API} INFO:     Application shutdown complete.""",
+    "SGLang up": """[2026-11-23 20:56:01] server_args=ServerArgs(model_path='/model', tp_size=4, mem_fraction_static=0.93)
+[2026-11-23 20:57:20 TP0] max_total_num_tokens=767136, chunked_prefill_size=16384, max_running_requests=64, context_len=262144
+[2026-11-23 20:58:02] The server is fired up and ready to roll!""",
+    "a slow stall that went on": "waiting for 120 of at most 2700 s: http://127.0.0.1:8000/health: Connection refused",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cause", FAILURES)
+def test_a_log_is_taken_for_its_cause_first_of_all(cause: str) -> None:
+    found = causes(FAILURES[cause].splitlines())
+    assert [each.fingerprint.id for each in found][:1] == [cause]
+
+
+@pytest.mark.parametrize("log", HARMLESS)
+def test_a_harmless_log_is_taken_for_nothing(log: str) -> None:
+    assert causes(HARMLESS[log].splitlines()) == []
+
+
+def test_colours_and_the_journals_prefix_hide_no_cause() -> None:
+    line = "Nov 23 20:56:31 rig1 docker[4711]: \x1b[1;36m(EngineCore pid=20)\x1b[0;0m torch.OutOfMemoryError: CUDA out of memory."
+    assert [each.fingerprint.id for each in causes([line])] == ["out-of-memory"]
+
+
+def test_what_is_said_has_meaning_line_remedy_and_source() -> None:
+    told = explain(FAILURES["mamba-blocks"].splitlines())
+    assert told[0].startswith("Known cause: ")
+    assert "(mamba-blocks)" in told[0]
+    assert "exceeds available Mamba cache blocks (969)" in told[1]
+    assert "--max-num-seqs" in told[2]
+    assert "49064" in told[3]
+    # What it led to comes second.
+    assert "(engine-died)" in told[4]
+
+
+def test_the_failures_of_the_engine_itself_are_enough_and_are_all_told_apart() -> None:
+    ids = [fingerprint.id for fingerprint in fingerprints()]
+    assert len(ids) == len(set(ids))
+    assert len(FAILURES) >= 20
+    assert len(HARMLESS) >= 10
+    assert set(FAILURES) <= set(ids)
+
+
+def test_a_recipe_that_a_remedy_names_is_there() -> None:
+    told = " ".join(each.remedy for each in fingerprints())
+    assert set(re.findall(r"\b(?:vllm|sglang)-[a-z0-9-]+", told)) <= set(default_catalogue().recipes)
+
+
+def test_the_host_gets_the_fatal_lines_alone() -> None:
+    listed = {each["id"]: each["log"] for each in json.loads(fatal_text())}
+    assert re.search(listed["tool-parser-unknown"], FAILURES["tool-parser-unknown"])
+    # A running endpoint may say these too.
+    assert not {"out-of-memory", "nccl-deadlock", "engine-died", "illegal-access"} & set(listed)
+
+
+def test_the_command_reads_a_log_and_says_by_its_exit_code_whether_it_knows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    log.write_text(FAILURES["port-taken"])
+    assert cli.main(["diagnose", str(log)]) == 0
+    assert "(port-taken)" in capsys.readouterr().out
+    log.write_text(HARMLESS["loading"])
+    assert cli.main(["diagnose", str(log)]) == 1
+    assert "No known failure" in capsys.readouterr().out
+    assert cli.main(["diagnose", str(tmp_path / "none")]) == 1
+    assert "No such file" in capsys.readouterr().err

@@ -1,0 +1,117 @@
+"""The gate in front of a public endpoint: what is rendered, what is read back, who is told what."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rigup import cli
+from rigup.facts.gate import parse_gate_names, parse_gate_state
+from rigup.gate import config_text, firewall_text, rule_digest
+from rigup.plan import EndpointPlan
+from rigup.render import docker_argv, env_file_text, unit_text
+from tests.unit.sample import plan
+
+PUBLIC = {"address": "192.0.2.20", "networks": ["192.0.2.0/24", "198.51.100.7"]}
+
+
+def endpoint(**changes: object) -> EndpointPlan:
+    return plan(endpoints={"main": {**PUBLIC, **changes}}).endpoint("main")
+
+
+def test_the_engine_of_a_public_endpoint_is_the_very_one_of_a_private_one() -> None:
+    private = plan().endpoint("main")
+    public = endpoint()
+
+    assert public.digest == private.digest
+    assert docker_argv(public) == docker_argv(private)
+    assert unit_text(public) == unit_text(private)
+    assert "--host=127.0.0.1" in public.argv
+    assert (public.url, public.public_url) == ("http://127.0.0.1:8000", "http://192.0.2.20:8000")
+
+
+def test_nothing_that_is_rendered_holds_a_key() -> None:
+    rendered = [config_text(endpoint()), firewall_text(endpoint()), env_file_text(endpoint())]
+    assert all("Bearer" not in text or "WWW-Authenticate Bearer" in text for text in rendered)
+    assert "-f /etc/rigup/endpoints/main/key" in rendered[0]
+
+
+def test_the_health_check_is_the_one_path_that_needs_no_key() -> None:
+    text = config_text(endpoint())
+    assert "unless known || health health_path" in text
+    assert "acl health_path path /health\n" in text
+    assert json.loads(text.partition("string '")[2].partition("'")[0])["error"]["code"] == "invalid_api_key"
+
+
+def test_the_gate_too_knows_the_networks_and_the_host_itself() -> None:
+    assert "reject unless { src 192.0.2.0/24 198.51.100.7/32 192.0.2.20 }" in config_text(endpoint())
+
+
+@pytest.mark.parametrize(
+    ("address", "networks", "bind"),
+    [
+        ("192.0.2.20", ["0.0.0.0/0"], "ipv4@192.0.2.20:8000"),
+        ("2001:db8::20", ["2001:db8::/32"], "ipv6@2001:db8::20:8000"),
+    ],
+)
+def test_both_families_are_rendered(address: str, networks: list[str], bind: str) -> None:
+    found = endpoint(address=address, networks=networks)
+    assert f"bind {bind}\n" in config_text(found)
+    family = "ip6" if ":" in address else "ip"
+    assert f"{family} daddr {address} tcp dport 8000 {family} saddr != {{ {networks[0]} }} drop" in firewall_text(found)
+
+
+@pytest.mark.skipif(shutil.which("nft") is None, reason="nft is not installed")
+@pytest.mark.parametrize("changes", [{}, {"address": "2001:db8::20", "networks": ["2001:db8::/32", "fd00::/8"]}])
+def test_nft_understands_the_rules(tmp_path: Path, changes: dict[str, object]) -> None:
+    rules = tmp_path / "rules.nft"
+    rules.write_text(firewall_text(endpoint(**changes)))
+    done = subprocess.run(["nft", "-c", "-f", str(rules)], capture_output=True, text=True)
+    if "Operation not permitted" in done.stderr:
+        pytest.skip("nft checks rules as root alone")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_rule_in_force_is_known_by_its_digest() -> None:
+    listed = [
+        "key=root 600 65",
+        "table inet rigup {",
+        "\tchain endpoint-main {",
+        '\t\tiif != "lo" ip daddr 192.0.2.20 tcp dport 8000 ip saddr != 192.0.2.0/24 drop comment '
+        f'"rigup {rule_digest(endpoint())}"',
+    ]
+    state = parse_gate_state(listed)
+    assert (state.key_is_safe, state.rule) == (True, rule_digest(endpoint()))
+    assert rule_digest(endpoint(networks=["192.0.2.0/24"])) != state.rule
+
+
+@pytest.mark.parametrize("line", ["key=root 644 65", "key=ops 600 65", "key=root 600 0"])
+def test_a_key_that_others_can_read_or_that_is_empty_is_none(line: str) -> None:
+    assert not parse_gate_state([line]).key_is_safe
+
+
+def test_gates_are_known_by_their_files() -> None:
+    assert parse_gate_names(["left.cfg", "left.nft", "main.cfg"]) == ["left", "main"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rig1"], "rig1 has several endpoints: name one of left, right"),
+        (["rig1", "centre"], "rig1 has no endpoint 'centre': there are left, right"),
+        (["rig1", "left"], "endpoint left is on the host's loopback alone and needs no key"),
+        (["rig2", "left"], "no host is named 'rig2'"),
+    ],
+)
+def test_a_key_that_there_is_not_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    inventory = tmp_path / "lab.yaml"
+    endpoints = "{left: {gpus: [0, 1, 2, 3]}, right: {gpus: [4, 5, 6, 7], port: 8001}}"
+    inventory.write_text(f"hosts: {{rig1: {{address: 192.0.2.1, endpoints: {endpoints}}}}}\n")
+    assert cli.main(["key", *words, "--inventory", str(inventory)]) == 1
+    assert message in capsys.readouterr().err

@@ -1,0 +1,208 @@
+"""The smoke set, against the lab's stand-in engine: one that works, and one for each way in which engines fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rigup.plan import Smoke
+from rigup.render import prove_argv
+from tests.unit.host_world import FILES, program, run_program
+from tests.unit.sample import plan
+
+# Host programs find each other in one directory.
+sys.path.insert(0, str(FILES))
+import prove
+
+ROOT = Path(__file__).resolve().parents[2]
+ALL = {"tools": True, "reasoning": True, "images": True, "speculation": True, "long_prompt": 4000, "context": 262144}
+SAVED = {"instead": "vllm-nvfp4-cu130"}
+
+
+@contextmanager
+def engine(fault: str) -> Iterator[str]:
+    """The stand-in's address."""
+    argv = [sys.executable, str(ROOT / "lab/standin_engine/server.py"), "--port=0", "--served-model-name=qwen"]
+    argv += ["--lab-load-seconds=0", f"--lab-fault={fault}"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield next(line.split()[-1] for line in process.stdout if "Starting vLLM server" in line)
+        finally:
+            process.kill()
+
+
+class Tried:
+    """Tries an endpoint as the host program does, in this process: the client takes a second to be imported."""
+
+    def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.out, self.capsys = directory / "proof.json", capsys
+
+    def __call__(self, fault: str = "none", **expect: Any) -> tuple[int, dict[str, dict[str, Any]], str]:
+        """Exit code, the checks by name without the word `endpoint`, and all that was said."""
+        with engine(fault) as url:
+            code = prove.main(arguments(url, self.out, **expect))
+        record = json.loads(self.out.read_text())
+        assert record["passed"] == (code == 0)
+        checks = {check["name"].removeprefix("endpoint "): check for check in record["checks"]}
+        said = self.capsys.readouterr()
+        return code, checks, said.out + said.err
+
+
+def arguments(url: str, out: Path, **expect: Any) -> list[str]:
+    wanted = json.dumps({**ALL, **SAVED, **expect})
+    common = [f"--out={out}", "--unit=llm@main.service", "--digest=d1"]
+    return ["endpoint", f"--url={url}", "--model=qwen", "--timeout=20", f"--expect={wanted}", *common]
+
+
+@pytest.fixture
+def smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Tried:
+    program(tmp_path / "bin", "systemctl", "echo 6a0ab0a2b1a04ea2a7d8f4d1e4a7b1c9")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=os.pathsep)
+    return Tried(tmp_path, capsys)
+
+
+def test_the_program_runs_by_itself_as_on_a_host(smoke: Tried) -> None:
+    with engine("none") as url:
+        result = run_program("prove.py", *arguments(url, smoke.out), tools=smoke.out.parent / "bin")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("ok ") == 15
+
+
+def failed(checks: dict[str, dict[str, Any]]) -> set[str]:
+    return {name for name, check in checks.items() if not check["ok"]}
+
+
+def test_an_engine_that_can_do_it_all_passes_with_a_line_and_a_time_for_each_check(smoke: Tried) -> None:
+    code, checks, said = smoke()
+
+    assert code == 0, said
+    assert list(checks) == [
+        "is healthy",
+        "lists its model",
+        "completes a chat",
+        "writes sense",
+        "streams a chat",
+        "keeps reasoning apart",
+        "calls a tool",
+        "streams a tool call",
+        "calls a required tool",
+        "streams a required tool call",
+        "calls tools step by step",
+        "takes two system messages",
+        "reads a long prompt",
+        "sees an image",
+        "speculates",
+    ]
+    assert len([line for line in said.splitlines() if line.startswith("ok ") and line.endswith(" s")]) == len(checks)
+    assert checks["speculates"]["detail"] == "80% of 100 drafted tokens were accepted"
+
+
+def test_what_a_recipe_is_not_for_is_not_tried(smoke: Tried) -> None:
+    _, checks, _ = smoke(tools=False, reasoning=False, images=False, speculation=False, long_prompt=0)
+    assert list(checks) == ["is healthy", "lists its model", "completes a chat", "writes sense", "streams a chat"]
+
+
+TOOLS = {"calls a tool", "streams a tool call", "calls a required tool", "streams a required tool call"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "failures", "meaning"),
+    [
+        ("thoughts-in-content", {"keeps reasoning apart"}, "the reasoning parser does not fit"),
+        ("no-tools", TOOLS | {"calls tools step by step"}, "the tool parser does not fit"),
+        ("no-streamed-tools", {"streams a tool call", "streams a required tool call", "calls tools step by step"},
+         "OpenCode and other agents stream"),
+        ("required-as-xml", {"calls a required tool", "streams a required tool call"}, "guided decoding does not work"),
+        ("corrupt-third-step", {"calls tools step by step"}, "single calls pass and longer work breaks"),
+        ("forgetful", {"reads a long prompt"}, "what stands early in a long prompt is lost"),
+        ("blind", {"sees an image"}, "images are refused"),
+        ("drafter-broken", {"speculates"}, "the drafter costs time and brings nothing"),
+    ],
+)  # fmt: skip
+def test_each_way_of_failing_fails_its_checks_and_says_what_it_means_and_what_avoids_it(
+    smoke: Tried, fault: str, failures: set[str], meaning: str
+) -> None:
+    code, checks, said = smoke(fault)
+
+    assert code == 1
+    assert failed(checks) == failures
+    assert meaning in said
+    assert ("Recipe vllm-nvfp4-cu130 avoids it" in said) == (fault != "blind")
+
+
+@pytest.mark.parametrize("fault", ["garbage", "babble"])
+def test_garbage_is_found(smoke: Tried, fault: str) -> None:
+    code, checks, said = smoke(fault)
+    assert code == 1
+    assert "writes sense" in failed(checks)
+    assert "the weights are read wrongly" in said
+
+
+def test_of_random_weights_nonsense_is_expected_and_sense_is_a_failure(smoke: Tried) -> None:
+    few: dict[str, Any] = {"reasoning": False, "long_prompt": 0, "speculation": False, "random_weights": True}
+    code, checks, said = smoke("babble", **few)
+    assert code == 0, said
+    assert "writes nonsense, as random weights do" in checks
+    # What only sense can do is not asked; what the engine's own guiding does is.
+    assert "calls a tool" not in checks
+    assert "calls a required tool" in checks
+
+    code, checks, said = smoke(**few)
+    assert failed(checks) == {"writes nonsense, as random weights do"}
+
+
+def test_a_second_system_message_that_the_template_refuses_is_noted_and_does_not_fail(smoke: Tried) -> None:
+    code, _, said = smoke("one-system-message")
+    assert code == 0, said
+    assert "note endpoint takes two system messages" in said
+    assert "OpenCode sends two" in said
+
+
+def test_a_second_system_message_fails_where_the_recipe_merges_them(smoke: Tried) -> None:
+    code, checks, _ = smoke("one-system-message", merges_system=True)
+    assert (code, failed(checks)) == (1, {"takes two system messages"})
+
+
+def test_an_engine_that_dies_at_its_first_request_fails_all_that_follows_and_the_rest_is_told(smoke: Tried) -> None:
+    code, checks, said = smoke("dies-at-first-request")
+    assert code == 1
+    assert not failed(checks) & {"is healthy", "lists its model"}
+    assert "completes a chat" in failed(checks)
+    assert "Traceback" not in said
+
+
+def test_another_context_than_the_recipes_is_no_proof(smoke: Tried) -> None:
+    _, checks, _ = smoke(context=131072)
+    assert failed(checks) == {"lists its model"}
+
+
+def test_what_the_plan_expects_is_what_the_program_understands() -> None:
+    text = (FILES / "smoke.py").read_text().partition("class Expectation:")[2].partition("\n\n\n")[0]
+    assert re.findall(r"^    (\w+): ", text, re.MULTILINE) == list(Smoke.model_fields)
+
+
+def test_a_recipe_is_tried_for_what_it_is_for() -> None:
+    agents = plan().endpoint("main").smoke
+    assert (agents.tools, agents.reasoning, agents.images, agents.speculation) == (True, True, True, False)
+    assert agents.instead != "vllm-nvfp4-cu130"
+    drafting = plan(recipe="vllm-nvfp4-cu130-mtp2").endpoint("main").smoke
+    assert (drafting.speculation, drafting.instead) == (True, "vllm-nvfp4-cu130")
+    text = plan(recipe="vllm-nvfp4-cu130-text").endpoint("main").smoke
+    assert not text.images
+
+
+def test_the_proof_runs_with_the_client_and_knows_what_to_expect() -> None:
+    argv = prove_argv(plan(random_weights=True).endpoint("main"))
+    assert argv[0] == "/usr/local/lib/rigup/client/bin/python"
+    expect = next(word for word in argv if word.startswith("--expect=")).removeprefix("--expect=")
+    assert json.loads(expect)["random_weights"] is True
