@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rigup import browse, keys, planning, report, resolve
+from rigup import audit, browse, hostkeys, keys, planning, report, resolve, status
 from rigup import lock as locks
 from rigup.diagnosis import explain
 from rigup.errors import RigupError, near
@@ -22,7 +22,7 @@ __all__ = ["main"]
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed (wrong use included); 2 from `plan`: changes are pending, from `update --check`: the "
-    "lock would move, from `report`: that run did not go well."
+    "lock would move, from `report`: that run did not go well, from `status`: something does not serve."
 )
 
 
@@ -65,6 +65,24 @@ def parser() -> argparse.ArgumentParser:
     planning.add_arguments(plan)
     plan.set_defaults(run=planning.command)
 
+    looked = commands.add_parser(
+        "audit",
+        help="what the hosts are, against what their plan says",
+        description="Looks at the hosts and changes nothing: every promise of the deploy is a check.",
+        epilog="Exit codes: 0 all is as planned, 2 something is not, 1 something could not be looked at.",
+    )
+    audit.add_arguments(looked)
+    looked.set_defaults(run=audit.command)
+
+    accepted = commands.add_parser(
+        "accept",
+        help="take the new host key of a host that was installed anew or replaced",
+        description="Shows the key that was known and the one that the host shows now, and asks.",
+        epilog="Exit codes: 0 accepted, or known already; 1 not.",
+    )
+    hostkeys.add_arguments(accepted)
+    accepted.set_defaults(run=hostkeys.command)
+
     # Its options are its own business: `main` hands them on.
     commands.add_parser("report", help="what the last deploy did, or an earlier one", add_help=False)
 
@@ -72,6 +90,15 @@ def parser() -> argparse.ArgumentParser:
     settings.set_defaults(run=_settings)
 
     browse.add_commands(commands)
+
+    shown = commands.add_parser(
+        "status",
+        help="what serves on which host, since when, and what is being fetched",
+        description="Looks at the hosts and changes nothing.",
+        epilog="Exit codes: 0 all endpoints serve, 2 some do not, 1 a host could not be asked.",
+    )
+    status.add_arguments(shown)
+    shown.set_defaults(run=status.command)
 
     diagnose = commands.add_parser(
         "diagnose",

@@ -14,7 +14,9 @@ Three things differ from ``@ssh``; everything else, all ``ssh_*`` data included,
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
@@ -34,7 +36,7 @@ from pyinfra.connectors.ssh import FileTransferClient, SSHConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine, clear_askpass_cache, remove_any_sudo_askpass_file
 from pyinfra.facts.server import Command
 
-from rigup import batch, interrupts
+from rigup import batch, hostkeys, interrupts
 from rigup.batch import Answer, Ask, Batch
 from rigup.wire import Memory, memory_file, silence_paramiko, tune
 
@@ -57,6 +59,20 @@ _HARMLESS = {
     "_temp_dir",
     "_success_exit_codes",
 }
+
+# pyinfra's words for a changed host key, and its advice, which leaves the new key unseen.
+_OTHER_KEY = re.compile(r"Host key for .* does not match")
+_ADVICE = re.compile(
+    r"WARNING: REMOTE HOST IDENT|Someone could be eavesdropping|If this is expected, you|\s+ssh-keygen -R "
+)
+
+
+class _OwnWords(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _ADVICE.match(record.getMessage())
+
+
+_OWN_WORDS = _OwnWords()
 
 _in_fact: ContextVar[bool] = ContextVar("in_fact", default=False)
 
@@ -93,6 +109,7 @@ class RigConnector(SSHConnector):
     def connect(self) -> None:
         """Connect and, the first time in a run, read at once what the last run read."""
         silence_paramiko()
+        logger.addFilter(_OWN_WORDS)
         if self._memory is None and self.state.current_stage <= StateStage.Connect:
             # The deploy's own recorder takes over from here on.
             interrupts.watch(self.state)
@@ -100,9 +117,11 @@ class RigConnector(SSHConnector):
         try:
             super().connect()
         except ConnectError as error:
+            if _OTHER_KEY.search(str(error)):
+                error = ConnectError(hostkeys.changed(self.host.name))
             # For the report: pyinfra calls nobody back that early.
             self.host.connector_data["rigup_connect_error"] = str(error)
-            raise
+            raise error from None
         if self._memory is None:
             self._watch_facts()
             self._memory = Memory.load(memory_file(self.host.name, ""))

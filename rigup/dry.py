@@ -138,7 +138,7 @@ def main() -> None:
     observer.watch()
     logging.getLogger("pyinfra").addHandler(complaints)
     # A plan leaves no report behind.
-    events.record = lambda *plans: None
+    events.record = lambda *plans, then="": None
     try:
         pyinfra_cli.main.main()
     finally:

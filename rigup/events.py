@@ -36,12 +36,15 @@ _SECRET_KEY = re.compile(r"token|password|secret|api_?key", re.IGNORECASE)
 _recorder: Recorder | None = None
 
 
-def record(*plans: Plan) -> None:
-    """Record this run, and these hosts' plans. Called once per host, as deploy files are; the first call begins."""
+def record(*plans: Plan, then: str = "") -> None:
+    """Record this run, and these hosts' plans. Called once per host, as deploy files are; the first call begins.
+
+    `then` is what to do after a run that went well, where that is not what it is after a deploy.
+    """
     global _recorder
     if _recorder is None:
         state: State = ctx_state.get()  # type: ignore[no-untyped-call]
-        _recorder = Recorder(state, report.RUNS)
+        _recorder = Recorder(state, report.RUNS, then)
         state.add_callback_handler(_recorder)  # type: ignore[no-untyped-call]
         atexit.register(_recorder.close)
         interrupts.watch(state, _recorder.interrupted)
@@ -52,7 +55,7 @@ def record(*plans: Plan) -> None:
 class Recorder(BaseStateCallback):
     """Turns pyinfra's callbacks into events."""
 
-    def __init__(self, state: State, runs: Path) -> None:
+    def __init__(self, state: State, runs: Path, then: str = "") -> None:
         self._state = state
         self._runs = runs
         self._folder: Path | None = None
@@ -67,7 +70,7 @@ class Recorder(BaseStateCallback):
         logging.getLogger("pyinfra").addHandler(self._said)
         hosts = [host for host in state.inventory if state.is_host_in_limit(host)]
         self._secrets = sorted(set(_secrets(hosts)), key=len, reverse=True)
-        self._note("begin", hosts=[host.name for host in hosts])
+        self._note("begin", hosts=[host.name for host in hosts], **({"then": then} if then else {}))
         for host in hosts:
             if host in state.failed_hosts:
                 error = host.connector_data.get("rigup_connect_error", "the connection could not be made")

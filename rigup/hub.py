@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 from rigup.lock import CheckpointLock
 from rigup.web import Unresolved, Web
 
-__all__ = ["checkpoint_lock", "published_file"]
+__all__ = ["checkpoint_lock", "published_file", "published_sums"]
 
 SETTING = "hub_endpoint"
 LARGEST = 64 << 20
@@ -34,17 +34,29 @@ def checkpoint_lock(web: Web, endpoint: str, repo: str, revision: str) -> Checkp
         raise Unresolved(SETTING, url, f"{commit!r} is no commit", "check that hub_endpoint speaks the hub's protocol")
     if re.fullmatch(r"[0-9a-f]{40}", revision) and commit != revision:
         raise Unresolved(SETTING, url, f"answered for commit {commit}", "use another mirror")
-    sizes: list[int] = []
+    sizes = [int(entry["size"]) for entry in _files(web, endpoint, repo, commit)]
+    if not sizes:
+        raise Unresolved(SETTING, url, "the repository holds no files", "check the checkpoint's repo and branch")
+    return CheckpointLock(revision=commit, bytes=sum(sizes), files=len(sizes))
+
+
+def published_sums(endpoint: str, repo: str, revision: str) -> dict[str, str]:
+    """The hub on each file at a 40-hex revision: SHA-256, or git's SHA-1 of a small one. Raises Unresolved."""
+    with Web() as web:
+        entries = list(_files(web, endpoint, repo, revision))
+    return {str(entry["path"]): str((entry.get("lfs") or entry)["oid"]) for entry in entries}
+
+
+def _files(web: Web, endpoint: str, repo: str, commit: str) -> Iterator[dict[str, Any]]:
+    """The hub's entries of all files, page by page."""
+    headers = _headers(endpoint)
     page: str | None = f"{endpoint}/api/models/{repo}/tree/{commit}?recursive=true&expand=false"
     while page:
         entries = web.json(SETTING, page, headers)
         if not isinstance(entries, list):
             raise Unresolved(SETTING, page, "answered no list of files", "check hub_endpoint")
-        sizes += [int(entry["size"]) for entry in entries if entry.get("type") == "file"]
+        yield from (entry for entry in entries if entry.get("type") == "file")
         page = web.get(SETTING, page, headers).links.get("next", {}).get("url")
-    if not sizes:
-        raise Unresolved(SETTING, url, "the repository holds no files", "check the checkpoint's repo and branch")
-    return CheckpointLock(revision=commit, bytes=sum(sizes), files=len(sizes))
 
 
 def published_file(endpoint: str, repo: str, revision: str, name: str, cache_dir: Path) -> bytes | None:

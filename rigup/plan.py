@@ -28,6 +28,9 @@ __all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "key_
 # Small published files by "repo@revision", then by name.
 Published = Mapping[str, Mapping[str, str]]
 
+# Settings that say how a host is looked at or brought there, and not what it shall be.
+HOW = {"drain_timeout", "retry", "waivers"}
+
 # Of an endpoint that takes all of its host's GPUs, where neither it nor the need says how many those are.
 USUAL_GPUS = 4
 
@@ -278,7 +281,7 @@ def make_plan(host: str, settings: Settings, catalogue: Catalogue, lock: Lock, p
         driver_version=settings.driver_version,
         cuda_toolkit=cuda_group(settings),
         model_store=settings.model_store,
-        settings=settings.model_dump(mode="json"),
+        settings=settings.model_dump(mode="json", exclude=HOW),
     )
 
 

@@ -95,7 +95,7 @@ class HostFacts:
     the bytes of each checkpoint directory that are there already, `images` the references by digest that Docker has,
     `installed` the apt packages with their versions, `gpus` the number of each GPU by its UUID (empty without a
     driver), `our_ports` what endpoints of ours may listen on, `gates` the port of each gate that is up, `addresses` the
-    host's own, `failed` why (endpoint, generation) gave way before.
+    host's own, `failed` why (endpoint, generation) gave way before. `client`: the proof's packages are there.
     """
 
     os_release: Mapping[str, str]
@@ -116,6 +116,7 @@ class HostFacts:
     gates: Mapping[str, int] = field(default_factory=dict)
     addresses: Collection[str] = ()
     failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    client: bool = False
 
 
 def disk_paths(settings: Settings) -> list[str]:
@@ -425,7 +426,9 @@ class _Looking:
         if not self.missing(toolkit_group(self.settings)):
             needed.discard("toolkit_mirror")
         if all(c.bytes <= self.facts.stored.get(c.path, 0) for c in self.plan.checkpoints):
-            needed -= {"pypi_index", "hub_endpoint"}
+            needed.discard("hub_endpoint")
+            if self.facts.client:
+                needed.discard("pypi_index")
         if all(image in self.facts.images for image in self.plan.images):
             needed -= {name for name in needed if name == "registry_mirror" or name.startswith("image ")}
         return needed

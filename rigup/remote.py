@@ -8,6 +8,7 @@ import threading
 
 import paramiko
 
+from rigup import hostkeys
 from rigup.batch import Answer, Ask
 from rigup.errors import RigupError
 from rigup.inventory import Host
@@ -48,6 +49,8 @@ def connect(host: Host) -> paramiko.SSHClient:
             banner_timeout=CONNECT_S,
             auth_timeout=CONNECT_S,
         )
+    except paramiko.BadHostKeyException as error:
+        raise Unreachable(host, hostkeys.changed(host.name)) from error
     except (paramiko.SSHException, OSError, EOFError) as error:
         where = f"{way.user}@{way.address}, port {way.port}"
         raise Unreachable(host, f"no connection to {where}: {error or type(error).__name__}") from error

@@ -6,7 +6,7 @@ A run's events lie in ``.rigup/runs/TIME/events.jsonl``, one JSON object a line,
 
 Every event has ``at`` (ISO 8601, UTC) and ``event``, which is one of:
 
-- ``begin``: ``hosts`` (names)
+- ``begin``: ``hosts`` (names), ``then`` (what to do after it, where it was no deploy)
 - ``plan``: ``host``, ``ssh`` (the command that logs in), ``sudo``, ``endpoints``
 - ``unreachable``: ``host``, ``error``
 - ``start`` and ``operation``: ``host``, ``step``, ``operation``; the latter with ``result`` (changed, unchanged,
@@ -29,6 +29,7 @@ from typing import Any
 RUNS = Path(".rigup/runs")
 RESULTS = ("changed", "unchanged", "failed", "ignored")
 SLOWEST = 5
+DEPLOYED = "`rigup audit` proves what the hosts are; the same deploy again changes nothing."
 
 Event = Mapping[str, Any]
 Report = dict[str, Any]
@@ -40,7 +41,7 @@ def build(events: Iterable[Event]) -> Report:
     ``result`` is ``ok``, ``failed``, ``interrupted``, or ``unfinished`` where the run has not ended or was killed.
     """
     report: Report = {
-        "started": None, "ended": None, "seconds": None, "result": "unfinished",
+        "started": None, "then": DEPLOYED, "ended": None, "seconds": None, "result": "unfinished",
         "hosts": {}, "steps": [], "operations": [], "under_way": [], "errors": [],
     }  # fmt: skip
     steps: dict[str, dict[str, float]] = {}
@@ -50,6 +51,7 @@ def build(events: Iterable[Event]) -> Report:
         kind = event.get("event")
         if kind == "begin":
             report["started"] = event["at"]
+            report["then"] = event.get("then", DEPLOYED)
             for name in event["hosts"]:
                 _host(report, name)
         elif kind == "plan":
@@ -206,7 +208,7 @@ def _trouble(report: Report) -> list[str]:
 
 def _next(report: Report) -> str:
     if report["result"] == "ok":
-        return "`pytest tests/audit` proves what the hosts are; the same deploy again changes nothing."
+        return str(report["then"])
     if report["result"] == "failed":
         return "put right what is said above and run the same command again: it goes on from what it finds."
     return "run the same command again: it goes on from what it finds."

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -27,7 +28,7 @@ from rigup.choice import Need, read_need
 from rigup.documents import complaint, dotted, words
 from rigup.errors import Finding, InputError
 
-__all__ = ["Connection", "Endpoint", "Gpus", "Settings", "gpu_indices", "settings_table"]
+__all__ = ["Connection", "Endpoint", "Gpus", "Settings", "Waiver", "gpu_indices", "settings_table"]
 
 # In pydantic's lax mode `true` is a number and "8000" too; a person who writes those meant something else.
 Int = Annotated[int, Strict()]
@@ -243,6 +244,15 @@ def _side_by_side(endpoints: dict[str, Endpoint]) -> dict[str, Endpoint]:
     return endpoints
 
 
+class Waiver(BaseModel):
+    """Why a finding of the audit is accepted, and until when."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: Annotated[str, Field(min_length=8)] = Field(description="Why, for whoever reads the audit.")
+    until: date = Field(description="The last day on which it holds, such as 2027-01-31.")
+
+
 class Connection(BaseModel):
     """How a host is reached. Only the inventory holds these; for one run, pyinfra's own `--data ssh_user=...` works."""
 
@@ -342,6 +352,9 @@ class Settings(BaseModel):
     ready_timeout: Seconds = Field(
         2700, description="Seconds until an endpoint answers; the first start compiles kernels."
     )
+    drain_timeout: Annotated[int, Strict(), Field(ge=0, le=86400)] = Field(
+        300, description="Seconds that a rebuild waits for running requests before it stops an endpoint."
+    )
     stall_timeout: Seconds = Field(
         900, description="Seconds without log line, disk read or change of GPU memory after which a start has stalled."
     )
@@ -350,6 +363,11 @@ class Settings(BaseModel):
     )
     fetch_timeout: Annotated[int, Strict(), Field(ge=10)] = Field(
         86400, description="Seconds to wait for a checkpoint in one run; the download itself goes on."
+    )
+
+    waivers: dict[Name, Waiver] = Field(
+        default_factory=dict,
+        description="Findings of the audit that are accepted for a while, by the check's id: `{reason, until}` each.",
     )
 
     @model_validator(mode="after")
@@ -416,7 +434,12 @@ def gpu_indices(
 def settings_table() -> str:
     """The README's table of all keys, in Markdown, made from the schema."""
     lines = ["| key | default | what it is |", "|---|---|---|"]
-    for model, prefix in ((Connection, ""), (Settings, ""), (Endpoint, "endpoints.NAME.")):
+    for model, prefix in (
+        (Connection, ""),
+        (Settings, ""),
+        (Endpoint, "endpoints.NAME."),
+        (Waiver, "waivers.CHECK."),
+    ):
         for name, info in model.model_fields.items():
             default = "(required)" if info.is_required() else f"`{_shown(info.get_default(call_default_factory=True))}`"
             text = (info.description or "").replace("|", "\\|")

@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from functools import cache
+from dataclasses import replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ class Wire:
 
         Raises Unreachable where the host cannot be reached.
         """
+        return self._asked(replace(ask, sudo=False) if ask.sudo and not self.may_sudo else ask)
+
+    def _asked(self, ask: Ask) -> Answer:
         with self._lock:
             self._memory.asked(ask)
             if self._read_ahead:
@@ -65,6 +69,11 @@ class Wire:
             if ask not in self._answers:
                 self._answers[ask] = self._ask_patiently(ask)
             return self._answers[ask]
+
+    @cached_property
+    def may_sudo(self) -> bool:
+        """Whether this login becomes root without a password; one that may not sees what it can."""
+        return self._asked(Ask("true", sudo=True)).code == 0
 
     def close(self) -> None:
         """Remember what was asked, and hang up."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
-from pyinfra.operations import files as pyinfra_files
 
 from rigup.operations import apt, files
 from rigup.packages import locked_packages
@@ -19,7 +18,7 @@ def cuda(brief: Brief) -> None:
     """`cuda-toolkit-13-N` at its locked version and nvcc on the PATH, or neither."""
     wanted = locked_packages(brief.lock, brief.distro, brief.settings).get("cuda")
     if wanted is None:
-        pyinfra_files.file(name="Take the CUDA toolkit off the PATH", path=PROFILE, present=False)
+        files.absent(name="Take the CUDA toolkit off the PATH", path=PROFILE)
         return
     apt.install(name="Install the CUDA toolkit", packages=wanted)
     # The packages do not do this themselves.

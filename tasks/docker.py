@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from pyinfra.api.deploy import deploy
-from pyinfra.operations import files as pyinfra_files
 
 from rigup.operations import apt, files, systemd
 from rigup.operations import docker as docker_operations
@@ -21,12 +20,11 @@ def docker(brief: Brief) -> None:
     """Both repositories, Docker and the container toolkit at their locked versions, our keys in daemon.json."""
     for repository in (repositories(brief.distro, brief.settings)[key] for key in ("docker", "toolkit")):
         for path in repository.stale:
-            pyinfra_files.file(name=f"Remove {path}, which names the same repository", path=path, present=False)
-        pyinfra_files.download(
+            files.absent(name=f"Remove {path}, which names the same repository", path=path)
+        files.download(
             name=f"Fetch the {repository.name} repository's key",
             src=repository.key_url,
             dest=repository.key_path,
-            mode="644",
             sha256sum=brief.lock.keys[repository.key_url],
         )
         files.install(

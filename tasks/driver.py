@@ -7,7 +7,6 @@ import posixpath
 from pyinfra import host
 from pyinfra.api.deploy import deploy
 from pyinfra.facts.deb import DebPackages
-from pyinfra.operations import apt as pyinfra_apt
 from pyinfra.operations import files as pyinfra_files
 
 from rigup.operations import apt, files, systemd
@@ -32,15 +31,17 @@ def driver(brief: Brief) -> None:
 
     cuda = repositories(brief.distro, brief.settings)["cuda"]
     for path in cuda.stale:
-        pyinfra_files.file(name=f"Remove {path}, which names the same repository", path=path, present=False)
+        files.absent(name=f"Remove {path}, which names the same repository", path=path)
     pyinfra_files.directory(name="Make a place for the keyring package", path=posixpath.dirname(KEYRING))
-    pyinfra_files.download(
+    files.download(
         name="Fetch the CUDA repository's keyring package",
         src=cuda.key_url,
         dest=KEYRING,
         sha256sum=brief.lock.keys[cuda.key_url],
     )
-    pyinfra_apt.deb(name="Install the CUDA repository's keyring", src=KEYRING)
+    apt.keyring(
+        name="Install the CUDA repository's keyring", package="cuda-keyring", src=KEYRING, brings=cuda.source_path
+    )
     # The package brings NVIDIA's own address; a mirror is named here.
     files.install(name="Name the CUDA repository", dest=cuda.source_path, content=cuda.source_text)
 

@@ -6,6 +6,7 @@ fleet, so that one table shows what is wrong anywhere, and nothing changes on an
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from rigup import resolve
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
 from rigup.facts.docker import ImageDigests
 from rigup.facts.endpoints import Endpoints
+from rigup.facts.files import FileInfo, FileState
 from rigup.facts.hardware import DiskFree, PciDevices, SecureBoot, nvidia_gpus
 from rigup.facts.network import Addresses, ListeningPorts, Reachable
 from rigup.facts.nvidia import GpuList
@@ -38,11 +40,14 @@ from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan, make_plan, recipe_of
 from rigup.preflight import HostFacts, check, destinations, disk_paths
 from rigup.recipes import Catalogue, default_catalogue
+from rigup.render import CLIENT
 from rigup.settings import Settings
 
-__all__ = ["Brief", "preflight"]
+__all__ = ["PLAN", "Brief", "preflight"]
 
+PLAN = "/etc/rigup/plan.json"
 CACHE = Path(".rigup/hub")
+FILES = Path(__file__).resolve().parent.parent / "files"
 
 T = TypeVar("T")
 
@@ -203,4 +208,11 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         gates={name: port for name, unit in gates.items() if unit.runs and (port := endpoints.port_in_force(name))},
         addresses=fact(Addresses),
         failed={key: f"was tried here at {tried.at} and {tried.why}" for key, tried in endpoints.failed.items()},
+        client=_has_client(fact(FileInfo, path=f"{CLIENT}/requirements.lock")),
     )
+
+
+def _has_client(there: FileState | None) -> bool:
+    """Whether the proof's virtual environment holds what it shall; the copy of its lock is written last."""
+    wanted = (FILES / "client-requirements.lock").read_bytes()
+    return there is not None and there.sha256 == hashlib.sha256(wanted).hexdigest()

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pyinfra.api.deploy import deploy
-from pyinfra.operations import files as pyinfra_files
 
 from rigup.diagnosis import fatal_text
 from rigup.operations import files, model, serving, venv
 from rigup.render import CLIENT, FATAL_LINES, JUDGE, PROVE, SMOKE, WAIT_READY
-from tasks.preflight import Brief
+from tasks.preflight import PLAN, Brief
 
 __all__ = ["serve"]
 
@@ -45,11 +44,9 @@ def serve(brief: Brief) -> None:
     )
     files.install(name="Install what the readiness check knows", dest=FATAL_LINES, content=fatal_text())
     for endpoint in endpoints:
-        pyinfra_files.file(
-            name=f"Have no other unit of {endpoint.name}", path=f"/etc/systemd/system/{endpoint.unit}", present=False
-        )
+        files.absent(name=f"Have no other unit of {endpoint.name}", path=f"/etc/systemd/system/{endpoint.unit}")
         serving.judged(name=f"Have the image judge the arguments of {endpoint.name}", endpoint=endpoint)
     named = ", ".join(f"{endpoint.recipe} as {endpoint.name}" for endpoint in endpoints)
     serving.serve(name=f"Serve {named}", endpoints=endpoints, reload_for=brief.prepared)
     serving.tidy(name="Remove the files of earlier generations", endpoints=endpoints)
-    files.install(name="Keep the plan on the host", dest="/etc/rigup/plan.json", content=brief.plan.text())
+    files.install(name="Keep the plan on the host", dest=PLAN, content=brief.plan.text())

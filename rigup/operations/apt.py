@@ -6,13 +6,14 @@ Each runs as the unit `rigup-apt.service`, so that neither a broken connection n
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 
-from pyinfra.api.command import FunctionCommand, QuoteString
+from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
+from pyinfra.operations import apt as pyinfra_apt
 
 from rigup.facts.packages import (
     AptVersions,
@@ -22,10 +23,11 @@ from rigup.facts.packages import (
     parse_broken_packages,
     parse_installed_versions,
 )
-from rigup.operations._host import Answer, Clock, pause, run, say, work
+from rigup.operations._host import Answer, Clock, check, pause, run, say, work
+from rigup.operations._ledger import note, note_file
 from rigup.operations._units import run_as_unit, wait_for_leftover
 
-__all__ = ["absent", "install", "parse_removals", "repair"]
+__all__ = ["absent", "install", "keyring", "parse_additions", "parse_removals", "repair"]
 
 Commands = Generator[FunctionCommand, None, None]
 
@@ -43,7 +45,9 @@ APT_GET = (
     "--option=Dpkg::Use-Pty=0",
     f"--option=DPkg::Lock::Timeout={LOCK_S}",
 )
-REMOVAL = re.compile(r"^Remv (\S+)")
+REMOVAL = re.compile(r"^(?:Remv|Purg) (\S+)")
+# An upgrade has the present version in square brackets after the name.
+ADDITION = re.compile(r"^Inst (\S+) \((?!\[)")
 # apt's and the mirrors' ways of saying that the lists are older than the archive.
 OUTDATED = re.compile(r"404\s+Not Found|Unable to fetch some archives|File has unexpected size|Hash Sum mismatch")
 
@@ -51,6 +55,11 @@ OUTDATED = re.compile(r"404\s+Not Found|Unable to fetch some archives|File has u
 def parse_removals(lines: Collection[str]) -> list[str]:
     """The packages that `apt-get --simulate` says it would remove."""
     return sorted({match[1].split(":")[0] for line in lines if (match := REMOVAL.match(line))})
+
+
+def parse_additions(lines: Iterable[str]) -> list[str]:
+    """The packages that `apt-get --simulate` says it would install anew; upgrades are none."""
+    return sorted({match[1].split(":")[0] for line in lines if (match := ADDITION.match(line))})
 
 
 def missing(wanted: Mapping[str, str | None], installed: Mapping[str, str]) -> dict[str, str | None]:
@@ -166,6 +175,52 @@ def repair(timeout: float = 3600) -> Commands:
     yield work(mend, "dpkg --configure")
 
 
+def purge(host: Host, packages: Collection[str], timeout: float) -> set[str]:
+    """Purge those of `packages` that are there, except what packages of others need; returns these."""
+    wait_for_leftover(host, UNIT, "apt", timeout)
+    going, staying = set(_present(host, packages)), set[str]()
+    while going:
+        arguments = ["purge", *sorted(going)]
+        others = [name for name in parse_removals(simulate(host, arguments).lines) if name not in going]
+        if not others:
+            _apt_get(host, arguments, f"apt purges {len(going)} packages", timeout)
+            break
+        needed = with_what_they_need(host, going, others)
+        if not needed:
+            raise OperationError(f"{host.name}: purging would remove {', '.join(others)} too; nothing was purged")
+        staying |= needed
+        going -= needed
+    return staying
+
+
+def with_what_they_need(host: Host, ours: Collection[str], names: Sequence[str]) -> set[str]:
+    """Those of `ours` among `names` and all that they depend on."""
+    command = "apt-cache depends --recurse --installed --no-suggests --no-conflicts --no-breaks --no-replaces"
+    answer = run(host, f"{command} --no-enhances --", *(QuoteString(name) for name in names))
+    mentioned = {line.split()[-1].strip("<>").split(":")[0] for line in answer.lines if line.strip()}
+    return {*names, *mentioned} & set(ours)
+
+
+def _present(host: Host, packages: Collection[str]) -> list[str]:
+    """Those of `packages` of which dpkg has anything, be it configuration."""
+    form = "'${db:Status-Status} ${Package}\\n'"
+    names = (QuoteString(name) for name in sorted(packages))
+    lines = run(host, "dpkg-query -W -f", form, *names, "2>/dev/null").lines
+    return [line.split()[1] for line in lines if line and not line.startswith("not-installed")]
+
+
+@operation()
+def keyring(package: str, src: str, brings: str) -> Generator[StringCommand, None, None]:
+    """Have the package in the file `src` on the host: pyinfra's `apt.deb`, and the ledger's lines where it is new.
+
+    + brings: a file of the package that is written anew later, and goes with it
+    """
+    commands = list(pyinfra_apt.deb._inner(src=src))
+    if commands and not host.get_fact(InstalledVersions, names=[package]):
+        yield StringCommand(note("packages", [package]), "&&", note_file(brings, ""))
+    yield from commands
+
+
 def _installed(host: Host, packages: Collection[str]) -> dict[str, str]:
     return parse_installed_versions(list(run(host, InstalledVersions().command(sorted(packages))).lines))
 
@@ -213,16 +268,25 @@ def _lacking(host: Host, wanted: Mapping[str, str | None]) -> list[str]:
 
 
 def _refuse_removals(host: Host, arguments: Sequence[str], may_remove: Collection[str]) -> None:
-    """Try the transaction out; raises where apt cannot do it, or would remove what nobody named."""
-    argv = (*APT_GET, "--simulate", *arguments)
-    answer = run(host, "LC_ALL=C.UTF-8", *(QuoteString(argument) for argument in argv))
-    if not answer.ok:
-        raise OperationError(f"{host.name}: apt cannot do that:\n{_apt_says(answer)}")
+    """Try a transaction out, write down what it adds; raises where apt cannot, or would remove what nobody named."""
+    answer = simulate(host, arguments)
     if unexpected := [package for package in parse_removals(answer.lines) if package not in may_remove]:
         raise OperationError(
             f"{host.name}: `apt-get {' '.join(arguments)}` would remove {', '.join(unexpected)}; nothing was done. "
             "Remove them by hand if they are not needed, and run again."
         )
+    for kind, names in (("packages", parse_additions(answer.lines)), ("removed", parse_removals(answer.lines))):
+        if names:
+            check(host, note(kind, names), failing=f"could not write the ledger of {host.name}")
+
+
+def simulate(host: Host, arguments: Sequence[str]) -> Answer:
+    """What `apt-get --simulate` says. Raises OperationError where apt cannot do it."""
+    argv = (*APT_GET, "--simulate", *arguments)
+    answer = run(host, "LC_ALL=C.UTF-8", *(QuoteString(argument) for argument in argv))
+    if not answer.ok:
+        raise OperationError(f"{host.name}: apt cannot do that:\n{_apt_says(answer)}")
+    return answer
 
 
 def _apt_says(answer: Answer) -> str:

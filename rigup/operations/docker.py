@@ -14,9 +14,11 @@ from pyinfra.context import host
 from rigup.facts.docker import ImageDigests
 from rigup.facts.nvidia import CdiDevices, parse_cdi_devices
 from rigup.facts.units import UnitState, UnitStateValue
+from rigup.ledger import backup_of
 from rigup.operations._host import check, refusal, run, work
+from rigup.operations._ledger import note
 from rigup.operations._units import UnitFailed, run_as_unit, wait_for_leftover
-from rigup.operations.files import Merged, backup_of, merged_file, place_merged
+from rigup.operations.files import Merged, merged_file, place_merged
 from rigup.operations.systemd import start
 
 __all__ = ["cdi", "daemon_config", "image"]
@@ -113,6 +115,7 @@ def image(reference: str, tag: str, timeout: float = 7200) -> Commands:
         unit = f"rigup-pull-{reference.rpartition(':')[2][:12]}.service"
         wait_for_leftover(host, unit, f"the pull of {tag}", timeout)
         if not _is_here(host, reference):
+            check(host, note("images", [reference]), failing=f"could not write the ledger of {host.name}")
             argv = ["/usr/bin/docker", "pull", reference]
             try:
                 run_as_unit(host, unit, argv, what=f"the pull of {tag}", limit_s=timeout)

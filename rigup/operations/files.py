@@ -22,11 +22,14 @@ from pyinfra.api.hiddenvalue import HiddenValue
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host, state
+from pyinfra.operations import files as pyinfra_files
 
 from rigup.facts.files import FileInfo, FileState, FileText
+from rigup.ledger import backup_of
 from rigup.operations._host import check, refusal, run, work
+from rigup.operations._ledger import note_directory, note_file, note_keys
 
-__all__ = ["Rewrite", "backup_of", "install", "merge", "merged_json", "place", "show_rewrites"]
+__all__ = ["Rewrite", "absent", "download", "install", "merge", "merged_json", "place", "show_rewrites"]
 
 Commands = Generator[FunctionCommand, None, None]
 
@@ -54,11 +57,6 @@ def show_rewrites(show: Callable[[Host, Rewrite], None]) -> None:
     _show = show
 
 
-def backup_of(dest: str) -> str:
-    """Where the content from before the last change of `dest` is kept."""
-    return f"{dest}.rigup-backup"
-
-
 def place(
     host: Host,
     dest: str,
@@ -69,11 +67,13 @@ def place(
     group: str,
     validate: Sequence[str] | None = None,
     backup: bool = False,
+    keys: Mapping[str, Any] | None = None,
 ) -> None:
     """Put `content` at `dest` in one step, or leave everything as it was and raise `OperationError`.
 
     `validate` is a command line in which `%s` stands for the new file, which already has its final name (in another
     directory): tools that go by a file's name, such as `systemd-analyze verify`, can judge it.
+    The host's ledger says that the file is ours; or, with `keys`, that only these in it are.
     """
     directory, base = posixpath.split(dest)
     staging = posixpath.join(directory, f".rigup-new.{base}")
@@ -82,7 +82,8 @@ def place(
     try:
         check(
             host,
-            StringCommand("( test -d", into, "|| ( umask 022 && mkdir -p", into, ") )"),
+            StringCommand("( test -d", into, "|| ("),
+            StringCommand(note_directory(directory), "&& umask 022 && mkdir -p", into, ") )"),
             StringCommand("&& rm -rf", here, "&& mkdir -m 0700", here),
             StringCommand("&& umask 077 && base64 -d >", beside),
             stdin=base64.b64encode(content).decode(),
@@ -91,8 +92,11 @@ def place(
         if validate:
             argv = (QuoteString(argument.replace("%s", new)) for argument in validate)
             check(host, *argv, failing=f"{dest} on {host.name} stays as it was: `{validate[0]}` refused the new one")
+        written = hashlib.sha256(content).hexdigest()
         check(
             host,
+            note_file(dest, written) if keys is None else note_keys(dest, keys),
+            "&&",
             StringCommand("cp -a", target, QuoteString(backup_of(dest)), "&&") if backup else "",
             StringCommand("chown", QuoteString(f"{user}:{group}"), beside, "&& chmod", QuoteString(mode), beside),
             StringCommand("&& sync", beside, "&& mv -T", beside, target, "&& rmdir", here),
@@ -202,10 +206,11 @@ def merged_text(dest: str, text: str | None, values: Mapping[str, Any]) -> str |
 
 @dataclass(frozen=True)
 class Merged:
-    """A JSON file as it shall be: its content, and whose it is (`owner.kind` is empty for a file not there yet)."""
+    """A JSON file as it shall be: its content, owner (whose `kind` is empty for a file not there yet), and our keys."""
 
     content: bytes
     owner: FileState
+    values: Mapping[str, Any]
 
 
 def merged_file(dest: str, values: Mapping[str, Any], mode: str) -> Merged | None:
@@ -224,7 +229,7 @@ def merged_file(dest: str, values: Mapping[str, Any], mode: str) -> Merged | Non
         # Of our own keys alone: the others are not ours to show.
         before, after = (_ours(each, values) for each in (present, text))
         _show(host, Rewrite(dest, mode, there, after.encode(), before))
-    return Merged(text.encode(), there or FileState("", mode, "root", "root"))
+    return Merged(text.encode(), there or FileState("", mode, "root", "root"), values)
 
 
 def _ours(text: str | None, values: Mapping[str, Any]) -> str:
@@ -254,6 +259,7 @@ def place_merged(host: Host, dest: str, merged: Merged, *, validate: Sequence[st
         group=owner.group,
         validate=validate,
         backup=backup and owner.is_regular,
+        keys=merged.values,
     )
 
 
@@ -287,3 +293,21 @@ def merged_json(
         lambda host: place_merged(host, dest, wanted, validate=validate, backup=backup),
         f"merge into {dest}",
     )
+
+
+@operation()
+def download(src: str, dest: str, sha256sum: str, mode: str = "644") -> Generator[StringCommand, None, None]:
+    """Have the file at the URL `src` at `dest`, with this SHA-256: pyinfra's `files.download` and the ledger's line."""
+    commands = list(pyinfra_files.download._inner(src=src, dest=dest, sha256sum=sha256sum, mode=mode))
+    if commands:
+        yield note_file(dest, sha256sum)
+        yield from commands
+
+
+@operation()
+def absent(path: str) -> Generator[StringCommand, None, None]:
+    """Have no file at `path`; what others had there comes back with a rebuild."""
+    if host.get_fact(FileInfo, path=path) is None:
+        host.noop(f"there is no {path}")
+        return
+    yield StringCommand(note_file(path, ""), "&& rm -f --", QuoteString(path))

@@ -21,6 +21,7 @@ from rigup.facts.files import FileInfo, FileState
 from rigup.facts.serving import ModelStamp, ModelStampValue, parse_model_stamp
 from rigup.facts.units import UnitState, UnitStateValue
 from rigup.operations._host import Clock, check, duration, run, say, work
+from rigup.operations._ledger import note
 from rigup.operations._units import failure, show_patiently
 from rigup.operations.files import place
 from rigup.plan import CheckpointPlan
@@ -86,7 +87,10 @@ def fetch(checkpoint: CheckpointPlan, endpoint: str, venv: str = VENV) -> Comman
         parent, name = QuoteString(posixpath.dirname(checkpoint.path)), QuoteString(unit)
         check(
             host,
-            StringCommand("( umask 022 && mkdir -p", parent, f") && chown {USER}:", parent),
+            note("checkpoints", [checkpoint.path]),
+            StringCommand("&& ( umask 022 && mkdir -p", parent, ") &&"),
+            # After a rebuild what the store has is root's: the downloader may have to mend it.
+            StringCommand("find", parent, f"! -user {USER} -exec chown -h {USER}: {{}} +"),
             failing=f"could not make the store's directory for {repo} on {host.name}",
         )
         if not asked:

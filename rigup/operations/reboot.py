@@ -24,7 +24,7 @@ from rigup.facts.nvidia import DriverState, DriverStateValue, GpuList, parse_dri
 from rigup.facts.units import ActiveUnits, parse_active_units
 from rigup.operations._host import Clock, check, duration, pause, run, say, try_reconnect, work
 
-__all__ = ["obstacles", "reasons", "when_needed"]
+__all__ = ["obstacles", "reasons", "reboot_and_wait", "when_needed"]
 
 Commands = Generator[FunctionCommand, None, None]
 
@@ -120,7 +120,7 @@ def when_needed(
                 f"`systemctl stop {' '.join(serving)}` there, and deploy again."
             )
         say(host, f"rebooting: {listed}")
-        took = _reboot(host, timeout)
+        took = reboot_and_wait(host, timeout)
         say(host, f"back after {duration(took)}")
         _wait_for_gpus(host, gpus)
         if left := reasons(*_look(host, options), kernel_args, options):
@@ -152,8 +152,8 @@ def _boot_id(host: Host) -> str:
     return check(host, BootId().command(), failing=f"could not read the boot id of {host.name}").lines[0].strip()
 
 
-def _reboot(host: Host, timeout: float) -> float:
-    """Reboot and wait for another boot id; returns the seconds it took."""
+def reboot_and_wait(host: Host, timeout: float) -> float:
+    """Reboot and wait for another boot id; returns the seconds it took. Raises OperationError."""
     before = _boot_id(host)
     # A timer of its own: the order is taken and answered before the connection goes.
     check(

@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyinfra.api.command import FunctionCommand, QuoteString
+from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta, operation
@@ -21,9 +21,10 @@ from rigup.facts.endpoints import Endpoints, EndpointsValue, parse_endpoints
 from rigup.facts.files import FileInfo, FileState, parse_file_info
 from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
 from rigup.operations._host import check, run, say, work
+from rigup.operations._ledger import note_directory, note_file
 from rigup.operations._units import SHOWN_LINES, UnitFailed, run_as_unit, show, wait_for_leftover
 from rigup.operations.systemd import ENABLED, stale_reasons
-from rigup.plan import ENDPOINTS, EndpointPlan
+from rigup.plan import ENDPOINTS, UNITS, EndpointPlan
 from rigup.render import docker_argv, inputs_of, judge_argv, start_seconds, unit_text
 
 __all__ = ["judged", "serve", "tidy"]
@@ -109,6 +110,7 @@ def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta]
         now = [todo for endpoint in endpoints if (todo := _todo_now(host, endpoint))]
         if not now and not removed:
             return
+        _note(host, [each.endpoint for each in now])
         argv = ["/usr/bin/python3", SWITCH]
         for each in now:
             argv += ["--to", f"{each.endpoint.name}={each.endpoint.generation}"]
@@ -158,6 +160,16 @@ def _todo_now(host: Host, endpoint: EndpointPlan) -> Todo | None:
     running = list(run(host, ProcessCommand().command(state.main_pid)).lines) if state.main_pid else []
     unit = parse_file_info(list(run(host, FileInfo().command(endpoint.unit_file)).lines))
     return todo_of(endpoint, state, running, unit)
+
+
+def _note(host: Host, endpoints: Sequence[EndpointPlan]) -> None:
+    """Write down the unit files that the switch will put into force."""
+    for directory in (UNITS.rpartition("/")[0], UNITS):
+        known = StringCommand("test -d", QuoteString(directory), "||", note_directory(directory))
+        check(host, known, failing=f"could not write the ledger of {host.name}")
+    for endpoint in endpoints:
+        written = note_file(endpoint.unit_file, hashlib.sha256(unit_text(endpoint).encode()).hexdigest())
+        check(host, written, failing=f"could not write the ledger of {host.name}")
 
 
 def _told(host: Host, endpoints: Sequence[EndpointPlan]) -> str | None:

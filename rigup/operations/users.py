@@ -9,6 +9,7 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host
 
 from rigup.facts.system import UserExists
+from rigup.operations._ledger import note
 
 __all__ = ["system"]
 
@@ -19,6 +20,7 @@ def system(user: str) -> Generator[StringCommand, None, None]:
     if host.get_fact(UserExists, user=user):
         host.noop(f"there is a user {user}")
         return
+    yield note("users", [user])
     yield StringCommand(
         "useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin --",
         QuoteString(user),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import testinfra
 from testinfra.host import Host as Testinfra
@@ -30,6 +32,39 @@ GPU_FIELDS = ("name", "driver_version", "persistence_mode")
 class Deviation(AssertionError):
     """A host is not what its plan says."""
 
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(f"expected: {expected}\nfound:    {found}")
+        self.expected, self.found = expected, found
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a check before it is made.
+
+    `severity` is critical (it does not serve, or will not after the next boot), major or minor; `settings` are the
+    keys of the inventory that it comes from; `root` says that only root can see it, `deep` that it takes its time.
+    """
+
+    severity: Literal["critical", "major", "minor"]
+    settings: tuple[str, ...]
+    root: bool
+    deep: bool
+
+
+Check = TypeVar("Check", bound=Callable[..., None])
+
+
+def check(
+    severity: Literal["critical", "major", "minor"], *settings: str, root: bool = False, deep: bool = False
+) -> Callable[[Check], Check]:
+    """Mark a function as a check of the audit; see `About`."""
+
+    def mark(function: Check) -> Check:
+        function.about = About(severity, settings, root, deep)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
 
 def expect(expected: object, found: object) -> None:
     """Raise Deviation, saying both, unless they are equal. Of mappings only what differs is shown."""
@@ -39,14 +74,34 @@ def expect(expected: object, found: object) -> None:
         keys = [key for key in {**expected, **found} if expected.get(key, ABSENT) != found.get(key, ABSENT)]
         expected = "; ".join(f"{key}: {_shown(expected.get(key, ABSENT))}" for key in keys)
         found = "; ".join(f"{key}: {_shown(found.get(key, ABSENT))}" for key in keys)
-    raise Deviation(f"expected: {_shown(expected)}\nfound:    {_shown(found)}")
+    raise Deviation(_shown(expected), _shown(found))
 
 
 def expect_none(expected: str, deviations: Iterable[str]) -> None:
     """Raise Deviation, saying what is expected instead, unless there are no deviations."""
     found = list(deviations)
     if found:
-        raise Deviation(f"expected: {expected}\nfound:    {', '.join(found)}")
+        raise Deviation(expected, ", ".join(found))
+
+
+def expect_at_least(what: str, floor: str, found: str) -> None:
+    """Raise Deviation unless a version, numbers and dots at its start, is not below the floor."""
+    numbers = [[int(part) for part in re.findall(r"\d+", re.split(r"[-~+]", version)[0])] for version in (floor, found)]
+    if numbers[1] < numbers[0]:
+        raise Deviation(f"{what} {floor} or newer", found if any(numbers[1]) else "none")
+
+
+def expect_repository(rig: Subject, url: str, key: str) -> None:
+    """Raise Deviation unless apt reads packages from `url`, signed by a file whose path holds `key`."""
+    form = "$(REPO_URI) $(SIGNED_BY)"
+    listed = [line.split() for line in rig.said("apt-get indextargets --format %s", form).splitlines()]
+    keys = {
+        words[1] if len(words) > 1 else "any key"
+        for words in listed
+        if words and words[0].rstrip("/") == url.rstrip("/")
+    }
+    if not any(key in path for path in keys):
+        raise Deviation(f"{url} by a key of its own ({key})", ", ".join(sorted(keys)) or "apt does not know it")
 
 
 def expect_text(what: str, expected: str, found: str | None) -> None:
@@ -54,14 +109,14 @@ def expect_text(what: str, expected: str, found: str | None) -> None:
     if expected == found:
         return
     if found is None:
-        raise Deviation(f"expected: {what}\nfound:    no such file")
+        raise Deviation(what, "no such file")
     ours, theirs = expected.splitlines(), found.splitlines()
     for number in range(max(len(ours), len(theirs))):
         line = ours[number] if number < len(ours) else "the end"
         other = theirs[number] if number < len(theirs) else "the end"
         if line != other:
-            raise Deviation(f"expected: {what}, line {number + 1}: {line.strip()}\nfound:    {other.strip()}")
-    raise Deviation(f"expected: {what} as planned\nfound:    other line ends")
+            raise Deviation(f"{what}, line {number + 1}: {line.strip()}", other.strip())
+    raise Deviation(f"{what} as planned", "other line ends")
 
 
 def _shown(value: object) -> str:
@@ -116,6 +171,11 @@ class Subject:
         return dict(locked_packages(self.lock, self.distro, self.settings).get(group, {}))
 
     # What it is
+
+    @cached_property
+    def is_root(self) -> bool:
+        """Whether the login is root, or became root by sudo."""
+        return self.said("id -u") == "0"
 
     @cached_property
     def os_release(self) -> dict[str, str]:

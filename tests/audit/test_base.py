@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from subject import Subject, expect, expect_none
+from subject import Subject, check, expect, expect_none
 
 
 def live(rig: Subject, key: str) -> str | None:
@@ -13,6 +13,7 @@ def live(rig: Subject, key: str) -> str | None:
     return None if text is None else " ".join(text.split())
 
 
+@check("major")
 def test_base_packages(rig: Subject) -> None:
     """The tools that later steps and the host's own programs use."""
     needed = ("ca-certificates", "curl", "python3", "python3-venv")
@@ -20,6 +21,7 @@ def test_base_packages(rig: Subject) -> None:
     expect_none(f"{', '.join(needed)} installed", [f"{name} is not" for name in missing])
 
 
+@check("minor")
 def test_base_apt_lock(rig: Subject) -> None:
     """apt waits for its lock: a fresh host updates itself when it boots."""
     value = rig.said("apt-config dump --format '%v%n' DPkg::Lock::Timeout")
@@ -27,12 +29,14 @@ def test_base_apt_lock(rig: Subject) -> None:
         expect("DPkg::Lock::Timeout of a minute or more", value)
 
 
+@check("major", "sysctl")
 def test_base_sysctl(rig: Subject) -> None:
     """The kernel settings are in effect."""
     wanted = {key: str(value) for key, value in rig.settings.sysctl.items() if live(rig, key) is not None}
     expect(wanted, {key: live(rig, key) for key in wanted})
 
 
+@check("major", "sysctl")
 def test_base_sysctl_kept(rig: Subject) -> None:
     """The kernel settings come back after a boot: of all files that systemd reads, the last word is ours."""
     wanted = {key: str(value) for key, value in rig.settings.sysctl.items() if live(rig, key) is not None}
@@ -44,6 +48,7 @@ def test_base_sysctl_kept(rig: Subject) -> None:
     expect(wanted, {key: kept.get(key, "nothing") for key in wanted})
 
 
+@check("major")
 def test_base_updates(rig: Subject) -> None:
     """Unattended upgrades leave the driver and Docker alone."""
     dumped = rig.said("apt-config dump --format '%f %v%n' Unattended-Upgrade::Package-Blacklist")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 
-from subject import Subject, expect
+from subject import Subject, check, expect
 
 
+@check("minor", "cuda_toolkit")
 def test_cuda_packages(rig: Subject) -> None:
     """The toolkit's package, at the locked version."""
     wanted = rig.locked("cuda")
     expect(wanted, rig.versions(wanted))
 
 
+@check("minor", "cuda_toolkit")
 def test_cuda_nvcc(rig: Subject) -> None:
     """A login shell finds nvcc, of the version that the settings name; with `off`, our PATH file is not there."""
     if rig.settings.cuda_toolkit is None:

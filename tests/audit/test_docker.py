@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from subject import Subject, expect, expect_none
+from subject import Subject, check, expect, expect_at_least, expect_none, expect_repository
 
 
 def daemon(rig: Subject) -> dict[str, Any]:
@@ -13,18 +13,35 @@ def daemon(rig: Subject) -> dict[str, Any]:
     return rig.json("docker info --format '{{json .}}'") or {}
 
 
+@check("major", "docker_version")
 def test_docker_packages(rig: Subject) -> None:
     """Docker's own packages, at the locked versions."""
     wanted = rig.locked("docker")
     expect(wanted, rig.versions(wanted))
 
 
+@check("major", "container_toolkit_version")
 def test_docker_toolkit(rig: Subject) -> None:
     """The container toolkit's four packages, all at the locked version."""
     wanted = rig.locked("toolkit")
     expect(wanted, rig.versions(wanted))
 
 
+@check("critical", "container_toolkit_version")
+def test_docker_toolkit_safe(rig: Subject) -> None:
+    """1.20.1 or newer: older ones let a container out (CVE-2025-23266) or lose Docker's start at boot."""
+    expect_at_least("container toolkit", "1.20.1", rig.installed.get("nvidia-container-toolkit", "0"))
+
+
+@check("major", "docker_mirror", "toolkit_mirror")
+def test_docker_repositories(rig: Subject) -> None:
+    """apt knows Docker's and the container toolkit's repositories, each by its own key."""
+    family = "ubuntu" if rig.distro.startswith("ubuntu") else "debian"
+    expect_repository(rig, f"{rig.settings.docker_mirror}/{family}/", "keyrings/docker")
+    expect_repository(rig, f"{rig.settings.toolkit_mirror}/stable/deb/amd64/", "nvidia-container-toolkit-keyring")
+
+
+@check("critical")
 def test_docker_running(rig: Subject) -> None:
     """Docker runs, and starts at boot."""
     unit = rig.unit("docker.service")
@@ -33,6 +50,7 @@ def test_docker_running(rig: Subject) -> None:
     )
 
 
+@check("major", "docker_log_driver", "registry_mirror")
 def test_docker_config(rig: Subject) -> None:
     """Our keys stand in daemon.json, beside whatever else is there."""
     try:
@@ -57,17 +75,20 @@ def test_docker_config(rig: Subject) -> None:
     expect(wanted, found)
 
 
+@check("critical", root=True)
 def test_docker_runtime(rig: Subject) -> None:
     """The running daemon knows the nvidia runtime."""
     expect("nvidia among the runtimes", "nvidia among the runtimes" if "nvidia" in daemon(rig).get("Runtimes", {}) else
            ", ".join(daemon(rig).get("Runtimes", {})) or "docker info fails")  # fmt: skip
 
 
+@check("minor", "docker_log_driver", root=True)
 def test_docker_log_driver(rig: Subject) -> None:
     """The running daemon logs as the settings say."""
     expect(rig.settings.docker_log_driver, daemon(rig).get("LoggingDriver", "docker info fails"))
 
 
+@check("critical")
 def test_docker_cdi(rig: Subject) -> None:
     """Every GPU can be given to a container by name, and all of them together; the list is made anew at each boot."""
     listed = set(rig.said("nvidia-ctk cdi list").split())

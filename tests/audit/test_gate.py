@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from subject import Subject, expect, expect_text
+from subject import Subject, check, expect, expect_text
 
 from rigup.facts.gate import GateState, parse_gate_names, parse_gate_state
 from rigup.gate import GATES, config_path, config_text, firewall_text, rule_digest, rules_path
 
 
+@check("critical", "endpoints")
 def test_gate_files(rig: Subject) -> None:
     """Each gate is the one that the plan describes, and it runs; there is no other."""
     public = [endpoint for endpoint in rig.plan.endpoints if endpoint.public_address]
@@ -19,16 +20,18 @@ def test_gate_files(rig: Subject) -> None:
     expect(sorted(each.name for each in public), parse_gate_names(rig.said(f"ls -1 {GATES}/").splitlines()))
 
 
+@check("critical", "endpoints", root=True)
 def test_gate_key(rig: Subject) -> None:
     """Each key is readable to root alone, and the firewall rule is in force."""
     for endpoint in rig.plan.endpoints:
         if endpoint.public_address:
             asked = GateState().command(endpoint.name, endpoint.key_file).get_raw_value()
-            state = parse_gate_state(rig.said(asked.replace("%", "%%")).splitlines())
+            state = parse_gate_state(rig.said(asked).splitlines())
             expect("root 600", state.key)
             expect(f"rule {rule_digest(endpoint)}", f"rule {state.rule or 'none'}")
 
 
+@check("critical", "endpoints")
 def test_gate_refuses(rig: Subject) -> None:
     """Without the key nothing but the health check answers."""
     for endpoint in rig.plan.endpoints:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subject import Subject, expect, expect_none
+from subject import Subject, check, expect, expect_none
 
 from rigup.packages import header_packages
 
@@ -14,6 +14,7 @@ def plain(value: object) -> str:
     return TRUTH.get(str(value), str(value))
 
 
+@check("critical")
 def test_kernel_headers(rig: Subject) -> None:
     """Headers for the running kernel, and the package that brings those of the next."""
     images = [name for name in rig.installed if name.startswith("linux-image-")]
@@ -22,6 +23,7 @@ def test_kernel_headers(rig: Subject) -> None:
     expect_none(f"{', '.join(needed)} installed", [f"{name} is not" for name in missing])
 
 
+@check("major", "modprobe_options")
 def test_kernel_module_options(rig: Subject) -> None:
     """The options of modules are in effect, as the loaded modules say."""
     wanted, found = {}, {}
@@ -34,6 +36,7 @@ def test_kernel_module_options(rig: Subject) -> None:
     expect(wanted, found)
 
 
+@check("major", "modprobe_options")
 def test_kernel_module_options_kept(rig: Subject) -> None:
     """modprobe will set the options at the next boot."""
     said = [
@@ -48,6 +51,20 @@ def test_kernel_module_options_kept(rig: Subject) -> None:
     expect(wanted, found)
 
 
+@check("critical")
+def test_kernel_next(rig: Subject) -> None:
+    """The kernel that boots next has a driver and an initrd: a routine reboot must not lose the GPUs."""
+    listed = rig.said("ls -1v /boot").splitlines()
+    kernels = [name.removeprefix("vmlinuz-") for name in listed if name.startswith("vmlinuz-")]
+    newest = kernels[-1] if kernels else rig.kernel
+    modules = rig.said("find /lib/modules/%s -name 'nvidia.ko*'", newest)
+    lacking = [] if modules else [f"no NVIDIA module for {newest}"]
+    if kernels and any(name.startswith("initrd.img-") for name in listed) and f"initrd.img-{newest}" not in listed:
+        lacking.append(f"no initrd for {newest}")
+    expect_none(f"a driver and an initrd for {newest}", lacking)
+
+
+@check("critical", "kernel_args")
 def test_kernel_args(rig: Subject) -> None:
     """The running kernel was booted with the arguments."""
     running = (rig.text("/proc/cmdline") or "").split()
@@ -55,6 +72,7 @@ def test_kernel_args(rig: Subject) -> None:
     expect_none(" ".join(rig.settings.kernel_args), [f"booted without {argument}" for argument in missing])
 
 
+@check("critical", "kernel_args", root=True)
 def test_kernel_args_kept(rig: Subject) -> None:
     """Every entry of GRUB's menu boots with the arguments."""
     menu = rig.text("/boot/grub/grub.cfg") or ""

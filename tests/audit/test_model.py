@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from typing import Any
 
-from subject import Subject, expect, expect_none
+from subject import Subject, check, expect, expect_none
 
+from rigup.hub import published_sums
 from rigup.plan import CheckpointPlan
+
+# Hex digits of git's own sums, which the hub gives for small files.
+GIT = 40
+
+
+def git_digest(rig: Subject, path: str) -> str:
+    """git's sum of a file: SHA-1 over a header with its size, and its content."""
+    content = base64.b64decode(rig.said("base64 -w0 -- %s", path))
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def stamp(rig: Subject, checkpoint: CheckpointPlan) -> dict[str, Any]:
@@ -24,6 +36,7 @@ def sizes(rig: Subject, checkpoint: CheckpointPlan) -> dict[str, int]:
     return {name: int(size) for size, _, name in (line.partition(" ") for line in listed.splitlines())}
 
 
+@check("major", "recipe", "model_store")
 def test_model_stamp(rig: Subject) -> None:
     """Verified once, at the commit that the plan names."""
     for checkpoint in rig.plan.checkpoints:
@@ -34,6 +47,7 @@ def test_model_stamp(rig: Subject) -> None:
         )
 
 
+@check("critical", "recipe", "model_store")
 def test_model_files(rig: Subject) -> None:
     """As many files and bytes as were published; nothing was added."""
     for checkpoint in rig.plan.checkpoints:
@@ -44,6 +58,7 @@ def test_model_files(rig: Subject) -> None:
         )
 
 
+@check("critical", "recipe", "model_store")
 def test_model_index(rig: Subject) -> None:
     """Every shard that the index names is there, and together they hold all the weights."""
     for checkpoint in rig.plan.checkpoints:
@@ -61,6 +76,32 @@ def test_model_index(rig: Subject) -> None:
             expect(f"{needed} bytes of weights in {len(shards)} shards", f"{held}")
 
 
+@check("critical", "recipe", "model_store", deep=True)
+def test_model_hashes(rig: Subject) -> None:
+    """Every byte is as published: the hub's own sums, which the lock's commit stands for."""
+    for checkpoint in rig.plan.checkpoints:
+        published = published_sums(rig.settings.hub_endpoint, checkpoint.repo, checkpoint.revision)
+        listed = rig.said("cd %s && find . -type f -exec sha256sum -- {} +", checkpoint.path).splitlines()
+        found = {name.removeprefix("./"): digest for digest, _, name in (line.partition("  ") for line in listed)}
+        for name in (name for name, digest in published.items() if len(digest) == GIT and name in found):
+            found[name] = git_digest(rig, f"{checkpoint.path}/{name}")
+        expect(published, {name: found.get(name, "missing") for name in {**published, **found}})
+
+
+@check("minor")
+def test_model_user(rig: Subject) -> None:
+    """The downloader has a user of its own, who cannot log in, and its packages."""
+    said = rig.said("getent passwd rigup-fetch").split(":")
+    expect("/usr/sbin/nologin", said[-1] or "no user rigup-fetch")
+    program = "import huggingface_hub as hub; print(hub.__version__)"
+    version = rig.said("/usr/local/lib/rigup/venv/bin/python -B -c %s", program)
+    expect(
+        "the hub's client in /usr/local/lib/rigup/venv",
+        "the hub's client in /usr/local/lib/rigup/venv" if version else "none",
+    )
+
+
+@check("minor")
 def test_model_download_ended(rig: Subject) -> None:
     """Nothing is downloading any more, nor will at the next boot."""
     listed = rig.said("systemctl list-units --all --plain --no-legend 'model-fetch@*.service'").splitlines()

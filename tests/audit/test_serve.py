@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
-from subject import Deviation, Subject, expect, expect_text
+import hashlib
+import ipaddress
+from pathlib import Path
+
+from subject import Deviation, Subject, check, expect, expect_text
 
 from rigup.render import unit_text
 
+FILES = Path(__file__).resolve().parents[2] / "files"
 
+
+def address_of(hexadecimal: str) -> str:
+    """An address of /proc/net/tcp or tcp6: 32-bit words, each in the host's byte order."""
+    words = [bytes.fromhex(hexadecimal[start : start + 8])[::-1] for start in range(0, len(hexadecimal), 8)]
+    return str(ipaddress.ip_address(b"".join(words)))
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@check("major")
+def test_serve_programs(rig: Subject) -> None:
+    """The programs that run on the host are this version's: they decide what counts as serving."""
+    programs = {
+        name: digest_of(FILES / name)
+        for name in ("fetch.py", "judge.py", "prove.py", "smoke.py", "switch.py", "wait_ready.py")
+    }
+    listed = rig.said("cd /usr/local/lib/rigup && sha256sum -- *.py").splitlines()
+    found = {name: digest for digest, _, name in (line.partition("  ") for line in listed)}
+    expect(programs, {name: found.get(name, "no such file") for name in programs})
+
+
+@check("critical", "endpoints", "recipe")
 def test_serve_unit(rig: Subject) -> None:
     """Each unit is the one that the plan describes, and systemd has read it."""
     for endpoint in rig.plan.endpoints:
@@ -19,24 +48,46 @@ def test_serve_unit(rig: Subject) -> None:
         )
 
 
+@check("critical", "endpoints")
 def test_serve_running(rig: Subject) -> None:
     """Each endpoint serves: its unit is active only while it answers."""
     for endpoint in rig.plan.endpoints:
         expect({endpoint.unit: "active"}, {endpoint.unit: rig.unit(endpoint.unit).get("ActiveState")})
 
 
+@check("critical", "endpoints")
 def test_serve_at_boot(rig: Subject) -> None:
     """Each endpoint serves again after a boot."""
     for endpoint in rig.plan.endpoints:
         expect({endpoint.unit: "enabled"}, {endpoint.unit: rig.unit(endpoint.unit).get("UnitFileState")})
 
 
+@check("critical", "endpoints")
+def test_serve_reach(rig: Subject) -> None:
+    """Each endpoint is reached at its own addresses and no other: who can reach it is what the inventory says."""
+    for endpoint in rig.plan.endpoints:
+        rows = [line.split() for path in ("tcp", "tcp6") for line in (rig.text(f"/proc/net/{path}") or "").splitlines()]
+        local = [words[1].split(":") for words in rows if len(words) > 3 and words[3] == "0A"]
+        found = sorted({address_of(address) for address, port in local if int(port, 16) == endpoint.port})
+        expect(sorted(filter(None, (endpoint.address, endpoint.public_address))), found)
+
+
+@check("critical", "endpoints", root=True)
+def test_serve_gpus(rig: Subject) -> None:
+    """The container that serves sees its GPUs, also after everything that systemd has reloaded since its start."""
+    for endpoint in rig.plan.endpoints:
+        listed = rig.said("docker exec %s nvidia-smi -L", endpoint.container).splitlines()
+        seen = sum(line.startswith("GPU ") for line in listed)
+        expect(f"{endpoint.gpu_count} GPUs in {endpoint.container}", f"{seen} GPUs in {endpoint.container}")
+
+
+@check("critical", "endpoints", "recipe", root=True)
 def test_serve_container(rig: Subject) -> None:
     """What runs in the unit is what the plan describes: image and mounts, and the plan's own mark."""
     for endpoint in rig.plan.endpoints:
         running = rig.json("docker container inspect %s", endpoint.container)
         if not running:
-            raise Deviation(f"expected: the container {endpoint.container}\nfound:    no such container")
+            raise Deviation(f"the container {endpoint.container}", "no such container")
         seen = running[0]
         image = (rig.json("docker image inspect --format '{{json .Id}}' %s", endpoint.image)) or "not here"
         mounts = {mount["Destination"]: mount["Source"] for mount in seen.get("Mounts", []) if not mount.get("RW")}

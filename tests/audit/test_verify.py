@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
-from subject import Subject, expect
+from subject import Subject, check, expect
 
 # A check is asked again by itself where it takes longer than a batch allows.
 PATIENCE_S = 120
 
 
+@check("critical", "endpoints")
 def test_verify_health(rig: Subject) -> None:
     """The health check answers."""
     for endpoint in rig.plan.endpoints:
@@ -18,6 +19,7 @@ def test_verify_health(rig: Subject) -> None:
         expect({url: "200"}, {url: str(code.stdout) if code.rc == 0 else str(code.stderr).strip()})
 
 
+@check("critical", "endpoints", "recipe")
 def test_verify_models(rig: Subject) -> None:
     """The endpoint serves the model under its name."""
     for endpoint in rig.plan.endpoints:
@@ -26,6 +28,7 @@ def test_verify_models(rig: Subject) -> None:
         expect([endpoint.served_name], names)
 
 
+@check("critical", "endpoints", "recipe")
 def test_verify_completion(rig: Subject) -> None:
     """A chat completion is answered, with at least one token."""
     for endpoint in rig.plan.endpoints:

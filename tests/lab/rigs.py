@@ -105,13 +105,17 @@ class Rigs:
         return self.run("pytest", *AUDIT, *arguments, **extra)
 
     def deploy_killed_at(self, pattern: str, delay: float = 0.3, timeout: float = 600) -> str:
-        """Starts a deploy and kills it, without a chance to clean up, `delay` seconds after it prints `pattern`.
+        """`killed_at` for a deploy."""
+        return self.killed_at(pattern, "deploy.py", delay, timeout)
+
+    def killed_at(self, pattern: str, what: str, delay: float = 0.3, timeout: float = 600) -> str:
+        """Starts `what` and kills it, without a chance to clean up, `delay` seconds after it prints `pattern`.
 
         Returns what it had printed; raises AssertionError when it ended before.
         """
         seen: list[str] = []
         deadline = time.monotonic() + timeout
-        with self.begun(*DEPLOY, "-v") as process:
+        with self.begun(*DEPLOY[:2], what, "-y", "-v") as process:
             assert process.stdout is not None
             for line in process.stdout:
                 seen.append(line)
@@ -119,7 +123,7 @@ class Rigs:
                     time.sleep(delay)
                     return "".join(seen)
                 assert time.monotonic() < deadline, f"no {pattern!r} within {timeout} s:\n{''.join(seen)}"
-        raise AssertionError(f"the deploy ended before {pattern!r}:\n{''.join(seen)}")
+        raise AssertionError(f"{what} ended before {pattern!r}:\n{''.join(seen)}")
 
     def deploy_killed_after(self, seconds: float) -> None:
         """Starts a deploy and kills it after that time, if it has not ended by then."""

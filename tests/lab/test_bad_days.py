@@ -392,7 +392,7 @@ def test_a_shard_that_lost_a_byte_is_found_and_fetched_again(day: Day) -> None:
     published = day.shell(f"sha256sum {shard}")
     day.host.shell(f"truncate -s -1 {shard}")
     audit = day.rigs.audit("-k", "test_model_files")
-    assert audit.code == 1, audit.output
+    assert audit.code == 2, audit.output
     result = day.deploy()
     assert result.code == 0, result.output
     assert day.shell(f"sha256sum {shard}") == published

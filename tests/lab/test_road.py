@@ -122,7 +122,7 @@ def test_what_was_broken_by_hand_is_named_by_the_audit_and_is_all_that_the_next_
     for command in BREAKS:
         host.shell(command)
     found = rigs.audit("--hosts", FIRST)
-    assert found.code == 1, found.output
+    assert found.code == 2, found.output
     for check, _ in BREAKS.values():
         assert re.search(rf"^{FIRST}: {check} +FAILED", found.output, re.MULTILINE), (check, found.output)
     result = rigs.deploy()

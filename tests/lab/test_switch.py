@@ -67,7 +67,7 @@ class Rig:
 
     def deploy(self, *arguments: str, **changes: Any) -> Result:
         self.rigs.write(**{"recipe": "standin-a", **changes})
-        return self.rigs.deploy("-y", *arguments, timeout=300)
+        return self.rigs.deploy("-y", *arguments, timeout=900)
 
     def serves(self, name: str = "main") -> str | None:
         """The recipe that the unit runs, as its active unit says."""

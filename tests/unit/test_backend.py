@@ -112,7 +112,7 @@ def test_a_host_that_cannot_be_reached_is_named_with_address_and_port(sshd: Sshd
 def test_a_host_with_another_key_than_the_known_one_is_refused(sshd: Sshd) -> None:
     other = (sshd.folder / "user_key.pub").read_text()
     (sshd.folder / "known_hosts").write_text(f"[127.0.0.1]:{sshd.port} {other}")
-    with pytest.raises(RigupError, match="does not match"):
+    with pytest.raises(RigupError, match="another host key"):
         box().run("true")
 
 
@@ -125,7 +125,7 @@ def test_the_audit_says_once_why_a_host_cannot_be_audited_and_fails(sshd: Sshd) 
     write_inventory(sshd, port=1)
     run = audit("-q")
     assert run.returncode == 1, run.stdout
-    assert run.stdout.count("FAILED") == 1
+    assert run.stdout.count("not seen") == 1
     assert "box: preflight-system" in run.stdout
     assert "no connection to" in run.stdout
 

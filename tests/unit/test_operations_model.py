@@ -71,7 +71,7 @@ def test_anything_less_starts_the_unit_and_does_not_wait(stamp: list[str]) -> No
     assert (outcome.foreseen, outcome.changed, outcome.failed) == (True, True, False), outcome.told
     assert outcome.ran(f"systemctl restart --no-block -- {UNIT}") == 1
     assert outcome.ran(f"systemctl enable --quiet -- {UNIT}") == 1
-    assert outcome.ran("chown rigup-fetch:") == 1
+    assert outcome.ran("chown -h rigup-fetch:") == 1
 
 
 def test_a_download_under_way_is_left_alone() -> None:

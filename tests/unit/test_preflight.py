@@ -79,6 +79,7 @@ def installed(of: Lock) -> dict[str, str]:
 SERVED = replace(
     BARE,
     stored={STORE: 234 * GIB},
+    client=True,
     images={IMAGE},
     installed=installed(lock()),
     our_ports={8000},
@@ -276,6 +277,12 @@ def test_a_server_that_the_host_cannot_reach_is_named_with_its_setting() -> None
     assert problem.check == "network"
     assert problem.found == "the host cannot connect to huggingface.co:443: Connection refused"
     assert "hub_endpoint" in problem.remedy
+
+
+def test_packages_of_the_proof_that_are_missing_need_their_index_though_the_checkpoint_is_there() -> None:
+    closed = {**OPEN, ("pypi.org", 443): Way(False, "Connection refused")}
+    assert problems(replace(SERVED, reachable=closed)) == []
+    assert "pypi_index" in only(problems(replace(SERVED, reachable=closed, client=False))).remedy
 
 
 def test_one_mirror_for_several_things_is_one_problem_that_names_them_all() -> None:

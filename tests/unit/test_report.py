@@ -247,7 +247,7 @@ def test_the_summary_names_endpoint_recipe_digest_revision_and_what_to_do_next()
             )
         )
     )
-    for word in ("http://127.0.0.1:8000", "fast", "sha256:ab", "a" * 40, "base 1.0", "1 change", "tests/audit"):
+    for word in ("http://127.0.0.1:8000", "fast", "sha256:ab", "a" * 40, "base 1.0", "1 change", "rigup audit"):
         assert word in text
     assert "ssh -p 22 ops@10.0.0.1 sudo journalctl -fu llm@main" in text
 

@@ -1,0 +1,131 @@
+"""What a deploy has added to a host, and what of that is there now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.facts import FactBase
+
+from rigup.facts._reading import Value, reading
+from rigup.ledger import BEFORE, LEDGER, ROOMS, Ledger, parse
+
+__all__ = ["HostLedger", "Remains", "RemainsValue", "Sums", "parse_remains", "parse_sums", "remains_of"]
+
+# Where something of ours could lie beside what the ledger names.
+SEARCHED = ("/etc", "/usr/local", "/var/lib", "/var/cache", "/run", "/opt")
+UNITS = ("llm@*", "model-fetch@*", "rigup-*")
+TABLE = "table inet rigup"
+
+
+class HostLedger(FactBase[Ledger]):
+    """The host's ledger; an empty one where nothing was deployed."""
+
+    @staticmethod
+    def default() -> Ledger:
+        return Ledger()
+
+    def command(self) -> str:
+        return f"cat {LEDGER} 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> Ledger:
+        return parse(output)
+
+
+@dataclass(frozen=True)
+class RemainsValue(Value):
+    """What is there of things that a ledger names, and of others that bear our name."""
+
+    packages: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+    def words(self) -> list[str]:
+        """One for each thing, such as `user rigup-fetch`."""
+        kinds = (("package", self.packages), ("user", self.users), ("unit", self.units), ("", self.paths))
+        return [f"{kind} {name}".strip() for kind, names in kinds for name in names]
+
+
+def parse_remains(lines: list[str]) -> RemainsValue:
+    """From lines `KIND NAME`."""
+    found: dict[str, dict[str, None]] = {"packages": {}, "users": {}, "units": {}, "paths": {}}
+    for line in lines:
+        kind, _, name = line.strip().partition(" ")
+        if kind in found and name.strip():
+            found[kind][name.split()[0] if kind == "units" else name.strip()] = None
+    return RemainsValue(**{kind: tuple(names) for kind, names in found.items()})
+
+
+class Remains(FactBase[RemainsValue]):
+    """Which of these packages (installed, or with configuration left), users and paths there are, and our units.
+
+    Beside the paths, everything below the usual places whose name holds `rigup` is looked for.
+    """
+
+    @staticmethod
+    def default() -> RemainsValue:
+        return RemainsValue()
+
+    def command(self, packages: Sequence[str], users: Sequence[str], paths: Sequence[str]) -> StringCommand:
+        parts: list[StringCommand] = []
+        if packages:
+            names = [QuoteString(name) for name in packages]
+            form = "'packages ${db:Status-Status} ${Package}\\n'"
+            parts.append(
+                StringCommand(
+                    "dpkg-query -W -f", form, *names, "2>/dev/null | grep -v ' not-installed ' | cut -d' ' -f1,3;"
+                )
+            )
+        if users:
+            parts.append(StringCommand("getent passwd", *map(QuoteString, users), "| cut -d: -f1 | sed 's/^/users /';"))
+        wanted = [QuoteString(path) for path in paths]
+        parts += [
+            StringCommand(
+                "systemctl list-units --all --plain --no-legend --no-pager --full --",
+                *map(QuoteString, UNITS),
+                "2>/dev/null | sed 's/^/units /';",
+            ),
+            StringCommand(f"nft list tables 2>/dev/null | grep -x '{TABLE}' | sed 's/^/paths nftables: /';"),
+            StringCommand(
+                "{ ls -1d -- /nonexistent", *wanted, "2>/dev/null; find", *SEARCHED,
+                "-xdev -maxdepth 5 -name '*rigup*' -prune -print 2>/dev/null; } | sed 's/^/paths /' || true",
+            ),
+        ]  # fmt: skip
+        return StringCommand(*parts)
+
+    @reading
+    def process(self, output: list[str]) -> RemainsValue:
+        return parse_remains(output)
+
+
+def remains_of(ledger: Ledger) -> dict[str, list[str]]:
+    """The arguments of `Remains` for all that a ledger names. Files of others that only hold keys of ours are none."""
+    return {
+        "packages": sorted(ledger.packages),
+        "users": sorted(ledger.users),
+        "paths": sorted({*ROOMS, *(path for path, sums in ledger.files.items() if sums != {""})}),
+    }
+
+
+def parse_sums(lines: list[str]) -> dict[str, str]:
+    """From `sha256sum`: path to sum."""
+    return {path: sums for sums, _, path in (line.partition("  ") for line in lines) if path}
+
+
+class Sums(FactBase[dict[str, str]]):
+    """The SHA-256 of each of the files that is there, and of what stood there before our first write (below BEFORE)."""
+
+    @staticmethod
+    def default() -> dict[str, str]:
+        return {}
+
+    def command(self, paths: Sequence[str]) -> StringCommand:
+        both = [QuoteString(f"{top}{path}") for path in paths for top in ("", BEFORE)]
+        return StringCommand("sha256sum --", *both, "2>/dev/null || true") if both else StringCommand("true")
+
+    @reading
+    def process(self, output: list[str]) -> dict[str, str]:
+        return parse_sums(output)

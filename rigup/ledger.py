@@ -1,0 +1,156 @@
+"""What a deploy adds to a host, in one place: the directories that are wholly ours, and the host's own ledger.
+
+Everything else that an operation adds is written down in the ledger on the host before it is done, as one JSON object a
+line, so that a rebuild finds it whatever cut the deploy short. `rigup.operations._ledger` writes the lines.
+
+An operation that leaves a new kind of thing outside `ROOMS` gives it a kind here and a step in `tasks/rebuild.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "ACCOUNTS",
+    "BEFORE",
+    "EMPTIED",
+    "LEDGER",
+    "LEFTOVERS",
+    "ROOM",
+    "ROOMS",
+    "Ledger",
+    "Unmerged",
+    "backup_of",
+    "in_room",
+    "parse",
+    "unmerge",
+]
+
+ROOM = "/var/lib/rigup"
+"""Holds the ledger; goes last."""
+
+LEDGER = f"{ROOM}/ledger"
+BEFORE = f"{ROOM}/before"
+"""What stood at a path before our first write to it lies below, under the same path."""
+
+ROOMS = (
+    "/etc/rigup",
+    "/usr/local/lib/rigup",
+    "/var/cache/rigup",
+    "/var/cache/rigup-uv",
+    "/var/lib/rigup-fetch",
+    "/run/rigup",
+    "/run/rigup-fetch",
+    ROOM,
+)
+"""Directories that are ours with all that is in them."""
+
+ACCOUNTS = {
+    "docker-ce": ("group", "docker"),
+    "haproxy": ("user", "haproxy"),
+    "nvidia-persistenced": ("user", "nvidia-persistenced"),
+}
+"""What packages make and leave behind when they are purged, as Debian's rules want it."""
+
+LEFTOVERS = {"haproxy": "/var/lib/haproxy"}
+"""Directories that packages leave behind with something in them."""
+
+UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system")
+"""Directories in which our units lie among those of others."""
+
+EMPTIED = ("/opt/containerd/bin", "/opt/containerd/lib", "/opt/containerd", "/var/lib/dkms")
+"""Directories that packages leave behind; they go where nothing is in them."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What was added. `files` has the SHA-256 of everything that was ever written to a path; "" for a removal.
+
+    `keys` are values merged into JSON files of others, `removed` packages that were in the way and are gone.
+    """
+
+    files: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    directories: tuple[str, ...] = ()
+    keys: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For pyinfra's `fact` command."""
+        return {**vars(self), "files": {path: sorted(sums) for path, sums in self.files.items()}}
+
+    @property
+    def units(self) -> list[str]:
+        """Names of our units: those whose files were written; a template as a pattern of its instances."""
+        names = [path.rpartition("/")[2] for path in self.files if path.rpartition("/")[0] in UNITS]
+        return sorted(name.replace("@.", "@*.") for name in names)
+
+
+def parse(lines: Iterable[str]) -> Ledger:
+    """The ledger from its lines; a line that a power cut tore is passed over, as what it spoke of was not begun."""
+    files: dict[str, set[str]] = {}
+    keys: dict[str, dict[str, Any]] = {}
+    lists: dict[str, dict[str, None]] = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            kind = entry.pop("added")
+        except (ValueError, KeyError, AttributeError):
+            continue
+        if kind == "file":
+            files.setdefault(entry["path"], set()).add(entry["sha256"])
+        elif kind == "keys":
+            keys.setdefault(entry["path"], {}).update(entry["values"])
+        else:
+            lists.setdefault(kind, {}).update(dict.fromkeys(entry["names"]))
+    return Ledger(
+        {path: frozenset(sums) for path, sums in files.items()},
+        keys=keys,
+        **{kind: tuple(names) for kind, names in lists.items() if kind in Ledger.__dataclass_fields__},
+    )
+
+
+def in_room(path: str) -> bool:
+    """Whether a path lies in a directory that is ours as a whole."""
+    return any(path == room or path.startswith(f"{room}/") for room in ROOMS)
+
+
+def backup_of(dest: str) -> str:
+    """Where the content from before the last change of `dest` is kept."""
+    return f"{dest}.rigup-backup"
+
+
+@dataclass(frozen=True)
+class Unmerged:
+    """A JSON object without our keys, and those of them that others have changed since: they stay."""
+
+    values: dict[str, Any]
+    kept: tuple[str, ...] = ()
+
+
+def unmerge(present: Mapping[str, Any], ours: Mapping[str, Any], before: Mapping[str, Any], path: str = "") -> Unmerged:
+    """`present` with each of our values put back to what it was `before`, or removed where it was not there."""
+    values, kept = dict(present), list[str]()
+    for key, value in ours.items():
+        if key not in present:
+            continue
+        there, was = present[key], before.get(key)
+        if isinstance(value, Mapping) and isinstance(there, Mapping):
+            inner = unmerge(there, value, was if isinstance(was, Mapping) else {}, f"{path}{key}.")
+            values[key] = inner.values
+            kept += inner.kept
+            if not inner.values and key not in before:
+                del values[key]
+        elif there != value:
+            kept.append(f"{path}{key}")
+        elif key in before:
+            values[key] = was
+        else:
+            del values[key]
+    return Unmerged(values, tuple(kept))

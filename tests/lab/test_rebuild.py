@@ -1,0 +1,239 @@
+"""A host goes back to bare, whatever cuts that short, and comes back with a deploy; what others have there stays.
+
+The tests build on each other in the order they stand in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from lab import machine, world
+from lab.machine import Host
+from tests.lab.rigs import BIN, ROOT, Result, Rigs
+
+NAME = "rig7"
+DAEMON_JSON = "/etc/docker/daemon.json"
+DAEMON = '{"dns": ["192.0.2.53"], "log-driver": "json-file", "features": {"buildkit": true}}\n'
+
+# What others have put on the host before rigup came.
+FOREIGN = {
+    "/etc/default/grub.d/50-other.cfg": 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT mitigations=off"\n',
+    "/etc/sysctl.d/70-other.conf": "vm.max_map_count = 1048576\n",
+    "/etc/apt/sources.list.d/other.list": "# deb http://other.example.org/debian trixie main\n",
+    "/etc/nftables.conf": "#!/usr/sbin/nft -f\ntable inet other { chain in { type filter hook input priority 0; } }\n",
+    # An older guide's way to name Docker's repository: it makes way for a while.
+    "/etc/apt/sources.list.d/docker.list": "# deb http://other.example.org/docker trixie stable\n",
+    DAEMON_JSON: DAEMON,
+}
+
+# What a host does by itself when packages come and go.
+ITS_OWN = re.compile(
+    r"boot/initrd\.img-|boot/grub/grub\.cfg$|etc/(passwd|group|shadow|gshadow|subuid|subgid)-?$|etc/ld\.so\.cache$"
+    r"|home/ops/\.sudo_as_admin_successful$|usr/lib/lab-standins/__pycache__|usr/lib/lab-standins$"
+    r"|var/cache/(apt|debconf|ldconfig)/|var/lib/(apt|dpkg|systemd)/|srv(/models|$)|var/backups/"
+)
+
+# Where a rebuild is killed: what it prints when the operation has begun.
+KILLS = [
+    r"rebuild \| Remove the images",
+    r"rebuild \| Purge the packages",
+    r"rebuild \| Remove the files",
+]
+ALL_KILLS = [
+    r"rebuild \| Wait for running requests",
+    r"rebuild \| Stop what serves",
+    *KILLS,
+    r"rebuild \| Take our keys",
+    r"rebuild \| Remove the users",
+    r"rebuild \| Reboot if",
+    r"rebuild \| Remove our directories",
+    r"rebuild \| Prove that nothing is left",
+]
+
+
+@dataclass
+class Node:
+    """The host, and what it was when it was bare and when it served."""
+
+    host: Host
+    rigs: Rigs
+    bare: dict[str, str]
+    packages: dict[str, str] = field(default_factory=dict)
+
+    def rebuild(self, *arguments: str) -> Result:
+        return self.rigs.run("pyinfra", "inventory/lab.py", "rebuild.py", *(arguments or ("-y",)), timeout=400)
+
+    def deploy(self) -> None:
+        result = self.rigs.deploy()
+        assert result.code == 0, result.output
+
+    def installed(self) -> dict[str, str]:
+        lines = self.host.shell("dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\\n'").stdout.splitlines()
+        return {line.split()[0]: line for line in lines}
+
+    def store(self) -> str:
+        listing = (
+            "cd /srv/models && find . -type f -printf '%P %s %T@\\n' | sort && find . -type f | sort | xargs sha256sum"
+        )
+        return self.host.shell(listing).stdout
+
+    def others(self) -> dict[str, str]:
+        return {path: self.host.shell(f"cat {path}", check=False).stdout for path in FOREIGN}
+
+    def left_over(self) -> dict[str, tuple[str | None, str | None]]:
+        """What is on the disk now and was not, or was another, when the host was bare."""
+        now = self.host.files()
+        names = {name for name in {*self.bare, *now} if not ITS_OWN.match(name)}
+        return {
+            name: (self.bare.get(name), now.get(name)) for name in sorted(names) if self.bare.get(name) != now.get(name)
+        }
+
+
+@pytest.fixture(scope="module")
+def node(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    host = machine.start(NAME)
+    try:
+        host.reset(release="trixie", gpus=4, login="ops")
+        machine.write_known_hosts()
+        rigs = Rigs(tmp_path_factory.mktemp("rebuild"), {NAME: world.connection(host)}, world.defaults())
+        rigs.write()
+        for path, text in FOREIGN.items():
+            host.shell(f"install -D -m 644 /dev/stdin {path}", stdin=text)
+        yield Node(host, rigs, host.files())
+    finally:
+        host.remove()
+        machine.write_known_hosts()
+
+
+def test_a_host_that_was_never_deployed_is_bare_already(node: Node) -> None:
+    result = node.rebuild()
+    assert result.code == 0, result.output
+    assert f"{NAME}: bare already" in result.output
+
+
+def test_a_dry_run_shows_all_that_will_go_and_changes_nothing(node: Node) -> None:
+    node.deploy()
+    node.packages = node.installed()
+    before = node.host.files()
+    result = node.rebuild("--dry")
+    assert result.code == 0, result.output
+    for word in (
+        "llm@main.service", "docker-ce", "nvidia-kernel-open-dkms", "rigup-fetch", "/etc/sysctl.d/60-rigup.conf",
+        f"{DAEMON_JSON} (runtimes", "the checkpoints stay",
+    ):  # fmt: skip
+        assert word in result.output
+    assert node.host.files() == before
+
+
+def test_without_the_hosts_name_nothing_begins(node: Node) -> None:
+    before = node.host.files()
+    done = subprocess.run(
+        [str(BIN / "pyinfra"), "inventory/lab.py", "rebuild.py"],
+        cwd=ROOT,
+        env=node.rigs.environment(),
+        input="\nrig70\n",
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode > 0
+    assert "its name was not typed" in done.stdout + done.stderr
+    assert node.host.files() == before
+    assert node.host.shell("systemctl is-active llm@main.service").stdout.strip() == "active"
+
+
+def test_running_requests_are_waited_for_and_counted(node: Node) -> None:
+    question = {
+        "model": "Qwen3.5-397B-A17B",
+        "messages": [{"role": "user", "content": "Count."}],
+        "max_tokens": 700,
+        "ignore_eos": True,
+    }
+    node.host.shell(
+        "systemd-run --quiet --unit=asking --property=StandardOutput=file:/run/answer curl -sS "
+        f"-H Content-Type:application/json http://127.0.0.1:8000/v1/chat/completions --data '{json.dumps(question)}'"
+    )
+    seen = node.rigs.killed_at(r"Stop what serves", "rebuild.py", delay=0)
+    assert re.search(r"1 request runs \(1 at main\): waiting", seen), seen
+    assert "all requests have ended after" in seen
+    answer = json.loads(node.host.shell("cat /run/answer").stdout)
+    assert answer["usage"]["completion_tokens"] == 700
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_rebuild_killed_on_its_way_can_be_run_again(node: Node, kill: str) -> None:
+    node.rigs.killed_at(kill, "rebuild.py", delay=1)
+
+
+def test_the_next_rebuild_ends_with_a_bare_host_and_an_untouched_store(node: Node) -> None:
+    store = node.store()
+    result = node.rebuild()
+    assert result.code == 0, result.output
+    assert "nothing is left of" in result.output
+    assert node.left_over() == {}
+    assert node.store() == store
+    assert node.others() == FOREIGN
+    assert "mitigations=off" in node.host.shell("cat /proc/cmdline").stdout
+    assert "iommu=pt" not in node.host.shell("cat /proc/cmdline").stdout
+    again = node.rebuild()
+    assert (again.code, again.changed() if "report: " in again.output else []) == (0, []), again.output
+
+
+def test_a_deploy_brings_the_host_back_as_it_was(node: Node) -> None:
+    store = node.store()
+    node.deploy()
+    assert node.installed() == node.packages
+    assert node.store() == store
+    present = json.loads(node.host.shell(f"cat {DAEMON_JSON}").stdout)
+    assert present["dns"] == ["192.0.2.53"]
+    assert present["features"] == {"buildkit": True, "cdi": True}
+    audit = node.rigs.audit()
+    assert audit.code == 0, audit.output
+
+
+def test_what_others_have_come_to_need_or_changed_is_kept_and_listed(node: Node) -> None:
+    node.host.shell("docker volume create theirs")
+    node.host.shell('sed -i \'s/"log-driver": "local"/"log-driver": "journald"/\' /etc/docker/daemon.json')
+    node.host.shell("echo 'export MINE=1' >>/etc/profile.d/rigup-cuda.sh")
+    result = node.rebuild()
+    assert result.code == 0, result.output
+    assert re.search(r"kept: Docker itself, which holds volume theirs", result.output), result.output
+    assert "kept: log-driver in /etc/docker/daemon.json, which was changed since" in result.output
+    assert "/var/backups/rigup/etc/profile.d/rigup-cuda.sh" in result.output
+    assert node.host.shell("docker volume ls -q").stdout.split() == ["theirs"]
+    assert json.loads(node.host.shell(f"cat {DAEMON_JSON}").stdout) == {**json.loads(DAEMON), "log-driver": "journald"}
+    assert "MINE=1" in node.host.shell("cat /var/backups/rigup/etc/profile.d/rigup-cuda.sh").stdout
+
+
+@pytest.mark.soak
+def test_a_rebuild_killed_at_every_step_is_finished_by_the_next(node: Node) -> None:
+    for kill in ALL_KILLS:
+        node.deploy()
+        node.rigs.killed_at(kill, "rebuild.py", delay=0.3)
+        node.host.wait()
+        result = node.rebuild()
+        assert result.code == 0, (kill, result.output)
+
+
+@pytest.mark.soak
+def test_ten_rebuilds_and_deploys_in_a_row_change_nothing_in_the_end(node: Node) -> None:
+    node.host.reset()
+    seen = []
+    for _ in range(10):
+        node.deploy()
+        audit = node.rigs.audit()
+        assert audit.code == 0, audit.output
+        size = int(
+            node.host.shell("du -s --exclude=log --exclude=lists /etc /usr /var/lib | cut -f1 | paste -sd+ | bc").stdout
+        )
+        seen.append((node.installed(), node.store(), size))
+        result = node.rebuild()
+        assert result.code == 0, result.output
+    assert all(packages == seen[0][0] and store == seen[0][1] for packages, store, _ in seen)
+    assert max(size for _, _, size in seen) < min(size for _, _, size in seen) * 1.02

@@ -1,0 +1,80 @@
+"""A changed host key: clear words from deploy and audit, and the one command that accepts it. Against a real sshd."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import paramiko
+import pytest
+from loopback_sshd import Sshd, running_sshd
+
+from rigup import hostkeys
+from tests.unit.test_backend import ROOT, write_inventory
+
+OLD = paramiko.RSAKey.generate(2048)
+
+
+@pytest.fixture
+def replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
+    """A host of which another key is known than it shows, among other hosts."""
+    with running_sshd(tmp_path) as server:
+        monkeypatch.setenv("RIGUP_INVENTORY", str(write_inventory(server)))
+        monkeypatch.setenv("RIGUP_CACHE", str(tmp_path / "facts"))
+        known = server.folder / "known_hosts"
+        known.write_text(
+            "# ours\n"
+            f"other.example.org,[127.0.0.1]:{server.port} ssh-rsa {OLD.get_base64()} old\n"
+            f"neighbour ssh-rsa {OLD.get_base64()}\n"
+        )
+        known.chmod(0o640)
+        yield server
+
+
+def rigup(*argv: str, answer: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rigup.cli", *argv]
+    return subprocess.run(command, cwd=ROOT, input=answer, capture_output=True, text=True, timeout=60)
+
+
+def test_deploy_and_audit_say_what_to_do(replaced: Sshd) -> None:
+    pyinfra = Path(sys.executable).with_name("pyinfra")
+    argv = [str(pyinfra), "inventory/lab.py", "fact", "server.Kernel", "-y"]
+    deploy = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    audit = rigup("audit")
+    for done in (deploy, audit):
+        assert done.returncode == 1
+        said = " ".join((done.stdout + done.stderr).split())
+        assert "another host key than the one known" in said, said
+        assert "`rigup accept box`" in said
+        assert "ssh-keygen -R" not in said
+
+
+def test_the_new_key_is_shown_and_accepted_and_all_others_stay(replaced: Sshd) -> None:
+    known = replaced.folder / "known_hosts"
+    before = known.read_text()
+    refused = rigup("accept", "box", answer="n\n")
+    assert refused.returncode == 1
+    assert OLD.fingerprint in refused.stdout
+    assert known.read_text() == before
+
+    accepted = rigup("accept", "box", answer="y\n")
+    assert accepted.returncode == 0, accepted.stderr
+    lines = known.read_text().splitlines()
+    assert lines[:3] == [
+        "# ours",
+        f"other.example.org ssh-rsa {OLD.get_base64()} old",
+        f"neighbour ssh-rsa {OLD.get_base64()}",
+    ]
+    assert known.stat().st_mode & 0o777 == 0o640
+    assert "no connection" not in rigup("audit").stdout
+    again = rigup("accept", "box", "-y")
+    assert (again.returncode, known.read_text().splitlines()) == (0, lines)
+
+
+def test_hashed_names_are_found_too() -> None:
+    hashed = paramiko.HostKeys.hash_host("[192.0.2.7]:2222")
+    lines = [f"{hashed} ssh-rsa {OLD.get_base64()}", f"192.0.2.7 ssh-rsa {OLD.get_base64()}", "", "no key at all"]
+    kept, keys = hostkeys.without(lines, "[192.0.2.7]:2222")
+    assert (kept, keys) == (lines[1:], [OLD.fingerprint])

@@ -1,0 +1,122 @@
+"""The ledger's lines, and what comes out of a JSON file of others when our keys go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rigup import ledger
+from rigup.facts.ledger import parse_remains, parse_sums, remains_of
+from rigup.load import running_requests
+from rigup.operations import files
+from rigup.operations.apt import parse_additions
+from tests.unit.deploys import on_this_machine
+
+LINES = [
+    '{"added": "directories", "names": ["/etc/docker"]}',
+    '{"added": "keys", "path": "/etc/docker/daemon.json", "values": {"features": {"cdi": true}}}',
+    '{"added": "packages", "names": ["curl", "libcurl4t64"]}',
+    '{"added": "packages", "names": ["docker-ce", "curl"]}',
+    '{"added": "file", "path": "/etc/systemd/system/llm@main.service", "sha256": "aa"}',
+    '{"added": "file", "path": "/etc/systemd/system/llm@main.service", "sha256": "bb"}',
+    '{"added": "file", "path": "/etc/systemd/system/model-fetch@.service", "sha256": "cc"}',
+    '{"added": "file", "path": "/etc/apt/sources.list.d/docker.list", "sha256": ""}',
+    '{"added": "users", "names": ["rigup-fe',
+]
+
+
+def test_the_ledger_gathers_its_lines_and_passes_over_a_torn_one() -> None:
+    book = ledger.parse(LINES)
+    assert book.packages == ("curl", "libcurl4t64", "docker-ce")
+    assert book.files["/etc/systemd/system/llm@main.service"] == {"aa", "bb"}
+    assert book.keys == {"/etc/docker/daemon.json": {"features": {"cdi": True}}}
+    assert book.users == ()
+    assert book.units == ["llm@main.service", "model-fetch@*.service"]
+    wanted = remains_of(book)
+    # A file of others that made way is looked for by nobody: it comes back.
+    assert "/etc/apt/sources.list.d/docker.list" not in wanted["paths"]
+    assert {"/etc/rigup", "/etc/systemd/system/llm@main.service"} <= set(wanted["paths"])
+
+
+@pytest.mark.parametrize(
+    ("present", "before", "values", "kept"),
+    [
+        ({"a": 1, "o": {"x": 1}}, {}, {}, ()),
+        ({"a": 1, "o": {"x": 1}, "theirs": 2}, {"theirs": 2}, {"theirs": 2}, ()),
+        ({"a": 1, "o": {"x": 1, "y": 2}}, {"o": {"y": 2}}, {"o": {"y": 2}}, ()),
+        ({"a": 1}, {"a": 7}, {"a": 7}, ()),
+        ({"a": 9, "o": {"x": 5}}, {}, {"a": 9, "o": {"x": 5}}, ("a", "o.x")),
+        ({}, {"a": 7}, {}, ()),
+        ({"a": 1, "o": {}}, {"o": {}}, {"o": {}}, ()),
+    ],
+)
+def test_our_keys_go_and_what_others_had_or_changed_stays(
+    present: dict[str, object], before: dict[str, object], values: dict[str, object], kept: tuple[str, ...]
+) -> None:
+    assert ledger.unmerge(present, {"a": 1, "o": {"x": 1}}, before) == ledger.Unmerged(values, kept)
+
+
+def test_a_file_is_in_the_ledger_with_what_was_there_before_its_first_write(tmp_path: Path, room: Path) -> None:
+    path = tmp_path / "it's a file"
+    path.write_text("theirs")
+    on_this_machine(files.install, dest=str(path), content="ours", user="root", group="root")
+    on_this_machine(files.install, dest=str(path), content="ours again", user="root", group="root")
+    assert (room / f"before{path}").read_text() == "theirs"
+    book = ledger.parse((room / "ledger").read_text().splitlines())
+    assert len(book.files[str(path)]) == 2
+    assert (room / "ledger").stat().st_mode & 0o077 == 0
+    assert room.stat().st_mode & 0o077 == 0
+
+
+def test_of_a_merged_file_only_the_keys_are_ours(tmp_path: Path, room: Path) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text('{"theirs": 1}')
+    on_this_machine(files.merged_json, dest=str(path), values={"ours": {"a": 1}})
+    book = ledger.parse((room / "ledger").read_text().splitlines())
+    assert book.keys == {str(path): {"ours": {"a": 1}}}
+    assert not book.files
+    assert json.loads((room / f"before{path}").read_text()) == {"theirs": 1}
+
+
+def test_a_removed_file_of_others_is_kept_for_later(tmp_path: Path, room: Path) -> None:
+    path = tmp_path / "old.list"
+    path.write_text("theirs")
+    assert on_this_machine(files.absent, path=str(path)).changed
+    assert not path.exists()
+    assert (room / f"before{path}").read_text() == "theirs"
+    assert not on_this_machine(files.absent, path=str(path)).changed
+
+
+def test_only_what_apt_installs_anew_is_an_addition() -> None:
+    assert parse_additions(
+        [
+            "Inst libc6 [2.41-12] (2.41-13 Debian:13.3/stable [amd64])",
+            "Inst libcurl4t64 (8.14.1-2 Debian:13.2/stable [amd64])",
+            "Inst gcc:i386 (4:14.2 Debian:13.2/stable [i386]) []",
+            "Conf curl (8.14.1-2 Debian:13.2/stable [amd64])",
+        ]
+    ) == ["gcc", "libcurl4t64"]
+
+
+def test_remains_and_sums_are_read_from_their_lines() -> None:
+    remains = parse_remains(
+        ["packages curl", "users rigup-fetch", "units llm@a.service loaded active", "paths /etc/a b"]
+    )
+    assert remains.words() == ["package curl", "user rigup-fetch", "unit llm@a.service", "/etc/a b"]
+    assert parse_sums(["aa  /etc/a b", "bb  /etc/c"]) == {"/etc/a b": "aa", "/etc/c": "bb"}
+
+
+def test_running_and_waiting_requests_are_counted_over_all_engines() -> None:
+    text = """
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="Qwen3.5-397B-A17B"} 2.0
+vllm:num_requests_running{engine="1",model_name="Qwen3.5-397B-A17B"} 1.0
+vllm:num_requests_waiting{engine="0",model_name="Qwen3.5-397B-A17B"} 1.0
+vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 1.0
+"""
+    assert running_requests(text.splitlines()) == 4
+    assert running_requests(['sglang:num_running_reqs{model_name="m"} 3.0', "sglang:num_queue_reqs 1"]) == 4
+    assert running_requests(["<html>no metrics</html>"]) == 0

@@ -1,0 +1,115 @@
+"""rigup status: what hosts say of themselves, read over ssh and put into words."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rigup import cli, status
+from rigup.facts.status import parse_downloads, parse_gpu_use
+from rigup.facts.units import UnitStateValue
+
+SERVES = {
+    "name": "main",
+    "recipe": "vllm-nvfp4-cu130",
+    "gpus": "all",
+    "url": "http://127.0.0.1:8000",
+    "state": "serving",
+    "health": 200,
+    "since": "2026-11-23T20:56:03+00:00",
+    "restarts": 0,
+    "proven": "2026-11-23T20:57:00+00:00",
+}
+GPUS = [{"index": at, "used": 92160, "total": 97887, "busy": 0} for at in range(4)]
+FETCHING = {"checkpoint": "nvidia--Q--abab", "step": "downloading", "bytes_done": 60_000_000_000,
+            "bytes_total": 240_000_000_000}  # fmt: skip
+
+
+def host(*endpoints: dict[str, Any], error: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"error": error, "endpoints": list(endpoints), "gpus": GPUS, "downloads": [], **more}
+
+
+def shown(**hosts: dict[str, Any]) -> str:
+    out = io.StringIO()
+    status.render({"at": "now", "hosts": hosts}, Console(file=out, width=200))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("unit", "health", "proven", "state"),
+    [
+        ({"load": "loaded", "active": "active"}, 200, True, "serving"),
+        ({"load": "loaded", "active": "active"}, 200, False, "not proven"),
+        ({"load": "loaded", "active": "active"}, 503, True, "not healthy"),
+        ({"load": "loaded", "active": "activating", "sub": "start-post"}, 0, False, "starting"),
+        ({"load": "loaded", "active": "activating", "sub": "auto-restart"}, 0, False, "failing"),
+        ({"load": "loaded", "active": "failed", "sub": "failed"}, 0, False, "failed"),
+        ({"load": "loaded", "active": "inactive"}, 0, False, "stopped"),
+        ({}, 0, False, "not deployed"),
+    ],
+)
+def test_a_state_is_a_word(unit: dict[str, Any], health: int, proven: bool, state: str) -> None:
+    assert status.state_of(UnitStateValue(**unit), health, proven) == state
+
+
+def test_a_row_says_what_serves_since_when_and_how_full_the_gpus_are() -> None:
+    text = shown(rig1=host(SERVES))
+    row = next(line for line in text.splitlines() if line.startswith("rig1"))
+    assert row.split("  ")[0] == "rig1"
+    for word in ("main", "serving", "vllm-nvfp4-cu130", "2026-11-23 20:56:03", "360 of 382 GiB on 4"):
+        assert word in row
+
+
+def test_a_download_says_how_far_it_is() -> None:
+    assert "nvidia--Q--abab: downloading 25% of 240.0 GB" in shown(rig1=host(downloads=[FETCHING]))
+
+
+def test_hosts_without_endpoints_and_hosts_that_do_not_answer_have_their_row() -> None:
+    text = shown(rig1=host(), rig2=host(error="no connection to ops@10.0.0.2, port 22: timed out"))
+    assert "nothing deployed" in text
+    assert "no connection to ops@10.0.0.2" in text
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        (host(SERVES), 0),
+        (host(SERVES, SERVES | {"state": "starting"}), 2),
+        (host(), 2),
+        (host(error="no connection"), 1),
+    ],
+)
+def test_the_exit_code_says_whether_all_serves(found: dict[str, Any], code: int) -> None:
+    assert status.exit_code({"at": "now", "hosts": {"rig1": found}}) == code
+
+
+def test_the_use_of_gpus_is_read_and_messages_are_none() -> None:
+    lines = ["0, 92160, 97887, 100", "1, 5, 97887, [N/A]", "No devices were found"]
+    assert [(use.used, use.busy) for use in parse_gpu_use(lines)] == [(92160, 100), (5, None)]
+
+
+def test_only_downloads_that_run_are_told_whatever_earlier_ones_left() -> None:
+    lines = [
+        "model-fetch@a--b--0123.service loaded active running rigup: fetch the checkpoint a--b--0123",
+        '/run/rigup-fetch/a--b--0123/progress.json:{"step": "verifying", "bytes_done": 5, "bytes_total": 9}',
+        '/run/rigup-fetch/old/progress.json:{"step": "verifying", "bytes_done": 9, "bytes_total": 9}',
+    ]
+    assert parse_downloads(lines) == [
+        {"checkpoint": "a--b--0123", "step": "verifying", "bytes_done": 5, "bytes_total": 9}
+    ]
+    assert parse_downloads(lines[:1]) == [{"checkpoint": "a--b--0123"}]
+
+
+def test_a_host_that_cannot_be_reached_is_told_as_json_with_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inventory = tmp_path / "lab.yaml"
+    inventory.write_text("hosts: {rig1: {address: 127.0.0.1, port: 1, known_hosts: /dev/null}}\n")
+    assert cli.main(["status", "--json", "--inventory", str(inventory)]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert "no connection to root@127.0.0.1, port 1" in told["hosts"]["rig1"]["error"]
