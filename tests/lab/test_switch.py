@@ -44,8 +44,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 # What is said about each fault, and settings under which it shows soon.
 FAULTS = {
     "standin-never-healthy": (
-        r"did not come up: not ready after 1\d s, the limit: http://127.0.0.1:8000/health answered 503",
-        {"ready_timeout": 10},
+        r"did not come up: not ready after \d+ s, the limit: http://127.0.0.1:8000/health answered 503",
+        {"ready_timeout": 20},
     ),
     "standin-dies-at-load": (r"did not come up: not ready after \d s: .* has ended", {}),
     "standin-stalls": (r"did not come up: not ready after .*it has stalled: ", {"stall_timeout": 10}),
