@@ -8,9 +8,9 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 # What the lab and the tests need of this machine (Debian 12, root).
 APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg iproute2 kmod mmdebstrap \
-	openssh-client openssh-server python3-venv systemd-container
+	openssh-client openssh-server python3-venv rsync systemd-container
 
-.PHONY: help lab lab-down test soak audit bench lint unit apt-packages
+.PHONY: help lab lab-down test soak audit bench bench-store lint unit apt-packages
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -35,6 +35,9 @@ audit: $(VENV)/.ready ## Check the hosts of the inventory against their plan
 
 bench: $(VENV)/.ready apt-packages ## Measure deploy and audit beside stock pyinfra, Ansible and testinfra
 	@$(BIN)/python -m bench
+
+bench-store: $(VENV)/.ready apt-packages ## Measure downloads beside hf and curl, a fleet with neighbours, a cold deploy
+	@$(BIN)/python -m bench.store
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

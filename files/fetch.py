@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Brings one commit of a checkpoint from the hub to the disk, verifies every byte, and says so in a stamp beside it.
+"""Brings one commit of a checkpoint to the disk, verifies every byte, and says so in a stamp beside it.
 
-The download goes into a directory beside the final one. Only when `hf cache verify` finds every file as published is it
-renamed into place, without the client's own notes, and then the stamp is written. So the final directory holds either
-nothing or exactly what was published, and the stamp is never earlier than the bytes it speaks of.
+Every file is taken where it is nearest: a directory on this host, a neighbour that holds it, a mirror, the hub. It gets
+its name only once it is verified against the list in the request, and what is wrong is fetched again, alone. When all
+are there, the directory is renamed into place and the stamp is written. Started again, it goes on: verified files are
+kept, and files still arriving are continued.
 
-Started again, it goes on: whole files are kept. Files that fail the verification are fetched again, the others not.
-
-The request is a JSON file: endpoint, repo, revision (40 hex digits), dest, bytes, files, venv. A hub token may stand in
-the environment as HF_TOKEN; it is never printed.
+The request is a JSON file: repo, revision (40 hex digits), dest, files (`{path: "SIZE sha256:HEX"}`, or `git:HEX`),
+hubs (in the order in which they are asked), venv; and, if wanted, source (a directory), name and neighbours (`[{name,
+address, port}]`). A hub token is the credential `hub-token`, JSON with `host` and `token`; no other host sees it.
 
 Exit status: 0 complete, 1 given up after tries without progress, 2 trying again cannot help.
 """
@@ -16,334 +16,459 @@ Exit status: 0 complete, 1 given up after tries without progress, 2 trying again
 from __future__ import annotations
 
 import argparse
+import errno
+import hashlib
 import json
 import os
-import re
+import random
 import shutil
 import subprocess
 import sys
-import tempfile
+import threading
 import time
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-REVISION = re.compile(r"[0-9a-f]{40}")
-MISMATCH = re.compile(r"  - (.+): expected [0-9a-f]+ \([a-z0-9-]+\), got [0-9a-f]+")
-# What the hub's client (cli/_errors.py) and the system say when no second try can help, and what to do about it.
-HOPELESS = {
-    "If the repo is private": "the hub has no such repository, or it is private: check the name and the token",
-    "Revision not found in": "the hub has no such commit: `rigup update` resolves it anew",
-    "requires approval": "the hub wants its terms accepted first: do that on its site, with the account of the token",
-    "Invalid user token": "the hub refuses the token",
-    "No space left on device": "the disk is full: make room or choose another model_store",
-    "Permission denied": "the downloader may not write there: check who owns the directory",
-}
-CLIENT_NOTES = Path(".cache") / "huggingface"
-TRIES = 6
-VERIFICATIONS = 3
-POLL_S = 2.0
+from fetch_sources import Hub, Neighbour, Neighbourhood
+from fetch_store import REVISION, File, Hopeless, Setback, Store, now, write
 
-
-class Hopeless(Exception):
-    """Trying again cannot help."""
-
-
-class Setback(Exception):
-    """This try failed; another may not."""
+HOME = Path("/var/lib/rigup-fetch")
+LONGEST_PAUSE_S = 300.0
+WRONG_DOWNLOADS = 3
+WORKERS, COPIES, CHECKS = 8, 4, 2
+POLL_S = 0.1
+# rsync(1): "Partial transfer due to error"; all else is the connection's.
+NO_SUCH_FILE = 23
+TELL_S = 1.0
+LISTEN_S = 2.0
+RATE_OVER_S = 30.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to fetch, and where to."""
+    """What to fetch, where from, and where to."""
 
-    endpoint: str
-    repo: str
-    revision: str
-    dest: Path
-    bytes: int
-    files: int
+    store: Store
+    hubs: tuple[str, ...]
     venv: Path
-
-    @property
-    def staging(self) -> Path:
-        return self.dest.parent / f".{self.dest.name}.incoming"
-
-    @property
-    def stamp(self) -> Path:
-        return self.dest.parent / f"{self.dest.name}.verified.json"
+    source: Path | None
+    name: str
+    neighbours: tuple[Neighbour, ...]
 
     @classmethod
     def read(cls, path: Path) -> Request:
         """Raises Hopeless for a request that makes no sense."""
         try:
             data = json.loads(path.read_text())
+            files = {name: File.read(name, entry) for name, entry in data["files"].items()}
+            store = Store(str(data["repo"]), str(data["revision"]), Path(data["dest"]), files)
+            neighbours = [Neighbour(n["name"], n["address"], int(n["port"])) for n in data.get("neighbours", [])]
             request = cls(
-                endpoint=str(data["endpoint"]),
-                repo=str(data["repo"]),
-                revision=str(data["revision"]),
-                dest=Path(data["dest"]),
-                bytes=int(data.get("bytes", 0)),
-                files=int(data.get("files", 0)),
+                store=store,
+                hubs=tuple(map(str, data["hubs"])),
                 venv=Path(data["venv"]),
+                source=Path(data["source"]) if data.get("source") else None,
+                name=str(data.get("name", "")),
+                neighbours=tuple(neighbours),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Hopeless(f"{path} is no request: {type(error).__name__}: {error}") from error
-        if not REVISION.fullmatch(request.revision):
-            raise Hopeless(f"{path}: revision {request.revision!r} is no commit of 40 hex digits")
-        if not request.dest.is_absolute() or request.dest == Path(request.dest.anchor):
-            raise Hopeless(f"{path}: dest {data['dest']!r} is no absolute directory")
+        if not REVISION.fullmatch(store.revision):
+            raise Hopeless(f"{path}: revision {store.revision!r} is no commit of 40 hex digits")
+        if not store.dest.is_absolute() or len(store.dest.parts) < 4:
+            raise Hopeless(f"{path}: dest {data['dest']!r} is no absolute directory of a store")
+        if not files or not request.hubs:
+            raise Hopeless(f"{path} names no files or no hubs")
         return request
-
-
-@dataclass
-class Findings:
-    """What `hf cache verify` complained of: paths inside the checkpoint."""
-
-    wrong: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    extra: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        parts = [f"{label}: {', '.join(paths)}" for label, paths in vars(self).items() if paths]
-        return "; ".join(parts)
 
 
 class Progress:
     """One small JSON file that says how far it is, for whoever waits."""
 
-    def __init__(self, path: Path | None, request: Request) -> None:
+    def __init__(self, path: Path | None, total: int) -> None:
         self.path = path
-        self.request = request
+        self.total = total
+        self.began_at = now()
+        self._step = ""
+        self._told_at = 0.0
+        self._seen: deque[tuple[float, int]] = deque()
 
-    def tell(self, step: str, done: int) -> None:
-        if self.path is None:
+    def tell(self, step: str, done: int, doing: str = "") -> None:
+        """At most once a second, unless the step is another one. The rate is bytes per second over the last while."""
+        moment = time.monotonic()
+        if step != self._step:
+            self._seen.clear()
+        elif moment - self._told_at < TELL_S:
             return
-        told = {"step": step, "bytes_done": done, "bytes_total": self.request.bytes, "at": now()}
-        write(self.path, json.dumps(told) + "\n")
+        self._step, self._told_at = step, moment
+        self._seen.append((moment, done))
+        while moment - self._seen[0][0] > RATE_OVER_S:
+            self._seen.popleft()
+        since, before = self._seen[0]
+        rate = (done - before) / (moment - since) if moment > since else 0.0
+        told = {"step": step, "doing": doing, "bytes_done": done, "bytes_total": self.total, "rate": round(rate)}
+        if self.path is not None:
+            write(self.path, json.dumps({**told, "began_at": self.began_at, "at": now()}) + "\n")
+
+
+class Counted:
+    """Bytes read while verifying, added up over threads."""
+
+    def __init__(self, told: Any) -> None:
+        self._told = told
+        self._lock = threading.Lock()
+        self._count = 0
+
+    def __call__(self, count: int) -> None:
+        with self._lock:
+            self._count += count
+            self._told(self._count)
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parse(argv)
-    os.umask(0o022)
-    try:
-        request = Request.read(options.request)
-        fetch(request, Progress(options.progress, request), options.pause)
-    except (Hopeless, Setback) as error:
-        print(f"failed: {error}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, Hopeless) else 1
-    return 0
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Fetch and verify one commit of a checkpoint.")
     parser.add_argument("request", type=Path, help="JSON file that says what to fetch")
     parser.add_argument("--progress", type=Path, help="where to say how far it is")
+    parser.add_argument("--shared", type=Path, help="where to tell the neighbours what is here")
+    parser.add_argument("--home", type=Path, default=HOME, help="where the hub's client keeps its notes")
     parser.add_argument("--pause", type=float, default=5.0, help="seconds before the second try; doubled each time")
-    return parser.parse_args(argv)
-
-
-def fetch(request: Request, progress: Progress, pause: float) -> None:
-    """Make the checkpoint complete. Raises Hopeless or Setback."""
-    if is_stamped(request):
-        say(f"{request.repo} at {request.revision} is complete and verified already")
-        return
-    if request.dest.is_dir():
-        # A run that was stopped before the stamp, or a file that was lost since: all of it is looked at anew.
-        request.stamp.unlink(missing_ok=True)
-        progress.tell("verifying", tree(request.dest)[1])
-        findings = verify(request, request.dest)
-        if findings is None:
-            stamp(request)
-            return
-        say(f"{request.dest} is not as published ({findings}); fetching what differs")
-        shutil.rmtree(request.staging, ignore_errors=True)
-        request.dest.rename(request.staging)
-        discard(request, findings)
-    download_until_verified(request, progress, pause)
-    publish(request)
-    stamp(request)
-
-
-def download_until_verified(request: Request, progress: Progress, pause: float) -> None:
-    """Fill the staging directory until it verifies. A try that brought new bytes does not count against the limit."""
-    tries = verifications = 0
-    best = 0
-    while True:
-        try:
-            download(request, progress)
-            progress.tell("verifying", tree(request.staging)[1])
-            findings = verify(request, request.staging)
-            if findings is None:
-                return
-            verifications += 1
-            if verifications >= VERIFICATIONS:
-                raise Hopeless(f"after {VERIFICATIONS} downloads still not as published: {findings}")
-            say(f"not as published ({findings}); fetching these again")
-            discard(request, findings)
-        except Setback as error:
-            done = tree(request.staging)[1]
-            tries = 1 if done > best else tries + 1
-            best = max(best, done)
-            if tries >= TRIES:
-                raise Setback(f"{TRIES} tries without progress, the last: {error}") from error
-            wait = min(300.0, pause * 2 ** (tries - 1))
-            say(f"{error}; next try in {wait:.0f} s")
-            progress.tell("waiting before the next try", done)
-            time.sleep(wait)
-
-
-def download(request: Request, progress: Progress) -> None:
-    """One run of `hf download`, watched. Raises Setback, or Hopeless where its complaint says so."""
-    request.staging.mkdir(parents=True, exist_ok=True)
-    say(f"downloading {request.repo} at {request.revision} from {request.endpoint}")
-    arguments = ["download", request.repo, "--revision", request.revision, "--local-dir", str(request.staging)]
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(client(request, arguments), stdout=output, stderr=output, env=environment(request))
-        try:
-            while process.poll() is None:
-                progress.tell("downloading", tree(request.staging)[1])
-                try:
-                    process.wait(POLL_S)
-                except subprocess.TimeoutExpired:
-                    continue
-        finally:
-            if process.poll() is None:
-                process.kill()
-        output.seek(0)
-        said = output.read()
-    progress.tell("downloading", tree(request.staging)[1])
-    if process.returncode:
-        raise complaint("hf download", process.returncode, said)
-
-
-def verify(request: Request, directory: Path) -> Findings | None:
-    """None when every file is as published and there is no other; raises Setback when that cannot be told."""
-    say(f"verifying {directory}")
-    arguments = ["cache", "verify", request.repo, "--revision", request.revision, "--local-dir", str(directory)]
-    arguments += ["--fail-on-missing-files", "--fail-on-extra-files", "--format", "human"]
-    answer = subprocess.run(client(request, arguments), capture_output=True, text=True, env=environment(request))
-    if answer.returncode == 0:
-        return None
-    findings = parse_findings(answer.stdout)
-    if not str(findings):
-        raise complaint("hf cache verify", answer.returncode, answer.stdout + answer.stderr)
-    return findings
-
-
-def parse_findings(text: str) -> Findings:
-    """The paths under the three headings of `hf cache verify`."""
-    findings = Findings()
-    into: list[str] | None = None
-    for line in text.splitlines():
-        if "Checksum verification failed" in line:
-            into = findings.wrong
-        elif "Missing files" in line:
-            into = findings.missing
-        elif "Extra files" in line:
-            into = findings.extra
-        elif line.startswith("  - ") and into is not None:
-            match = MISMATCH.fullmatch(line)
-            into.append(match[1] if match and into is findings.wrong else line[4:])
-    return findings
-
-
-def discard(request: Request, findings: Findings) -> None:
-    """Remove what is wrong or foreign, and the client's notes on it: by these it would take the file for whole."""
-    for path in (*findings.wrong, *findings.extra):
-        (request.staging / path).unlink(missing_ok=True)
-        (request.staging / CLIENT_NOTES / "download" / f"{path}.metadata").unlink(missing_ok=True)
-
-
-def publish(request: Request) -> None:
-    """Rename the verified directory into place, with nothing in it but the published files."""
-    shutil.rmtree(request.staging / CLIENT_NOTES, ignore_errors=True)
-    for directory in sorted((path for path in request.staging.rglob("*") if path.is_dir()), reverse=True):
-        if not any(directory.iterdir()):
-            directory.rmdir()
-    # 240 GB may still stand in memory only; the stamp must not outlive them.
-    os.sync()
-    request.staging.rename(request.dest)
-
-
-def stamp(request: Request) -> None:
-    files, size = tree(request.dest)
-    record = {"repo": request.repo, "revision": request.revision, "files": files, "bytes": size, "verified_at": now()}
-    write(request.stamp, json.dumps(record, indent=2) + "\n")
-    say(f"complete and verified: {size} bytes in {files} files in {request.dest}")
-
-
-def is_stamped(request: Request) -> bool:
-    """Whether the stamp speaks of this commit and the directory still has as many files and bytes."""
+    parser.add_argument("--tries", type=int, default=10, help="tries without progress before it gives up")
+    parser.add_argument("--silence", type=float, default=20.0, help="seconds after which a mute neighbour is dead")
+    parser.add_argument("--stall", type=float, default=90.0, help="seconds without a byte that count as stalled")
+    options = parser.parse_args(argv)
+    os.umask(0o022)
     try:
-        record = json.loads(request.stamp.read_text())
-    except (OSError, ValueError):
-        return False
-    if not isinstance(record, dict) or (record.get("repo"), record.get("revision")) != (request.repo, request.revision):
-        return False
-    return (record.get("files"), record.get("bytes")) == tree(request.dest)
+        request = Request.read(options.request)
+        Fetch(request, options).run()
+    except (Hopeless, Setback) as error:
+        print(f"failed: {error}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, Hopeless) else 1
+    except OSError as error:
+        # Of the disk that it writes to: sources have their own.
+        full = "the disk is full: make room or choose another model_store"
+        print(f"failed: {full if error.errno == errno.ENOSPC else error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
 
 
-def tree(directory: Path) -> tuple[int, int]:
-    """Number and bytes of the regular files below, those under way included; (0, 0) where there is no directory."""
-    files = size = 0
-    for root, _, names in os.walk(directory):
-        for name in names:
+def credential() -> tuple[str, str] | None:
+    """The host that a token is for, and the token."""
+    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), "hub-token")
+    try:
+        told = json.loads(path.read_text())
+        return str(told["host"]), str(told["token"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class Fetch:
+    """One checkpoint on its way."""
+
+    def __init__(self, request: Request, options: argparse.Namespace) -> None:
+        self.store = request.store
+        self.source = request.source
+        self.pause: float = options.pause
+        self.stall: float = options.stall
+        self.tries: int = options.tries
+        self.progress = Progress(options.progress, self.store.bytes)
+        known = credential()
+        self.hubs = [
+            Hub(
+                url,
+                self.store,
+                request.venv,
+                known[1] if known and urlsplit(url).hostname == known[0] else None,
+                options.home,
+            )
+            for url in request.hubs
+        ]
+        for neighbour in request.neighbours:
+            neighbour.silence_s = options.silence
+        self.hood = Neighbourhood(request.name, request.neighbours, self.store, options.shared)
+        self.missing: dict[str, File] = {}
+        self.wants: set[str] = set()
+        self.copies: dict[str, tuple[Neighbour, subprocess.Popen[bytes]]] = {}
+        self.checks: dict[str, Future[bool]] = {}
+        self.touched: dict[str, set[str]] = {}
+        self.distrusted: dict[str, set[str]] = {}
+        self.wrong: dict[str, int] = {}
+        self.checkers = ThreadPoolExecutor(CHECKS)
+        self.furthest = 0
+        self.seen_bytes = 0
+        self.grew_at = time.monotonic()
+        self.listened_at = 0.0
+
+    def run(self) -> None:
+        """Make the checkpoint complete. Raises Hopeless or Setback, and OSError where the disk fails."""
+        store = self.store
+        if store.is_stamped():
+            say(f"{store.repo} at {store.revision} is complete and verified already")
+        elif store.dest.is_dir() and self.is_as_published():
+            store.stamp()
+        else:
             try:
-                status = os.lstat(os.path.join(root, name))
-            except FileNotFoundError:
+                self.gather()
+            finally:
+                self.stop()
+            store.publish()
+            store.stamp()
+            say(f"complete and verified: {store.bytes} bytes in {len(store.files)} files in {store.dest}")
+        self.progress.tell("complete", store.bytes)
+        self.hood.tell(store.files, (), (), active=False)
+
+    def is_as_published(self) -> bool:
+        """Verify a directory that has no stamp of this machine, or was written to since; make ready what is wrong."""
+        self.store.stamp_path.unlink(missing_ok=True)
+        say(f"verifying {self.store.dest}")
+        wrong = self.store.wrong(self.store.dest, Counted(lambda count: self.progress.tell("verifying", count)))
+        if not wrong:
+            say(f"{self.store.dest} is as published; nothing is fetched")
+            return True
+        say(f"{self.store.dest} is not as published: {', '.join(wrong)}")
+        self.store.take_back(wrong)
+        return False
+
+    def gather(self) -> None:
+        """Bring all files that are missing, each verified."""
+        store = self.store
+        store.prepare()
+        held = store.held()
+        self.missing = {path: file for path, file in store.files.items() if path not in held}
+        say(f"{store.repo} at {store.revision}: {len(self.missing)} of {len(store.files)} files are missing")
+        self.check_space()
+        # First the flag, then the look: of two hosts that begin together at least one sees the other.
+        self.share()
+        self.listen()
+        if self.source is not None:
+            self.take_from(self.source)
+        while self.missing:
+            self.hear_hubs()
+            self.end_copies()
+            self.end_checks()
+            if self.missing:
+                self.listen()
+                self.assign()
+                self.watch()
+                self.report()
+                time.sleep(POLL_S)
+
+    def check_space(self) -> None:
+        """Raises Hopeless where what is missing cannot fit."""
+        missing = self.store.bytes - self.store.arrived_bytes()
+        free = self.store.free_bytes()
+        if missing > free:
+            raise Hopeless(
+                "the disk is full: make room or choose another model_store: "
+                f"{missing - free} bytes more are needed where {self.store.dest.parent} lies"
+            )
+
+    def take_from(self, source: Path) -> None:
+        """Copy what a directory on this host holds; it is verified like everything else."""
+        say(f"looking for the files in {source}")
+        for file in self.missing.values():
+            try:
+                if (source / file.path).stat().st_size == file.size:
+                    self.touched[file.path] = {str(source)}
+                    self.checks[file.path] = self.checkers.submit(self.copy_in, source / file.path, file)
+            except OSError as error:
+                say(f"{source / file.path}: {error.strerror}")
+
+    def copy_in(self, source: Path, file: File) -> bool:
+        try:
+            shutil.copyfile(source, self.store.arriving(file))
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            say(f"{source}: {error.strerror}")
+        return self.store.accept(file)
+
+    def idle(self) -> list[File]:
+        """The missing files that nothing is being done about."""
+        busy = {*self.copies, *self.checks, *(path for hub in self.hubs for path in hub.at_work)}
+        return [file for path, file in self.missing.items() if path not in busy]
+
+    def hear_hubs(self) -> None:
+        for hub in self.hubs:
+            for event in hub.events():
+                if "done" in event:
+                    self.check(event["done"])
+                elif "failed" in event:
+                    self.had_setback(hub, event["failed"], event["why"], event["hopeless"], event["wait"])
+                elif "waiting" in event:
+                    hub.patience_until = time.monotonic() + event["waiting"] + self.stall
+                    say(f"{hub.name} asks to wait {event['waiting']:.0f} s")
+
+    def had_setback(self, hub: Hub, path: str, why: str, hopeless: bool, wait: float | None) -> None:
+        hub.xet = False
+        if hopeless and why.startswith("the disk"):
+            raise Hopeless(why)
+        if hopeless:
+            hub.hopeless = why
+            say(f"{path} from {hub.name}: {why}")
+            return
+        moment = time.monotonic()
+        if moment < hub.rest_until:
+            return  # one of several files that met the same setback
+        done = self.store.arrived_bytes()
+        hub.setbacks = 1 if done > self.furthest else hub.setbacks + 1
+        self.furthest = max(self.furthest, done)
+        if hub.setbacks >= self.tries and not any(each.is_ready for each in self.hubs if each is not hub):
+            raise Setback(f"{self.tries} tries without progress, the last: {path} from {hub.name}: {why}")
+        rest = wait if wait is not None else min(LONGEST_PAUSE_S, self.pause * 2 ** (hub.setbacks - 1))
+        hub.rest_until = moment + rest
+        say(f"{path} from {hub.name}: {why}; next try in {rest:.0f} s")
+
+    def end_copies(self) -> None:
+        for path, (neighbour, process) in list(self.copies.items()):
+            if process.poll() is None:
                 continue
-            files, size = files + 1, size + status.st_size
-    return files, size
+            del self.copies[path]
+            if self.store.has_arrived(self.missing[path]):
+                self.check(path)
+                continue
+            say(f"{path} from {neighbour.name}: rsync ended with {process.returncode}")
+            if process.returncode in (0, NO_SUCH_FILE):
+                self.distrusted.setdefault(path, set()).add(neighbour.name)
+            else:
+                neighbour.rest()
+            self.check_space()
 
+    def check(self, path: str) -> None:
+        self.checks[path] = self.checkers.submit(self.store.accept, self.missing[path])
 
-def client(request: Request, arguments: list[str]) -> list[str]:
-    return [str(request.venv / "bin" / "hf"), *arguments]
+    def end_checks(self) -> None:
+        for path, check in list(self.checks.items()):
+            if not check.done():
+                continue
+            del self.checks[path]
+            sources = self.touched.pop(path, {"an earlier try"})
+            if check.result():
+                del self.missing[path]
+                self.share()
+                continue
+            say(f"{path} from {', '.join(sorted(sources))} is not as published; fetching it again, alone")
+            self.distrusted.setdefault(path, set()).update(sources)
+            if any(hub.name in sources for hub in self.hubs):
+                self.wrong[path] = self.wrong.get(path, 0) + 1
+            if self.wrong.get(path, 0) >= WRONG_DOWNLOADS * len(self.hubs):
+                raise Hopeless(f"after {self.wrong[path]} downloads still not as published: {path}")
 
+    def listen(self) -> None:
+        if self.hood.all and time.monotonic() - self.listened_at >= LISTEN_S:
+            self.hood.listen()
+            self.listened_at = time.monotonic()
+            self.share()
 
-def environment(request: Request) -> dict[str, str]:
-    """The client's environment: the hub to ask, no progress bars, and time for slow mirrors."""
-    return {
-        **os.environ,
-        "HF_ENDPOINT": request.endpoint,
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-        "HF_HUB_DOWNLOAD_TIMEOUT": "60",
-        "HF_HUB_ETAG_TIMEOUT": "60",
-        "NO_COLOR": "1",
-        "PYTHONIOENCODING": "utf-8",
-    }
+    def share(self) -> None:
+        held = set(self.store.files) - set(self.missing)
+        # What is being verified will be held in a moment.
+        fetching = {*self.checks, *(path for hub in self.hubs for path in hub.at_work)}
+        self.hood.tell(held, self.wants, fetching, active=True)
 
+    def assign(self) -> None:
+        """Give idle files to where they come from: neighbours that hold them first, then a hub."""
+        left = []
+        for file in self.idle():
+            if self.store.has_arrived(file):
+                self.check(file.path)
+                continue
+            holders = self.trusted(self.hood.holders(file.path), file)
+            able = [each for each in holders if not each.is_resting]
+            if not holders:
+                left.append(file)
+            elif able and len(self.copies) < COPIES:
+                self.copy(file, random.choice(able))
+        fetching = [each for each in self.hood.all if each.is_fetching]
+        if not any(hub.is_ready for hub in self.hubs):
+            self.give_up_if_alone(left, bool(fetching))
+            return
+        slots = max(2, WORKERS // (1 + len(fetching))) - sum(len(hub.at_work) for hub in self.hubs)
+        free = [file for file in left if not self.hood.is_taken(file.path)]
+        # Neighbours begin with different files; alone, the largest come first, as the last one ends the download.
+        key = (lambda file: self.rank(file)) if self.hood.all else (lambda file: -file.size)
+        chosen = sorted(free, key=key)[: max(0, slots)]
+        for file in self.agreed(chosen):
+            hub = self.hub_for(file)
+            self.touched.setdefault(file.path, set()).add(hub.name)
+            hub.order(file)
+            self.grew_at = time.monotonic()
+        if chosen:
+            self.share()
 
-def complaint(what: str, status: int, said: str) -> Exception:
-    """What a failed run of the client means, with the most telling of its own words."""
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Hint:")]
-    telling = [line for line in lines if line.startswith("Error:")] or lines or ["it said nothing"]
-    for mark, meaning in HOPELESS.items():
-        if mark in said:
-            return Hopeless(f"{meaning}. {what} said: {telling[-1]}")
-    return Setback(f"{what} ended with {status}: {telling[-1]}")
+    def hub_for(self, file: File) -> Hub:
+        """The first hub that is not resting, if possible one that has not sent this file wrongly."""
+        ready = [hub for hub in self.hubs if hub.is_ready]
+        return next((hub for hub in ready if hub.name not in self.distrusted.get(file.path, ())), ready[0])
+
+    def rank(self, file: File) -> Any:
+        return hashlib.sha1(f"{self.hood.own} {file.path}".encode()).digest()
+
+    def agreed(self, chosen: list[File]) -> list[File]:
+        """Of these files, those that no neighbour fetches or is about to."""
+        if not self.hood.all or not chosen:
+            return chosen
+        self.wants = {file.path for file in chosen}
+        self.share()
+        self.hood.listen()
+        free = [file for file in chosen if not self.hood.is_taken(file.path)]
+        free = [file for file in free if not self.trusted(self.hood.holders(file.path), file)]
+        # Those stay wanted until the neighbour that must give way has seen it.
+        self.wants = {file.path for file in free if self.hood.is_undecided(file.path)}
+        return [file for file in free if file.path not in self.wants]
+
+    def trusted(self, holders: list[Neighbour], file: File) -> list[Neighbour]:
+        return [each for each in holders if each.name not in self.distrusted.get(file.path, ())]
+
+    def copy(self, file: File, neighbour: Neighbour) -> None:
+        self.touched.setdefault(file.path, set()).add(neighbour.name)
+        self.copies[file.path] = neighbour, self.hood.transfer(neighbour, file, self.store.arriving(file))
+
+    def give_up_if_alone(self, left: list[File], others_fetch: bool) -> None:
+        hopeless = [hub.hopeless for hub in self.hubs if hub.hopeless]
+        if len(hopeless) == len(self.hubs) and left and not self.copies and not self.checks and not others_fetch:
+            raise Hopeless(hopeless[-1])
+
+    def watch(self) -> None:
+        """Restart a hub's client that has brought no byte for too long."""
+        moment = time.monotonic()
+        done = self.store.arrived_bytes()
+        if done != self.seen_bytes:
+            self.seen_bytes, self.grew_at = done, moment
+        for hub in self.hubs:
+            if hub.at_work and moment - self.grew_at > self.stall and moment > hub.patience_until:
+                stalled = sorted(hub.stop())
+                self.had_setback(hub, stalled[0], f"no byte for {self.stall:.0f} s", False, None)
+                self.grew_at = moment
+
+    def report(self) -> None:
+        done = self.store.arrived_bytes()
+        doing = [f"{len(hub.at_work)} files from {hub.name}" for hub in self.hubs if hub.at_work]
+        names = [neighbour.name for neighbour, _ in self.copies.values()]
+        doing += [f"{names.count(name)} files from {name}" for name in sorted(set(names))]
+        doing += [f"{len(self.checks)} files verified"] if self.checks else []
+        resting = [hub for hub in self.hubs if not hub.is_ready and not hub.hopeless]
+        if doing:
+            self.progress.tell("downloading", done, ", ".join(doing))
+        elif resting and any(self.idle()):
+            wait = max(0.0, resting[0].rest_until - time.monotonic())
+            self.progress.tell("waiting before the next try", done, f"{wait:.0f} s, for {resting[0].name}")
+        else:
+            self.progress.tell("waiting for neighbours", done)
+
+    def stop(self) -> None:
+        for hub in self.hubs:
+            hub.stop()
+        for _, process in self.copies.values():
+            process.kill()
+        self.checkers.shutdown(wait=True, cancel_futures=True)
 
 
 def say(message: str) -> None:
     print(message, flush=True)
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def write(path: Path, text: str) -> None:
-    """Write beside and rename, so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-        os.fchmod(file.fileno(), 0o644)
-    os.replace(beside, path)
 
 
 if __name__ == "__main__":

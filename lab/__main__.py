@@ -5,8 +5,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from lab import machine, tour, world
+from lab import hub, machine, tour, world
 from lab.hardware import DEFAULT_GPUS
+from lab.hub import faults
 from lab.machine import LabError
 from lab.network import NetworkError
 from lab.registry.client import RegistryError
@@ -39,6 +40,13 @@ def _parser() -> argparse.ArgumentParser:
     reset.add_argument("--gpus", type=int, metavar="N")
     command("reboot", "reboot a host from inside").add_argument("name")
     command("power-cut", "cut a host's power and switch it on again").add_argument("name")
+    wrong = command("faults", "what the hub does wrong on purpose from now on; without any, it behaves")
+    wrong.add_argument(
+        "fault",
+        nargs="*",
+        metavar="FAULT[,path=PATTERN][,times=N][,seconds=S][,value=V]",
+        help="; ".join(f"{name}: {what}" for name, what in faults.FAULTS.items()),
+    )
     return parser
 
 
@@ -70,6 +78,10 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"{host.name} is bare again: Debian {host.spec.release}, {host.spec.gpus} GPUs")
         case "reboot":
             print(f"{options.name} is back after {_existing(options.name).reboot():.1f} s")
+        case "faults":
+            rules = [faults.parse(text) for text in options.fault]
+            faults.write(hub.FAULTS_FILE, rules)
+            print(f"the hub follows {len(rules)} rules" if rules else "the hub behaves")
         case "power-cut":
             _existing(options.name).kill()
             print(f"{options.name} is back after a power cut")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rigup import audit, browse, hostkeys, keys, planning, report, resolve, status
+from rigup import audit, browse, hostkeys, keys, models, planning, report, resolve, status
 from rigup import lock as locks
 from rigup.diagnosis import explain
 from rigup.errors import RigupError, near
@@ -90,6 +90,8 @@ def parser() -> argparse.ArgumentParser:
     settings.set_defaults(run=_settings)
 
     browse.add_commands(commands)
+
+    models.add_commands(commands)
 
     shown = commands.add_parser(
         "status",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -12,20 +13,32 @@ from urllib.parse import quote, urlsplit
 from rigup.lock import CheckpointLock
 from rigup.web import Unresolved, Web
 
-__all__ = ["checkpoint_lock", "published_file", "published_sums"]
+__all__ = ["checkpoint_lock", "published_file", "token_for"]
 
 SETTING = "hub_endpoint"
+TOKEN_HOST = "huggingface.co"
 LARGEST = 64 << 20
 
 
 def _headers(endpoint: str) -> dict[str, str]:
     # The token is the hub's: no mirror of another name gets to see it.
     token = os.environ.get("HF_TOKEN")
-    return {"Authorization": f"Bearer {token}"} if token and urlsplit(endpoint).hostname == "huggingface.co" else {}
+    return {"Authorization": f"Bearer {token}"} if token and urlsplit(endpoint).hostname == TOKEN_HOST else {}
+
+
+def token_for(endpoint: str) -> str | None:
+    """What a host's downloader gets as its credential: HF_TOKEN of this environment, and the one host that it is for.
+
+    None where there is no token, or where that host is not asked.
+    """
+    token = os.environ.get("HF_TOKEN")
+    if not token or urlsplit(endpoint).hostname != TOKEN_HOST:
+        return None
+    return json.dumps({"host": TOKEN_HOST, "token": token}) + "\n"
 
 
 def checkpoint_lock(web: Web, endpoint: str, repo: str, revision: str) -> CheckpointLock:
-    """The commit that `revision` (branch or commit) names, and its files' size and number. Raises Unresolved."""
+    """The commit that `revision` (branch or commit) names, and its files with size and checksum. Raises Unresolved."""
     headers = _headers(endpoint)
     url = f"{endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
     _present(web, url, headers, f"{repo} at {revision}")
@@ -34,29 +47,27 @@ def checkpoint_lock(web: Web, endpoint: str, repo: str, revision: str) -> Checkp
         raise Unresolved(SETTING, url, f"{commit!r} is no commit", "check that hub_endpoint speaks the hub's protocol")
     if re.fullmatch(r"[0-9a-f]{40}", revision) and commit != revision:
         raise Unresolved(SETTING, url, f"answered for commit {commit}", "use another mirror")
-    sizes = [int(entry["size"]) for entry in _files(web, endpoint, repo, commit)]
-    if not sizes:
-        raise Unresolved(SETTING, url, "the repository holds no files", "check the checkpoint's repo and branch")
-    return CheckpointLock(revision=commit, bytes=sum(sizes), files=len(sizes))
-
-
-def published_sums(endpoint: str, repo: str, revision: str) -> dict[str, str]:
-    """The hub on each file at a 40-hex revision: SHA-256, or git's SHA-1 of a small one. Raises Unresolved."""
-    with Web() as web:
-        entries = list(_files(web, endpoint, repo, revision))
-    return {str(entry["path"]): str((entry.get("lfs") or entry)["oid"]) for entry in entries}
-
-
-def _files(web: Web, endpoint: str, repo: str, commit: str) -> Iterator[dict[str, Any]]:
-    """The hub's entries of all files, page by page."""
-    headers = _headers(endpoint)
+    listing: dict[str, str] = {}
     page: str | None = f"{endpoint}/api/models/{repo}/tree/{commit}?recursive=true&expand=false"
     while page:
         entries = web.json(SETTING, page, headers)
         if not isinstance(entries, list):
             raise Unresolved(SETTING, page, "answered no list of files", "check hub_endpoint")
-        yield from (entry for entry in entries if entry.get("type") == "file")
+        listing |= {entry["path"]: _published(entry, page) for entry in entries if entry.get("type") == "file"}
         page = web.get(SETTING, page, headers).links.get("next", {}).get("url")
+    if not listing:
+        raise Unresolved(SETTING, url, "the repository holds no files", "check the checkpoint's repo and branch")
+    size = sum(int(entry.partition(" ")[0]) for entry in listing.values())
+    return CheckpointLock(revision=commit, bytes=size, files=len(listing), listing=listing)
+
+
+def _published(entry: Mapping[str, Any], url: str) -> str:
+    """A file's size and checksum: the sha256 of what Git LFS keeps, else the id that Git gives the file."""
+    large, name = entry.get("lfs"), f"{entry.get('path')}"
+    kind, checksum = ("sha256", large.get("oid")) if isinstance(large, dict) else ("git", entry.get("oid"))
+    if not isinstance(checksum, str) or not isinstance(entry.get("size"), int):
+        raise Unresolved(SETTING, url, f"states no size or checksum of {name}", "use another mirror")
+    return f"{entry['size']} {kind}:{checksum}"
 
 
 def published_file(endpoint: str, repo: str, revision: str, name: str, cache_dir: Path) -> bytes | None:

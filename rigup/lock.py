@@ -40,6 +40,7 @@ def _matches(pattern: str, what: str):  # type: ignore[no-untyped-def]
 Digest = Annotated[str, _matches(r"sha256:[0-9a-f]{64}", "digest")]
 Commit = Annotated[str, _matches(r"[0-9a-f]{40}", "commit")]
 Sha256 = Annotated[str, _matches(r"[0-9a-f]{64}", "sha256")]
+Published = Annotated[str, _matches(r"[0-9]+ (sha256:[0-9a-f]{64}|git:[0-9a-f]{40})", "size and checksum")]
 AptVersion = Annotated[str, _matches(r"[0-9][A-Za-z0-9.+:~-]*", "apt version")]
 
 
@@ -67,11 +68,16 @@ class ImageLock(Entry):
 
 
 class CheckpointLock(Entry):
-    """What a branch of a hub repository named: its commit, the size of its files together, and how many there are."""
+    """What a branch of a hub repository named: its commit, the size of its files together, and how many there are.
+
+    `listing` has each file's path, with its size and what the hub states as its checksum; a lock of an earlier rigup
+    lacks it, and the next run fills it in.
+    """
 
     revision: Commit
     bytes: Bytes
     files: Annotated[int, Strict(), Field(ge=1)]
+    listing: dict[str, Published] = {}
 
 
 class Lock(Entry):

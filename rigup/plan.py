@@ -64,7 +64,10 @@ class Mount(Data):
 
 
 class CheckpointPlan(Data):
-    """A checkpoint at one commit. `path` is its directory in the store; `bytes` and `files` are as published."""
+    """A checkpoint at one commit. `path` is its directory in the store; `bytes` and `files` are as published.
+
+    `listing` has the size and checksum of each file, as the lock has them.
+    """
 
     id: str
     repo: str
@@ -72,6 +75,7 @@ class CheckpointPlan(Data):
     path: str
     bytes: int
     files: int
+    listing: dict[str, str] = {}
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -358,6 +362,7 @@ def _endpoint(
             path=path,
             bytes=size.bytes,
             files=size.files,
+            listing=size.listing,
         ),
         gpus=endpoint.gpus,
         gpu_count=recipe.gpus,

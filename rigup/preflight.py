@@ -307,7 +307,8 @@ class _Looking:
         needed: list[tuple[str, int, str]] = []
         for checkpoint in self.plan.checkpoints:
             missing = max(0, checkpoint.bytes - self.facts.stored.get(checkpoint.path, 0))
-            if missing:
+            # What an own disk has free is known once it is mounted; the download looks again.
+            if missing and not self.own_disk_to_mount():
                 needed.append((self.settings.model_store, missing, f"checkpoint {checkpoint.repo}"))
         sizes = {endpoint.image: endpoint.image_bytes for endpoint in self.plan.endpoints}
         for image, tag in self.plan.images.items():
@@ -319,6 +320,11 @@ class _Looking:
         if cuda and self.missing(cuda):
             needed.append(("/", CUDA_BYTES, cuda))
         return needed
+
+    def own_disk_to_mount(self) -> bool:
+        """Whether the store is still to be mounted."""
+        disk = self.facts.disks.get(self.settings.model_store)
+        return bool(self.settings.model_disk) and disk is not None and disk.mount != self.settings.model_store
 
     def image_path(self) -> str:
         """Where images will lie: a fresh Docker 29 keeps them in containerd's directory, an older one in its own."""
@@ -429,6 +435,9 @@ class _Looking:
             needed.discard("hub_endpoint")
             if self.facts.client:
                 needed.discard("pypi_index")
+        if self.settings.model_source:
+            # What is missing there is told by the download.
+            needed.discard("hub_endpoint")
         if all(image in self.facts.images for image in self.plan.images):
             needed -= {name for name in needed if name == "registry_mirror" or name.startswith("image ")}
         return needed

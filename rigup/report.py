@@ -20,15 +20,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 RUNS = Path(".rigup/runs")
+# The operations of tasks/model.py and tasks/serve.py between which a download goes on by itself.
+DOWNLOAD_BEGINS = re.compile(r"Start the download of (.+)")
+DOWNLOAD_ENDS = re.compile(r"Have (.+) whole and verified")
 RESULTS = ("changed", "unchanged", "failed", "ignored")
 SLOWEST = 5
+# What it takes to look at a checkpoint that is there already.
+NO_WAIT_S = 2.0
 DEPLOYED = "`rigup audit` proves what the hosts are; the same deploy again changes nothing."
 
 Event = Mapping[str, Any]
@@ -42,7 +49,7 @@ def build(events: Iterable[Event]) -> Report:
     """
     report: Report = {
         "started": None, "then": DEPLOYED, "ended": None, "seconds": None, "result": "unfinished",
-        "hosts": {}, "steps": [], "operations": [], "under_way": [], "errors": [],
+        "hosts": {}, "steps": [], "operations": [], "under_way": [], "errors": [], "downloads": [],
     }  # fmt: skip
     steps: dict[str, dict[str, float]] = {}
     open_operations: dict[tuple[str, str, str], Event] = {}
@@ -64,6 +71,7 @@ def build(events: Iterable[Event]) -> Report:
             open_operations.pop(_key(event), None)
             operation = {key: value for key, value in event.items() if key not in ("at", "event")}
             report["operations"].append(operation)
+            _note_download(report, event)
             host = _host(report, event["host"])
             host[event["result"]] += 1
             host["seconds"] = round(host["seconds"] + event["seconds"], 3)
@@ -106,6 +114,38 @@ def _host(report: Report, name: str) -> dict[str, Any]:
     return host
 
 
+def _note_download(report: Report, event: Event) -> None:
+    """Keep when a download was begun, and how long the run then had to wait for it."""
+    if event["result"] != "changed":
+        return
+    if begins := DOWNLOAD_BEGINS.fullmatch(event["operation"]):
+        noted = {"host": event["host"], "repo": begins[1], "began": event["at"], "seconds": None, "waited": None}
+        report["downloads"].append(noted)
+    elif ends := DOWNLOAD_ENDS.fullmatch(event["operation"]):
+        for download in report["downloads"]:
+            if (download["host"], download["repo"]) == (event["host"], ends[1]):
+                took = datetime.fromisoformat(event["at"]) - datetime.fromisoformat(download["began"])
+                download.update(seconds=round(took.total_seconds(), 1), waited=event["seconds"])
+
+
+def _critical_path(report: Report) -> list[str]:
+    """Whether the downloads or all else made the run as long as it was."""
+    lines = []
+    for download in report["downloads"]:
+        if download["waited"] is None:
+            continue
+        what = f"    {download['host']}: the download of {download['repo']}"
+        if download["waited"] < NO_WAIT_S:
+            lines.append(f"{what} was done before it was needed; all else was the longer part")
+        else:
+            beside = max(0.0, download["seconds"] - download["waited"])
+            lines.append(
+                f"{what}, {_seconds(download['seconds'])} s: {_seconds(beside)} s beside other steps, "
+                f"{_seconds(download['waited'])} s waited for"
+            )
+    return ["  critical path:", *lines] if lines else []
+
+
 def _key(event: Event) -> tuple[str, str, str]:
     return event["host"], event["step"], event["operation"]
 
@@ -126,6 +166,7 @@ def render(report: Report, where: Path | None = None) -> str:
     if slow:
         lines.append("  slowest:")
         lines += [f"    {_seconds(o['seconds']):>6}  {o['host']}: {_name(o)}" for o in slow]
+    lines += _critical_path(report)
     if where is not None:
         lines.append(f"  report: {where}")
     lines += ["", f"  Next: {_next(report)}"]

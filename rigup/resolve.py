@@ -137,9 +137,10 @@ class _Filling:
 
     def checkpoint(self, checkpoint: Checkpoint, settings: Settings) -> None:
         key = checkpoint.key
-        if key in self.checkpoints or key in self.known.checkpoints:
+        held = self.known.checkpoints.get(key)
+        if key in self.checkpoints or (held and held.listing):
             return
-        wanted = checkpoint.revision or checkpoint.branch
+        wanted = held.revision if held else checkpoint.revision or checkpoint.branch
         if found := self.attempt(lambda: checkpoint_lock(self.web, settings.hub_endpoint, checkpoint.repo, wanted)):
             self.checkpoints[key] = found
 

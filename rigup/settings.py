@@ -143,6 +143,12 @@ def _identifier(value: str) -> str:
     return value
 
 
+def _label(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,36}", value):
+        raise complaint(f"{value!r} is no label", "letters, digits, _ . and -; `lsblk -o NAME,LABEL` lists them")
+    return value
+
+
 def _option(value: int | str) -> int | str:
     if isinstance(value, str) and not re.fullmatch(r"[^\s\"'\\#]+", value):
         raise complaint(
@@ -329,6 +335,19 @@ class Settings(BaseModel):
         False, description="For checkpoints with random weights, as in the lab: nonsense is then what they must write."
     )
     model_store: HostPath = Field("/srv/models", description="Where checkpoints lie, exactly as published.")
+    model_disk: Annotated[str, AfterValidator(_label)] | None = Field(
+        None, description="Label of a file system of its own that is mounted there; it survives a rebuilt host."
+    )
+    model_source: HostPath | None = Field(
+        None, description="Directory on the host that is looked into before anything is downloaded, such as a disk's."
+    )
+    neighbours: Bool = Field(
+        True, description="Take files from the inventory's other hosts, and serve them to these hosts alone."
+    )
+    neighbour_port: Port = Field(8730, description="TCP port on which the host serves its neighbours.")
+    neighbour_address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$")] | None = Field(
+        None, description="Address at which the other hosts reach this one; without it, that of ssh."
+    )
 
     cuda_mirror: Url = Field(
         "https://developer.download.nvidia.com/compute/cuda/repos", description="Holds `debian13/x86_64/` and the like."
@@ -340,6 +359,9 @@ class Settings(BaseModel):
     pypi_index: Url = Field("https://pypi.org/simple", description="Python package index for the downloader.")
     hub_endpoint: Url = Field(
         "https://huggingface.co", description="Hugging Face hub, or a mirror that speaks its protocol."
+    )
+    hub_mirror: Url | None = Field(
+        None, description="Mirror of the hub on the LAN, asked first. It needs not be trusted: every file is verified."
     )
     registry_mirror: Url | None = Field(None, description="Mirror of Docker Hub; without it Docker Hub itself.")
 

@@ -30,12 +30,12 @@ from rigup.facts.serving import Proof
 from rigup.facts.status import Downloads, GpuUse, HttpStatus
 from rigup.facts.units import UnitState, UnitStateValue
 from rigup.inventory import Host, find_inventory, load_inventory
+from rigup.progress import progress_line
 
 __all__ = ["add_arguments", "command", "exit_code", "look", "render", "state_of"]
 
 PLAN = "/etc/rigup/plan.json"
 EVERY_S = 2.0
-GB = 1_000_000_000
 
 STYLES = {"serving": "green", "starting": "yellow", "stopped": "yellow", "not proven": "yellow"}
 
@@ -230,6 +230,4 @@ def _memory(gpus: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _download(download: Mapping[str, Any]) -> str:
-    done, total = int(download.get("bytes_done", 0)), int(download.get("bytes_total", 0))
-    far = f" {done / total:.0%} of {total / GB:.1f} GB" if total else ""
-    return f"{download['checkpoint']}: {download.get('step', 'starting')}{far}"
+    return progress_line(download["checkpoint"], download)

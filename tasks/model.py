@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from pyinfra.api.deploy import deploy
+from pyinfra.api.hiddenvalue import HiddenValue
 
-from rigup.operations import files, users, venv
+from rigup.hub import token_for
+from rigup.mounts import mount_text, mount_unit
+from rigup.neighbours import CONFIG, UNIT, daemon_config
+from rigup.operations import apt, files, systemd, users, venv
 from rigup.operations import model as model_operations
+from rigup.operations.model import Sources
 from tasks.preflight import Brief
 
 __all__ = ["model"]
@@ -15,11 +20,15 @@ __all__ = ["model"]
 FILES = Path(__file__).resolve().parent.parent / "files"
 LIBRARY = "/usr/local/lib/rigup"
 USER = "rigup-fetch"
+PROGRAMS = ("fetch.py", "fetch_hub.py", "fetch_sources.py", "fetch_store.py")
+TOKEN = "/etc/rigup/hub-token"
 
 
 @deploy("model")
 def model(brief: Brief) -> None:
     """The downloader is there, and every checkpoint that is not in the store is on its way."""
+    if brief.settings.model_disk:
+        _mount_store(brief.settings.model_store, brief.settings.model_disk)
     users.system(name="Make the downloader's user", user=USER)
     files.install(
         name="Name the downloader's packages",
@@ -32,17 +41,67 @@ def model(brief: Brief) -> None:
         requirements=f"{LIBRARY}/fetch-requirements.lock",
         index=brief.settings.pypi_index,
     )
-    files.install(
-        name="Install the downloader", dest=f"{LIBRARY}/fetch.py", content=(FILES / "fetch.py").read_text(), mode="755"
-    )
+    for program in PROGRAMS:
+        files.install(
+            name=f"Install the downloader ({program})",
+            dest=f"{LIBRARY}/{program}",
+            content=(FILES / program).read_text(),
+            mode="755",
+        )
     files.install(
         name="Install the downloader's unit",
         dest="/etc/systemd/system/model-fetch@.service",
         content=(FILES / "model-fetch@.service").read_text(),
     )
+    settings = brief.settings
+    if token := token_for(settings.hub_endpoint):
+        files.install(name="Hand over the hub token", dest=TOKEN, content=HiddenValue(token), mode="600", secret=True)
+    if brief.neighbours:
+        _serve_neighbours(brief)
+    else:
+        systemd.stopped(name="Serve nobody", unit=UNIT)
+    sources = Sources(
+        hubs=tuple(url for url in (settings.hub_mirror, settings.hub_endpoint) if url),
+        name=brief.plan.host,
+        neighbours=brief.neighbours,
+        directory=settings.model_source,
+    )
     for checkpoint in brief.plan.checkpoints:
-        model_operations.fetch(
-            name=f"Start the download of {checkpoint.repo}",
-            checkpoint=checkpoint,
-            endpoint=brief.settings.hub_endpoint,
-        )
+        model_operations.fetch(name=f"Start the download of {checkpoint.repo}", checkpoint=checkpoint, sources=sources)
+
+
+def _mount_store(path: str, label: str) -> None:
+    """The store's own disk is mounted, and nothing is downloaded while it is not."""
+    unit = mount_unit(path)
+    written = files.install(
+        name="Name the store's disk", dest=f"/etc/systemd/system/{unit}", content=mount_text(path, label)
+    )
+    files.install(
+        name="Let the download wait for the store's disk",
+        dest="/etc/systemd/system/model-fetch@.service.d/store.conf",
+        content=f"# Written by rigup; the next deploy undoes changes made here.\n[Unit]\nRequiresMountsFor={path}\n",
+    )
+    systemd.converge(name="Mount the store's disk", unit=unit, reload_for=[written], timeout=100)
+
+
+def _serve_neighbours(brief: Brief) -> None:
+    """What this host has verified is there for the other hosts of the inventory, and for nobody else."""
+    apt.install(name="Install rsync", packages={"rsync": None})
+    config = files.install(
+        name="Say who the neighbours are",
+        dest=CONFIG,
+        content=daemon_config(
+            brief.settings.model_store, brief.settings.neighbour_port, [each.address for each in brief.neighbours]
+        ),
+    )
+    unit = files.install(
+        name="Install the neighbours' unit",
+        dest=f"/etc/systemd/system/{UNIT}",
+        content=(FILES / "rigup-neighbours.service").read_text(),
+    )
+    systemd.converge(
+        name="Serve the neighbours",
+        unit=UNIT,
+        inputs=[CONFIG],
+        reload_for=[config, unit],
+    )

@@ -36,6 +36,7 @@ from rigup.facts.serving import ModelStamp
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
 from rigup.facts.units import UnitState
 from rigup.lock import Lock
+from rigup.neighbours import Neighbour, fleet_of, neighbours_of
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan, make_plan, recipe_of
 from rigup.preflight import HostFacts, check, destinations, disk_paths
@@ -56,7 +57,8 @@ T = TypeVar("T")
 class Brief:
     """What the steps work from: a host's plan, its settings, the lock, NVIDIA's name for its distribution, its GPUs.
 
-    `prepared` are the operations that write what endpoints are made of.
+    `prepared` are the operations that write what endpoints are made of. `neighbours` are the other hosts of the
+    inventory, those that this run leaves out included.
     """
 
     plan: Plan
@@ -64,6 +66,7 @@ class Brief:
     lock: Lock
     distro: str
     gpus: int
+    neighbours: tuple[Neighbour, ...] = ()
     prepared: list[OperationMeta] = field(default_factory=list)
 
 
@@ -106,8 +109,19 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
     problems = [problem for name, plan in plans.items() for problem in check(plan, settings[name], facts[name], lock)]
     if problems:
         raise ProblemsError(problems)
+    # The whole inventory, also where this run is limited to some hosts.
+    fleet = fleet_of(
+        (host.name, host.data.ssh_hostname, Settings.from_data(host.data.dict(), host.name)) for host in state.inventory
+    )
     return {
-        name: Brief(plan, settings[name], lock, distros[name] or "", len(nvidia_gpus(facts[name].pci)))
+        name: Brief(
+            plan,
+            settings[name],
+            lock,
+            distros[name] or "",
+            len(nvidia_gpus(facts[name].pci)),
+            neighbours_of(name, fleet),
+        )
         for name, plan in plans.items()
     }
 
@@ -184,6 +198,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         return _fact(host, kind, sudo, **arguments)
 
     endpoints = fact(Endpoints)
+    stamps = {item.path: fact(ModelStamp, path=item.path) for item in plan.checkpoints}
     gates = {each.name: fact(UnitState, unit=each.gate) for each in plan.endpoints if each.public_address}
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
     return HostFacts(
@@ -200,7 +215,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
             (address, port): fact(Reachable, address=address, port=port)
             for address, port in destinations(plan, settings)
         },
-        stored={item.path: fact(ModelStamp, path=item.path).present_bytes for item in plan.checkpoints},
+        stored={path: stamp.present_bytes + stamp.arriving_bytes for path, stamp in stamps.items()},
         images=fact(ImageDigests),
         installed=fact(InstalledVersions, names=sorted(names)),
         gpus={gpu.uuid: gpu.index for gpu in fact(GpuList)},

@@ -14,6 +14,10 @@ from lab.settings import GATEWAY, HUB_PORT, HUB_URL, STATE
 NAME = "hub"
 RATE_FILE = STATE / "hub" / "rate"
 """Bytes per second that the hub sends at most, all together; read again for every piece. No file, no limit."""
+FAULTS_FILE = STATE / "hub" / "faults.json"
+"""What the hub does wrong on purpose (lab.hub.faults); read again for every request."""
+JOURNAL = STATE / "hub" / "journal.jsonl"
+"""A JSON line for every answer of the hub: the file it was about, bytes sent, whether a token came with the request."""
 
 
 def version() -> str:
@@ -42,6 +46,7 @@ def start() -> Service:
     RATE_FILE.parent.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "lab.hub", "--host", GATEWAY, "--port", str(HUB_PORT), "--version", version()]
     argv += ["--repository", f"{checkpoint.REPOSITORY}={folder}", "--rate-file", str(RATE_FILE)]
+    argv += ["--faults-file", str(FAULTS_FILE), "--journal", str(JOURNAL)]
     root = Path(__file__).parents[2]
     return daemonise(NAME, argv, url=HUB_URL, ready=_answers, timeout=30, cwd=root)
 

@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+from lab.hub.faults import Faults
 from lab.hub.repository import Repository
 from lab.hub.server import Hub, HubServer
 from lab.hub.throttle import Throttle, read_rate
@@ -26,6 +27,8 @@ def main() -> None:
     parser.add_argument("--gated", action="append", default=[], metavar="OWNER/NAME=TOKENFILE")
     parser.add_argument("--rate", type=int, default=0, metavar="BYTES/S", help="0: no limit")
     parser.add_argument("--rate-file", type=Path, help="overrides --rate while it exists and holds a number")
+    parser.add_argument("--faults-file", type=Path, help="what it does wrong on purpose (lab.hub.faults)")
+    parser.add_argument("--journal", type=Path, help="gets a JSON line for every answer")
     parser.add_argument("--version", default="", help="told in the Server header, so that a starter knows it again")
     arguments = parser.parse_args()
     gated = (text.partition("=") for text in arguments.gated)
@@ -35,7 +38,9 @@ def main() -> None:
     def rate() -> int:
         return (read_rate(arguments.rate_file) if arguments.rate_file else 0) or arguments.rate
 
-    server = HubServer((arguments.host, arguments.port), Hub(repositories), Throttle(rate), arguments.version)
+    address = (arguments.host, arguments.port)
+    faults = Faults(arguments.faults_file)
+    server = HubServer(address, Hub(repositories), Throttle(rate), arguments.version, faults, arguments.journal)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server.serve_forever()
 

@@ -6,12 +6,16 @@ redirect on the same host, LFS files over one to a content-addressed URL, and er
 
 import json
 import re
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from lab.hub.faults import Faults, Rule
 from lab.hub.repository import Entry, Repository
 from lab.hub.throttle import Throttle
 
@@ -19,6 +23,7 @@ _API = re.compile(r"/api/models/(?P<repository>[^/]+/[^/]+)(?:/(?P<verb>revision
 _CACHED = re.compile(r"/api/resolve-cache/models/(?P<repository>[^/]+/[^/]+)/(?P<revision>[0-9a-f]{40})/(?P<path>.+)")
 _RESOLVE = re.compile(r"/(?P<repository>[^/]+/[^/]+)/(?:resolve|raw)/(?P<revision>[^/]+)/(?P<path>.+)")
 _CDN = re.compile(r"/cdn/(?P<revision>[0-9a-f]{40})/(?P<sha256>[0-9a-f]{64})")
+STALL_S = 600
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
@@ -42,6 +47,8 @@ class Answer:
     entry: Entry | None = None
     start: int = 0
     length: int = 0
+    about: str = ""
+    """The file that this is about, or `/api`."""
 
 
 def as_json(content: object, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Answer:
@@ -75,7 +82,9 @@ class Hub:
             entry = self._entry(self._open(match, token), match)
             return self._content(entry, wanted, {"X-Repo-Commit": match["revision"]})
         if match := _API.fullmatch(parts.path):
-            return self._api(match, parse_qs(parts.query), token)
+            answer = self._api(match, parse_qs(parts.query), token)
+            answer.about = "/api"
+            return answer
         if match := _RESOLVE.fullmatch(parts.path):
             return self._resolve(match, host, token)
         raise Refused(HTTPStatus.NOT_FOUND, "Sorry, we can't find the page you are looking for.")
@@ -127,13 +136,13 @@ class Hub:
         headers = {"X-Repo-Commit": repository.commit, "Accept-Ranges": "bytes"}
         if entry.sha256 is None:
             location = f"/api/resolve-cache/models/{repository.name}/{repository.commit}/{quote(entry.path)}"
-            return Answer(HTTPStatus.TEMPORARY_REDIRECT, {**headers, "Location": location})
+            return Answer(HTTPStatus.TEMPORARY_REDIRECT, {**headers, "Location": location}, about=entry.path)
         headers |= {
             "X-Linked-Size": str(entry.size),
             "X-Linked-ETag": f'"{entry.sha256}"',
             "Location": f"http://{host}/cdn/{repository.commit}/{entry.sha256}?response-content-disposition={quote(entry.path)}",
         }
-        return Answer(HTTPStatus.FOUND, headers)
+        return Answer(HTTPStatus.FOUND, headers, about=entry.path)
 
     def _content(self, entry: Entry, wanted: str | None, headers: dict[str, str] | None = None) -> Answer:
         headers = {
@@ -144,7 +153,7 @@ class Hub:
         }
         match = _RANGE.fullmatch(wanted) if wanted else None
         if match is None or match.groups() == ("", ""):
-            return Answer(HTTPStatus.OK, headers, entry=entry, length=entry.size)
+            return Answer(HTTPStatus.OK, headers, entry=entry, length=entry.size, about=entry.path)
         if match[1]:
             start, end = int(match[1]), min(int(match[2] or entry.size), entry.size - 1)
         else:
@@ -153,20 +162,37 @@ class Hub:
             headers["Content-Range"] = f"bytes */{entry.size}"
             return Answer(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers)
         headers["Content-Range"] = f"bytes {start}-{end}/{entry.size}"
-        return Answer(HTTPStatus.PARTIAL_CONTENT, headers, entry=entry, start=start, length=end - start + 1)
+        length = end - start + 1
+        return Answer(HTTPStatus.PARTIAL_CONTENT, headers, entry=entry, start=start, length=length, about=entry.path)
 
 
 class HubServer(ThreadingHTTPServer):
-    """Serves one `Hub`."""
+    """Serves one `Hub`; `journal` gets a JSON line for every answer."""
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, address: tuple[str, int], hub: Hub, throttle: Throttle, version: str = "") -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        hub: Hub,
+        throttle: Throttle,
+        version: str = "",
+        faults: Faults | None = None,
+        journal: Path | None = None,
+    ) -> None:
         self.hub = hub
         self.throttle = throttle
         self.version = version
+        self.faults = faults or Faults(None)
+        self._journal = journal
+        self._lock = threading.Lock()
         super().__init__(address, _Handler)
+
+    def note(self, **what: object) -> None:
+        if self._journal is not None:
+            with self._lock, self._journal.open("a") as file:
+                file.write(json.dumps(what) + "\n")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -188,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         host = self.headers.get("Host") or "{}:{}".format(*self.server.server_address[:2])
         try:
-            return self.server.hub.answer(
+            answer = self.server.hub.answer(
                 self.path, host, token if scheme == "Bearer" and token else None, self.headers.get("Range")
             )
         except Refused as refused:
@@ -196,25 +222,91 @@ class _Handler(BaseHTTPRequestHandler):
             if refused.code:
                 headers["X-Error-Code"] = refused.code
             return as_json({"error": refused.message}, refused.status, headers)
+        return self._spoilt(answer)
+
+    def _spoilt(self, answer: Answer) -> Answer:
+        """The answer, with what goes wrong before any content is sent."""
+        take = self.server.faults.take
+        if rule := take(("429", "503"), answer.about, count=True):
+            headers = {"Retry-After": rule.value or "1"} if rule.fault == "429" else {}
+            return as_json({"error": "later"}, HTTPStatus(int(rule.fault)), headers)
+        if (rule := take(("moved",), answer.about, count=True)) and answer.about == "/api":
+            content = json.loads(answer.body)
+            return as_json({**content, "sha": rule.value} if isinstance(content, dict) else content)
+        if rule := take(("etag",), answer.about, count=True):
+            wrong = {name: f'"{"0" * 64}"' for name in ("ETag", "X-Linked-ETag") if name in answer.headers}
+            answer.headers = {**answer.headers, **wrong}
+        location = urlsplit(answer.headers.get("Location", ""))
+        if location.netloc and (rule := take(("redirect",), answer.about, count=True)):
+            answer.headers["Location"] = f"{rule.value}{location.path}?{location.query}"
+        return answer
 
     def _send(self, answer: Answer, *, body: bool) -> None:
         length = answer.length if answer.entry else len(answer.body)
+        rule = None
+        if body and answer.entry is not None:
+            rule = self.server.faults.take(("cut", "truncate", "flip", "stall"), answer.about, count=True)
+        if rule and rule.fault == "truncate":
+            length = answer.length = length // 2
+            answer.headers.pop("Content-Range", None)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(length))
         self.end_headers()
-        if not body:
-            return
+        sent = self._send_body(answer, rule) if body else 0
+        self.server.note(
+            method=self.command,
+            about=answer.about,
+            status=answer.status,
+            sent=sent,
+            authorized="Authorization" in self.headers,
+            client=self.client_address[0],
+        )
+
+    def _send_body(self, answer: Answer, rule: Rule | None) -> int:
+        """Send the content; returns how many bytes of it went out."""
         if answer.entry is None:
             self.wfile.write(answer.body)
-            return
+            return len(answer.body)
+        sent = 0
+        ends = _end(answer, rule)
         with answer.entry.source.open("rb") as source:
             source.seek(answer.start)
-            for size in self.server.throttle.pieces(length):
+            for size in self.server.throttle.pieces(min(ends, answer.length)):
+                piece = source.read(size)
+                if rule and rule.fault == "flip" and sent <= answer.length // 2 < sent + size:
+                    place = answer.length // 2 - sent
+                    piece = piece[:place] + bytes([piece[place] ^ 1]) + piece[place + 1 :]
                 try:
-                    self.wfile.write(source.read(size))
+                    self.wfile.write(piece)
                 except (BrokenPipeError, ConnectionResetError, TimeoutError):
                     # The client went away in the middle; what it got so far is its own affair.
                     self.close_connection = True
+                    return sent
+                sent += size
+        if ends < answer.length:
+            self.close_connection = True
+            if rule and rule.fault == "stall":
+                self._wait_until_the_client_has_gone()
+        return sent
+
+    def _wait_until_the_client_has_gone(self) -> None:
+        self.wfile.flush()
+        self.connection.settimeout(STALL_S)
+        began = time.monotonic()
+        while time.monotonic() - began < STALL_S:
+            try:
+                if not self.connection.recv(1):
                     return
+            except OSError:
+                return
+
+
+def _end(answer: Answer, rule: Rule | None) -> int:
+    """After how many bytes of the answer the sending ends."""
+    if answer.entry is None or rule is None or rule.fault not in ("cut", "stall"):
+        return answer.length
+    if rule.fault == "stall":
+        return answer.length // 2
+    return max(1, answer.entry.size // 10)

@@ -14,7 +14,7 @@ from rigup.facts._reading import Value, reading
 
 __all__ = ["ModelStamp", "ModelStampValue", "Proof", "ProofValue", "parse_model_stamp", "parse_proof"]
 
-SIZES = "--- sizes"
+SIZES, ARRIVING, MACHINE = "--- sizes", "--- arriving", "--- machine"
 STATE = "--- state"
 
 
@@ -22,7 +22,8 @@ STATE = "--- state"
 class ModelStampValue(Value):
     """What the stamp beside a checkpoint promises (`repo`, `revision`, `files`, `bytes`) and what is there now.
 
-    `revision` is empty where there is no stamp.
+    `newest` is when a file was last written to, in nanoseconds; `machine` and `present_machine` are machine ids.
+    `arriving_bytes` is what an unfinished download takes. `revision` is empty where there is no stamp.
     """
 
     repo: str = ""
@@ -30,13 +31,20 @@ class ModelStampValue(Value):
     files: int = 0
     bytes: int = 0
     verified_at: str = ""
+    newest: int = 0
+    machine: str = ""
     present_files: int = 0
     present_bytes: int = 0
+    present_newest: int = 0
+    present_machine: str = ""
+    arriving_bytes: int = 0
 
     @property
     def complete(self) -> bool:
-        """Verified once, and still as many files and bytes as then."""
-        return bool(self.revision) and (self.files, self.bytes) == (self.present_files, self.present_bytes)
+        """Verified by this installation, and as many files and bytes as then, none written to since."""
+        stamped = (self.files, self.bytes, self.newest, self.machine)
+        present = (self.present_files, self.present_bytes, self.present_newest, self.present_machine)
+        return bool(self.revision) and stamped == present
 
 
 @dataclass(frozen=True)
@@ -57,29 +65,40 @@ class ProofValue(Value):
 
 
 def parse_model_stamp(lines: list[str]) -> ModelStampValue:
-    """From the stamp's JSON, a separator, and the size of each file."""
-    split = lines.index(SIZES)
-    text, sizes = "\n".join(lines[:split]), [int(size) for size in lines[split + 1 :]]
-    stamp = _object(text)
+    """From the stamp's JSON, and after separators size and time of each file, KiB of each arriving one, machine id."""
+    ends = [lines.index(mark) for mark in (SIZES, ARRIVING, MACHINE)]
+    stamp = read_object("\n".join(lines[: ends[0]]))
+    files = [line.split() for line in lines[ends[0] + 1 : ends[1]]]
     return ModelStampValue(
         repo=str(stamp.get("repo", "")),
         revision=str(stamp.get("revision", "")),
         files=int(stamp.get("files", 0)),
         bytes=int(stamp.get("bytes", 0)),
         verified_at=str(stamp.get("verified_at", "")),
-        present_files=len(sizes),
-        present_bytes=sum(sizes),
+        newest=int(stamp.get("newest", 0)),
+        machine=str(stamp.get("machine", "")),
+        present_files=len(files),
+        present_bytes=sum(int(size) for size, _ in files),
+        present_newest=max((_nanoseconds(time) for _, time in files), default=0),
+        present_machine="".join(lines[ends[2] + 1 :]).strip(),
+        arriving_bytes=sum(int(size) * 1024 for size in lines[ends[1] + 1 : ends[2]]),
     )
+
+
+def _nanoseconds(time: str) -> int:
+    """From seconds as find(1) prints them, with ten digits after the point."""
+    seconds, _, fraction = time.partition(".")
+    return int(seconds) * 1_000_000_000 + int(fraction[:9].ljust(9, "0"))
 
 
 def parse_proof(lines: list[str]) -> ProofValue:
     """From the proof's JSON, a separator, and the invocation id."""
     split = lines.index(STATE)
     text = "\n".join(lines[:split])
-    return ProofValue(_object(text), "".join(lines[split + 1 :]).strip())
+    return ProofValue(read_object(text), "".join(lines[split + 1 :]).strip())
 
 
-def _object(text: str) -> dict[str, Any]:
+def read_object(text: str) -> dict[str, Any]:
     """A JSON object; an empty one where the file is missing or damaged: it says nothing, and is made again."""
     try:
         found = json.loads(text)
@@ -101,7 +120,9 @@ class ModelStamp(FactBase[ModelStampValue]):
             QuoteString(stamp_path(path)),
             f"2>/dev/null; echo; echo '{SIZES}'; find",
             QuoteString(path),
-            "-type f -printf '%s\\n' 2>/dev/null || true",
+            f"-type f -printf '%s %T@\\n' 2>/dev/null; echo '{ARRIVING}'; find",
+            QuoteString(incoming_path(path)),
+            f"-type f -printf '%k\\n' 2>/dev/null; echo '{MACHINE}'; cat /etc/machine-id 2>/dev/null || true",
         )
 
     @reading
@@ -112,6 +133,12 @@ class ModelStamp(FactBase[ModelStampValue]):
 def stamp_path(path: str) -> str:
     """Where the stamp of the checkpoint directory `path` stands: outside, for the directory is exactly as published."""
     return f"{path.rstrip('/')}.verified.json"
+
+
+def incoming_path(path: str) -> str:
+    """Where the files of the checkpoint directory `path` stand until all of them are there."""
+    parent, _, name = path.rstrip("/").rpartition("/")
+    return f"{parent}/.{name}.incoming"
 
 
 class Proof(FactBase[ProofValue]):

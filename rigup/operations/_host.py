@@ -20,6 +20,8 @@ from pyinfra.api.exceptions import ConnectError, OperationError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
+from rigup.progress import duration
+
 __all__ = [
     "SAY_EVERY_S",
     "Answer",
@@ -130,16 +132,6 @@ def try_reconnect(host: Host) -> bool:
         logger.debug("%s is not back yet: %s", host.name, error)
         return False
     return bool(host.connected)
-
-
-def duration(seconds: float) -> str:
-    """A length of time as one says it: `45 s`, `3 min 20 s`, `1 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 class Clock:

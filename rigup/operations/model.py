@@ -9,36 +9,33 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
-from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
 from rigup.facts.files import FileInfo, FileState
 from rigup.facts.serving import ModelStamp, ModelStampValue, parse_model_stamp
+from rigup.facts.store import FetchProgress
 from rigup.facts.units import UnitState, UnitStateValue
+from rigup.neighbours import Neighbour
 from rigup.operations._host import Clock, check, duration, run, say, work
 from rigup.operations._ledger import note
 from rigup.operations._units import failure, show_patiently
 from rigup.operations.files import place
 from rigup.plan import CheckpointPlan
+from rigup.progress import progress_line, size
 
-__all__ = ["fetch", "wait"]
+__all__ = ["Sources", "fetch", "request", "wait"]
 
 Commands = Generator[FunctionCommand, None, None]
 
 VENV = "/usr/local/lib/rigup/venv"
 USER = "rigup-fetch"
-GB = 1_000_000_000
-MB = 1_000_000
-
-
-def size(count: int) -> str:
-    """Bytes as one says them: `18 MB`, `239.8 GB`."""
-    return f"{count / GB:.1f} GB" if count >= GB else f"{count / MB:.0f} MB"
 
 
 def unit_of(checkpoint: CheckpointPlan) -> str:
@@ -49,15 +46,40 @@ def request_of(checkpoint: CheckpointPlan) -> str:
     return f"/etc/rigup/models/{checkpoint.instance}.json"
 
 
-def progress_of(checkpoint: CheckpointPlan) -> str:
-    return f"/run/rigup-fetch/{checkpoint.instance}/progress.json"
+@dataclass(frozen=True)
+class Sources:
+    """Where a host's files come from, nearest first: a directory on it, its neighbours, then hubs in this order.
+
+    `name` is the host's own in the inventory.
+    """
+
+    hubs: tuple[str, ...]
+    name: str = ""
+    neighbours: tuple[Neighbour, ...] = ()
+    directory: str | None = None
+
+
+def request(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> str:
+    """What `fetch.py` is asked for, as JSON."""
+    told = {
+        "repo": checkpoint.repo,
+        "revision": checkpoint.revision,
+        "dest": checkpoint.path,
+        "source": sources.directory,
+        "name": sources.name,
+        "neighbours": [asdict(neighbour) for neighbour in sources.neighbours],
+        "hubs": sources.hubs,
+        "venv": venv,
+        "files": checkpoint.listing,
+    }
+    return json.dumps(told, indent=2) + "\n"
 
 
 @operation()
-def fetch(checkpoint: CheckpointPlan, endpoint: str, venv: str = VENV) -> Commands:
+def fetch(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> Commands:
     """Have the download of a checkpoint under way, unless it is there and verified; does not wait for it.
 
-    + endpoint: the hub's address, or that of a mirror that speaks its protocol
+    + sources: where its files come from
     + venv: the virtual environment with the hub's client
     """
     repo = checkpoint.repo
@@ -65,16 +87,7 @@ def fetch(checkpoint: CheckpointPlan, endpoint: str, venv: str = VENV) -> Comman
     if _is_done(stamp, checkpoint):
         host.noop(f"{repo} is complete and verified")
         return
-    request = {
-        "endpoint": endpoint,
-        "repo": repo,
-        "revision": checkpoint.revision,
-        "dest": checkpoint.path,
-        "bytes": checkpoint.bytes,
-        "files": checkpoint.files,
-        "venv": venv,
-    }
-    content = (json.dumps(request, indent=2) + "\n").encode()
+    content = request(checkpoint, sources, venv).encode()
     path, unit = request_of(checkpoint), unit_of(checkpoint)
     there: FileState | None = host.get_fact(FileInfo, path=path)
     state: UnitStateValue = host.get_fact(UnitState, unit=unit, inputs=[path])
@@ -137,7 +150,7 @@ def _is_done(stamp: ModelStampValue, checkpoint: CheckpointPlan) -> bool:
 
 
 def _wait_for_stamp(host: Host, checkpoint: CheckpointPlan, timeout: float) -> None:
-    repo, unit, clock, pace = checkpoint.repo, unit_of(checkpoint), Clock(timeout), _Pace()
+    repo, unit, clock = checkpoint.repo, unit_of(checkpoint), Clock(timeout)
     while True:
         # The unit's state is read first: a unit that had ended by then has written its stamp by now.
         state = show_patiently(host, unit, clock)
@@ -150,37 +163,11 @@ def _wait_for_stamp(host: Host, checkpoint: CheckpointPlan, timeout: float) -> N
         if clock.is_up:
             raise failure(host, unit, state, f"{repo} was not complete within {duration(timeout)}")
         if clock.is_due():
-            say(host, pace.line(repo, _progress(host, checkpoint)))
+            say(host, progress_line(repo, _progress(host, checkpoint)))
         clock.nap()
 
 
-def _progress(host: Host, checkpoint: CheckpointPlan) -> dict[str, object]:
+def _progress(host: Host, checkpoint: CheckpointPlan) -> Mapping[str, Any]:
     """What `fetch.py` last said of itself; empty before its first word."""
-    path = progress_of(checkpoint)
-    text = "\n".join(run(host, "cat --", QuoteString(path), "2>/dev/null || true").lines)
-    try:
-        progress = json.loads(text or "{}")
-    except ValueError as error:
-        raise OperationError(f"{path} on {host.name} is no JSON: {error}") from error
-    return progress if isinstance(progress, dict) else {}
-
-
-class _Pace:
-    """Turns bytes and time into a rate and a remaining time."""
-
-    def __init__(self) -> None:
-        self._clock = Clock(float("inf"))
-        self._first: tuple[float, int] | None = None
-
-    def line(self, repo: str, progress: dict[str, object]) -> str:
-        done, total = int(str(progress.get("bytes_done", 0))), int(str(progress.get("bytes_total", 0)))
-        step = str(progress.get("step", "starting"))
-        if not total:
-            return f"{repo}: {step}"
-        now = self._clock.elapsed_s
-        since, before = self._first = self._first or (now, done)
-        rate = (done - before) / (now - since) if now > since else 0.0
-        text = f"{repo}: {step}, {size(done)} of {size(total)}"
-        if rate > 0 and done < total:
-            text += f", {rate / MB:.0f} MB/s, about {duration((total - done) / rate)} left"
-        return text
+    fact = FetchProgress()
+    return fact.process(list(run(host, fact.command(checkpoint.instance)).lines))

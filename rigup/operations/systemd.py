@@ -21,7 +21,7 @@ from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
 from rigup.operations._host import SAY_EVERY_S, Clock, check, duration, say, work
 from rigup.operations._units import failure, last_lines, shorten, show_patiently
 
-__all__ = ["changed", "converge", "enabled", "stale_reasons", "start"]
+__all__ = ["changed", "converge", "enabled", "stale_reasons", "start", "stopped"]
 
 Commands = Generator[FunctionCommand, None, None]
 
@@ -111,6 +111,21 @@ def converge(
             start(host, unit, timeout, verb="attach" if state.runs else "start")
 
     yield work(bring_up, f"converge {unit}")
+
+
+@operation()
+def stopped(unit: str) -> Commands:
+    """Have `unit` neither run nor start at boot; one that is not there is fine."""
+    state: UnitStateValue = host.get_fact(UnitState, unit=unit)
+    if not state.runs and state.enabled not in ENABLED:
+        host.noop(f"{unit} does not run")
+        return
+
+    def stop(host: Host) -> None:
+        failing = f"could not stop {unit} on {host.name}"
+        check(host, "systemctl disable --quiet --now --", QuoteString(unit), failing=failing)
+
+    yield work(stop, f"stop {unit}")
 
 
 def start(host: Host, unit: str, timeout: float, verb: str = "start") -> None:

@@ -7,9 +7,9 @@ import hashlib
 import json
 from typing import Any
 
-from subject import Subject, check, expect, expect_none
+from subject import Subject, check, expect, expect_none, expect_text
 
-from rigup.hub import published_sums
+from rigup import neighbours, testinfra_backend
 from rigup.plan import CheckpointPlan
 
 # Hex digits of git's own sums, which the hub gives for small files.
@@ -78,9 +78,9 @@ def test_model_index(rig: Subject) -> None:
 
 @check("critical", "recipe", "model_store", deep=True)
 def test_model_hashes(rig: Subject) -> None:
-    """Every byte is as published: the hub's own sums, which the lock's commit stands for."""
+    """Every byte is as published: the hub's own sums, which the lock holds."""
     for checkpoint in rig.plan.checkpoints:
-        published = published_sums(rig.settings.hub_endpoint, checkpoint.repo, checkpoint.revision)
+        published = {name: entry.partition(":")[2] for name, entry in checkpoint.listing.items()}
         listed = rig.said("cd %s && find . -type f -exec sha256sum -- {} +", checkpoint.path).splitlines()
         found = {name.removeprefix("./"): digest for digest, _, name in (line.partition("  ") for line in listed)}
         for name in (name for name, digest in published.items() if len(digest) == GIT and name in found):
@@ -109,3 +109,18 @@ def test_model_download_ended(rig: Subject) -> None:
     enabled = rig.said("ls /etc/systemd/system/multi-user.target.wants").split()
     busy += [f"{name} at boot" for name in enabled if name.startswith("model-fetch@")]
     expect_none("no download", busy)
+
+
+@check("major", "neighbours", "neighbour_port", "neighbour_address")
+def test_model_neighbours(rig: Subject) -> None:
+    """It serves what it holds to the inventory's other hosts, and to nobody else."""
+    hosts = testinfra_backend.inventory().hosts.values()
+    fleet = neighbours.fleet_of((host.name, host.connection.address, host.settings) for host in hosts)
+    others = neighbours.neighbours_of(rig.name, fleet)
+    if not others:
+        expect("not running", "active" if rig.unit(neighbours.UNIT).get("ActiveState") == "active" else "not running")
+        return
+    allowed = [each.address for each in others]
+    wanted = neighbours.daemon_config(rig.settings.model_store, rig.settings.neighbour_port, allowed)
+    expect_text(neighbours.CONFIG, wanted, rig.text(neighbours.CONFIG))
+    expect("active", rig.unit(neighbours.UNIT).get("ActiveState", "not there"))

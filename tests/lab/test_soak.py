@@ -2,12 +2,14 @@
 
 import random
 import time
+from pathlib import Path
 
 import pytest
 
 from lab import machine
 from tests.lab.conftest import FIRST, SPECS
 from tests.lab.rigs import Rigs
+from tests.unit.store_world import Rig, hub_of, killed_at_random, publish
 
 pytestmark = pytest.mark.soak
 
@@ -44,3 +46,11 @@ def test_ten_power_cuts_during_deploys_are_finished_by_the_next_one(rigs: Rigs) 
     assert rigs.deploy().changed() == []
     audit = rigs.audit()
     assert audit.code == 0, audit.output
+
+
+def test_thirty_downloads_killed_at_random_moments_leave_nothing_false_and_one_finishes(
+    tmp_path: Path,
+) -> None:
+    repository = publish(tmp_path / "published")
+    with hub_of(repository, tmp_path / "hub") as hub:
+        killed_at_random(Rig(tmp_path / "rig1", hub), 30)

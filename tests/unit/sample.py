@@ -12,6 +12,7 @@ REPO = "nvidia/Qwen3.5-397B-A17B-NVFP4"
 DIGEST = "sha256:" + "ab" * 32
 REVISION = "c5c90ef5aaa1489993ca51affdc95fc3cd84e8c2"
 GIB = 1 << 30
+LISTING = {"config.json": f"100 git:{'c' * 40}", "model.safetensors": f"5000 sha256:{'d' * 64}"}
 
 PUBLISHED: Published = {
     f"{REPO}@{REVISION}": {
@@ -37,7 +38,7 @@ def lock(made: ImageLock | None = None) -> Lock:
     )
     return Lock(
         images={TAG: made or image()},
-        checkpoints={f"{REPO}@main": CheckpointLock(revision=REVISION, bytes=234 * GIB, files=40)},
+        checkpoints={f"{REPO}@main": CheckpointLock(revision=REVISION, bytes=234 * GIB, files=40, listing=LISTING)},
         packages={
             "debian13": {
                 "driver-595": dict.fromkeys(driver, "595.71.05-1"),

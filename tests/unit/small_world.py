@@ -50,8 +50,11 @@ def image_pages(site: Site, name: str, tag: str, created: str = CREATED) -> str:
 
 def hub_pages(site: Site, revision: str = REVISION) -> None:
     tree = f"/api/models/{REPO}/tree/{revision}?recursive=true&expand=false"
-    first = [{"type": "directory", "path": "d", "size": 0}, {"type": "file", "path": "config.json", "size": 100}]
-    second = [{"type": "file", "path": "model.safetensors", "size": 5000, "lfs": {"size": 5000}}]
+    first = [
+        {"type": "directory", "path": "d", "size": 0},
+        {"type": "file", "path": "config.json", "size": 100, "oid": "c" * 40},
+    ]
+    second = [{"type": "file", "path": "model.safetensors", "size": 5000, "lfs": {"size": 5000, "oid": "d" * 64}}]
     site.pages |= {
         f"/api/models/{REPO}/revision/main": Answer(json.dumps({"sha": revision}).encode()),
         tree: Answer(json.dumps(first).encode(), headers={"Link": f'<{site.url}{tree}&cursor=x>; rel="next"'}),

@@ -30,6 +30,7 @@ from rigup.facts.packages import (
     parse_installed_versions,
 )
 from rigup.facts.serving import ModelStamp, Proof
+from rigup.facts.store import FetchProgress
 from rigup.facts.system import (
     Architecture,
     InitSystem,
@@ -47,6 +48,7 @@ from rigup.facts.units import (
     parse_active_units,
     parse_unit_state,
 )
+from tests.unit.host_world import FILES
 
 # A fresh minimal Debian has these; it has no python3, curl, nvidia-smi, docker or lspci.
 ESSENTIAL = ("bash", "cat", "df", "find", "grep", "id", "ls", "od", "readlink", "sed", "sh")
@@ -71,6 +73,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (ListeningPorts, {}),
     (MemoryTotal, {}),
     (ModelStamp, {"path": "/not/there"}),
+    (FetchProgress, {"instance": "o--n--c5c90ef5aaa1"}),
     (ModuleParameters, {"modules": ["nvidia_uvm"]}),
     (OsRelease, {}),
     (PciDevices, {}),
@@ -328,19 +331,30 @@ def test_active_units_are_named() -> None:
     ]
 
 
-def test_a_stamp_holds_while_the_files_are_as_many_and_as_large(tmp_path: Path) -> None:
+def test_a_stamp_of_the_downloader_holds_until_a_file_is_written_to(tmp_path: Path) -> None:
     store = tmp_path / "revision"
     store.mkdir()
     (store / "config.json").write_text("{}")
     (store / "weights").write_bytes(b"x" * 100)
-    stamp = '{"repo": "o/n", "revision": "' + "a" * 40 + '", "files": 2, "bytes": 102}'
-    (tmp_path / "revision.verified.json").write_text(stamp)
+    write_stamp = "import sys; from pathlib import Path; from fetch_store import Store"
+    write_stamp += f"; Store('o/n', '{'a' * 40}', Path(sys.argv[1]), {{}}).stamp()"
+    subprocess.run([sys.executable, "-c", write_stamp, str(store)], env={"PYTHONPATH": str(FILES)}, check=True)
 
     assert read(ModelStamp, os.environ["PATH"], path=str(store)).complete
+    (store / "weights").write_bytes(b"y" * 100)
+    assert not read(ModelStamp, os.environ["PATH"], path=str(store)).complete
     (store / "weights").write_bytes(b"x" * 99)
     assert not read(ModelStamp, os.environ["PATH"], path=str(store)).complete
     (store / "weights").unlink()
     assert read(ModelStamp, os.environ["PATH"], path=str(store)).present_files == 1
+
+
+def test_what_is_still_arriving_is_counted_apart(tmp_path: Path) -> None:
+    (tmp_path / ".revision.incoming").mkdir()
+    (tmp_path / ".revision.incoming" / "weights").write_bytes(b"x" * 100_000)
+    found = read(ModelStamp, os.environ["PATH"], path=str(tmp_path / "revision"))
+    assert (found.present_bytes, found.complete) == (0, False)
+    assert 100_000 <= found.arriving_bytes <= 110_000
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "null"])

@@ -1,287 +1,324 @@
-"""fetch.py with the hub's real client, against a hub on loopback that misbehaves as hubs and networks do."""
+"""fetch.py with the hub's real client, against the lab's hub, which misbehaves as hubs and networks do."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
+import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.unit.host_world import FILES, Page, run_program, site
+from lab.hub.repository import Repository
+from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, killed_at_random, publish
 
-REPO = "org/model"
-REVISION = "0123456789abcdef0123456789abcdef01234567"
-VENV = Path(sys.executable).parents[1]
-WEIGHTS = b"".join(bytes([at % 251]) * 997 for at in range(400))
-CONTENT = {
-    "config.json": b'{"architectures": ["Tiny"]}\n',
-    "model-00001-of-00002.safetensors": WEIGHTS,
-    "model-00002-of-00002.safetensors": WEIGHTS[::-1],
-    "sub/tokenizer.json": b"{}\n",
-}
+FIRST, SECOND, THIRD = SHARDS
 
 
-@dataclass
-class Hub:
-    """What the hub has done (`asked`), and how often each path still misbehaves: `flip` a byte, `cut` short, `down`."""
-
-    url: str = ""
-    asked: list[str] = field(default_factory=list)
-    flip: dict[str, int] = field(default_factory=dict)
-    cut: dict[str, int] = field(default_factory=dict)
-    down: int = 0
-    slow: float = 0.0
-
-    def downloads(self, name: str) -> int:
-        return self.asked.count(f"GET {name}")
-
-    def answer(self, method: str, path: str, body: bytes) -> Page:
-        path = path.partition("?")[0]
-        if path.startswith("/api/models/"):
-            return self.listing(path)
-        name = path.partition(f"/resolve/{REVISION}/")[2]
-        content = CONTENT.get(name)
-        if content is None:
-            return Page(status=404, headers={"X-Error-Code": "EntryNotFound"})
-        self.asked.append(f"{method} {name}")
-        if method == "GET" and self.down > 0:
-            self.down -= 1
-            return Page(b"try later", status=503)
-        time.sleep(self.slow if method == "GET" else 0)
-        sha = hashlib.sha256(content).hexdigest()
-        headers = {"ETag": f'"{sha if lfs(name) else git_sha1(content)}"', "X-Repo-Commit": REVISION}
-        if lfs(name):
-            headers |= {"X-Linked-Etag": f'"{sha}"', "X-Linked-Size": str(len(content))}
-        page = Page(content, headers=headers)
-        if method == "GET" and self.take(self.flip, name):
-            page.body = bytes([content[0] ^ 1]) + content[1:]
-        if method == "GET" and self.take(self.cut, name):
-            page.cut = len(content) // 2
-        return page
-
-    @staticmethod
-    def take(faults: dict[str, int], name: str) -> bool:
-        faults[name] = faults.get(name, 0) - 1
-        return faults[name] >= 0
-
-    def listing(self, path: str) -> Page:
-        if not path.startswith(f"/api/models/{REPO}/"):
-            return Page(b'{"error": "Repository not found"}', 404, {"X-Error-Code": "RepoNotFound"})
-        if not path.endswith(f"/{REVISION}"):
-            return Page(b'{"error": "Invalid rev id"}', 404, {"X-Error-Code": "RevisionNotFound"})
-        if "/tree/" in path:
-            return Page(json.dumps([entry(name, content) for name, content in CONTENT.items()]).encode())
-        siblings = [{"rfilename": name} for name in CONTENT]
-        return Page(json.dumps({"id": REPO, "sha": REVISION, "siblings": siblings}).encode())
-
-
-def lfs(name: str) -> bool:
-    return name.endswith(".safetensors")
-
-
-def git_sha1(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def entry(name: str, content: bytes) -> dict[str, object]:
-    told: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": git_sha1(content)}
-    if lfs(name):
-        told["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 135}
-    return told
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    return publish(tmp_path_factory.mktemp("published") / "model")
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    hub = Hub()
-    with site(hub.answer) as url:
-        hub.url = url
+def hub(repository: Repository, tmp_path: Path) -> Iterator[RunningHub]:
+    with hub_of(repository, tmp_path / "hub") as hub:
         yield hub
 
 
-@dataclass
-class Store:
-    directory: Path
-    hub: Hub
-
-    @property
-    def dest(self) -> Path:
-        return self.directory / "store" / "org" / "model" / REVISION
-
-    @property
-    def stamp(self) -> Path:
-        return self.dest.parent / f"{REVISION}.verified.json"
-
-    @property
-    def progress(self) -> Path:
-        return self.directory / "progress.json"
-
-    def request(self, **changes: object) -> Path:
-        request = {
-            "endpoint": self.hub.url,
-            "repo": REPO,
-            "revision": REVISION,
-            "dest": str(self.dest),
-            "bytes": sum(map(len, CONTENT.values())),
-            "files": len(CONTENT),
-            "venv": str(VENV),
-        }
-        path = self.directory / "request.json"
-        path.write_text(json.dumps({**request, **changes}))
-        return path
-
-    def arguments(self, **changes: object) -> list[str]:
-        return [str(self.request(**changes)), "--progress", str(self.progress), "--pause", "0.05"]
-
-    def fetch(self, **changes: object) -> subprocess.CompletedProcess[str]:
-        home = str(self.directory / "home")
-        return run_program(
-            "fetch.py", *self.arguments(**changes), HF_HOME=home, HF_TOKEN="hf_sesame", HF_HUB_DISABLE_XET="1"
-        )
-
-    def holds_exactly_what_was_published(self) -> bool:
-        there = {str(path.relative_to(self.dest)): path for path in self.dest.rglob("*") if not path.is_dir()}
-        return {name: path.read_bytes() for name, path in there.items()} == CONTENT
-
-
 @pytest.fixture
-def store(tmp_path: Path, hub: Hub) -> Store:
-    return Store(tmp_path, hub)
+def rig(hub: RunningHub, tmp_path: Path) -> Rig:
+    return Rig(tmp_path / "rig1", hub)
 
 
-def test_a_checkpoint_arrives_exactly_as_published_and_is_stamped(store: Store) -> None:
-    result = store.fetch()
-
-    assert result.returncode == 0, result.stderr
-    assert store.holds_exactly_what_was_published()
-    stamp = json.loads(store.stamp.read_text())
-    assert (stamp["repo"], stamp["revision"], stamp["files"]) == (REPO, REVISION, 4)
-    assert stamp["bytes"] == sum(map(len, CONTENT.values()))
-    assert sorted(path.name for path in store.dest.parent.iterdir()) == [REVISION, f"{REVISION}.verified.json"]
-    assert "hf_sesame" not in result.stdout + result.stderr
-
-
-def test_a_second_run_asks_the_hub_for_nothing(store: Store) -> None:
-    store.fetch()
-    store.hub.asked.clear()
-
-    assert store.fetch().returncode == 0
-    assert store.hub.asked == []
-
-
-def test_a_flipped_byte_is_found_and_only_that_file_is_fetched_again(store: Store) -> None:
-    store.hub.flip = {"model-00001-of-00002.safetensors": 1}
-
-    result = store.fetch()
+def test_a_checkpoint_arrives_exactly_as_published_and_is_stamped(rig: Rig) -> None:
+    result = rig.fetch()
 
     assert result.returncode == 0, result.stderr
-    assert "wrong: model-00001-of-00002.safetensors" in result.stdout
-    assert store.holds_exactly_what_was_published()
-    assert store.hub.downloads("model-00001-of-00002.safetensors") == 2
-    assert store.hub.downloads("model-00002-of-00002.safetensors") == 1
+    assert rig.is_as_published() and rig.is_clean()
+    stamp = json.loads(rig.stamp.read_text())
+    assert (stamp["repo"], stamp["revision"], stamp["files"]) == (REPO, rig.hub.repository.commit, 7)
+    assert stamp["bytes"] == sum(entry.size for entry in rig.hub.repository.entries.values())
+    assert {oct(path.stat().st_mode)[-3:] for path in rig.dest.rglob("*") if path.is_file()} == {"644"}
+    assert json.loads(rig.progress.read_text())["step"] == "complete"
 
 
-def test_bytes_that_stay_wrong_are_given_up_and_never_stamped(store: Store) -> None:
-    store.hub.flip = {"model-00001-of-00002.safetensors": 99}
+def test_a_second_run_asks_nobody_for_anything(rig: Rig) -> None:
+    rig.fetch()
+    rig.hub.forget()
 
-    result = store.fetch()
+    assert rig.fetch().returncode == 0
+    assert rig.hub.journal == []
+
+
+# What goes wrong at the hub, how often it may have had to send the first shard, and what is said about it.
+BAD_DAYS = {
+    "cut in every tenth of a file": (["cut,path=*.safetensors"], 1.5, ""),
+    "too many requests": (["429,times=6,value=1"], 1.1, "the hub answered 429; next try in 1 s"),
+    "too many requests for contents": ([f"429,path={FIRST},times=2,value=1"], 1.1, ""),
+    "unavailable for a while": (["503,seconds=2"], 1.1, "the hub answered 503"),
+    "a truncated body": ([f"truncate,path={FIRST},times=3"], 1.1, "should be of size"),
+    "a flipped byte": ([f"flip,path={FIRST},times=1"], 2.1, f"{FIRST} from 127.0.0.1"),
+    "a wrong etag": (["etag"], 1.1, ""),
+    "a stall without a hang-up": ([f"stall,path={FIRST},times=1"], 1.6, "no byte for 3 s"),
+    "the branch has moved": (["moved,value=" + "f" * 40], 1.1, ""),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DAYS)
+def test_whatever_the_hub_does_the_published_bytes_arrive(rig: Rig, name: str) -> None:
+    rules, most, said = BAD_DAYS[name]
+    rig.hub.err(*rules)
+
+    result = rig.fetch()
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert said in result.stdout
+    assert rig.is_as_published() and rig.is_clean()
+    assert SHARD_BYTES <= rig.hub.sent(FIRST) <= most * SHARD_BYTES
+    assert rig.hub.sent(SECOND) <= 1.5 * SHARD_BYTES
+
+
+def test_files_may_come_from_another_host_which_does_not_get_the_token(rig: Rig, tmp_path: Path) -> None:
+    with hub_of(rig.hub.repository, tmp_path / "gated", gated=True) as named:
+        elsewhere = rig.hub.url.replace("127.0.0.1", "localhost")
+        named.err(f"redirect,value={elsewhere}")
+        result = rig.fetch(token_for="127.0.0.1", hubs=[named.url])
+
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert rig.is_as_published()
+        assert all(line["authorized"] for line in named.journal)
+        assert rig.hub.sent(FIRST) == SHARD_BYTES
+        assert not any(line["authorized"] for line in rig.hub.journal)
+        assert TOKEN not in result.stdout + result.stderr + rig.progress.read_text()
+
+
+def test_a_mirror_of_another_name_never_sees_the_token(rig: Rig) -> None:
+    result = rig.fetch(token_for="huggingface.co")
+
+    assert result.returncode == 0, result.stderr
+    assert rig.hub.journal
+    assert not any(line["authorized"] for line in rig.hub.journal)
+
+
+def test_a_mirror_is_asked_first_and_the_hub_for_what_the_mirror_has_wrongly(rig: Rig, tmp_path: Path) -> None:
+    with hub_of(rig.hub.repository, tmp_path / "mirror") as mirror:
+        mirror.err(f"flip,path={FIRST}", f"503,path={SECOND}")
+        result = rig.fetch(hubs=[mirror.url, rig.hub.url])
+
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert rig.is_as_published()
+        assert mirror.sent(FIRST) == SHARD_BYTES
+        assert rig.hub.sent(FIRST) == SHARD_BYTES
+
+
+def test_bytes_that_stay_wrong_are_given_up_and_never_stamped(rig: Rig) -> None:
+    rig.hub.err(f"flip,path={FIRST}")
+
+    result = rig.fetch()
 
     assert result.returncode == 2
-    assert "still not as published" in result.stderr
-    assert not store.stamp.exists()
-    assert not store.dest.exists()
+    assert f"after 3 downloads still not as published: {FIRST}" in result.stderr
+    assert not rig.dest.exists() and rig.holds_nothing_false()
+    assert rig.hub.sent(SECOND) == SHARD_BYTES
 
 
-def test_a_hub_that_is_down_for_a_while_is_asked_again(store: Store) -> None:
-    # The client gives up on a broken body after tries of its own; then ours begin.
-    store.hub.cut = {"model-00002-of-00002.safetensors": 7}
+def test_a_hub_that_stays_away_is_given_up_and_the_next_run_goes_on(rig: Rig) -> None:
+    rig.hub.err(f"503,path={FIRST}")
 
-    result = store.fetch()
+    result = rig.fetch()
 
-    assert result.returncode == 0, result.stderr
-    assert "next try in" in result.stdout
-    assert store.holds_exactly_what_was_published()
+    assert result.returncode == 1
+    assert "8 tries without progress" in result.stderr
+    assert rig.holds_nothing_false()
+    rig.hub.err()
+    rig.hub.forget()
+    assert rig.fetch().returncode == 0
+    assert rig.is_as_published()
+    assert rig.hub.sent(SECOND) == 0
 
 
-def test_a_repository_that_is_not_there_is_not_asked_for_again(store: Store) -> None:
-    result = store.fetch(repo="org/other")
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"repo": "org/other"}, "no such repository"),
+        ({"revision": "f" * 40}, "no such commit"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_not_asked_for_again(rig: Rig, changes: dict[str, str], why: str) -> None:
+    result = rig.fetch(**changes)
 
     assert result.returncode == 2
-    assert "no such repository" in result.stderr
-    assert "Model 'org/other' not found" in result.stderr
+    assert why in result.stderr
     assert "next try" not in result.stdout
 
 
-def test_a_commit_that_is_not_there_is_not_asked_for_again(store: Store) -> None:
-    result = store.fetch(revision="f" * 40)
+def test_a_gated_checkpoint_without_a_token_is_told(rig: Rig, tmp_path: Path) -> None:
+    with hub_of(rig.hub.repository, tmp_path / "gated", gated=True) as gated:
+        result = rig.fetch(hubs=[gated.url])
 
     assert result.returncode == 2
-    assert "no such commit" in result.stderr
+    assert "the hub wants its terms accepted first" in result.stderr
 
 
-def test_a_lost_file_a_changed_one_and_a_foreign_one_are_put_right(store: Store) -> None:
-    store.fetch()
-    (store.dest / "config.json").unlink()
-    (store.dest / "model-00001-of-00002.safetensors").write_bytes(WEIGHTS[:-1])
-    (store.dest / "sub" / "notes.txt").write_text("mine")
-    store.hub.asked.clear()
+def test_a_killed_run_goes_on_within_its_files(rig: Rig) -> None:
+    rig.hub.rate[0] = 3_000_000
+    with rig.fetching():
+        rig.until(lambda: rig.arrived() > 4_000_000)
+    there = rig.arrived()
 
-    assert store.fetch().returncode == 0
-    assert store.holds_exactly_what_was_published()
-    assert store.hub.downloads("model-00002-of-00002.safetensors") == 0
-
-
-def test_a_run_stopped_between_the_rename_and_the_stamp_is_finished_by_the_next(store: Store) -> None:
-    store.fetch()
-    store.stamp.unlink()
-    store.hub.asked.clear()
-
-    assert store.fetch().returncode == 0
-    assert store.stamp.exists()
-    assert store.hub.asked == []
+    assert not rig.dest.exists() and rig.holds_nothing_false()
+    rig.hub.rate[0] = 0
+    rig.until(lambda: not rig.hub.forget() and not rig.hub.journal)
+    time.sleep(0.5)
+    rig.hub.forget()
+    result = rig.fetch()
+    assert result.returncode == 0, result.stdout
+    assert rig.is_as_published() and rig.is_clean()
+    assert rig.hub.sent() <= sum(entry.size for entry in rig.hub.repository.entries.values()) - there + 100_000
 
 
-def test_a_killed_run_leaves_nothing_in_place_and_the_next_goes_on(store: Store) -> None:
-    store.hub.slow = 0.5
-    command = [sys.executable, str(FILES / "fetch.py"), *store.arguments()]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 20
-    while not any(call.startswith("GET") for call in store.hub.asked) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-
-    assert not store.dest.exists()
-    assert not store.stamp.exists()
-    store.hub.slow = 0
-    assert store.fetch().returncode == 0
-    assert store.holds_exactly_what_was_published()
+def test_runs_killed_at_random_moments_leave_nothing_false_and_the_last_one_finishes(rig: Rig) -> None:
+    killed_at_random(rig, 3)
 
 
-def test_progress_is_told_while_it_downloads(store: Store) -> None:
-    store.hub.slow = 1.0
-    told: set[str] = set()
-    done = threading.Event()
+def test_a_client_that_is_killed_is_started_again(rig: Rig) -> None:
+    rig.hub.rate[0] = 3_000_000
+    with rig.fetching() as process:
+        rig.until(lambda: rig.arrived() > 2_000_000)
+        client = subprocess.run(
+            ["pgrep", "-P", str(process.pid), "-f", "fetch_hub"], capture_output=True, text=True, check=True
+        )
+        os.kill(int(client.stdout.split()[0]), signal.SIGKILL)
+        said = process.communicate(timeout=30)[0]
 
-    def watch() -> None:
-        while not done.wait(0.05):
-            if store.progress.exists():
-                told.add(json.loads(store.progress.read_text())["step"])
+    assert process.returncode == 0, said
+    assert "the hub's client ended with -9" in said
+    assert rig.is_as_published()
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    store.fetch()
-    done.set()
-    watcher.join()
 
-    assert {"downloading", "verifying"} <= told
-    assert json.loads(store.progress.read_text())["bytes_total"] == sum(map(len, CONTENT.values()))
+def test_a_full_disk_is_told_and_the_download_goes_on_once_there_is_room(rig: Rig) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    rig.store.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(rig.store)], check=True)
+    try:
+        rig.hub.rate[0] = 4_000_000
+        with rig.fetching() as process:
+            rig.until(lambda: rig.arrived() > 1_000_000)
+            (rig.store / "other").write_bytes(bytes(7_000_000))
+            said = process.communicate(timeout=30)[0]
+        assert process.returncode == 2, said
+        assert "the disk is full: make room or choose another model_store" in said
+        assert rig.holds_nothing_false()
+
+        again = rig.fetch()
+        assert again.returncode == 2
+        assert "bytes more are needed" in again.stderr
+
+        (rig.store / "other").unlink()
+        rig.hub.rate[0] = 0
+        assert rig.fetch().returncode == 0
+        assert rig.is_as_published()
+    finally:
+        subprocess.run(["umount", str(rig.store)], check=True)
+
+
+def test_a_lost_file_a_changed_one_and_a_foreign_one_are_put_right(rig: Rig) -> None:
+    rig.fetch()
+    (rig.dest / "config.json").unlink()
+    (rig.dest / FIRST).write_bytes(bytes(SHARD_BYTES - 1))
+    (rig.dest / "sub" / "notes.txt").write_text("mine")
+    rig.hub.forget()
+
+    assert rig.fetch().returncode == 0
+    assert rig.is_as_published() and rig.is_clean()
+    assert rig.hub.sent(FIRST) == SHARD_BYTES
+    assert rig.hub.sent(SECOND) == rig.hub.sent(THIRD) == 0
+
+
+def test_a_flipped_byte_in_a_file_of_unchanged_size_is_noticed_and_that_file_fetched_alone(rig: Rig) -> None:
+    rig.fetch()
+    with (rig.dest / FIRST).open("r+b") as file:
+        file.seek(1000)
+        file.write(b"?!")
+    rig.hub.forget()
+
+    result = rig.fetch()
+
+    assert result.returncode == 0, result.stderr
+    assert f"is not as published: {FIRST}" in result.stdout
+    assert rig.is_as_published()
+    assert rig.hub.sent() == rig.hub.sent(FIRST) == SHARD_BYTES
+
+
+def test_a_store_that_another_installation_stamped_is_verified_and_nothing_is_downloaded(rig: Rig) -> None:
+    rig.fetch()
+    stamp = json.loads(rig.stamp.read_text())
+    rig.stamp.write_text(json.dumps({**stamp, "machine": "another"}))
+    rig.hub.forget()
+
+    result = rig.fetch()
+
+    assert result.returncode == 0, result.stderr
+    assert "is as published; nothing is fetched" in result.stdout
+    assert json.loads(rig.stamp.read_text())["machine"] == stamp["machine"]
+    assert rig.hub.journal == []
+
+
+def test_a_run_stopped_between_the_rename_and_the_stamp_is_finished_by_the_next(rig: Rig) -> None:
+    rig.fetch()
+    rig.stamp.unlink()
+    rig.hub.forget()
+
+    assert rig.fetch().returncode == 0
+    assert rig.stamp.exists()
+    assert rig.hub.journal == []
+
+
+def test_files_are_taken_from_a_directory_and_only_wrong_or_missing_ones_from_the_hub(rig: Rig, tmp_path: Path) -> None:
+    source = tmp_path / "usb-disk"
+    (source / "sub").mkdir(parents=True)
+    for name, entry in rig.hub.repository.entries.items():
+        (source / name).symlink_to(entry.source)
+    (source / SECOND).unlink()
+    (source / THIRD).unlink()
+    (source / THIRD).write_bytes(bytes(SHARD_BYTES))
+
+    result = rig.fetch(source=str(source))
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert rig.is_as_published() and rig.is_clean()
+    assert f"{THIRD} from {source} is not as published" in result.stdout
+    assert rig.hub.sent() == 2 * SHARD_BYTES
+
+
+def test_a_whole_directory_needs_no_hub_at_all(rig: Rig) -> None:
+    result = rig.fetch(source=str(rig.hub.repository.folder), hubs=["http://127.0.0.1:9"])
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert rig.is_as_published()
+
+
+def test_progress_says_what_it_does_how_far_it_is_and_how_fast(rig: Rig) -> None:
+    rig.hub.rate[0] = 2_000_000
+    seen: list[dict[str, Any]] = []
+    with rig.fetching() as process:
+        while process.poll() is None:
+            if rig.progress.exists():
+                seen.append(json.loads(rig.progress.read_text()))
+            time.sleep(0.1)
+
+    assert process.returncode == 0
+    loading = [told for told in seen if told["step"] == "downloading" and told["rate"]]
+    assert loading, seen
+    assert 1_000_000 < loading[-1]["rate"] < 3_000_000
+    assert "files from 127.0.0.1" in loading[0]["doing"]
+    assert all(0 <= told["bytes_done"] <= told["bytes_total"] for told in seen)
 
 
 @pytest.mark.parametrize(
@@ -290,11 +327,13 @@ def test_progress_is_told_while_it_downloads(store: Store) -> None:
         ({"revision": "main"}, "no commit of 40 hex digits"),
         ({"dest": "relative/path"}, "no absolute directory"),
         ({"dest": "/"}, "no absolute directory"),
-        ({"bytes": "many"}, "is no request"),
+        ({"files": {"config.json": "many"}}, "is no size and checksum"),
+        ({"files": {"../../etc/passwd": f"1 git:{'0' * 40}"}}, "is no path inside a checkpoint"),
+        ({"hubs": []}, "names no files or no hubs"),
     ],
 )
-def test_a_request_that_makes_no_sense_is_refused(store: Store, changes: dict[str, object], why: str) -> None:
-    result = store.fetch(**changes)
+def test_a_request_that_makes_no_sense_is_refused(rig: Rig, changes: dict[str, object], why: str) -> None:
+    result = rig.fetch(**changes)
 
     assert result.returncode == 2
     assert why in result.stderr

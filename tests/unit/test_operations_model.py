@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rigup.neighbours import Neighbour
 from rigup.operations import model, verify
 from tests.unit.deploys import Actor, Outcome, Said
 from tests.unit.sample import plan
@@ -17,8 +18,12 @@ ENDPOINT = plan().endpoints[0]
 CHECKPOINT = ENDPOINT.checkpoint
 UNIT = f"model-fetch@{CHECKPOINT.instance}.service"
 STAMP = {"repo": CHECKPOINT.repo, "revision": CHECKPOINT.revision, "files": 2, "bytes": 30}
-COMPLETE = [json.dumps(STAMP), "--- sizes", "10", "20"]
-ABSENT = ["", "--- sizes"]
+STAMP |= {"newest": 1_763_900_000_500_000_001, "machine": "aa"}
+SIZES = ["--- sizes", "10 1763900000.5000000010", "20 1763800000.0000000000"]
+MACHINE = ["--- arriving", "--- machine", "aa"]
+COMPLETE = [json.dumps(STAMP), *SIZES, *MACHINE]
+ABSENT = ["", "--- sizes", *MACHINE]
+SOURCES = model.Sources(("http://hub:8001",), "rig1", (Neighbour("rig2", "10.0.0.12"),), "/mnt/disk")
 RUNNING = shown()
 OVER = shown("inactive", "dead", UnitFileState="disabled")
 
@@ -28,7 +33,7 @@ def host(stamps: Any, units: Any) -> Actor:
 
 
 def fetch(actor: Actor) -> Outcome:
-    return actor.does(model.fetch, checkpoint=CHECKPOINT, endpoint="http://hub:8001")
+    return actor.does(model.fetch, checkpoint=CHECKPOINT, sources=SOURCES)
 
 
 def wait(actor: Actor, **arguments: Any) -> Outcome:
@@ -37,16 +42,7 @@ def wait(actor: Actor, **arguments: Any) -> Outcome:
 
 def asked() -> list[str]:
     """What stat and sha256sum say of the request that the operation writes."""
-    request = {
-        "endpoint": "http://hub:8001",
-        "repo": CHECKPOINT.repo,
-        "revision": CHECKPOINT.revision,
-        "dest": CHECKPOINT.path,
-        "bytes": CHECKPOINT.bytes,
-        "files": CHECKPOINT.files,
-        "venv": "/usr/local/lib/rigup/venv",
-    }
-    content = (json.dumps(request, indent=2) + "\n").encode()
+    content = model.request(CHECKPOINT, SOURCES).encode()
     return ["regular file|644|root|root", f"{hashlib.sha256(content).hexdigest()}  x"]
 
 
@@ -60,9 +56,11 @@ def test_a_verified_checkpoint_is_not_fetched() -> None:
     "stamp",
     [
         ABSENT,
-        [json.dumps(STAMP), "--- sizes", "10"],
-        [json.dumps(STAMP), "--- sizes", "10", "21"],
-        [json.dumps({**STAMP, "revision": "f" * 40}), "--- sizes", "10", "20"],
+        [json.dumps(STAMP), *SIZES[:2], *MACHINE],
+        [json.dumps(STAMP), *SIZES[:2], "21 1763800000.0000000000", *MACHINE],
+        [json.dumps(STAMP), *SIZES[:2], "20 1763900009.0000000000", *MACHINE],
+        [json.dumps({**STAMP, "revision": "f" * 40}), *SIZES, *MACHINE],
+        [json.dumps({**STAMP, "machine": "bb"}), *SIZES, *MACHINE],
     ],
 )
 def test_anything_less_starts_the_unit_and_does_not_wait(stamp: list[str]) -> None:
@@ -114,18 +112,13 @@ def test_a_download_that_has_given_up_is_told_in_its_own_words() -> None:
     assert "the disk is full: make room" in outcome.told
 
 
-def test_the_pace_of_a_download_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([0.0, 10.0, 20.0])
-    pace = model._Pace()
-    monkeypatch.setattr(type(pace._clock), "elapsed_s", property(lambda self: next(now)))
-    total = 240_000_000_000
+def test_the_request_names_every_source_and_every_file() -> None:
+    told = json.loads(model.request(CHECKPOINT, SOURCES))
 
-    def told(done: int) -> str:
-        return pace.line("o/n", {"step": "downloading", "bytes_done": done, "bytes_total": total})
-
-    assert told(0) == "o/n: downloading, 0 MB of 240.0 GB"
-    assert told(5_000_000_000) == "o/n: downloading, 5.0 GB of 240.0 GB, 500 MB/s, about 7 min 50 s left"
-    assert pace.line("o/n", {}) == "o/n: starting"
+    assert told["neighbours"] == [{"name": "rig2", "address": "10.0.0.12", "port": 8730}]
+    assert (told["hubs"], told["source"], told["name"]) == (["http://hub:8001"], "/mnt/disk", "rig1")
+    assert told["files"] == CHECKPOINT.listing != {}
+    assert told["dest"] == CHECKPOINT.path
 
 
 INVOCATION = "6a0ab0a2b1a04ea2a7d8f4d1e4a7b1c9"

@@ -83,6 +83,17 @@ def test_a_unit_started_with_another_command_is_restarted() -> None:
     assert "another command line" in outcome.told
 
 
+@pytest.mark.parametrize(
+    ("state", "stops"),
+    [(UP, 1), (shown("failed", "failed"), 1), (shown("inactive", "dead", UnitFileState="disabled"), 0), (["x=1"], 0)],
+)
+def test_a_unit_that_shall_not_run_is_stopped_and_one_that_does_not_is_left_alone(state: list[str], stops: int) -> None:
+    outcome = unit(state).does(systemd.stopped, unit=UNIT)
+
+    assert outcome.ran(f"systemctl disable --quiet --now -- {UNIT}") == stops
+    assert outcome.changed is bool(stops)
+
+
 def test_an_interpreter_before_the_command_does_not_count() -> None:
     actor = Actor().answers("systemctl show", UP).answers("/proc/812/cmdline", ["/bin/sh", *COMMAND])
 

@@ -200,6 +200,18 @@ def test_only_what_is_missing_of_a_checkpoint_counts() -> None:
     assert only(problems(replace(half, stored={}))).found.startswith("/srv/models")
 
 
+def test_the_stores_own_disk_is_judged_once_it_is_mounted() -> None:
+    assert problems(replace(BARE, disks=disks(root=50)), model_disk="models") == []
+    small = replace(BARE, disks=disks(root=50, store=200))
+    assert only(problems(small, model_disk="models")).found.startswith("/srv/models has 200.0 GiB")
+
+
+def test_a_host_that_has_its_files_on_a_disk_needs_no_way_to_the_hub() -> None:
+    offline = replace(BARE, reachable={place: seen for place, seen in OPEN.items() if place[0] != "huggingface.co"})
+    assert only(problems(offline)).check == "network"
+    assert problems(offline, model_source="/mnt/usb") == []
+
+
 def test_what_is_installed_and_pulled_needs_no_room() -> None:
     assert problems(replace(SERVED, stored={}, disks=disks(root=1, store=300))) == []
 

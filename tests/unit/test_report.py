@@ -316,3 +316,24 @@ def test_the_command_prints_the_last_run_and_says_by_its_exit_code_how_it_went(
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert report.main(["--runs", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["result"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("waited", "line"),
+    [
+        (40.0, "rig1: the download of o/n, 100 s: 60.0 s beside other steps, 40.0 s waited for"),
+        (0.2, "rig1: the download of o/n was done before it was needed; all else was the longer part"),
+    ],
+)
+def test_the_report_says_whether_the_download_or_all_else_took_longer(waited: float, line: str) -> None:
+    done = {"event": "operation", "host": "rig1", "result": "changed"}
+    begun = {**done, "at": "2026-01-01T00:00:10.000+00:00", "step": "model", "seconds": 1.0}
+    had = {**done, "at": "2026-01-01T00:01:50.000+00:00", "step": "serve", "seconds": waited}
+    begun["operation"], had["operation"] = "Start the download of o/n", "Have o/n whole and verified"
+
+    made = report.build(events(begun, had))
+
+    assert made["downloads"] == [
+        {"host": "rig1", "repo": "o/n", "began": begun["at"], "seconds": 100.0, "waited": waited}
+    ]
+    assert f"  critical path:\n    {line}\n" in report.render(made)

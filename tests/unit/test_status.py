@@ -66,7 +66,7 @@ def test_a_row_says_what_serves_since_when_and_how_full_the_gpus_are() -> None:
 
 
 def test_a_download_says_how_far_it_is() -> None:
-    assert "nvidia--Q--abab: downloading 25% of 240.0 GB" in shown(rig1=host(downloads=[FETCHING]))
+    assert "nvidia--Q--abab: downloading, 60.0 GB of 240.0 GB" in shown(rig1=host(downloads=[FETCHING]))
 
 
 def test_hosts_without_endpoints_and_hosts_that_do_not_answer_have_their_row() -> None:

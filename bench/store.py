@@ -1,0 +1,144 @@
+"""Measures the model store: `make bench-store`, or `python -m bench.store --help`.
+
+Our download beside `hf download` and parallel `curl`, at a limited rate and without a limit; eight hosts with
+neighbours beside eight without; and a cold deploy with a slow hub against the longer of its two parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench import fetching
+from bench.timing import ROOT, BenchError
+from lab import checkpoint, machine, service, world
+from lab.settings import GATEWAY
+
+RESULTS = ROOT / "bench" / "results" / "store.json"
+BIN = Path(sys.executable).parent
+MB = 1_000_000
+HOST, HUB, HUB_PORT = "rig9", "hub-bench", 8013
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.store", description=__doc__)
+    parser.add_argument("--parts", default="single,fleet,deploy", help="which of single, fleet, deploy to measure")
+    parser.add_argument("--results", type=Path, default=RESULTS, help=f"where to write (default: {RESULTS})")
+    options = parser.parse_args()
+    parts = options.parts.split(",")
+    result = json.loads(options.results.read_text()) if options.results.exists() else {}
+    load_before = os.getloadavg()[0]
+    try:
+        with tempfile.TemporaryDirectory(prefix="rigup-bench-") as name:
+            directory = Path(name)
+            if "single" in parts:
+                result["single"] = measure_single(directory)
+            if "fleet" in parts:
+                result["fleet"] = measure_fleet(directory)
+            if "deploy" in parts:
+                result["deploy"] = measure_deploy(directory)
+    except (BenchError, machine.LabError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    result["measured"] = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processors": os.cpu_count(),
+        "load_before": round(load_before, 1),
+        "load_after": round(os.getloadavg()[0], 1),
+    }
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    options.results.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+def measure_single(directory: Path) -> dict[str, Any]:
+    """Eight shards of 64 MB on one host."""
+    repository = fetching.publish(directory / "single", 8, 1 << 26)
+    rows = [row for rate in (0, 100 * MB) for row in fetching.single(repository, directory, rate, 3 if not rate else 1)]
+    gb_per_s = {(row["tool"], row["limit_bytes_per_s"]): row["gb_per_s"] for row in rows}
+    against = {
+        f"of hf download at {rate or 'no limit'}": round(
+            gb_per_s["rigup (verified)", rate] / gb_per_s["hf download", rate], 2
+        )
+        for rate in (0, 100 * MB)
+    }
+    return {"bytes": fetching.size_of(repository), "runs": rows, **against, "aim": ">= 0.95"}
+
+
+def measure_fleet(directory: Path) -> dict[str, Any]:
+    """Sixteen shards of 16 MB on eight hosts, from a hub that sends 20 MB/s in all."""
+    repository = fetching.publish(directory / "fleet", 16, 1 << 24)
+    runs = [fetching.fleet(repository, directory, 8, 20 * MB, share) for share in (True, False)]
+    return {"bytes": fetching.size_of(repository), "runs": runs, "aim": "checkpoints_from_hub <= 1.1"}
+
+
+def measure_deploy(directory: Path) -> dict[str, Any]:
+    """A cold deploy whose download takes next to nothing, then one whose download takes about as long as all else."""
+    total = sum(path.stat().st_size for path in checkpoint.build().rglob("*") if path.is_file())
+    rate_file = directory / "rate"
+    rate_file.write_text("0")
+    argv = [sys.executable, "-m", "lab.hub", "--host", GATEWAY, "--port", str(HUB_PORT)]
+    argv += ["--repository", f"{checkpoint.REPOSITORY}={checkpoint.build()}", "--rate-file", str(rate_file)]
+    with world.services():
+        host = machine.start(HOST)
+        service.daemonise(HUB, argv, url=f"http://{GATEWAY}:{HUB_PORT}", cwd=ROOT)
+        try:
+            cold_deploy(host, directory)
+            everything_else, _ = cold_deploy(host, directory)
+            rate = int(total / everything_else)
+            rate_file.write_text(str(rate))
+            seconds, path = cold_deploy(host, directory)
+        finally:
+            service.stop(HUB)
+            host.remove()
+            machine.write_known_hosts()
+    larger = max(total / rate, everything_else)
+    return {
+        "download_alone_seconds": round(total / rate, 1),
+        "everything_else_seconds": round(everything_else, 1),
+        "seconds": round(seconds, 1),
+        "against_the_larger": round(seconds / larger, 2),
+        "critical_path": path,
+        "aim": "<= 1.1",
+    }
+
+
+def cold_deploy(host: machine.Host, directory: Path) -> tuple[float, str]:
+    """Seconds of a deploy to a bare host, and what its report says of the download. Raises BenchError."""
+    host.reset()
+    machine.write_known_hosts()
+    inventory = directory / "lab.yaml"
+    defaults = {**world.defaults(), "hub_endpoint": f"http://{GATEWAY}:{HUB_PORT}"}
+    inventory.write_text(yaml.safe_dump({"defaults": defaults, "hosts": {host.name: world.connection(host)}}))
+    environment = {**os.environ, "RIGUP_INVENTORY": str(inventory), "RIGUP_CACHE": str(directory / "facts")}
+    began = time.monotonic()
+    done = subprocess.run(
+        [str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y"],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    seconds = time.monotonic() - began
+    if done.returncode:
+        raise BenchError(f"the deploy ended with {done.returncode}:\n{done.stdout[-4000:]}")
+    path = re.search(r"critical path:\n +(.*)", done.stdout)
+    return seconds, path[1] if path else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""The road as far as the checkpoint, and the wait for it: for tests of the store, which need no endpoint."""
+
+from pyinfra.api.deploy import deploy
+
+from rigup.console import calm
+from rigup.events import record
+from rigup.operations import model as operations
+from tasks.base import base
+from tasks.model import model
+from tasks.preflight import Brief, preflight
+
+
+@deploy("wait")
+def wait(brief: Brief) -> None:
+    for checkpoint in brief.plan.checkpoints:
+        operations.wait(name=f"Have {checkpoint.repo} whole and verified", checkpoint=checkpoint, timeout=300)
+
+
+calm()
+record()
+
+brief = preflight()
+record(brief.plan)
+
+base(brief)
+model(brief)
+wait(brief)

@@ -1,0 +1,170 @@
+"""fetch.py between hosts: each file comes from the hub once, and whatever a neighbour does, the bytes are right.
+
+The hosts are directories on this machine, each with a real rsync daemon on an address of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from lab.hub.repository import Repository
+from rigup.neighbours import Neighbour, daemon_config
+from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, Rig, RunningHub, hub_of, publish
+
+pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
+
+FIRST, SECOND, THIRD = SHARDS
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    return publish(tmp_path_factory.mktemp("published") / "model")
+
+
+@pytest.fixture
+def hub(repository: Repository, tmp_path: Path) -> Iterator[RunningHub]:
+    with hub_of(repository, tmp_path / "hub") as hub:
+        yield hub
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@contextmanager
+def serving(rig: Rig, port: int, allowed: str = "127.0.0.1") -> Iterator[subprocess.Popen[bytes]]:
+    """The daemon of one host."""
+    rig.shared.mkdir(parents=True, exist_ok=True)
+    rig.store.mkdir(parents=True, exist_ok=True)
+    config = rig.directory / "rsyncd.conf"
+    config.write_text(daemon_config(str(rig.store), port, [allowed], str(rig.shared)))
+    argv = ["rsync", "--daemon", "--no-detach", f"--config={config}", "--address=127.0.0.1"]
+    process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def fleet(hub: RunningHub, directory: Path, count: int) -> Iterator[list[Rig]]:
+    """So many hosts, each with its daemon, that know each other."""
+    everybody = [Neighbour(f"rig{number}", "127.0.0.1", free_port()) for number in range(1, count + 1)]
+    rigs = []
+    with ExitStack() as stack:
+        for own in everybody:
+            others = [asdict(each) for each in everybody if each != own]
+            rig = Rig(directory / own.name, hub, own.name, {"neighbours": others})
+            stack.enter_context(serving(rig, own.port))
+            rigs.append(rig)
+        yield rigs
+
+
+def total(hub: RunningHub) -> int:
+    return sum(entry.size for entry in hub.repository.entries.values())
+
+
+def test_a_host_beside_one_that_has_it_asks_the_hub_for_nothing(hub: RunningHub, tmp_path: Path) -> None:
+    with fleet(hub, tmp_path, 2) as (first, second):
+        assert first.fetch().returncode == 0
+        hub.forget()
+        result = second.fetch()
+
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert second.is_as_published() and second.is_clean()
+        assert hub.journal == []
+
+
+def test_hosts_that_begin_together_bring_each_file_from_the_hub_once(hub: RunningHub, tmp_path: Path) -> None:
+    hub.rate[0] = 4_000_000
+    with fleet(hub, tmp_path, 3) as rigs, ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda rig: rig.fetch(), rigs))
+
+        assert [result.returncode for result in results] == [0, 0, 0], [r.stdout + r.stderr for r in results]
+        assert all(rig.is_as_published() and rig.is_clean() for rig in rigs)
+        assert hub.sent() == total(hub)
+
+
+def test_a_corrupt_file_of_a_neighbour_is_noticed_and_comes_from_the_hub(hub: RunningHub, tmp_path: Path) -> None:
+    with fleet(hub, tmp_path, 2) as (first, second):
+        assert first.fetch().returncode == 0
+        with (first.dest / FIRST).open("r+b") as file:
+            file.seek(5000)
+            file.write(b"?!")
+        hub.forget()
+        result = second.fetch()
+
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert f"{FIRST} from rig1 is not as published" in result.stdout
+        assert second.is_as_published()
+        assert hub.sent() == hub.sent(FIRST) == SHARD_BYTES
+
+
+def test_a_neighbour_that_dies_leaves_the_rest_to_the_hub(hub: RunningHub, tmp_path: Path) -> None:
+    rig, other = Rig(tmp_path / "rig1", hub), Rig(tmp_path / "rig2", hub, "rig2")
+    port = free_port()
+    assert other.fetch().returncode == 0
+    hub.forget()
+    neighbours = [asdict(Neighbour("rig2", "127.0.0.1", port))]
+    with serving(other, port) as daemon:
+        # Files that it promises and no longer has: as if it died before the transfer.
+        (other.dest / SECOND).unlink()
+        with rig.fetching(neighbours=neighbours) as process:
+            rig.until(lambda: rig.staging.exists() and (rig.staging / FIRST).exists())
+            daemon.kill()
+            said = process.communicate(timeout=60)[0]
+
+    assert process.returncode == 0, said
+    assert rig.is_as_published() and rig.is_clean()
+    assert hub.sent(SECOND) == SHARD_BYTES
+
+
+def test_what_a_host_that_died_was_fetching_is_fetched_by_another(hub: RunningHub, tmp_path: Path) -> None:
+    with fleet(hub, tmp_path, 2) as (first, second):
+        first.shared.mkdir(parents=True, exist_ok=True)
+        said = {"beat": 1, "active": True, "held": [], "wants": [], "fetching": [FIRST]}
+        name = f"{REPO.replace('/', '--')}--{hub.repository.commit[:12]}.json"
+        (first.shared / name).write_text(json.dumps(said))
+        result = second.fetch()
+
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert second.is_as_published()
+        assert json.loads(second.progress.read_text())["step"] == "complete"
+
+
+def test_a_host_that_is_no_neighbour_gets_nothing_and_nobody_can_write(hub: RunningHub, tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "rig1", hub)
+    assert rig.fetch().returncode == 0
+    port = free_port()
+    url = f"rsync://127.0.0.1:{port}/models/{REPO}/{hub.repository.commit}/config.json"
+    target = tmp_path / "stolen"
+    with serving(rig, port, allowed="192.0.2.1"):
+        refused = subprocess.run(["rsync", url, str(target)], capture_output=True, text=True)
+        assert refused.returncode != 0 and not target.exists()
+    with serving(rig, port):
+        listed = subprocess.run(["rsync", f"rsync://127.0.0.1:{port}"], capture_output=True, text=True)
+        assert listed.stdout.strip() == ""
+        (tmp_path / "mine").write_text("{}")
+        written = subprocess.run(["rsync", str(tmp_path / "mine"), url], capture_output=True, text=True)
+        assert "read only" in written.stderr
+        assert subprocess.run(["rsync", url, str(target)]).returncode == 0
+    assert rig.is_as_published()
