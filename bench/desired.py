@@ -87,7 +87,7 @@ def variables(host: Host, inventory: Inventory, name: str) -> dict[str, Any]:
         "kernel_args": list(settings.kernel_args),
         "image": endpoint.image,
         "unit": endpoint.unit,
-        "proofs": [proof_of(gpus_proof(endpoint)), proof_of(f"endpoint-{endpoint.name}")],
+        "proofs": [proof_of(gpus_proof(endpoint.image or "")), proof_of(f"endpoint-{endpoint.name}")],
     }  # fmt: skip
 
 

@@ -171,10 +171,10 @@ class Switch:
         begun = {"old": self.old, "new": self.new, "silent_since": self.silent_since}
         place(UNDER_WAY, json.dumps(begun) + "\n")
         stop(self.stop)
-        for name in self.before:
-            # An earlier switch may have been given up in the middle.
-            if name not in self.changed:
-                (ON_TRIAL / unit_of(name)).unlink(missing_ok=True)
+        # An earlier switch may have been given up in the middle.
+        for path in ON_TRIAL.glob(unit_of("*")):
+            if path.name not in map(unit_of, self.changed):
+                path.unlink()
         for target in self.targets:
             if target.name in self.changed:
                 # A power cut forgets it, and the host boots what is in force.

@@ -83,7 +83,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--url", required=True, help="the endpoint's base, such as http://127.0.0.1:8000")
     parser.add_argument("--health", default="/health", help="path that answers 200 once the engine is up")
     parser.add_argument("--model", required=True, help="name under which the model must be listed")
-    parser.add_argument("--container", required=True, help="name of the container that serves")
+    parser.add_argument("--container", default="", help="name of the container that serves, where there is one")
+    parser.add_argument("--log", default="docker", help="name under which the server writes into the journal")
     parser.add_argument("--timeout", type=float, required=True, help="seconds until it must be ready")
     parser.add_argument("--stall", type=float, default=900, help="seconds without any sign of progress that end it")
     parser.add_argument("--gpus", default="all", help="its GPUs, by number or UUID, with commas; or all")
@@ -92,7 +93,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 class Container:
-    """The container that serves, and the docker client in front of it (`MAINPID`, 0 when unknown)."""
+    """The container that serves, and the docker client in front of it (`MAINPID`, 0 when unknown).
+
+    Without a name there is none: the main process serves itself.
+    """
 
     def __init__(self, name: str, client: int) -> None:
         self.name = name
@@ -104,6 +108,9 @@ class Container:
         """Raises Gone when the client or the container has ended, or when no container ever appears."""
         if self.client and not runs(self.client):
             raise Gone("its main process has ended; its own last lines say why")
+        if not self.name:
+            self.pid = self.client
+            return
         command = ["docker", "container", "inspect", "--format", "{{.State.Status}} {{.State.Pid}}", self.name]
         answer = subprocess.run(command, capture_output=True, text=True)
         status, _, pid = answer.stdout.strip().partition(" ")
@@ -126,7 +133,7 @@ class Progress:
         self.look_s = min(LOOK_S, self.stall_s / 3)
         self.gpus = None if options.gpus == "all" else set(options.gpus.split(","))
         self.container = container
-        self.log = Log(os.environ.get("INVOCATION_ID", ""))
+        self.log = Log(os.environ.get("INVOCATION_ID", ""), options.log)
         self.looked = self.moved = 0.0
         self.signs: object = None
         self.doomed: tuple[float, str] | None = None
@@ -168,8 +175,9 @@ class Progress:
 class Log:
     """What the engine has written since its start, piece by piece."""
 
-    def __init__(self, invocation: str) -> None:
+    def __init__(self, invocation: str, name: str) -> None:
         self.invocation = invocation
+        self.name = name
         self.cursor = ""
         self.last = ""
 
@@ -177,10 +185,10 @@ class Log:
         """The lines since the last call."""
         if not self.invocation:
             return []
-        # Of the client that passes the container's output on: this program writes into the same unit.
+        # Of the server, or the client that passes the container's output on: this program writes into the same unit.
         command = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--show-cursor"]
         command += [f"--after-cursor={self.cursor}"] if self.cursor else []
-        command += [f"_SYSTEMD_INVOCATION_ID={self.invocation}", "SYSLOG_IDENTIFIER=docker"]
+        command += [f"_SYSTEMD_INVOCATION_ID={self.invocation}", f"SYSLOG_IDENTIFIER={self.name}"]
         answer = subprocess.run(command, capture_output=True, text=True, errors="replace")
         lines = answer.stdout.splitlines()
         if lines and lines[-1].startswith(CURSOR):

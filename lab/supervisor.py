@@ -13,6 +13,8 @@ from types import FrameType
 
 from lab import hardware, kernel
 from lab.cgroup import Cgroup
+from lab.mirror import engine
+from lab.registry import tree
 from lab.settings import KVER, STATE, namespace
 
 # What nspawn returns when the host asked for a reboot (systemd-nspawn(1), exit status).
@@ -48,6 +50,8 @@ def nspawn_argv(host: str) -> list[str]:
         f"--bind-ro={view}:/usr/lib/lab-hardware",
         f"--bind-ro={view / 'pci'}:/sys/bus/pci/devices",
         f"--bind-ro={view / 'module'}:/sys/module",
+        # For engines without a container; made with the image, and only where that was made here.
+        *([f"--bind-ro={tree.place()}:{engine.PLACE}"] if tree.place().is_dir() else []),
     ]
 
 

@@ -69,7 +69,7 @@ def ranked(
         and (gpus is None or recipe.gpus <= gpus)
         and (engine is None or recipe.engine.name == engine)
         and (model is None or catalogue.checkpoint(recipe.checkpoint).model == model)
-        and recipe.image is not None
+        and recipe.source is None
         and recipe.not_deployable is None
     ]
 

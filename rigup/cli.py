@@ -212,11 +212,13 @@ def _without(known: Lock, what: Sequence[str]) -> Lock:
     """The lock less the entries that are to be resolved anew. Raises RigupError for a word that names none."""
     if not what:
         return Lock()
-    images, checkpoints, keys = dict(known.images), dict(known.checkpoints), dict(known.keys)
+    images, venvs = dict(known.images), dict(known.venvs)
+    checkpoints, keys = dict(known.checkpoints), dict(known.keys)
     packages = {distro: dict(groups) for distro, groups in known.packages.items()}
     for word in what:
-        before = (len(images), len(checkpoints), len(keys), sum(map(len, packages.values())))
+        before = (len(images), len(venvs), len(checkpoints), len(keys), sum(map(len, packages.values())))
         images = {} if word == "images" else {tag: held for tag, held in images.items() if word != tag}
+        venvs = {} if word == "venvs" else {key: held for key, held in venvs.items() if word not in key.split()}
         checkpoints = (
             {}
             if word == "checkpoints"
@@ -231,14 +233,14 @@ def _without(known: Lock, what: Sequence[str]) -> Lock:
             }
             for distro, groups in packages.items()
         }
-        after = (len(images), len(checkpoints), len(keys), sum(map(len, packages.values())))
+        after = (len(images), len(venvs), len(checkpoints), len(keys), sum(map(len, packages.values())))
         if after == before and word not in resolve.KINDS:
             groups = {name for held in known.packages.values() for name in held}
-            names = {*resolve.KINDS, *known.images, *known.checkpoints, *groups}
+            names = {*resolve.KINDS, *known.images, *known.venvs, *known.checkpoints, *groups}
             meant = near(word, names)
             remedy = f"did you mean {' or '.join(meant)}?" if meant else f"there are: {', '.join(sorted(names))}"
             raise RigupError(f"the lock has no entry named {word!r}: {remedy}")
-    return Lock(images=images, checkpoints=checkpoints, keys=keys, packages=packages)
+    return Lock(images=images, venvs=venvs, checkpoints=checkpoints, keys=keys, packages=packages)
 
 
 def _moved(before: Lock, after: Lock) -> list[str]:

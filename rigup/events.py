@@ -91,6 +91,7 @@ class Recorder(BaseStateCallback):
                 "model": endpoint.served_name,
                 "image": endpoint.image,
                 "image_tag": endpoint.image_tag,
+                "packages": list(endpoint.venv.packages) if endpoint.venv else [],
                 "repo": endpoint.checkpoint.repo,
                 "revision": endpoint.checkpoint.revision,
                 "unit": endpoint.unit,

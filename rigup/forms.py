@@ -19,7 +19,7 @@ from rigup.engines import arguments
 from rigup.errors import RigupError
 from rigup.inventory import load_inventory
 from rigup.known import place
-from rigup.lock import CheckpointLock, ImageLock, Lock
+from rigup.lock import CheckpointLock, ImageLock, Lock, VenvLock
 from rigup.plan import MODEL, QUIET, EndpointPlan, make_plan, needed_patches
 from rigup.recipes import Catalogue
 from rigup.render import DOCKER, cache_volume, docker_argv, env_file_text, unit_text
@@ -36,10 +36,12 @@ NO_COMMIT = "0" * 40
 def shown(catalogue: Catalogue, name: str, form: str, inventory: Path | None = None) -> str:
     """The recipe in one of FORMS, with comments on where each value comes from. Raises RigupError."""
     recipe = catalogue.recipe(name)
-    if recipe.image is None:
+    if recipe.image is None and (form == "shell" or recipe.source):
         if form != "shell":
-            raise RigupError(f"recipe {name} runs without a container: only `--as shell` shows it")
+            raise RigupError(f"recipe {name} is built from source: only `--as shell` shows it")
         return _origins(catalogue, recipe) + bare(catalogue, recipe)
+    if recipe.image is None and form != "systemd":
+        raise RigupError(f"recipe {name} runs without a container: `--as shell` and `--as systemd` show it")
     known = locks.read(load_inventory(inventory).lock) if inventory else Lock()
     endpoint, notes = _endpoint(catalogue, recipe, known)
     text = "".join(f"# {note}\n" for note in notes)
@@ -48,12 +50,15 @@ def shown(catalogue: Catalogue, name: str, form: str, inventory: Path | None = N
 
 def _endpoint(catalogue: Catalogue, recipe: Recipe, known: Lock) -> tuple[EndpointPlan, list[str]]:
     """The plan of the recipe with the default settings, and what it could not know."""
-    image, checkpoint = recipe.container_image(), catalogue.checkpoint(recipe.checkpoint)
+    image, checkpoint = recipe.image, catalogue.checkpoint(recipe.checkpoint)
     notes: list[str] = []
     if recipe.not_deployable:
         notes.append(f"rigup does not deploy this: {recipe.not_deployable}")
-    images, checkpoints = dict(known.images), dict(known.checkpoints)
-    if image.tag not in images:
+    images, venvs, checkpoints = dict(known.images), dict(known.venvs), dict(known.checkpoints)
+    if recipe.venv and recipe.venv.key not in venvs:
+        notes.append("the packages are not in a lock: the environment's path depends on all that they bring along")
+        venvs[recipe.venv.key] = VenvLock.model_construct(requirements=recipe.venv.packages)
+    if image and image.tag not in images:
         notes.append("the image is not in a lock: its tag stands for the digest, and patches go by today's date")
         images[image.tag] = ImageLock(digest=image.digest or UNRESOLVED, created=datetime.now(UTC), bytes=0)
     if checkpoint.key not in checkpoints:
@@ -61,14 +66,14 @@ def _endpoint(catalogue: Catalogue, recipe: Recipe, known: Lock) -> tuple[Endpoi
         checkpoints[checkpoint.key] = CheckpointLock(
             revision=checkpoint.revision or NO_COMMIT, bytes=checkpoint.bytes or 0, files=1
         )
-    if needed_patches(recipe, images[image.tag].created):
+    if needed_patches(recipe, images[image.tag].created if image else None):
         notes.append("patched files are left out here: a deploy makes them from the published ones")
     free = recipe.model_copy(update={"not_deployable": None, "status": "reported"})
     settings = Settings.from_data({"recipe": recipe.id})
-    lock = known.model_copy(update={"images": images, "checkpoints": checkpoints})
+    lock = known.model_copy(update={"images": images, "venvs": venvs, "checkpoints": checkpoints})
     only = Catalogue({recipe.id: free}, catalogue.checkpoints)
     endpoint = make_plan("host", settings, only, lock, None).endpoint(ENDPOINT)
-    if endpoint.image.endswith(UNRESOLVED):
+    if image and endpoint.image and endpoint.image.endswith(UNRESOLVED):
         endpoint = endpoint.model_copy(update={"image": image.tag})
     if endpoint.checkpoint.revision == NO_COMMIT:
         endpoint = _on_branch(endpoint, checkpoint.branch)
@@ -78,8 +83,12 @@ def _endpoint(catalogue: Catalogue, recipe: Recipe, known: Lock) -> tuple[Endpoi
 def _on_branch(endpoint: EndpointPlan, branch: str) -> EndpointPlan:
     """The endpoint with a branch where its commit is not known."""
     path = endpoint.checkpoint.path.removesuffix(NO_COMMIT) + branch
+    old = endpoint.checkpoint.path
     return endpoint.model_copy(
-        update={"checkpoint": endpoint.checkpoint.model_copy(update={"revision": branch, "path": path})}
+        update={
+            "checkpoint": endpoint.checkpoint.model_copy(update={"revision": branch, "path": path}),
+            "argv": tuple(word.replace(old, path) for word in endpoint.argv),
+        }
     )
 
 
@@ -115,7 +124,7 @@ def _lines(words: list[str]) -> str:
 
 def shell(endpoint: EndpointPlan) -> str:
     """Pull, then run."""
-    return _lines([DOCKER, "pull", endpoint.image]) + docker(endpoint)
+    return _lines([DOCKER, "pull", str(endpoint.image)]) + docker(endpoint)
 
 
 def systemd(endpoint: EndpointPlan) -> str:
@@ -252,8 +261,7 @@ def bare(catalogue: Catalogue, recipe: Recipe) -> str:
     lines: list[list[str]] = []
     if recipe.venv:
         lines.append(["uv", "venv", f"--python={recipe.venv.python}", ".venv"])
-        index = f"--index-url={recipe.venv.index}"
-        lines.append(["uv", "pip", "install", "--python=.venv/bin/python", index, *recipe.venv.packages])
+        lines.append(["uv", "pip", "install", "--python=.venv/bin/python", *recipe.venv.packages])
     elif recipe.source:
         lines.append(["git", "clone", recipe.source.repo, "source"])
         lines.append(["git", "-C", "source", "checkout", recipe.source.branch or recipe.source.commit or "main"])

@@ -21,12 +21,14 @@ from rigup.engines import arguments
 from rigup.errors import near
 from rigup.schema import Recipe
 
-__all__ = ["Complaint", "Release", "judge", "releases", "releases_of"]
+__all__ = ["Complaint", "Release", "judge", "misshapen", "releases", "releases_of"]
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "recipes" / "engines"
 
 # Only names with these prefixes are an engine's own.
 PREFIXES = {"vllm": ("VLLM_",), "sglang": ("SGLANG_", "SGL_")}
+
+ARTICLES = {"int": "a whole number", "float": "a number", "bool": "true or false", "text": "a text"}
 
 # (where in the recipe, what is wrong, what to do)
 Complaint = tuple[Loc, str, str]
@@ -36,13 +38,15 @@ Complaint = tuple[Loc, str, str]
 class Release:
     """What one release knows.
 
-    An option is a `flag`, takes any `value`, or one of a list; `keys` are those of options that take JSON.
+    An option is a `flag`, takes any `value`, or one of a list. `keys` are those of options that take JSON, each with
+    the shape of its value: `int`, `float`, `bool`, `text`, a list to choose from, `{list: SHAPE}`,
+    `{tuple: [SHAPE, ...]}` or `any`.
     """
 
     engine: str
     version: str
     options: Mapping[str, Literal["flag", "value"] | tuple[str, ...]]
-    keys: Mapping[str, tuple[str, ...]]
+    keys: Mapping[str, Mapping[str, Any]]
     environment: frozenset[str]
 
     @property
@@ -58,8 +62,8 @@ def releases(directory: Path = DIRECTORY) -> tuple[Release, ...]:
     for path in sorted(directory.glob("*.yaml")):
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
         options = {name: tuple(kind) if isinstance(kind, list) else kind for name, kind in data["options"].items()}
-        keys = {name: tuple(names) for name, names in data["keys"].items()}
-        found.append(Release(data["engine"], data["version"], options, keys, frozenset(data["environment"])))
+        environment = frozenset(data["environment"])
+        found.append(Release(data["engine"], data["version"], options, data["keys"], environment))
     return tuple(found)
 
 
@@ -138,3 +142,30 @@ def _json(name: str, value: str, release: Release) -> Iterator[tuple[str, str]]:
             meant = near(key, release.keys[name])
             remedy = f"did you mean {' or '.join(meant)}?" if meant else "remove it"
             yield f"{name} of {release.name} has no key {key!r}", remedy
+        elif fault := misshapen(data[key], release.keys[name][key]):
+            yield f"{key} in {name} of {release.name} {fault[0]}", fault[1]
+
+
+def misshapen(value: Any, shape: Any) -> tuple[str, str] | None:
+    """What is wrong with a JSON value, and the remedy; null stands for the default."""
+    numbers = {"int": (int,), "float": (int, float)}
+    if shape == "any" or value is None:
+        return None
+    if isinstance(shape, list):
+        if value in shape:
+            return None
+        meant = near(str(value), shape)
+        remedy = f"did you mean {' or '.join(meant)}?" if meant else f"one of {', '.join(shape)}"
+        return f"does not take {value!r}", remedy
+    if isinstance(shape, dict):
+        [(kind, inside)] = shape.items()
+        shapes = [inside] * len(value) if kind == "list" and isinstance(value, list) else inside
+        if not isinstance(value, list) or len(value) != len(shapes):
+            wanted = "a list" if kind == "list" else f"a list of {len(inside)}"
+            return f"has {json.dumps(value)} where {wanted} is due", "mind the brackets"
+        return next((fault for pair in zip(value, shapes, strict=True) if (fault := misshapen(*pair))), None)
+    if shape in numbers:
+        right = isinstance(value, numbers[shape]) and not isinstance(value, bool)
+    else:
+        right = isinstance(value, bool if shape == "bool" else str)
+    return None if right else (f"has {json.dumps(value)} where {ARTICLES[shape]} is due", "")

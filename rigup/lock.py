@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Valid
 from rigup.documents import complaint, findings_of, read_document
 from rigup.errors import InputError, RigupError
 
-__all__ = ["CheckpointLock", "ImageLock", "Lock", "read", "write"]
+__all__ = ["CheckpointLock", "ImageLock", "Lock", "VenvLock", "read", "write"]
 
 HEADER = """\
 # Written by rigup: what the loose names in the inventory stood for when they were first resolved.
@@ -40,6 +40,7 @@ def _matches(pattern: str, what: str):  # type: ignore[no-untyped-def]
 Digest = Annotated[str, _matches(r"sha256:[0-9a-f]{64}", "digest")]
 Commit = Annotated[str, _matches(r"[0-9a-f]{40}", "commit")]
 Sha256 = Annotated[str, _matches(r"[0-9a-f]{64}", "sha256")]
+Requirement = Annotated[str, _matches(r"[A-Za-z0-9._-]+==[^ ]+( --hash=sha256:[0-9a-f]{64})+", "hashed requirement")]
 Published = Annotated[str, _matches(r"[0-9]+ (sha256:[0-9a-f]{64}|git:[0-9a-f]{40})", "size and checksum")]
 AptVersion = Annotated[str, _matches(r"[0-9][A-Za-z0-9.+:~-]*", "apt version")]
 
@@ -80,6 +81,12 @@ class CheckpointLock(Entry):
     listing: dict[str, Published] = {}
 
 
+class VenvLock(Entry):
+    """What pinned packages bring along: each as `NAME==VERSION --hash=sha256:...`, with all wheels that fit."""
+
+    requirements: Annotated[tuple[Requirement, ...], Field(min_length=1)]
+
+
 class Lock(Entry):
     """All that has been resolved for one inventory.
 
@@ -88,6 +95,7 @@ class Lock(Entry):
     """
 
     images: dict[str, ImageLock] = {}
+    venvs: dict[str, VenvLock] = {}
     checkpoints: dict[str, CheckpointLock] = {}
     packages: dict[str, dict[str, dict[str, AptVersion]]] = {}
     keys: dict[str, Sha256] = {}
@@ -106,6 +114,7 @@ class Lock(Entry):
             packages.setdefault(distro, {}).update(groups)
         return Lock(
             images={**self.images, **newer.images},
+            venvs={**self.venvs, **newer.venvs},
             checkpoints={**self.checkpoints, **newer.checkpoints},
             packages=packages,
             keys={**self.keys, **newer.keys},
@@ -114,6 +123,9 @@ class Lock(Entry):
     def flat(self) -> dict[str, str]:
         """Every entry as one line each, for showing what moved."""
         entries = {f"image {tag}": image.digest for tag, image in self.images.items()}
+        for name, venv in self.venvs.items():
+            pins = (requirement.split(" ")[0].partition("==") for requirement in venv.requirements)
+            entries |= {f"venv {name} {package}": version for package, _, version in pins}
         entries |= {f"checkpoint {name}": checkpoint.revision for name, checkpoint in self.checkpoints.items()}
         for distro, groups in self.packages.items():
             for group, versions in groups.items():
@@ -134,7 +146,7 @@ def read(path: Path) -> Lock:
 
 def text(lock: Lock) -> str:
     """The file's text: sorted, so that a moved entry is one changed line."""
-    data = lock.model_dump(mode="json", exclude_none=True)
+    data = lock.model_dump(mode="json", exclude_none=True, exclude=None if lock.venvs else {"venvs"})
     return HEADER + yaml.safe_dump(data, sort_keys=True, default_flow_style=False, width=120, allow_unicode=True)
 
 

@@ -38,22 +38,23 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Distro:
-    """A distribution that rigup knows. `id` is NVIDIA's name for it, `family` Docker's."""
+    """A distribution that rigup knows. `id` is NVIDIA's name for it, `family` Docker's, `python` its own Python."""
 
     id: str
     name: str
     family: str
     codename: str
     first_branch: int
+    python: str
 
 
 # Debian 13 has no 580: NVIDIA made that repository anew, with a new key (cuda-repo-management issues 38 to 40).
 DISTROS: Mapping[str, Distro] = {
     distro.id: distro
     for distro in (
-        Distro("debian12", "Debian 12", "debian", "bookworm", 580),
-        Distro("debian13", "Debian 13", "debian", "trixie", 590),
-        Distro("ubuntu2404", "Ubuntu 24.04", "ubuntu", "noble", 580),
+        Distro("debian12", "Debian 12", "debian", "bookworm", 580, "3.11"),
+        Distro("debian13", "Debian 13", "debian", "trixie", 590, "3.13"),
+        Distro("ubuntu2404", "Ubuntu 24.04", "ubuntu", "noble", 580, "3.12"),
     )
 }
 

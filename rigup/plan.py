@@ -21,9 +21,10 @@ from rigup.errors import RigupError
 from rigup.lock import Lock
 from rigup.packages import cuda_group
 from rigup.recipes import Catalogue, Checkpoint, Patch, Recipe
+from rigup.schema import Venv
 from rigup.settings import Endpoint, Settings
 
-__all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "key_file", "make_plan"]
+__all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "VenvPlan", "key_file", "make_plan"]
 
 # Small published files by "repo@revision", then by name.
 Published = Mapping[str, Mapping[str, str]]
@@ -41,6 +42,10 @@ BESIDE = "/rigup"
 ENDPOINTS = "/etc/rigup/endpoints"
 UNITS = "/usr/local/lib/systemd/system"
 
+ENGINES = "/usr/local/lib/rigup/engines"
+CUDA = "/usr/local/cuda"
+CACHES = "/var/cache/rigup"
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Of the catalogue's models, those that read images.
 IMAGE_MODELS = ("Qwen3.5-397B-A17B",)
 # Long enough for prompts that are read piece by piece, and read in seconds.
@@ -84,6 +89,24 @@ class CheckpointPlan(Data):
         return f"{self.repo.replace('/', '--')}--{self.revision[:12]}"
 
 
+class VenvPlan(Data):
+    """A Python environment on the host: `packages` as the recipe pins them, `requirements` all of them with hashes."""
+
+    python: str
+    packages: tuple[str, ...]
+    requirements: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The requirements file that it is made from."""
+        return f"# Python {self.python}\n" + "".join(f"{requirement}\n" for requirement in self.requirements)
+
+    @property
+    def path(self) -> str:
+        """Another one for other packages: what serves keeps its own until it is restarted."""
+        return f"{ENGINES}/{hashlib.sha256(self.text.encode()).hexdigest()[:16]}"
+
+
 class Smoke(Data):
     """What an endpoint is tried for once it is up; `files/smoke.py` says what the fields mean."""
 
@@ -104,11 +127,11 @@ PROCESS: Mapping[str, Any] = {
     "checkpoint": {"path"},
 }
 # The same, but they count only where there are any: most endpoints have none.
-PROCESS_OPTIONS = ("caches", "tmpfs", "security_opt")
+PROCESS_OPTIONS = ("venv", "caches", "tmpfs", "security_opt")
 
 
 class EndpointPlan(Data):
-    """Everything that one served process is made of.
+    """Everything that one served process is made of: an image, or a virtual environment where the others are None.
 
     The engine itself always listens on loopback (`address`). Beyond it, a gate on `public_address` asks for the key:
     another key or address then restarts no engine.
@@ -117,11 +140,12 @@ class EndpointPlan(Data):
     name: str
     recipe: str
     engine: str
-    image: str
-    image_tag: str
+    image: str | None
+    image_tag: str | None
     image_bytes: int
-    image_created: datetime
+    image_created: datetime | None
     image_cuda: str | None
+    venv: VenvPlan | None = None
     min_driver_cuda: str | None
     checkpoint: CheckpointPlan
     gpus: Literal["all"] | tuple[int | str, ...]
@@ -174,13 +198,14 @@ class EndpointPlan(Data):
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
-        """The checkpoint, and over it the patched files."""
+        """The checkpoint, and over it the patched files; without a container only those that lie elsewhere."""
+        model, beside = (self.checkpoint.path, f"{ENDPOINTS}/{self.name}") if self.venv else (MODEL, BESIDE)
         # Files after the directory: podman and Kubernetes mount in this order, Docker sorts by depth anyway.
-        files = []
+        mounts = [Mount(source=self.checkpoint.path, target=model)]
         for name in sorted(self.patched_files):
-            over = BESIDE if name == patches.TEMPLATE else MODEL
-            files.append(Mount(source=f"{self.directory}/{name}", target=f"{over}/{name}"))
-        return (Mount(source=self.checkpoint.path, target=MODEL), *files)
+            over = beside if name == patches.TEMPLATE else model
+            mounts.append(Mount(source=f"{self.directory}/{name}", target=f"{over}/{name}"))
+        return tuple(mount for mount in mounts if mount.source != mount.target)
 
     @property
     def env_file(self) -> str:
@@ -242,7 +267,12 @@ class Plan(Data):
     @property
     def images(self) -> dict[str, str]:
         """The images of all endpoints: reference by digest, to the tag it was resolved from."""
-        return {endpoint.image: endpoint.image_tag for endpoint in self.endpoints}
+        return {each.image: each.image_tag for each in self.endpoints if each.image and each.image_tag}
+
+    @property
+    def venvs(self) -> tuple[VenvPlan, ...]:
+        """The virtual environments of all endpoints, each once."""
+        return tuple({each.venv.path: each.venv for each in self.endpoints if each.venv}.values())
 
     def endpoint(self, name: str) -> EndpointPlan:
         """Raises RigupError where there is no such endpoint."""
@@ -305,7 +335,10 @@ def recipe_of(settings: Settings, name: str, catalogue: Catalogue) -> Recipe:
         raise RigupError(f"recipe {recipe.id} is broken: {recipe.caveats[0]}")
     if recipe.not_deployable:
         raise RigupError(f"recipe {recipe.id} cannot be deployed: {recipe.not_deployable}")
-    recipe.container_image()
+    if recipe.source:
+        raise RigupError(
+            f"recipe {recipe.id} is built from source, which rigup does not do: `rigup show` has the commands"
+        )
     return recipe
 
 
@@ -326,34 +359,41 @@ def _endpoint(
 ) -> EndpointPlan:
     recipe = recipe_of(settings, name, catalogue)
     checkpoint = catalogue.checkpoint(recipe.checkpoint)
-    tag = recipe.container_image().tag
-    if tag not in lock.images:
+    tag = recipe.image.tag if recipe.image else None
+    if tag and tag not in lock.images:
         raise RigupError(f"the lock has no image {tag}: run `rigup lock`")
     if endpoint.gpus != "all" and len(endpoint.gpus) != recipe.gpus:
         raise RigupError(
             f"endpoint {name} names {len(endpoint.gpus)} GPUs and recipe {recipe.id} needs {recipe.gpus}: "
             f"change endpoints.{name}.gpus or the recipe"
         )
-    image = lock.images[tag]
+    image = lock.images[tag] if tag else None
+    venv = _venv(recipe.venv, lock) if recipe.venv else None
     revision = checkpoint_revision(checkpoint, lock)
     size = lock.checkpoints[checkpoint.key]
     path = f"{settings.model_store}/{checkpoint.repo}/{revision}"
-    wanted = needed_patches(recipe, image.created)
+    wanted = needed_patches(recipe, image.created if image else None)
     patched: dict[str, str] = {}
     if wanted and published is not None:
         source = f"{checkpoint.repo}@{revision}"
         if source not in published:
             raise RigupError(f"the config files of {source} were not read, and recipe {recipe.id} patches them")
         patched = patches.patch_files(published[source], wanted, recipe.engine.name)
+    # Without a container the engine sees the host's own paths.
+    model, beside = (path, f"{ENDPOINTS}/{name}") if venv else (MODEL, BESIDE)
+    argv = list(_arguments(recipe, endpoint, model))
+    if patches.TEMPLATE in patched:
+        argv.append(f"--chat-template={beside}/{patches.TEMPLATE}")
     return EndpointPlan(
         name=name,
         recipe=recipe.id,
         engine=recipe.engine.name,
-        image=f"{tag.rsplit(':', 1)[0]}@{image.digest}",
+        image=f"{tag.rsplit(':', 1)[0]}@{image.digest}" if tag and image else None,
         image_tag=tag,
-        image_bytes=image.bytes,
-        image_created=image.created,
-        image_cuda=image.cuda,
+        image_bytes=image.bytes if image else 0,
+        image_created=image.created if image else None,
+        image_cuda=image.cuda if image else None,
+        venv=venv,
         min_driver_cuda=recipe.min_driver_cuda,
         checkpoint=CheckpointPlan(
             id=checkpoint.id,
@@ -372,8 +412,8 @@ def _endpoint(
         public_address=endpoint.address if endpoint.is_public else None,
         networks=endpoint.networks,
         served_name=recipe.served_name,
-        argv=_arguments(recipe, endpoint, patched),
-        env={**QUIET, **recipe.env},
+        argv=(*(_program(recipe, venv) if venv else recipe.container_image().command), *argv),
+        env={**QUIET, **(_bare_env(name, endpoint, settings, venv) if venv else {}), **recipe.env},
         ulimits=dict(settings.container_ulimits),
         patched_files=patched,
         caches=recipe.container.caches,
@@ -384,6 +424,28 @@ def _endpoint(
         stall_timeout=settings.stall_timeout,
         smoke=_smoke(recipe, catalogue, settings, patched),
     )
+
+
+def _venv(wanted: Venv, lock: Lock) -> VenvPlan:
+    if wanted.key not in lock.venvs:
+        raise RigupError(f"the lock has no venv {wanted.key}: run `rigup lock`")
+    return VenvPlan(python=wanted.python, packages=wanted.packages, requirements=lock.venvs[wanted.key].requirements)
+
+
+def _program(recipe: Recipe, venv: VenvPlan) -> tuple[str, ...]:
+    if recipe.engine.name == "vllm":
+        return (f"{venv.path}/bin/vllm", "serve")
+    return (f"{venv.path}/bin/python3", "-m", "sglang.launch_server")
+
+
+def _bare_env(name: str, endpoint: Endpoint, settings: Settings, venv: VenvPlan) -> dict[str, str]:
+    """What an image would bring: where programs are, where compiled kernels are kept, which GPUs there are."""
+    cuda = {"CUDA_HOME": CUDA} if settings.cuda_toolkit else {}
+    path = [f"{venv.path}/bin", *(f"{home}/bin" for home in cuda.values()), SYSTEM_PATH]
+    # CUDA's own order is by speed; the inventory's numbers are nvidia-smi's.
+    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    chosen = {} if endpoint.gpus == "all" else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, endpoint.gpus))}
+    return {"HOME": f"{CACHES}/{name}", "PATH": ":".join(path), **cuda, **order, **chosen}
 
 
 def _smoke(recipe: Recipe, catalogue: Catalogue, settings: Settings, patched: Mapping[str, str]) -> Smoke:
@@ -419,14 +481,12 @@ def _context(recipe: Recipe) -> int | None:
     return None
 
 
-def _arguments(recipe: Recipe, endpoint: Endpoint, patched: Mapping[str, str]) -> tuple[str, ...]:
+def _arguments(recipe: Recipe, endpoint: Endpoint, path: str) -> tuple[str, ...]:
     model = "--model" if recipe.engine.name == "vllm" else "--model-path"
     return (
-        *recipe.container_image().command,
-        f"{model}={MODEL}",
+        f"{model}={path}",
         f"--served-model-name={recipe.served_name}",
         f"--host={LOOPBACK if endpoint.is_public else endpoint.address}",
         f"--port={endpoint.port}",
         *(argument for argument, _ in arguments(recipe)),
-        *([f"--chat-template={BESIDE}/{patches.TEMPLATE}"] if patches.TEMPLATE in patched else []),
     )

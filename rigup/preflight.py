@@ -16,6 +16,7 @@ from rigup.errors import Problem, RigupError
 from rigup.lock import Lock
 from rigup.packages import (
     BRANCH_CUDA,
+    DISTROS,
     cuda_group,
     distro_id,
     docker_group,
@@ -42,6 +43,8 @@ IMAGE_FACTOR = 3.2
 # What packages need below /: driver and Docker, and the CUDA toolkit.
 SYSTEM_BYTES = 4 * GIB
 CUDA_BYTES = 10 * GIB
+# torch, its CUDA libraries and the kernels of an engine that runs without a container, and their downloads.
+VENV_BYTES = 24 * GIB
 # Each engine process holds some GiB of host memory beside its GPU; less than this does not load a model.
 MEMORY_BYTES = 12 * GIB
 MARGIN = GIB
@@ -93,9 +96,10 @@ class HostFacts:
 
     `privilege` is root, sudo or none. `disks` answers `disk_paths`, `reachable` answers `destinations`. `stored` holds
     the bytes of each checkpoint directory that are there already, `images` the references by digest that Docker has,
-    `installed` the apt packages with their versions, `gpus` the number of each GPU by its UUID (empty without a
-    driver), `our_ports` what endpoints of ours may listen on, `gates` the port of each gate that is up, `addresses` the
-    host's own, `failed` why (endpoint, generation) gave way before. `client`: the proof's packages are there.
+    `venvs` the paths of virtual environments that are whole, `installed` the apt packages with their versions, `gpus`
+    the number of each GPU by its UUID (empty without a driver), `our_ports` what endpoints of ours may listen on,
+    `gates` the port of each gate that is up, `addresses` the host's own, `failed` why (endpoint, generation) gave way
+    before. `client`: the proof's packages are there.
     """
 
     os_release: Mapping[str, str]
@@ -110,6 +114,7 @@ class HostFacts:
     reachable: Mapping[tuple[str, int], Reachability]
     stored: Mapping[str, int] = field(default_factory=dict)
     images: Collection[str] = ()
+    venvs: Collection[str] = ()
     installed: Mapping[str, str] = field(default_factory=dict)
     gpus: Mapping[str, int] = field(default_factory=dict)
     our_ports: Collection[int] = ()
@@ -156,6 +161,8 @@ def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[
 def _urls(plan: Plan, settings: Settings) -> list[tuple[str, str]]:
     urls = [(name, getattr(settings, name)) for name in ("cuda_mirror", "docker_mirror", "toolkit_mirror")]
     urls += [("pypi_index", settings.pypi_index), ("hub_endpoint", settings.hub_endpoint)]
+    if plan.venvs:
+        urls.append(("python_mirror", settings.python_mirror))
     for tag in plan.images.values():
         base, _, _ = registry_of(tag, settings.registry_mirror)
         urls.append(("registry_mirror" if base in (settings.registry_mirror, HUB) else f"image {tag}", base))
@@ -310,10 +317,13 @@ class _Looking:
             # What an own disk has free is known once it is mounted; the download looks again.
             if missing and not self.own_disk_to_mount():
                 needed.append((self.settings.model_store, missing, f"checkpoint {checkpoint.repo}"))
-        sizes = {endpoint.image: endpoint.image_bytes for endpoint in self.plan.endpoints}
+        sizes = {endpoint.image or "": endpoint.image_bytes for endpoint in self.plan.endpoints}
         for image, tag in self.plan.images.items():
             if image not in self.facts.images:
                 needed.append((self.image_path(), int(sizes[image] * IMAGE_FACTOR), f"image {tag}"))
+        for venv in self.plan.venvs:
+            if venv.path not in self.facts.venvs:
+                needed.append(("/", VENV_BYTES, ", ".join(venv.packages)))
         if self.missing(driver_group(self.settings), docker_group(self.settings)):
             needed.append(("/", SYSTEM_BYTES, "driver and Docker"))
         cuda = cuda_group(self.settings)
@@ -394,6 +404,7 @@ class _Looking:
         for endpoint in self.plan.endpoints:
             needs = [version for version in (endpoint.image_cuda, endpoint.min_driver_cuda) if version]
             floor = max(needs, key=_major_minor, default=None)
+            what = endpoint.image_tag or f"recipe {endpoint.recipe}"
             # A newer branch than the table's last brings at least that one's CUDA.
             if floor and branch <= max(BRANCH_CUDA) and _major_minor(floor) > _major_minor(brings):
                 able = [
@@ -401,7 +412,7 @@ class _Looking:
                 ]
                 self.problem(
                     "driver",
-                    f"driver_branch {branch} brings CUDA {brings}; {endpoint.image_tag} needs {floor}",
+                    f"driver_branch {branch} brings CUDA {brings}; {what} needs {floor}",
                     f"set driver_branch to {' or '.join(able)}" if able else "choose a recipe with an older image",
                 )
 
@@ -433,8 +444,11 @@ class _Looking:
             needed.discard("toolkit_mirror")
         if all(c.bytes <= self.facts.stored.get(c.path, 0) for c in self.plan.checkpoints):
             needed.discard("hub_endpoint")
-            if self.facts.client:
+            if self.facts.client and all(venv.path in self.facts.venvs for venv in self.plan.venvs):
                 needed.discard("pypi_index")
+        distro = DISTROS.get(self.distro or "")
+        if all(venv.path in self.facts.venvs or (distro and distro.python == venv.python) for venv in self.plan.venvs):
+            needed.discard("python_mirror")
         if self.settings.model_source:
             # What is missing there is told by the download.
             needed.discard("hub_endpoint")

@@ -7,6 +7,7 @@ one recipe extends another.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,13 +62,15 @@ def _lookup(name: str, known: Mapping[str, Entry], kind: str, where: str) -> Ent
 
 
 def default_catalogue(root: Path | None = None) -> Catalogue:
-    """The project's own catalogue, and the user's recipes in `inventory/recipes/` where there are any.
+    """The project's own catalogue below `root` (by default beside this package), and the user's recipes.
 
-    Both lie under `root`, by default beside this package.
+    Those lie in `inventory/recipes/`, and in `recipes/` beside an inventory that RIGUP_INVENTORY names.
     """
     root = root or Path(__file__).resolve().parent.parent
-    own = root / "inventory" / "recipes"
-    return load_catalogue(root / "recipes", *([own] if own.is_dir() else []))
+    directories = [root / "recipes", root / "inventory" / "recipes"]
+    if named := os.environ.get("RIGUP_INVENTORY"):
+        directories.append(Path(named).expanduser().resolve().parent / "recipes")
+    return load_catalogue(directories[0], *(each for each in dict.fromkeys(directories[1:]) if each.is_dir()))
 
 
 def load_catalogue(*directories: Path) -> Catalogue:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import jinja2
 
@@ -20,6 +20,7 @@ __all__ = [
     "PROVE",
     "PYTHON",
     "SMOKE",
+    "USER",
     "WAIT_READY",
     "docker_argv",
     "env_file_text",
@@ -30,6 +31,7 @@ __all__ = [
     "prove_argv",
     "record_text",
     "recording",
+    "served_argv",
     "start_seconds",
     "systemd_command",
     "systemd_quote",
@@ -40,7 +42,6 @@ __all__ = [
 DOCKER = "/usr/bin/docker"
 PYTHON = "/usr/bin/python3"
 WAIT_READY = "/usr/local/lib/rigup/wait_ready.py"
-PROVE = "/usr/local/lib/rigup/prove.py"
 JUDGE = "/usr/local/lib/rigup/judge.py"
 FATAL_LINES = "/usr/local/lib/rigup/fatal.json"
 PROVE = "/usr/local/lib/rigup/prove.py"
@@ -48,15 +49,25 @@ SMOKE = "/usr/local/lib/rigup/smoke.py"
 CLIENT = "/usr/local/lib/rigup/client"
 REQUEST_SECONDS = 600
 STOP_SECONDS = 60
-REQUEST_SECONDS = 600
+# Who engines without a container run as.
+USER = "rigup-serve"
+KEPT = r"\\\g<0>"
+SHELL_READS = re.compile(r'["\\`$]')
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 
 # These need no quotes and mean nothing to systemd, wherever in a word they stand.
 PLAIN = re.compile(r"[A-Za-z0-9_./:=@,+-]+")
 
 
-def docker_argv(endpoint: EndpointPlan) -> list[str]:
+def served_argv(endpoint: EndpointPlan) -> list[str]:
     """The whole command that serves an endpoint, in the foreground."""
+    return list(endpoint.argv) if endpoint.venv else docker_argv(endpoint)
+
+
+def docker_argv(endpoint: EndpointPlan) -> list[str]:
+    """The same for a container. Raises ValueError for an endpoint without."""
+    if endpoint.image is None:
+        raise ValueError(f"endpoint {endpoint.name} has no image")
     arguments = [DOCKER, "run", "--rm", "--init", f"--name={endpoint.container}"]
     # A pull belongs to the deploy: 30 GB would not arrive within a unit's start.
     arguments.append("--pull=never")
@@ -95,7 +106,12 @@ def inputs_of(endpoint: EndpointPlan) -> list[str]:
 
 
 def judge_argv(endpoint: EndpointPlan) -> list[str]:
-    """The command that has the image's own parser judge the engine's arguments, and loads nothing."""
+    """The command that has the image's own parser judge the engine's arguments, and loads nothing.
+
+    Raises ValueError for an endpoint without an image.
+    """
+    if endpoint.image is None:
+        raise ValueError(f"endpoint {endpoint.name} has no image")
     arguments = [DOCKER, "run", "--rm", "--pull=never", "--log-driver=none", "--network=none"]
     arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
     # vLLM looks at the GPUs to know which of its platforms it is on.
@@ -112,13 +128,14 @@ def cache_volume(endpoint: EndpointPlan, path: str) -> str:
 
 def wait_argv(endpoint: EndpointPlan) -> list[str]:
     """The command that ends well once the endpoint answers, and badly once it cannot any more."""
+    # Under its own name in the journal, so that its words are not taken for the engine's.
+    program = [WAIT_READY] if endpoint.venv else [PYTHON, WAIT_READY]
     return [
-        PYTHON,
-        WAIT_READY,
+        *program,
         f"--url={endpoint.url}",
         f"--health={endpoint.ready_path}",
         f"--model={endpoint.served_name}",
-        f"--container={endpoint.container}",
+        *([f"--log={PurePath(endpoint.argv[0]).name}"] if endpoint.venv else [f"--container={endpoint.container}"]),
         f"--timeout={endpoint.ready_timeout}",
         f"--stall={endpoint.stall_timeout}",
         f"--gpus={'all' if endpoint.gpus == 'all' else ','.join(map(str, endpoint.gpus))}",
@@ -131,9 +148,9 @@ def proof_of(name: str) -> str:
     return f"/run/rigup/proof-{name}.json"
 
 
-def gpus_proof(endpoint: EndpointPlan) -> str:
+def gpus_proof(image: str) -> str:
     """Names the proof that containers see the GPUs: one for each image, so that two endpoints do not take turns."""
-    return f"gpus-{endpoint.image.rpartition(':')[2][:12]}"
+    return f"gpus-{image.rpartition(':')[2][:12]}"
 
 
 def recording(name: str, unit: str, digest: str) -> list[str]:
@@ -213,24 +230,34 @@ def unit_text(endpoint: EndpointPlan) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
         autoescape=False,
     )
     return environment.get_template("llm.service.j2").render(
         endpoint=endpoint,
         start_seconds=start_seconds(endpoint),
+        user=USER,
+        binds=[systemd_quote(f"{mount.source}:{mount.target}") for mount in endpoint.mounts],
+        limits={f"Limit{name.upper()}": "infinity" if value < 0 else value for name, value in endpoint.ulimits.items()},
         remove=systemd_command([DOCKER, "rm", "--force", endpoint.container]),
-        run=_broken(docker_argv(endpoint)),
+        run=_broken(served_argv(endpoint)),
         wait=_broken(wait_argv(endpoint)),
         stop=systemd_command([DOCKER, "stop", "-t", str(STOP_SECONDS), endpoint.container]),
     )
 
 
 def env_file_text(endpoint: EndpointPlan) -> str:
-    """The environment as docker's --env-file reads it: KEY=VALUE up to the line's end, no quotes, no escapes.
+    """The environment, for who reads it.
 
-    Raises RigupError for a value with a line break, which that format cannot hold.
+    docker's --env-file: KEY=VALUE up to the line's end, no quotes, no escapes. systemd's EnvironmentFile: the value in
+    double quotes, in which a backslash keeps the characters that a shell would read. Raises RigupError for a value with
+    a line break, which the first cannot hold.
     """
     for key, value in endpoint.env.items():
         if "\n" in value or "\r" in value or "\0" in value:
             raise RigupError(f"recipe {endpoint.recipe}: env {key} holds a line break, which docker's env files cannot")
-    return "".join(f"{key}={value}\n" for key, value in sorted(endpoint.env.items()))
+    values = sorted(endpoint.env.items())
+    if endpoint.venv:
+        values = [(key, f'"{SHELL_READS.sub(KEPT, value)}"') for key, value in values]
+    return "".join(f"{key}={value}\n" for key, value in values)

@@ -196,12 +196,18 @@ def _host_lines(name: str, host: Mapping[str, Any], whole: bool) -> list[str]:
         lines += [
             f"    endpoint {endpoint['name']}: {_where(name, endpoint)}",
             f"      recipe      {endpoint['recipe']}",
-            f"      image       {endpoint['image_tag']}, {endpoint['image'].rpartition('@')[2]}",
+            _engine_line(endpoint),
             f"      checkpoint  {endpoint['repo']} at {endpoint['revision']}",
             f"      try it      {try_line(name, host, endpoint)}",
             f"      follow it   {follow_line(host, endpoint)}",
         ]
     return lines
+
+
+def _engine_line(endpoint: Mapping[str, Any]) -> str:
+    if endpoint["image"] is None:
+        return f"      packages    {', '.join(endpoint['packages'])}"
+    return f"      image       {endpoint['image_tag']}, {endpoint['image'].rpartition('@')[2]}"
 
 
 def _where(name: str, endpoint: Mapping[str, Any]) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from rigup import apt_index, lock, patches, plan
+from rigup.environments import venv_lock
 from rigup.errors import Finding, InputError, RigupError
 from rigup.hub import checkpoint_lock, published_file
-from rigup.lock import CheckpointLock, ImageLock, Lock
+from rigup.lock import CheckpointLock, ImageLock, Lock, VenvLock
 from rigup.packages import (
     Repository,
     cuda_group,
@@ -25,14 +26,15 @@ from rigup.packages import (
     toolkit_group,
 )
 from rigup.plan import Published
-from rigup.recipes import Catalogue, Checkpoint, Recipe
+from rigup.recipes import Catalogue, Checkpoint
 from rigup.registry import image_lock
+from rigup.schema import Image, Venv
 from rigup.settings import Settings
 from rigup.web import Unresolved, Web
 
 __all__ = ["KINDS", "ResolveError", "Want", "ensure", "published_file", "published_for", "resolve"]
 
-KINDS = ("images", "checkpoints", "packages", "keys")
+KINDS = ("images", "venvs", "checkpoints", "packages", "keys")
 
 
 class ResolveError(InputError):
@@ -76,8 +78,10 @@ def published_for(settings: Settings, catalogue: Catalogue, known: Lock, cache_d
     findings: list[Finding] = []
     for name in settings.endpoints:
         recipe = plan.recipe_of(settings, name, catalogue)
-        image = known.images.get(recipe.container_image().tag)
-        wanted = patches.reads(plan.needed_patches(recipe, image.created)) if image else []
+        image = known.images.get(recipe.image.tag) if recipe.image else None
+        if recipe.image and image is None:
+            continue
+        wanted = patches.reads(plan.needed_patches(recipe, image.created if image else None))
         if not wanted:
             continue
         checkpoint = catalogue.checkpoint(recipe.checkpoint)
@@ -106,6 +110,7 @@ class _Filling:
         self.web = web
         self.known = known
         self.images: dict[str, ImageLock] = {}
+        self.venvs: dict[str, VenvLock] = {}
         self.checkpoints: dict[str, CheckpointLock] = {}
         self.packages: dict[str, dict[str, dict[str, str]]] = {}
         self.keys: dict[str, str] = {}
@@ -126,8 +131,13 @@ class _Filling:
             self.findings.append(Finding(str(error), None, "", ""))
         return None
 
-    def image(self, recipe: Recipe, settings: Settings) -> None:
-        wanted = recipe.container_image()
+    def venv(self, wanted: Venv, settings: Settings) -> None:
+        if wanted.key in self.venvs or wanted.key in self.known.venvs:
+            return
+        if found := self.attempt(lambda: venv_lock(wanted, settings.pypi_index)):
+            self.venvs[wanted.key] = found
+
+    def image(self, wanted: Image, settings: Settings) -> None:
         tag, digest = wanted.tag, wanted.digest
         held = self.known.images.get(tag)
         if tag in self.images or (held and digest in (None, held.digest)):
@@ -181,7 +191,13 @@ class _Filling:
 
     def result(self) -> Lock:
         return self.known.merged(
-            Lock(images=self.images, checkpoints=self.checkpoints, packages=self.packages, keys=self.keys)
+            Lock(
+                images=self.images,
+                venvs=self.venvs,
+                checkpoints=self.checkpoints,
+                packages=self.packages,
+                keys=self.keys,
+            )
         )
 
 
@@ -191,7 +207,10 @@ def _fill(known: Lock, wants: Iterable[Want], catalogue: Catalogue) -> tuple[Loc
         for want in wants:
             for name in want.settings.endpoints:
                 recipe = plan.recipe_of(want.settings, name, catalogue)
-                filling.image(recipe, want.settings)
+                if recipe.image:
+                    filling.image(recipe.image, want.settings)
+                if recipe.venv:
+                    filling.venv(recipe.venv, want.settings)
                 filling.checkpoint(catalogue.checkpoint(recipe.checkpoint), want.settings)
             if want.distro is not None:
                 filling.host_packages(want.settings, want.distro)

@@ -179,11 +179,18 @@ class Image(Data):
 
 
 class Venv(Data):
-    """A Python environment without a container: every package pinned."""
+    """A Python environment without a container: the packages that matter, pinned; the lock pins what they bring along.
 
-    python: Version
+    Where a host has no such Python (`3.12`), uv fetches one.
+    """
+
+    python: Annotated[str, _matching(r"3\.\d+", "Python", '"3.12", quoted')]
     packages: Annotated[tuple[Pinned, ...], Field(min_length=1)]
-    index: Annotated[str, Field(pattern=r"^https://[A-Za-z0-9./_-]+$")] = "https://pypi.org/simple"
+
+    @property
+    def key(self) -> str:
+        """Its name in the lock."""
+        return f"python{self.python} {' '.join(self.packages)}"
 
 
 class Source(Data):
@@ -229,6 +236,8 @@ class Speculation(Data):
                         "[from, to, n] in order, without gaps, for example [[1, 4, 3], [5, 128, 0]]",
                     )
                 expected = last + 1
+            if not any(tokens for _, _, tokens in self.n):
+                raise complaint("n drafts nothing at any batch size", "speculation: null")
         return self
 
 
@@ -435,9 +444,7 @@ class Recipe(Data):
     def container_image(self) -> Image:
         """Raises RigupError for a recipe without a container."""
         if self.image is None:
-            raise RigupError(
-                f"recipe {self.id} runs without a container, which rigup does not deploy: choose one with an image"
-            )
+            raise RigupError(f"recipe {self.id} runs without a container: choose one with an image")
         return self.image
 
     @model_validator(mode="after")

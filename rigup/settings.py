@@ -357,6 +357,10 @@ class Settings(BaseModel):
         "https://nvidia.github.io/libnvidia-container", description="Holds `gpgkey` and `stable/deb/amd64/`."
     )
     pypi_index: Url = Field("https://pypi.org/simple", description="Python package index for the downloader.")
+    python_mirror: Url = Field(
+        "https://github.com/astral-sh/python-build-standalone/releases/download",
+        description="Pythons for engines without a container, where the host lacks the wanted one.",
+    )
     hub_endpoint: Url = Field(
         "https://huggingface.co", description="Hugging Face hub, or a mirror that speaks its protocol."
     )

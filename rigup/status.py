@@ -128,11 +128,11 @@ def _ask(transport: paramiko.Transport, sudo: bool) -> Status:
                 "recipe": endpoint["recipe"],
                 "gpus": endpoint["gpus"],
                 "url": _url(endpoint),
-                "state": state_of(unit(), health(), bool(proof().record.get("passed"))),
+                "state": state_of(unit(), health(), proof().passed_since_start),
                 "health": health(),
                 "since": _since(unit()),
                 "restarts": unit().restarts,
-                "proven": proof().record.get("at") if proof().record.get("invocation") == proof().invocation else None,
+                "proven": proof().record.get("at") if proof().passed_since_start else None,
             }
             for endpoint, unit, proof, health in asked
         ],
@@ -206,7 +206,7 @@ def table(status: Status) -> Table:
     """One row for each endpoint; a host without any, or that cannot be asked, has a row of its own."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("host", "endpoint", "state", "recipe", "since", "GPU memory", "download"):
-        made.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold", no_wrap=column in ("host", "endpoint", "recipe", "since"))
     for name, host in status["hosts"].items():
         memory, fetched = _memory(host["gpus"]), "; ".join(map(_download, host["downloads"]))
         if host["error"]:
@@ -216,7 +216,7 @@ def table(status: Status) -> Table:
         for at, endpoint in enumerate(host["endpoints"]):
             state = endpoint["state"] + (f", started {endpoint['restarts']} times anew" if endpoint["restarts"] else "")
             styled = Text(state, STYLES.get(endpoint["state"], "red"))
-            since = (endpoint["since"] or "").replace("T", " ").removesuffix("+00:00")
+            since = (endpoint["since"] or "")[:16].replace("T", " ")
             shown = (memory, fetched) if at == 0 else ("", "")
             made.add_row(name if at == 0 else "", endpoint["name"], styled, endpoint["recipe"], since, *shown)
     return made

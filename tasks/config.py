@@ -1,22 +1,30 @@
-"""What an endpoint reads: its environment, the patched config files, the image, its unit.
+"""What an endpoint reads: its environment, the patched config files, the image or the packages, its unit.
 
 Each generation of an endpoint has a directory of its own: nothing of what serves is touched.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pyinfra.api.deploy import deploy
 
-from rigup.operations import docker, files
-from rigup.render import env_file_text, record_text, unit_text
+from rigup.operations import apt, docker, files, users, venv
+from rigup.render import USER, env_file_text, record_text, unit_text
 from tasks.preflight import Brief
 
 __all__ = ["config"]
 
+FILES = Path(__file__).resolve().parent.parent / "files"
+
+# What images bring along: Triton compiles stubs against Python's headers, and kernels are linked against libnuma.
+ENGINES_NEED = ("g++", "gcc", "libnuma1", "python3-dev")
+
 
 @deploy("config")
 def config(brief: Brief) -> None:
-    """The image is here by digest, and beside it all that the container will mount. Nothing is stopped for it."""
+    """Images are here by digest, packages by hash, and beside them all that is mounted. Nothing is stopped for it."""
+    _engines(brief)
     for reference, tag in brief.plan.images.items():
         docker.image(name=f"Pull {tag}", reference=reference, tag=tag)
     for endpoint in brief.plan.endpoints:
@@ -38,3 +46,24 @@ def config(brief: Brief) -> None:
                     name=f"Write the {what} of {endpoint.name}", dest=f"{endpoint.directory}/{name}", content=text
                 )
             )
+
+
+def _engines(brief: Brief) -> None:
+    """The engines that run without a container."""
+    if not brief.plan.venvs:
+        return
+    users.system(name="Make the engines' user", user=USER)
+    apt.install(name="Install what engines need of the host", packages=dict.fromkeys(ENGINES_NEED))
+    requirements = f"{venv.UV}.lock"
+    files.install(name="Name uv", dest=requirements, content=(FILES / "uv-requirements.lock").read_text())
+    venv.synced(name="Install uv", path=venv.UV, requirements=requirements, index=brief.settings.pypi_index)
+    for wanted in brief.plan.venvs:
+        packages = ", ".join(wanted.packages)
+        files.install(name=f"Name the packages of {packages}", dest=f"{wanted.path}.lock", content=wanted.text)
+        venv.engine(
+            name=f"Install {packages}",
+            venv=wanted,
+            requirements=f"{wanted.path}.lock",
+            index=brief.settings.pypi_index,
+            pythons=brief.settings.python_mirror,
+        )

@@ -37,6 +37,7 @@ from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease,
 from rigup.facts.units import UnitState
 from rigup.lock import Lock
 from rigup.neighbours import Neighbour, fleet_of, neighbours_of
+from rigup.operations.venv import lock_of
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan, make_plan, recipe_of
 from rigup.preflight import HostFacts, check, destinations, disk_paths
@@ -217,6 +218,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         },
         stored={path: stamp.present_bytes + stamp.arriving_bytes for path, stamp in stamps.items()},
         images=fact(ImageDigests),
+        venvs=[venv.path for venv in plan.venvs if fact(FileInfo, path=lock_of(venv))],
         installed=fact(InstalledVersions, names=sorted(names)),
         gpus={gpu.uuid: gpu.index for gpu in fact(GpuList)},
         our_ports=endpoints.busy_ports,

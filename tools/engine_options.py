@@ -88,6 +88,42 @@ def kind(node: ast.AST | None, known: dict[str, ast.AST], depth: int = 0) -> Any
     return kind(known[name], known, depth + 1) if name in known else "value"
 
 
+def shape(node: ast.AST, known: dict[str, ast.AST], depth: int = 0) -> Any:
+    """What JSON value an annotation allows.
+
+    `int`, `float`, `bool`, `text`, a list of texts to choose from, `{list: SHAPE}`, `{tuple: [SHAPE, ...]}`, or `any`.
+    """
+    if depth > 6:
+        return "any"
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        sides = [shape(side, known, depth + 1) for side in (node.left, node.right) if not is_none(side)]
+        return sides[0] if len(sides) == 1 else "any"
+    parts = []
+    if isinstance(node, ast.Subscript):
+        parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    inner = [shape(part, known, depth + 1) for part in parts]
+    match head(node), inner:
+        case "Literal", _:
+            # Another list may stand within.
+            given = [
+                [each.value] if isinstance(each, ast.Constant) else of for each, of in zip(parts, inner, strict=True)
+            ]
+            choices = [choice for each in given if isinstance(each, list) for choice in each]
+            texts = all(isinstance(each, list) for each in given) and all(isinstance(choice, str) for choice in choices)
+            return choices if texts else "any"
+        case "list", [of]:
+            return {"list": of}
+        case "tuple", [_, *_] if not any(isinstance(part, ast.Constant) for part in parts):
+            return {"tuple": inner}
+        case ("int" | "float" | "bool") as name, []:
+            return name
+        case "str", []:
+            return "text"
+        case name, [] if name in known:
+            return shape(known[name], known, depth + 1)
+    return "any"
+
+
 def is_none(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
 
@@ -150,7 +186,11 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
         and isinstance(node.value, ast.Subscript)
     }
     options: dict[str, Any] = {}
-    keys: dict[str, list[str]] = {}
+    keys: dict[str, dict[str, Any]] = {}
+
+    def shapes(owner: ast.ClassDef) -> dict[str, Any]:
+        return {name: shape(annotation, known) for name, annotation in sorted(fields(owner).items())}
+
     for names, call in added(arguments):
         # `**model_kwargs["dtype"]`, or such a mapping with a change.
         annotation = None
@@ -172,8 +212,8 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
         # The type of a JSON option is the class that its field names.
         for each in ast.walk(annotation):
             if isinstance(each, ast.Name) and each.id in config and option(name) in options:
-                keys[option(name)] = sorted(fields(config[each.id]))
-    keys["--speculative-config"] = sorted(fields(config["SpeculativeConfig"]))
+                keys[option(name)] = shapes(config[each.id])
+    keys["--speculative-config"] = shapes(config["SpeculativeConfig"])
     frontend = classes(wheel.trees("vllm/entrypoints/common/cli_args.py"))
     for name in ("BaseFrontendArgs", "FrontendArgs"):
         options |= {option(field): kind(annotation, known) for field, annotation in fields(frontend[name]).items()}

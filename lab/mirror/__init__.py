@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from lab import service
-from lab.mirror import upstreams
+from lab.mirror import engine, upstreams
 from lab.mirror.docker import Archive
 from lab.mirror.identity import greeting
 from lab.mirror.passthrough import Cache, client
@@ -28,6 +28,7 @@ def build(say: Say = print) -> None:
     with client(sources.certificates) as http:
         archive = Archive(sources.debian, Cache(FILES / "passed-on", http))
         Repositories(FILES, WWW, archive, say).build()
+    engine.publish(WWW / "python")
 
 
 def start(address: str = GATEWAY, port: int = MIRROR_PORT, say: Say = print) -> Service:

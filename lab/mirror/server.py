@@ -7,6 +7,7 @@ import argparse
 import mimetypes
 import sys
 import threading
+from dataclasses import replace
 from email.utils import formatdate, mktime_tz, parsedate_tz
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -197,6 +198,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--cache", type=Path, required=True)
     options = parser.parse_args(arguments)
     sources = upstreams.find()
+    sources = replace(sources, pypi=(f"file://{options.www / 'python'}", *sources.pypi))
     Mirror((options.address, options.port), options.www, options.cache, sources).serve_forever()
 
 

@@ -72,9 +72,14 @@ def key() -> str:
     return hashlib.sha256(LOCK.read_bytes() + repr(settings).encode()).hexdigest()[:16]
 
 
+def place() -> Path:
+    """Where `build` puts the tree."""
+    return CACHE / "image" / f"tree-{key()}"
+
+
 def build() -> Path:
     """The tree; fetched and put together first if the cache does not have it (a few minutes). Raises ServiceError."""
-    tree = CACHE / "image" / f"tree-{key()}"
+    tree = place()
     if tree.exists():
         return tree
     if shutil.which("strip") is None:

@@ -54,14 +54,15 @@ class ProofValue(Value):
     record: Mapping[str, Any] = field(default_factory=dict)
     invocation: str = ""
 
+    @property
+    def passed_since_start(self) -> bool:
+        """Whether all checks passed for the unit as it runs now."""
+        made_for = self.record.get("invocation")
+        return bool(self.record.get("passed") and self.invocation and made_for == self.invocation)
+
     def holds(self, digest: str) -> bool:
-        """Whether all checks passed for this very `digest` and for the unit as it runs now."""
-        return bool(
-            self.record.get("passed")
-            and self.invocation
-            and self.record.get("digest") == digest
-            and self.record.get("invocation") == self.invocation
-        )
+        """The same, and for this very `digest`."""
+        return self.passed_since_start and self.record.get("digest") == digest
 
 
 def parse_model_stamp(lines: list[str]) -> ModelStampValue:

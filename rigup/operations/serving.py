@@ -25,7 +25,7 @@ from rigup.operations._ledger import note_directory, note_file
 from rigup.operations._units import SHOWN_LINES, UnitFailed, run_as_unit, show, wait_for_leftover
 from rigup.operations.systemd import ENABLED, stale_reasons
 from rigup.plan import ENDPOINTS, UNITS, EndpointPlan
-from rigup.render import docker_argv, inputs_of, judge_argv, start_seconds, unit_text
+from rigup.render import inputs_of, judge_argv, served_argv, start_seconds, unit_text
 
 __all__ = ["judged", "serve", "tidy"]
 
@@ -49,7 +49,7 @@ def todo_of(
     endpoint: EndpointPlan, state: UnitStateValue, running: Sequence[str], unit: FileState | None
 ) -> Todo | None:
     """What is to be done to an endpoint, from its unit, its process and the unit file in force."""
-    restart = stale_reasons(state, docker_argv(endpoint), running)
+    restart = stale_reasons(state, served_argv(endpoint), running)
     settled = unit is not None and unit.sha256 == hashlib.sha256(unit_text(endpoint).encode()).hexdigest()
     settled = settled and state.fragment == endpoint.unit_file and not state.needs_reload and state.enabled in ENABLED
     return None if settled and state.active == "active" and not restart else Todo(endpoint, tuple(restart))
@@ -61,13 +61,13 @@ def judged(endpoint: EndpointPlan) -> Commands:
 
     It runs in a throwaway container. What the engine refuses fails the operation, with the engine's words; where its
     parser cannot be found, nothing is known and nothing fails. An endpoint that serves nothing yet is not judged: its
-    engine says the same, and nobody waits.
+    engine says the same, and nobody waits. Nor is an engine without a container.
     """
     found: EndpointsValue = host.get_fact(Endpoints)
     in_force = found.in_force.get(endpoint.name)
     key = (endpoint.name, endpoint.generation)
-    if in_force in (None, endpoint.generation) or key in found.judged:
-        host.noop(f"the arguments of {endpoint.recipe} are judged by its first start" if in_force is None else "judged")
+    if endpoint.image is None or in_force in (None, endpoint.generation) or key in found.judged:
+        host.noop(f"the arguments of {endpoint.recipe} are judged already, or by its start")
         return
 
     def judge(host: Host) -> None:

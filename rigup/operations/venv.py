@@ -1,16 +1,28 @@
-"""A Python virtual environment on the host that holds exactly the locked packages."""
+"""Python virtual environments on the host that hold exactly the locked packages."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator
 from urllib.parse import urlsplit
 
-from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
+from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 from pyinfra.facts.files import Sha256File
 
-__all__ = ["index_arguments", "synced"]
+from rigup.environments import index_arguments as uv_index
+from rigup.operations._host import check, work
+from rigup.operations._units import run_as_unit, wait_for_leftover
+from rigup.plan import ENGINES, VenvPlan
+
+__all__ = ["UV", "engine", "index_arguments", "lock_of", "synced"]
+
+UV = "/usr/local/lib/rigup/uv"
+
+# Pythons that uv fetches lie where the engines' user may read them; its downloads are kept until they are installed.
+UV_ENV = {"UV_PYTHON_INSTALL_DIR": "/usr/local/lib/rigup/python", "UV_CACHE_DIR": "/var/cache/rigup-uv"}
 
 
 def index_arguments(index: str) -> list[str]:
@@ -18,6 +30,11 @@ def index_arguments(index: str) -> list[str]:
     parts = urlsplit(index)
     trusted = ["--trusted-host", parts.hostname] if parts.scheme == "http" and parts.hostname else []
     return ["--index-url", index, *trusted]
+
+
+def lock_of(venv: VenvPlan) -> str:
+    """Where the copy of its requirements stands that is written last."""
+    return f"{venv.path}/requirements.lock"
 
 
 @operation()
@@ -40,3 +57,37 @@ def synced(path: str, requirements: str, index: str) -> Generator[StringCommand,
         *(QuoteString(argument) for argument in index_arguments(index)),
     )
     yield StringCommand("install -m 0644", QuoteString(requirements), QuoteString(done))
+
+
+@operation()
+def engine(
+    venv: VenvPlan, requirements: str, index: str, pythons: str, timeout: float = 7200
+) -> Generator[FunctionCommand, None, None]:
+    """Make an engine's environment with uv, which is in the environment UV.
+
+    + requirements: the file on the host with `venv.text`
+    + index: Python package index
+    + pythons: where uv finds a Python that the host lacks
+    + timeout: seconds until it must be there; gigabytes are fetched
+
+    It has a directory of its own, so what serves is not touched. The work runs as units of their own and ends properly
+    when the deploy is cut off; the copy of the requirements is written last.
+    """
+    done = lock_of(venv)
+    if host.get_fact(Sha256File, path=done) == hashlib.sha256(venv.text.encode()).hexdigest():
+        host.noop(f"{venv.path} is here")
+        return
+
+    def make(host: Host) -> None:
+        unit, what = f"rigup-engine-{venv.path.removeprefix(f'{ENGINES}/')}.service", f"installing {venv.packages[0]}"
+        wait_for_leftover(host, unit, what, timeout)
+        uv, env = f"{UV}/bin/uv", {**UV_ENV, "UV_PYTHON_INSTALL_MIRROR": pythons}
+        create = [uv, "venv", "--quiet", "--no-config", "--allow-existing", f"--python={venv.python}", venv.path]
+        run_as_unit(host, unit, create, what=what, limit_s=timeout, env=env)
+        fill = [uv, "pip", "sync", "--quiet", "--no-config", "--require-hashes", f"--python={venv.path}/bin/python3"]
+        fill += [*uv_index(index), "--compile-bytecode", requirements]
+        run_as_unit(host, unit, fill, what=what, limit_s=timeout, env=env)
+        failing = f"{venv.path} on {host.name} could not be marked as whole"
+        check(host, "install -m 0644", QuoteString(requirements), QuoteString(done), failing=failing)
+
+    yield work(make, f"make {venv.path}")

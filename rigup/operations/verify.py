@@ -34,10 +34,11 @@ def proof(endpoint: EndpointPlan, gpus: int) -> Commands:
 
     + gpus: how many GPUs the host has
     """
-    digest = f"{endpoint.image} {gpus}"
-    argv = [PYTHON, PROVE, "gpus", f"--image={endpoint.image}", f"--count={gpus}"]
-    name = gpus_proof(endpoint)
-    yield from _proven(name, DOCKER, digest, [*argv, *recording(name, DOCKER, digest)])
+    if endpoint.image:
+        digest = f"{endpoint.image} {gpus}"
+        argv = [PYTHON, PROVE, "gpus", f"--image={endpoint.image}", f"--count={gpus}"]
+        name = gpus_proof(endpoint.image)
+        yield from _proven(name, DOCKER, digest, [*argv, *recording(name, DOCKER, digest)])
     yield from _proven(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, prove_argv(endpoint))
     if endpoint.public_url:
         argv = [PYTHON, PROVE, "gate", f"--url={endpoint.public_url}", f"--health={endpoint.ready_path}"]

@@ -93,13 +93,12 @@ def expect_at_least(what: str, floor: str, found: str) -> None:
 
 def expect_repository(rig: Subject, url: str, key: str) -> None:
     """Raise Deviation unless apt reads packages from `url`, signed by a file whose path holds `key`."""
-    form = "$(REPO_URI) $(SIGNED_BY)"
+    # Debian 12's apt does not tell the key, but where the entry stands.
+    form = "$(REPO_URI) $(SOURCESENTRY)"
     listed = [line.split() for line in rig.said("apt-get indextargets --format %s", form).splitlines()]
-    keys = {
-        words[1] if len(words) > 1 else "any key"
-        for words in listed
-        if words and words[0].rstrip("/") == url.rstrip("/")
-    }
+    entries = {words[1].rpartition(":")[0] for words in listed if words and words[0].rstrip("/") == url.rstrip("/")}
+    texts = [rig.text(path) or "" for path in sorted(entries)]
+    keys = {key for text in texts for key in re.findall(r"(?i)signed-by[=:]\s*([^\s\]]+)", text) or ["any key"]}
     if not any(key in path for path in keys):
         raise Deviation(f"{url} by a key of its own ({key})", ", ".join(sorted(keys)) or "apt does not know it")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 from subject import Deviation, Subject, check, expect, expect_text
 
+from rigup.operations.venv import UV, lock_of
 from rigup.render import env_file_text
 
 
@@ -58,6 +60,22 @@ def test_config_patches(rig: Subject) -> None:
 @check("major", "recipe", root=True)
 def test_config_image(rig: Subject) -> None:
     """The image is here, by its digest."""
-    for endpoint in rig.plan.endpoints:
-        digests = rig.json("docker image inspect --format '{{json .RepoDigests}}' %s", endpoint.image) or []
-        expect(endpoint.image, endpoint.image if endpoint.image in digests else "not here")
+    for image in rig.plan.images:
+        digests = rig.json("docker image inspect --format '{{json .RepoDigests}}' %s", image) or []
+        expect(image, image if image in digests else "not here")
+
+
+@check("critical", "recipe")
+def test_config_venv(rig: Subject) -> None:
+    """The packages of an engine without a container are here, each at its locked version."""
+    for venv in rig.plan.venvs:
+        expect_text(lock_of(venv), venv.text, rig.text(lock_of(venv)))
+        wanted = dict(line.split(" ")[0].split("==") for line in venv.requirements)
+        listed = rig.json(f"{UV}/bin/uv pip list --format=json --python=%s", f"{venv.path}/bin/python3") or []
+        found = {normal(each["name"]): each["version"] for each in listed}
+        expect({normal(name): version for name, version in wanted.items()}, found)
+
+
+def normal(name: str) -> str:
+    """A package's name as indexes have it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from subject import Deviation, Subject, check, expect, expect_text
 
-from rigup.render import unit_text
+from rigup.render import USER, unit_text
 
 FILES = Path(__file__).resolve().parents[2] / "files"
 
@@ -62,6 +62,19 @@ def test_serve_at_boot(rig: Subject) -> None:
         expect({endpoint.unit: "enabled"}, {endpoint.unit: rig.unit(endpoint.unit).get("UnitFileState")})
 
 
+@check("critical", "endpoints", "recipe", root=True)
+def test_serve_process(rig: Subject) -> None:
+    """Without a container: the process of the unit was started with the plan's arguments, and not as root."""
+    for endpoint in rig.plan.endpoints:
+        if endpoint.venv is None:
+            continue
+        pid = rig.said("systemctl show --value --property=MainPID -- %s", endpoint.unit)
+        words = rig.said(f"tr '\\0' '\\n' </proc/{int(pid or 0)}/cmdline").splitlines()
+        # A script's own interpreter comes first.
+        expect(list(endpoint.argv[1:]), words[-len(endpoint.argv) + 1 :])
+        expect({"user": USER}, {"user": rig.said("stat -c '%%U' %s", f"/proc/{int(pid or 0)}")})
+
+
 @check("critical", "endpoints")
 def test_serve_reach(rig: Subject) -> None:
     """Each endpoint is reached at its own addresses and no other: who can reach it is what the inventory says."""
@@ -76,6 +89,8 @@ def test_serve_reach(rig: Subject) -> None:
 def test_serve_gpus(rig: Subject) -> None:
     """The container that serves sees its GPUs, also after everything that systemd has reloaded since its start."""
     for endpoint in rig.plan.endpoints:
+        if endpoint.image is None:
+            continue
         listed = rig.said("docker exec %s nvidia-smi -L", endpoint.container).splitlines()
         seen = sum(line.startswith("GPU ") for line in listed)
         expect(f"{endpoint.gpu_count} GPUs in {endpoint.container}", f"{seen} GPUs in {endpoint.container}")
@@ -85,6 +100,8 @@ def test_serve_gpus(rig: Subject) -> None:
 def test_serve_container(rig: Subject) -> None:
     """What runs in the unit is what the plan describes: image and mounts, and the plan's own mark."""
     for endpoint in rig.plan.endpoints:
+        if endpoint.image is None:
+            continue
         running = rig.json("docker container inspect %s", endpoint.container)
         if not running:
             raise Deviation(f"the container {endpoint.container}", "no such container")

@@ -50,7 +50,7 @@ FAULTS = {
     "standin-dies-at-load": (r"did not come up: not ready after \d s: .* has ended", {}),
     "standin-stalls": (r"did not come up: not ready after .*it has stalled: ", {"stall_timeout": 10}),
     "standin-dies-at-first-request": (r"came up, and fails its proof: .*EngineCore encountered an issue", {}),
-    "standin-no-streamed-tools": (r"came up, and fails its proof: streams a tool call: ", {}),
+    "standin-no-streamed-tools": (r"came up, and fails its proof: endpoint streams a tool call: ", {}),
 }
 LAST_WORDS = {
     "standin-dies-at-load": "Tried to load weights of size torch.Size([512, 4096])",
@@ -249,6 +249,7 @@ def test_a_switch_that_is_killed_itself_goes_on(rig: Rig) -> None:
     assert "What served before serves again, and is proven." in result.output
     assert rig.serves() == "standin-a"
     rig.is_whole()
+    assert rig.deploy().code == 0
 
 
 STREAM = """

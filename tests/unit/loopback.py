@@ -47,7 +47,10 @@ def serving() -> Iterator[Site]:
                 self.send_header(key, value)
             self.send_header("Content-Length", str(len(answer.body)))
             self.end_headers()
-            self.wfile.write(answer.body)
+            if self.command == "GET":
+                self.wfile.write(answer.body)
+
+        do_HEAD = do_GET
 
         def log_message(self, format: str, *args: object) -> None:
             """Quiet."""

@@ -1,8 +1,12 @@
 """`rigup recipes`, `check` and `show` as a person uses them."""
 
+from pathlib import Path
+
 import pytest
 
 from rigup.cli import main
+from rigup.lock import write
+from tests.unit.sample import DIGEST, REPO, REVISION, lock
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
@@ -43,3 +47,57 @@ def test_check_fails_where_something_is_found(capsys: pytest.CaptureFixture[str]
 def test_show_prints_a_form(capsys: pytest.CaptureFixture[str]) -> None:
     assert "services:" in said(capsys, "show", "vllm-nvfp4-cu130", "--as", "compose")
     assert "did you mean vllm-nvfp4-cu130" in said(capsys, "show", "vllm-nvpf4-cu130", code=1)
+
+
+OWN = """\
+id: ours
+title: Ours
+extends: vllm-nvfp4-cu130
+status: assembled
+tool_calls: unknown
+evidence: [{source: here, kind: assembled, says: a try}]
+argv: {add: [--max-num-seqs=8]}
+"""
+
+
+@pytest.fixture
+def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An inventory with a lock and a recipe of its own beside it."""
+    path = tmp_path / "lab.yaml"
+    path.write_text("hosts: {rig1: {address: 192.0.2.1, recipe: ours}}\n")
+    write(path.with_suffix(".lock"), lock())
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "ours.yaml").write_text(OWN)
+    monkeypatch.setenv("RIGUP_INVENTORY", str(path))
+    return path
+
+
+def test_show_takes_digests_and_commits_from_the_lock_beside_an_inventory(
+    capsys: pytest.CaptureFixture[str], inventory: Path
+) -> None:
+    text = said(capsys, "show", "vllm-nvfp4-cu130", "--as", "docker", "--inventory", str(inventory))
+    assert f"vllm/vllm-openai@{DIGEST}" in text and f"/{REPO}/{REVISION}," in text
+    assert "not in a lock" not in text
+    without = said(capsys, "show", "vllm-nvfp4-cu130", "--as", "docker")
+    assert "# the image is not in a lock" in without and DIGEST not in without
+
+
+def test_recipes_of_ones_own_are_listed_judged_shown_and_extend_the_catalogues(
+    capsys: pytest.CaptureFixture[str], inventory: Path
+) -> None:
+    assert "ours " in said(capsys, "recipes")
+    assert "ours: arguments known to vllm 0.33.0" in said(capsys, "check", "ours")
+    text = said(capsys, "show", "ours", "--inventory", str(inventory))
+    assert "# --max-num-seqs=8  <- argv[5] ours.yaml:7" in text
+    assert "# --tensor-parallel-size=4  <- parallel.tp vllm-nvfp4-cu130.yaml:" in text
+
+
+def test_a_wrong_recipe_of_ones_own_is_told_with_its_file_and_line(
+    capsys: pytest.CaptureFixture[str], inventory: Path
+) -> None:
+    file = inventory.parent / "recipes" / "ours.yaml"
+    file.write_text(OWN.replace("--max-num-seqs", "--max-num-sequences"))
+    text = said(capsys, "check", "ours", code=1)
+    assert f"{file}:7: argv[5]: vllm 0.33.0 has no option --max-num-sequences: did you mean --max-num-seqs" in text
+    file.write_text(OWN.replace("extends: vllm-nvfp4-cu130", "extends: vllm-nvfp4-cu13"))
+    assert f"{file}:3: extends: there is no recipe" in said(capsys, "check", code=1)

@@ -58,6 +58,17 @@ WRONG = [
         "has no key 'use_trtlm_attention'",
     ),
     (PLAIN, "argv: {add: ['--attention-config={use_trtllm_attention:false}']}\n", "--attention-config is no JSON"),
+    (
+        PLAIN,
+        'argv: {add: [\'--attention-config={"use_trtllm_attention":"no"}\']}\n',
+        'has "no" where true or false is due',
+    ),
+    (PLAIN, "argv: {add: ['--eplb-config={\"window_size\":0.5}']}\n", "has 0.5 where a whole number is due"),
+    (
+        "vllm-nvfp4-cu130-mtp1",
+        "speculation: {method: mpt, n: 1}\n",
+        "speculation: method in --speculative-config of vllm 0.33.0 does not take 'mpt': did you mean mtp?",
+    ),
     (PLAIN, "tool_parser: qwen35_coder\n", "tool_parser: qwen35_coder never shipped"),
     (PLAIN, "env: {VLLM_NVFP4_GEMM_BACKEND: cutlass}\n", "vllm 0.33.0 does not read VLLM_NVFP4_GEMM_BACKEND"),
     (PLAIN, "engine: {min: 0.33.0, max: 0.17.0}\n", "engine.min: 0.33.0 is above max 0.17.0"),
@@ -113,6 +124,11 @@ def test_a_finding_names_the_file_of_the_recipe_that_was_extended(tmp_path: Path
         (PLAIN, "argv: {add: [max-num-seqs=8]}\n", "which is no option"),
         (PLAIN, "speculation: {method: qwen3_next_mtp, n: 2}\n", "deprecated name of the same drafter: mtp"),
         (PLAIN, "speculation: {method: mtp, n: [[1, 4, 3], [6, 9, 0]]}\n", "[6, 9, 0] where a step from 5 is due"),
+        (
+            PLAIN,
+            "speculation: {method: mtp, n: [[1, 9, 0]]}\n",
+            "n drafts nothing at any batch size: speculation: null",
+        ),
         (PLAIN, "speculation: {method: mtp, n: 2, steps: 3, topk: 1}\n", "speculation of vllm has no steps and topk"),
         (SGLANG, "speculation: {method: NEXTN, n: 4}\n", "speculation of sglang needs steps and topk"),
         (PLAIN, 'venv: {python: "3.12", packages: ["vllm==0.33.0"]}\n', "has image and venv to install the engine"),
@@ -181,6 +197,9 @@ def test_what_the_wheels_know_was_read_rightly() -> None:
     assert {"qwen3_coder", "qwen3_xml"} <= set(vllm.options["--tool-call-parser"])
     assert "qwen35_coder" not in vllm.options["--tool-call-parser"]
     assert "num_speculative_tokens_per_batch_size" in vllm.keys["--speculative-config"]
+    drafted = vllm.keys["--speculative-config"]
+    assert drafted["num_speculative_tokens_per_batch_size"] == {"list": {"tuple": ["int", "int", "int"]}}
+    assert drafted["num_speculative_tokens"] == "int" and "mtp" in drafted["method"]
     assert "VLLM_ALLOW_LONG_MAX_MODEL_LEN" in vllm.environment
     assert "--cuda-graph-max-bs" not in sglang.options and "--cuda-graph-max-bs-decode" in sglang.options
     assert "qwen3_coder" in sglang.options["--tool-call-parser"]

@@ -32,7 +32,7 @@ def test_only_what_can_be_deployed_and_is_not_superseded_is_proposed(workload: s
     for choice in ranked(CATALOGUE, workload, 8):  # type: ignore[arg-type]
         recipe = choice.recipe
         assert recipe.status not in ("superseded", "broken")
-        assert recipe.image and not recipe.not_deployable
+        assert not recipe.source and not recipe.not_deployable
 
 
 def test_a_need_takes_exactly_the_gpus_that_are_named() -> None:
@@ -76,7 +76,7 @@ def test_a_wrong_need_is_told_with_file_and_line(tmp_path: Path, need: str, word
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("vllm-stock-b12x", "runs without a container, which rigup does not deploy"),
+        ("vllm-nvfp4-orangezed-mtp5", "is built from source, which rigup does not do"),
         ("vllm-nvfp4-ixtrix-patched", "cannot be deployed: it mounts three changed files"),
     ],
 )

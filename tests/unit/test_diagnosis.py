@@ -35,7 +35,7 @@ FAILURES = {
 vllm: error: unrecognized arguments: --enable-pcie-oneshot-allreduce""",
     "argument-ambiguous": """usage: launch_server.py [-h] --model-path MODEL_PATH
 launch_server.py: error: ambiguous option: --cuda-graph-max-bs=64 could match --cuda-graph-max-bs-decode, --cuda-graph-max-bs-prefill""",
-    "context-too-long": "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n  Value error, User-specified max_model_len (921600) is greater than the derived max_model_len (max_position_embeddings=262144 or model_max_length=None in model's config.json).",
+    "context-too-long": "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n  Value error, User-specified max_model_len (921600) is greater than the derived max_model_len (max_position_embeddings=262144 or model_max_length=None in model's config.json). To allow overriding this maximum, set the env var VLLM_ALLOW_LONG_MAX_MODEL_LEN=1. VLLM_ALLOW_LONG_MAX_MODEL_LEN must be used with extreme caution.",
     "too-few-gpus": "  Value error, World size (8) is larger than the number of available GPUs (4) in this node. If this is intentional and you are using:",
     "mamba-blocks": f"{CORE} ValueError: max_num_seqs (1024) exceeds available Mamba cache blocks (969). Each decode sequence requires one Mamba cache block, so CUDA graph capture cannot proceed. Please lower max_num_seqs to at most 969 or increase gpu_memory_utilization.\n{DIED}",
     "gpu-memory-taken": f"{CORE} ValueError: Free memory on device cuda:0 (12.41/94.97 GiB) on startup is less than desired GPU memory utilization (0.8, 75.98 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes.\n{DIED}",
@@ -152,3 +152,12 @@ def test_the_command_reads_a_log_and_says_by_its_exit_code_whether_it_knows_it(
     assert "No known failure" in capsys.readouterr().out
     assert cli.main(["diagnose", str(tmp_path / "none")]) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+def test_a_longer_context_that_is_allowed_is_no_cause() -> None:
+    warned = (
+        "(APIServer pid=1) WARNING 11-23 [model.py:2660] User-specified max_model_len (921600) is greater than the derived "
+        "max_model_len (max_position_embeddings=262144.0 or model_max_length=None in model's config.json). "
+        "VLLM_ALLOW_LONG_MAX_MODEL_LEN must be used with extreme caution."
+    )
+    assert explain([warned]) == []

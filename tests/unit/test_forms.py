@@ -105,8 +105,17 @@ def test_a_recipe_without_a_container_is_shown_as_commands_alone(name: str) -> N
     words = shlex.split(shown(CATALOGUE, name, "shell"), comments=True)
     assert {"uv", "git"} & set(words)
     assert "--host=127.0.0.1" in words
-    with pytest.raises(RigupError, match="only `--as shell` shows it"):
+    with pytest.raises(RigupError, match="`--as shell`"):
         shown(CATALOGUE, name, "docker")
+
+
+@pytest.mark.parametrize("name", [name for name in BARE if CATALOGUE.recipe(name).venv])
+def test_a_recipe_without_a_container_is_shown_as_the_unit_that_a_deploy_installs(name: str) -> None:
+    text = shown(CATALOGUE, name, "systemd")
+    assert "# the packages are not in a lock" in text
+    assert "\nUser=rigup-serve\n" in text
+    assert f"--served-model-name={CATALOGUE.recipe(name).served_name}" in text
+    assert "0" * 40 not in text
 
 
 def test_every_value_says_where_it_was_written() -> None:

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from rigup import cli, status
+from rigup.facts.serving import ProofValue
 from rigup.facts.status import parse_downloads, parse_gpu_use
 from rigup.facts.units import UnitStateValue
 
@@ -61,8 +62,15 @@ def test_a_row_says_what_serves_since_when_and_how_full_the_gpus_are() -> None:
     text = shown(rig1=host(SERVES))
     row = next(line for line in text.splitlines() if line.startswith("rig1"))
     assert row.split("  ")[0] == "rig1"
-    for word in ("main", "serving", "vllm-nvfp4-cu130", "2026-11-23 20:56:03", "360 of 382 GiB on 4"):
+    for word in ("main", "serving", "vllm-nvfp4-cu130", "2026-11-23 20:56", "360 of 382 GiB on 4"):
         assert word in row
+
+
+def test_a_proof_of_an_earlier_start_proves_nothing() -> None:
+    record = {"passed": True, "invocation": "a", "digest": "d"}
+    assert ProofValue(record, "a").passed_since_start
+    assert not ProofValue(record, "b").passed_since_start
+    assert not ProofValue({**record, "invocation": ""}, "").passed_since_start
 
 
 def test_a_download_says_how_far_it_is() -> None:
