@@ -18,6 +18,7 @@ from tasks.preflight import preflight
 from tasks.reboot import reboot
 from tasks.serve import serve
 from tasks.verify import verify
+from tasks.watch import watch
 
 calm()
 record()
@@ -36,3 +37,4 @@ config(brief)
 serve(brief)
 gate(brief)
 verify(brief)
+watch(brief)

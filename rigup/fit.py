@@ -6,6 +6,7 @@ way; the engine's own boot line decides.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from rigup.engines import option
@@ -14,6 +15,7 @@ from rigup.schema import Checkpoint, Recipe
 __all__ = ["ERROR", "Fit", "fit"]
 
 GIB = 1 << 30
+NUMBER = r"\d*\.?\d+"
 ERROR = 7.0
 
 # The only model whose cache the formula knows.
@@ -81,6 +83,6 @@ def fit(recipe: Recipe, checkpoint: Checkpoint, vram_mib: int | None = None) -> 
         overhead=overhead + (OVERHEAD_SPECULATION if recipe.speculation else 0),
         sequence=tokens + STATE_GIB,
         # Both engines take nine tenths, more or less, where nothing is said.
-        budget=float(share or 0.9) * (vram_mib or recipe.vram_mib) / 1024,
+        budget=float(share if share and re.fullmatch(NUMBER, share) else 0.9) * (vram_mib or recipe.vram_mib) / 1024,
         context=context,
     )

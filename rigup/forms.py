@@ -12,19 +12,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rigup import lock as locks
 from rigup.engines import arguments
 from rigup.errors import RigupError
 from rigup.inventory import load_inventory
 from rigup.known import place
+from rigup.kubernetes import kubernetes
 from rigup.lock import CheckpointLock, ImageLock, Lock, VenvLock
-from rigup.plan import MODEL, QUIET, EndpointPlan, make_plan, needed_patches
+from rigup.plan import QUIET, EndpointPlan, make_plan, needed_patches
 from rigup.recipes import Catalogue
 from rigup.render import DOCKER, cache_volume, docker_argv, env_file_text, unit_text
 from rigup.schema import Recipe
 from rigup.settings import Settings
+from rigup.written import doubled, yaml_text
 
 __all__ = ["FORMS", "bare", "compose", "docker", "kubernetes", "shown", "systemd"]
 
@@ -44,7 +44,7 @@ def shown(catalogue: Catalogue, name: str, form: str, inventory: Path | None = N
         raise RigupError(f"recipe {name} runs without a container: `--as shell` and `--as systemd` show it")
     known = locks.read(load_inventory(inventory).lock) if inventory else Lock()
     endpoint, notes = _endpoint(catalogue, recipe, known)
-    text = "".join(f"# {note}\n" for note in notes)
+    text = "".join(f"# {_one_line(note)}\n" for note in notes)
     return text + _origins(catalogue, recipe) + FORMS[form](endpoint)
 
 
@@ -101,10 +101,13 @@ def _origins(catalogue: Catalogue, recipe: Recipe) -> str:
     lines = []
     for value, key in rows:
         where = layer.place(place(key)) if layer and key != "rigup" else ""
-        # A line break in a value must not end the comment.
-        text = value if value.isprintable() else json.dumps(value)
-        lines.append(f"# {text}  <- {key} {where}".rstrip() + "\n")
+        lines.append(f"# {_one_line(value)}  <- {key} {where}".rstrip() + "\n")
     return "".join(lines)
+
+
+def _one_line(text: str) -> str:
+    """For a comment, which a line break would end."""
+    return text if text.isprintable() else json.dumps(text)
 
 
 def docker(endpoint: EndpointPlan) -> str:
@@ -133,11 +136,6 @@ def systemd(endpoint: EndpointPlan) -> str:
     return f"# {endpoint.env_file}:\n{env}# {endpoint.unit_file}:\n{unit_text(endpoint)}"
 
 
-def _doubled(value: str) -> str:
-    """`$` means a variable to compose and to Kubernetes; doubled it is itself."""
-    return value.replace("$", "$$")
-
-
 def compose(endpoint: EndpointPlan) -> str:
     """A compose file; the same container that docker would run."""
     volumes: list[dict[str, Any]] = [
@@ -148,8 +146,8 @@ def compose(endpoint: EndpointPlan) -> str:
     service: dict[str, Any] = {
         "image": endpoint.image,
         "container_name": endpoint.container,
-        "command": [_doubled(word) for word in endpoint.argv],
-        "environment": {name: _doubled(value) for name, value in sorted(endpoint.env.items())},
+        "command": [doubled(word) for word in endpoint.argv],
+        "environment": {name: doubled(value) for name, value in sorted(endpoint.env.items())},
         "init": True,
         "network_mode": "host",
         "ipc": "host",
@@ -166,93 +164,7 @@ def compose(endpoint: EndpointPlan) -> str:
     document: dict[str, Any] = {"services": {endpoint.container: service}}
     if endpoint.caches:
         document["volumes"] = {cache_volume(endpoint, path): {} for path in endpoint.caches}
-    return _yaml(document)
-
-
-def kubernetes(endpoint: EndpointPlan) -> str:
-    """A claim for the weights, a job that fetches them, a deployment with probes that allow a long load, a service."""
-    name = endpoint.container
-    labels = {"app.kubernetes.io/name": name}
-    claim = f"{name}-model"
-    # A pod is reached at its own address, not at loopback; who may reach it is for a NetworkPolicy to say.
-    argv = ["--host=0.0.0.0" if word == f"--host={endpoint.address}" else word for word in endpoint.argv]
-    weights = {"name": "model", "persistentVolumeClaim": {"claimName": claim}}
-    probe = {"httpGet": {"path": endpoint.ready_path, "port": "http"}, "periodSeconds": 10, "timeoutSeconds": 5}
-    container: dict[str, Any] = {
-        "name": "server",
-        "image": endpoint.image,
-        "args": [_doubled(word) for word in argv],
-        "env": [{"name": key, "value": _doubled(value)} for key, value in sorted(endpoint.env.items())],
-        "ports": [{"name": "http", "containerPort": endpoint.port}],
-        "resources": {"limits": {"nvidia.com/gpu": endpoint.gpu_count}},
-        "startupProbe": {**probe, "failureThreshold": -(-endpoint.ready_timeout // 10)},
-        "readinessProbe": probe,
-        "livenessProbe": {**probe, "failureThreshold": 6},
-        "volumeMounts": [
-            {"name": "model", "mountPath": MODEL, "readOnly": True},
-            {"name": "shm", "mountPath": "/dev/shm"},
-            *({"name": f"cache-{index}", "mountPath": path} for index, path in enumerate(endpoint.caches)),
-        ],
-    }
-    pod: dict[str, Any] = {
-        "terminationGracePeriodSeconds": 60,
-        "containers": [container],
-        "volumes": [
-            weights,
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}},
-            *({"name": f"cache-{index}", "emptyDir": {}} for index, _ in enumerate(endpoint.caches)),
-        ],
-    }
-    fetch = {
-        "name": "fetch",
-        "image": endpoint.image,
-        "command": ["hf", "download", endpoint.checkpoint.repo, "--local-dir", MODEL],
-        "args": ["--revision", endpoint.checkpoint.revision],
-        # Only the hub's rate limits ask for a token: these checkpoints are public.
-        "env": [
-            {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf-token", "key": "token", "optional": True}}}
-        ],
-        "volumeMounts": [{"name": "model", "mountPath": MODEL}],
-    }
-    room = max(1, -(-endpoint.checkpoint.bytes * 11 // 10 >> 30)) if endpoint.checkpoint.bytes else 300
-    meta: Callable[[str], dict[str, Any]] = lambda of: {"name": of, "labels": labels}  # noqa: E731
-    documents: list[dict[str, Any]] = [
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": meta(claim),
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": f"{room}Gi"}}},
-        },
-        {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "metadata": meta(f"{name}-fetch"),
-            "spec": {
-                "backoffLimit": 5,
-                "template": {"spec": {"restartPolicy": "OnFailure", "containers": [fetch], "volumes": [weights]}},
-            },
-        },
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": meta(name),
-            "spec": {
-                "replicas": 1,
-                # Two servers would want the same GPUs.
-                "strategy": {"type": "Recreate"},
-                "progressDeadlineSeconds": endpoint.ready_timeout + 600,
-                "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": pod},
-            },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": meta(name),
-            "spec": {"selector": labels, "ports": [{"name": "http", "port": endpoint.port, "targetPort": "http"}]},
-        },
-    ]
-    return "---\n".join(_yaml(document) for document in documents)
+    return yaml_text(document)
 
 
 def bare(catalogue: Catalogue, recipe: Recipe) -> str:
@@ -277,17 +189,6 @@ def bare(catalogue: Catalogue, recipe: Recipe) -> str:
     own = [f"--served-model-name={recipe.served_name}", "--host=127.0.0.1", "--port=8000"]
     lines.append(["env", *env, *server, *own, *(argument for argument, _ in arguments(recipe))])
     return "".join(_lines(line) for line in lines)
-
-
-def _yaml(document: Mapping[str, Any]) -> str:
-    return yaml.dump(dict(document), Dumper=_NoAliases, sort_keys=False, width=120)
-
-
-class _NoAliases(yaml.SafeDumper):
-    """Writes equal parts out each time: `&id001` helps no reader."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
 
 
 FORMS: Mapping[str, Callable[[EndpointPlan], str]] = {

@@ -21,6 +21,7 @@ __all__ = [
     "LEFTOVERS",
     "ROOM",
     "ROOMS",
+    "UNIT_FILES",
     "Ledger",
     "Unmerged",
     "backup_of",
@@ -48,6 +49,13 @@ ROOMS = (
 )
 """Directories that are ours with all that is in them."""
 
+UNIT_FILES = tuple(
+    f"{place}/system/{name}"
+    for place in ("/etc/systemd", "/usr/local/lib/systemd", "/run/systemd")
+    for name in ("llm@*.service", "*.target.wants/llm@*.service")
+)
+"""Patterns of the endpoints' unit files, which programs on the host put where systemd reads them."""
+
 ACCOUNTS = {
     "docker-ce": ("group", "docker"),
     "haproxy": ("user", "haproxy"),
@@ -61,7 +69,14 @@ LEFTOVERS = {"haproxy": "/var/lib/haproxy"}
 UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system")
 """Directories in which our units lie among those of others."""
 
-EMPTIED = ("/opt/containerd/bin", "/opt/containerd/lib", "/opt/containerd", "/var/lib/dkms")
+EMPTIED = (
+    "/usr/local/lib/systemd/system",
+    "/usr/local/lib/systemd",
+    "/opt/containerd/bin",
+    "/opt/containerd/lib",
+    "/opt/containerd",
+    "/var/lib/dkms",
+)
 """Directories that packages leave behind; they go where nothing is in them."""
 
 

@@ -30,7 +30,7 @@ __all__ = ["CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published", "Venv
 Published = Mapping[str, Mapping[str, str]]
 
 # Settings that say how a host is looked at or brought there, and not what it shall be.
-HOW = {"drain_timeout", "retry", "waivers"}
+HOW = {"at_a_time", "drain_timeout", "retry", "waivers"}
 
 # Of an endpoint that takes all of its host's GPUs, where neither it nor the need says how many those are.
 USUAL_GPUS = 4

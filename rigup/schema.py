@@ -46,6 +46,9 @@ EngineName = Literal["vllm", "sglang"]
 # What rigup itself passes to the engine, from the endpoint and the plan.
 RESERVED_ARGUMENTS = ("--model", "--model-path", "--host", "--port", "--served-model-name", "--api-key")
 
+# What rigup hands over where nobody else can read it.
+SECRETS = ("VLLM_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
 # What has a field of its own, and the field's name: written in one place only.
 FIELDS_OF_OPTIONS = {
     "--tensor-parallel-size": "parallel.tp",
@@ -96,6 +99,12 @@ def _tag(value: str) -> str:
     return value
 
 
+def _argument(value: str) -> str:
+    if "\0" in value:
+        raise complaint("holds a NUL character, which no argument can", "remove it")
+    return value
+
+
 def _day(value: Any) -> Any:
     # YAML reads 2026-02-26 as a date, and 2026-02 as text.
     return value.isoformat() if isinstance(value, date) else value
@@ -115,6 +124,7 @@ Pinned = Annotated[
 ]
 Inside = Annotated[str, _matching(r"(/[A-Za-z0-9._-]+)+", "absolute path", "for example /cache/jit")]
 Day = Annotated[str, BeforeValidator(_day), _matching(r"20\d\d(-\d\d){0,2}", "day", "2026-02-26, or 2026-02")]
+Argument = Annotated[str, AfterValidator(_argument)]
 Word = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "plain word", "letters, digits and . _ -")]
 EnvName = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -164,7 +174,7 @@ class Engine(Data):
     name: EngineName
     min: Version | None = None
     max: Version | None = None
-    fork: str | None = None
+    fork: Word | None = None
 
 
 class Image(Data):
@@ -175,7 +185,7 @@ class Image(Data):
 
     tag: Annotated[str, AfterValidator(_tag)]
     digest: Digest | None = None
-    command: tuple[str, ...] = ()
+    command: tuple[Argument, ...] = ()
 
 
 class Venv(Data):
@@ -200,7 +210,7 @@ class Source(Data):
     branch: Branch | None = None
     commit: Annotated[str, Field(pattern="^[0-9a-f]{7,40}$")] | None = None
     pull_requests: tuple[Int, ...] = ()
-    steps: Annotated[tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...], Field(min_length=1)]
+    steps: Annotated[tuple[Annotated[tuple[Argument, ...], Field(min_length=1)], ...], Field(min_length=1)]
 
 
 class Parallel(Data):
@@ -388,7 +398,7 @@ class Checkpoint(Data):
 class Recipe(Data):
     """How a model is served. `argv` holds the engine's further arguments one by one; no shell ever sees them."""
 
-    id: str
+    id: Word
     title: str
     extends: str | None = None
     workload: Annotated[tuple[Workload, ...], Field(min_length=1)]
@@ -411,7 +421,7 @@ class Recipe(Data):
     speculation: Speculation | None = None
     tool_parser: Word | None = None
     reasoning_parser: Word | None = None
-    argv: tuple[str, ...]
+    argv: tuple[Argument, ...]
     env: dict[EnvName, str] = {}
     container: Container = Container()
     patches: tuple[Patch, ...] = ()
@@ -458,8 +468,6 @@ class Recipe(Data):
                 raise complaint(f"argv holds {name}, which has a key of its own", f"write it as {field}")
             if not argument.startswith("-"):
                 raise complaint(f"argv holds {argument!r}, which is no option", "one string each: --option=value")
-            if "\0" in argument:
-                raise complaint("argv holds a NUL character", "remove it")
             if name in seen:
                 raise complaint(f"argv holds {name} twice", "keep one")
             seen.add(name)
@@ -469,6 +477,8 @@ class Recipe(Data):
         for key, value in self.env.items():
             if "\n" in value or "\r" in value or "\0" in value:
                 raise complaint(f"env.{key} holds a line break", "docker's env files have one line for each")
+            if key in SECRETS:
+                raise complaint(f"env holds {key}, a secret that anyone can read here", "remove it")
         level = self.env.get("NCCL_P2P_LEVEL")
         if level is not None and level not in NCCL_LEVELS:
             raise complaint(f"NCCL_P2P_LEVEL is {level!r}", f"a name: {', '.join(NCCL_LEVELS)}")

@@ -378,6 +378,9 @@ class Settings(BaseModel):
     ready_timeout: Seconds = Field(
         2700, description="Seconds until an endpoint answers; the first start compiles kernels."
     )
+    at_a_time: Annotated[int, Strict(), Field(ge=1, le=1000)] = Field(
+        1, description="Hosts that may stop serving at a time in one run; the others serve on until it is their turn."
+    )
     drain_timeout: Annotated[int, Strict(), Field(ge=0, le=86400)] = Field(
         300, description="Seconds that a rebuild waits for running requests before it stops an endpoint."
     )
@@ -391,6 +394,9 @@ class Settings(BaseModel):
         86400, description="Seconds to wait for a checkpoint in one run; the download itself goes on."
     )
 
+    daily_audit: Bool = Field(
+        False, description="A timer has the host look at itself once a day, at what a deploy has left there."
+    )
     waivers: dict[Name, Waiver] = Field(
         default_factory=dict,
         description="Findings of the audit that are accepted for a while, by the check's id: `{reason, until}` each.",

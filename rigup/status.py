@@ -25,6 +25,7 @@ from rich.text import Text
 
 from rigup import batch, remote
 from rigup.batch import Ask
+from rigup.facts.audit import DailyAudit, DailyAuditValue
 from rigup.facts.files import FileText
 from rigup.facts.serving import Proof
 from rigup.facts.status import Downloads, GpuUse, HttpStatus
@@ -88,7 +89,7 @@ def look(hosts: Sequence[Host]) -> Status:
 
 
 def _look_at(host: Host) -> Status:
-    empty: Status = {"error": None, "endpoints": [], "gpus": [], "downloads": []}
+    empty: Status = {"error": None, "endpoints": [], "gpus": [], "downloads": [], "audit": None}
     try:
         with remote.connect(host) as client:
             transport = client.get_transport()
@@ -104,7 +105,7 @@ def _look_at(host: Host) -> Status:
 def _ask(transport: paramiko.Transport, sudo: bool) -> Status:
     first = _Round(transport, sudo)
     plan_text = first.ask(FileText(), path=PLAN)
-    gpus, downloads = first.ask(GpuUse()), first.ask(Downloads())
+    gpus, downloads, daily = first.ask(GpuUse()), first.ask(Downloads()), first.ask(DailyAudit())
     first.go()
     endpoints = _deployed(plan_text())
     second = _Round(transport, sudo)
@@ -122,6 +123,7 @@ def _ask(transport: paramiko.Transport, sudo: bool) -> Status:
     return {
         "gpus": [use.to_json() for use in gpus()],
         "downloads": downloads(),
+        "audit": daily().to_json() if daily().at else None,
         "endpoints": [
             {
                 "name": endpoint["name"],
@@ -207,19 +209,27 @@ def table(status: Status) -> Table:
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("host", "endpoint", "state", "recipe", "since", "GPU memory", "download"):
         made.add_column(column, overflow="fold", no_wrap=column in ("host", "endpoint", "recipe", "since"))
+    if audited := any(host.get("audit") for host in status["hosts"].values()):
+        made.add_column("daily audit", overflow="fold")
     for name, host in status["hosts"].items():
         memory, fetched = _memory(host["gpus"]), "; ".join(map(_download, host["downloads"]))
+        own = [_audit(host.get("audit"), status["at"])] if audited else []
         if host["error"]:
             made.add_row(name, "", Text(host["error"], "red"))
         elif not host["endpoints"]:
-            made.add_row(name, "", Text("nothing deployed", "yellow"), "", "", memory, fetched)
+            made.add_row(name, "", Text("nothing deployed", "yellow"), "", "", memory, fetched, *own)
         for at, endpoint in enumerate(host["endpoints"]):
             state = endpoint["state"] + (f", started {endpoint['restarts']} times anew" if endpoint["restarts"] else "")
             styled = Text(state, STYLES.get(endpoint["state"], "red"))
             since = (endpoint["since"] or "")[:16].replace("T", " ")
-            shown = (memory, fetched) if at == 0 else ("", "")
+            shown: list[str | Text] = [memory, fetched, *own] if at == 0 else []
             made.add_row(name if at == 0 else "", endpoint["name"], styled, endpoint["recipe"], since, *shown)
     return made
+
+
+def _audit(found: Mapping[str, Any] | None, now: str) -> Text:
+    daily = DailyAuditValue(found["at"], found["plan"], tuple(found["findings"])) if found else DailyAuditValue()
+    return Text(daily.words(datetime.fromisoformat(now)), "red" if daily.findings else "green" if found else "")
 
 
 def _memory(gpus: Sequence[Mapping[str, Any]]) -> str:

@@ -33,9 +33,12 @@ def docker(brief: Brief) -> None:
             content=repository.source_text,
         )
     wanted = locked_packages(brief.lock, brief.distro, brief.settings)
-    apt.install(name="Install Docker", packages=wanted["docker"])
+    rolling = {"at_a_time": brief.settings.at_a_time, "ready_timeout": brief.settings.ready_timeout}
+    apt.install(name="Install Docker", packages=wanted["docker"], **rolling)
     apt.install(name="Install the container toolkit", packages=wanted["toolkit"])
-    docker_operations.daemon_config(name="Merge our keys into daemon.json", values=daemon_values(brief.settings))
+    docker_operations.daemon_config(
+        name="Merge our keys into daemon.json", values=daemon_values(brief.settings), **rolling
+    )
     systemd.enabled(name="Start Docker at boot", unit="docker.service")
     systemd.enabled(name="List the GPUs for containers at boot", unit="nvidia-cdi-refresh.service")
 

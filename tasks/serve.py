@@ -47,6 +47,11 @@ def serve(brief: Brief) -> None:
         files.absent(name=f"Have no other unit of {endpoint.name}", path=f"/etc/systemd/system/{endpoint.unit}")
         serving.judged(name=f"Have the image judge the arguments of {endpoint.name}", endpoint=endpoint)
     named = ", ".join(f"{endpoint.recipe} as {endpoint.name}" for endpoint in endpoints)
-    serving.serve(name=f"Serve {named}", endpoints=endpoints, reload_for=brief.prepared)
+    serving.serve(
+        name=f"Serve {named}",
+        endpoints=endpoints,
+        reload_for=brief.prepared,
+        at_a_time=brief.settings.at_a_time,
+    )
     serving.tidy(name="Remove the files of earlier generations", endpoints=endpoints)
     files.install(name="Keep the plan on the host", dest=PLAN, content=brief.plan.text())

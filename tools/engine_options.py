@@ -65,27 +65,46 @@ def head(node: ast.AST) -> str:
     return target.attr if isinstance(target, ast.Attribute) else target.id if isinstance(target, ast.Name) else ""
 
 
+# SGLang's own functions that read a value.
+PARSERS = {"human_readable_int": "size", "loads": "json", "json_list_type": "json", "nullable_str": "text"}
+SCALARS = {"bool": "flag", "int": "int", "float": "float", "str": "text"}
+
+
 def kind(node: ast.AST | None, known: dict[str, ast.AST], depth: int = 0) -> Any:
-    """`flag`, `value`, or the list of values that a type annotation allows."""
+    """What a type annotation allows: `flag`, `int`, `float`, `text`, `json`, a list of values, or `value` for any."""
     if node is None or depth > 6:
         return "value"
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        sides = [kind(side, known, depth + 1) for side in (node.left, node.right) if not is_none(side)]
-        if all(isinstance(side, list) for side in sides):
-            return list(dict.fromkeys(item for side in sides for item in side))
-        return sides[0] if len(sides) == 1 else "value"
+        return either([kind(side, known, depth + 1) for side in (node.left, node.right) if not is_none(side)])
     if isinstance(node, ast.Subscript):
         parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
         if head(node) == "Literal":
             values = [part.value for part in parts if isinstance(part, ast.Constant) and part.value is not None]
             return [str(value) for value in values] if len(values) else "value"
-        if head(node) in ("Optional", "SkipValidation", "Annotated"):
+        if head(node) == "Union":
+            return either([kind(part, known, depth + 1) for part in parts if not is_none(part)])
+        # Several values are several words to the engines, and one each to a recipe.
+        if head(node) in ("Optional", "SkipValidation", "Annotated", "list", "List", "tuple", "set"):
             return kind(parts[0], known, depth + 1)
-        return "value"
+        return "json" if head(node) in ("dict", "Dict") else "value"
     name = head(node)
-    if name == "bool":
-        return "flag"
+    if name in SCALARS:
+        return SCALARS[name]
     return kind(known[name], known, depth + 1) if name in known else "value"
+
+
+def either(kinds: list[Any]) -> Any:
+    """What a union allows."""
+    if all(isinstance(each, list) for each in kinds):
+        return list(dict.fromkeys(item for each in kinds for item in each))
+    if all(each == kinds[0] for each in kinds):
+        return kinds[0]
+    return "float" if set(map(str, kinds)) == {"int", "float"} else "value"
+
+
+def typed(call: ast.Call) -> str:
+    """The kind of an `add_argument` that says it itself."""
+    return SCALARS.get(head(keyword(call, "type") or call), "value") if keyword(call, "type") else "text"
 
 
 def shape(node: ast.AST, known: dict[str, ast.AST], depth: int = 0) -> Any:
@@ -185,6 +204,11 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
         and isinstance(node.targets[0], ast.Name)
         and isinstance(node.value, ast.Subscript)
     }
+    # Numbers that may be written `8k` (human_readable_int), or `auto`.
+    sizes = {"max_model_len"}
+    for node in ast.walk(arguments):
+        if isinstance(node, ast.Assign) and head(node.targets[0]) == "human_readable_int_args":
+            sizes |= set(words(node.value) or ())
     options: dict[str, Any] = {}
     keys: dict[str, dict[str, Any]] = {}
 
@@ -201,7 +225,9 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
                 if owner and isinstance(each.slice, ast.Constant):
                     annotation = annotation or fields(owner).get(each.slice.value)
         for name in names:
-            options[name] = kind(annotation, known)
+            options[name] = kind(annotation, known) if annotation else typed(call)
+            if name.strip("-").replace("-", "_") in sizes:
+                options[name] = "size"
             if annotation and "AttentionBackendEnum" in ast.dump(annotation):
                 options[name] = list(attention)
             action = keyword(call, "action")
@@ -218,7 +244,7 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
     for name in ("BaseFrontendArgs", "FrontendArgs"):
         options |= {option(field): kind(annotation, known) for field, annotation in fields(frontend[name]).items()}
     options |= {
-        name: "value" for names, _ in added(wheel.tree("vllm/entrypoints/common/cli_args.py")) for name in names
+        name: typed(call) for names, call in added(wheel.tree("vllm/entrypoints/common/cli_args.py")) for name in names
     }
     environment = assigned(wheel.trees("vllm/envs.py"))["environment_variables"]
     assert isinstance(environment, ast.Dict)
@@ -258,13 +284,14 @@ def sglang(wheel: Wheel) -> dict[str, Any]:
                     choices = known.get(choices.id)
                 # A list with parts that are computed is no list of all choices.
                 found = words(choices) or found
-                if keyword(details, "type_parser") is not None and found == "flag":
-                    found = "value"
+                parser = keyword(details, "type_parser")
+                if parser is not None and not isinstance(found, list):
+                    found = PARSERS.get(head(parser), "value")
             options |= dict.fromkeys(names, found)
     for names, call in added(wheel.tree("sglang/srt/server_args.py")):
         action = keyword(call, "action")
         flag = (isinstance(action, ast.Constant) and "store_" in str(action.value)) or "True" in head(action or call)
-        options |= dict.fromkeys(names, "flag" if flag else "value")
+        options |= dict.fromkeys(names, "flag" if flag else typed(call))
     for name, file in (
         ("--tool-call-parser", "sglang/srt/function_call/parser_names.py"),
         ("--reasoning-parser", "sglang/srt/parser/reasoning_parser_names.py"),

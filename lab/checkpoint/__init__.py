@@ -13,11 +13,11 @@ from lab.settings import CACHE
 REPOSITORY = "nvidia/Qwen3.5-397B-A17B-NVFP4"
 
 
-def write_checkpoint(folder: Path) -> None:
-    """Write all files of the checkpoint into an existing empty folder."""
+def write_checkpoint(folder: Path, repaired: bool = False) -> None:
+    """Write all files of the checkpoint into an existing empty folder; `repaired` as in `build_repaired`."""
     write_shards(folder)
     write_tokenizer(folder)
-    write_configs(folder)
+    write_configs(folder, repaired)
     shutil.copyfile(TEXT / "README.md", folder / "README.md")
     shutil.copyfile(TEXT / "gitattributes", folder / ".gitattributes")
 
@@ -33,13 +33,22 @@ def content_key() -> str:
 
 def build() -> Path:
     """The folder with the checkpoint's files; made first if the cache does not have it."""
-    folder = CACHE / "checkpoint" / content_key()
+    return _build(content_key(), repaired=False)
+
+
+def build_repaired() -> Path:
+    """The same, as later exports are: routers and `mtp.fc` are named among what is not quantised."""
+    return _build(f"{content_key()}-repaired", repaired=True)
+
+
+def _build(name: str, repaired: bool) -> Path:
+    folder = CACHE / "checkpoint" / name
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
             made = Path(beside) / "made"
             made.mkdir()
-            write_checkpoint(made)
+            write_checkpoint(made, repaired)
             try:
                 made.rename(folder)
             except OSError:

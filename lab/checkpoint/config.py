@@ -12,13 +12,13 @@ CONTEXT = 262144
 """Native context length of the real model."""
 
 
-def unquantised() -> list[str]:
+def unquantised(repaired: bool) -> list[str]:
     """The modules ModelOpt left alone, one entry or more per layer.
 
-    There is no entry for the routers (`mlp.gate`) nor for `mtp.fc`, though both are stored in bfloat16: that is how
-    the checkpoint was published, and why engines of its first weeks need a patched configuration.
+    Unless it is repaired there is no entry for the routers (`mlp.gate`) nor for `mtp.fc`, though both are stored in
+    bfloat16: that is how the checkpoint was published, and why engines of its first weeks need a patched configuration.
     """
-    entries = ["lm_head"]
+    entries = ["lm_head", *(["model.language_model.layers.*.mlp.gate", "mtp.fc"] if repaired else [])]
     for number, kind in enumerate(sizes.layer_types()):
         layer = f"model.language_model.layers.{number}"
         if kind == "linear_attention":
@@ -29,11 +29,11 @@ def unquantised() -> list[str]:
     return [*entries, "model.visual*", "mtp.layers.0*"]
 
 
-def _quantization() -> dict[str, Any]:
+def _quantization(repaired: bool) -> dict[str, Any]:
     fp4 = {"dynamic": False, "num_bits": 4, "type": "float", "group_size": sizes.GROUP}
     return {
         "config_groups": {"group_0": {"input_activations": fp4, "weights": fp4, "targets": ["Linear"]}},
-        "ignore": unquantised(),
+        "ignore": unquantised(repaired),
         "quant_algo": "NVFP4",
         "kv_cache_scheme": {"dynamic": False, "num_bits": 8, "type": "float"},
         "producer": PRODUCER,
@@ -41,7 +41,7 @@ def _quantization() -> dict[str, Any]:
     }
 
 
-def model_config() -> dict[str, Any]:
+def model_config(repaired: bool) -> dict[str, Any]:
     """config.json: `Qwen3_5MoeConfig` with small sizes and the real `quantization_config`."""
     ids = token_ids()
     return {
@@ -112,11 +112,11 @@ def model_config() -> dict[str, Any]:
         },
         "vision_end_token_id": ids["<|vision_end|>"],
         "vision_start_token_id": ids["<|vision_start|>"],
-        "quantization_config": _quantization(),
+        "quantization_config": _quantization(repaired),
     }
 
 
-def quantization_report() -> dict[str, Any]:
+def quantization_report(repaired: bool) -> dict[str, Any]:
     """hf_quant_config.json: the same in ModelOpt's own words."""
     return {
         "producer": PRODUCER,
@@ -124,7 +124,7 @@ def quantization_report() -> dict[str, Any]:
             "quant_algo": "NVFP4",
             "kv_cache_quant_algo": "FP8",
             "group_size": sizes.GROUP,
-            "exclude_modules": unquantised(),
+            "exclude_modules": unquantised(repaired),
         },
     }
 
@@ -157,14 +157,14 @@ def _processor(kind: str, name: str, pixels: int) -> dict[str, Any]:
     }
 
 
-def write_configs(folder: Path) -> None:
+def write_configs(folder: Path, repaired: bool) -> None:
     """Write every JSON file but the tokenizer's and the shards' index into `folder`."""
     # Far smaller than the real limits: the engine tries the largest picture once at its start, on a CPU here.
     picture = _processor("image_processor_type", "Qwen2VLImageProcessorFast", 262144)
     film = _processor("video_processor_type", "Qwen3VLVideoProcessor", 524288)
     files: dict[str, dict[str, Any]] = {
-        "config.json": model_config(),
-        "hf_quant_config.json": quantization_report(),
+        "config.json": model_config(repaired),
+        "hf_quant_config.json": quantization_report(repaired),
         "generation_config.json": generation_config(),
         "preprocessor_config.json": picture,
         "video_preprocessor_config.json": film,

@@ -43,6 +43,9 @@ def _other_than(*allowed: object) -> Callable[[Any], bool]:
     return lambda value: value is not None and str(value) not in allowed
 
 
+NATIVE_CONTEXT = 262144
+"""Of the miniature, in tokens; as the real model's."""
+
 ONE_CPU = "one CPU"
 NO_FP = "no FP4 or FP8 on a CPU"
 NO_KERNEL = "a GPU's kernel"
@@ -112,9 +115,10 @@ def speculates(arguments: Namespace) -> bool:
 
 
 def swap_memory(arguments: Namespace, environment: MutableMapping[str, str]) -> list[Swap]:
-    """Give the KV cache what the full context takes: 1 GiB, and a little more where a draft layer has its own."""
-    space = "2" if speculates(arguments) else "1"
-    return _set(environment, "VLLM_CPU_KVCACHE_SPACE", space, "GiB of KV cache, instead of a share of GPU memory")
+    """Give the KV cache what the full context takes: 1 GiB for the native one, twice that with a draft layer."""
+    context = getattr(arguments, "max_model_len", None) or 0
+    space = max(1, -(-context // NATIVE_CONTEXT)) * (2 if speculates(arguments) else 1)
+    return _set(environment, "VLLM_CPU_KVCACHE_SPACE", str(space), "GiB of KV cache, instead of a share of GPU memory")
 
 
 def swap_arguments(arguments: Namespace) -> list[Swap]:
@@ -126,6 +130,11 @@ def swap_arguments(arguments: Namespace) -> list[Swap]:
             setattr(arguments, rule.attribute, rule.done)
             # Nobody asked for the default that a rule replaces: say so only where it changes what runs.
             swaps.append(Swap("--" + rule.attribute.replace("_", "-"), asked, rule.done, rule.why))
+    cached = getattr(arguments, "enable_prefix_caching", None)
+    # With a drafter vLLM keeps the recurrent state's prefixes by a Triton kernel (v1/worker/mamba_utils.py).
+    if speculates(arguments) and cached is not False:
+        arguments.enable_prefix_caching = False
+        swaps.append(Swap("--enable-prefix-caching", cached, False, NO_KERNEL))
     attention = getattr(arguments, "attention_config", None)
     if (asked := _differences(attention)) is not None:
         arguments.attention_config = type(attention)()

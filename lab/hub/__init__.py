@@ -1,6 +1,7 @@
-"""The lab's Hugging Face hub: serves the checkpoint in miniature to lab hosts and to the control machine."""
+"""The lab's Hugging Face hub: serves the catalogue's checkpoints, in miniature, to lab hosts and control machine."""
 
 import contextlib
+import functools
 import hashlib
 import sys
 import urllib.request
@@ -10,8 +11,10 @@ from lab import checkpoint
 from lab.service import Service, daemonise, running
 from lab.service import stop as stop_service
 from lab.settings import GATEWAY, HUB_PORT, HUB_URL, STATE
+from rigup.recipes import load_catalogue
 
 NAME = "hub"
+MODEL = "Qwen3.5-397B-A17B"
 RATE_FILE = STATE / "hub" / "rate"
 """Bytes per second that the hub sends at most, all together; read again for every piece. No file, no limit."""
 FAULTS_FILE = STATE / "hub" / "faults.json"
@@ -20,9 +23,28 @@ JOURNAL = STATE / "hub" / "journal.jsonl"
 """A JSON line for every answer of the hub: the file it was about, bytes sent, whether a token came with the request."""
 
 
+@functools.cache
+def repositories() -> dict[str, Path]:
+    """Folders by OWNER/NAME, or OWNER/NAME@COMMIT where the catalogue has the commit.
+
+    NVIDIA's first checkpoint is as it was published. The others are of the same model, so they are the same miniature,
+    without the fault of the first.
+    """
+    root = Path(__file__).parents[2]
+    first, others = checkpoint.build(), checkpoint.build_repaired()
+    known = load_catalogue(root / "recipes").checkpoints.values()
+    return {
+        f"{each.repo}@{each.revision}" if each.revision else each.repo: first
+        if each.repo == checkpoint.REPOSITORY
+        else others
+        for each in known
+        if each.model == MODEL
+    }
+
+
 def version() -> str:
-    """Names what a hub started now would be: its code and its checkpoint."""
-    digest = hashlib.sha256(checkpoint.content_key().encode())
+    """Names what a hub started now would be: its code and its checkpoints."""
+    digest = hashlib.sha256(repr((checkpoint.content_key(), sorted(repositories()))).encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -39,14 +61,14 @@ def start() -> Service:
 
     Raises lab.service.ServiceError when it does not come up.
     """
-    folder = checkpoint.build()
+    offered = repositories()
     with contextlib.suppress(OSError):
         if running(NAME) is not None and not _answers():
             stop()
     RATE_FILE.parent.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "lab.hub", "--host", GATEWAY, "--port", str(HUB_PORT), "--version", version()]
-    argv += ["--repository", f"{checkpoint.REPOSITORY}={folder}", "--rate-file", str(RATE_FILE)]
-    argv += ["--faults-file", str(FAULTS_FILE), "--journal", str(JOURNAL)]
+    argv += [word for name, folder in offered.items() for word in ("--repository", f"{name}={folder}")]
+    argv += ["--rate-file", str(RATE_FILE), "--faults-file", str(FAULTS_FILE), "--journal", str(JOURNAL)]
     root = Path(__file__).parents[2]
     return daemonise(NAME, argv, url=HUB_URL, ready=_answers, timeout=30, cwd=root)
 

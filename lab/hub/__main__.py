@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from lab.hub.faults import Faults
@@ -12,10 +13,11 @@ from lab.hub.throttle import Throttle, read_rate
 
 
 def _repository(text: str) -> Repository:
-    name, separator, folder = text.partition("=")
+    place, separator, folder = text.partition("=")
+    name, _, commit = place.partition("@")
     if not separator or name.count("/") != 1 or not Path(folder).is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is not OWNER/NAME=FOLDER with an existing folder")
-    return Repository(name, Path(folder))
+        raise argparse.ArgumentTypeError(f"{text!r} is not OWNER/NAME[@COMMIT]=FOLDER with an existing folder")
+    return Repository(name, Path(folder), pinned=commit or None)
 
 
 def main() -> None:
@@ -23,7 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lab.hub", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--repository", type=_repository, action="append", required=True, metavar="OWNER/NAME=FOLDER")
+    parser.add_argument(
+        "--repository", type=_repository, action="append", required=True, metavar="OWNER/NAME[@COMMIT]=FOLDER"
+    )
     parser.add_argument("--gated", action="append", default=[], metavar="OWNER/NAME=TOKENFILE")
     parser.add_argument("--rate", type=int, default=0, metavar="BYTES/S", help="0: no limit")
     parser.add_argument("--rate-file", type=Path, help="overrides --rate while it exists and holds a number")
@@ -33,7 +37,7 @@ def main() -> None:
     arguments = parser.parse_args()
     gated = (text.partition("=") for text in arguments.gated)
     tokens = {name: Path(path).read_text().strip() for name, _, path in gated}
-    repositories = [Repository(each.name, each.folder, tokens.get(each.name)) for each in arguments.repository]
+    repositories = [replace(each, token=tokens.get(each.name)) for each in arguments.repository]
 
     def rate() -> int:
         return (read_rate(arguments.rate_file) if arguments.rate_file else 0) or arguments.rate

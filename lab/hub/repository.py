@@ -67,6 +67,8 @@ class Repository:
     folder: Path
     token: str | None = None
     """The repository is gated if set: its files go only to who sends this token."""
+    pinned: str | None = None
+    """The commit's name where a recipe has the real one; else it follows from the files."""
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -83,7 +85,9 @@ class Repository:
 
     @cached_property
     def commit(self) -> str:
-        """40 hex digits that change with any file."""
+        """40 hex digits that change with any file, unless they are pinned."""
+        if self.pinned:
+            return self.pinned
         listing = [entry.listing() for entry in self.entries.values()]
         return hashlib.sha1(json.dumps([self.name, listing], sort_keys=True).encode()).hexdigest()
 

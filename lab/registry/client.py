@@ -67,6 +67,14 @@ class Registry:
             with content.open("rb") as stream:
                 self._put(path, stream, headers)
 
+    def mount_blob(self, name: str, blob: Blob, source: str) -> None:
+        """Have the repository `name` hold a blob that `source` holds; nothing is uploaded."""
+        if name == source or self.has_blob(name, blob):
+            return
+        with self._ask("POST", f"/v2/{name}/blobs/uploads/?mount={blob.digest}&from={source}") as answer:
+            if answer.status != 201:
+                raise RegistryError(f"mounting a blob of {source} in {name} was answered {answer.status}")
+
     def push_manifest(self, name: str, reference: str, media_type: str, content: bytes) -> None:
         """Store a manifest or index under a tag or its digest."""
         self._put(f"/v2/{name}/manifests/{reference}", content, {"Content-Type": media_type})

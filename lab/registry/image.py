@@ -1,7 +1,7 @@
 """Puts the lab's images together from their layers and pushes what the registry lacks.
 
-`vllm/vllm-openai:cu130-nightly` has the real vLLM; `rigup-lab/standin:1` a stand-in that starts at once and misbehaves
-on request, for tests alone.
+The real vLLM for CPUs and a stand-in for SGLang are offered under all names that recipes of the catalogue use, with the
+date that an image of this name has; a stand-in that starts at once and misbehaves on request is for tests alone.
 """
 
 import fcntl
@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lab.registry import base, tree
 from lab.registry.client import INDEX_TYPE, MANIFEST_TYPE, Registry
 from lab.registry.layers import LAYER_TYPE, Blob, of_bytes, of_file, write_files, write_tree
 from lab.settings import CACHE
+from rigup.known import fork_of, releases
 
 NAME = "vllm/vllm-openai"
 TAG = "cu130-nightly"
@@ -25,19 +27,58 @@ CREATED = "2026-02-20T00:00:00Z"
 """A nightly of the days in which the checkpoint appeared: before vLLM learned to leave its routers alone."""
 CUDA_VERSION = "13.0.1"
 
-STANDIN_NAME = "rigup-lab/standin"
-STANDIN_TAG = "1"
-STANDIN = Path(__file__).parents[1] / "standin_engine" / "server.py"
-STANDIN_PLACE = "usr/local/lib/standin/server.py"
+REPAIRED = "2026-04-03T00:00:00Z"
+"""When the community's images had what vLLM learned until then, or what their makers put in themselves."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """An image under one of its names. Without an entry point the recipe's own words start the server."""
+
+    name: str
+    tag: str
+    engine: str = "vllm"
+    created: str = CREATED
+    entrypoint: tuple[str, ...] = ("vllm", "serve")
+    fork: str | None = None
+
+    @property
+    def title(self) -> str:
+        what = {"vllm": "vLLM for CPUs", "sglang": "a stand-in for SGLang", "standin": "a stand-in that misbehaves"}
+        return f"{what[self.engine]} in rigup's lab"
+
+
+OFFERS = (
+    Offer(NAME, TAG),
+    Offer(NAME, "qwen3_5-cu130"),
+    Offer(NAME, "nightly-f91808ae0ddf750acfdeb351fa072c91d4d678fc"),
+    Offer("orthozany/vllm-qwen35-mtp", "latest", created=REPAIRED),
+    Offer("voipmonitor/vllm", "cu130", created=REPAIRED, entrypoint=()),
+    Offer("lmsysorg/sglang", "dev-cu13", "sglang", entrypoint=()),
+    Offer("voipmonitor/sglang", "cu130", "sglang", REPAIRED, (), fork="voipmonitor"),
+    Offer("rigup-lab/standin", "1", "standin", entrypoint=("python3", "/usr/local/lib/standin.py")),
+)
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 ENGINE = Path(__file__).parents[1] / "engine"
+STANDIN = Path(__file__).parents[1] / "standin_engine" / "server.py"
+SGLANG = Path(__file__).parents[1] / "sglang"
 
 COMMAND = b"""#!/usr/bin/python3
 from lab_engine.entrypoint import main
 
 if __name__ == "__main__":
     main()
+"""
+
+# Images whose entry point is not the server are started by Python; its vLLM is the lab's.
+LAUNCHER = b"""#!/usr/bin/python3
+import os
+import sys
+
+if sys.argv[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]:
+    os.execv("/usr/local/bin/vllm", ["vllm", "serve", *sys.argv[3:]])
+os.execv("/usr/bin/python3", ["python3", *sys.argv[1:]])
 """
 
 
@@ -60,15 +101,19 @@ def _engine_files() -> dict[str, tuple[bytes, int]]:
     return {"usr/local/bin/vllm": (COMMAND, 0o755), **modules}
 
 
-def standin_config(layers: list[Blob]) -> dict[str, Any]:
-    """The stand-in's configuration, with as much of the real image's as a deploy looks at."""
-    real = config(layers)
-    started = {"Entrypoint": ["python3", f"/{STANDIN_PLACE}"], "WorkingDir": "/"}
-    history = [{"created": CREATED, "created_by": what} for what in ("Debian with Python", "the stand-in")]
-    return {**real, "config": {**real["config"], **started}, "history": history}
+def known_options(fork: str | None) -> str:
+    """What SGLang's command line takes, or that of a fork, as JSON for the stand-in."""
+    release = fork_of("sglang", fork) if fork else next(each for each in releases() if each.engine == "sglang")
+    return json.dumps(dict(release.options), indent=0, sort_keys=True)
 
 
-def config(layers: list[Blob]) -> dict[str, Any]:
+def _sglang_files(fork: str | None) -> dict[str, tuple[bytes, int]]:
+    files = {path.name: (path.read_bytes(), 0o644) for path in (*SGLANG.glob("*.py"), ENGINE / "gpus.py")}
+    files["known.json"] = (known_options(fork).encode(), 0o644)
+    return {f"{tree.PLACE}/sglang/{name}": file for name, file in files.items()}
+
+
+def config(layers: list[Blob], offer: Offer = OFFERS[0]) -> dict[str, Any]:
     """The image's configuration. The layers are not compressed, so their digests are those of their content."""
     environment = {
         "PATH": "/usr/local/cuda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -77,22 +122,23 @@ def config(layers: list[Blob]) -> dict[str, Any]:
         "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
         "VLLM_USAGE_SOURCE": "production-docker-image",
         "VLLM_NO_USAGE_STATS": "1",
-        "LAB_IMAGE_CREATED": CREATED,
+        "LAB_IMAGE_CREATED": offer.created,
     }
+    parts = ("Debian with Python", "vLLM", "the lab's entry point", "a launcher")
+    if offer.engine != "vllm":
+        parts = ("Debian with Python", "the lab's stand-in")
     return {
-        "created": CREATED,
+        "created": offer.created,
         "architecture": "amd64",
         "os": "linux",
         "config": {
             "Env": [f"{name}={value}" for name, value in environment.items()],
-            "Entrypoint": ["vllm", "serve"],
+            "Entrypoint": list(offer.entrypoint),
             "WorkingDir": "/vllm-workspace",
-            "Labels": {"org.opencontainers.image.title": "vLLM for CPUs in rigup's lab"},
+            "Labels": {"org.opencontainers.image.title": offer.title},
         },
         "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
-        "history": [
-            {"created": CREATED, "created_by": what} for what in ("Debian with Python", "vLLM", "the lab's entry point")
-        ],
+        "history": [{"created": offer.created, "created_by": what} for what, _ in zip(parts, layers, strict=False)],
     }
 
 
@@ -100,19 +146,19 @@ def _text(content: dict[str, Any]) -> bytes:
     return json.dumps(content, separators=(",", ":"), sort_keys=True).encode()
 
 
-def _layer(registry: Registry, name: str, layer_key: str, write: Callable[[Path], None]) -> Blob:
+def _layer(registry: Registry, layer_key: str, write: Callable[[Path], None]) -> Blob:
     """The layer as the registry holds it; written and pushed where it does not. Its archive is not kept."""
     record = CACHE / "image" / f"layer-{layer_key}.json"
     if record.exists():
         blob = Blob(**json.loads(record.read_text()))
-        if registry.has_blob(name, blob):
+        if registry.has_blob(NAME, blob):
             return blob
     record.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=record.parent) as beside:
         archive = Path(beside) / "layer.tar"
         write(archive)
         blob = of_file(archive)
-        registry.push_blob(name, blob, archive)
+        registry.push_blob(NAME, blob, archive)
         written = Path(beside) / "record"
         written.write_text(json.dumps({"digest": blob.digest, "size": blob.size}))
         written.rename(record)
@@ -123,45 +169,45 @@ def _key(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _layers(registry: Registry) -> list[Blob]:
+def _debian(registry: Registry) -> Blob:
+    return _layer(registry, f"base-{base.key()}", lambda target: target.hardlink_to(base.build()))
+
+
+def _vllm(registry: Registry) -> list[Blob]:
     def vllm(target: Path) -> None:
         write_tree(tree.build(), tree.PLACE, target)
 
     # vLLM first: its tree takes longest, and brings Debian's archive along.
-    middle = _layer(registry, NAME, f"vllm-{tree.key()}", vllm)
-    bottom = _layer(registry, NAME, f"base-{base.key()}", _debian)
-    files = _engine_files()
-    top = _layer(registry, NAME, f"engine-{_key(files)}", lambda target: write_files(files, target))
-    return [bottom, middle, top]
+    middle = _layer(registry, f"vllm-{tree.key()}", vllm)
+    return [_debian(registry), middle, _files(registry, _engine_files())]
 
 
-def _standin_layers(registry: Registry) -> list[Blob]:
-    files = {STANDIN_PLACE: (STANDIN.read_bytes(), 0o644)}
-    bottom = _layer(registry, STANDIN_NAME, f"base-{base.key()}", _debian)
-    top = _layer(registry, STANDIN_NAME, f"standin-{_key(files)}", lambda target: write_files(files, target))
-    return [bottom, top]
+def _files(registry: Registry, files: dict[str, tuple[bytes, int]]) -> Blob:
+    return _layer(registry, f"engine-{_key(files)}", lambda target: write_files(files, target))
 
 
-def _debian(target: Path) -> None:
-    target.hardlink_to(base.build())
+def _layers(registry: Registry, offer: Offer) -> list[Blob]:
+    if offer.engine == "sglang":
+        return [_debian(registry), _files(registry, _sglang_files(offer.fork))]
+    if offer.engine == "standin":
+        return [_debian(registry), _files(registry, {offer.entrypoint[1].lstrip("/"): (STANDIN.read_bytes(), 0o644)})]
+    launcher = {"usr/local/bin/python3": (LAUNCHER, 0o755)}
+    return _vllm(registry) + ([] if offer.entrypoint else [_files(registry, launcher)])
 
 
 def push(registry: Registry) -> str:
-    """Make the registry serve the images of the present sources; returns the digest of the real one's index.
+    """Make the registry serve the images of the present sources under all their names; returns the first's digest.
 
     Builds only what is neither in the registry nor in the cache. Raises lab.service.ServiceError where a part cannot
     be made and RegistryError where the registry refuses one.
     """
-    layers = _layers(registry)
-    digest = _push(registry, NAME, TAG, layers, config(layers))
-    layers = _standin_layers(registry)
-    _push(registry, STANDIN_NAME, STANDIN_TAG, layers, standin_config(layers))
-    return digest
+    first, *_ = [_push(registry, offer) for offer in OFFERS]
+    return first
 
 
-def _push(registry: Registry, name: str, tag: str, layers: list[Blob], configuration: dict[str, Any]) -> str:
-    """Returns the digest of the image's index."""
-    content = _text(configuration)
+def _push(registry: Registry, offer: Offer) -> str:
+    layers = _layers(registry, offer)
+    content = _text(config(layers, offer))
     manifest = _text(
         {
             "schemaVersion": 2,
@@ -179,8 +225,10 @@ def _push(registry: Registry, name: str, tag: str, layers: list[Blob], configura
         }
     )
     digest = of_bytes(index).digest
-    if registry.manifest_digest(name, tag) != digest:
-        registry.push_blob(name, of_bytes(content), content)
-        registry.push_manifest(name, of_bytes(manifest).digest, MANIFEST_TYPE, manifest)
-        registry.push_manifest(name, tag, INDEX_TYPE, index)
+    if registry.manifest_digest(offer.name, offer.tag) != digest:
+        for layer in layers:
+            registry.mount_blob(offer.name, layer, NAME)
+        registry.push_blob(offer.name, of_bytes(content), content)
+        registry.push_manifest(offer.name, of_bytes(manifest).digest, MANIFEST_TYPE, manifest)
+        registry.push_manifest(offer.name, offer.tag, INDEX_TYPE, index)
     return digest

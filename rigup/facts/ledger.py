@@ -9,7 +9,7 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts._reading import Value, reading
-from rigup.ledger import BEFORE, LEDGER, ROOMS, Ledger, parse
+from rigup.ledger import BEFORE, LEDGER, ROOMS, UNIT_FILES, Ledger, parse
 
 __all__ = ["HostLedger", "Remains", "RemainsValue", "Sums", "parse_remains", "parse_sums", "remains_of"]
 
@@ -90,7 +90,7 @@ class Remains(FactBase[RemainsValue]):
             ),
             StringCommand(f"nft list tables 2>/dev/null | grep -x '{TABLE}' | sed 's/^/paths nftables: /';"),
             StringCommand(
-                "{ ls -1d -- /nonexistent", *wanted, "2>/dev/null; find", *SEARCHED,
+                "{ ls -1d -- /nonexistent", *UNIT_FILES, *wanted, "2>/dev/null; find", *SEARCHED,
                 "-xdev -maxdepth 5 -name '*rigup*' -prune -print 2>/dev/null; } | sed 's/^/paths /' || true",
             ),
         ]  # fmt: skip

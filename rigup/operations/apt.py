@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 
 from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
 from pyinfra.api.exceptions import OperationError
@@ -26,6 +27,7 @@ from rigup.facts.packages import (
 from rigup.operations._host import Answer, Clock, check, pause, run, say, work
 from rigup.operations._ledger import note, note_file
 from rigup.operations._units import run_as_unit, wait_for_leftover
+from rigup.operations.systemd import serving_again
 
 __all__ = ["absent", "install", "keyring", "parse_additions", "parse_removals", "repair"]
 
@@ -87,6 +89,8 @@ def install(
     allow_downgrade: bool = False,
     recommends: bool = False,
     timeout: float = 3600,
+    at_a_time: int = 0,
+    ready_timeout: float = 2700,
 ) -> Commands:
     """Have `packages` installed, in one transaction.
 
@@ -95,6 +99,8 @@ def install(
     + allow_downgrade: whether a pinned version may be older than the installed one
     + recommends: whether recommended packages come too
     + timeout: seconds until it must be done
+    + at_a_time: for packages whose upgrade interrupts serving, on how many hosts of a run that may be; 0 for others
+    + ready_timeout: seconds until what served must serve again
 
     apt's lists are updated where they do not offer what is asked for, or where the archive has moved on.
     """
@@ -115,7 +121,8 @@ def install(
         # All of them are named, not only the missing ones: apt may not trade one for another.
         arguments += [name if version is None else f"{name}={version}" for name, version in sorted(packages.items())]
         _refuse_removals(host, arguments, may_remove)
-        _apt_get(host, arguments, f"apt installs {_listed(todo)}", timeout)
+        with serving_again(host, at_a_time, ready_timeout) if at_a_time else nullcontext():
+            _apt_get(host, arguments, f"apt installs {_listed(todo)}", timeout)
         if left := missing(packages, _installed(host, packages)):
             raise OperationError(
                 f"{host.name}: apt says it is done, but dpkg does not have {_listed(left)}. See `apt policy`: "

@@ -19,7 +19,7 @@ from rigup.operations._host import check, refusal, run, work
 from rigup.operations._ledger import note
 from rigup.operations._units import UnitFailed, run_as_unit, wait_for_leftover
 from rigup.operations.files import Merged, merged_file, place_merged
-from rigup.operations.systemd import start
+from rigup.operations.systemd import serving_again, start
 
 __all__ = ["cdi", "daemon_config", "image"]
 
@@ -32,11 +32,15 @@ VALIDATE = ("dockerd", "--validate", "--config-file=%s")
 
 
 @operation()
-def daemon_config(values: Mapping[str, Any], timeout: float = 180) -> Commands:
+def daemon_config(
+    values: Mapping[str, Any], timeout: float = 180, at_a_time: int = 1, ready_timeout: float = 2700
+) -> Commands:
     """Make Docker run with `values` in its daemon.json, beside what others have put there.
 
     + values: merged as by `files.merged_json`
     + timeout: seconds until Docker must be up
+    + at_a_time: on how many hosts of a run Docker may be restarted under what serves
+    + ready_timeout: seconds until what served must serve again
 
     Docker is restarted only where it runs without the file's present content. Where it does not come up, the file from
     before is put back, Docker is started with it, and the operation fails.
@@ -52,6 +56,10 @@ def daemon_config(values: Mapping[str, Any], timeout: float = 180) -> Commands:
         return
 
     def configure(host: Host) -> None:
+        with serving_again(host, at_a_time, ready_timeout):
+            restart(host)
+
+    def restart(host: Host) -> None:
         if merged is None and not (state.runs and state.newer_inputs):
             # It is down, or the host is still booting: what starts with it must not lose it again.
             start(host, DOCKER, timeout)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from rigup.facts.files import FileInfo, FileState, parse_file_info
 from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
 from rigup.operations._host import check, run, say, work
 from rigup.operations._ledger import note_directory, note_file
+from rigup.operations._turns import TURNS
 from rigup.operations._units import SHOWN_LINES, UnitFailed, run_as_unit, show, wait_for_leftover
 from rigup.operations.systemd import ENABLED, stale_reasons
 from rigup.plan import ENDPOINTS, UNITS, EndpointPlan
@@ -87,10 +89,11 @@ def judged(endpoint: EndpointPlan) -> Commands:
 
 
 @operation()
-def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta] = ()) -> Commands:
+def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta] = (), at_a_time: int = 1) -> Commands:
     """Have the host serve these endpoints, each by the generation of its plan, and no others.
 
     + reload_for: operations that write the generations' files, so that a plan can foresee what follows
+    + at_a_time: on how many hosts of a run what serves may be stopped at a time
 
     What runs as planned is left alone. All the rest is switched together: where one endpoint does not come up or fails
     its proof, all that was stopped serves again as before, and the operation fails with what was found.
@@ -119,11 +122,12 @@ def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta]
                 say(host, f"{each.endpoint.unit} is restarted: {each.restart[-1]}")
         for name in removed:
             argv += ["--remove", name]
-        try:
-            # on-abnormal: not for its verdicts, but where it was killed half way.
-            run_as_unit(host, SWITCH_UNIT, argv, what="the switch", limit_s=limit, tell=True, restart="on-abnormal")
-        except UnitFailed as error:
-            raise OperationError(_told(host, endpoints) or str(error)) from error
+        with TURNS.take(host, at_a_time) if removed or any(each.restart for each in now) else nullcontext():
+            try:
+                # on-abnormal: not for its verdicts, but where it was killed half way.
+                run_as_unit(host, SWITCH_UNIT, argv, what="the switch", limit_s=limit, tell=True, restart="on-abnormal")
+            except UnitFailed as error:
+                raise OperationError(_told(host, endpoints) or str(error)) from error
 
     yield work(switch, "switch")
 

@@ -10,20 +10,26 @@ was killed between writing a file and the restart is finished by the next one. A
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 from pyinfra.api.command import FunctionCommand, QuoteString
 from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.context import host
 
-from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
-from rigup.operations._host import SAY_EVERY_S, Clock, check, duration, say, work
+from rigup.facts.files import FileInfo
+from rigup.facts.units import ActiveUnits, ProcessCommand, UnitState, UnitStateValue, parse_active_units
+from rigup.operations._host import SAY_EVERY_S, Clock, check, duration, run, say, work
+from rigup.operations._ledger import note_file
+from rigup.operations._turns import TURNS
 from rigup.operations._units import failure, last_lines, shorten, show_patiently
 
-__all__ = ["changed", "converge", "enabled", "stale_reasons", "start", "stopped"]
+__all__ = ["SERVING", "absent", "changed", "converge", "enabled", "serving_again", "stale_reasons", "start", "stopped"]
 
 Commands = Generator[FunctionCommand, None, None]
+
+SERVING = "llm@*.service"
 
 # A generated or static unit cannot be enabled; whatever pulls it in does that.
 ENABLED = ("enabled", "static", "generated", "alias", "indirect")
@@ -70,6 +76,25 @@ def enabled(unit: str, reload_for: Sequence[OperationMeta] = ()) -> Commands:
 
 
 @operation()
+def absent(unit: str, files: Sequence[str]) -> Commands:
+    """Have no `unit`: neither running, nor at boot, nor its `files`."""
+    there = [path for path in files if host.get_fact(FileInfo, path=path)]
+    if not there:
+        host.noop(f"there is no {unit}")
+        return
+
+    def remove(host: Host) -> None:
+        run(host, "systemctl disable --quiet --now --", QuoteString(unit))
+        paths = [QuoteString(path) for path in there]
+        failing = f"could not remove {unit} from {host.name}"
+        for path in there:
+            check(host, note_file(path, ""), failing=failing)
+        check(host, "rm -f --", *paths, "&& systemctl daemon-reload", failing=failing)
+
+    yield work(remove, f"remove {unit}")
+
+
+@operation()
 def converge(
     unit: str,
     inputs: Sequence[str] = (),
@@ -77,6 +102,7 @@ def converge(
     reload_for: Sequence[OperationMeta] = (),
     enabled: bool = True,
     timeout: float = 300,
+    at_a_time: int = 0,
 ) -> Commands:
     """Make `unit` run on what its files say now: started if it is down, restarted only if it runs on old input.
 
@@ -85,6 +111,7 @@ def converge(
     + reload_for: operations that write those files or the unit's, so that a plan can foresee what follows
     + enabled: whether it must start at boot
     + timeout: seconds until it must be active; a unit that is already starting is waited for, not started again
+    + at_a_time: where it is not 0, on how many hosts of a run the unit may be restarted at a time
 
     Fails with the unit's last lines where it does not become active.
     """
@@ -105,12 +132,27 @@ def converge(
         if enable:
             check(host, "systemctl enable --quiet --", name, failing=f"could not enable {unit} on {host.name}")
         if reasons:
-            say(host, f"{unit} is restarted: {'; '.join(reasons)}")
-            start(host, unit, timeout, verb="restart")
+            with TURNS.take(host, at_a_time) if at_a_time else nullcontext():
+                say(host, f"{unit} is restarted: {'; '.join(reasons)}")
+                start(host, unit, timeout, verb="restart")
         elif state.active != "active":
             start(host, unit, timeout, verb="attach" if state.runs else "start")
 
     yield work(bring_up, f"converge {unit}")
+
+
+@contextmanager
+def serving_again(host: Host, at_a_time: int, timeout: float) -> Iterator[None]:
+    """Around what interrupts serving without changing it: takes a turn, and has what served before serve again."""
+    answer = run(host, ActiveUnits().command(SERVING))
+    serving = parse_active_units(list(answer.lines))
+    if not serving:
+        yield
+        return
+    with TURNS.take(host, at_a_time):
+        yield
+        for unit in serving:
+            start(host, unit, timeout)
 
 
 @operation()

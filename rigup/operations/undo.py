@@ -21,8 +21,8 @@ from pyinfra.context import host, state
 
 from rigup import ledger
 from rigup.facts.kernel import KernelState, parse_kernel_state
-from rigup.facts.ledger import Remains, Sums, parse_remains, parse_sums, remains_of
-from rigup.ledger import ACCOUNTS, BEFORE, EMPTIED, LEFTOVERS, ROOM, ROOMS, Ledger, backup_of, unmerge
+from rigup.facts.ledger import UNITS, Remains, Sums, parse_remains, parse_sums, remains_of
+from rigup.ledger import ACCOUNTS, BEFORE, EMPTIED, LEFTOVERS, ROOM, ROOMS, UNIT_FILES, Ledger, backup_of, unmerge
 from rigup.load import running_requests
 from rigup.operations import apt
 from rigup.operations._host import Clock, check, duration, run, say, work
@@ -124,12 +124,9 @@ def _requests(host: Host, url: str) -> int:
 @operation()
 def stopped(units: Sequence[str]) -> Commands:
     """Have none of our units running or starting at boot. `units` may be patterns."""
-    if not units:
-        host.noop("there are no units of ours")
-        return
 
     def stop(host: Host) -> None:
-        names = [QuoteString(unit) for unit in units]
+        names = [QuoteString(unit) for unit in (*UNITS, *units)]
         listing = "systemctl list-units --all --plain --no-legend --no-pager --full --"
         files = "systemctl list-unit-files --plain --no-legend --no-pager --state=enabled --"
         there = [line.split()[0] for line in run(host, listing, *names).lines if line.strip()]
@@ -292,7 +289,7 @@ def files_restored(book: Ledger, kept: Kept) -> Commands:
             elif there is not None and before is None:
                 check(host, "rm -f --", QuoteString(path), failing=f"could not remove {path} on {host.name}")
             run(host, "rm -f --", QuoteString(backup_of(path)))
-        for directory in (*sorted(book.directories, reverse=True), *EMPTIED):
+        for directory in sorted(book.directories, reverse=True):
             run(host, "rmdir --", QuoteString(directory), "2>/dev/null")
         for place_, command in BOOT_FILES.items():
             if any(path.startswith(place_) for path in paths):
@@ -390,7 +387,9 @@ def rooms_removed() -> Commands:
 
     def remove(host: Host) -> None:
         rooms = [QuoteString(room) for room in ROOMS if room != ROOM]
-        check(host, "rm -rf --", *rooms, failing=f"could not remove our directories on {host.name}")
+        check(host, "rm -rf --", *rooms, *UNIT_FILES, failing=f"could not remove our directories on {host.name}")
+        for directory in EMPTIED:
+            run(host, "rmdir --", QuoteString(directory), "2>/dev/null")
 
     yield work(remove, "remove rooms")
 

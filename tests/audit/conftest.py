@@ -28,7 +28,20 @@ from rigup.errors import RigupError
 ROOT = Path(__file__).resolve().parents[2]
 
 # The order of the road.
-STEPS = ("preflight", "base", "kernel", "driver", "cuda", "docker", "model", "config", "serve", "gate", "verify")
+STEPS = (
+    "preflight",
+    "base",
+    "kernel",
+    "driver",
+    "cuda",
+    "docker",
+    "model",
+    "config",
+    "serve",
+    "gate",
+    "verify",
+    "watch",
+)
 
 # What stops all further checks of a host, once it has been said.
 _lost: set[str] = set()

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from rigup.facts.audit import RESULT, DailyAuditValue, parse_daily_audit
 from tests.lab.one_rig import NAME, OneRig
 
 pytest_plugins = ("tests.lab.one_rig_plugin",)
@@ -244,6 +245,30 @@ def test_a_login_that_may_not_become_root_sees_what_it_can_and_is_told_the_rest(
     assert {"config-environment", "serve-container", "docker-runtime"} <= unseen
     assert told["counts"]["ok"] > 35
     assert "only root can see it" in result.output
+
+
+def test_a_host_looks_at_itself_every_day_where_the_setting_says_so(one_rig: OneRig) -> None:
+    def look() -> DailyAuditValue:
+        one_rig.host.shell("systemctl start rigup-audit.service")
+        return parse_daily_audit(one_rig.host.shell(f"cat {RESULT}").stdout.splitlines())
+
+    one_rig.rigs.write(daily_audit=True)
+    one_rig.deploy()
+    assert one_rig.host.shell("systemctl is-enabled rigup-audit.timer").stdout.strip() == "enabled"
+    seen = look()
+    assert (seen.findings, seen.words(datetime.now(UTC))) == ((), "clean 0 h ago")
+    one_rig.host.shell("echo '# by hand' >>/etc/sysctl.d/60-rigup.conf; systemctl disable --quiet llm@main")
+    assert look().findings == (
+        "files: /etc/sysctl.d/60-rigup.conf was changed",
+        "units: llm@main.service does not start at boot",
+    )
+    one_rig.deploy()
+    assert look().findings == ()
+    one_rig.rigs.write()
+    assert findings(audit(one_rig, "--step", "watch")[1]) == {"watch-timer"}
+    one_rig.deploy()
+    assert one_rig.host.shell("ls /etc/systemd/system/rigup-audit.*", check=False).stdout == ""
+    assert audit(one_rig, "--step", "watch")[0] == 0
 
 
 def test_a_host_that_does_not_answer_could_not_be_looked_at(one_rig: OneRig) -> None:

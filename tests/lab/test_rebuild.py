@@ -211,6 +211,22 @@ def test_what_others_have_come_to_need_or_changed_is_kept_and_listed(node: Node)
     assert "MINE=1" in node.host.shell("cat /var/backups/rigup/etc/profile.d/rigup-cuda.sh").stdout
 
 
+def test_a_host_thrown_away_and_made_anew_serves_again_once_its_key_is_accepted(node: Node) -> None:
+    node.host.remove()
+    node.host.create(machine.Spec(release="trixie", gpus=4, login="ops"))
+    refused = node.rigs.deploy()
+    assert refused.code > 0
+    assert f"`rigup accept {NAME}`" in " ".join(refused.output.split())
+    accepted = node.rigs.run("rigup", "accept", NAME, "-y")
+    assert accepted.code == 0, accepted.output
+    lock = node.rigs.lock.read_text()
+    node.deploy()
+    assert node.rigs.lock.read_text() == lock
+    assert node.installed() == node.packages
+    audit = node.rigs.audit()
+    assert audit.code == 0, audit.output
+
+
 @pytest.mark.soak
 def test_a_rebuild_killed_at_every_step_is_finished_by_the_next(node: Node) -> None:
     for kill in ALL_KILLS:

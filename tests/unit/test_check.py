@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rigup.check import check_catalogue, check_recipe
 from rigup.engines import arguments
@@ -28,6 +29,7 @@ def mine(directory: Path, base: str, text: str) -> Catalogue:
     return load_catalogue(RECIPES, directory)
 
 
+GLM = "glm-5.3-flash-mtp3"
 PLAIN, SGLANG, B12X = "vllm-nvfp4-cu130", "sglang-nvfp4-minimal", "sglang-nvfp4-b12x-nomtp"
 
 WRONG = [
@@ -83,6 +85,46 @@ WRONG = [
     (SGLANG, 'env: {SGLANG_ENABLE_SPEC_V2: "True"}\n', "sglang 0.5.23 does not read SGLANG_ENABLE_SPEC_V2"),
     (SGLANG, "checkpoint: qwen3.5-397b-nvfp4-v2\n", "of mixed precision: --quantization=modelopt_mixed"),
     (B12X, "checkpoint: qwen3.5-397b-awq\n", "says itself how it is quantized: remove it"),
+    (
+        PLAIN,
+        "argv: {add: [--max-num-seqs=many]}\n",
+        "--max-num-seqs of vllm 0.33.0 does not take 'many': a whole number",
+    ),
+    (PLAIN, "argv: {add: [--max-num-seqs=1.5]}\n", "--max-num-seqs of vllm 0.33.0 does not take '1.5': a whole number"),
+    (PLAIN, "argv: [--gpu-memory-utilization=90%]\n", "does not take '90%': a number"),
+    (PLAIN, "argv: {add: [--max-model-len=256KB]}\n", "does not take '256KB': a number such as 8192, 8k or 8K"),
+    (PLAIN, "argv: {add: ['--mm-processor-kwargs={1: 2}']}\n", "--mm-processor-kwargs is no JSON"),
+    (
+        SGLANG,
+        "argv: {add: [--mem-fraction-static=most]}\n",
+        "--mem-fraction-static of sglang 0.5.23 does not take 'most'",
+    ),
+    (
+        SGLANG,
+        "argv: {add: [--max-running-requests=6O]}\n",
+        "--max-running-requests of sglang 0.5.23 does not take '6O'",
+    ),
+    (
+        B12X,
+        "argv: {add: [--enable-pcie-oneshot-alreduce]}\n",
+        "sglang 0.5.23 as voipmonitor builds it has no option --enable-pcie-oneshot-alreduce: did you mean",
+    ),
+    (
+        B12X,
+        "argv: [--moe-runner-backend=b13x]\n",
+        "--moe-runner-backend of sglang 0.5.23 as voipmonitor builds it does not take",
+    ),
+    (
+        B12X,
+        'env: {SGLANG_ENABLE_SPEC_V3: "1"}\n',
+        "does not read SGLANG_ENABLE_SPEC_V3: did you mean SGLANG_ENABLE_SPEC_V2",
+    ),
+    (GLM, "argv: [--mode=mtp, --draft-tokens=three]\n", "as local-inference-lab builds it does not take 'three'"),
+    (
+        PLAIN,
+        "engine: {fork: somebody}\nargv: {add: [--own-option]}\n",
+        "What the fork does know goes into recipes/engines/forks/somebody-vllm.yaml, with its source",
+    ),
     (
         SGLANG,
         "patches: [{target: quantization-ignore, add: [model.language_model.layers.*.mlp.gate], why: x}]\n",
@@ -181,11 +223,34 @@ def test_eight_gpus_of_fp8_fit_and_four_do_not() -> None:
     assert wide and narrow and (wide.impossible, narrow.impossible) == (False, True)
 
 
-def test_forks_and_older_versions_are_not_judged_by_todays_release() -> None:
+def test_older_versions_are_not_judged_by_todays_release_and_forks_by_what_is_known_of_them() -> None:
     catalogue = default_catalogue()
-    assert releases_of(catalogue.recipe("sglang-nvfp4-b12x")) == []
     assert releases_of(catalogue.recipe("vllm-nvfp4-chisleu")) == []
     assert [release.name for release in releases_of(catalogue.recipe(PLAIN))] == ["vllm 0.33.0"]
+    forks = [recipe for recipe in catalogue.recipes.values() if recipe.engine.fork]
+    assert len(forks) >= 14
+    for recipe in forks:
+        [release] = releases_of(recipe)
+        assert release.fork == recipe.engine.fork and release.engine == recipe.engine.name
+        assert (RECIPES / f"engines/forks/{release.fork}-{release.engine}.yaml").is_file()
+
+
+def test_what_is_known_of_a_fork_names_its_source_and_adds_what_no_release_has() -> None:
+    known = {(release.engine, release.version): release for release in releases()}
+    for path in (RECIPES / "engines" / "forks").glob("*.yaml"):
+        data = yaml.safe_load(path.read_text())
+        like = known[data["engine"], data["like"]]
+        assert path.stem == f"{data['fork']}-{data['engine']}" and data["source"]
+        assert not set(data.get("options", {})) & set(like.options)
+        assert not set(data.get("environment", ())) & like.environment
+        for name, more in data.get("values", {}).items():
+            assert not set(more) & set(like.options[name])
+
+
+def test_few_options_take_just_anything() -> None:
+    for release in releases():
+        unknown = [name for name, kind in release.options.items() if kind == "value" and name not in release.keys]
+        assert len(unknown) < 0.13 * len(release.options), release.name
 
 
 def test_what_the_wheels_know_was_read_rightly() -> None:

@@ -76,6 +76,7 @@ HARMLESS = {
 rig1:210:210 [0] NCCL INFO Bootstrap: Using enp1s0:10.0.0.11<0>
 (Worker_TP0 pid=210) INFO 11-23 20:56:35 [cuda_communicator.py:187] Using ['PYNCCL'] all2all manager.""",
     "a deprecated drafter": f"{API} WARNING 11-23 20:56:02 [speculative.py:1246] method `qwen3_next_mtp` is deprecated and replaced with mtp.",
+    "a longer context, allowed": f"{API} WARNING 11-23 23:29:06 [model.py:2660] User-specified max_model_len (921600) is greater than the derived max_model_len (max_position_embeddings=262144.0 or model_max_length=None in model's config.json). VLLM_ALLOW_LONG_MAX_MODEL_LEN must be used with extreme caution.",
     "loading": """(EngineCore pid=171) INFO 11-23 20:57:01 [default_loader.py:397] Loading weights took 61.40 seconds
 Loading safetensors checkpoint shards: 100% Completed | 24/24 [01:01<00:00,  2.56s/it]
 (EngineCore pid=171) INFO 11-23 20:57:12 [gpu_worker.py:440] Available KV cache memory: 23.43 GiB

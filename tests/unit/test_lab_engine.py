@@ -104,6 +104,14 @@ def test_a_recipe_that_needs_no_gpu_is_left_alone() -> None:
     assert (arguments.max_model_len, arguments.gpu_memory_utilization) == (262144, 0.8)
 
 
+def test_with_a_drafter_no_prefixes_are_kept() -> None:
+    for asked in (None, True):
+        arguments, swaps = swapped(speculative_config={"method": "mtp"}, enable_prefix_caching=asked)
+        assert arguments.enable_prefix_caching is False
+        assert swaps["--enable-prefix-caching"] == (asked, False)
+    assert "--enable-prefix-caching" not in swapped(enable_prefix_caching=True)[1]
+
+
 @pytest.mark.parametrize(
     ("name", "asked", "done"),
     [
@@ -146,10 +154,15 @@ def test_variables_for_gpus_go_and_others_stay() -> None:
     assert swap_variables(environment) == []
 
 
-@pytest.mark.parametrize(("speculation", "gib"), [(None, "1"), ({"method": "mtp"}, "2")])
-def test_the_cache_holds_the_full_context_with_and_without_a_draft(speculation: object, gib: str) -> None:
+@pytest.mark.parametrize(
+    ("speculation", "context", "gib"),
+    [(None, None, "1"), (None, 8192, "1"), ({"method": "mtp"}, -1, "2"), (None, 921600, "4")],
+)
+def test_the_cache_holds_the_full_context_with_and_without_a_draft(
+    speculation: object, context: int | None, gib: str
+) -> None:
     environment: dict[str, str] = {}
-    swap_memory(Namespace(speculative_config=speculation), environment)
+    swap_memory(Namespace(speculative_config=speculation, max_model_len=context), environment)
     assert environment == {"VLLM_CPU_KVCACHE_SPACE": gib}
 
 

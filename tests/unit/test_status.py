@@ -37,7 +37,7 @@ def host(*endpoints: dict[str, Any], error: str | None = None, **more: Any) -> d
 
 def shown(**hosts: dict[str, Any]) -> str:
     out = io.StringIO()
-    status.render({"at": "now", "hosts": hosts}, Console(file=out, width=200))
+    status.render({"at": "2026-11-23T23:00:00+00:00", "hosts": hosts}, Console(file=out, width=200))
     return out.getvalue()
 
 
@@ -121,3 +121,9 @@ def test_a_host_that_cannot_be_reached_is_told_as_json_with_exit_code_1(
     assert cli.main(["status", "--json", "--inventory", str(inventory)]) == 1
     told = json.loads(capsys.readouterr().out)
     assert "no connection to root@127.0.0.1, port 1" in told["hosts"]["rig1"]["error"]
+
+
+def test_what_the_host_found_about_itself_is_told_where_it_looks() -> None:
+    assert "daily audit" not in shown(rig1=host())
+    found = {"at": "2026-11-23T20:00:00+00:00", "plan": "abc", "findings": ["store: a byte less"]}
+    assert "1 finding" in shown(rig1=host(audit=found))

@@ -1,0 +1,59 @@
+"""What the host's own daily audit has found last."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+
+from pyinfra.api.facts import FactBase
+
+from rigup.facts._reading import Value, reading
+
+__all__ = ["RESULT", "DailyAudit", "DailyAuditValue", "parse_daily_audit"]
+
+RESULT = "/var/lib/rigup/daily-audit.json"
+LATE_AFTER_H = 50
+
+
+@dataclass(frozen=True)
+class DailyAuditValue(Value):
+    """When it looked (ISO 8601, UTC; empty: never), at which plan, and what it found: `CHECK: WORDS`."""
+
+    at: str = ""
+    plan: str = ""
+    findings: tuple[str, ...] = ()
+
+    def words(self, now: datetime) -> str:
+        """For a line of a status: `clean 3 h ago`, `2 findings 3 h ago`, with `late` where a day was missed."""
+        if not self.at:
+            return "never"
+        hours = int((now - datetime.fromisoformat(self.at)).total_seconds() // 3600)
+        count = len(self.findings)
+        result = "clean" if not count else f"{count} finding{'s' if count != 1 else ''}"
+        return f"{result} {hours} h ago{', late' if hours >= LATE_AFTER_H else ''}"
+
+
+def parse_daily_audit(lines: list[str]) -> DailyAuditValue:
+    """From the result's JSON; an empty value where there is none, or a damaged one."""
+    try:
+        record = json.loads("\n".join(lines))
+        findings = tuple(f"{finding['check']}: {finding['found']}" for finding in record["findings"])
+        return DailyAuditValue(str(record["at"]), str(record["plan"]), findings)
+    except (ValueError, KeyError, TypeError):
+        return DailyAuditValue()
+
+
+class DailyAudit(FactBase[DailyAuditValue]):
+    """The last result of the daily audit; root alone may read it."""
+
+    @staticmethod
+    def default() -> DailyAuditValue:
+        return DailyAuditValue()
+
+    def command(self) -> str:
+        return f"cat {RESULT} 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> DailyAuditValue:
+        return parse_daily_audit(output)

@@ -1,0 +1,160 @@
+"""A recipe as Kubernetes objects: a claim for the weights, a job that fetches them, a deployment, a service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rigup.plan import MODEL, EndpointPlan
+from rigup.written import doubled, yaml_text
+
+__all__ = ["kubernetes"]
+
+KEYS = "/run/rigup"
+# SGLang reads a key from its arguments or from a file like this one, and finds `--config` as a word of its own alone
+# (0.5.23, srt/utils/server_args_config_parser.py).
+SGLANG_KEY = "key.yaml"
+VLLM_KEY = "key"
+
+# Both engines need huggingface_hub themselves, so it is in every image; the `hf` command is not on every PATH.
+FETCH = (
+    "import sys, huggingface_hub as hub; "
+    "hub.snapshot_download(sys.argv[1], revision=sys.argv[2], local_dir=sys.argv[3])"
+)
+
+
+def kubernetes(endpoint: EndpointPlan) -> str:
+    """The objects, and how to make the Secret that the server reads its key from: without it no pod starts."""
+    documents = [_claim(endpoint), _job(endpoint), _deployment(endpoint), _service(endpoint)]
+    return _how_to_make_the_key(endpoint) + "---\n".join(yaml_text(document) for document in documents)
+
+
+def _meta(endpoint: EndpointPlan, suffix: str = "") -> dict[str, Any]:
+    return {"name": endpoint.container + suffix, "labels": _labels(endpoint)}
+
+
+def _labels(endpoint: EndpointPlan) -> dict[str, str]:
+    return {"app.kubernetes.io/name": endpoint.container}
+
+
+def _secret(endpoint: EndpointPlan) -> str:
+    return f"{endpoint.container}-key"
+
+
+def _how_to_make_the_key(endpoint: EndpointPlan) -> str:
+    """As comments: a key in this text would stand in every terminal and file that it passes."""
+    key, make = VLLM_KEY, "openssl rand -hex 32 | tr -d '\\n'"
+    if endpoint.engine == "sglang":
+        key, make = SGLANG_KEY, """printf 'api-key: "%s"\\n' "$(openssl rand -hex 32)\""""
+    create = f"kubectl create secret generic {_secret(endpoint)} --from-file={key}=/dev/stdin"
+    return f"# The server asks for a key; make it once:\n#   {make} | {create}\n"
+
+
+def _claim(endpoint: EndpointPlan) -> dict[str, Any]:
+    # A tenth more than the files: a file that is fetched again lies beside the old one for a while.
+    size = endpoint.checkpoint.bytes
+    room = max(1, -(-size * 11 // 10 >> 30)) if size else 300
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": _meta(endpoint, "-model"),
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": f"{room}Gi"}}},
+    }
+
+
+def _weights(endpoint: EndpointPlan) -> dict[str, Any]:
+    return {"name": "model", "persistentVolumeClaim": {"claimName": f"{endpoint.container}-model"}}
+
+
+def _job(endpoint: EndpointPlan) -> dict[str, Any]:
+    # Only the hub's rate limits ask for a token: these checkpoints are public.
+    token = {"secretKeyRef": {"name": "hf-token", "key": "token", "optional": True}}
+    fetch = {
+        "name": "fetch",
+        "image": endpoint.image,
+        "command": ["python3", "-c", doubled(FETCH)],
+        "args": [endpoint.checkpoint.repo, endpoint.checkpoint.revision, MODEL],
+        "env": [{"name": "HF_TOKEN", "valueFrom": token}],
+        "volumeMounts": [{"name": "model", "mountPath": MODEL}],
+    }
+    pod = {"restartPolicy": "OnFailure", "containers": [fetch], "volumes": [_weights(endpoint)]}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _meta(endpoint, "-fetch"),
+        "spec": {"backoffLimit": 5, "template": {"spec": pod}},
+    }
+
+
+def _deployment(endpoint: EndpointPlan) -> dict[str, Any]:
+    labels = _labels(endpoint)
+    volumes = [
+        _weights(endpoint),
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}},
+        *({"name": f"cache-{index}", "emptyDir": {}} for index, _ in enumerate(endpoint.caches)),
+        *({"name": f"tmpfs-{index}", "emptyDir": {"medium": "Memory"}} for index, _ in enumerate(endpoint.tmpfs)),
+    ]
+    if endpoint.engine == "sglang":
+        volumes.append({"name": "key", "secret": {"secretName": _secret(endpoint), "defaultMode": 0o400}})
+    pod: dict[str, Any] = {
+        "terminationGracePeriodSeconds": 60,
+        "containers": [_server(endpoint)],
+        "volumes": volumes,
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": _meta(endpoint),
+        "spec": {
+            "replicas": 1,
+            # Two servers would want the same GPUs.
+            "strategy": {"type": "Recreate"},
+            "progressDeadlineSeconds": endpoint.ready_timeout + 600,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+
+
+def _server(endpoint: EndpointPlan) -> dict[str, Any]:
+    # A pod is reached at its own address, not at loopback: hence the key.
+    argv = ["--host=0.0.0.0" if word == f"--host={endpoint.address}" else word for word in endpoint.argv]
+    env: list[dict[str, Any]] = [{"name": name, "value": doubled(env)} for name, env in sorted(endpoint.env.items())]
+    mounts = [
+        {"name": "model", "mountPath": MODEL, "readOnly": True},
+        {"name": "shm", "mountPath": "/dev/shm"},
+        *({"name": f"cache-{index}", "mountPath": path} for index, path in enumerate(endpoint.caches)),
+        *({"name": f"tmpfs-{index}", "mountPath": path} for index, path in enumerate(endpoint.tmpfs)),
+    ]
+    if endpoint.engine == "sglang":
+        argv += ["--config", f"{KEYS}/{SGLANG_KEY}"]
+        mounts.append({"name": "key", "mountPath": KEYS, "readOnly": True})
+    else:
+        key = {"secretKeyRef": {"name": _secret(endpoint), "key": VLLM_KEY}}
+        env.append({"name": "VLLM_API_KEY", "valueFrom": key})
+    # The engines answer this path without a key.
+    probe = {"httpGet": {"path": endpoint.ready_path, "port": "http"}, "periodSeconds": 10, "timeoutSeconds": 5}
+    server: dict[str, Any] = {
+        "name": "server",
+        "image": endpoint.image,
+        "args": [doubled(word) for word in argv],
+        "env": env,
+        "ports": [{"name": "http", "containerPort": endpoint.port}],
+        "resources": {"limits": {"nvidia.com/gpu": endpoint.gpu_count}},
+        "startupProbe": {**probe, "failureThreshold": -(-endpoint.ready_timeout // 10)},
+        "readinessProbe": probe,
+        "livenessProbe": {**probe, "failureThreshold": 6},
+        "volumeMounts": mounts,
+    }
+    if endpoint.security_opt:
+        server["securityContext"] = {"seccompProfile": {"type": "Unconfined"}}
+    return server
+
+
+def _service(endpoint: EndpointPlan) -> dict[str, Any]:
+    port = {"name": "http", "port": endpoint.port, "targetPort": "http"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _meta(endpoint),
+        "spec": {"selector": _labels(endpoint), "ports": [port]},
+    }

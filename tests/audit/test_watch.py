@@ -1,0 +1,13 @@
+"""The host's own daily audit."""
+
+from __future__ import annotations
+
+from subject import Subject, check, expect
+
+
+@check("minor", "daily_audit")
+def test_watch_timer(rig: Subject) -> None:
+    """The host looks at itself every day, or does not, as the setting says."""
+    shown = rig.unit("rigup-audit.timer")
+    due = "active, enabled" if rig.settings.daily_audit else "inactive, "
+    expect(due, f"{shown.get('ActiveState')}, {shown.get('UnitFileState')}")

@@ -1,0 +1,83 @@
+"""The catalogue's container recipes, deployed: those of vLLM on the real engine, those of SGLang on the stand-in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from lab import machine, world
+from lab.hub import MODEL
+from lab.registry.image import OFFERS
+from rigup.recipes import Recipe, default_catalogue
+from tests.lab.one_rig import OneRig
+from tests.lab.rigs import Rigs
+
+pytest_plugins = ("tests.lab.one_rig_plugin",)
+
+CATALOGUE = default_catalogue()
+OFFERED = {f"{offer.name}:{offer.tag}" for offer in OFFERS}
+# The lab has a miniature of this model alone.
+DEPLOYABLE = sorted(
+    recipe.id
+    for recipe in CATALOGUE.recipes.values()
+    if recipe.image
+    and not recipe.not_deployable
+    and recipe.status != "broken"
+    and CATALOGUE.checkpoint(recipe.checkpoint).model == MODEL
+)
+# An image that Python starts, SGLang's stand-in of a fork, speculation; then what the host had before.
+SWITCHES = ("vllm-nvfp4-voipmonitor", "sglang-nvfp4-b12x", "vllm-nvfp4-cu130-mtp1")
+
+
+def serve(rigs: Rigs, host: machine.Host, recipe: Recipe, gpus: list[int] | str = "all") -> str:
+    """Deploys a recipe, sees it answer, and returns the container's log."""
+    rigs.write(recipe=recipe.id, endpoints={"main": {"gpus": gpus}})
+    result = rigs.deploy()
+    assert result.code == 0, f"{recipe.id}:\n{result.output}"
+    [model] = json.loads(host.shell("curl -sS http://127.0.0.1:8000/v1/models").stdout)["data"]
+    assert model["id"] == recipe.served_name
+    assert model["owned_by"] == recipe.engine.name
+    return host.shell(
+        "journalctl -b -u llm@main -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID llm@main)"
+    ).stdout
+
+
+def test_the_lab_offers_every_image_that_a_deployable_recipe_names() -> None:
+    tags = {recipe.image.tag for name in DEPLOYABLE if (recipe := CATALOGUE.recipe(name)).image}
+    assert tags == OFFERED
+    assert len(DEPLOYABLE) >= 28
+
+
+def test_different_recipes_follow_each_other_on_one_host(one_rig: OneRig) -> None:
+    try:
+        for name in SWITCHES:
+            recipe = CATALOGUE.recipe(name)
+            log = serve(one_rig.rigs, one_rig.host, recipe)
+            if recipe.engine.name == "sglang":
+                assert "lab: a stand-in serves Qwen3.5: 4 GPUs are seen, 4 are asked for" in log
+            else:
+                assert "lab: --tensor-parallel-size 4 -> 1 (one CPU)" in log
+    finally:
+        one_rig.rigs.write()
+        one_rig.deploy()
+
+
+@pytest.fixture(scope="module")
+def eight(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rigs, machine.Host]]:
+    """A host with eight cards, which takes recipes for fewer as well."""
+    host = machine.start("rig7", release="trixie", login="ops", gpus=8)
+    host.reset()
+    machine.write_known_hosts()
+    rigs = Rigs(tmp_path_factory.mktemp("catalogue"), {host.name: world.connection(host)}, world.defaults())
+    yield rigs, host
+    host.remove()
+    machine.write_known_hosts()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", DEPLOYABLE)
+def test_every_recipe_serves(eight: tuple[Rigs, machine.Host], name: str) -> None:
+    recipe = CATALOGUE.recipe(name)
+    serve(*eight, recipe, gpus=list(range(recipe.gpus)))

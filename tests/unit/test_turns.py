@@ -1,0 +1,75 @@
+"""Turns: so many hosts at a time, and none after one that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import gevent
+import pytest
+from pyinfra.api.exceptions import OperationError
+from pyinfra.api.host import Host
+
+from rigup.operations._turns import Turns
+
+
+@dataclass
+class Name:
+    """As much of a host as turns look at."""
+
+    name: str
+    said: list[str] = field(default_factory=list)
+
+    def log(self, message: str) -> None:
+        self.said.append(message.strip())
+
+
+def run(turns: Turns, at_a_time: int, work: Callable[[str], None], count: int = 4) -> dict[str, str]:
+    """What came of each host's turn: empty, or why it was none."""
+
+    def one(host: Name) -> str:
+        try:
+            with turns.take(cast(Host, host), at_a_time):
+                work(host.name)
+        except OperationError as error:
+            return str(error)
+        return ""
+
+    jobs = {name: gevent.spawn(one, Name(name)) for name in (f"rig{number}" for number in range(1, count + 1))}
+    gevent.joinall(jobs.values(), raise_error=True)
+    return {name: job.value for name, job in jobs.items()}
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2])
+def test_no_more_hosts_than_the_setting_says_are_interrupted_at_a_time(at_a_time: int) -> None:
+    busy: set[str] = set()
+    most = 0
+
+    def work(name: str) -> None:
+        nonlocal most
+        busy.add(name)
+        most = max(most, len(busy))
+        gevent.sleep(0.01)
+        busy.remove(name)
+
+    assert set(run(Turns(), at_a_time, work).values()) == {""}
+    assert most == at_a_time
+
+
+def test_after_a_turn_that_failed_none_begins() -> None:
+    begun: list[str] = []
+
+    def work(name: str) -> None:
+        begun.append(name)
+        gevent.sleep(0.01)
+        if name == "rig2":
+            raise OperationError("it does not serve")
+
+    came = run(Turns(), 1, work)
+    assert begun == ["rig1", "rig2"]
+    assert came["rig1"] == ""
+    assert came["rig2"] == "it does not serve"
+    for name in ("rig3", "rig4"):
+        assert came[name].startswith(f"{name} serves on as before: rig2 did not come through its turn.")
+        assert "--exclude rig2" in came[name]
