@@ -89,11 +89,11 @@ def judged(endpoint: EndpointPlan) -> Commands:
 
 
 @operation()
-def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta] = (), at_a_time: int = 1) -> Commands:
+def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta] = (), at_a_time: int = 0) -> Commands:
     """Have the host serve these endpoints, each by the generation of its plan, and no others.
 
     + reload_for: operations that write the generations' files, so that a plan can foresee what follows
-    + at_a_time: on how many hosts of a run what serves may be stopped at a time
+    + at_a_time: where it is not 0, on how many hosts of a run what serves may be stopped at a time
 
     What runs as planned is left alone. All the rest is switched together: where one endpoint does not come up or fails
     its proof, all that was stopped serves again as before, and the operation fails with what was found.
@@ -122,7 +122,8 @@ def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta]
                 say(host, f"{each.endpoint.unit} is restarted: {each.restart[-1]}")
         for name in removed:
             argv += ["--remove", name]
-        with TURNS.take(host, at_a_time) if removed or any(each.restart for each in now) else nullcontext():
+        stops = bool(removed) or any(each.restart for each in now)
+        with TURNS.take(host, at_a_time) if stops and at_a_time else nullcontext():
             try:
                 # on-abnormal: not for its verdicts, but where it was killed half way.
                 run_as_unit(host, SWITCH_UNIT, argv, what="the switch", limit_s=limit, tell=True, restart="on-abnormal")
