@@ -13,13 +13,13 @@ from rigup.inventory import Inventory
 from rigup.packages import CONFLICTS_DOCKER, distro_id, driver_install, locked_packages, repositories
 from rigup.plan import Plan, make_plan
 from rigup.recipes import default_catalogue
-from rigup.render import CLIENT, FATAL_LINES, PROVE, SMOKE, WAIT_READY
+from rigup.render import CLIENT, FATAL_LINES, gpus_proof, inputs_of, proof_of
+from tasks import model, serve
 from tasks.base import PACKAGES
 from tasks.cuda import PROFILE
 from tasks.docker import daemon_values
 from tasks.driver import KEYRING, PERSISTENCED_DROP_IN
 from tasks.kernel import GRUB, MODPROBE
-from tasks.model import PROGRAMS
 
 __all__ = ["plan_of", "variables"]
 
@@ -48,15 +48,15 @@ def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> d
     paths = {
         "base": ["/etc/apt/apt.conf.d/10rigup-lock-timeout", "/etc/apt/apt.conf.d/52rigup-unattended-upgrades",
                  "/etc/sysctl.d/60-rigup.conf"],
-        "model": [f"{LIBRARY}/fetch-requirements.lock", *(f"{LIBRARY}/{program}" for program in PROGRAMS),
+        "model": [f"{LIBRARY}/fetch-requirements.lock", *(f"{LIBRARY}/{program}" for program in model.PROGRAMS),
                   "/etc/systemd/system/model-fetch@.service"],
         "kernel": [MODPROBE, GRUB],
         "sources": [source.source_path for source in sources.values()],
         "driver": [PERSISTENCED_DROP_IN],
         "cuda": [PROFILE],
-        "config": [endpoint.env_file, *(f"{endpoint.directory}/{file}" for file in endpoint.patched_files)],
-        "serve": [WAIT_READY, FATAL_LINES, f"/etc/systemd/system/{endpoint.unit}"],
-        "proof": [f"{CLIENT}-requirements.lock", PROVE, SMOKE],
+        "config": [*inputs_of(endpoint), f"{endpoint.directory}/llm.service", f"{endpoint.directory}/endpoint.json"],
+        "serve": [FATAL_LINES, endpoint.unit_file],
+        "proof": [f"{CLIENT}-requirements.lock", *serve.PROGRAMS.values()],
     }  # fmt: skip
     return {
         "files": {step: [_file(host, path, directory) for path in listed] for step, listed in paths.items()},
@@ -88,7 +88,7 @@ def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> d
         "kernel_args": list(settings.kernel_args),
         "image": endpoint.image,
         "unit": endpoint.unit,
-        "endpoint": endpoint.name,
+        "proofs": [proof_of(gpus_proof(endpoint.image or "")), proof_of(f"endpoint-{endpoint.name}")],
     }  # fmt: skip
 
 

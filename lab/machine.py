@@ -203,7 +203,7 @@ class Host:
         before, started = self.boot_id(), time.monotonic()
         self.shell("systemctl reboot", check=False)
         while time.monotonic() - started < timeout:
-            with contextlib.suppress(LabError):
+            with contextlib.suppress(LabError, subprocess.TimeoutExpired):
                 if self.boot_id() != before:
                     self.wait(timeout)
                     return time.monotonic() - started
@@ -228,7 +228,8 @@ class Host:
 
     def boot_id(self) -> str:
         """The id of the present boot. Raises LabError while the host is down."""
-        return self.shell("cat /proc/sys/kernel/random/boot_id").stdout.strip()
+        # A shutdown stops every process before it kills it, and nsenter stops with its child: it would wait for ever.
+        return self.shell("cat /proc/sys/kernel/random/boot_id", timeout=5).stdout.strip()
 
     def shell(
         self, command: str, *, check: bool = True, timeout: float = 120.0, stdin: str = ""

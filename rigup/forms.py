@@ -88,9 +88,6 @@ def _on_branch(endpoint: EndpointPlan, branch: str) -> EndpointPlan:
         update={
             "checkpoint": endpoint.checkpoint.model_copy(update={"revision": branch, "path": path}),
             "argv": tuple(word.replace(old, path) for word in endpoint.argv),
-            "mounts": tuple(
-                mount.model_copy(update={"source": mount.source.replace(old, path)}) for mount in endpoint.mounts
-            ),
         }
     )
 
@@ -136,7 +133,7 @@ def shell(endpoint: EndpointPlan) -> str:
 def systemd(endpoint: EndpointPlan) -> str:
     """The unit that a deploy installs, and its environment file as comments."""
     env = "".join(f"# {line}\n" for line in env_file_text(endpoint).split("\n") if line)
-    return f"# {endpoint.env_file}:\n{env}# /etc/systemd/system/{endpoint.unit}:\n{unit_text(endpoint)}"
+    return f"# {endpoint.env_file}:\n{env}# {endpoint.unit_file}:\n{unit_text(endpoint)}"
 
 
 def compose(endpoint: EndpointPlan) -> str:
@@ -162,8 +159,8 @@ def compose(endpoint: EndpointPlan) -> str:
     }
     if endpoint.tmpfs:
         service["tmpfs"] = list(endpoint.tmpfs)
-    if endpoint.security_opt:
-        service["security_opt"] = list(endpoint.security_opt)
+    service["cap_drop"] = ["ALL"]
+    service["security_opt"] = ["no-new-privileges", *endpoint.security_opt]
     document: dict[str, Any] = {"services": {endpoint.container: service}}
     if endpoint.caches:
         document["volumes"] = {cache_volume(endpoint, path): {} for path in endpoint.caches}

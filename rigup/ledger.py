@@ -66,6 +66,9 @@ ACCOUNTS = {
 LEFTOVERS = {"haproxy": "/var/lib/haproxy"}
 """Directories that packages leave behind with something in them."""
 
+UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system")
+"""Directories in which our units lie among those of others."""
+
 EMPTIED = (
     "/usr/local/lib/systemd/system",
     "/usr/local/lib/systemd",
@@ -100,7 +103,7 @@ class Ledger:
     @property
     def units(self) -> list[str]:
         """Names of our units: those whose files were written; a template as a pattern of its instances."""
-        names = [path.rpartition("/")[2] for path in self.files if path.rpartition("/")[0] == "/etc/systemd/system"]
+        names = [path.rpartition("/")[2] for path in self.files if path.rpartition("/")[0] in UNITS]
         return sorted(name.replace("@.", "@*.") for name in names)
 
 

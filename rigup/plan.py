@@ -30,7 +30,7 @@ __all__ = ["PLAN", "CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Published
 Published = Mapping[str, Mapping[str, str]]
 
 # Settings that say how a host is looked at or brought there, and not what it shall be.
-HOW = {"at_a_time", "drain_timeout", "waivers"}
+HOW = {"at_a_time", "drain_timeout", "retry", "waivers"}
 
 # Of an endpoint that takes all of its host's GPUs, where neither it nor the need says how many those are.
 USUAL_GPUS = 4
@@ -41,6 +41,7 @@ LOOPBACK = "127.0.0.1"
 BESIDE = "/rigup"
 ENDPOINTS = "/etc/rigup/endpoints"
 PLAN = "/etc/rigup/plan.json"
+UNITS = "/usr/local/lib/systemd/system"
 
 ENGINES = "/usr/local/lib/rigup/engines"
 CUDA = "/usr/local/cuda"
@@ -121,8 +122,11 @@ class Smoke(Data):
     instead: str | None
 
 
-# The fields of an endpoint that reach its process; the mounts name the checkpoint's directory and with it the commit.
-PROCESS = {"name", "image", "gpus", "argv", "env", "ulimits", "mounts", "patched_files"}
+# The fields of an endpoint that reach its process; the checkpoint's directory names its commit.
+PROCESS: Mapping[str, Any] = {
+    **dict.fromkeys(("name", "image", "gpus", "argv", "env", "ulimits", "patched_files"), True),
+    "checkpoint": {"path"},
+}
 # The same, but they count only where there are any: most endpoints have none.
 PROCESS_OPTIONS = ("venv", "caches", "tmpfs", "security_opt")
 
@@ -145,7 +149,7 @@ class EndpointPlan(Data):
     venv: VenvPlan | None = None
     min_driver_cuda: str | None
     checkpoint: CheckpointPlan
-    gpus: Literal["all"] | tuple[int, ...]
+    gpus: Literal["all"] | tuple[int | str, ...]
     gpu_count: int
     vram_mib: int
     address: str
@@ -156,7 +160,6 @@ class EndpointPlan(Data):
     argv: tuple[str, ...]
     env: dict[str, str]
     ulimits: dict[str, int]
-    mounts: tuple[Mount, ...]
     patched_files: dict[str, str]
     caches: tuple[str, ...] = ()
     tmpfs: tuple[str, ...] = ()
@@ -171,13 +174,39 @@ class EndpointPlan(Data):
         return f"llm@{self.name}.service"
 
     @property
+    def unit_file(self) -> str:
+        """Where the unit lies. In /etc it would have precedence over /run, where a switch tries out another one."""
+        return f"{UNITS}/{self.unit}"
+
+    @property
     def container(self) -> str:
         return f"llm-{self.name}"
 
     @property
+    def gpu_uuids(self) -> tuple[str, ...]:
+        """The GPUs that are named by UUID."""
+        return () if self.gpus == "all" else tuple(gpu for gpu in self.gpus if isinstance(gpu, str))
+
+    @property
+    def generation(self) -> str:
+        """Names what this endpoint is made of. Each generation has files of its own: two can lie side by side."""
+        return self.digest[:12]
+
+    @property
     def directory(self) -> str:
-        """Where this endpoint's environment file and patched files lie on the host."""
-        return f"{ENDPOINTS}/{self.name}"
+        """Where this generation's environment file and patched files lie on the host."""
+        return f"{ENDPOINTS}/{self.name}/{self.generation}"
+
+    @property
+    def mounts(self) -> tuple[Mount, ...]:
+        """The checkpoint, and over it the patched files; without a container only those that lie elsewhere."""
+        model, beside = (self.checkpoint.path, f"{ENDPOINTS}/{self.name}") if self.venv else (MODEL, BESIDE)
+        # Files after the directory: podman and Kubernetes mount in this order, Docker sorts by depth anyway.
+        mounts = [Mount(source=self.checkpoint.path, target=model)]
+        for name in sorted(self.patched_files):
+            over = beside if name == patches.TEMPLATE else model
+            mounts.append(Mount(source=f"{self.directory}/{name}", target=f"{over}/{name}"))
+        return tuple(mount for mount in mounts if mount.source != mount.target)
 
     @property
     def env_file(self) -> str:
@@ -208,7 +237,7 @@ class EndpointPlan(Data):
 
         How long to wait for it, or what its image is called, does not count: no restart reads 240 GB for that.
         """
-        return _digest(self, include=PROCESS | {name for name in PROCESS_OPTIONS if getattr(self, name)})
+        return _digest(self, {**PROCESS, **{name: True for name in PROCESS_OPTIONS if getattr(self, name)}})
 
 
 def key_file(endpoint: str) -> str:
@@ -264,7 +293,7 @@ def _url(address: str, port: int) -> str:
     return f"http://{host}:{port}"
 
 
-def _digest(model: BaseModel, include: set[str] | None = None) -> str:
+def _digest(model: BaseModel, include: dict[str, Any] | None = None) -> str:
     canonical = json.dumps(
         model.model_dump(mode="json", include=include), sort_keys=True, separators=(",", ":"), ensure_ascii=True
     )
@@ -353,11 +382,6 @@ def _endpoint(
         patched = patches.patch_files(published[source], wanted, recipe.engine.name)
     # Without a container the engine sees the host's own paths.
     model, beside = (path, f"{ENDPOINTS}/{name}") if venv else (MODEL, BESIDE)
-    # Files after the directory: podman and Kubernetes mount in this order, Docker sorts by depth anyway.
-    mounts = [Mount(source=path, target=model)]
-    for file in sorted(patched):
-        over = beside if file == patches.TEMPLATE else model
-        mounts.append(Mount(source=f"{ENDPOINTS}/{name}/{file}", target=f"{over}/{file}"))
     argv = list(_arguments(recipe, endpoint, model))
     if patches.TEMPLATE in patched:
         argv.append(f"--chat-template={beside}/{patches.TEMPLATE}")
@@ -392,7 +416,6 @@ def _endpoint(
         argv=(*(_program(recipe, venv) if venv else recipe.container_image().command), *argv),
         env={**QUIET, **(_bare_env(name, endpoint, settings, venv) if venv else {}), **recipe.env},
         ulimits=dict(settings.container_ulimits),
-        mounts=tuple(mount for mount in mounts if mount.source != mount.target),
         patched_files=patched,
         caches=recipe.container.caches,
         tmpfs=recipe.container.tmpfs,

@@ -96,9 +96,10 @@ class HostFacts:
 
     `privilege` is root, sudo or none. `disks` answers `disk_paths`, `reachable` answers `destinations`. `stored` holds
     the bytes of each checkpoint directory that are there already, `images` the references by digest that Docker has,
-    `venvs` the paths of virtual environments that are whole, `installed` the apt packages with their versions,
-    `serving` and `gates` the port of each endpoint of ours and of each gate that is up, `addresses` the host's own.
-    `client`: the proof's packages are there.
+    `venvs` the paths of virtual environments that are whole, `installed` the apt packages with their versions, `gpus`
+    the number of each GPU by its UUID (empty without a driver), `our_ports` what endpoints of ours may listen on,
+    `gates` the port of each gate that is up, `addresses` the host's own, `failed` why (endpoint, generation) gave way
+    before. `client`: the proof's packages are there.
     """
 
     os_release: Mapping[str, str]
@@ -115,9 +116,11 @@ class HostFacts:
     images: Collection[str] = ()
     venvs: Collection[str] = ()
     installed: Mapping[str, str] = field(default_factory=dict)
-    serving: Mapping[str, int] = field(default_factory=dict)
+    gpus: Mapping[str, int] = field(default_factory=dict)
+    our_ports: Collection[int] = ()
     gates: Mapping[str, int] = field(default_factory=dict)
     addresses: Collection[str] = ()
+    failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
     client: bool = False
 
 
@@ -147,6 +150,7 @@ def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[
         looking.secure_boot,
         looking.public_addresses,
         looking.ports,
+        looking.failed,
         looking.driver_cuda,
         looking.network,
     ):
@@ -233,9 +237,27 @@ class _Looking:
                 f"the GPU at {other.address} is 10de:{other.device:04x}, no RTX PRO 6000 Blackwell (10de:2bb*)",
                 "take it out, or use this host for something else: the engine would see it too",
             )
+        numbers, takers = self.facts.gpus, dict[int, str]()
         for endpoint in self.plan.endpoints:
-            wanted = gpu_indices(endpoint.gpus, len(cards))
-            if len(wanted) < endpoint.gpu_count:
+            uuids = endpoint.gpu_uuids
+            # Without a driver nobody knows UUIDs yet; containers are refused devices that are not there.
+            if numbers and (unknown := [uuid for uuid in uuids if uuid not in numbers]):
+                self.problem(
+                    "gpus",
+                    f"endpoint {endpoint.name} takes {', '.join(unknown)}; there are {', '.join(numbers)}",
+                    f"correct endpoints.{endpoint.name}.gpus: `nvidia-smi -L` lists them",
+                )
+                continue
+            wanted = gpu_indices(endpoint.gpus, len(cards), numbers)
+            if twice := [number for number in wanted if takers.setdefault(number, endpoint.name) != endpoint.name]:
+                self.problem(
+                    "gpus",
+                    f"endpoints {takers[twice[0]]} and {endpoint.name} both take GPU {', '.join(map(str, twice))}, by "
+                    "number and by UUID",
+                    f"correct endpoints.{endpoint.name}.gpus",
+                )
+                continue
+            if len(wanted) < endpoint.gpu_count and not (uuids and not numbers):
                 self.problem(
                     "gpus",
                     f"{len(cards)} on the bus; recipe {endpoint.recipe} of endpoint {endpoint.name} "
@@ -351,7 +373,8 @@ class _Looking:
 
     def ports(self) -> None:
         for endpoint in self.plan.endpoints:
-            wanted = [endpoint.address] if self.facts.serving.get(endpoint.name) != endpoint.port else []
+            # One of ours: it stays, or gives way before another one takes its port.
+            wanted = [] if endpoint.port in self.facts.our_ports else [endpoint.address]
             if endpoint.public_address and self.facts.gates.get(endpoint.name) != endpoint.port:
                 wanted.append(endpoint.public_address)
             taken = sorted({seen.address for seen in self.facts.listeners if _in_the_way(seen, wanted, endpoint.port)})
@@ -360,6 +383,16 @@ class _Looking:
                     "port",
                     f"port {endpoint.port} of endpoint {endpoint.name} is taken on {', '.join(taken)}",
                     f"stop it (`ss -tlnp sport = :{endpoint.port}` names it), or set endpoints.{endpoint.name}.port",
+                )
+
+    def failed(self) -> None:
+        for endpoint in self.plan.endpoints:
+            why = self.facts.failed.get((endpoint.name, endpoint.generation))
+            if why is not None and not self.settings.retry:
+                self.problem(
+                    "recipe",
+                    f"{endpoint.recipe} as {endpoint.name} {why}",
+                    "choose another recipe, or try it once more with `--data retry=true`",
                 )
 
     def driver_cuda(self) -> None:

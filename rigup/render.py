@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePath
@@ -15,6 +16,7 @@ __all__ = [
     "CLIENT",
     "DOCKER",
     "FATAL_LINES",
+    "JUDGE",
     "PROVE",
     "PYTHON",
     "SMOKE",
@@ -22,9 +24,15 @@ __all__ = [
     "WAIT_READY",
     "docker_argv",
     "env_file_text",
+    "gpus_proof",
+    "inputs_of",
+    "judge_argv",
     "proof_of",
     "prove_argv",
+    "record_text",
+    "recording",
     "served_argv",
+    "start_seconds",
     "systemd_command",
     "systemd_quote",
     "unit_text",
@@ -34,6 +42,7 @@ __all__ = [
 DOCKER = "/usr/bin/docker"
 PYTHON = "/usr/bin/python3"
 WAIT_READY = "/usr/local/lib/rigup/wait_ready.py"
+JUDGE = "/usr/local/lib/rigup/judge.py"
 FATAL_LINES = "/usr/local/lib/rigup/fatal.json"
 PROVE = "/usr/local/lib/rigup/prove.py"
 SMOKE = "/usr/local/lib/rigup/smoke.py"
@@ -68,19 +77,48 @@ def docker_argv(endpoint: EndpointPlan) -> list[str]:
     arguments += ["--network=host", "--ipc=host"]
     arguments += [f"--label=rigup.endpoint={endpoint.name}", f"--label=rigup.plan={endpoint.digest}"]
     # CDI names, not --gpus: the older way loses its GPUs at the next systemctl daemon-reload.
-    devices = ["all"] if endpoint.gpus == "all" else [str(index) for index in endpoint.gpus]
-    arguments += [f"--device=nvidia.com/gpu={device}" for device in devices]
+    arguments += _devices(endpoint)
     arguments += [f"--ulimit={limit}={value}" for limit, value in sorted(endpoint.ulimits.items())]
-    arguments += [
-        f"--mount=type=bind,source={mount.source},target={mount.target},readonly" for mount in endpoint.mounts
-    ]
+    arguments += _mounts(endpoint)
     arguments += [
         f"--mount=type=volume,source={cache_volume(endpoint, path)},target={path}" for path in endpoint.caches
     ]
     arguments += [f"--mount=type=tmpfs,target={path}" for path in endpoint.tmpfs]
+    # It serves as the container's root, and needs nothing that makes root more than another user.
+    arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
     arguments += [f"--security-opt={value}" for value in endpoint.security_opt]
     arguments.append(f"--env-file={endpoint.env_file}")
     return [*arguments, endpoint.image, *endpoint.argv]
+
+
+def _devices(endpoint: EndpointPlan) -> list[str]:
+    devices = ["all"] if endpoint.gpus == "all" else [str(gpu) for gpu in endpoint.gpus]
+    return [f"--device=nvidia.com/gpu={device}" for device in devices]
+
+
+def _mounts(endpoint: EndpointPlan) -> list[str]:
+    return [f"--mount=type=bind,source={mount.source},target={mount.target},readonly" for mount in endpoint.mounts]
+
+
+def inputs_of(endpoint: EndpointPlan) -> list[str]:
+    """The files of its generation that an endpoint's process reads at its start."""
+    return [endpoint.env_file, *(f"{endpoint.directory}/{name}" for name in endpoint.patched_files)]
+
+
+def judge_argv(endpoint: EndpointPlan) -> list[str]:
+    """The command that has the image's own parser judge the engine's arguments, and loads nothing.
+
+    Raises ValueError for an endpoint without an image.
+    """
+    if endpoint.image is None:
+        raise ValueError(f"endpoint {endpoint.name} has no image")
+    arguments = [DOCKER, "run", "--rm", "--pull=never", "--log-driver=none", "--network=none"]
+    arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
+    # vLLM looks at the GPUs to know which of its platforms it is on.
+    arguments += [*_devices(endpoint), *_mounts(endpoint)]
+    arguments += [f"--mount=type=bind,source={JUDGE},target={JUDGE},readonly", f"--env-file={endpoint.env_file}"]
+    first = next(index for index, word in enumerate(endpoint.argv) if word.startswith("--model"))
+    return [*arguments, "--entrypoint=python3", endpoint.image, JUDGE, endpoint.engine, *endpoint.argv[first:]]
 
 
 def cache_volume(endpoint: EndpointPlan, path: str) -> str:
@@ -110,6 +148,16 @@ def proof_of(name: str) -> str:
     return f"/run/rigup/proof-{name}.json"
 
 
+def gpus_proof(image: str) -> str:
+    """Names the proof that containers see the GPUs: one for each image, so that two endpoints do not take turns."""
+    return f"gpus-{image.rpartition(':')[2][:12]}"
+
+
+def recording(name: str, unit: str, digest: str) -> list[str]:
+    """The arguments that tell `prove.py` what its result is about, and where it goes."""
+    return [f"--out={proof_of(name)}", f"--unit={unit}", f"--digest={digest}"]
+
+
 def prove_argv(endpoint: EndpointPlan) -> list[str]:
     """The command that proves that the endpoint, as it runs now, does what its recipe is for."""
     return [
@@ -121,10 +169,26 @@ def prove_argv(endpoint: EndpointPlan) -> list[str]:
         f"--model={endpoint.served_name}",
         f"--timeout={REQUEST_SECONDS}",
         f"--expect={endpoint.smoke.model_dump_json()}",
-        f"--out={proof_of(f'endpoint-{endpoint.name}')}",
-        f"--unit={endpoint.unit}",
-        f"--digest={endpoint.digest}",
+        *recording(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest),
     ]
+
+
+def record_text(endpoint: EndpointPlan) -> str:
+    """What `switch.py` must know of a generation, as one line of JSON beside its other files."""
+    record = {
+        "name": endpoint.name,
+        "generation": endpoint.generation,
+        "recipe": endpoint.recipe,
+        "port": endpoint.port,
+        "start_seconds": start_seconds(endpoint),
+        "prove": prove_argv(endpoint),
+    }
+    return json.dumps(record, sort_keys=True) + "\n"
+
+
+def start_seconds(endpoint: EndpointPlan) -> int:
+    """How long systemd waits for a start: a little longer than the readiness check does."""
+    return endpoint.ready_timeout + 60
 
 
 def systemd_quote(argument: str) -> str:
@@ -172,6 +236,7 @@ def unit_text(endpoint: EndpointPlan) -> str:
     )
     return environment.get_template("llm.service.j2").render(
         endpoint=endpoint,
+        start_seconds=start_seconds(endpoint),
         user=USER,
         binds=[systemd_quote(f"{mount.source}:{mount.target}") for mount in endpoint.mounts],
         limits={f"Limit{name.upper()}": "infinity" if value < 0 else value for name, value in endpoint.ulimits.items()},

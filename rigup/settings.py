@@ -35,6 +35,7 @@ Int = Annotated[int, Strict()]
 Bool = Annotated[bool, Strict()]
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+GPU_UUID = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def _gpus(value: Any) -> Any:
@@ -42,9 +43,11 @@ def _gpus(value: Any) -> Any:
         return value
     if not isinstance(value, list | tuple) or not value:
         raise complaint(f"must be `all` or a list of GPU numbers, got {value!r}", "for example [0, 1, 2, 3]")
-    for index in value:
-        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
-            raise complaint(f"{index!r} is no GPU number", "numbers count from 0, as nvidia-smi -L prints them")
+    for gpu in value:
+        if isinstance(gpu, str) and GPU_UUID.fullmatch(gpu):
+            continue
+        if isinstance(gpu, bool) or not isinstance(gpu, int) or gpu < 0:
+            raise complaint(f"{gpu!r} is no GPU number or UUID", "as nvidia-smi -L prints them: 0, or GPU-1a2b...")
     if len(set(value)) != len(value):
         raise complaint("names a GPU twice", "keep each number once")
     return tuple(value)
@@ -174,7 +177,7 @@ def _sysctl() -> dict[str, int | str]:
     return {"kernel.numa_balancing": 0, "vm.swappiness": 1}
 
 
-Gpus = Annotated[Literal["all"] | tuple[int, ...], BeforeValidator(_gpus)]
+Gpus = Annotated[Literal["all"] | tuple[int | str, ...], BeforeValidator(_gpus)]
 Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
 HostPath = Annotated[str, AfterValidator(_absolute)]
@@ -195,7 +198,7 @@ class Endpoint(BaseModel):
     recipe: RecipeOrNeed | None = Field(
         None, description="Recipe of this endpoint alone; without it the host's `recipe` holds."
     )
-    gpus: Gpus = Field("all", description="`all`, or GPU numbers as `nvidia-smi -L` counts them.")
+    gpus: Gpus = Field("all", description="`all`, or GPUs by number or UUID, as `nvidia-smi -L` prints them.")
     address: Address = Field(
         "127.0.0.1",
         description="Address it answers on. Beyond loopback every request needs the endpoint's key (`rigup key`).",
@@ -226,6 +229,25 @@ class Endpoint(BaseModel):
         if other := [each for each in self.networks if ipaddress.ip_network(each).version != family]:
             raise complaint(f"{', '.join(other)}: nobody there can reach {self.address}", f"use IPv{family} networks")
         return self
+
+
+def _side_by_side(endpoints: dict[str, Endpoint]) -> dict[str, Endpoint]:
+    """Each has its own port and GPUs. A GPU's number and its UUID only meet on the host: preflight looks there."""
+    if not endpoints:
+        raise complaint("endpoints is empty", "name one, for example `endpoints: {main: {}}`")
+    ports: dict[int, str] = {}
+    taken: dict[int | str, str] = {}
+    for name, endpoint in endpoints.items():
+        if (other := ports.setdefault(endpoint.port, name)) != name:
+            raise complaint(f"endpoints {other} and {name} both listen on port {endpoint.port}", "change one")
+        if endpoint.gpus == "all":
+            if len(endpoints) > 1:
+                raise complaint(f"endpoint {name} takes all GPUs beside others", "give each its own list of GPUs")
+            continue
+        for gpu in endpoint.gpus:
+            if (other := taken.setdefault(gpu, name)) != name:
+                raise complaint(f"endpoints {other} and {name} both take GPU {gpu}", "change one")
+    return endpoints
 
 
 class Waiver(BaseModel):
@@ -262,7 +284,7 @@ class Settings(BaseModel):
         description="How to serve: a name from `rigup recipes`, or a need such as `{for: agents, gpus: 4}`. "
         "The default has reliable tool calls.",
     )
-    endpoints: dict[Name, Endpoint] = Field(
+    endpoints: Annotated[dict[Name, Endpoint], AfterValidator(_side_by_side)] = Field(
         default_factory=lambda: {"main": Endpoint()},  # type: ignore[call-arg]
         description="What serves on this host, by name: `{recipe, gpus, address, port, networks}` each.",
     )
@@ -365,6 +387,9 @@ class Settings(BaseModel):
     stall_timeout: Seconds = Field(
         900, description="Seconds without log line, disk read or change of GPU memory after which a start has stalled."
     )
+    retry: Bool = Field(
+        False, description="Try again what was tried on the host before and gave way: `--data retry=true`."
+    )
     fetch_timeout: Annotated[int, Strict(), Field(ge=10)] = Field(
         86400, description="Seconds to wait for a checkpoint in one run; the download itself goes on."
     )
@@ -389,25 +414,6 @@ class Settings(BaseModel):
             raise complaint(
                 f"container_toolkit_version {self.container_toolkit_version} is too old", "use 1.20.1 or newer"
             )
-        if not self.endpoints:
-            raise complaint("endpoints is empty", "name one, for example `endpoints: {main: {}}`")
-        seen: dict[int, str] = {}
-        for name, endpoint in self.endpoints.items():
-            if endpoint.port in seen:
-                raise complaint(
-                    f"endpoints {seen[endpoint.port]} and {name} both listen on port {endpoint.port}", "change one"
-                )
-            seen[endpoint.port] = name
-        taken: dict[int, str] = {}
-        for name, endpoint in self.endpoints.items():
-            if endpoint.gpus == "all":
-                if len(self.endpoints) > 1:
-                    raise complaint(f"endpoint {name} takes all GPUs beside others", "give each its own list of GPUs")
-                continue
-            for index in endpoint.gpus:
-                if index in taken:
-                    raise complaint(f"endpoints {taken[index]} and {name} both take GPU {index}", "change one")
-                taken[index] = name
         return self
 
     @classmethod
@@ -447,9 +453,14 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def gpu_indices(gpus: Literal["all"] | tuple[int, ...], present: int) -> tuple[int, ...]:
-    """The GPU numbers meant on a host that has `present` of them."""
-    return tuple(range(present)) if gpus == "all" else gpus
+def gpu_indices(
+    gpus: Literal["all"] | tuple[int | str, ...], present: int, numbers: Mapping[str, int]
+) -> tuple[int, ...]:
+    """The GPU numbers meant on a host that has `present` of them; of UUIDs those that `numbers` knows."""
+    if gpus == "all":
+        return tuple(range(present))
+    found = (numbers.get(gpu) if isinstance(gpu, str) else gpu for gpu in gpus)
+    return tuple(number for number in found if number is not None)
 
 
 def settings_table() -> str:

@@ -1,4 +1,7 @@
-"""What an endpoint reads: the plan, its environment, the patched config files, the image or the packages."""
+"""What an endpoint reads: its environment, the patched config files, the image or the packages, its unit.
+
+Each generation of an endpoint has a directory of its own: nothing of what serves is touched.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ from pathlib import Path
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import apt, docker, files, users, venv
-from rigup.plan import PLAN
-from rigup.render import USER, env_file_text
+from rigup.render import USER, env_file_text, record_text, unit_text
 from tasks.preflight import Brief
 
 __all__ = ["config"]
@@ -26,18 +28,24 @@ def config(brief: Brief) -> None:
     for reference, tag in brief.plan.images.items():
         docker.image(name=f"Pull {tag}", reference=reference, tag=tag)
     for endpoint in brief.plan.endpoints:
-        files.install(
-            name=f"Write the environment of {endpoint.name}",
-            dest=endpoint.env_file,
-            content=env_file_text(endpoint),
-            mode="600",
-            secret=True,
-        )
-        for name, text in endpoint.patched_files.items():
+        brief.prepared.append(
             files.install(
-                name=f"Write the patched {name} of {endpoint.name}", dest=f"{endpoint.directory}/{name}", content=text
+                name=f"Write the environment of {endpoint.name}",
+                dest=endpoint.env_file,
+                content=env_file_text(endpoint),
+                mode="600",
+                secret=True,
             )
-    files.install(name="Keep the plan on the host", dest=PLAN, content=brief.plan.text())
+        )
+        texts = {f"patched {name}": (name, text) for name, text in endpoint.patched_files.items()}
+        texts["unit"] = ("llm.service", unit_text(endpoint))
+        texts["record"] = ("endpoint.json", record_text(endpoint))
+        for what, (name, text) in texts.items():
+            brief.prepared.append(
+                files.install(
+                    name=f"Write the {what} of {endpoint.name}", dest=f"{endpoint.directory}/{name}", content=text
+                )
+            )
 
 
 def _engines(brief: Brief) -> None:

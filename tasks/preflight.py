@@ -7,10 +7,9 @@ fleet, so that one table shows what is wrong anywhere, and nothing changes on an
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,14 +20,17 @@ from pyinfra import state
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host
+from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_host
 
 from rigup import resolve
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
 from rigup.facts.docker import ImageDigests
-from rigup.facts.files import FileInfo, FileState, FileText
+from rigup.facts.endpoints import Endpoints
+from rigup.facts.files import FileInfo, FileState
 from rigup.facts.hardware import DiskFree, PciDevices, SecureBoot, nvidia_gpus
 from rigup.facts.network import Addresses, ListeningPorts, Reachable
+from rigup.facts.nvidia import GpuList
 from rigup.facts.packages import InstalledVersions
 from rigup.facts.serving import ModelStamp
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
@@ -37,7 +39,7 @@ from rigup.lock import Lock
 from rigup.neighbours import Neighbour, fleet_of, neighbours_of
 from rigup.operations.venv import lock_of
 from rigup.packages import distro_id, driver_packages
-from rigup.plan import PLAN, Plan, make_plan, recipe_of
+from rigup.plan import Plan, make_plan, recipe_of
 from rigup.preflight import HostFacts, check, destinations, disk_paths
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.render import CLIENT
@@ -55,7 +57,8 @@ T = TypeVar("T")
 class Brief:
     """What the steps work from: a host's plan, its settings, the lock, NVIDIA's name for its distribution, its GPUs.
 
-    `neighbours` are the other hosts of the inventory, those that this run leaves out included.
+    `prepared` are the operations that write what endpoints are made of. `neighbours` are the other hosts of the
+    inventory, those that this run leaves out included.
     """
 
     plan: Plan
@@ -64,6 +67,7 @@ class Brief:
     distro: str
     gpus: int
     neighbours: tuple[Neighbour, ...] = ()
+    prepared: list[OperationMeta] = field(default_factory=list)
 
 
 class Refused(PyinfraError):
@@ -198,8 +202,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
     def fact(kind: type[FactBase[T]], **arguments: Any) -> T:
         return _fact(host, kind, sudo, **arguments)
 
-    ports = _deployed_ports(fact(FileText, path=PLAN))
-    units = {endpoint.name: fact(UnitState, unit=endpoint.unit) for endpoint in plan.endpoints}
+    endpoints = fact(Endpoints)
     stamps = {item.path: fact(ModelStamp, path=item.path) for item in plan.checkpoints}
     gates = {each.name: fact(UnitState, unit=each.gate) for each in plan.endpoints if each.public_address}
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
@@ -221,9 +224,11 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         images=fact(ImageDigests),
         venvs=[venv.path for venv in plan.venvs if fact(FileInfo, path=lock_of(venv))],
         installed=fact(InstalledVersions, names=sorted(names)),
-        serving={name: ports[name] for name, unit in units.items() if unit.runs and name in ports},
-        gates={name: ports[name] for name, unit in gates.items() if unit.runs and name in ports},
+        gpus={gpu.uuid: gpu.index for gpu in fact(GpuList)},
+        our_ports=endpoints.busy_ports,
+        gates={name: port for name, unit in gates.items() if unit.runs and (port := endpoints.port_in_force(name))},
         addresses=fact(Addresses),
+        failed={key: f"was tried here at {tried.at} and {tried.why}" for key, tried in endpoints.failed.items()},
         client=_has_client(fact(FileInfo, path=f"{CLIENT}/requirements.lock")),
     )
 
@@ -232,11 +237,3 @@ def _has_client(there: FileState | None) -> bool:
     """Whether the proof's virtual environment holds what it shall; the copy of its lock is written last."""
     wanted = (FILES / "client-requirements.lock").read_bytes()
     return there is not None and there.sha256 == hashlib.sha256(wanted).hexdigest()
-
-
-def _deployed_ports(text: str | None) -> dict[str, int]:
-    """The port of each endpoint in the plan that the host keeps; none where somebody has damaged that file."""
-    try:
-        return {endpoint["name"]: endpoint["port"] for endpoint in json.loads(text or "{}").get("endpoints", [])}
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return {}

@@ -27,4 +27,5 @@ def reboot(brief: Brief) -> None:
     systemd.converge(
         name="Run the persistence daemon as its drop-in says", unit=PERSISTENCED, inputs=[PERSISTENCED_DROP_IN]
     )
-    docker.cdi(name="List the GPUs for containers", gpus=brief.gpus)
+    uuids = [uuid for endpoint in brief.plan.endpoints for uuid in endpoint.gpu_uuids]
+    docker.cdi(name="List the GPUs for containers", gpus=brief.gpus, uuids=uuids)

@@ -1,7 +1,7 @@
 """Puts the lab's images together from their layers and pushes what the registry lacks.
 
-There are two: the real vLLM for CPUs, and a stand-in for SGLang. Each is offered under all names that recipes of the
-catalogue use, with the date that an image of this name has.
+The real vLLM for CPUs and a stand-in for SGLang are offered under all names that recipes of the catalogue use, with the
+date that an image of this name has; a stand-in that starts at once and misbehaves on request is for tests alone.
 """
 
 import fcntl
@@ -44,7 +44,8 @@ class Offer:
 
     @property
     def title(self) -> str:
-        return "vLLM for CPUs in rigup's lab" if self.engine == "vllm" else "a stand-in for SGLang in rigup's lab"
+        what = {"vllm": "vLLM for CPUs", "sglang": "a stand-in for SGLang", "standin": "a stand-in that misbehaves"}
+        return f"{what[self.engine]} in rigup's lab"
 
 
 OFFERS = (
@@ -55,10 +56,12 @@ OFFERS = (
     Offer("voipmonitor/vllm", "cu130", created=REPAIRED, entrypoint=()),
     Offer("lmsysorg/sglang", "dev-cu13", "sglang", entrypoint=()),
     Offer("voipmonitor/sglang", "cu130", "sglang", REPAIRED, (), fork="voipmonitor"),
+    Offer("rigup-lab/standin", "1", "standin", entrypoint=("python3", "/usr/local/lib/standin.py")),
 )
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 ENGINE = Path(__file__).parents[1] / "engine"
+STANDIN = Path(__file__).parents[1] / "standin_engine" / "server.py"
 SGLANG = Path(__file__).parents[1] / "sglang"
 
 COMMAND = b"""#!/usr/bin/python3
@@ -122,8 +125,8 @@ def config(layers: list[Blob], offer: Offer = OFFERS[0]) -> dict[str, Any]:
         "LAB_IMAGE_CREATED": offer.created,
     }
     parts = ("Debian with Python", "vLLM", "the lab's entry point", "a launcher")
-    if offer.engine == "sglang":
-        parts = ("Debian with Python", "the lab's stand-in for SGLang")
+    if offer.engine != "vllm":
+        parts = ("Debian with Python", "the lab's stand-in")
     return {
         "created": offer.created,
         "architecture": "amd64",
@@ -186,6 +189,8 @@ def _files(registry: Registry, files: dict[str, tuple[bytes, int]]) -> Blob:
 def _layers(registry: Registry, offer: Offer) -> list[Blob]:
     if offer.engine == "sglang":
         return [_debian(registry), _files(registry, _sglang_files(offer.fork))]
+    if offer.engine == "standin":
+        return [_debian(registry), _files(registry, {offer.entrypoint[1].lstrip("/"): (STANDIN.read_bytes(), 0o644)})]
     launcher = {"usr/local/bin/python3": (LAUNCHER, 0o755)}
     return _vllm(registry) + ([] if offer.entrypoint else [_files(registry, launcher)])
 

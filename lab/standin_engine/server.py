@@ -4,6 +4,7 @@ It obeys short instructions, calls tools, thinks when it may, and sees whether a
 cannot do. It takes vLLM's options and passes over those it has no use for. Its own are for tests:
 
 --lab-load-seconds N  how long it "loads" before it listens
+--lab-word-seconds N  how long it takes for each word that it streams
 --lab-fault NAME      what is wrong with it, one of FAULTS
 """
 
@@ -202,6 +203,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         for delta in [{"role": "assistant", "content": ""}, *self.deltas(answer, pieces)]:
+            time.sleep(self.server.pause)
             self.event({"index": 0, "delta": delta, "logprobs": None, "finish_reason": None})
         finish = "tool_calls" if answer.get("calls") else "stop"
         self.event({"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": finish})
@@ -250,8 +252,9 @@ class Engine(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], model: str, context: int, fault: str) -> None:
+    def __init__(self, address: tuple[str, int], model: str, context: int, fault: str, pause: float) -> None:
         super().__init__(address, Handler)
+        self.pause = pause
         self.model, self.context, self.mind = model, context, Mind(fault)
         self.drafted = self.accepted = 0
 
@@ -272,6 +275,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--max-model-len", type=int, default=262144)
     parser.add_argument("--lab-load-seconds", type=float, default=1.0)
+    parser.add_argument("--lab-word-seconds", type=float, default=0.0)
     parser.add_argument("--lab-fault", choices=FAULTS, default="none")
     return parser.parse_known_args(argv)[0]
 
@@ -299,7 +303,13 @@ def load(options: argparse.Namespace) -> None:
 def main() -> None:
     options = parse()
     load(options)
-    engine = Engine((options.host, options.port), options.served_model_name, options.max_model_len, options.lab_fault)
+    engine = Engine(
+        (options.host, options.port),
+        options.served_model_name,
+        options.max_model_len,
+        options.lab_fault,
+        options.lab_word_seconds,
+    )
     log(f"Starting vLLM server on http://{options.host}:{engine.server_port}")
     engine.serve_forever()
 

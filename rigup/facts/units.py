@@ -25,6 +25,7 @@ PROPERTIES = (
     "InvocationID",
     "NRestarts",
     "ExecMainStartTimestamp",
+    "FragmentPath",
 )
 MTIME = "mtime="
 
@@ -34,6 +35,7 @@ class UnitStateValue(Value):
     """What `systemctl show` says, and when the unit's inputs were last written.
 
     `started` is when the main process began, `inputs` when each input file was written; seconds since 1970, in UTC.
+    `fragment` is the unit file that systemd has read.
     """
 
     load: str = "not-found"
@@ -47,6 +49,7 @@ class UnitStateValue(Value):
     invocation: str = ""
     restarts: int = 0
     started: float | None = None
+    fragment: str = ""
     inputs: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -94,6 +97,7 @@ def parse_unit_state(lines: list[str]) -> UnitStateValue:
         invocation=values.get("InvocationID", ""),
         restarts=int(values.get("NRestarts") or 0),
         started=_seconds(values.get("ExecMainStartTimestamp", "")),
+        fragment=values.get("FragmentPath", ""),
         inputs=inputs,
     )
 

@@ -30,6 +30,8 @@ __all__ = [
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 LINE_WIDTH = 140
+# More than any unit of ours says that is told line by line.
+TELL_LINES = 1000
 
 SHOWN_LINES = 30
 # Tracebacks of four workers lie between the first error and the last line.
@@ -107,9 +109,19 @@ def clear(host: Host, unit: str) -> None:
 
 
 def run_as_unit(
-    host: Host, unit: str, argv: Sequence[str], *, what: str, limit_s: float, env: Mapping[str, str] | None = None
+    host: Host,
+    unit: str,
+    argv: Sequence[str],
+    *,
+    what: str,
+    limit_s: float,
+    env: Mapping[str, str] | None = None,
+    tell: bool = False,
+    restart: str = "no",
 ) -> None:
     """Run `argv` as the transient oneshot `unit`, to its end, with a line of progress now and then.
+
+    With `tell` its own lines are told, all of them, instead. `restart` is systemd's setting of that name.
 
     Its environment is that of /etc/environment (where hosts keep their proxies) and `env`, which must hold no secret.
     Raises `UnitFailed` with its last lines when it fails or is not done after `limit_s`, and another `OperationError`
@@ -119,22 +131,27 @@ def run_as_unit(
         host,
         "systemd-run --quiet --no-block --remain-after-exit --service-type=oneshot",
         "--property=EnvironmentFile=-/etc/environment",
+        QuoteString(f"--property=Restart={restart}"),
         *(QuoteString(f"--setenv={name}={value}") for name, value in (env or {}).items()),
         QuoteString(f"--unit={unit}"),
         "--",
         *(QuoteString(argument) for argument in argv),
         failing=f"could not start {what} on {host.name}",
     )
-    clock = Clock(limit_s)
+    clock, told = Clock(limit_s), 0
     state = show_patiently(host, unit, clock)
     while state.job or state.active not in ("active", "failed", "inactive"):
+        if tell:
+            told += _tell(host, unit, state.invocation, told)
         if clock.is_up:
             raise failure(host, unit, state, f"{what} was not done within {duration(limit_s)}")
-        if clock.is_due():
+        if clock.is_due() and not tell:
             latest = last_lines(host, unit, state.invocation, 1)
             say(host, f"{what}: {clock}" + (f"; {shorten(latest[-1])}" if latest else ""))
         clock.nap()
         state = show_patiently(host, unit, clock)
+    if tell:
+        _tell(host, unit, state.invocation, told)
     if state.load == "not-found":
         raise OperationError(
             f"{what} was cut off: {host.name} was restarted, or somebody stopped {unit}. Run the deploy again: "
@@ -145,3 +162,14 @@ def run_as_unit(
         clear(host, unit)
         raise error
     clear(host, unit)
+
+
+def _tell(host: Host, unit: str, invocation: str, told: int) -> int:
+    """Tell what the unit has said beyond its first `told` lines; returns how many those were."""
+    try:
+        lines = last_lines(host, unit, invocation, TELL_LINES)[told:]
+    except ConnectionLost:
+        return 0
+    for line in lines:
+        say(host, line)
+    return len(lines)

@@ -142,28 +142,29 @@ def _is_here(host: Host, reference: str) -> bool:
 
 
 @operation()
-def cdi(gpus: int, timeout: float = 120) -> Commands:
-    """Have the container device list (`nvidia-ctk cdi list`) name all of the host's `gpus`.
+def cdi(gpus: int, uuids: Sequence[str] = (), timeout: float = 120) -> Commands:
+    """Have the container device list (`nvidia-ctk cdi list`) name all of the host's `gpus`, and these `uuids`.
 
     The list lies on a tmpfs; NVIDIA's own unit makes it at boot, and is asked again where it came too early or where
     the toolkit was installed since.
     """
     listed: list[str] = host.get_fact(CdiDevices)
-    if _lists_all(listed, gpus):
+    if _lists_all(listed, gpus, uuids):
         host.noop(f"containers can ask for {gpus} GPUs")
         return
 
     def refresh(host: Host) -> None:
         start(host, CDI_REFRESH, timeout, verb="restart")
         listed = parse_cdi_devices(list(run(host, CdiDevices().command()).lines))
-        if not _lists_all(listed, gpus):
+        if not _lists_all(listed, gpus, uuids):
+            wanted = ", ".join([f"{gpus} GPUs", *uuids])
             raise OperationError(
-                f"{host.name}: containers shall be able to ask for {gpus} GPUs, but `nvidia-ctk cdi list` names only "
+                f"{host.name}: containers shall be able to ask for {wanted}, but `nvidia-ctk cdi list` names only "
                 f"{', '.join(listed) or 'none'}. See `journalctl -u {CDI_REFRESH}` and `nvidia-smi -L`."
             )
 
     yield work(refresh, "list the GPUs for containers")
 
 
-def _lists_all(listed: Sequence[str], gpus: int) -> bool:
-    return {"nvidia.com/gpu=all", *(f"nvidia.com/gpu={index}" for index in range(gpus))} <= set(listed)
+def _lists_all(listed: Sequence[str], gpus: int, uuids: Sequence[str]) -> bool:
+    return {f"nvidia.com/gpu={name}" for name in ("all", *range(gpus), *uuids)} <= set(listed)

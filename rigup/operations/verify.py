@@ -15,7 +15,7 @@ from rigup.facts.serving import Proof, ProofValue
 from rigup.operations._host import run, say, work
 from rigup.operations._units import DIAGNOSED_LINES, SHOWN_LINES, last_lines, show
 from rigup.plan import EndpointPlan
-from rigup.render import PROVE, PYTHON, proof_of, prove_argv
+from rigup.render import PROVE, PYTHON, gpus_proof, proof_of, prove_argv, recording
 
 __all__ = ["proof"]
 
@@ -37,17 +37,14 @@ def proof(endpoint: EndpointPlan, gpus: int) -> Commands:
     if endpoint.image:
         digest = f"{endpoint.image} {gpus}"
         argv = [PYTHON, PROVE, "gpus", f"--image={endpoint.image}", f"--count={gpus}"]
-        yield from _proven("gpus", DOCKER, digest, [*argv, *_record("gpus", DOCKER, digest)])
+        name = gpus_proof(endpoint.image)
+        yield from _proven(name, DOCKER, digest, [*argv, *recording(name, DOCKER, digest)])
     yield from _proven(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, prove_argv(endpoint))
     if endpoint.public_url:
-        name, unit, digest = f"gate-{endpoint.name}", endpoint.gate, endpoint.public_url
         argv = [PYTHON, PROVE, "gate", f"--url={endpoint.public_url}", f"--health={endpoint.ready_path}"]
-        argv.append(f"--key-file={endpoint.key_file}")
-        yield from _proven(name, unit, digest, [*argv, *_record(name, unit, digest)])
-
-
-def _record(name: str, unit: str, digest: str) -> list[str]:
-    return [f"--out={proof_of(name)}", f"--unit={unit}", f"--digest={digest}"]
+        name, unit, digest = f"gate-{endpoint.name}", endpoint.gate, endpoint.public_url
+        argv += [f"--key-file={endpoint.key_file}", *recording(name, unit, digest)]
+        yield from _proven(name, unit, digest, argv)
 
 
 def _log_of(host: Host, unit: str) -> list[str]:

@@ -231,7 +231,7 @@ class Subject:
 
     def unit(self, name: str) -> dict[str, str]:
         """The properties of a unit that checks ask about."""
-        properties = "ActiveState,UnitFileState,NeedDaemonReload"
+        properties = "ActiveState,UnitFileState,NeedDaemonReload,FragmentPath"
         shown = self.said(f"systemctl show --property={properties} -- %s", name)
         return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 

@@ -26,7 +26,10 @@ def digest_of(path: Path) -> str:
 @check("major")
 def test_serve_programs(rig: Subject) -> None:
     """The programs that run on the host are this version's: they decide what counts as serving."""
-    programs = {name: digest_of(FILES / name) for name in ("fetch.py", "prove.py", "wait_ready.py")}
+    programs = {
+        name: digest_of(FILES / name)
+        for name in ("fetch.py", "judge.py", "prove.py", "smoke.py", "switch.py", "wait_ready.py")
+    }
     listed = rig.said("cd /usr/local/lib/rigup && sha256sum -- *.py").splitlines()
     found = {name: digest for digest, _, name in (line.partition("  ") for line in listed)}
     expect(programs, {name: found.get(name, "no such file") for name in programs})
@@ -36,9 +39,13 @@ def test_serve_programs(rig: Subject) -> None:
 def test_serve_unit(rig: Subject) -> None:
     """Each unit is the one that the plan describes, and systemd has read it."""
     for endpoint in rig.plan.endpoints:
-        path = f"/etc/systemd/system/{endpoint.unit}"
+        path = endpoint.unit_file
         expect_text(path, unit_text(endpoint), rig.text(path))
-        expect({"needs daemon-reload": "no"}, {"needs daemon-reload": rig.unit(endpoint.unit).get("NeedDaemonReload")})
+        read = rig.unit(endpoint.unit)
+        expect(
+            {"needs daemon-reload": "no", "unit that was read": path},
+            {"needs daemon-reload": read.get("NeedDaemonReload"), "unit that was read": read.get("FragmentPath")},
+        )
 
 
 @check("critical", "endpoints")

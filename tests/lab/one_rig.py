@@ -57,17 +57,14 @@ DRIFTS = (
     ),
     Drift(
         "a secret file edited",
-        "echo BY_HAND=1 >> /etc/rigup/endpoints/main/env",
-        (
-            "config | Write the environment of main",
-            "serve | Serve vllm-nvfp4-cu130 as main",
-            "verify | Prove that main serves",
-        ),
+        "echo BY_HAND=1 >> /etc/rigup/endpoints/main/*/env",
+        ("config | Write the environment of main", "serve | Serve vllm-nvfp4-cu130 as main"),
     ),
     Drift(
         "a key in Docker's configuration",
         """sed -i 's/"log-driver": "local"/"log-driver": "json-file"/' /etc/docker/daemon.json""",
-        ("docker | Merge our keys into daemon.json",),
+        # Once Docker is started anew, containers must show that they see the GPUs.
+        ("docker | Merge our keys into daemon.json", "verify | Prove that main serves"),
     ),
 )
 

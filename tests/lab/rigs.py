@@ -33,13 +33,14 @@ class Result:
     code: int
     output: str
     seconds: float
+    root: Path = ROOT
 
     @property
     def report(self) -> dict[str, Any]:
         """The report that a deploy says it has written."""
         named = re.search(r"^  report: (\S+)$", self.output, re.MULTILINE)
         assert named, f"no report was written:\n{self.output}"
-        report: dict[str, Any] = json.loads((ROOT / named[1]).read_text())
+        report: dict[str, Any] = json.loads((self.root / named[1]).read_text())
         return report
 
     def changed(self) -> list[str]:
@@ -50,11 +51,12 @@ class Result:
 
 @dataclass
 class Rigs:
-    """An inventory file of its own over some lab hosts, and the commands that use it."""
+    """An inventory file of its own over some lab hosts, and the commands that use it, of the project in `root`."""
 
     directory: Path
     hosts: dict[str, dict[str, Any]]
     defaults: dict[str, Any] = field(default_factory=dict)
+    root: Path = ROOT
 
     @property
     def inventory(self) -> Path:
@@ -77,15 +79,16 @@ class Rigs:
             "PYINFRA_PROGRESS": "off",
             "PYTHONUNBUFFERED": "1",
             "COLUMNS": "160",
+            "PYTHONPATH": str(self.root),
             **extra,
         }
 
     def run(self, *argv: str, timeout: float = 900, **extra: str) -> Result:
-        """Runs a program of the virtual environment from the project's root and waits for it."""
+        """Runs a program of the virtual environment in the project and waits for it."""
         start = time.monotonic()
         done = subprocess.run(
             [str(BIN / argv[0]), *argv[1:]],
-            cwd=ROOT,
+            cwd=self.root,
             env=self.environment(**extra),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -93,7 +96,7 @@ class Rigs:
             text=True,
             timeout=timeout,
         )
-        return Result(done.returncode, done.stdout, time.monotonic() - start)
+        return Result(done.returncode, done.stdout, time.monotonic() - start, self.root)
 
     def deploy(self, *arguments: str, timeout: float = 900, **extra: str) -> Result:
         return self.run(*DEPLOY[:3], *(arguments or ("-y",)), timeout=timeout, **extra)
@@ -132,7 +135,7 @@ class Rigs:
         """A program that is killed, with all it has started, when the block ends."""
         process = subprocess.Popen(
             [str(BIN / argv[0]), *argv[1:]],
-            cwd=ROOT,
+            cwd=self.root,
             env=self.environment(**extra),
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -79,10 +79,10 @@ LIGHT = (
         "systemctl enable --quiet model-fetch@$(cd /etc/rigup/models; ls *.json | sed s/.json//).service",
     ),
     Break("config-plan", 'sed -i \'s/"driver_branch": 595/"driver_branch": 610/\' /etc/rigup/plan.json'),
-    Break("config-environment", "chmod 644 /etc/rigup/endpoints/main/env"),
-    Break("config-patches", "sed -i s/NVFP4/FP4/ /etc/rigup/endpoints/main/config.json"),
+    Break("config-environment", "chmod 644 /etc/rigup/endpoints/main/*/env"),
+    Break("config-patches", "sed -i s/NVFP4/FP4/ /etc/rigup/endpoints/main/*/config.json"),
     Break("serve-programs", "sed -i '1a # by hand' /usr/local/lib/rigup/wait_ready.py"),
-    Break("serve-unit", "echo '# mine' >>/etc/systemd/system/llm@main.service"),
+    Break("serve-unit", "echo '# mine' >>/usr/local/lib/systemd/system/llm@main.service"),
     Break("serve-at-boot", "systemctl disable --quiet llm@main.service"),
     # For a person: a deploy refuses, or has no say in it.
     Break("kernel-next", "touch /boot/vmlinuz-99.0", undo="rm /boot/vmlinuz-99.0"),

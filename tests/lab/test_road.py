@@ -33,12 +33,15 @@ BREAKS = {
         "docker-config",
         "docker | Merge our keys into daemon.json",
     ),
-    "echo '# mine' >> /etc/systemd/system/llm@main.service": ("serve-unit", "serve | Write the unit of main"),
-    "sed -i s/NVFP4/FP4/ /etc/rigup/endpoints/main/config.json": (
+    "sed -i s/NVFP4/FP4/ /etc/rigup/endpoints/main/*/config.json": (
         "config-patches",
         "config | Write the patched config.json of main",
     ),
     "sysctl -qw vm.swappiness=60": ("base-sysctl", "base | Put vm.swappiness into effect"),
+    "echo '# mine' >> /usr/local/lib/systemd/system/llm@main.service": (
+        "serve-unit",
+        "serve | Serve vllm-nvfp4-cu130 as main",
+    ),
     "systemctl stop llm@main.service": ("serve-running", "serve | Serve vllm-nvfp4-cu130 as main"),
 }
 
@@ -127,7 +130,7 @@ def test_what_was_broken_by_hand_is_named_by_the_audit_and_is_all_that_the_next_
     result = rigs.deploy()
     assert result.code == 0, result.output
     repaired = {f"{FIRST} {operation}" for _, operation in BREAKS.values()}
-    # What was started anew is tried anew.
+    # Docker was started anew, so containers must show again that they see the GPUs.
     assert set(result.changed()) == repaired | {f"{FIRST} verify | Prove that main serves"}
     assert rigs.audit().code == 0
     assert rigs.deploy().changed() == []

@@ -17,6 +17,7 @@ def status(rig: OneRig) -> tuple[int, dict[str, Any]]:
 
 
 def test_what_serves_is_told_with_its_gpus_and_since_when(one_rig: OneRig) -> None:
+    one_rig.deploy()
     code, found = status(one_rig)
     assert code == 0, found
     (endpoint,) = found["endpoints"]

@@ -85,11 +85,12 @@ def test_the_environment_names_what_an_image_would_bring() -> None:
 
 def test_a_patched_file_is_bound_over_the_published_one_for_the_unit_alone() -> None:
     made = endpoint(REFUSING)
-    assert made.mounts == ()
-    assert made.argv[-1] == "--chat-template=/etc/rigup/endpoints/main/chat_template.jinja"
-    bound = Mount(source="/etc/rigup/endpoints/main/config.json", target=f"{STORE}/config.json")
-    text = unit_text(made.model_copy(update={"mounts": (bound,)}))
-    assert settings_of(text)["BindReadOnlyPaths"] == [f"{bound.source}:{bound.target}"]
+    place = "/etc/rigup/endpoints/main/chat_template.jinja"
+    assert made.mounts == (Mount(source=f"{made.directory}/chat_template.jinja", target=place),)
+    assert made.argv[-1] == f"--chat-template={place}"
+    patched = made.model_copy(update={"patched_files": {"config.json": "{}"}})
+    bound = f"{patched.directory}/config.json:{STORE}/config.json"
+    assert settings_of(unit_text(patched))["BindReadOnlyPaths"] == [bound]
 
 
 def test_the_unit_needs_no_docker_and_no_root() -> None:

@@ -134,7 +134,7 @@ SERVES = proven(ENDPOINT.digest)
 
 
 def proof(gpus: list[str], serves: list[str], *answers: Said) -> Outcome:
-    actor = Actor().answers("proof-gpus.json 2>/dev/null", gpus)
+    actor = Actor().answers(f"proof-gpus-{ENDPOINT.image[-64:-52]}.json 2>/dev/null", gpus)
     actor.answers("proof-endpoint-main.json 2>/dev/null", serves)
     for answer in answers:
         actor.answers("prove.py", answer)

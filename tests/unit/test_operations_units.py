@@ -351,6 +351,14 @@ def test_the_device_list_is_refreshed_only_when_it_lacks_a_gpu() -> None:
     assert (outcome.changed, outcome.ran("systemctl restart --no-block -- nvidia-cdi-refresh.service")) == (True, 1)
 
 
+def test_gpus_that_are_named_by_uuid_must_be_listed_by_it() -> None:
+    actor = Actor().answers("nvidia-ctk cdi list", CDI, CDI, [*CDI, "nvidia.com/gpu=GPU-1"])
+
+    assert not actor.answers("systemctl show", UP).does(docker.cdi, gpus=2, uuids=["GPU-1"]).failed
+    actor = Actor().answers("nvidia-ctk cdi list", CDI).answers("systemctl show", UP)
+    assert actor.does(docker.cdi, gpus=2, uuids=["GPU-1"]).failed
+
+
 def test_a_gpu_that_stays_out_of_the_list_is_an_error() -> None:
     actor = Actor().answers("nvidia-ctk cdi list", CDI).answers("systemctl show", UP)
 

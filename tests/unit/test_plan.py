@@ -53,7 +53,7 @@ def test_an_older_image_gets_the_patched_config_mounted_over_the_published_one()
     assert config["quantization_config"]["ignore"] == ["lm_head", "model.language_model.layers.*.mlp.gate"]
     assert [(mount.source, mount.target) for mount in endpoint.mounts] == [
         (endpoint.checkpoint.path, "/model"),
-        ("/etc/rigup/endpoints/main/config.json", "/model/config.json"),
+        (f"/etc/rigup/endpoints/main/{endpoint.generation}/config.json", "/model/config.json"),
     ]
 
 
@@ -68,7 +68,7 @@ def test_a_patched_chat_template_lies_beside_the_checkpoint_and_is_named_to_the_
     assert set(endpoint.patched_files) == {"chat_template.jinja"}
     assert endpoint.patched_files["chat_template.jinja"].endswith(REFUSING)
     assert endpoint.mounts[1:] == (
-        Mount(source="/etc/rigup/endpoints/main/chat_template.jinja", target="/rigup/chat_template.jinja"),
+        Mount(source=f"{endpoint.directory}/chat_template.jinja", target="/rigup/chat_template.jinja"),
     )
     assert endpoint.argv[-1] == "--chat-template=/rigup/chat_template.jinja"
 
@@ -94,8 +94,9 @@ def test_the_order_of_endpoints_in_the_inventory_does_not_matter() -> None:
 
 
 def process(endpoint: EndpointPlan) -> tuple[list[str], str, dict[str, str]]:
-    """What a host would run, without the label that names the digest."""
+    """What a host would run, without what only names the digest."""
     argv = [word for word in docker_argv(endpoint) if not word.startswith("--label=rigup.plan=")]
+    argv = [word.replace(endpoint.generation, "GENERATION") for word in argv]
     return argv, env_file_text(endpoint), endpoint.patched_files
 
 
@@ -108,7 +109,8 @@ def process(endpoint: EndpointPlan) -> tuple[list[str], str, dict[str, str]]:
         {"argv": ("--model=/model", "--other")},
         {"env": {"A": "1"}},
         {"ulimits": {"memlock": 0}},
-        {"mounts": ()},
+        {"checkpoint": plan().endpoint("main").checkpoint.model_copy(update={"path": "/srv/other"})},
+        {"stall_timeout": 60},
         {"patched_files": {"config.json": "{}"}},
         {"ready_timeout": 60},
         {"ready_path": "/ready"},

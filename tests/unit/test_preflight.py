@@ -83,7 +83,7 @@ SERVED = replace(
     client=True,
     images={IMAGE},
     installed=installed(lock()),
-    serving={"main": 8000},
+    our_ports={8000},
     listeners=[Socket("0.0.0.0", 22), Socket("127.0.0.1", 8000)],
 )
 
@@ -340,6 +340,37 @@ def test_all_problems_come_at_once_and_fit_one_table() -> None:
 
 def test_square_brackets_in_what_a_host_says_are_shown_as_they_are() -> None:
     assert "[bold]x[/bold]" in ProblemsError([Problem("rig1", "system", "[bold]x[/bold]", "none")]).table()
+
+
+ONE, TWO = "GPU-11111111-2222-3333-4444-555555555555", "GPU-11111111-2222-3333-4444-666666666666"
+
+
+def test_gpus_named_by_uuid_are_looked_up_on_the_host() -> None:
+    known = replace(BARE, gpus={ONE: 0, TWO: 1, "GPU-c": 2, "GPU-d": 3})
+    chosen = {"main": {"gpus": [ONE, TWO, 2, 3]}}
+    assert problems(known, endpoints=chosen) == []
+    # On a bare host there is no driver yet that knows them.
+    assert problems(BARE, endpoints=chosen) == []
+    found = only(problems(replace(known, gpus={ONE: 0, "GPU-b": 1}), endpoints=chosen))
+    assert (found.check, TWO in found.found) == ("gpus", True)
+    assert "endpoints.main.gpus" in found.remedy
+
+
+def test_a_gpu_named_by_number_and_by_uuid_is_one_gpu() -> None:
+    more = [replace(card, address=card.address.replace("0000:", "0001:")) for card in CARDS]
+    known = replace(BARE, pci=[*CARDS, *more], gpus={ONE: 3, TWO: 4})
+    both = {"a": {"gpus": [0, 1, 2, 3]}, "b": {"gpus": [ONE, 5, 6, 7], "port": 8001}}
+    found = only(problems(known, endpoints=both))
+    assert "endpoints a and b both take GPU 3" in found.found
+
+
+def test_what_failed_on_the_host_before_is_refused_unless_it_shall_be_tried_again() -> None:
+    generation = make_plan("rig1", Settings(), default_catalogue(), lock(), PUBLISHED).endpoints[0].generation
+    facts = replace(SERVED, failed={("main", generation): "was tried here at noon and did not come up"})
+    found = only(problems(facts))
+    assert (found.check, "tried here at noon" in found.found) == ("recipe", True)
+    assert "--data retry=true" in found.remedy
+    assert problems(facts, retry=True) == []
 
 
 PUBLIC = {"endpoints": {"main": {"address": "192.0.2.20", "networks": ["192.0.2.0/24"]}}}

@@ -91,7 +91,8 @@ def test_the_program_must_be_an_absolute_path(argv: list[str]) -> None:
 
 
 def test_the_container_is_what_the_plan_says() -> None:
-    argv = docker_argv(plan(image(created=datetime(2026, 2, 1, tzinfo=UTC))).endpoint("main"))
+    endpoint = plan(image(created=datetime(2026, 2, 1, tzinfo=UTC))).endpoint("main")
+    argv = docker_argv(endpoint)
     split = argv.index(f"vllm/vllm-openai@{DIGEST}")
     options, arguments = argv[:split], argv[split + 1 :]
     assert options[:2] == ["/usr/bin/docker", "run"]
@@ -106,7 +107,9 @@ def test_the_container_is_what_the_plan_says() -> None:
         "--device=nvidia.com/gpu=all",
         "--ulimit=memlock=-1",
         "--ulimit=stack=67108864",
-        "--env-file=/etc/rigup/endpoints/main/env",
+        f"--env-file=/etc/rigup/endpoints/main/{endpoint.generation}/env",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
     ):
         assert option in options
     mounts = [option for option in options if option.startswith("--mount=")]
@@ -141,7 +144,7 @@ def test_the_unit_serves_in_the_foreground_and_is_active_once_it_answers() -> No
     assert exec_words(found["ExecStart"][0]) == docker_argv(endpoint)
     wait = exec_words(found["ExecStartPost"][0])
     assert wait[:2] == ["/usr/bin/python3", WAIT_READY]
-    assert "--timeout=600" in wait
+    assert {"--timeout=600", "--stall=900"} <= set(wait)
     assert found["TimeoutStartSec"] == ["660"]
     assert found["ExecStartPre"] == ["-/usr/bin/docker rm --force llm-main"]
     assert found["ExecStopPost"] == ["-/usr/bin/docker rm --force llm-main"]
@@ -152,9 +155,13 @@ def test_the_unit_serves_in_the_foreground_and_is_active_once_it_answers() -> No
         found["After"][0].split()
     )
     assert (found["Restart"], found["RestartSec"]) == (["on-failure"], ["15"])
-    assert (found["StartLimitBurst"], found["StartLimitIntervalSec"]) == (["4"], ["30min"])
+    # Four starts that each take all the time they have must still be four starts within the interval.
+    assert found["StartLimitBurst"] == ["4"]
+    assert int(found["StartLimitIntervalSec"][0]) > 4 * (660 + 15 + 90)
     assert found["SuccessExitStatus"] == ["143"]
     assert found["WantedBy"] == ["multi-user.target"]
+    assert found["Generation"] == [endpoint.generation]
+    assert (found["CapabilityBoundingSet"], found["NoNewPrivileges"]) == ([""], ["yes"])
 
 
 def hostile_endpoint() -> EndpointPlan:

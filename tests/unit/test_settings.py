@@ -142,8 +142,10 @@ def test_a_slash_at_the_end_of_a_mirror_does_not_matter() -> None:
 
 
 def test_all_gpus_are_those_that_are_there() -> None:
-    assert gpu_indices("all", 4) == (0, 1, 2, 3)
-    assert gpu_indices((1, 3), 4) == (1, 3)
+    assert gpu_indices("all", 4, {}) == (0, 1, 2, 3)
+    assert gpu_indices((1, 3), 4, {}) == (1, 3)
+    assert gpu_indices((1, "GPU-3"), 4, {"GPU-3": 3}) == (1, 3)
+    assert gpu_indices((1, "GPU-3"), 4, {}) == (1,)
 
 
 def test_every_setting_says_what_it_is() -> None:

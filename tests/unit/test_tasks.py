@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from rigup.errors import InputError
 from rigup.recipes import default_catalogue
 from rigup.settings import Settings
 from tasks.docker import daemon_values
-from tasks.preflight import System, _check_recipes, _deployed_ports, _distro
+from tasks.preflight import System, _check_recipes, _distro
 
 TRIXIE = {"ID": "debian", "VERSION_ID": "13", "PRETTY_NAME": "Debian GNU/Linux 13 (trixie)"}
 
@@ -42,13 +40,3 @@ def test_a_distribution_counts_only_with_a_driver_of_the_wanted_branch() -> None
     assert _distro(System(TRIXIE, "root"), Settings()) == "debian13"
     assert _distro(System(TRIXIE, "root"), Settings(driver_branch=580)) is None
     assert _distro(System({"ID": "alpine"}, "root"), Settings()) is None
-
-
-@pytest.mark.parametrize("text", [None, "", "{", "[]", "null", '{"endpoints": 1}', '{"endpoints": [{"name": "main"}]}'])
-def test_a_damaged_plan_on_a_host_says_nothing_about_ports(text: str | None) -> None:
-    assert _deployed_ports(text) == {}
-
-
-def test_the_plan_on_a_host_tells_the_ports_of_our_endpoints() -> None:
-    text = json.dumps({"endpoints": [{"name": "main", "port": 8000}, {"name": "chat", "port": 8001}]})
-    assert _deployed_ports(text) == {"main": 8000, "chat": 8001}

@@ -1,0 +1,118 @@
+"""The endpoints on a host: the generations whose files lie there, which of them is in force, and what failed before."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyinfra.api.facts import FactBase
+
+from rigup.facts._reading import Value, reading
+from rigup.plan import ENDPOINTS, UNITS
+
+__all__ = ["Endpoints", "EndpointsValue", "Tried", "parse_endpoints"]
+
+SWITCHES = "/var/lib/rigup/switch.json"
+PARTS = ("judged", "in force", "active", "switches")
+
+
+@dataclass(frozen=True)
+class Tried(Value):
+    """A generation that gave way to the one before it: its recipe, when (ISO 8601), and why."""
+
+    recipe: str
+    at: str
+    why: str
+
+
+@dataclass(frozen=True)
+class EndpointsValue(Value):
+    """Generations are named `(endpoint, generation)`.
+
+    `ports` has the port of each generation whose files are there, `judged` those whose image's parser took their
+    arguments, `in_force` the generation of each endpoint's unit, `active` the endpoints
+    that serve or start, `failed` what was tried here in vain, and `last` what the last switch came to.
+    """
+
+    ports: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    judged: frozenset[tuple[str, str]] = frozenset()
+    in_force: Mapping[str, str] = field(default_factory=dict)
+    active: frozenset[str] = frozenset()
+    failed: Mapping[tuple[str, str], Tried] = field(default_factory=dict)
+    last: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def busy_ports(self) -> set[int]:
+        """Ports that may be taken by endpoints of ours."""
+        return {port for (name, _), port in self.ports.items() if name in self.active}
+
+    def port_in_force(self, name: str) -> int | None:
+        """The port of the endpoint's generation that is in force."""
+        return self.ports.get((name, self.in_force.get(name, "")))
+
+    @property
+    def names(self) -> set[str]:
+        """All endpoints that left anything on the host."""
+        return {name for name, _ in self.ports} | set(self.in_force)
+
+
+def parse_endpoints(lines: list[str]) -> EndpointsValue:
+    """From the generations' records, one a line, and after `--- PART` lines what the command below prints."""
+    parts: dict[str, list[str]] = {"records": []}
+    here = parts["records"]
+    for line in lines:
+        if line.startswith("--- ") and line[4:] in PARTS:
+            here = parts.setdefault(line[4:], [])
+        else:
+            here.append(line)
+    records = [found for line in parts["records"] if (found := _object(line))]
+    marks = (line.split("/") for line in parts.get("judged", []) if line.startswith(f"{ENDPOINTS}/"))
+    in_force = (re.match(r".*/llm@(.+)\.service:Generation=(\w+)$", line) for line in parts.get("in force", []))
+    active = (re.match(r"llm@(.+)\.service ", line) for line in parts.get("active", []))
+    switches = _object("\n".join(parts.get("switches", [])))
+    return EndpointsValue(
+        ports={(record["name"], record["generation"]): int(record["port"]) for record in records},
+        judged=frozenset((words[-3], words[-2]) for words in marks),
+        in_force={match[1]: match[2] for match in in_force if match},
+        active=frozenset(match[1] for match in active if match),
+        failed={
+            (name, generation): Tried(entry["recipe"], entry["at"], entry["why"])
+            for name, entries in switches.get("failed", {}).items()
+            for generation, entry in entries.items()
+        },
+        last=switches.get("last", {}),
+    )
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object; an empty one where there is none: what says nothing is made again."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class Endpoints(FactBase[EndpointsValue]):
+    """See `EndpointsValue`."""
+
+    @staticmethod
+    def default() -> EndpointsValue:
+        return EndpointsValue()
+
+    def command(self) -> str:
+        return (
+            f"cat {ENDPOINTS}/*/*/endpoint.json 2>/dev/null; "
+            f"echo '--- judged'; ls -d {ENDPOINTS}/*/*/judged 2>/dev/null; "
+            f"echo '--- in force'; grep -H '^Generation=' {UNITS}/llm@*.service 2>/dev/null; "
+            "echo '--- active'; systemctl list-units --plain --no-legend --no-pager "
+            "--state=active,activating,reloading -- 'llm@*.service' 2>/dev/null; "
+            f"echo '--- switches'; cat {SWITCHES} 2>/dev/null || true"
+        )
+
+    @reading
+    def process(self, output: list[str]) -> EndpointsValue:
+        return parse_endpoints(output)

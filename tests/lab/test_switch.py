@@ -1,0 +1,366 @@
+"""Changing what a host serves: forth and back, and back again from everything that can be wrong with a recipe.
+
+A stand-in engine serves here, which starts in a second and misbehaves on request. The tests build on each other in the
+order they stand in: each leaves a host that serves `standin-a` as `main`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import machine, world
+from lab.machine import Host
+from tests.lab.rigs import ROOT, Result, Rigs
+
+NAME = "rig10"
+UNIT = "llm@main.service"
+PARTS = ("deploy.py", "files", "group_data", "inventory", "recipes", "rigup", "tasks", "templates")
+
+SLOW = {"add": ["--lab-load-seconds=6"], "remove": ["--lab-load-seconds"]}
+# Recipes that differ from `standin-a` in these arguments; `standin-half` takes two GPUs.
+RECIPES: dict[str, dict[str, Any]] = {
+    "standin-b": {"add": ["--seed=1"]},
+    "standin-never-healthy": {"add": ["--lab-fault=never-healthy"]},
+    "standin-dies-at-load": {"add": ["--lab-fault=dies-at-load"]},
+    "standin-stalls": {"add": ["--lab-fault=stalls"]},
+    "standin-dies-at-first-request": {"add": ["--lab-fault=dies-at-first-request"]},
+    "standin-no-streamed-tools": {"add": ["--lab-fault=no-streamed-tools"]},
+    "standin-slow": SLOW,
+    "standin-dies-late": {**SLOW, "add": [*SLOW["add"], "--lab-fault=dies-at-load"]},
+    "standin-half": {"add": ["--seed=2"]},
+    "standin-half-broken": {"add": ["--seed=2", "--lab-fault=dies-at-load"]},
+}
+# What is said about each fault, and settings under which it shows soon.
+FAULTS = {
+    "standin-never-healthy": (
+        r"did not come up: not ready after \d+ s, the limit: http://127.0.0.1:8000/health answered 503",
+        {"ready_timeout": 20},
+    ),
+    "standin-dies-at-load": (r"did not come up: not ready after \d s: .* has ended", {}),
+    "standin-stalls": (r"did not come up: not ready after .*it has stalled: ", {"stall_timeout": 10}),
+    "standin-dies-at-first-request": (r"came up, and fails its proof: .*EngineCore encountered an issue", {}),
+    "standin-no-streamed-tools": (r"came up, and fails its proof: endpoint streams a tool call: ", {}),
+}
+LAST_WORDS = {
+    "standin-dies-at-load": "Tried to load weights of size torch.Size([512, 4096])",
+    "standin-stalls": "vLLM is using nccl==2.28.3",
+}
+
+
+@dataclass
+class Rig:
+    """The host, and how it is deployed."""
+
+    host: Host
+    rigs: Rigs
+
+    def deploy(self, *arguments: str, **changes: Any) -> Result:
+        self.rigs.write(**{"recipe": "standin-a", **changes})
+        return self.rigs.deploy("-y", *arguments, timeout=900)
+
+    def serves(self, name: str = "main") -> str | None:
+        """The recipe that the unit runs, as its active unit says."""
+        shown = self.shell(f"systemctl show --property=ActiveState,Description llm@{name}")
+        state = dict(line.split("=", 1) for line in shown.splitlines())
+        found = re.search(r"\((.+)\)", state["Description"])
+        return found[1] if found and state["ActiveState"] == "active" else None
+
+    def invocation(self, unit: str = UNIT) -> str:
+        return self.shell(f"systemctl show --value --property=InvocationID {unit}")
+
+    def shell(self, command: str) -> str:
+        return self.host.shell(command).stdout.strip()
+
+    def settled(self) -> None:
+        """Wait until no switch is under way."""
+        self.shell("while systemctl show rigup-switch | grep -q '^ActiveState=activating'; do sleep 0.2; done")
+
+    def is_whole(self) -> None:
+        """Nothing is between two states: what is in force is what runs, and nothing is on trial."""
+        assert self.shell("ls /run/systemd/system | grep llm@ || true") == ""
+        in_force = self.shell("sed -n s/^Generation=//p /usr/local/lib/systemd/system/llm@main.service")
+        assert f"/etc/rigup/endpoints/main/{in_force}/env" in self.shell(
+            f"tr '\\0' ' ' </proc/$(systemctl show --value --property=MainPID {UNIT})/cmdline"
+        )
+
+
+def project(directory: Path) -> Path:
+    """A copy of the project with the stand-in's recipes."""
+    for part in PARTS:
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, directory / part)
+    kept = {"status": "reported", "tool_calls": "reliable"}
+    evidence = [{"source": "the lab", "kind": "assembled", "says": "a stand-in"}]
+    base = yaml.safe_load((directory / "recipes/vllm-nvfp4-cu130.yaml").read_text())
+    base |= {
+        "id": "standin-a",
+        "image": {"tag": "rigup-lab/standin:1"},
+        "argv": ["--lab-load-seconds=1", "--lab-word-seconds=0.01"],
+    }
+    del base["patches"]
+    for name, argv in RECIPES.items():
+        recipe = {"id": name, "title": name, "extends": "standin-a", "argv": argv, "evidence": evidence, **kept}
+        if "half" in name:
+            recipe |= {"gpus": 2, "parallel": {"tp": 2}}
+        (directory / f"recipes/{name}.yaml").write_text(yaml.safe_dump(recipe))
+    (directory / "recipes/standin-a.yaml").write_text(yaml.safe_dump(base))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def rig(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    directory = tmp_path_factory.mktemp("switch")
+    host = machine.start(NAME)
+    try:
+        host.reset(release="trixie", gpus=4, login="root")
+        machine.write_known_hosts()
+        copy = tmp_path_factory.mktemp("project")
+        # The stand-in can do all that the smoke set asks for.
+        defaults = {**world.defaults(), "random_weights": False}
+        rig = Rig(host, Rigs(directory, {NAME: world.connection(host)}, defaults, project(copy)))
+        result = rig.deploy()
+        assert result.code == 0, result.output
+        yield rig
+    finally:
+        host.remove()
+        machine.write_known_hosts()
+
+
+def test_a_switch_forth_and_back_stops_serving_only_while_the_engine_loads(rig: Rig) -> None:
+    for recipe in ("standin-b", "standin-a"):
+        result = rig.deploy("--data", f"recipe={recipe}")
+        assert result.code == 0, result.output
+        assert rig.serves() == recipe
+        told = re.search(rf"main serves {recipe}; nothing answered for (\d+) s", result.output)
+        assert told, result.output
+        assert int(told[1]) < 30
+        rig.is_whole()
+        assert len(rig.shell("ls /etc/rigup/endpoints/main").split()) == 1
+    result = rig.deploy()
+    assert result.changed() == []
+
+
+@pytest.mark.parametrize("recipe", FAULTS)
+def test_a_recipe_that_fails_gives_way_to_the_one_that_served(rig: Rig, recipe: str) -> None:
+    why, settings = FAULTS[recipe]
+    result = rig.deploy(recipe=recipe, **settings)
+    assert result.code == 1, result.output
+    assert re.search(rf"{recipe} as main {why}", result.output), result.output
+    assert "What served before serves again, and is proven. Nothing answered for" in result.output
+    assert LAST_WORDS.get(recipe, "") in result.output
+    assert rig.serves() == "standin-a"
+    rig.is_whole()
+
+
+def test_what_failed_is_not_tried_again_unless_one_says_so(rig: Rig) -> None:
+    before = rig.invocation()
+    result = rig.deploy(recipe="standin-dies-at-load")
+    assert result.code == 1
+    assert "standin-dies-at-load as main was tried here at" in " ".join(result.output.split())
+    assert "nothing was changed" in result.output
+    assert rig.invocation() == before
+    result = rig.deploy("--data", "retry=true", recipe="standin-dies-at-load")
+    assert "going back to what main served before" in result.output
+    assert rig.serves() == "standin-a"
+    assert rig.deploy().code == 0
+
+
+def test_a_power_cut_during_a_trial_boots_what_served_before(rig: Rig) -> None:
+    def cut() -> None:
+        rig.shell("until systemctl show llm@main | grep -q '^FragmentPath=/run/'; do sleep 0.1; done")
+        rig.host.kill()
+
+    meanwhile(lambda: rig.deploy(recipe="standin-slow"), cut)
+    rig.shell(f"for i in {{1..300}}; do systemctl is-active -q {UNIT} && exit; sleep 0.2; done; exit 1")
+    assert rig.serves() == "standin-a"
+    rig.is_whole()
+    result = rig.deploy(recipe="standin-slow")
+    assert result.code == 0, result.output
+    assert rig.serves() == "standin-slow"
+    assert rig.deploy().code == 0
+
+
+# What a deploy prints at each of its steps on the way from one recipe to another.
+STEPS = [
+    r"config \| Write the environment of main",
+    r"config \| Write the unit of main",
+    r"serve \| Have the image judge",
+    r"serve \| Serve ",
+    r"stopping main",
+    r"starting standin",
+    r"ok +endpoint is healthy",
+    r"main serves standin",
+    r"serve \| Remove the files",
+    r"verify \| Prove",
+]
+
+
+def killed_at(rig: Rig, steps: list[str], delays: tuple[float, ...]) -> None:
+    recipes = ["standin-b", "standin-a"]
+    for step in steps:
+        for delay in delays:
+            rig.rigs.write(recipe=recipes[0])
+            rig.rigs.deploy_killed_at(step, delay=delay)
+            rig.settled()
+            assert rig.serves() in recipes, step
+            rig.is_whole()
+            result = rig.deploy(recipe=recipes[0])
+            assert result.code == 0, (step, result.output)
+            assert rig.serves() == recipes[0], (step, result.output)
+            rig.is_whole()
+            recipes.reverse()
+    assert rig.deploy().code == 0
+
+
+def test_a_deploy_killed_in_the_middle_of_a_switch_ends_in_the_old_or_the_new_state(rig: Rig) -> None:
+    killed_at(rig, [STEPS[1], STEPS[4], STEPS[6]], (0,))
+
+
+@pytest.mark.soak
+def test_a_deploy_killed_at_every_step_of_a_switch_ends_in_the_old_or_the_new_state(rig: Rig) -> None:
+    killed_at(rig, STEPS, (0, 0.3, 1.5))
+
+
+def test_a_switch_that_is_killed_itself_goes_on(rig: Rig) -> None:
+    def kill() -> None:
+        rig.shell("until systemctl show llm@main | grep -q '^FragmentPath=/run/'; do sleep 0.1; done")
+        rig.shell("systemctl kill --signal=KILL rigup-switch.service")
+
+    result = meanwhile(lambda: rig.deploy(recipe="standin-slow"), kill)
+    assert result.code == 0, result.output
+    assert rig.serves() == "standin-slow"
+    rig.is_whole()
+    assert rig.deploy().code == 0
+    # It still knows what served before.
+    result = meanwhile(lambda: rig.deploy(recipe="standin-dies-late"), kill)
+    assert result.code == 1, result.output
+    assert "standin-dies-late as main did not come up" in result.output
+    assert "What served before serves again, and is proven." in result.output
+    assert rig.serves() == "standin-a"
+    rig.is_whole()
+    assert rig.deploy().code == 0
+
+
+STREAM = """
+import json, sys, urllib.request
+asked = {"model": "Qwen3.5-397B-A17B", "stream": True}
+asked["messages"] = [{"role": "user", "content": "Count from 1 to 1000"}]
+request = urllib.request.Request("http://127.0.0.1:8000/v1/chat/completions", json.dumps(asked).encode())
+print(sum(b'"content"' in line for line in urllib.request.urlopen(request, timeout=60)))
+"""
+
+
+def test_a_deploy_with_nothing_to_do_does_not_disturb_a_request(rig: Rig) -> None:
+    before = rig.invocation()
+    seen: list[str] = []
+
+    def stream() -> None:
+        seen.append(rig.host.shell("python3 -", stdin=STREAM).stdout.strip())
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    time.sleep(0.5)
+    result = rig.deploy()
+    assert thread.is_alive(), "the deploy was to end before the stream does"
+    thread.join()
+    assert result.changed() == []
+    # The first event and the last one have an empty content.
+    assert seen == ["1002"]
+    assert rig.invocation() == before
+
+
+HALVES = {
+    "left": {"recipe": "standin-half", "gpus": [0, 1], "port": 8000},
+    "right": {"recipe": "standin-half", "gpus": [2, 3], "port": 8001},
+}
+
+
+def test_one_endpoint_becomes_two_and_one_again_and_a_half_that_fails_brings_back_the_whole(rig: Rig) -> None:
+    broken = {**HALVES, "right": {**HALVES["right"], "recipe": "standin-half-broken"}}
+    result = rig.deploy(endpoints=broken)
+    assert result.code == 1, result.output
+    assert "standin-half-broken as right did not come up" in result.output
+    assert rig.serves() == "standin-a"
+    assert rig.shell("ls /usr/local/lib/systemd/system /run/systemd/system | grep -c llm@ || true") == "1"
+
+    result = rig.deploy(endpoints=HALVES)
+    assert result.code == 0, result.output
+    assert (rig.serves("left"), rig.serves("right")) == ("standin-half", "standin-half")
+    seen = rig.shell("docker exec llm-right nvidia-smi -L")
+    assert len(seen.splitlines()) == 2
+    for gone in ("/usr/local/lib/systemd/system/llm@main.service", "/etc/rigup/endpoints/main"):
+        assert rig.shell(f"ls {gone} 2>/dev/null || true") == ""
+    assert rig.shell("systemctl list-units --all --plain --no-legend 'llm@main*'") == ""
+    assert rig.deploy(endpoints=HALVES).changed() == []
+
+    # One of two is switched by itself: the other one serves on.
+    before = rig.invocation("llm@left.service")
+    result = rig.deploy(endpoints={**HALVES, "right": {**HALVES["right"], "port": 8002}})
+    assert result.code == 0, result.output
+    assert rig.invocation("llm@left.service") == before
+
+    assert rig.deploy().code == 0
+    assert rig.serves() == "standin-a"
+    rig.is_whole()
+
+
+def test_a_trial_that_was_given_up_half_way_leaves_nothing_behind(rig: Rig) -> None:
+    def give_up() -> None:
+        rig.shell("until systemctl show llm@right | grep -q '^FragmentPath=/run/'; do sleep 0.1; done")
+        rig.shell("systemctl stop rigup-switch.service")
+
+    result = meanwhile(lambda: rig.deploy(endpoints=HALVES), give_up)
+    assert result.code == 1, result.output
+    result = rig.deploy()
+    assert result.code == 0, result.output
+    assert rig.serves() == "standin-a"
+    rig.is_whole()
+    assert rig.shell("docker ps --format '{{.Names}}'") == "llm-main"
+    assert rig.shell("systemctl list-units --all --plain --no-legend 'llm@*' | wc -l") == "1"
+    assert rig.deploy().changed() == []
+
+
+def test_the_container_has_no_privileges_and_the_log_stands_in_the_journal_once(rig: Rig) -> None:
+    seen = json.loads(rig.shell("docker container inspect llm-main"))[0]
+    assert seen["HostConfig"]["CapDrop"] == ["ALL"]
+    assert "no-new-privileges" in seen["HostConfig"]["SecurityOpt"]
+    status = rig.shell(
+        "grep -E '^(Cap(Prm|Eff|Bnd)|NoNewPrivs)' /proc/$(docker inspect -f '{{.State.Pid}}' llm-main)/status"
+    )
+    assert set(status.split()[1::2]) == {"0000000000000000", "1"}
+    assert all(not mount["RW"] for mount in seen["Mounts"])
+    lines = rig.shell(f"journalctl --output=cat _SYSTEMD_INVOCATION_ID={rig.invocation()}").splitlines()
+    assert sum("Starting vLLM server" in line for line in lines) == 1
+    assert rig.shell("journalctl --quiet --output=cat CONTAINER_NAME=llm-main") == ""
+
+
+def test_a_crash_loop_ends(rig: Rig) -> None:
+    for _ in range(5):
+        rig.shell(f"systemctl stop {UNIT}; systemctl start {UNIT} || true")
+    assert rig.shell(f"systemctl show --value --property=Result {UNIT}") == "start-limit-hit"
+    result = rig.deploy()
+    assert result.code == 0, result.output
+    assert rig.serves() == "standin-a"
+
+
+def meanwhile(work: Callable[[], Result], other: Callable[[], None]) -> Result:
+    """Do `other` while `work` is being done; returns what the work came to."""
+    found: list[Result] = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    try:
+        other()
+    finally:
+        thread.join()
+    return found[0]

@@ -1,0 +1,209 @@
+"""serving.*: what a switch is asked for, what a host's answers mean, and what a person is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from rigup.facts.endpoints import Tried, parse_endpoints
+from rigup.operations import serving
+from rigup.plan import EndpointPlan
+from rigup.render import docker_argv, unit_text
+from tests.unit.deploys import Actor, Outcome, Said
+from tests.unit.sample import plan
+from tests.unit.test_operations_units import DOWN, NO_UNIT, shown
+
+ENDPOINT = plan().endpoint("main")
+NEW = ENDPOINT.generation
+OLD = "0123456789ab"
+SWITCHING = "/usr/local/lib/rigup/switch.py"
+
+
+def here(*generations: str, in_force: str = "", judged: str = "", **switches: Any) -> list[str]:
+    """What a host prints about its endpoint main."""
+    records = [json.dumps({"name": "main", "generation": each, "port": 8000}) for each in generations]
+    marks = [f"/etc/rigup/endpoints/main/{judged}/judged"] if judged else []
+    units = [f"/usr/local/lib/systemd/system/llm@main.service:Generation={in_force}"] if in_force else []
+    active = ["llm@main.service loaded active running rigup endpoint main"] if in_force else []
+    known = json.dumps(switches, indent=2).splitlines()
+    parts = ["--- judged", *marks, "--- in force", *units, "--- active", *active, "--- switches", *known]
+    return [*records, *parts]
+
+
+def unit_file(endpoint: EndpointPlan) -> list[str]:
+    digest = hashlib.sha256(unit_text(endpoint).encode()).hexdigest()
+    return ["regular file|644|root|root", f"{digest}  {endpoint.unit_file}"]
+
+
+UP = shown(FragmentPath=ENDPOINT.unit_file)
+TRIAL = shown(FragmentPath="/run/systemd/system/llm@main.service")
+SERVED = here(NEW, in_force=NEW)
+
+
+def serve(
+    found: list[str], *states: list[str], command: list[str] | None = None, file: list[str] | None = None
+) -> Outcome:
+    actor = Actor().answers("echo '--- judged'", found)
+    actor.answers("rigup-switch.service", NO_UNIT, shown("active", "exited"))
+    actor.answers("systemctl show", *states)
+    actor.answers("/proc/812/cmdline", command or docker_argv(ENDPOINT))
+    actor.answers("stat -c '%F", unit_file(ENDPOINT) if file is None else file)
+    return actor.does(serving.serve, endpoints=[ENDPOINT])
+
+
+def asked(outcome: Outcome) -> str:
+    """The arguments of the switch that was begun."""
+    (command,) = [command for command in outcome.commands if SWITCHING in command]
+    return command.partition(f"{SWITCHING} ")[2]
+
+
+def test_an_endpoint_that_serves_what_its_plan_says_is_left_alone() -> None:
+    outcome = serve(SERVED, UP)
+
+    assert (outcome.foreseen, outcome.changed) == (False, False)
+    assert not outcome.ran(SWITCHING)
+
+
+def test_another_generation_is_switched_to_with_a_restart() -> None:
+    outcome = serve(here(OLD, NEW, in_force=OLD), UP, command=["/usr/bin/docker", "run", "other"])
+
+    assert asked(outcome) == f"--to main={NEW} --restart main"
+    assert outcome.ran("--property=Restart=on-abnormal") == 1
+
+
+def test_a_unit_that_is_down_is_only_started() -> None:
+    assert asked(serve(SERVED, DOWN)) == f"--to main={NEW}"
+
+
+def test_a_unit_file_that_differs_without_another_process_restarts_nothing() -> None:
+    assert asked(serve(SERVED, UP, file=["regular file|644|root|root", "0" * 64 + "  x"])) == f"--to main={NEW}"
+
+
+def test_a_trial_whose_switch_was_lost_is_gone_on_with() -> None:
+    assert asked(serve(here(OLD, NEW, in_force=OLD), TRIAL)) == f"--to main={NEW}"
+
+
+def test_an_endpoint_that_no_plan_names_is_removed() -> None:
+    found = here(NEW, in_force=NEW)
+    found.insert(found.index("--- active"), "/usr/local/lib/systemd/system/llm@gone.service:Generation=0123456789ab")
+
+    assert asked(serve(found, UP)) == "--remove gone"
+
+
+def test_a_switch_of_an_earlier_deploy_is_waited_for_and_what_it_has_done_is_not_done_again() -> None:
+    actor = Actor().answers("echo '--- judged'", here(OLD, NEW, in_force=OLD))
+    actor.answers("rigup-switch.service", shown("activating", "start"), shown("active", "exited"))
+    # Before: the old process. After: the new one.
+    actor.answers("systemctl show", UP)
+    actor.answers("/proc/812/cmdline", ["/usr/bin/docker", "run", "other"], ["/usr/bin/docker", "run", "other"])
+    actor.script[-1][1].append(Said(docker_argv(ENDPOINT)))
+    actor.answers("stat -c '%F", unit_file(ENDPOINT))
+
+    outcome = actor.does(serving.serve, endpoints=[ENDPOINT])
+
+    assert not outcome.failed
+    assert not outcome.ran(SWITCHING)
+
+
+LAST = {
+    "result": "went back",
+    "to": {"main": NEW},
+    "recipes": {"main": "broken-one"},
+    "downtime_s": 95.4,
+    "endpoint": "main",
+    "why": "did not come up: not ready after 3 s: its main process has ended",
+    "log": ["ValueError: no such parser"],
+    "proof": False,
+}
+FAILED = {"main": {NEW: {"recipe": "broken-one", "at": "2026-11-23T19:09:11+00:00", "why": LAST["why"]}}}
+
+
+@pytest.mark.parametrize(
+    ("last", "failed", "told"),
+    [
+        ({}, FAILED, ["What served before serves again, and is proven. Nothing answered for 95 s.", "retry=true"]),
+        ({"result": "lost", "worse": "main is gone"}, {}, ["What served before does not serve either: main is gone"]),
+        ({"result": "failed", "proof": True}, {}, ["It still runs, for better than nothing.", "Run again"]),
+    ],
+    ids=lambda value: value.get("result", "") if isinstance(value, dict) else "",
+)
+def test_a_failed_switch_tells_the_cause_the_log_and_what_serves_now(
+    last: dict[str, Any], failed: dict[str, Any], told: list[str]
+) -> None:
+    before, after = here(OLD, NEW, in_force=OLD), here(OLD, NEW, in_force=OLD, last={**LAST, **last}, failed=failed)
+    actor = Actor().answers("echo '--- judged'", before, after)
+    actor.answers("rigup-switch.service", NO_UNIT, shown("failed", "failed", Result="exit-code"))
+    actor.answers("systemctl show", UP)
+    actor.answers("/proc/812/cmdline", ["/usr/bin/docker", "run", "other"])
+
+    outcome = actor.does(serving.serve, endpoints=[ENDPOINT])
+
+    assert outcome.failed
+    for part in ("broken-one as main did not come up", "ValueError: no such parser", "journalctl -u llm@main", *told):
+        assert part in outcome.told
+
+
+def judge(found: list[str], answer: Said | None = None) -> Outcome:
+    actor = Actor().answers("echo '--- judged'", found)
+    if answer is not None:
+        actor.answers("--entrypoint=python3", answer)
+    return actor.does(serving.judged, endpoint=ENDPOINT)
+
+
+def test_arguments_are_judged_once_and_only_where_something_else_serves() -> None:
+    assert not judge(here()).changed
+    assert not judge(SERVED).changed
+    assert not judge(here(OLD, NEW, in_force=OLD, judged=NEW)).changed
+
+    outcome = judge(here(OLD, NEW, in_force=OLD))
+
+    assert outcome.changed
+    assert outcome.ran(f"touch -- {ENDPOINT.directory}/judged") == 1
+
+
+def test_refused_arguments_fail_before_anything_is_stopped() -> None:
+    refused = Said(errors=["usage: vllm", "error: unrecognized arguments: --x"], ok=False)
+
+    outcome = judge(here(OLD, NEW, in_force=OLD), refused)
+
+    assert outcome.failed
+    assert "unrecognized arguments: --x" in outcome.told
+    assert not outcome.ran("touch")
+
+
+def test_an_image_whose_parser_is_not_known_is_tried_all_the_same() -> None:
+    outcome = judge(here(OLD, NEW, in_force=OLD), Said(["not judged: no ServerArgs in sglang.srt.server_args"]))
+
+    assert not outcome.failed
+    assert "not judged: no ServerArgs" in outcome.told
+
+
+def test_files_of_other_generations_and_of_removed_endpoints_go() -> None:
+    found = here(OLD, NEW, in_force=NEW)
+    found.insert(0, json.dumps({"name": "gone", "generation": OLD, "port": 8001}))
+
+    outcome = Actor().answers("echo '--- judged'", found).does(serving.tidy, endpoints=[ENDPOINT])
+
+    (command,) = [command for command in outcome.commands if command.startswith("rm -rf")]
+    gone, older = "/etc/rigup/endpoints/gone", f"/etc/rigup/endpoints/main/{OLD}"
+    assert sorted(command.split()[3:]) == sorted([gone, f"{gone}/{OLD}", older])
+    assert not Actor().answers("echo '--- judged'", SERVED).does(serving.tidy, endpoints=[ENDPOINT]).changed
+
+
+def test_a_host_tells_its_endpoints() -> None:
+    found = parse_endpoints(here(OLD, NEW, in_force=OLD, judged=NEW, failed=FAILED, last=LAST))
+
+    assert found.ports == {("main", OLD): 8000, ("main", NEW): 8000}
+    assert (found.in_force, found.active) == ({"main": OLD}, {"main"})
+    assert found.judged == {("main", NEW)}
+    assert found.failed == {("main", NEW): Tried("broken-one", "2026-11-23T19:09:11+00:00", str(LAST["why"]))}
+    assert (found.busy_ports, found.names) == ({8000}, {"main"})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+def test_a_damaged_record_says_nothing(text: str) -> None:
+    found = parse_endpoints([text, "--- judged", "--- in force", "--- active", "--- switches", text])
+    assert (found.ports, found.failed, found.last, found.busy_ports) == ({}, {}, {}, set())
