@@ -18,23 +18,20 @@ from __future__ import annotations
 import argparse
 import errno
 import hashlib
-import json
 import os
 import random
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from fetch_request import Counted, Progress, Request, credential
 from fetch_sources import Hub, Neighbour, Neighbourhood
-from fetch_store import REVISION, File, Hopeless, Setback, Store, now, write
+from fetch_store import File, Hopeless, Setback
 
 HOME = Path("/var/lib/rigup-fetch")
 LONGEST_PAUSE_S = 300.0
@@ -43,90 +40,7 @@ WORKERS, COPIES, CHECKS = 8, 4, 2
 POLL_S = 0.1
 # rsync(1): "Partial transfer due to error"; all else is the connection's.
 NO_SUCH_FILE = 23
-TELL_S = 1.0
 LISTEN_S = 2.0
-RATE_OVER_S = 30.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to fetch, where from, and where to."""
-
-    store: Store
-    hubs: tuple[str, ...]
-    venv: Path
-    source: Path | None
-    name: str
-    neighbours: tuple[Neighbour, ...]
-
-    @classmethod
-    def read(cls, path: Path) -> Request:
-        """Raises Hopeless for a request that makes no sense."""
-        try:
-            data = json.loads(path.read_text())
-            files = {name: File.read(name, entry) for name, entry in data["files"].items()}
-            store = Store(str(data["repo"]), str(data["revision"]), Path(data["dest"]), files)
-            neighbours = [Neighbour(n["name"], n["address"], int(n["port"])) for n in data.get("neighbours", [])]
-            request = cls(
-                store=store,
-                hubs=tuple(map(str, data["hubs"])),
-                venv=Path(data["venv"]),
-                source=Path(data["source"]) if data.get("source") else None,
-                name=str(data.get("name", "")),
-                neighbours=tuple(neighbours),
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Hopeless(f"{path} is no request: {type(error).__name__}: {error}") from error
-        if not REVISION.fullmatch(store.revision):
-            raise Hopeless(f"{path}: revision {store.revision!r} is no commit of 40 hex digits")
-        if not store.dest.is_absolute() or len(store.dest.parts) < 4:
-            raise Hopeless(f"{path}: dest {data['dest']!r} is no absolute directory of a store")
-        if not files or not request.hubs:
-            raise Hopeless(f"{path} names no files or no hubs")
-        return request
-
-
-class Progress:
-    """One small JSON file that says how far it is, for whoever waits."""
-
-    def __init__(self, path: Path | None, total: int) -> None:
-        self.path = path
-        self.total = total
-        self.began_at = now()
-        self._step = ""
-        self._told_at = 0.0
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def tell(self, step: str, done: int, doing: str = "") -> None:
-        """At most once a second, unless the step is another one. The rate is bytes per second over the last while."""
-        moment = time.monotonic()
-        if step != self._step:
-            self._seen.clear()
-        elif moment - self._told_at < TELL_S:
-            return
-        self._step, self._told_at = step, moment
-        self._seen.append((moment, done))
-        while moment - self._seen[0][0] > RATE_OVER_S:
-            self._seen.popleft()
-        since, before = self._seen[0]
-        rate = (done - before) / (moment - since) if moment > since else 0.0
-        told = {"step": step, "doing": doing, "bytes_done": done, "bytes_total": self.total, "rate": round(rate)}
-        if self.path is not None:
-            write(self.path, json.dumps({**told, "began_at": self.began_at, "at": now()}) + "\n")
-
-
-class Counted:
-    """Bytes read while verifying, added up over threads."""
-
-    def __init__(self, told: Any) -> None:
-        self._told = told
-        self._lock = threading.Lock()
-        self._count = 0
-
-    def __call__(self, count: int) -> None:
-        with self._lock:
-            self._count += count
-            self._told(self._count)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -153,16 +67,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"failed: {full if error.errno == errno.ENOSPC else error}", file=sys.stderr, flush=True)
         return 2
     return 0
-
-
-def credential() -> tuple[str, str] | None:
-    """The host that a token is for, and the token."""
-    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), "hub-token")
-    try:
-        told = json.loads(path.read_text())
-        return str(told["host"]), str(told["token"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 class Fetch:
@@ -435,7 +339,7 @@ class Fetch:
     def watch(self) -> None:
         """Restart a hub's client that has brought no byte for too long."""
         moment = time.monotonic()
-        done = self.store.arrived_bytes()
+        done = self.there()
         if done != self.seen_bytes:
             self.seen_bytes, self.grew_at = done, moment
         for hub in self.hubs:
@@ -444,8 +348,12 @@ class Fetch:
                 self.had_setback(hub, stalled[0], f"no byte for {self.stall:.0f} s", False, None)
                 self.grew_at = moment
 
+    def there(self) -> int:
+        """Bytes that have come, on the disk or not yet."""
+        return min(self.store.bytes, self.store.arrived_bytes() + sum(hub.in_memory for hub in self.hubs))
+
     def report(self) -> None:
-        done = self.store.arrived_bytes()
+        done = self.there()
         doing = [f"{len(hub.at_work)} files from {hub.name}" for hub in self.hubs if hub.at_work]
         names = [neighbour.name for neighbour, _ in self.copies.values()]
         doing += [f"{names.count(name)} files from {name}" for name in sorted(set(names))]

@@ -1,8 +1,9 @@
 """Transfers files from one hub with the hub's own client; `fetch.py` starts it in the client's virtual environment.
 
 Each line on standard input is a JSON object with `path`, `size`, `to` and `xet`. The bytes go to `to`, after those that
-are there already. Each line on standard output is one too: `{"done": PATH}`, `{"waiting": SECONDS}`, or `failed` (the
-path) with `why`, `hopeless` and `wait`. Nothing is verified here. It ends at once when its input does.
+are there already. Each line on standard output is one too: `{"done": PATH}`, `{"waiting": SECONDS}`, `in_memory` (bytes
+that have come and are not written yet), or `failed` (the path) with `why`, `hopeless` and `wait`. Nothing is verified
+here. It ends at once when its input does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import huggingface_hub.constants as constants
@@ -40,6 +42,10 @@ DISK = {
     errno.EACCES: "the downloader may not write there: check who owns the directory",
     errno.EROFS: "the disk is mounted read-only: check the kernel's log",
 }
+
+
+class XetFailed(Exception):
+    """Whatever it was, plain HTTP may fare better."""
 
 
 def main() -> None:
@@ -68,6 +74,34 @@ class Listener(logging.Handler):
             say(waiting=float(match[1]))
 
 
+class Meter:
+    """Stands where the client draws its progress of a file: xet keeps up to hundreds of megabytes before it writes."""
+
+    kept: ClassVar[dict[int, int]] = {}
+
+    def __init__(self, **_: object) -> None:
+        self.kept[id(self)] = 0
+
+    def update_transfer(self, count: int) -> None:
+        self._keep(count)
+
+    def update(self, count: int) -> None:
+        self._keep(-count)
+
+    def _keep(self, more: int) -> None:
+        # What comes may be compressed, and so less than what is written.
+        self.kept[id(self)] += more
+        say(in_memory=sum(max(0, count) for count in list(self.kept.values())))
+
+    def set_postfix_str(self, *_: object, **__: object) -> None:
+        """The rate, which is for a person at a terminal."""
+
+    set_transfer_postfix_str = set_postfix_str
+
+    def close(self) -> None:
+        del self.kept[id(self)]
+
+
 def attempt(options: argparse.Namespace, order: dict[str, str | int]) -> None:
     path = str(order["path"])
     try:
@@ -85,8 +119,18 @@ def transfer(options: argparse.Namespace, path: str, size: int, to: Path, *, xet
     url = hf_hub_url(options.repo, path, revision=options.revision, endpoint=options.endpoint)
     found = get_hf_file_metadata(url, token=token, timeout=60, endpoint=options.endpoint)
     headers = build_hf_headers(token=token)
-    if xet and found.xet_file_data and is_xet_available():
-        xet_get(incomplete_path=to, xet_file_data=found.xet_file_data, headers=headers, expected_size=size)
+    # xet begins a file anew. What it leaves is the file's beginning: plain HTTP goes on in it.
+    if xet and found.xet_file_data and is_xet_available() and not (to.exists() and to.stat().st_size):
+        try:
+            xet_get(
+                incomplete_path=to,
+                xet_file_data=found.xet_file_data,
+                headers=headers,
+                expected_size=size,
+                tqdm_class=Meter,
+            )
+        except Exception as error:
+            raise XetFailed(f"xet: {first_line(error)}") from error
         return
     if urlsplit(found.location).netloc != urlsplit(options.endpoint).netloc:
         # The token is for the hub that was named, not for whoever stores its files.
@@ -100,7 +144,7 @@ def transfer(options: argparse.Namespace, path: str, size: int, to: Path, *, xet
 
 def judge(error: Exception) -> tuple[bool, str]:
     """Whether a second try cannot help, and what happened."""
-    said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    said = first_line(error)
     for kind, remedy in REMEDIES.items():
         if isinstance(error, kind):
             return True, f"{remedy}. The hub's client said: {said}"
@@ -112,6 +156,10 @@ def judge(error: Exception) -> tuple[bool, str]:
     if isinstance(error, OSError) and error.errno in DISK:
         return True, DISK[error.errno]
     return False, said
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def status_of(error: Exception) -> int | None:

@@ -43,6 +43,7 @@ class Hub:
         self.setbacks = 0
         self.hopeless: str | None = None
         self.at_work: set[str] = set()
+        self.in_memory = 0
         self._store = store
         self._venv = venv
         self._token = token
@@ -107,7 +108,11 @@ class Hub:
             event = self._events.get()
             if self._process is None or event["from"] != self._process.pid:
                 continue
+            if "in_memory" in event:
+                self.in_memory = event["in_memory"]
+                continue
             if "ended" in event:
+                self.in_memory = 0
                 why = f"the hub's client ended with {event['ended']}"
                 told += [{"failed": path, "why": why, "hopeless": False, "wait": None} for path in self.at_work]
                 self.at_work.clear()
@@ -119,7 +124,7 @@ class Hub:
 
     def stop(self) -> set[str]:
         """End the client; returns the files that it was at."""
-        left, self.at_work = self.at_work, set()
+        left, self.at_work, self.in_memory = self.at_work, set(), 0
         if self._process is not None:
             if self._process.poll() is None:
                 self._process.kill()

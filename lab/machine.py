@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab import limits, network, rootfs, service
+from lab import disks, limits, network, rootfs, service
 from lab.cgroup import Cgroup
 from lab.hardware import DEFAULT_GPUS, describe
 from lab.settings import SERVICES, STATE, host_address, host_number
@@ -191,6 +191,13 @@ class Host:
             self._power_off()
             self._power_on()
 
+    def add_disk(self, label: str, size: int) -> None:
+        """Build in an empty disk of `size` bytes; takes a power cut. It stays when the host is reset."""
+        with locked(self.name):
+            self._power_off()
+            disks.make(self.directory, label, size)
+            self._power_on()
+
     def set_gpus(self, gpus: int) -> None:
         """Pull or plug cards: takes a power cut, as on a real host. Raises ValueError for an impossible number."""
         describe(self.name, gpus)
@@ -320,6 +327,7 @@ class Host:
         # The supervisor does this itself; after a crash there may be none.
         Cgroup(self.name).remove()
         self._forget_nspawn()
+        disks.detach(self.directory)
 
     def _write_spec(self, spec: Spec) -> None:
         beside = self.directory / "host.json.new"

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from lab import hardware, kernel
+from lab import disks, hardware, kernel
 from lab.cgroup import Cgroup
 from lab.mirror import engine
 from lab.registry import tree
@@ -50,6 +50,7 @@ def nspawn_argv(host: str) -> list[str]:
         f"--bind-ro={view}:/usr/lib/lab-hardware",
         f"--bind-ro={view / 'pci'}:/sys/bus/pci/devices",
         f"--bind-ro={view / 'module'}:/sys/module",
+        *(f"--bind={device}:/dev/disk/by-label/{label}" for label, device in disks.attach(here).items()),
         # For engines without a container; made with the image, and only where that was made here.
         *([f"--bind-ro={tree.place()}:{engine.PLACE}"] if tree.place().is_dir() else []),
     ]

@@ -20,7 +20,7 @@ __all__ = ["model"]
 FILES = Path(__file__).resolve().parent.parent / "files"
 LIBRARY = "/usr/local/lib/rigup"
 USER = "rigup-fetch"
-PROGRAMS = ("fetch.py", "fetch_hub.py", "fetch_sources.py", "fetch_store.py")
+PROGRAMS = ("fetch.py", "fetch_hub.py", "fetch_request.py", "fetch_sources.py", "fetch_store.py")
 TOKEN = "/etc/rigup/hub-token"
 
 
@@ -54,8 +54,11 @@ def model(brief: Brief) -> None:
         content=(FILES / "model-fetch@.service").read_text(),
     )
     settings = brief.settings
-    if token := token_for(settings.hub_endpoint):
+    token = token_for(settings.hub_endpoint)
+    if token:
         files.install(name="Hand over the hub token", dest=TOKEN, content=HiddenValue(token), mode="600", secret=True)
+    else:
+        files.absent(name="Have no hub token", path=TOKEN)
     if brief.neighbours:
         _serve_neighbours(brief)
     else:
@@ -65,6 +68,7 @@ def model(brief: Brief) -> None:
         name=brief.plan.host,
         neighbours=brief.neighbours,
         directory=settings.model_source,
+        token=TOKEN if token else None,
     )
     for checkpoint in brief.plan.checkpoints:
         model_operations.fetch(name=f"Start the download of {checkpoint.repo}", checkpoint=checkpoint, sources=sources)

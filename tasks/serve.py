@@ -28,12 +28,6 @@ PROGRAMS = {
 def serve(brief: Brief) -> None:
     """Every endpoint of the plan serves what the plan says, or what served before still does."""
     endpoints = brief.plan.endpoints
-    for checkpoint in brief.plan.checkpoints:
-        model.wait(
-            name=f"Have {checkpoint.repo} whole and verified",
-            checkpoint=checkpoint,
-            timeout=brief.settings.fetch_timeout,
-        )
     for what, path in PROGRAMS.items():
         content = (FILES / Path(path).name).read_text()
         files.install(name=f"Install the {what}", dest=path, content=content, mode="755")
@@ -44,6 +38,12 @@ def serve(brief: Brief) -> None:
         name="Install the proof's packages", path=CLIENT, requirements=requirements, index=brief.settings.pypi_index
     )
     files.install(name="Install what the readiness check knows", dest=FATAL_LINES, content=fatal_text())
+    for checkpoint in brief.plan.checkpoints:
+        model.wait(
+            name=f"Have {checkpoint.repo} whole and verified",
+            checkpoint=checkpoint,
+            timeout=brief.settings.fetch_timeout,
+        )
     for endpoint in endpoints:
         files.absent(name=f"Have no other unit of {endpoint.name}", path=f"/etc/systemd/system/{endpoint.unit}")
         serving.judged(name=f"Have the image judge the arguments of {endpoint.name}", endpoint=endpoint)

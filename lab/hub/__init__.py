@@ -68,7 +68,7 @@ def start() -> Service:
     RATE_FILE.parent.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "lab.hub", "--host", GATEWAY, "--port", str(HUB_PORT), "--version", version()]
     argv += [word for name, folder in offered.items() for word in ("--repository", f"{name}={folder}")]
-    argv += ["--rate-file", str(RATE_FILE), "--faults-file", str(FAULTS_FILE), "--journal", str(JOURNAL)]
+    argv += ["--rate-file", str(RATE_FILE), "--faults-file", str(FAULTS_FILE), "--journal", str(JOURNAL), "--xet"]
     root = Path(__file__).parents[2]
     return daemonise(NAME, argv, url=HUB_URL, ready=_answers, timeout=30, cwd=root)
 

@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--rate-file", type=Path, help="overrides --rate while it exists and holds a number")
     parser.add_argument("--faults-file", type=Path, help="what it does wrong on purpose (lab.hub.faults)")
     parser.add_argument("--journal", type=Path, help="gets a JSON line for every answer")
+    parser.add_argument("--xet", action="store_true", help="announce LFS files as stored by xet as well")
     parser.add_argument("--version", default="", help="told in the Server header, so that a starter knows it again")
     arguments = parser.parse_args()
     gated = (text.partition("=") for text in arguments.gated)
@@ -44,7 +45,8 @@ def main() -> None:
 
     address = (arguments.host, arguments.port)
     faults = Faults(arguments.faults_file)
-    server = HubServer(address, Hub(repositories), Throttle(rate), arguments.version, faults, arguments.journal)
+    hub = Hub(repositories, arguments.xet)
+    server = HubServer(address, hub, Throttle(rate), arguments.version, faults, arguments.journal)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server.serve_forever()
 

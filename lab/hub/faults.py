@@ -20,6 +20,7 @@ FAULTS = {
     "flip": "change one byte in the middle",
     "stall": "stop sending in the middle, and keep the connection",
     "etag": "announce another checksum than the file's",
+    "403": "refuse",
     "429": "too many requests; `value`: seconds of Retry-After (1)",
     "503": "unavailable",
     "redirect": "send files from another address; `value`: its URL",

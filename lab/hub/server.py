@@ -1,66 +1,41 @@
 """The Hugging Face hub's HTTP protocol for models, as far as huggingface_hub 2.x downloads and verifies with it.
 
 Answers, redirects and error headers follow the real hub: branch names resolve to a commit, small files come over a
-redirect on the same host, LFS files over one to a content-addressed URL, and errors carry `X-Error-Code`.
+redirect on the same host, LFS files over one to a content-addressed URL, and errors carry `X-Error-Code`. With `xet`
+LFS files are announced as stored by xet as well, and `/cas` is the storage service (lab.hub.cas).
 """
 
+import io
 import json
 import re
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from lab.hub.answers import Answer, Refused, as_json, byte_range
+from lab.hub.cas import Cas, file_id
 from lab.hub.faults import Faults, Rule
 from lab.hub.repository import Entry, Repository
 from lab.hub.throttle import Throttle
 
 _API = re.compile(r"/api/models/(?P<repository>[^/]+/[^/]+)(?:/(?P<verb>revision|tree)/(?P<revision>[^/]+))?")
+_XET_TOKEN = re.compile(r"/api/models/(?P<repository>[^/]+/[^/]+)/xet-read-token/(?P<revision>[^/]+)")
 _CACHED = re.compile(r"/api/resolve-cache/models/(?P<repository>[^/]+/[^/]+)/(?P<revision>[0-9a-f]{40})/(?P<path>.+)")
 _RESOLVE = re.compile(r"/(?P<repository>[^/]+/[^/]+)/(?:resolve|raw)/(?P<revision>[^/]+)/(?P<path>.+)")
-_CDN = re.compile(r"/cdn/(?P<revision>[0-9a-f]{40})/(?P<sha256>[0-9a-f]{64})")
+_CDN = re.compile(r"/cdn/(?P<repository>[^/]+/[^/]+)/(?P<revision>[0-9a-f]{40})/(?P<sha256>[0-9a-f]{64})")
 STALL_S = 600
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-
-
-class Refused(Exception):
-    """A request that gets an error for an answer."""
-
-    def __init__(self, status: HTTPStatus, message: str, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.code = code
-
-
-@dataclass
-class Answer:
-    """What is sent back; `entry` instead of `body` for a file's content."""
-
-    status: HTTPStatus = HTTPStatus.OK
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    entry: Entry | None = None
-    start: int = 0
-    length: int = 0
-    about: str = ""
-    """The file that this is about, or `/api`."""
-
-
-def as_json(content: object, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Answer:
-    """An answer with a JSON body."""
-    body = json.dumps(content).encode()
-    return Answer(status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}, body)
 
 
 class Hub:
     """The hub's answers, apart from the connection they travel on."""
 
-    def __init__(self, repositories: Sequence[Repository]) -> None:
+    def __init__(self, repositories: Sequence[Repository], xet: bool = False) -> None:
         self._repositories = {repository.name: repository for repository in repositories}
         self._by_sha256 = {
             entry.sha256: entry
@@ -68,16 +43,23 @@ class Hub:
             for entry in repository.entries.values()
             if entry.sha256 is not None
         }
+        self._cas = Cas(self._by_sha256.values()) if xet else None
 
     def answer(self, url: str, host: str, token: str | None, wanted: str | None) -> Answer:
         """The answer to a GET or HEAD of `url`. `wanted` is the Range header. Raises Refused."""
         parts = urlsplit(url)
+        if self._cas and parts.path.startswith("/cas/"):
+            return self._cas.answer(parts.path.removeprefix("/cas"), f"http://{host}/cas", token, wanted)
+        if self._cas and (match := _XET_TOKEN.fullmatch(parts.path)):
+            self._check_revision(self._open(match, token), unquote(match["revision"]))
+            return replace(self._cas.connection(f"http://{host}/cas"), about="/api")
         if match := _CDN.fullmatch(parts.path):
             entry = self._by_sha256.get(match["sha256"])
             if entry is None:
                 raise Refused(HTTPStatus.FORBIDDEN, "AccessDenied")
-            # The client follows a redirect to the same host and takes the commit from where it ends.
-            return self._content(entry, wanted, {"X-Repo-Commit": match["revision"]})
+            # The client follows a redirect to the same host, and takes commit and way to xet from where it ends.
+            announced = self._announcement(entry, match["repository"], match["revision"], host)
+            return self._content(entry, wanted, {"X-Repo-Commit": match["revision"], **announced})
         if match := _CACHED.fullmatch(parts.path):
             entry = self._entry(self._open(match, token), match)
             return self._content(entry, wanted, {"X-Repo-Commit": match["revision"]})
@@ -127,8 +109,11 @@ class Hub:
         if match["revision"] is not None:
             self._check_revision(repository, unquote(match["revision"]))
         if match["verb"] == "tree":
-            return as_json([entry.listing() for entry in repository.entries.values()])
+            return as_json([self._listing(entry) for entry in repository.entries.values()])
         return as_json(repository.info(blobs=query.get("blobs", [""])[0].lower() in ("true", "1")))
+
+    def _listing(self, entry: Entry) -> dict[str, Any]:
+        return {**entry.listing(), **({"xetHash": file_id(entry)} if self._cas and entry.sha256 else {})}
 
     def _resolve(self, match: re.Match[str], host: str, token: str | None) -> Answer:
         repository = self._open(match, token)
@@ -140,9 +125,16 @@ class Hub:
         headers |= {
             "X-Linked-Size": str(entry.size),
             "X-Linked-ETag": f'"{entry.sha256}"',
-            "Location": f"http://{host}/cdn/{repository.commit}/{entry.sha256}?response-content-disposition={quote(entry.path)}",
+            "Location": f"http://{host}/cdn/{repository.name}/{repository.commit}/{entry.sha256}?filename={quote(entry.path)}",
         }
+        headers |= self._announcement(entry, repository.name, repository.commit, host)
         return Answer(HTTPStatus.FOUND, headers, about=entry.path)
+
+    def _announcement(self, entry: Entry, repository: str, commit: str, host: str) -> dict[str, str]:
+        if self._cas is None:
+            return {}
+        route = f"http://{host}/api/models/{repository}/xet-read-token/{commit}"
+        return {"X-Xet-Hash": file_id(entry), "Link": f'<{route}>; rel="xet-auth"'}
 
     def _content(self, entry: Entry, wanted: str | None, headers: dict[str, str] | None = None) -> Answer:
         headers = {
@@ -151,13 +143,10 @@ class Hub:
             "Accept-Ranges": "bytes",
             **(headers or {}),
         }
-        match = _RANGE.fullmatch(wanted) if wanted else None
-        if match is None or match.groups() == ("", ""):
+        asked = byte_range(wanted, entry.size)
+        if asked is None:
             return Answer(HTTPStatus.OK, headers, entry=entry, length=entry.size, about=entry.path)
-        if match[1]:
-            start, end = int(match[1]), min(int(match[2] or entry.size), entry.size - 1)
-        else:
-            start, end = max(0, entry.size - int(match[2])), entry.size - 1
+        start, end = asked
         if start > end:
             headers["Content-Range"] = f"bytes */{entry.size}"
             return Answer(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers)
@@ -227,9 +216,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _spoilt(self, answer: Answer) -> Answer:
         """The answer, with what goes wrong before any content is sent."""
         take = self.server.faults.take
-        if rule := take(("429", "503"), answer.about, count=True):
+        if rule := take(("403", "429", "503"), answer.about, count=True):
             headers = {"Retry-After": rule.value or "1"} if rule.fault == "429" else {}
-            return as_json({"error": "later"}, HTTPStatus(int(rule.fault)), headers)
+            return as_json({"error": "not now"}, HTTPStatus(int(rule.fault)), headers)
         if (rule := take(("moved",), answer.about, count=True)) and answer.about == "/api":
             content = json.loads(answer.body)
             return as_json({**content, "sha": rule.value} if isinstance(content, dict) else content)
@@ -271,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
             return len(answer.body)
         sent = 0
         ends = _end(answer, rule)
-        with answer.entry.source.open("rb") as source:
+        with io.BytesIO(answer.body) if answer.body else answer.entry.source.open("rb") as source:
             source.seek(answer.start)
             for size in self.server.throttle.pieces(min(ends, answer.length)):
                 piece = source.read(size)

@@ -50,13 +50,14 @@ def request_of(checkpoint: CheckpointPlan) -> str:
 class Sources:
     """Where a host's files come from, nearest first: a directory on it, its neighbours, then hubs in this order.
 
-    `name` is the host's own in the inventory.
+    `name` is the host's own in the inventory. `token` is the file that its unit takes the hub's token from, if any.
     """
 
     hubs: tuple[str, ...]
     name: str = ""
     neighbours: tuple[Neighbour, ...] = ()
     directory: str | None = None
+    token: str | None = None
 
 
 def request(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> str:
@@ -69,6 +70,8 @@ def request(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> s
         "name": sources.name,
         "neighbours": [asdict(neighbour) for neighbour in sources.neighbours],
         "hubs": sources.hubs,
+        # Not read there: a download that began with a token is begun anew without it.
+        "token": sources.token is not None,
         "venv": venv,
         "files": checkpoint.listing,
     }
@@ -90,7 +93,8 @@ def fetch(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> Com
     content = request(checkpoint, sources, venv).encode()
     path, unit = request_of(checkpoint), unit_of(checkpoint)
     there: FileState | None = host.get_fact(FileInfo, path=path)
-    state: UnitStateValue = host.get_fact(UnitState, unit=unit, inputs=[path])
+    inputs = [path, sources.token] if sources.token else [path]
+    state: UnitStateValue = host.get_fact(UnitState, unit=unit, inputs=inputs)
     asked = there is not None and there.sha256 == hashlib.sha256(content).hexdigest()
     if asked and state.runs and not state.newer_inputs and state.enabled == "enabled":
         host.noop(f"{repo} is being fetched by {unit}")

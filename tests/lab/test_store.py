@@ -1,4 +1,4 @@
-"""The model store on lab hosts: two that share, a reboot in the middle, a token, a store that survived its host.
+"""The model store on lab hosts: two that share, a power cut, progress, a token, a disk that survived its host.
 
 The tests build on each other in the order they stand in.
 """
@@ -10,7 +10,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class Hub:
     def start(self) -> None:
         argv = [sys.executable, "-m", "lab.hub", "--host", GATEWAY, "--port", str(self.port)]
         argv += ["--repository", f"{checkpoint.REPOSITORY}={checkpoint.build()}", "--rate-file", str(self.rate_file)]
-        argv += ["--faults-file", str(self.faults_file), "--journal", str(self.journal_file)]
+        argv += ["--faults-file", str(self.faults_file), "--journal", str(self.journal_file), "--xet"]
         service.daemonise(self.name, argv, url=self.url, cwd=ROOT)
 
     def send(self, rate: int) -> None:
@@ -51,6 +52,10 @@ class Hub:
 
     def err(self, *rules: str) -> None:
         faults.write(self.faults_file, [faults.parse(rule) for rule in rules])
+
+    def refuse_xet(self) -> None:
+        """Plain HTTP alone: what has come stands on the disk at once."""
+        self.err("403,path=/cas")
 
     def forget(self) -> None:
         self.journal_file.unlink(missing_ok=True)
@@ -61,6 +66,11 @@ class Hub:
         lines = self.journal_file.read_text().splitlines() if self.journal_file.exists() else []
         told = [json.loads(line) for line in lines]
         return [line for line in told if line["client"] != GATEWAY and line["about"] not in ("", "/api")]
+
+    @property
+    def asked(self) -> list[dict[str, Any]]:
+        """What was asked of the hub itself, not of its storage."""
+        return [line for line in self.journal if line["method"] == "HEAD"]
 
     @property
     def sent(self) -> int:
@@ -75,8 +85,11 @@ class Fleet:
     rigs: Rigs
     hub: Hub
 
-    def deploy(self, **extra: str) -> Result:
-        return self.rigs.run("pyinfra", *STEPS, **extra)
+    def deploy(self, *arguments: str, **extra: str) -> Result:
+        return self.rigs.run("pyinfra", *STEPS, *arguments, **extra)
+
+    def empty(self, host: machine.Host) -> None:
+        host.shell("rm -rf /srv/models/* /var/lib/rigup-fetch/shared/*")
 
     def store(self, host: machine.Host) -> str:
         return host.shell("echo /srv/models/*/*/????????????????????????????????????????").stdout.strip()
@@ -90,6 +103,21 @@ def published() -> str:
     folder = checkpoint.build()
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return "".join(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  ./{name}\n" for name in files)
+
+
+def locked_bytes() -> int:
+    return sum(path.stat().st_size for path in checkpoint.build().rglob("*") if path.is_file())
+
+
+def mounted(host: machine.Host) -> str:
+    return host.shell("findmnt --noheadings --raw --output TARGET,FSTYPE --mountpoint /srv/models").stdout.strip()
+
+
+def until(what: Callable[[], bool], log: Path, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +146,10 @@ def test_two_hosts_that_are_deployed_together_bring_each_file_from_the_hub_once(
 
     assert result.code == 0, result.output
     assert [fleet.sums(host) for host in fleet.hosts] == [published()] * 2
-    locked = sum(path.stat().st_size for path in checkpoint.build().rglob("*") if path.is_file())
-    assert locked <= fleet.hub.sent <= 1.1 * locked
+    assert locked_bytes() <= fleet.hub.sent <= 1.1 * locked_bytes()
     assert "critical path:" in result.output
     assert re.search(rf"{checkpoint.REPOSITORY}: [a-z ]+, \d+ MB of 18 MB", result.output), result.output
+    assert any(line["about"].startswith("xet:") for line in fleet.hub.journal)
     again = fleet.deploy()
     assert again.code == 0 and again.changed() == [], again.output
 
@@ -137,8 +165,9 @@ def test_nobody_else_is_served(fleet: Fleet) -> None:
 def test_a_download_goes_on_after_a_power_cut_without_any_deploy(fleet: Fleet) -> None:
     host, other = fleet.hosts
     other.shell("systemctl stop rigup-neighbours")
-    host.shell("rm -rf /srv/models/* /var/lib/rigup-fetch/shared/*")
+    fleet.empty(host)
     fleet.hub.send(1_500_000)
+    fleet.hub.refuse_xet()
     fleet.hub.forget()
     with fleet.rigs.begun("pyinfra", *STEPS, output=subprocess.DEVNULL):
         host.shell("for i in {1..600}; do [ $(du -s /srv/models | cut -f1) -gt 6000 ] && exit; sleep 0.1; done; exit 1")
@@ -149,40 +178,57 @@ def test_a_download_goes_on_after_a_power_cut_without_any_deploy(fleet: Fleet) -
     host.shell("for i in {1..600}; do ls /srv/models/*/*/*.verified.json 2>/dev/null && exit; sleep 0.1; done; exit 1")
 
     assert fleet.sums(host) == published()
-    whole = sum(path.stat().st_size for path in checkpoint.build().rglob("*") if path.is_file())
-    assert fleet.hub.sent < whole + 4_000_000
+    assert fleet.hub.sent < locked_bytes() + 4_000_000
     other.shell("systemctl start rigup-neighbours")
     assert fleet.deploy().code == 0
 
 
-def test_a_token_reaches_its_own_hub_and_stands_nowhere_else(fleet: Fleet) -> None:
+def test_status_tells_how_far_a_download_is(fleet: Fleet) -> None:
     host = fleet.hosts[0]
     fleet.rigs.write(hub_endpoint=fleet.hub.url, neighbours=False)
-    credential = json.dumps({"host": GATEWAY, "token": TOKEN})
-    host.shell("install -m 600 /dev/stdin /etc/rigup/hub-token", stdin=credential)
-    host.shell("rm -rf /srv/models/* /var/lib/rigup-fetch/shared/*")
-    fleet.hub.forget()
-    fleet.hub.send(2_000_000)
-    with_token = fleet.deploy(HF_TOKEN="hf_of_this_machine")
+    fleet.empty(host)
+    fleet.hub.send(400_000)
+    with fleet.rigs.begun("pyinfra", *STEPS, "--limit", host.name, output=subprocess.DEVNULL):
+        moves = """grep -qs '"rate": [1-9]' /run/rigup-fetch/*/progress.json"""
+        host.shell(f"for i in {{1..600}}; do {moves} && exit; sleep 0.1; done; exit 1")
+    told = fleet.rigs.run("rigup", "status", "--json", host.name)
+    (download,) = json.loads(told.output)["hosts"][host.name]["downloads"]
+    assert download["step"] == "downloading"
+    assert 0 < download["bytes_done"] < download["bytes_total"] == locked_bytes()
+    assert 200_000 < download["rate"] < 600_000
+    line = " ".join(fleet.rigs.run("rigup", "status", host.name).output.split())
+    assert re.search(r"downloading, \d+ MB of 18 MB, 0 MB/s, about \d+ s left, \d files from 10", line), line
+    with fleet.rigs.begun("rigup", "status", "--json", "--watch", host.name) as watching:
+        assert watching.stdout is not None
+        seen = [json.loads(watching.stdout.readline())["hosts"][host.name]["downloads"][0] for _ in range(3)]
+    assert seen[0]["bytes_done"] < seen[-1]["bytes_done"]
 
-    assert with_token.code == 0, with_token.output
-    assert fleet.hub.journal and all(line["authorized"] for line in fleet.hub.journal)
-    assert "hf_of_this_machine" not in with_token.output
-    for secret in (TOKEN, "hf_of_this_machine"):
-        found = host.shell(
-            f"grep -rlsF {secret} /etc /var/lib/rigup-fetch /srv /run/rigup-fetch || true"
-        ).stdout.split()
-        assert found == (["/etc/rigup/hub-token"] if secret == TOKEN else []), found
-        assert host.shell(f"journalctl | grep -c {secret} || true").stdout.strip() == "0"
 
-    credential = json.dumps({"host": "huggingface.co", "token": TOKEN})
-    host.shell("install -m 600 /dev/stdin /etc/rigup/hub-token", stdin=credential)
-    host.shell("rm -rf /srv/models/* /var/lib/rigup-fetch/shared/*")
-    fleet.hub.forget()
-    fleet.hub.send(0)
-    assert fleet.deploy().code == 0
-    assert fleet.hub.journal and not any(line["authorized"] for line in fleet.hub.journal)
-    host.shell("rm /etc/rigup/hub-token")
+def test_a_token_reaches_its_own_hub_stands_nowhere_else_and_goes_with_its_setting(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    # The download of the test before is under way, without a token: that is for a hub of this name alone.
+    host, log = fleet.hosts[0], tmp_path / "log"
+    host.shell(f"echo {GATEWAY} huggingface.co >>/etc/hosts")
+    fleet.rigs.write(hub_endpoint=f"http://huggingface.co:{fleet.hub.port}", neighbours=False)
+    for environment, found in (({"HF_TOKEN": TOKEN}, ["/etc/rigup/hub-token"]), ({}, [])):
+        fleet.hub.forget()
+        with (
+            log.open("a") as output,
+            fleet.rigs.begun("pyinfra", *STEPS, "--limit", host.name, output=output.fileno(), **environment) as deploy,
+        ):
+            until(lambda: any(line["authorized"] == bool(environment) for line in fleet.hub.asked), log)  # noqa: B023
+            if not environment:
+                fleet.hub.send(0)
+                fleet.hub.err()
+                assert deploy.wait(120) == 0, log.read_text()
+        places = "/etc /var/lib/rigup-fetch /srv /run/rigup-fetch"
+        assert host.shell(f"grep -rlsF {TOKEN} {places} || true").stdout.split() == found
+        assert host.shell(f"journalctl | grep -c {TOKEN} || true").stdout.strip() == "0"
+        if found:
+            assert host.shell("stat -c '%a %U' /etc/rigup/hub-token").stdout == "600 root\n"
+    assert "rigup: done" in log.read_text() and TOKEN not in log.read_text()
+    assert not any(line["authorized"] for line in fleet.hub.journal if line["about"].startswith("xet:"))
     fleet.rigs.write(hub_endpoint=fleet.hub.url)
 
 
@@ -206,21 +252,28 @@ def test_models_are_listed_and_removed_only_on_request(fleet: Fleet) -> None:
     assert re.search(rf"^{second} +nothing", fleet.rigs.run("rigup", "models").output, re.M)
 
 
-def test_a_rebuilt_host_whose_store_survived_verifies_and_downloads_nothing(fleet: Fleet) -> None:
+def test_a_rebuilt_host_whose_store_has_a_disk_of_its_own_verifies_and_downloads_nothing(fleet: Fleet) -> None:
     host = fleet.hosts[0]
-    host.shell("tar -C /srv -cpf /root/store.tar models")
-    kept = (host.root / "root/store.tar").read_bytes()
+    only = ("--limit", host.name)
+    host.shell("rm -rf /srv/models")
+    host.add_disk("models", 100_000_000)
+    fleet.rigs.write(hub_endpoint=fleet.hub.url, model_disk="models")
+    first = fleet.deploy(*only)
+    assert first.code == 0, first.output
+    assert fleet.sums(host) == published()
+    host.kill()
+    assert mounted(host) == "/srv/models ext4"
+    assert fleet.deploy(*only).changed() == []
+
     machine_id = host.shell("cat /etc/machine-id").stdout
     host.reset()
     machine.write_known_hosts()
-    assert host.shell("cat /etc/machine-id").stdout != machine_id
-    (host.root / "root/store.tar").write_bytes(kept)
-    # Ids of users are dealt out anew.
-    host.shell("tar -C /srv -xf /root/store.tar --no-same-owner && rm /root/store.tar")
+    assert host.shell("cat /etc/machine-id; ls /srv").stdout != machine_id
     fleet.hub.forget()
-    result = fleet.deploy()
+    result = fleet.deploy(*only)
 
     assert result.code == 0, result.output
+    assert mounted(host) == "/srv/models ext4"
     assert not [line for line in fleet.hub.journal if line["client"] == host.address]
     assert "is as published; nothing is fetched" in host.shell("journalctl -o cat -u 'model-fetch@*'").stdout
     assert fleet.sums(host) == published()

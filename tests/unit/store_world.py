@@ -75,14 +75,14 @@ class RunningHub:
 
 
 @contextmanager
-def hub_of(repository: Repository, directory: Path, gated: bool = False) -> Iterator[RunningHub]:
+def hub_of(repository: Repository, directory: Path, gated: bool = False, xet: bool = False) -> Iterator[RunningHub]:
     """A hub on loopback for as long as the context lasts."""
     directory.mkdir(parents=True, exist_ok=True)
     served = Repository(REPO, repository.folder, TOKEN if gated else None)
     rate = [0]
     rules = faults.Faults(directory / "faults.json")
     journal = directory / "journal.jsonl"
-    server = HubServer(("127.0.0.1", 0), Hub([served]), Throttle(lambda: rate[0]), "", rules, journal)
+    server = HubServer(("127.0.0.1", 0), Hub([served], xet), Throttle(lambda: rate[0]), "", rules, journal)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield RunningHub(f"http://127.0.0.1:{server.server_port}", served, directory, rate)
@@ -143,29 +143,29 @@ class Rig:
         argv += ["--shared", str(self.shared), "--home", str(self.directory / "home")]
         return [*argv, "--pause", "0.02", "--tries", "8", "--stall", "3", "--silence", "3"]
 
-    def environment(self) -> dict[str, str]:
-        return {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
-
-    def fetch(self, token_for: str | None = None, **changes: Any) -> subprocess.CompletedProcess[str]:
-        """Runs it to its end; `token_for` names the host that its credential is for."""
-        environment = self.environment()
+    def environment(self, token_for: str | None) -> dict[str, str]:
+        environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
         if token_for:
             credentials = self.directory / "credentials"
             credentials.mkdir(parents=True, exist_ok=True)
             (credentials / "hub-token").write_text(json.dumps({"host": token_for, "token": TOKEN}))
             environment["CREDENTIALS_DIRECTORY"] = str(credentials)
-        argv = self.arguments(**changes)
+        return environment
+
+    def fetch(self, token_for: str | None = None, **changes: Any) -> subprocess.CompletedProcess[str]:
+        """Runs it to its end; `token_for` names the host that its credential is for."""
+        argv, environment = self.arguments(**changes), self.environment(token_for)
         return subprocess.run(argv, capture_output=True, text=True, timeout=100, env=environment)
 
     @contextmanager
-    def fetching(self, **changes: Any) -> Iterator[subprocess.Popen[str]]:
+    def fetching(self, token_for: str | None = None, **changes: Any) -> Iterator[subprocess.Popen[str]]:
         """Begins it; what is left of it is killed with all it started, as systemd does."""
         process = subprocess.Popen(
             self.arguments(**changes),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=self.environment(),
+            env=self.environment(token_for),
         )
         try:
             yield process

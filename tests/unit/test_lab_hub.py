@@ -129,7 +129,7 @@ def test_large_files_redirect_to_their_content_and_say_what_they_are(hub: Runnin
     assert headers["x-repo-commit"] == hub.commit
     assert headers["x-linked-size"] == str((hub.folder / name).stat().st_size)
     digest = headers["x-linked-etag"].strip('"')
-    assert headers["location"].startswith(f"{hub.url}/cdn/{hub.commit}/{digest}?")
+    assert headers["location"].startswith(f"{hub.url}/cdn/{REPOSITORY}/{hub.commit}/{digest}?")
     status, headers = head(headers["location"])
     assert (status, headers["etag"].strip('"'), headers["accept-ranges"]) == (200, digest, "bytes")
 

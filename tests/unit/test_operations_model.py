@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from rigup.neighbours import Neighbour
 from rigup.operations import model, verify
 from tests.unit.deploys import Actor, Outcome, Said
 from tests.unit.sample import plan
-from tests.unit.test_operations_units import DOWN, NO_UNIT, shown
+from tests.unit.test_operations_units import DOWN, NEWER, NO_UNIT, OLDER, shown
 
 ENDPOINT = plan().endpoints[0]
 CHECKPOINT = ENDPOINT.checkpoint
@@ -40,9 +41,9 @@ def wait(actor: Actor, **arguments: Any) -> Outcome:
     return actor.does(model.wait, checkpoint=CHECKPOINT, **arguments)
 
 
-def asked() -> list[str]:
+def asked(sources: model.Sources = SOURCES) -> list[str]:
     """What stat and sha256sum say of the request that the operation writes."""
-    content = model.request(CHECKPOINT, SOURCES).encode()
+    content = model.request(CHECKPOINT, sources).encode()
     return ["regular file|644|root|root", f"{hashlib.sha256(content).hexdigest()}  x"]
 
 
@@ -89,6 +90,19 @@ def test_a_download_of_something_else_is_begun_anew() -> None:
     outcome = fetch(host([ABSENT], [RUNNING]).answers("stat -c '%F", ["regular file|644|root|root", f"{'0' * 64}  x"]))
 
     assert outcome.ran(f"systemctl restart --no-block -- {UNIT}") == 1
+
+
+def test_a_download_that_began_with_another_token_or_with_one_that_is_gone_is_begun_anew() -> None:
+    with_token = replace(SOURCES, token="/etc/rigup/hub-token")
+    for sources, units, restarts in (
+        (with_token, [*RUNNING, OLDER], 0),
+        (with_token, [*RUNNING, NEWER], 1),
+        (SOURCES, RUNNING, 1),
+    ):
+        actor = host([ABSENT], [units]).answers("stat -c '%F", asked(with_token))
+        outcome = actor.does(model.fetch, checkpoint=CHECKPOINT, sources=sources)
+
+        assert outcome.ran(f"systemctl restart --no-block -- {UNIT}") == restarts, outcome.told
 
 
 def test_a_complete_checkpoint_is_not_waited_for() -> None:

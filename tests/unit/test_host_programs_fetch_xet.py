@@ -1,0 +1,91 @@
+"""fetch.py with the hub's real client and its xet part, against a hub that stores by xet as well."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.hub.repository import Repository
+from tests.unit.store_world import SHARD_BYTES, SHARDS, TOKEN, Rig, hub_of
+
+pytest_plugins = ("tests.unit.store_world_plugin",)
+
+FIRST, SECOND, THIRD = SHARDS
+
+
+@pytest.fixture
+def rig(repository: Repository, tmp_path: Path) -> Iterator[Rig]:
+    with hub_of(repository, tmp_path / "hub", gated=True, xet=True) as hub:
+        yield Rig(tmp_path / "rig1", hub)
+
+
+def fetched(rig: Rig) -> str:
+    result = rig.fetch(token_for="127.0.0.1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert rig.is_as_published() and rig.is_clean()
+    assert TOKEN not in result.stdout + result.stderr
+    return result.stdout
+
+
+def over_xet(rig: Rig, path: str) -> int:
+    return rig.hub.sent(f"xet:{path}")
+
+
+def test_a_checkpoint_arrives_over_xet_and_the_storage_service_does_not_see_the_hubs_token(rig: Rig) -> None:
+    said = fetched(rig)
+
+    assert "xet:" not in said
+    for shard in SHARDS:
+        assert rig.hub.sent(shard) == 0
+        assert SHARD_BYTES < over_xet(rig, shard) < 1.01 * SHARD_BYTES
+    # It answers 401 to any token but its own.
+    assert {line["status"] for line in rig.hub.journal if line["about"] == "/cas"} == {200}
+    assert not any(line["authorized"] for line in rig.hub.journal if line["about"].startswith("xet:"))
+
+
+BAD_DAYS = {
+    "the hub gives no token for its storage": ("403,path=/api", "xet: "),
+    "its storage refuses": ("403,path=/cas", "xet: "),
+    # As when signed URLs have run out: the client asks for new ones, again and again.
+    "its storage refuses chunks": ("403,path=xet:*", "no byte for 3 s"),
+    "its storage stalls": (f"stall,path=xet:{SECOND}", "no byte for 3 s"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DAYS)
+def test_where_xet_fails_the_rest_comes_over_plain_http(rig: Rig, name: str) -> None:
+    rule, why = BAD_DAYS[name]
+    rig.hub.err(rule)
+
+    said = fetched(rig)
+
+    assert why in said
+    assert 0 < rig.hub.sent(SECOND) <= SHARD_BYTES
+
+
+def test_a_flipped_byte_in_a_chunk_is_noticed_and_that_file_fetched_again_alone(rig: Rig) -> None:
+    rig.hub.err(f"flip,path=xet:{FIRST},times=1")
+
+    said = fetched(rig)
+
+    assert f"{FIRST} from 127.0.0.1" in said
+    assert over_xet(rig, SECOND) + over_xet(rig, THIRD) < 2.02 * SHARD_BYTES
+
+
+def test_what_xet_keeps_in_memory_is_neither_a_stall_nor_missing_from_the_progress(rig: Rig) -> None:
+    # All xorbs are on their way at once, so nothing is written for longer than a stall may last.
+    rig.hub.rate[0] = 1_800_000
+    in_memory = 0
+    with rig.fetching("127.0.0.1") as process:
+        while process.poll() is None:
+            if rig.progress.exists():
+                in_memory = max(in_memory, json.loads(rig.progress.read_text())["bytes_done"] - rig.arrived())
+            time.sleep(0.1)
+
+    assert process.returncode == 0
+    assert in_memory > 2_000_000
+    assert rig.hub.sent(FIRST) == 0
