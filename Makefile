@@ -28,7 +28,7 @@ soak: $(VENV)/.ready apt-packages ## The long repetitions
 	$(BIN)/pytest tests/lab --soak -m soak
 
 unit: $(VENV)/.ready
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -n 4 tests/unit
 
 audit: $(VENV)/.ready ## Check the hosts of the inventory against their plan
 	$(BIN)/pytest tests/audit
