@@ -4,7 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 hosts ?= 1
 export PYTHONUNBUFFERED := 1
-export PYTHONDONTWRITEBYTECODE := 1
 
 # What the lab and the tests need of this machine (Debian 12, root).
 APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg iproute2 kmod mmdebstrap \
