@@ -4,7 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 hosts ?= 1
 export PYTHONUNBUFFERED := 1
-export PYTHONDONTWRITEBYTECODE := 1
 
 # What the lab and the tests need of this machine (Debian 12, root).
 APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg iproute2 kmod mmdebstrap \
@@ -28,7 +27,7 @@ soak: $(VENV)/.ready apt-packages ## The long repetitions
 	$(BIN)/pytest tests/lab --soak -m soak
 
 unit: $(VENV)/.ready
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -n 4 tests/unit
 
 audit: $(VENV)/.ready ## Check the hosts of the inventory against their plan
 	$(BIN)/pytest tests/audit

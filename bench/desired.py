@@ -10,8 +10,9 @@ from lab.machine import Host
 from rigup import lock as locks
 from rigup import resolve
 from rigup.inventory import Inventory
+from rigup.make_plan import make_plan
 from rigup.packages import CONFLICTS_DOCKER, distro_id, driver_install, locked_packages, repositories
-from rigup.plan import Plan, make_plan
+from rigup.plan import Plan
 from rigup.recipes import default_catalogue
 from rigup.render import CLIENT, FATAL_LINES, gpus_proof, inputs_of, proof_of
 from tasks import model, serve

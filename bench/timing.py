@@ -53,11 +53,13 @@ class Case:
 
 def run(command: Command) -> tuple[float, str]:
     """Seconds, and what was printed. Raises BenchError when it fails or does not prove what it must."""
+    # As at a user's terminal, where Python keeps what it has compiled.
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     began = time.monotonic()
     done = subprocess.run(
         list(command.argv),
         cwd=ROOT,
-        env={**os.environ, **command.environment},
+        env={**usual, **command.environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

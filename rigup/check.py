@@ -14,8 +14,9 @@ from rigup.engines import option
 from rigup.errors import Finding
 from rigup.fit import fit
 from rigup.known import Complaint, judge, ordered, releases_of
+from rigup.patch_schema import IgnorePatch, YarnPatch
 from rigup.recipes import Catalogue
-from rigup.schema import Checkpoint, IgnorePatch, Recipe, YarnPatch
+from rigup.schema import Checkpoint, Recipe
 
 __all__ = ["check_catalogue", "check_recipe"]
 

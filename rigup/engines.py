@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rigup.schema import Parallel, Recipe, YarnPatch
+from rigup.patch_schema import YarnPatch
+from rigup.schema import Parallel, Recipe
 
 __all__ = ["arguments", "option", "own_arguments"]
 

@@ -19,7 +19,8 @@ from rigup.inventory import load_inventory
 from rigup.known import place
 from rigup.kubernetes import kubernetes
 from rigup.lock import CheckpointLock, ImageLock, Lock, VenvLock
-from rigup.plan import QUIET, EndpointPlan, make_plan, needed_patches
+from rigup.make_plan import QUIET, make_plan, needed_patches
+from rigup.plan import EndpointPlan
 from rigup.recipes import Catalogue
 from rigup.render import DOCKER, cache_volume, docker_argv, env_file_text, unit_text
 from rigup.schema import Recipe

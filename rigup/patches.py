@@ -14,7 +14,8 @@ from typing import Any
 
 from rigup import chat_template
 from rigup.errors import RigupError
-from rigup.schema import IgnorePatch, Patch, Recipe, SamplingPatch, TemplatePatch, YarnPatch
+from rigup.patch_schema import IgnorePatch, Patch, SamplingPatch, TemplatePatch, YarnPatch
+from rigup.schema import Recipe
 
 __all__ = ["TEMPLATE", "applies", "patch_files", "reads"]
 

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ValidationError
 from rigup.documents import Document, findings_of, read_document, words
 from rigup.errors import Finding, InputError, RigupError, near
 from rigup.layers import Layered, layered
-from rigup.schema import Checkpoint, Evidence, IgnorePatch, Patch, Recipe, When
+from rigup.patch_schema import IgnorePatch, Patch, When
+from rigup.schema import Checkpoint, Evidence, Recipe
 
 __all__ = [
     "Catalogue",

@@ -174,12 +174,15 @@ def prove_argv(endpoint: EndpointPlan) -> list[str]:
 
 
 def record_text(endpoint: EndpointPlan) -> str:
-    """What `switch.py` must know of a generation, as one line of JSON beside its other files."""
+    """What `switch.py` and `rigup status` must know of a generation, as one line of JSON beside its other files."""
     record = {
         "name": endpoint.name,
         "generation": endpoint.generation,
         "recipe": endpoint.recipe,
+        "gpus": endpoint.gpus,
+        "address": endpoint.address,
         "port": endpoint.port,
+        "ready_path": endpoint.ready_path,
         "start_seconds": start_seconds(endpoint),
         "prove": prove_argv(endpoint),
     }

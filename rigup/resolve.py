@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from rigup import apt_index, lock, patches, plan
+from rigup import apt_index, lock, patches
 from rigup.environments import venv_lock
 from rigup.errors import Finding, InputError, RigupError
 from rigup.hub import checkpoint_lock, published_file
 from rigup.lock import CheckpointLock, ImageLock, Lock, VenvLock
+from rigup.make_plan import Published, checkpoint_revision, needed_patches, recipe_of
 from rigup.packages import (
     Repository,
     cuda_group,
@@ -25,7 +26,6 @@ from rigup.packages import (
     repositories,
     toolkit_group,
 )
-from rigup.plan import Published
 from rigup.recipes import Catalogue, Checkpoint
 from rigup.registry import image_lock
 from rigup.schema import Image, Venv
@@ -77,15 +77,15 @@ def published_for(settings: Settings, catalogue: Catalogue, known: Lock, cache_d
     found: dict[str, dict[str, str]] = {}
     findings: list[Finding] = []
     for name in settings.endpoints:
-        recipe = plan.recipe_of(settings, name, catalogue)
+        recipe = recipe_of(settings, name, catalogue)
         image = known.images.get(recipe.image.tag) if recipe.image else None
         if recipe.image and image is None:
             continue
-        wanted = patches.reads(plan.needed_patches(recipe, image.created if image else None))
+        wanted = patches.reads(needed_patches(recipe, image.created if image else None))
         if not wanted:
             continue
         checkpoint = catalogue.checkpoint(recipe.checkpoint)
-        revision = plan.checkpoint_revision(checkpoint, known)
+        revision = checkpoint_revision(checkpoint, known)
         files = found.setdefault(f"{checkpoint.repo}@{revision}", {})
         for file in wanted:
             try:
@@ -206,7 +206,7 @@ def _fill(known: Lock, wants: Iterable[Want], catalogue: Catalogue) -> tuple[Loc
         filling = _Filling(web, known)
         for want in wants:
             for name in want.settings.endpoints:
-                recipe = plan.recipe_of(want.settings, name, catalogue)
+                recipe = recipe_of(want.settings, name, catalogue)
                 if recipe.image:
                     filling.image(recipe.image, want.settings)
                 if recipe.venv:

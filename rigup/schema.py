@@ -2,18 +2,35 @@
 
 A recipe holds data only. Options of the engine that every recipe decides about (parallelism, speculation, parsers) are
 fields of their own; `rigup.engines` writes them as the engine's arguments. All others stand in `argv`, one string each.
+Its patches are `rigup.patch_schema`, its words `rigup.words`.
 """
 
 from __future__ import annotations
 
-import re
-from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import Field, Strict, model_validator
 
 from rigup.documents import complaint
 from rigup.errors import RigupError
+from rigup.patch_schema import Patch
+from rigup.words import (
+    Argument,
+    Branch,
+    Data,
+    Day,
+    Digest,
+    EnvName,
+    Inside,
+    Int,
+    Pinned,
+    PythonVersion,
+    Repo,
+    Revision,
+    Tag,
+    Version,
+    Word,
+)
 
 __all__ = [
     "NCCL_LEVELS",
@@ -21,25 +38,18 @@ __all__ = [
     "Container",
     "Engine",
     "Evidence",
-    "IgnorePatch",
     "Image",
     "Parallel",
-    "Patch",
     "Ready",
     "Recipe",
-    "SamplingPatch",
     "Source",
     "Speculation",
     "Speed",
-    "TemplatePatch",
     "Venv",
-    "When",
     "Workload",
-    "YarnPatch",
     "option_name",
 ]
 
-Int = Annotated[int, Strict()]
 Workload = Literal["agents", "chat", "code", "batch", "benchmark"]
 EngineName = Literal["vllm", "sglang"]
 
@@ -82,55 +92,6 @@ NCCL_LEVELS = ("LOC", "NVL", "PIX", "PXB", "PHB", "SYS")
 def option_name(argument: str) -> str:
     """`--max-model-len` of `--max-model-len=4096`."""
     return argument.split("=", 1)[0]
-
-
-def _matching(pattern: str, what: str, example: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise complaint(f"{value!r} is no {what}", example)
-        return value
-
-    return AfterValidator(check)
-
-
-def _tag(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._/:-]*:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", value):
-        raise complaint(f"{value!r} names no image with a tag", "for example vllm/vllm-openai:cu130-nightly")
-    return value
-
-
-def _argument(value: str) -> str:
-    if "\0" in value:
-        raise complaint("holds a NUL character, which no argument can", "remove it")
-    return value
-
-
-def _day(value: Any) -> Any:
-    # YAML reads 2026-02-26 as a date, and 2026-02 as text.
-    return value.isoformat() if isinstance(value, date) else value
-
-
-Revision = Annotated[str, _matching(r"[0-9a-f]{40}", "commit", "40 hexadecimal digits, as the hub shows in `History`")]
-Digest = Annotated[str, _matching(r"sha256:[0-9a-f]{64}", "digest", "sha256: and 64 hexadecimal digits")]
-Repo = Annotated[
-    str,
-    _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", "hub repository", "ORGANISATION/NAME"),
-]
-Branch = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "branch", "for example main")]
-Version = Annotated[str, _matching(r"\d+(\.\d+){1,3}(\.?(post|rc|dev)\d+)?", "version", 'for example "0.17.0", quoted')]
-Pinned = Annotated[
-    str,
-    _matching(r"[A-Za-z0-9._-]+(\[[a-z0-9,_-]+\])?==[0-9][A-Za-z0-9.+!]*", "pinned package", "NAME==VERSION"),
-]
-Inside = Annotated[str, _matching(r"(/[A-Za-z0-9._-]+)+", "absolute path", "for example /cache/jit")]
-Day = Annotated[str, BeforeValidator(_day), _matching(r"20\d\d(-\d\d){0,2}", "day", "2026-02-26, or 2026-02")]
-Argument = Annotated[str, AfterValidator(_argument)]
-Word = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "plain word", "letters, digits and . _ -")]
-EnvName = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
-
-
-class Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Speed(Data):
@@ -183,7 +144,7 @@ class Image(Data):
     `command` are the words before the arguments, for images whose entry point is not the server.
     """
 
-    tag: Annotated[str, AfterValidator(_tag)]
+    tag: Tag
     digest: Digest | None = None
     command: tuple[Argument, ...] = ()
 
@@ -194,7 +155,7 @@ class Venv(Data):
     Where a host has no such Python (`3.12`), uv fetches one.
     """
 
-    python: Annotated[str, _matching(r"3\.\d+", "Python", '"3.12", quoted')]
+    python: PythonVersion
     packages: Annotated[tuple[Pinned, ...], Field(min_length=1)]
 
     @property
@@ -262,109 +223,6 @@ class Container(Data):
     security_opt: tuple[Literal["seccomp=unconfined"], ...] = ()
 
 
-class When(Data):
-    """All conditions that are given must hold. `image_before`: made before that day, in UTC."""
-
-    image_before: date | None = None
-    engine_before: Version | None = None
-    speculation: bool | None = None
-
-    @model_validator(mode="after")
-    def _something(self) -> When:
-        if self.image_before is None and self.engine_before is None and self.speculation is None:
-            raise complaint("names no condition", "image_before, engine_before or speculation; or leave `when` out")
-        return self
-
-
-class IgnorePatch(Data):
-    """Patterns to add to a quantized checkpoint's list of modules that are not quantized.
-
-    It acts on `quantization_config.ignore` in config.json and `quantization.exclude_modules` in hf_quant_config.json.
-    """
-
-    target: Literal["quantization-ignore"]
-    add: Annotated[tuple[str, ...], Field(min_length=1)]
-    when: When | None = None
-    why: str
-
-    @model_validator(mode="after")
-    def _patterns_hit(self) -> IgnorePatch:
-        for pattern in self.add:
-            # Markdown ate the star of `layers.*.mlp` in most copies of this patch; what is left matches nothing.
-            if ".." in pattern or not pattern.strip():
-                raise complaint(f"{pattern!r} matches no layer", "layers.*.mlp.gate, with the star")
-            # vLLM matches substrings too: this one would also leave mlp.gate_up_proj unquantized.
-            if pattern in ("mlp.gate", "*mlp.gate", "*.mlp.gate*"):
-                raise complaint(f"{pattern!r} hits gate_up_proj as well", "model.language_model.layers.*.mlp.gate")
-        return self
-
-
-class YarnPatch(Data):
-    """A longer context by YaRN: `factor` times the checkpoint's own `tokens`.
-
-    `rope` repeats the published `rope_parameters`, less their type: what an override leaves out falls to a default.
-    vLLM gets it as --hf-overrides. SGLang's own override does nothing in its flat form and crashes in its nested one
-    (sglang 27974), so there config.json is patched.
-    """
-
-    target: Literal["yarn"]
-    factor: Annotated[float, Field(gt=1)]
-    tokens: Annotated[int, Strict(), Field(ge=1)]
-    rope: Annotated[dict[str, bool | int | float | tuple[int, ...]], Field(min_length=1)]
-    why: str
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The rope as engines read it."""
-        own = {"rope_type": "yarn", "factor": self.factor, "original_max_position_embeddings": self.tokens}
-        return {**self.rope, **own}
-
-
-class TemplatePatch(Data):
-    """Another chat template, given to the engine as --chat-template.
-
-    `text` takes the place of the published one. `system: merge` puts all system and developer messages together at
-    the beginning, where Qwen's template refuses any but the first. `thinking` is what holds unless a request says
-    `enable_thinking`. A merge that the template does not need is not made.
-    """
-
-    target: Literal["chat-template"]
-    text: Annotated[str, Field(min_length=1)] | None = None
-    system: Literal["merge"] | None = None
-    thinking: Annotated[bool, Strict()] | None = None
-    when: When | None = None
-    why: str
-
-    @model_validator(mode="after")
-    def _something(self) -> TemplatePatch:
-        if self.text is None and self.system is None and self.thinking is None:
-            raise complaint("changes nothing", "text, system: merge or thinking: false")
-        return self
-
-
-class Sampling(Data):
-    """Defaults for requests that do not say; names as in generation_config.json."""
-
-    temperature: Annotated[float, Field(ge=0)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Strict(), Field(ge=0)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    max_new_tokens: Annotated[int, Strict(), Field(ge=1)] | None = None
-
-
-class SamplingPatch(Data):
-    """Other defaults in generation_config.json, which both engines read unless a request says otherwise."""
-
-    target: Literal["generation-defaults"]
-    set: Sampling
-    when: When | None = None
-    why: str
-
-
-Patch = Annotated[IgnorePatch | YarnPatch | TemplatePatch | SamplingPatch, Field(discriminator="target")]
-
-
 class Ready(Data):
     """When an endpoint counts as ready: this path answers 200, and the model list names the served name."""
 
@@ -422,7 +280,7 @@ class Recipe(Data):
     tool_parser: Word | None = None
     reasoning_parser: Word | None = None
     argv: tuple[Argument, ...]
-    env: dict[EnvName, str] = {}
+    env: dict[EnvName, str] = Field(default_factory=dict)
     container: Container = Container()
     patches: tuple[Patch, ...] = ()
     ready: Ready = Ready()

@@ -1,6 +1,7 @@
 """`rigup status`: what serves on which host, since when, how full its GPUs are, and what is still being fetched.
 
-It only looks, over ssh, at what the hosts say of themselves: the plan that was deployed there, the units, the GPUs.
+It only looks, over ssh, at what the hosts say of themselves: the plan that was deployed there, the endpoints and
+what is being tried, the units, the GPUs.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rich.text import Text
 from rigup import batch, remote
 from rigup.batch import Ask
 from rigup.facts.audit import DailyAudit, DailyAuditValue
+from rigup.facts.endpoints import Endpoints, EndpointsValue
 from rigup.facts.files import FileText
 from rigup.facts.serving import Proof
 from rigup.facts.status import Downloads, GpuUse, HttpStatus
@@ -35,7 +37,7 @@ from rigup.plan import PLAN
 from rigup.progress import progress_line
 from rigup.render import proof_of
 
-__all__ = ["add_arguments", "command", "exit_code", "look", "render", "state_of"]
+__all__ = ["add_arguments", "command", "endpoints_of", "exit_code", "look", "render", "state_of"]
 
 EVERY_S = 2.0
 
@@ -107,8 +109,9 @@ def _ask(transport: paramiko.Transport, sudo: bool) -> Status:
     first = _Round(transport, sudo)
     plan_text = first.ask(FileText(), path=PLAN)
     gpus, downloads, daily = first.ask(GpuUse()), first.ask(Downloads()), first.ask(DailyAudit())
+    found = first.ask(Endpoints())
     first.go()
-    endpoints = _deployed(plan_text())
+    endpoints = endpoints_of(plan_text(), found())
     second = _Round(transport, sudo)
     asked = [
         (
@@ -132,6 +135,7 @@ def _ask(transport: paramiko.Transport, sudo: bool) -> Status:
                 "gpus": endpoint["gpus"],
                 "url": _url(endpoint),
                 "state": state_of(unit(), health(), proof().passed_since_start),
+                "on_trial": endpoint["name"] in found().on_trial,
                 "health": health(),
                 "since": _since(unit()),
                 "restarts": unit().restarts,
@@ -169,12 +173,16 @@ class _Round:
         self._answers = answers | {ask: remote.execute(self._transport, ask) for ask in missing}
 
 
-def _deployed(text: str | None) -> list[dict[str, Any]]:
-    """The endpoints of the plan that the host keeps; none where nothing was deployed, or that file is damaged."""
+def endpoints_of(plan: str | None, found: EndpointsValue) -> list[Mapping[str, Any]]:
+    """What is being tried on the host or is in force there, and what is neither but stands in the plan kept there."""
     try:
-        return list(json.loads(text or "{}").get("endpoints", []))
-    except (AttributeError, TypeError, ValueError):
-        return []
+        planned = {endpoint["name"]: endpoint for endpoint in json.loads(plan or "{}").get("endpoints", [])}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        # It is damaged: the audit tells.
+        planned = {}
+    units = {**found.in_force, **found.on_trial}
+    there = {name: found.records[name, units[name]] for name in units if (name, units[name]) in found.records}
+    return [endpoint for _, endpoint in sorted({**planned, **there}.items())]
 
 
 def _url(endpoint: Mapping[str, Any]) -> str:
@@ -220,7 +228,8 @@ def table(status: Status) -> Table:
         elif not host["endpoints"]:
             made.add_row(name, "", Text("nothing deployed", "yellow"), "", "", memory, fetched, *own)
         for at, endpoint in enumerate(host["endpoints"]):
-            state = endpoint["state"] + (f", started {endpoint['restarts']} times anew" if endpoint["restarts"] else "")
+            state = endpoint["state"] + (", on trial" if endpoint["on_trial"] else "")
+            state += f", started {endpoint['restarts']} times anew" if endpoint["restarts"] else ""
             styled = Text(state, STYLES.get(endpoint["state"], "red"))
             since = (endpoint["since"] or "")[:16].replace("T", " ")
             shown: list[str | Text] = [memory, fetched, *own] if at == 0 else []

@@ -36,10 +36,11 @@ from rigup.facts.serving import ModelStamp
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
 from rigup.facts.units import UnitState
 from rigup.lock import Lock
+from rigup.make_plan import make_plan, recipe_of
 from rigup.neighbours import Neighbour, fleet_of, neighbours_of
 from rigup.operations.venv import lock_of
 from rigup.packages import distro_id, driver_packages
-from rigup.plan import Plan, make_plan, recipe_of
+from rigup.plan import Plan
 from rigup.preflight import HostFacts, check, destinations, disk_paths
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.render import CLIENT

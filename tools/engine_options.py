@@ -240,12 +240,14 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
             if isinstance(each, ast.Name) and each.id in config and option(name) in options:
                 keys[option(name)] = shapes(config[each.id])
     keys["--speculative-config"] = shapes(config["SpeculativeConfig"])
-    frontend = classes(wheel.trees("vllm/entrypoints/common/cli_args.py"))
+    # It moved after 0.17.
+    moved = ("vllm/entrypoints/common/cli_args.py", "vllm/entrypoints/openai/cli_args.py")
+    command_line = wheel.tree(next(name for name in moved if name in wheel.files))
+    frontend = classes(iter([command_line]))
     for name in ("BaseFrontendArgs", "FrontendArgs"):
-        options |= {option(field): kind(annotation, known) for field, annotation in fields(frontend[name]).items()}
-    options |= {
-        name: typed(call) for names, call in added(wheel.tree("vllm/entrypoints/common/cli_args.py")) for name in names
-    }
+        if name in frontend:
+            options |= {option(field): kind(annotation, known) for field, annotation in fields(frontend[name]).items()}
+    options |= {name: typed(call) for names, call in added(command_line) for name in names}
     environment = assigned(wheel.trees("vllm/envs.py"))["environment_variables"]
     assert isinstance(environment, ast.Dict)
     options["--tool-call-parser"] = registered(wheel, "vllm/tool_parsers/__init__.py", "_TOOL_PARSERS_TO_REGISTER")

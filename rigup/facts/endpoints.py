@@ -16,7 +16,10 @@ from rigup.plan import ENDPOINTS, UNITS
 __all__ = ["Endpoints", "EndpointsValue", "Tried", "parse_endpoints"]
 
 SWITCHES = "/var/lib/rigup/switch.json"
-PARTS = ("judged", "in force", "active", "switches")
+PARTS = ("judged", "units", "active", "switches")
+# A unit that is being tried comes before the one in force (systemd.unit(5)).
+TRIALS = "/run/systemd/system"
+UNIT_LINE = re.compile(r"(?P<place>/.*)/llm@(?P<name>.+)\.service:Generation=(?P<generation>\w+)$")
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,24 @@ class Tried(Value):
 class EndpointsValue(Value):
     """Generations are named `(endpoint, generation)`.
 
-    `ports` has the port of each generation whose files are there, `judged` those whose image's parser took their
-    arguments, `in_force` the generation of each endpoint's unit, `active` the endpoints
-    that serve or start, `failed` what was tried here in vain, and `last` what the last switch came to.
+    `records` has what `rigup.render.record_text` wrote of each generation whose files are there, `judged` those whose
+    image's parser took their arguments, `in_force` the generation of each endpoint's unit, `on_trial` that of a switch
+    under way, `active` the endpoints that serve or start, `failed` what was tried here in vain, and `last` what the
+    last switch came to.
     """
 
-    ports: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    records: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     judged: frozenset[tuple[str, str]] = frozenset()
     in_force: Mapping[str, str] = field(default_factory=dict)
+    on_trial: Mapping[str, str] = field(default_factory=dict)
     active: frozenset[str] = frozenset()
     failed: Mapping[tuple[str, str], Tried] = field(default_factory=dict)
     last: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ports(self) -> dict[tuple[str, str], int]:
+        """The port of each generation."""
+        return {generation: int(record["port"]) for generation, record in self.records.items()}
 
     @property
     def busy_ports(self) -> set[int]:
@@ -70,13 +80,14 @@ def parse_endpoints(lines: list[str]) -> EndpointsValue:
             here.append(line)
     records = [found for line in parts["records"] if (found := _object(line))]
     marks = (line.split("/") for line in parts.get("judged", []) if line.startswith(f"{ENDPOINTS}/"))
-    in_force = (re.match(r".*/llm@(.+)\.service:Generation=(\w+)$", line) for line in parts.get("in force", []))
+    units = [match for line in parts.get("units", []) if (match := UNIT_LINE.match(line))]
     active = (re.match(r"llm@(.+)\.service ", line) for line in parts.get("active", []))
     switches = _object("\n".join(parts.get("switches", [])))
     return EndpointsValue(
-        ports={(record["name"], record["generation"]): int(record["port"]) for record in records},
+        records={(record["name"], record["generation"]): record for record in records},
         judged=frozenset((words[-3], words[-2]) for words in marks),
-        in_force={match[1]: match[2] for match in in_force if match},
+        in_force={match["name"]: match["generation"] for match in units if match["place"] == UNITS},
+        on_trial={match["name"]: match["generation"] for match in units if match["place"] == TRIALS},
         active=frozenset(match[1] for match in active if match),
         failed={
             (name, generation): Tried(entry["recipe"], entry["at"], entry["why"])
@@ -107,7 +118,7 @@ class Endpoints(FactBase[EndpointsValue]):
         return (
             f"cat {ENDPOINTS}/*/*/endpoint.json 2>/dev/null; "
             f"echo '--- judged'; ls -d {ENDPOINTS}/*/*/judged 2>/dev/null; "
-            f"echo '--- in force'; grep -H '^Generation=' {UNITS}/llm@*.service 2>/dev/null; "
+            f"echo '--- units'; grep -H '^Generation=' {UNITS}/llm@*.service {TRIALS}/llm@*.service 2>/dev/null; "
             "echo '--- active'; systemctl list-units --plain --no-legend --no-pager "
             "--state=active,activating,reloading -- 'llm@*.service' 2>/dev/null; "
             f"echo '--- switches'; cat {SWITCHES} 2>/dev/null || true"

@@ -19,8 +19,9 @@ from rigup import resolve, testinfra_backend
 from rigup.errors import RigupError
 from rigup.inventory import Host
 from rigup.lock import Lock
+from rigup.make_plan import make_plan
 from rigup.packages import DriverInstall, distro_id, driver_install, locked_packages
-from rigup.plan import Plan, make_plan
+from rigup.plan import Plan
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.settings import Settings
 

@@ -16,11 +16,12 @@ from lab.settings import HUB_URL
 from rigup.forms import shown
 from rigup.kubernetes import FETCH
 from rigup.lock import CheckpointLock, ImageLock, Lock, read
+from rigup.make_plan import make_plan
+from rigup.patch_schema import YarnPatch
 from rigup.patches import TEMPLATE
-from rigup.plan import BESIDE, EndpointPlan, make_plan
+from rigup.plan import BESIDE, EndpointPlan
 from rigup.recipes import Catalogue, Recipe, default_catalogue
 from rigup.render import DOCKER, docker_argv, env_file_text, unit_text
-from rigup.schema import YarnPatch
 from rigup.settings import Settings
 from tests.lab.one_rig import OneRig
 from tests.unit.generated_recipes import PUBLISHED, catalogue_of, generated

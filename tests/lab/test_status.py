@@ -1,11 +1,14 @@
-"""`rigup status` of a deployed host: it serves; then it is stopped, and then switched off."""
+"""`rigup status` of a deployed host: it serves; then it is stopped, and watched as it starts again."""
 
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from typing import Any
 
 from tests.lab.one_rig import NAME, OneRig
+from tests.lab.rigs import DEPLOY
 
 pytest_plugins = ("tests.lab.one_rig_plugin",)
 
@@ -32,5 +35,19 @@ def test_what_was_stopped_by_hand_is_told_with_an_exit_code_of_its_own(one_rig: 
     one_rig.host.shell("systemctl stop llm@main.service")
     code, found = status(one_rig)
     assert (code, found["endpoints"][0]["state"]) == (2, "stopped")
-    one_rig.deploy()
-    assert status(one_rig)[0] == 0
+
+
+def test_it_can_be_watched_until_it_serves_again(one_rig: OneRig) -> None:
+    seen: list[str] = []
+    with one_rig.rigs.begun("rigup", "status", "--watch", "--json") as watch:
+        assert watch.stdout
+        with one_rig.rigs.begun(*DEPLOY, output=subprocess.DEVNULL) as deploy:
+            for line in watch.stdout:
+                (endpoint,) = json.loads(line)["hosts"][NAME]["endpoints"]
+                seen.append(endpoint["state"])
+                if endpoint["state"] == "serving":
+                    break
+            assert deploy.wait(60) == 0
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(30) == 130
+    assert [state for state in dict.fromkeys(seen) if state != "not proven"] == ["stopped", "starting", "serving"]

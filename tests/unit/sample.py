@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 
 from rigup.lock import CheckpointLock, ImageLock, Lock
-from rigup.plan import Plan, Published, make_plan
+from rigup.make_plan import Published, make_plan
+from rigup.plan import Plan
 from rigup.recipes import default_catalogue
 from rigup.settings import Settings
 

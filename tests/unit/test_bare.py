@@ -13,8 +13,9 @@ import pytest
 from rigup.environments import index_arguments, requirements, venv_lock
 from rigup.errors import RigupError
 from rigup.lock import Lock, VenvLock, read, write
+from rigup.make_plan import make_plan
 from rigup.operations import venv
-from rigup.plan import EndpointPlan, Mount, make_plan
+from rigup.plan import EndpointPlan, Mount
 from rigup.recipes import default_catalogue
 from rigup.render import docker_argv, env_file_text, served_argv, unit_text
 from rigup.schema import Venv

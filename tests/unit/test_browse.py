@@ -34,7 +34,7 @@ def test_a_ranking_says_why(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_check_tells_what_it_judged(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "check", "vllm-nvfp4-cu130", "sglang-nvfp4-b12x")
-    assert "vllm-nvfp4-cu130: arguments known to vllm 0.33.0" in text
+    assert "vllm-nvfp4-cu130: arguments known to vllm 0.17.0, vllm 0.33.0" in text
     assert "sglang-nvfp4-b12x: arguments known to sglang 0.5.23 as voipmonitor builds it" in text
     assert text.endswith("2 recipes: nothing found\n")
 
@@ -86,7 +86,7 @@ def test_recipes_of_ones_own_are_listed_judged_shown_and_extend_the_catalogues(
     capsys: pytest.CaptureFixture[str], inventory: Path
 ) -> None:
     assert "ours " in said(capsys, "recipes")
-    assert "ours: arguments known to vllm 0.33.0" in said(capsys, "check", "ours")
+    assert "ours: arguments known to vllm 0.17.0, vllm 0.33.0" in said(capsys, "check", "ours")
     text = said(capsys, "show", "ours", "--inventory", str(inventory))
     assert "# --max-num-seqs=8  <- argv[5] ours.yaml:7" in text
     assert "# --tensor-parallel-size=4  <- parallel.tp vllm-nvfp4-cu130.yaml:" in text

@@ -8,9 +8,9 @@ import pytest
 from lab.checkpoint import build
 from rigup.chat_template import changed, of_tokenizer, render, takes_two_system_messages
 from rigup.errors import RigupError
+from rigup.patch_schema import TemplatePatch
 from rigup.patches import patch_files
 from rigup.recipes import default_catalogue
-from rigup.schema import TemplatePatch
 
 # In the shape of Qwen3.5's: one system message, at the beginning; thinking on unless told otherwise.
 PUBLISHED = (build() / "chat_template.jinja").read_text()

@@ -223,10 +223,11 @@ def test_eight_gpus_of_fp8_fit_and_four_do_not() -> None:
     assert wide and narrow and (wide.impossible, narrow.impossible) == (False, True)
 
 
-def test_older_versions_are_not_judged_by_todays_release_and_forks_by_what_is_known_of_them() -> None:
+def test_a_recipe_is_judged_by_the_releases_in_its_range_and_a_fork_by_what_is_known_of_it() -> None:
     catalogue = default_catalogue()
-    assert releases_of(catalogue.recipe("vllm-nvfp4-chisleu")) == []
-    assert [release.name for release in releases_of(catalogue.recipe(PLAIN))] == ["vllm 0.33.0"]
+    ranges = {"vllm-nvfp4-chisleu": ["0.17.0"], PLAIN: ["0.17.0", "0.33.0"], "vllm-stock-b12x": ["0.33.0"]}
+    for name, versions in ranges.items():
+        assert [release.version for release in releases_of(catalogue.recipe(name))] == versions
     forks = [recipe for recipe in catalogue.recipes.values() if recipe.engine.fork]
     assert len(forks) >= 14
     for recipe in forks:
@@ -254,8 +255,10 @@ def test_few_options_take_just_anything() -> None:
 
 
 def test_what_the_wheels_know_was_read_rightly() -> None:
-    known = {release.engine: release for release in releases()}
-    vllm, sglang = known["vllm"], known["sglang"]
+    known = {release.name: release for release in releases()}
+    older, vllm, sglang = known["vllm 0.17.0"], known["vllm 0.33.0"], known["sglang 0.5.23"]
+    assert older.options["--enable-auto-tool-choice"] == vllm.options["--enable-auto-tool-choice"] == "flag"
+    assert "qwen3_coder" in older.options["--tool-call-parser"]
     assert vllm.options["--language-model-only"] == "flag"
     assert vllm.options["--mm-encoder-tp-mode"] == ("weights", "data")
     assert "b12x" in vllm.options["--moe-backend"] and "B12X" in vllm.options["--attention-backend"]

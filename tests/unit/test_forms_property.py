@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from rigup.engines import own_arguments
 from rigup.forms import FORMS, shown
 from rigup.lock import CheckpointLock, ImageLock, Lock
-from rigup.plan import QUIET, make_plan
+from rigup.make_plan import QUIET, make_plan
 from rigup.recipes import Recipe
 from rigup.render import DOCKER, docker_argv, env_file_text, unit_text
 from rigup.settings import Settings

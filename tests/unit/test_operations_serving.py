@@ -22,14 +22,15 @@ OLD = "0123456789ab"
 SWITCHING = "/usr/local/lib/rigup/switch.py"
 
 
-def here(*generations: str, in_force: str = "", judged: str = "", **switches: Any) -> list[str]:
+def here(*generations: str, in_force: str = "", on_trial: str = "", judged: str = "", **switches: Any) -> list[str]:
     """What a host prints about its endpoint main."""
     records = [json.dumps({"name": "main", "generation": each, "port": 8000}) for each in generations]
     marks = [f"/etc/rigup/endpoints/main/{judged}/judged"] if judged else []
-    units = [f"/usr/local/lib/systemd/system/llm@main.service:Generation={in_force}"] if in_force else []
+    places = {"/usr/local/lib/systemd/system": in_force, "/run/systemd/system": on_trial}
+    units = [f"{place}/llm@main.service:Generation={generation}" for place, generation in places.items() if generation]
     active = ["llm@main.service loaded active running rigup endpoint main"] if in_force else []
     known = json.dumps(switches, indent=2).splitlines()
-    parts = ["--- judged", *marks, "--- in force", *units, "--- active", *active, "--- switches", *known]
+    parts = ["--- judged", *marks, "--- units", *units, "--- active", *active, "--- switches", *known]
     return [*records, *parts]
 
 
@@ -194,10 +195,10 @@ def test_files_of_other_generations_and_of_removed_endpoints_go() -> None:
 
 
 def test_a_host_tells_its_endpoints() -> None:
-    found = parse_endpoints(here(OLD, NEW, in_force=OLD, judged=NEW, failed=FAILED, last=LAST))
+    found = parse_endpoints(here(OLD, NEW, in_force=OLD, on_trial=NEW, judged=NEW, failed=FAILED, last=LAST))
 
     assert found.ports == {("main", OLD): 8000, ("main", NEW): 8000}
-    assert (found.in_force, found.active) == ({"main": OLD}, {"main"})
+    assert (found.in_force, found.on_trial, found.active) == ({"main": OLD}, {"main": NEW}, {"main"})
     assert found.judged == {("main", NEW)}
     assert found.failed == {("main", NEW): Tried("broken-one", "2026-11-23T19:09:11+00:00", str(LAST["why"]))}
     assert (found.busy_ports, found.names) == ({8000}, {"main"})
@@ -205,5 +206,5 @@ def test_a_host_tells_its_endpoints() -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
 def test_a_damaged_record_says_nothing(text: str) -> None:
-    found = parse_endpoints([text, "--- judged", "--- in force", "--- active", "--- switches", text])
+    found = parse_endpoints([text, "--- judged", "--- units", "--- active", "--- switches", text])
     assert (found.ports, found.failed, found.last, found.busy_ports) == ({}, {}, {}, set())

@@ -9,9 +9,9 @@ import pytest
 from rigup.check import check_catalogue
 from rigup.engines import arguments
 from rigup.errors import InputError, RigupError
+from rigup.patch_schema import SamplingPatch, YarnPatch
 from rigup.patches import patch_files, reads
 from rigup.recipes import default_catalogue, load_catalogue
-from rigup.schema import SamplingPatch, YarnPatch
 
 ROPE = {"mrope_interleaved": True, "mrope_section": [11, 11, 10], "partial_rotary_factor": 0.25, "rope_theta": 10000000}
 TEXT = {"max_position_embeddings": 262144, "rope_parameters": {**ROPE, "rope_type": "default"}}

@@ -8,7 +8,8 @@ import pytest
 from rigup.engines import arguments
 from rigup.errors import RigupError
 from rigup.lock import Lock
-from rigup.plan import EndpointPlan, Mount, Plan, make_plan
+from rigup.make_plan import make_plan
+from rigup.plan import EndpointPlan, Mount, Plan
 from rigup.recipes import default_catalogue
 from rigup.render import docker_argv, env_file_text
 from rigup.settings import Settings

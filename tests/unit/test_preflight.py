@@ -7,7 +7,7 @@ import pytest
 
 from rigup.errors import Problem, ProblemsError
 from rigup.lock import Lock
-from rigup.plan import make_plan
+from rigup.make_plan import make_plan
 from rigup.preflight import HostFacts, check, destinations, disk_paths
 from rigup.recipes import default_catalogue
 from rigup.settings import Settings

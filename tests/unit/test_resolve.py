@@ -9,8 +9,8 @@ import pytest
 
 from rigup import lock as locks
 from rigup.lock import Lock
+from rigup.make_plan import make_plan
 from rigup.packages import driver_install
-from rigup.plan import make_plan
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.registry import image_lock, registry_of
 from rigup.resolve import ResolveError, Want, ensure, published_file, published_for, resolve

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from rigup import cli, status
+from rigup.facts.endpoints import EndpointsValue
 from rigup.facts.serving import ProofValue
 from rigup.facts.status import parse_downloads, parse_gpu_use
 from rigup.facts.units import UnitStateValue
@@ -25,6 +26,7 @@ SERVES = {
     "since": "2026-11-23T20:56:03+00:00",
     "restarts": 0,
     "proven": "2026-11-23T20:57:00+00:00",
+    "on_trial": False,
 }
 GPUS = [{"index": at, "used": 92160, "total": 97887, "busy": 0} for at in range(4)]
 FETCHING = {"checkpoint": "nvidia--Q--abab", "step": "downloading", "bytes_done": 60_000_000_000,
@@ -56,6 +58,20 @@ def shown(**hosts: dict[str, Any]) -> str:
 )
 def test_a_state_is_a_word(unit: dict[str, Any], health: int, proven: bool, state: str) -> None:
     assert status.state_of(UnitStateValue(**unit), health, proven) == state
+
+
+def test_what_is_on_trial_comes_before_what_is_in_force_and_what_is_nowhere_is_still_told() -> None:
+    records = {("main", "old"): {"recipe": "a"}, ("main", "new"): {"recipe": "b"}}
+    plan = json.dumps({"endpoints": [{"name": "main", "recipe": "a"}, {"name": "small", "recipe": "c"}]})
+
+    def recipes(plan: str | None, **units: dict[str, str]) -> list[str]:
+        return [each["recipe"] for each in status.endpoints_of(plan, EndpointsValue(records=records, **units))]
+
+    assert recipes(None) == recipes("damaged") == []
+    assert recipes(None, on_trial={"main": "new"}) == ["b"]
+    assert recipes(plan, in_force={"main": "old"}) == ["a", "c"]
+    assert recipes(plan, in_force={"main": "old"}, on_trial={"main": "new"}) == ["b", "c"]
+    assert "starting, on trial" in shown(rig1=host({**SERVES, "state": "starting", "on_trial": True}))
 
 
 def test_a_row_says_what_serves_since_when_and_how_full_the_gpus_are() -> None:
