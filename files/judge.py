@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Has an engine's own parser judge a command line, without loading anything.
 
-Runs in a throwaway container of the image that shall serve: `judge.py vllm ARGUMENTS`. What the engine would refuse
-after its start is told while another endpoint still serves.
+Runs in a throwaway container of the image that shall serve, or with the Python of its virtual environment: `judge.py
+vllm ARGUMENTS`. What the engine would refuse after its start is told while another endpoint still serves.
 
 Exit status: 0 the engine takes the arguments, or its parser was not found or cannot work here, which is said; another
 one: it refuses them.

@@ -106,19 +106,32 @@ def inputs_of(endpoint: EndpointPlan) -> list[str]:
 
 
 def judge_argv(endpoint: EndpointPlan) -> list[str]:
-    """The command that has the image's own parser judge the engine's arguments, and loads nothing.
-
-    Raises ValueError for an endpoint without an image.
-    """
+    """The command that has the engine's own parser judge the engine's arguments, and loads nothing."""
+    first = next(index for index, word in enumerate(endpoint.argv) if word.startswith("--model"))
+    words = [JUDGE, endpoint.engine, *endpoint.argv[first:]]
     if endpoint.image is None:
-        raise ValueError(f"endpoint {endpoint.name} has no image")
+        python = f"{PurePath(endpoint.argv[0]).parent}/python3"
+        # systemd puts variables into the words of a transient unit as well.
+        return [*_confined(endpoint), "--", python, *(word.replace("$", "$$") for word in words)]
     arguments = [DOCKER, "run", "--rm", "--pull=never", "--log-driver=none", "--network=none"]
     arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
     # vLLM looks at the GPUs to know which of its platforms it is on.
     arguments += [*_devices(endpoint), *_mounts(endpoint)]
     arguments += [f"--mount=type=bind,source={JUDGE},target={JUDGE},readonly", f"--env-file={endpoint.env_file}"]
-    first = next(index for index, word in enumerate(endpoint.argv) if word.startswith("--model"))
-    return [*arguments, "--entrypoint=python3", endpoint.image, JUDGE, endpoint.engine, *endpoint.argv[first:]]
+    return [*arguments, "--entrypoint=python3", endpoint.image, *words]
+
+
+def _confined(endpoint: EndpointPlan) -> list[str]:
+    """Begins a command that runs as the endpoint's engine would without a container, and waits for its end."""
+    settings = [
+        f"User={USER}",
+        f"EnvironmentFile={endpoint.env_file}",
+        f"CacheDirectory=rigup/{endpoint.name}",
+        *("ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes", "NoNewPrivileges=yes"),
+        *(f"BindReadOnlyPaths={systemd_quote(f'{mount.source}:{mount.target}')}" for mount in endpoint.mounts),
+    ]
+    run = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]
+    return [*run, *(f"--property={setting}" for setting in settings)]
 
 
 def cache_volume(endpoint: EndpointPlan, path: str) -> str:

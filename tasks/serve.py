@@ -46,7 +46,7 @@ def serve(brief: Brief) -> None:
         )
     for endpoint in endpoints:
         files.absent(name=f"Have no other unit of {endpoint.name}", path=f"/etc/systemd/system/{endpoint.unit}")
-        serving.judged(name=f"Have the image judge the arguments of {endpoint.name}", endpoint=endpoint)
+        serving.judged(name=f"Have the engine judge the arguments of {endpoint.name}", endpoint=endpoint)
     named = ", ".join(f"{endpoint.recipe} as {endpoint.name}" for endpoint in endpoints)
     serving.serve(
         name=f"Serve {named}",

@@ -59,16 +59,16 @@ def todo_of(
 
 @operation()
 def judged(endpoint: EndpointPlan) -> Commands:
-    """Have the image's own parser judge the endpoint's arguments, before another generation is stopped for it.
+    """Have the engine's own parser judge the endpoint's arguments, before another generation is stopped for it.
 
-    It runs in a throwaway container. What the engine refuses fails the operation, with the engine's words; where its
-    parser cannot be found, nothing is known and nothing fails. An endpoint that serves nothing yet is not judged: its
-    engine says the same, and nobody waits. Nor is an engine without a container.
+    It runs in a throwaway container of the image, or in the engine's virtual environment. What the engine refuses fails
+    the operation, with the engine's words; where its parser cannot be found, nothing is known and nothing fails. An
+    endpoint that serves nothing yet is not judged: its engine says the same, and nobody waits.
     """
     found: EndpointsValue = host.get_fact(Endpoints)
     in_force = found.in_force.get(endpoint.name)
     key = (endpoint.name, endpoint.generation)
-    if endpoint.image is None or in_force in (None, endpoint.generation) or key in found.judged:
+    if in_force in (None, endpoint.generation) or key in found.judged:
         host.noop(f"the arguments of {endpoint.recipe} are judged already, or by its start")
         return
 
@@ -77,7 +77,7 @@ def judged(endpoint: EndpointPlan) -> Commands:
         if not answer.ok:
             said = "\n".join(f"    {line}" for line in answer.errors[-10:])
             raise OperationError(
-                f"{host.name}: the image of {endpoint.recipe} refuses its arguments, so it was not tried; "
+                f"{host.name}: the engine of {endpoint.recipe} refuses its arguments, so it was not tried; "
                 f"{endpoint.name} serves on as before.\n{said}"
             )
         for line in answer.lines:

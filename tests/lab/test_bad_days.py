@@ -317,13 +317,13 @@ def test_the_last_deploy_finishes_beside_a_host_that_does_not_answer(day: Day) -
     assert result.changed() == [f"{NAME} model | Serve nobody"]
 
 
-def test_arguments_that_the_image_refuses_are_told_while_the_old_recipe_serves_on(day: Day, tmp_path: Path) -> None:
+def test_arguments_that_the_engine_refuses_are_told_while_the_old_recipe_serves_on(day: Day, tmp_path: Path) -> None:
     before = day.invocation()
     copy = project_with_recipe(tmp_path, "refused", tool_parser="qwen35_coder")
     day.rigs.write(hub_endpoint=day.hub.url, recipe="refused")
     result = deploy_through(day.rigs, [], root=copy)
     assert result.code > 0, result.output
-    assert "the image of refused refuses its arguments, so it was not tried; main serves on as before" in result.output
+    assert "the engine of refused refuses its arguments, so it was not tried; main serves on as before" in result.output
     assert "invalid tool call parser: qwen35_coder" in result.output
     assert day.invocation() == before
     assert day.deploy().changed() == [f"{NAME} serve | Remove the files of earlier generations"]

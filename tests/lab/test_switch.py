@@ -195,7 +195,7 @@ def test_a_power_cut_during_a_trial_boots_what_served_before(rig: Rig) -> None:
 STEPS = [
     r"config \| Write the environment of main",
     r"config \| Write the unit of main",
-    r"serve \| Have the image judge",
+    r"serve \| Have the engine judge",
     r"serve \| Serve ",
     r"stopping main",
     r"starting standin",

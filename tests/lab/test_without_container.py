@@ -43,6 +43,12 @@ patches:
   - {target: chat-template, system: merge, thinking: false, why: two system messages}
   - {target: generation-defaults, set: {temperature: 0.5}, why: a default}
 """
+REFUSED = """\
+id: own-refused
+title: The same with a parser that never shipped
+extends: own-bare
+tool_parser: qwen35_coder
+"""
 
 
 @dataclass
@@ -52,12 +58,16 @@ class Bare:
 
     def deploy(self, recipe: str | dict[str, str] | None) -> Result:
         """A deploy with that recipe or need in the inventory, or the default one, which must end well."""
+        result = self.try_to_deploy(recipe)
+        assert result.code == 0, result.output
+        return result
+
+    def try_to_deploy(self, recipe: str | dict[str, str] | None) -> Result:
+        """The same, however it ends."""
         connection = {key: value for key, value in self.rigs.hosts[SECOND].items() if key != "recipe"}
         self.rigs.hosts[SECOND] = {**connection, "recipe": recipe} if recipe else connection
         self.rigs.write()
-        result = self.rigs.deploy("-y", RIGUP_STATS="1")
-        assert result.code == 0, result.output
-        return result
+        return self.rigs.deploy("-y", RIGUP_STATS="1")
 
     def main_process(self) -> str:
         return self.host.shell("systemctl show --value --property=MainPID llm@main.service").stdout.strip()
@@ -81,6 +91,7 @@ def bare(rigs: Rigs) -> Iterator[Bare]:
     recipes = rigs.directory / "recipes"
     recipes.mkdir(exist_ok=True)
     (recipes / "own-bare.yaml").write_text(OWN.replace("ODD_VALUE", json.dumps(ODD)))
+    (recipes / "own-refused.yaml").write_text(REFUSED)
     alone = replace(rigs, hosts={SECOND: rigs.hosts[SECOND]})
     yield Bare(host, alone)
     rigs.write()
@@ -125,6 +136,16 @@ def test_nothing_changes_in_the_next_deploy_and_the_audit_finds_nothing(bare: Ba
     assert re.search(r"remote executions: 1$", again.output, re.MULTILINE), again.output
     audit = bare.rigs.audit()
     assert audit.code == 0, audit.output
+
+
+def test_arguments_that_its_parser_refuses_are_told_while_it_serves_on(bare: Bare) -> None:
+    process = bare.main_process()
+    result = bare.try_to_deploy("own-refused")
+    assert result.code > 0
+    assert "the engine of own-refused refuses its arguments" in result.output, result.output
+    assert "invalid tool call parser: qwen35_coder" in result.output
+    assert bare.main_process() == process
+    assert bare.deploy("own-bare").changed() == [f"{SECOND} serve | Remove the files of earlier generations"]
 
 
 def test_a_package_by_hand_is_found_and_put_right_while_the_server_runs_on(bare: Bare) -> None:

@@ -17,7 +17,7 @@ from rigup.make_plan import make_plan
 from rigup.operations import venv
 from rigup.plan import EndpointPlan, Mount
 from rigup.recipes import default_catalogue
-from rigup.render import docker_argv, env_file_text, served_argv, unit_text
+from rigup.render import docker_argv, env_file_text, judge_argv, served_argv, unit_text
 from rigup.schema import Venv
 from rigup.settings import Settings
 from rigup.web import Unresolved
@@ -56,6 +56,15 @@ def test_the_engine_runs_from_the_locked_environment_on_the_store_itself() -> No
     assert made.venv.text == "# Python 3.12\n" + "".join(f"{pin}\n" for pin in PINS)
     with pytest.raises(ValueError, match="has no image"):
         docker_argv(made)
+
+
+def test_its_own_parser_judges_the_arguments_as_the_user_that_would_serve() -> None:
+    made = endpoint()
+    command = judge_argv(made)
+    run, judged = command[: command.index("--")], command[command.index("--") + 1 :]
+    assert made.venv and judged[:3] == [f"{made.venv.path}/bin/python3", "/usr/local/lib/rigup/judge.py", "vllm"]
+    assert [word.replace("$$", "$") for word in judged[3:]] == list(made.argv[2:])
+    assert "--property=User=rigup-serve" in run and f"--property=EnvironmentFile={made.env_file}" in run
 
 
 def test_sglang_is_started_as_a_module() -> None:

@@ -175,7 +175,7 @@ def test_refused_arguments_fail_before_anything_is_stopped() -> None:
     assert not outcome.ran("touch")
 
 
-def test_an_image_whose_parser_is_not_known_is_tried_all_the_same() -> None:
+def test_an_engine_whose_parser_is_not_known_is_tried_all_the_same() -> None:
     outcome = judge(here(OLD, NEW, in_force=OLD), Said(["not judged: no ServerArgs in sglang.srt.server_args"]))
 
     assert not outcome.failed
