@@ -74,27 +74,27 @@ def host(services: None) -> Iterator[Host]:
 @pytest.fixture(scope="module")
 def resolved(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The lock of a plan that is fine: what is refused below is refused for its own reason."""
-    rigs = Rigs(tmp_path_factory.mktemp("resolved"), {NAME: world.connection(host)}, world.defaults())
-    rigs.write()
-    result = rigs.deploy("--dry")
+    alone = Rigs(tmp_path_factory.mktemp("resolved"), {NAME: world.connection(host)}, world.defaults())
+    alone.write()
+    result = alone.deploy("--dry")
     assert result.code == 0, result.output
-    return rigs.lock.read_text()
+    return alone.lock.read_text()
 
 
 @pytest.fixture
-def rigs(host: Host, resolved: str, tmp_path: Path) -> Rigs:
-    rigs = Rigs(tmp_path, {NAME: world.connection(host)}, world.defaults())
-    rigs.lock.write_text(resolved)
-    rigs.write()
-    return rigs
+def alone(host: Host, resolved: str, tmp_path: Path) -> Rigs:
+    alone = Rigs(tmp_path, {NAME: world.connection(host)}, world.defaults())
+    alone.lock.write_text(resolved)
+    alone.write()
+    return alone
 
 
-def refused(rigs: Rigs, *arguments: str) -> Result:
+def refused(alone: Rigs, *arguments: str) -> Result:
     """A deploy that must fail with a message, and leave the host as it is."""
     host = machine.get(NAME)
     before = host.files()
     try:
-        result = rigs.deploy("-y", *arguments, timeout=60)
+        result = alone.deploy("-y", *arguments, timeout=60)
         assert result.code > 0, result.output
         assert "Traceback" not in result.output
         assert host.files() == before, result.output
@@ -105,9 +105,9 @@ def refused(rigs: Rigs, *arguments: str) -> Result:
     return result
 
 
-def refusals(rigs: Rigs, *arguments: str) -> list[Row]:
+def refusals(alone: Rigs, *arguments: str) -> list[Row]:
     """The same, where preflight is what refuses."""
-    result = refused(rigs, *arguments)
+    result = refused(alone, *arguments)
     problems = rows(result.output)
     assert problems, result.output
     assert f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; nothing was changed." in result.output
@@ -129,12 +129,12 @@ def on(host: Host, *commands: str, undo: str) -> Iterator[None]:
 # What was written wrongly.
 
 
-def test_an_unknown_recipe_is_refused_with_the_near_ones(rigs: Rigs) -> None:
-    result = refused(rigs, "--data", "recipe=vllm-nvfp4-cu13")
+def test_an_unknown_recipe_is_refused_with_the_near_ones(alone: Rigs) -> None:
+    result = refused(alone, "--data", "recipe=vllm-nvfp4-cu13")
     message = f"\n{NAME}: recipe: no recipe is named 'vllm-nvfp4-cu13': did you mean vllm-nvfp4-cu130"
     assert message in result.output
-    rigs.write(endpoints={"one": {"recipe": "mtp1", "gpus": [0]}, "two": {"recipe": "z", "gpus": [1], "port": 8001}})
-    result = refused(rigs)
+    alone.write(endpoints={"one": {"recipe": "mtp1", "gpus": [0]}, "two": {"recipe": "z", "gpus": [1], "port": 8001}})
+    result = refused(alone)
     for message in (
         f"\n{NAME}: endpoints.one.recipe: no recipe is named 'mtp1': did you mean "
         "vllm-nvfp4-cu130-mtp1 or vllm-nvfp4-destroyed-mtp1?\n",
@@ -143,8 +143,8 @@ def test_an_unknown_recipe_is_refused_with_the_near_ones(rigs: Rigs) -> None:
         assert message in result.output
 
 
-def test_all_that_is_wrong_in_the_inventory_is_named_with_file_line_and_key(rigs: Rigs) -> None:
-    lines = yaml.safe_dump({"defaults": rigs.defaults, "hosts": rigs.hosts}).splitlines()
+def test_all_that_is_wrong_in_the_inventory_is_named_with_file_line_and_key(alone: Rigs) -> None:
+    lines = yaml.safe_dump({"defaults": alone.defaults, "hosts": alone.hosts}).splitlines()
     first = len(lines) + 1
     lines += [
         "    driver_brnach: 595",
@@ -154,8 +154,8 @@ def test_all_that_is_wrong_in_the_inventory_is_named_with_file_line_and_key(rigs
         "    endpoints:",
         "      main: {address: 0.0.0.0, port: '8000'}",
     ]
-    rigs.inventory.write_text("\n".join(lines) + "\n")
-    output = refused(rigs).output
+    alone.inventory.write_text("\n".join(lines) + "\n")
+    output = refused(alone).output
     for offset, key, message in [
         (0, "driver_brnach", "did you mean driver_branch"),
         (1, "persistence", "boolean"),
@@ -164,109 +164,109 @@ def test_all_that_is_wrong_in_the_inventory_is_named_with_file_line_and_key(rigs
         (5, "endpoints.main.address", "name the one under which clients reach it"),
         (5, "endpoints.main.port", "number"),
     ]:
-        place = f"{rigs.inventory}:{first + offset}: hosts.{NAME}.{key}: "
+        place = f"{alone.inventory}:{first + offset}: hosts.{NAME}.{key}: "
         line = next((line for line in output.splitlines() if line.startswith(place)), None)
         assert line is not None, f"nothing at {place}\n{output}"
         assert message in line
 
 
-def test_an_inventory_that_is_no_yaml_is_refused_with_its_line(rigs: Rigs) -> None:
-    rigs.inventory.write_text("hosts:\n  rig1: {address: 10.98.0.11\n  rig2: {}\n")
-    assert re.search(rf"{re.escape(str(rigs.inventory))}:[23]: ", refused(rigs).output)
+def test_an_inventory_that_is_no_yaml_is_refused_with_its_line(alone: Rigs) -> None:
+    alone.inventory.write_text("hosts:\n  rig1: {address: 10.98.0.11\n  rig2: {}\n")
+    assert re.search(rf"{re.escape(str(alone.inventory))}:[23]: ", refused(alone).output)
 
 
-def test_a_missing_inventory_is_named(rigs: Rigs) -> None:
-    rigs.inventory.unlink()
-    assert f"RIGUP_INVENTORY: {rigs.inventory} is no file" in refused(rigs).output
+def test_a_missing_inventory_is_named(alone: Rigs) -> None:
+    alone.inventory.unlink()
+    assert f"RIGUP_INVENTORY: {alone.inventory} is no file" in refused(alone).output
 
 
-def test_what_is_wrong_in_data_is_named(rigs: Rigs) -> None:
-    output = refused(rigs, "--data", "driver_branch=new", "--data", "driver_brnach=595").output
+def test_what_is_wrong_in_data_is_named(alone: Rigs) -> None:
+    output = refused(alone, "--data", "driver_branch=new", "--data", "driver_brnach=595").output
     for message in ("driver_branch: must be ", "driver_brnach: unknown key: did you mean driver_branch"):
         assert f"\n{NAME}: --data or group_data: {message}" in output
 
 
-def test_a_damaged_lock_is_named(rigs: Rigs) -> None:
-    rigs.lock.write_text(rigs.lock.read_text().replace("digest: sha256:", "digest: sha1:"))
-    output = refused(rigs).output
-    assert str(rigs.lock) in output
+def test_a_damaged_lock_is_named(alone: Rigs) -> None:
+    alone.lock.write_text(alone.lock.read_text().replace("digest: sha256:", "digest: sha1:"))
+    output = refused(alone).output
+    assert str(alone.lock) in output
     assert "digest" in output
 
 
 # Hosts that cannot be reached.
 
 
-def test_a_host_that_does_not_answer_is_named(rigs: Rigs) -> None:
-    rigs.hosts[NAME] |= {"port": 9}
-    rigs.write()
-    output = refused(rigs).output
+def test_a_host_that_does_not_answer_is_named(alone: Rigs) -> None:
+    alone.hosts[NAME] |= {"port": 9}
+    alone.write()
+    output = refused(alone).output
     assert re.search(rf"\[{NAME}\].*(refused|could not connect|Unable to connect)", output, re.IGNORECASE), output
 
 
-def test_a_host_with_another_key_than_the_known_one_is_refused(rigs: Rigs, host: Host, tmp_path: Path) -> None:
+def test_a_host_with_another_key_than_the_known_one_is_refused(alone: Rigs, host: Host, tmp_path: Path) -> None:
     other = (machine.KEY.with_suffix(".pub")).read_text().split()
     known = tmp_path / "known_hosts"
     known.write_text(f"{host.address} {other[0]} {other[1]}\n")
-    rigs.hosts[NAME] |= {"known_hosts": str(known)}
-    rigs.write()
-    output = refused(rigs).output
+    alone.hosts[NAME] |= {"known_hosts": str(known)}
+    alone.write()
+    output = refused(alone).output
     assert re.search(rf"\[{NAME}\].*host key", output, re.IGNORECASE), output
 
 
-def test_a_login_that_is_refused_is_named(rigs: Rigs) -> None:
-    rigs.hosts[NAME] |= {"user": "nobody"}
-    rigs.write()
-    output = refused(rigs).output
+def test_a_login_that_is_refused_is_named(alone: Rigs) -> None:
+    alone.hosts[NAME] |= {"user": "nobody"}
+    alone.write()
+    output = refused(alone).output
     assert re.search(rf"\[{NAME}\].*authentication", output, re.IGNORECASE), output
 
 
 # Hosts that cannot become what the plan says.
 
 
-def test_an_operating_system_without_drivers_is_refused(rigs: Rigs, host: Host) -> None:
+def test_an_operating_system_without_drivers_is_refused(alone: Rigs, host: Host) -> None:
     text = 'ID=ubuntu\\nVERSION_ID="22.04"\\nPRETTY_NAME="Ubuntu 22.04.5 LTS"\\n'
     with on(
         host,
         f"printf '{text}' >/run/os-release && mount --bind /run/os-release /usr/lib/os-release",
         undo="umount /usr/lib/os-release",
     ):
-        [row] = refusals(rigs)
+        [row] = refusals(alone)
     assert (row.host, row.check) == (NAME, "system")
     assert "Ubuntu 22.04" in row.found
     assert "Debian 12" in row.remedy and "Ubuntu 24.04" in row.remedy
 
 
-def test_a_sudo_that_asks_for_a_password_is_refused(rigs: Rigs, host: Host) -> None:
+def test_a_sudo_that_asks_for_a_password_is_refused(alone: Rigs, host: Host) -> None:
     with on(
         host,
         "mkdir -p /run/sudoers.d && echo 'ops ALL=(ALL:ALL) ALL' >/run/sudoers.d/ops && chmod 440 /run/sudoers.d/ops",
         "mount --bind /run/sudoers.d /etc/sudoers.d",
         undo="umount /etc/sudoers.d",
     ):
-        [row] = refusals(rigs)
+        [row] = refusals(alone)
     assert row.check == "privilege"
     assert "NOPASSWD" in row.remedy
 
 
-def test_a_full_disk_is_refused_with_what_is_missing(rigs: Rigs, host: Host) -> None:
+def test_a_full_disk_is_refused_with_what_is_missing(alone: Rigs, host: Host) -> None:
     with on(host, "mount -t tmpfs -o size=64m tmpfs /srv", undo="umount /srv"):
-        [row] = refusals(rigs)
+        [row] = refusals(alone)
     assert row.check == "disk"
     assert re.match(r"/srv has 64 MiB free and needs 1\.\d GiB: \d+ MiB for checkpoint nvidia/Qwen", row.found)
     assert re.match(r"make \d+ MiB of room", row.remedy)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "[::]"])
-def test_a_port_that_another_program_has_is_refused(rigs: Rigs, host: Host, address: str) -> None:
+def test_a_port_that_another_program_has_is_refused(alone: Rigs, host: Host, address: str) -> None:
     listener = f"systemd-run --quiet --unit=squatter systemd-socket-activate --listen={address}:8000 /bin/cat"
     with on(host, listener, LISTENS, undo="systemctl stop squatter"):
-        [row] = refusals(rigs)
+        [row] = refusals(alone)
     assert row.check == "port"
     assert row.found == f"port 8000 of endpoint main is taken on {address.strip('[]')}"
     assert "endpoints.main.port" in row.remedy
 
 
-def test_secure_boot_is_refused(rigs: Rigs, host: Host) -> None:
+def test_secure_boot_is_refused(alone: Rigs, host: Host) -> None:
     variables = "/sys/firmware/efi/efivars"
     name = f"{variables}/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
     with on(
@@ -275,61 +275,61 @@ def test_secure_boot_is_refused(rigs: Rigs, host: Host) -> None:
         f"printf '\\6\\0\\0\\0\\1' >{name}",
         undo="umount /sys/firmware",
     ):
-        [row] = refusals(rigs)
+        [row] = refusals(alone)
         assert row.check == "secure-boot"
         assert "firmware" in row.remedy
         host.shell(f"printf '\\6\\0\\0\\0\\0' >{name}")
-        assert rigs.deploy("--dry").code == 0
+        assert alone.deploy("--dry").code == 0
 
 
-def test_a_server_that_the_host_cannot_reach_is_refused(rigs: Rigs, host: Host) -> None:
+def test_a_server_that_the_host_cannot_reach_is_refused(alone: Rigs, host: Host) -> None:
     """The control machine could reach it, and has to ask it nothing: the lock knows."""
     rule = f"to {GATEWAY} ipproto tcp dport {REGISTRY_PORT} prohibit"
     with on(host, f"ip rule add {rule}", undo=f"ip rule del {rule}"):
-        [row] = refusals(rigs)
+        [row] = refusals(alone)
     assert row.check == "network"
     assert row.found.startswith(f"the host cannot connect to {GATEWAY}:{REGISTRY_PORT}: ")
     assert row.remedy == "open the way from the host, or set registry_mirror to a mirror that it reaches"
 
 
-def test_servers_that_are_down_are_named_with_their_settings(rigs: Rigs) -> None:
+def test_servers_that_are_down_are_named_with_their_settings(alone: Rigs) -> None:
     settings = ["hub_endpoint", "pypi_index", "registry_mirror"]
-    rigs.write(**dict.fromkeys(settings, CLOSED))
-    [row] = refusals(rigs)
+    alone.write(**dict.fromkeys(settings, CLOSED))
+    [row] = refusals(alone)
     assert row.check == "network"
     assert row.found == f"the host cannot connect to {GATEWAY}:9: Connection refused"
     assert ", ".join(settings) in row.remedy
 
 
-def test_servers_that_cannot_tell_what_a_loose_name_stands_for_are_named_at_once(rigs: Rigs) -> None:
-    rigs.lock.unlink()
+def test_servers_that_cannot_tell_what_a_loose_name_stands_for_are_named_at_once(alone: Rigs) -> None:
+    alone.lock.unlink()
     settings = ["cuda_mirror", "docker_mirror", "toolkit_mirror", "hub_endpoint", "registry_mirror"]
-    rigs.write(**dict.fromkeys(settings, CLOSED))
-    lines = refused(rigs).output.splitlines()
+    alone.write(**dict.fromkeys(settings, CLOSED))
+    lines = refused(alone).output.splitlines()
     for setting in settings:
         assert [line for line in lines if line.startswith(f"{setting}: {CLOSED}/") and "refused" in line], lines
-    assert not rigs.lock.exists()
+    assert not alone.lock.exists()
 
 
-def test_a_driver_branch_that_the_distribution_lacks_is_refused(rigs: Rigs) -> None:
-    row = refusals(rigs, "--data", "driver_branch=580")[0]
+def test_a_driver_branch_that_the_distribution_lacks_is_refused(alone: Rigs) -> None:
+    row = refusals(alone, "--data", "driver_branch=580")[0]
     assert row.check == "driver"
     assert row.found == "driver_branch 580 does not exist for Debian 13"
     assert row.remedy == "NVIDIA's oldest there is 590; 595 is on all distributions"
 
 
-def test_a_driver_too_old_for_the_image_is_refused(rigs: Rigs) -> None:
-    lock = yaml.safe_load(rigs.lock.read_text())
+def test_a_driver_too_old_for_the_image_is_refused(alone: Rigs) -> None:
+    lock = yaml.safe_load(alone.lock.read_text())
     for image in lock["images"].values():
         image["cuda"] = "13.4"
-    rigs.lock.write_text(yaml.safe_dump(lock))
-    [row] = refusals(rigs)
+    alone.lock.write_text(yaml.safe_dump(lock))
+    [row] = refusals(alone)
     assert row.check == "driver"
     assert row.found == "driver_branch 595 brings CUDA 13.2; vllm/vllm-openai:cu130-nightly needs 13.4"
     assert row.remedy == "set driver_branch to 615"
 
 
-def test_too_few_gpus_and_all_else_that_is_wrong_stand_in_one_table(rigs: Rigs, host: Host) -> None:
+def test_too_few_gpus_and_all_else_that_is_wrong_stand_in_one_table(alone: Rigs, host: Host) -> None:
     host.set_gpus(2)
     try:
         with on(
@@ -339,7 +339,7 @@ def test_too_few_gpus_and_all_else_that_is_wrong_stand_in_one_table(rigs: Rigs, 
             LISTENS,
             undo="umount /srv; systemctl stop squatter",
         ):
-            problems = refusals(rigs, "--data", f"pypi_index={CLOSED}")
+            problems = refusals(alone, "--data", f"pypi_index={CLOSED}")
         assert [row.check for row in problems] == ["gpus", "disk", "port", "network"]
         assert problems[0].found == "2 on the bus; recipe vllm-nvfp4-cu130 of endpoint main needs 4"
         assert "Above 4G decoding" in problems[0].remedy

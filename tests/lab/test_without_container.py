@@ -47,6 +47,9 @@ REFUSED = """\
 id: own-refused
 title: The same with a parser that never shipped
 extends: own-bare
+status: assembled
+tool_calls: unknown
+evidence: [{source: here, kind: assembled, says: a mistake of one's own}]
 tool_parser: qwen35_coder
 """
 
