@@ -85,7 +85,11 @@ def measure_fleet(directory: Path) -> dict[str, Any]:
 
 
 def measure_deploy(directory: Path) -> dict[str, Any]:
-    """A cold deploy whose download takes next to nothing, then one whose download takes about as long as all else."""
+    """A cold deploy whose download takes next to nothing; then as long as all else; then four times as long.
+
+    240 GB take 32 minutes at 1 Gbit/s, a rig's other steps some eight. What serves can only begin after the download:
+    no deploy can be shorter than that, whatever it does at the same time.
+    """
     total = sum(path.stat().st_size for path in checkpoint.build().rglob("*") if path.is_file())
     rate_file = directory / "rate"
     rate_file.write_text("0")
@@ -95,27 +99,42 @@ def measure_deploy(directory: Path) -> dict[str, Any]:
         host = machine.start(HOST)
         service.daemonise(HUB, argv, url=f"http://{GATEWAY}:{HUB_PORT}", cwd=ROOT)
         try:
-            everything_else, _ = cold_deploy(host, directory)
-            rate = int(total / everything_else)
-            rate_file.write_text(str(rate))
-            seconds, path = cold_deploy(host, directory)
+            everything_else, report = cold_deploy(host, directory)
+            after = seconds_after_download(report)
+            runs = []
+            for times in (1, 4):
+                alone = everything_else * times
+                rate_file.write_text(str(int(total / alone)))
+                seconds, report = cold_deploy(host, directory)
+                runs.append(
+                    {
+                        "download_alone_seconds": round(alone, 1),
+                        "seconds": round(seconds, 1),
+                        "against_the_larger": round(seconds / alone, 2),
+                        "against_the_least_possible": round(seconds / (alone + after), 2),
+                        "seconds_per_step": {step["step"]: round(step["seconds"], 1) for step in report["steps"]},
+                    }
+                )
         finally:
             service.stop(HUB)
             host.remove()
             machine.write_known_hosts()
-    larger = max(total / rate, everything_else)
     return {
-        "download_alone_seconds": round(total / rate, 1),
         "everything_else_seconds": round(everything_else, 1),
-        "seconds": round(seconds, 1),
-        "against_the_larger": round(seconds / larger, 2),
-        "critical_path": path,
-        "aim": "<= 1.1",
+        "of_that_after_the_download": round(after, 1),
+        "runs": runs,
+        "aim": "against_the_larger <= 1.1",
     }
 
 
-def cold_deploy(host: machine.Host, directory: Path) -> tuple[float, str]:
-    """Seconds of a deploy to a bare host, and what its report says of the download. Raises BenchError."""
+def seconds_after_download(report: dict[str, Any]) -> float:
+    """Of the operations that come after the checkpoint is whole."""
+    waited = [operation["operation"].endswith("whole and verified") for operation in report["operations"]]
+    return float(sum(operation["seconds"] for operation in report["operations"][waited.index(True) + 1 :]))
+
+
+def cold_deploy(host: machine.Host, directory: Path) -> tuple[float, dict[str, Any]]:
+    """Seconds of a deploy to a bare host, and its report. Raises BenchError."""
     host.reset()
     machine.write_known_hosts()
     inventory = directory / "lab.yaml"
@@ -135,8 +154,10 @@ def cold_deploy(host: machine.Host, directory: Path) -> tuple[float, str]:
     seconds = time.monotonic() - began
     if done.returncode:
         raise BenchError(f"the deploy ended with {done.returncode}:\n{done.stdout[-4000:]}")
-    path = re.search(r"critical path:\n +(.*)", done.stdout)
-    return seconds, path[1] if path else ""
+    named = re.search(r"^  report: (\S+)$", done.stdout, re.MULTILINE)
+    if named is None:
+        raise BenchError(f"the deploy named no report:\n{done.stdout[-4000:]}")
+    return seconds, json.loads((ROOT / named[1]).read_text())
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ class HostFacts:
     `venvs` the paths of virtual environments that are whole, `installed` the apt packages with their versions, `gpus`
     the number of each GPU by its UUID (empty without a driver), `our_ports` what endpoints of ours may listen on,
     `gates` the port of each gate that is up, `addresses` the host's own, `failed` why (endpoint, generation) gave way
-    before. `client`: the proof's packages are there.
+    before. `client`: the proof's packages are there. `labels` those of file systems; looked for with `model_disk`.
     """
 
     os_release: Mapping[str, str]
@@ -122,6 +122,7 @@ class HostFacts:
     addresses: Collection[str] = ()
     failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
     client: bool = False
+    labels: Collection[str] = ()
 
 
 def disk_paths(settings: Settings) -> list[str]:
@@ -147,6 +148,7 @@ def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[
         looking.gpus,
         looking.memory,
         looking.disk,
+        looking.own_disk,
         looking.secure_boot,
         looking.public_addresses,
         looking.ports,
@@ -330,6 +332,15 @@ class _Looking:
         if cuda and self.missing(cuda):
             needed.append(("/", CUDA_BYTES, cuda))
         return needed
+
+    def own_disk(self) -> None:
+        label, labels = self.settings.model_disk, self.facts.labels
+        if label and label not in labels:
+            self.problem(
+                "disk",
+                f"no file system has the label {label} (`model_disk`); there is {', '.join(sorted(labels)) or 'none'}",
+                f"give it to the disk for the checkpoints, `e2label DEVICE {label}` for ext4, or check its cable",
+            )
 
     def own_disk_to_mount(self) -> bool:
         """Whether the store is still to be mounted."""

@@ -28,7 +28,7 @@ from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
 from rigup.facts.docker import ImageDigests
 from rigup.facts.endpoints import Endpoints
 from rigup.facts.files import FileInfo, FileState
-from rigup.facts.hardware import DiskFree, PciDevices, SecureBoot, nvidia_gpus
+from rigup.facts.hardware import DiskFree, FileSystemLabels, PciDevices, SecureBoot, nvidia_gpus
 from rigup.facts.network import Addresses, ListeningPorts, Reachable
 from rigup.facts.nvidia import GpuList
 from rigup.facts.packages import InstalledVersions
@@ -230,6 +230,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         gates={name: port for name, unit in gates.items() if unit.runs and (port := endpoints.port_in_force(name))},
         addresses=fact(Addresses),
         failed={key: f"was tried here at {tried.at} and {tried.why}" for key, tried in endpoints.failed.items()},
+        labels=fact(FileSystemLabels) if settings.model_disk else (),
         client=_has_client(fact(FileInfo, path=f"{CLIENT}/requirements.lock")),
     )
 

@@ -13,6 +13,7 @@ from rigup.facts._reading import Value, reading
 __all__ = [
     "DiskFree",
     "DiskSpace",
+    "FileSystemLabels",
     "PciDevice",
     "PciDevices",
     "SecureBoot",
@@ -134,3 +135,18 @@ class DiskFree(FactBase[dict[str, DiskSpace]]):
     @reading
     def process(self, output: list[str]) -> dict[str, DiskSpace]:
         return parse_disk_free(self._paths, output)
+
+
+class FileSystemLabels(FactBase[list[str]]):
+    """The labels by which udev has found file systems; those with odd characters as it escapes them."""
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def command(self) -> str:
+        return "ls -1 /dev/disk/by-label 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> list[str]:
+        return list(output)

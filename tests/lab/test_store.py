@@ -256,8 +256,9 @@ def test_a_rebuilt_host_whose_store_has_a_disk_of_its_own_verifies_and_downloads
     host = fleet.hosts[0]
     only = ("--limit", host.name)
     host.shell("rm -rf /srv/models")
-    host.add_disk("models", 100_000_000)
     fleet.rigs.write(hub_endpoint=fleet.hub.url, model_disk="models")
+    assert "no file system has the label models" in fleet.deploy(*only).output
+    host.add_disk("models", 100_000_000)
     first = fleet.deploy(*only)
     assert first.code == 0, first.output
     assert fleet.sums(host) == published()

@@ -17,7 +17,7 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts.docker import ImageDigests, parse_image_digests
 from rigup.facts.files import FileInfo, FileText
-from rigup.facts.hardware import DiskFree, DiskSpace, PciDevices, SecureBoot, parse_disk_free
+from rigup.facts.hardware import DiskFree, DiskSpace, FileSystemLabels, PciDevices, SecureBoot, parse_disk_free
 from rigup.facts.kernel import BootId, KernelState, ModuleParameters, parse_kernel_state
 from rigup.facts.network import Listener, ListeningPorts, Reachability, Reachable, parse_listeners, parse_reachability
 from rigup.facts.nvidia import CdiDevices, DriverState, GpuList
@@ -64,6 +64,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (DiskFree, {"paths": ["/", "/srv/models/not/there"]}),
     (DriverState, {}),
     (FileInfo, {"path": "/not/there"}),
+    (FileSystemLabels, {}),
     (FileText, {"path": "/not/there"}),
     (GpuList, {}),
     (ImageDigests, {}),

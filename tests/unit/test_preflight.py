@@ -202,9 +202,17 @@ def test_only_what_is_missing_of_a_checkpoint_counts() -> None:
 
 
 def test_the_stores_own_disk_is_judged_once_it_is_mounted() -> None:
-    assert problems(replace(BARE, disks=disks(root=50)), model_disk="models") == []
-    small = replace(BARE, disks=disks(root=50, store=200))
+    bare = replace(BARE, labels=["models", "root"])
+    assert problems(replace(bare, disks=disks(root=50)), model_disk="models") == []
+    small = replace(bare, disks=disks(root=50, store=200))
     assert only(problems(small, model_disk="models")).found.startswith("/srv/models has 200.0 GiB")
+
+
+def test_the_stores_own_disk_must_be_there() -> None:
+    problem = only(problems(replace(BARE, labels=["root", "data"]), model_disk="models"))
+    assert problem.found == "no file system has the label models (`model_disk`); there is data, root"
+    assert "e2label DEVICE models" in problem.remedy
+    assert problems(BARE, model_disk=None) == []
 
 
 def test_a_host_that_has_its_files_on_a_disk_needs_no_way_to_the_hub() -> None:
