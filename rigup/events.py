@@ -24,7 +24,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.context import ctx_state
 
-from rigup import interrupts, report
+from rigup import interrupts, quick, report
 from rigup.plan import Plan
 
 ERROR_LINES = 40
@@ -46,6 +46,8 @@ def record(*plans: Plan, then: str = "") -> None:
         state: State = ctx_state.get()  # type: ignore[no-untyped-call]
         _recorder = Recorder(state, report.RUNS, then)
         state.add_callback_handler(_recorder)  # type: ignore[no-untyped-call]
+        if state.current_deploy_filename:
+            quick.as_module(state.current_deploy_filename)
         atexit.register(_recorder.close)
         interrupts.watch(state, _recorder.interrupted)
     for plan in plans:
