@@ -6,7 +6,7 @@ hosts ?= 1
 export PYTHONUNBUFFERED := 1
 
 # What the lab and the tests need of this machine (Debian 12, root).
-APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg iproute2 kmod mmdebstrap \
+APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg iproute2 kmod mmdebstrap nftables \
 	openssh-client openssh-server python3-venv rsync systemd-container
 
 .PHONY: help lab lab-down test soak audit bench bench-store lint unit apt-packages

@@ -7,7 +7,6 @@ host.shell("systemctl is-system-running")
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 from lab import disks, limits, network, rootfs, service
 from lab.cgroup import Cgroup
 from lab.hardware import DEFAULT_GPUS, describe
+from lab.locking import exclusive, quietly
 from lab.settings import SERVICES, STATE, host_address, host_number
 from lab.supervisor import directory
 
@@ -80,22 +80,10 @@ class Spec:
     login: str = "ops"
 
 
-def quietly(_line: str) -> None:
-    """Says nothing: for callers that want no progress."""
-
-
-@contextlib.contextmanager
-def locked(name: str, say: Callable[[str], None] = quietly) -> Iterator[None]:
-    """Let no other process do the thing of this name meanwhile; waits for one that does. Does not nest."""
-    path = STATE / "run" / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another process that is bringing the lab up or down")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def locked(name: str, say: Callable[[str], None] = quietly) -> contextlib.AbstractContextManager[None]:
+    """Let no other process do the thing of this name to this lab meanwhile; waits for one that does. Does not nest."""
+    waiting = "waiting for another process that is bringing the lab up or down"
+    return exclusive(STATE / "run" / f"{name}.lock", say, waiting)
 
 
 class Host:

@@ -3,7 +3,6 @@
 Run as a program it is mmdebstrap's hook, which turns the fresh installation into the lab's.
 """
 
-import fcntl
 import hashlib
 import os
 import shlex
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab import kernel_packages
+from lab.locking import exclusive
 from lab.settings import CACHE, MIRROR_URL
 
 GUEST = Path(__file__).parent / "guest"
@@ -83,9 +83,7 @@ def build(release: str, say: Callable[[str], None], debian: str = MIRROR_URL) ->
     output is in the log beside the cache then.
     """
     tar = archive(release)
-    tar.parent.mkdir(parents=True, exist_ok=True)
-    with (tar.parent / f"{release}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with exclusive(tar.parent / f"{release}.lock"):
         if tar.exists():
             return tar
         say(f"building the bare {release} disk with mmdebstrap (once; log: {tar.with_suffix('.log')})")

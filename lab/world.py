@@ -14,6 +14,7 @@ import yaml
 
 from lab import hub, limits, machine, mirror, network, registry
 from lab.hardware import DEFAULT_GPUS, describe
+from lab.locking import quietly
 from lab.machine import Host, LabError, Spec
 from lab.service import Service, running
 from lab.settings import HUB_URL, MAX_HOSTS, MIRROR_URL, REGISTRY_URL, RELEASES, SERVICES, STATE, host_name, host_number
@@ -164,7 +165,7 @@ def down(say: Callable[[str], None] = print) -> None:
 
 
 @contextlib.contextmanager
-def services(say: Callable[[str], None] = machine.quietly) -> Iterator[None]:
+def services(say: Callable[[str], None] = quietly) -> Iterator[None]:
     """The network, mirror, hub and registry for as long as the context lasts; what ran before runs on afterwards.
 
     Raises LabError, NetworkError, ServiceError.

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from lab import service
+from lab.locking import exclusive
 from lab.mirror import engine, upstreams
 from lab.mirror.docker import Archive
 from lab.mirror.identity import greeting
@@ -25,7 +26,7 @@ def build(say: Say = print) -> None:
     Raises MirrorError when Debian's packages cannot be had and are not in the cache.
     """
     sources = upstreams.find()
-    with client(sources.certificates) as http:
+    with client(sources.certificates) as http, exclusive(FILES / "lock", say, "mirror: another lab is building it"):
         archive = Archive(sources.debian, Cache(FILES / "passed-on", http))
         Repositories(FILES, WWW, archive, say).build()
     engine.publish(WWW / "python")

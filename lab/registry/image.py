@@ -4,7 +4,6 @@ The real vLLM for CPUs and a stand-in for SGLang are offered under all names tha
 date that an image of this name has; a stand-in that starts at once and misbehaves on request is for tests alone.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab import locking
 from lab.registry import base, tree
 from lab.registry.client import INDEX_TYPE, MANIFEST_TYPE, Registry
 from lab.registry.layers import LAYER_TYPE, Blob, of_bytes, of_file, write_files, write_tree
@@ -86,9 +86,7 @@ os.execv("/usr/bin/python3", ["python3", *sys.argv[1:]])
 def exclusive() -> Iterator[None]:
     """Keep every other process from building meanwhile; removes what killed or outdated builds left in the cache."""
     folder = CACHE / "image"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locking.exclusive(folder / "lock"):
         for path in folder.iterdir():
             kind, _, rest = path.name.partition("-")
             if kind.startswith("tmp") or (kind == "tree" and rest != tree.key()):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab import machine, world
+from lab.registry import image, tree
 from tests.lab.rigs import Rigs
 
 # Not the hosts of `make lab`: tests break theirs.
@@ -48,6 +49,13 @@ def services() -> Iterator[None]:
         pytest.skip("the lab needs root")
     with world.services():
         yield
+
+
+@pytest.fixture(scope="session")
+def vllm(services: None) -> None:
+    """The lab's real vLLM, of which the registry's image is made, in `lab.registry.tree.place`."""
+    with image.exclusive():
+        tree.build()
 
 
 @pytest.fixture(scope="session")

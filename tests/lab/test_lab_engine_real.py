@@ -1,7 +1,6 @@
 """The lab's image, run for real: its own Debian, its own vLLM, the miniature, and a stand-in that lists GPUs."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -18,7 +17,6 @@ import pytest
 import lab.engine
 from lab.checkpoint import write_checkpoint
 from lab.registry import base, image, tree
-from lab.settings import CACHE
 
 RECIPE = [
     "--model=/model",
@@ -59,10 +57,7 @@ class Image:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    packages = CACHE / "image" / f"tree-{tree.key()}"
-    if os.geteuid() != 0 or shutil.which("systemd-nspawn") is None or not packages.is_dir():
-        pytest.skip("needs root, systemd-nspawn and the vLLM that `python -m lab up` fetches")
+def built(vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     folder = tmp_path_factory.mktemp("image")
     root = folder / "root"
     with tarfile.open(base.build()) as layer:
@@ -79,7 +74,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     model = folder / "model"
     model.mkdir()
     write_checkpoint(model)
-    yield Image(root, packages, model)
+    yield Image(root, tree.place(), model)
 
 
 def test_a_wrong_argument_ends_as_vllms_own_parser_ends_it(built: Image) -> None:
