@@ -20,9 +20,9 @@ lab: $(VENV)/.ready apt-packages ## Build and boot the lab, deploy to it, audit 
 lab-down: $(VENV)/.ready ## Stop the lab and remove all it made
 	@$(BIN)/python -m lab down
 
-# Two processes with a lab each: most of the time a deploy waits.
+# Two processes with a lab each: most of the time a deploy waits. The tests of a file share hosts, in their order.
 test: $(VENV)/.ready apt-packages lint unit ## Everything that proves the project
-	$(BIN)/pytest --dist loadgroup --tx popen//env:RIGUP_LAB=0 --tx popen//env:RIGUP_LAB=1 tests/lab
+	$(BIN)/pytest --dist loadfile --tx popen//env:RIGUP_LAB=0 --tx popen//env:RIGUP_LAB=1 tests/lab
 
 soak: $(VENV)/.ready apt-packages ## The long repetitions
 	$(BIN)/pytest tests/lab --soak -m soak

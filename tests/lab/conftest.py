@@ -17,8 +17,6 @@ SPECS = {
     "rig5": machine.Spec(release="bookworm", login="root"),
 }
 FIRST, SECOND = SPECS
-# The fixtures that several files share.
-SHARED = ("one_rig", "rigs")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,15 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "soak: a long repetition, run by `make soak`")
 
 
-# Before xdist, which reads the groups in the same hook.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for path in {item.path for item in items}:
-        own = [item for item in items if item.path == path]
-        # What shares a host, and the tests of one file, run in one process, in their order.
-        shared = {name for item in own for name in SHARED if name in getattr(item, "fixturenames", ())}
-        for item in own:
-            item.add_marker(pytest.mark.xdist_group(min(shared, default=path.stem)))
     if not config.getoption("--soak"):
         for item in items:
             if "soak" in item.keywords:
