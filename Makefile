@@ -14,17 +14,17 @@ APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg ipr
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-lab: $(VENV)/.ready apt-packages ## Build and boot the lab, deploy to it, audit it
+lab: apt-packages $(VENV)/.ready ## Build and boot the lab, deploy to it, audit it
 	@$(BIN)/python -m lab tour --hosts $(hosts)
 
 lab-down: $(VENV)/.ready ## Stop the lab and remove all it made
 	@$(BIN)/python -m lab down
 
 # Two processes with a lab each: most of the time a deploy waits. The tests of a file share hosts, in their order.
-test: $(VENV)/.ready apt-packages lint unit ## Everything that proves the project
+test: apt-packages $(VENV)/.ready lint unit ## Everything that proves the project
 	$(BIN)/pytest --dist loadfile --tx popen//env:RIGUP_LAB=0 --tx popen//env:RIGUP_LAB=1 tests/lab
 
-soak: $(VENV)/.ready apt-packages ## The long repetitions
+soak: apt-packages $(VENV)/.ready ## The long repetitions
 	$(BIN)/pytest tests/lab --soak -m soak
 
 unit: $(VENV)/.ready
@@ -33,10 +33,10 @@ unit: $(VENV)/.ready
 audit: $(VENV)/.ready ## Check the hosts of the inventory against their plan
 	$(BIN)/pytest tests/audit
 
-bench: $(VENV)/.ready apt-packages ## Measure deploy and audit beside stock pyinfra, Ansible and testinfra
+bench: apt-packages $(VENV)/.ready ## Measure deploy and audit beside stock pyinfra, Ansible and testinfra
 	@$(BIN)/python -m bench
 
-bench-store: $(VENV)/.ready apt-packages ## Measure downloads beside hf and curl, a fleet with neighbours, a cold deploy
+bench-store: apt-packages $(VENV)/.ready ## Measure downloads beside hf and curl, a fleet with neighbours, a cold deploy
 	@$(BIN)/python -m bench.store
 
 lint: $(VENV)/.ready
