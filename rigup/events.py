@@ -1,5 +1,6 @@
 """Writes down what a deploy does, as it happens, and says at the end how it went.
 
+``inventory/lab.py`` calls ``expect()``, so that a run that ends before a deploy file was read is told too.
 ``deploy.py`` calls ``record()`` first thing, and ``record(plan)`` once a host's plan is known. From then on every
 operation is an event in ``.rigup/runs/TIME/events.jsonl`` (``rigup.report`` says what they hold); at the end, also of a
 run that failed or was interrupted, ``report.json`` stands beside it and a summary is printed on standard error. Only a
@@ -20,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 from pyinfra.api.host import Host
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.context import ctx_state
@@ -36,6 +38,21 @@ _SECRET_KEY = re.compile(r"token|password|secret|api_?key", re.IGNORECASE)
 _recorder: Recorder | None = None
 
 
+def expect() -> None:
+    """Be ready for a deploy. Called while pyinfra reads its inventory, before it connects.
+
+    Whatever pyinfra is about to do, Ctrl-C then ends it at once. Only a run of deploy files may become a report.
+    """
+    global _recorder
+    state: State = ctx_state.get()  # type: ignore[no-untyped-call]
+    context = click.get_current_context(silent=True)
+    words = context.params if context is not None else {}
+    if words.get("operations") and not words["dry"] and all(each.endswith(".py") for each in words["operations"]):
+        _recorder = Recorder(state, report.RUNS)
+    else:
+        interrupts.watch(state)
+
+
 def record(*plans: Plan, then: str = "") -> None:
     """Record this run, and these hosts' plans. Called once per host, as deploy files are; the first call begins.
 
@@ -43,13 +60,8 @@ def record(*plans: Plan, then: str = "") -> None:
     """
     global _recorder
     if _recorder is None:
-        state: State = ctx_state.get()  # type: ignore[no-untyped-call]
-        _recorder = Recorder(state, report.RUNS, then)
-        state.add_callback_handler(_recorder)  # type: ignore[no-untyped-call]
-        if state.current_deploy_filename:
-            quick.as_module(state.current_deploy_filename)
-        atexit.register(_recorder.close)
-        interrupts.watch(state, _recorder.interrupted)
+        _recorder = Recorder(ctx_state.get(), report.RUNS)  # type: ignore[no-untyped-call]
+    _recorder.begin(then)
     for plan in plans:
         _recorder.plan(plan)
 
@@ -57,10 +69,11 @@ def record(*plans: Plan, then: str = "") -> None:
 class Recorder(BaseStateCallback):
     """Turns pyinfra's callbacks into events."""
 
-    def __init__(self, state: State, runs: Path, then: str = "") -> None:
+    def __init__(self, state: State, runs: Path) -> None:
         self._state = state
         self._runs = runs
         self._folder: Path | None = None
+        self._secrets: list[str] = []
         self._events: list[dict[str, Any]] = []
         self._began = time.monotonic()
         self._open: dict[tuple[str, str], float] = {}
@@ -70,13 +83,24 @@ class Recorder(BaseStateCallback):
         self._interrupted = False
         self._said = _Said(self._error)
         logging.getLogger("pyinfra").addHandler(self._said)
-        hosts = [host for host in state.inventory if state.is_host_in_limit(host)]
+        atexit.register(self.close)
+        interrupts.watch(state, self.interrupted)
+
+    def begin(self, then: str = "") -> None:
+        """Note which hosts there are and which of them could not be reached; from here on, every operation. Once."""
+        if self._events or not self._state.initialised:
+            return
+        self._state.add_callback_handler(self)  # type: ignore[no-untyped-call]
+        if self._state.current_deploy_filename:
+            quick.as_module(self._state.current_deploy_filename)
+        hosts = [host for host in self._state.inventory if self._state.is_host_in_limit(host)]
         self._secrets = sorted(set(_secrets(hosts)), key=len, reverse=True)
         self._note("begin", hosts=[host.name for host in hosts], **({"then": then} if then else {}))
         for host in hosts:
-            if host in state.failed_hosts:
-                error = host.connector_data.get("rigup_connect_error", "the connection could not be made")
-                self._note("unreachable", host=host.name, error=error)
+            said = self._said.about(host.name)
+            # Of a run that was interrupted while it connected, pyinfra keeps no results.
+            if host in self._state.failed_hosts or (said and not host.connected):
+                self._note("unreachable", host=host.name, error=said or "the connection could not be made")
 
     def plan(self, plan: Plan) -> None:
         """Note what a host shall become, for the summary."""
@@ -158,10 +182,12 @@ class Recorder(BaseStateCallback):
 
     def _error(self, message: str) -> None:
         """What pyinfra says when it gives up altogether."""
+        self.begin()
         self._note("error", error=message)
 
     def interrupted(self, number: signal.Signals) -> None:
         """Note that the run ends here; what was under way stays so."""
+        self.begin()
         self._settle()
         self._interrupted = True
         self._note("interrupted", signal=number.name)

@@ -239,6 +239,7 @@ def follow_line(host: Mapping[str, Any], endpoint: Mapping[str, Any]) -> str:
 
 def _trouble(report: Report) -> list[str]:
     lines = []
+    unreachable = any(host["result"] == "unreachable" for host in report["hosts"].values())
     for operation in report["operations"]:
         if operation["result"] == "failed":
             lines += ["", f"  failed on {operation['host']}, step {_name(operation)}:"]
@@ -246,7 +247,7 @@ def _trouble(report: Report) -> list[str]:
     for operation in report["under_way"]:
         lines += ["", f"  under way on {operation['host']}, step {_name(operation)}"]
     for error in report["errors"]:
-        if lines and error.endswith("No hosts remaining!"):
+        if (lines or unreachable) and error.endswith("No hosts remaining!"):
             # pyinfra's last words, when the reason stands above.
             continue
         lines += ["", *(f"  {line}" for line in error.splitlines())]

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 
+ROOT = Path(__file__).resolve().parents[2]
 PYINFRA = Path(sys.executable).with_name("pyinfra")
 
 
@@ -67,6 +69,22 @@ class Sshd:
         path.write_text(f"hosts = [({target!r}, {values!r})]\n")
         return path
 
+    def lab(self, **changes: object) -> str:
+        """The project's own inventory file, with this host in the YAML file that it reads, `changes` made."""
+        host = {
+            "address": "127.0.0.1",
+            "port": self.port,
+            "user": getpass.getuser(),
+            "key": str(self.key),
+            "known_hosts": str(self.folder / "known_hosts"),
+            "sudo": False,
+            **changes,
+        }
+        path = self.folder / "lab.yaml"
+        path.write_text(yaml.safe_dump({"hosts": {"box": host}}))
+        self.environment["RIGUP_INVENTORY"] = str(path)
+        return str(ROOT / "inventory/lab.py")
+
     def pyinfra(self, *arguments: str, stdin: str = "\n", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run pyinfra in this folder; its facts are remembered there too."""
         return subprocess.run(
@@ -87,6 +105,7 @@ class Sshd:
             "RIGUP_STATS": "1",
             "PYINFRA_PROGRESS": "off",
             "SSHD_PID": str(self.process.pid),
+            **self.environment,
             **environment,
         }
 

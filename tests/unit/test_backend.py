@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,34 +9,17 @@ from pathlib import Path
 
 import pytest
 import testinfra.host
-import yaml
-from loopback_sshd import Sshd, running_sshd
+from loopback_sshd import ROOT, Sshd, running_sshd
 
 from rigup import testinfra_backend
 from rigup.errors import RigupError
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def write_inventory(sshd: Sshd, **changes: object) -> Path:
-    host = {
-        "address": "127.0.0.1",
-        "port": sshd.port,
-        "user": getpass.getuser(),
-        "key": str(sshd.key),
-        "known_hosts": str(sshd.folder / "known_hosts"),
-        "sudo": False,
-        **changes,
-    }
-    path = sshd.folder / "lab.yaml"
-    path.write_text(yaml.safe_dump({"hosts": {"box": host}}))
-    return path
 
 
 @pytest.fixture
 def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
     with running_sshd(tmp_path) as server:
-        monkeypatch.setenv("RIGUP_INVENTORY", str(write_inventory(server)))
+        server.lab()
+        monkeypatch.setenv("RIGUP_INVENTORY", server.environment["RIGUP_INVENTORY"])
         monkeypatch.setenv("RIGUP_CACHE", str(tmp_path / "facts"))
         new_session()
         yield server
@@ -103,7 +85,7 @@ def test_a_connection_cut_in_the_middle_of_an_audit_is_made_again(sshd: Sshd) ->
 
 
 def test_a_host_that_cannot_be_reached_is_named_with_address_and_port(sshd: Sshd) -> None:
-    write_inventory(sshd, port=1)
+    sshd.lab(port=1)
     new_session()
     with pytest.raises(RigupError, match=r"box: no connection to .*@127\.0\.0\.1, port 1"):
         box().run("true")
@@ -122,7 +104,7 @@ def audit(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_audit_says_once_why_a_host_cannot_be_audited_and_fails(sshd: Sshd) -> None:
-    write_inventory(sshd, port=1)
+    sshd.lab(port=1)
     run = audit("-q")
     assert run.returncode == 1, run.stdout
     assert run.stdout.count("not seen") == 1

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from loopback_sshd import PYINFRA, Sshd, running_sshd
 
 from rigup import report
@@ -142,11 +143,12 @@ def test_an_interrupted_run_says_what_was_under_way_and_exits_as_shells_do(
     assert "under way on box, step deploy: slow" in stderr
 
 
-def test_a_run_interrupted_while_it_connects_does_not_exit_as_if_all_were_well(sshd: Sshd) -> None:
+@pytest.mark.parametrize("connector", ["rig", "ssh"])
+def test_a_run_interrupted_while_it_connects_is_reported_and_exits_as_shells_do(sshd: Sshd, connector: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         process = subprocess.Popen(
-            [str(PYINFRA), str(sshd.inventory(ssh_port=silent.getsockname()[1])), deploy(sshd), "-y"],
-            cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.PIPE, text=True,
+            [str(PYINFRA), sshd.lab(port=silent.getsockname()[1]), deploy(sshd), "-y"],
+            cwd=sshd.folder, env=sshd.shell_environment(RIGUP_CONNECTOR=connector), stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         silent.settimeout(20)
         connection, _ = silent.accept()
@@ -155,6 +157,32 @@ def test_a_run_interrupted_while_it_connects_does_not_exit_as_if_all_were_well(s
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=20)
     assert process.returncode == 130
+    assert last(sshd)["result"] == "interrupted"
+    assert list(last(sshd)["hosts"]) == ["box"]
+
+
+@pytest.mark.parametrize("connector", ["rig", "ssh"])
+def test_a_run_that_reaches_no_host_is_the_last_run_in_the_report(sshd: Sshd, connector: str) -> None:
+    assert sshd.pyinfra(sshd.lab(), deploy(sshd), "-y", RIGUP_CONNECTOR=connector).returncode == 0
+    run = sshd.pyinfra(sshd.lab(port=1), deploy(sshd), "-y", RIGUP_CONNECTOR=connector)
+    assert run.returncode == 1
+    assert len(runs(sshd)) == 2
+    made = last(sshd)
+    assert made["result"] == "failed"
+    assert made["hosts"]["box"]["result"] == "unreachable"
+    assert "Could not connect" in made["hosts"]["box"]["error"]
+    summary = run.stderr[run.stderr.index("rigup: failed") :]
+    assert "box: could not be reached: Could not connect" in summary
+    assert "No hosts remaining" not in summary
+
+
+@pytest.mark.parametrize(
+    "arguments", [["deploy.py", "--dry"], ["exec", "--", "true"], ["fact", "server.Hostname"], ["debug-inventory"]]
+)
+def test_what_is_no_deploy_leaves_no_run_behind_where_no_host_is_reached(sshd: Sshd, arguments: list[str]) -> None:
+    deploy(sshd)
+    sshd.pyinfra(sshd.lab(port=1), *arguments)
+    assert runs(sshd) == []
 
 
 def test_a_killed_run_still_tells_what_was_under_way(sshd: Sshd) -> None:
@@ -178,11 +206,11 @@ def test_a_killed_run_still_tells_what_was_under_way(sshd: Sshd) -> None:
 
 
 def test_a_host_that_cannot_be_reached_is_in_the_report_while_the_others_finish(sshd: Sshd) -> None:
-    inventory = sshd.inventory()
-    inventory.write_text(
-        inventory.read_text().rstrip("]\n") + ", ('@rig/dead', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1})]\n"
-    )
-    run = sshd.pyinfra(str(inventory), deploy(sshd), "-y")
+    inventory = sshd.lab()
+    path = Path(sshd.environment["RIGUP_INVENTORY"])
+    hosts = yaml.safe_load(path.read_text())["hosts"]
+    path.write_text(yaml.safe_dump({"hosts": {**hosts, "dead": {**hosts["box"], "port": 1}}}))
+    run = sshd.pyinfra(inventory, deploy(sshd), "-y")
     assert run.returncode == 1
     made = last(sshd)
     assert made["hosts"]["dead"]["result"] == "unreachable"
