@@ -34,6 +34,9 @@ DOWNLOAD_BEGINS = re.compile(r"Start the download of (.+)")
 DOWNLOAD_ENDS = re.compile(r"Have (.+) whole and verified")
 RESULTS = ("changed", "unchanged", "failed", "ignored")
 SLOWEST = 5
+CHANGES, FAILURES = 20, 10
+"""Changes of one host, and failures of all, that are shown to a person; `--json` has them all."""
+
 # What it takes to look at a checkpoint that is there already.
 NO_WAIT_S = 2.0
 DEPLOYED = "`rigup audit` proves what the hosts are; the same deploy again changes nothing."
@@ -150,13 +153,17 @@ def _key(event: Event) -> tuple[str, str, str]:
     return event["host"], event["step"], event["operation"]
 
 
-def render(report: Report, where: Path | None = None) -> str:
-    """The report for a person: how each host fared, what took how long, what failed, what to do next."""
+def render(report: Report, where: Path | None = None, changes: bool = False) -> str:
+    """The report for a person: how each host fared, what took how long, what failed, what to do next.
+
+    With `changes`, also what changed; during the run the console has said it.
+    """
     lines = [f"rigup: {_headline(report)}"]
     busy = {operation["host"] for operation in report["under_way"]}
     for name, host in report["hosts"].items():
         whole = report["result"] in ("ok", "failed") and host["result"] == "ok" and name not in busy
-        lines += ["", *_host_lines(name, host, whole)]
+        count, *more = _host_lines(name, host, whole)
+        lines += ["", count, *(_changes(report, name) if changes else ()), *more]
     lines += _trouble(report)
     if report["steps"]:
         shown = ", ".join(f"{step['step']} {_seconds(step['seconds'])}" for step in report["steps"])
@@ -204,6 +211,17 @@ def _host_lines(name: str, host: Mapping[str, Any], whole: bool) -> list[str]:
     return lines
 
 
+def _changes(report: Report, name: str) -> list[str]:
+    """What changed on a host, in its order."""
+    changed = [o for o in report["operations"] if o["host"] == name and o["result"] == "changed"]
+    lines = [f"    {_seconds(o['seconds']):>6}  {o['step']} | {o['operation']}" for o in changed[:CHANGES]]
+    return lines + _and_more(len(changed) - CHANGES, "change")
+
+
+def _and_more(count: int, what: str) -> list[str]:
+    return [f"    ... and {count} more {what}{'s' if count > 1 else ''}; --json has all"] if count > 0 else []
+
+
 def _engine_line(endpoint: Mapping[str, Any]) -> str:
     if endpoint["image"] is None:
         return f"      packages    {', '.join(endpoint['packages'])}"
@@ -240,10 +258,11 @@ def follow_line(host: Mapping[str, Any], endpoint: Mapping[str, Any]) -> str:
 def _trouble(report: Report) -> list[str]:
     lines = []
     unreachable = any(host["result"] == "unreachable" for host in report["hosts"].values())
-    for operation in report["operations"]:
-        if operation["result"] == "failed":
-            lines += ["", f"  failed on {operation['host']}, step {_name(operation)}:"]
-            lines += [f"    {line}" for line in (operation.get("error") or "no message").splitlines()]
+    failed = [operation for operation in report["operations"] if operation["result"] == "failed"]
+    for operation in failed[:FAILURES]:
+        lines += ["", f"  failed on {operation['host']}, step {_name(operation)}:"]
+        lines += [f"    {line}" for line in (operation.get("error") or "no message").splitlines()]
+    lines += _and_more(len(failed) - FAILURES, "failure")
     for operation in report["under_way"]:
         lines += ["", f"  under way on {operation['host']}, step {_name(operation)}"]
     for error in report["errors"]:
@@ -311,7 +330,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{what} in {options.runs}: `rigup report --list` lists them", file=sys.stderr)
         return 1
     report = build(read_events(chosen[0] / "events.jsonl"))
-    text = json.dumps(report, indent=2) + "\n" if options.json else render(report, chosen[0] / "report.json")
+    text = (
+        json.dumps(report, indent=2) + "\n" if options.json else render(report, chosen[0] / "report.json", changes=True)
+    )
     print(text, end="")
     return 0 if report["result"] == "ok" else 2
 

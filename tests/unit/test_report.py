@@ -346,6 +346,45 @@ def test_the_command_prints_the_last_run_and_says_by_its_exit_code_how_it_went(
     assert json.loads(capsys.readouterr().out)["result"] == "ok"
 
 
+def stored(folder: Path, *more: dict[str, Any]) -> None:
+    """A run that has ended, in a folder of runs."""
+    run = folder / "2026-01-01T00-00-00"
+    run.mkdir(exist_ok=True)
+    ended = {"at": "2026-01-01T00:00:09.000+00:00", "event": "end", "seconds": 9.0}
+    (run / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events(*more, ended)))
+
+
+def test_the_command_names_what_changed_on_which_host_and_how_long_it_took(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(
+        tmp_path,
+        operation("rig1", "one", "changed", 1.5),
+        operation("rig1", "two", "unchanged", 0.1),
+        operation("rig2", "one", "changed", 12.0),
+        operation("rig2", "three", "failed", 0.1, error="broken"),
+    )
+    report.main(["--runs", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert "  rig1: 1 changed, 1 unchanged\n       1.5  base | one\n" in told
+    assert "  rig2: 1 changed, 1 failed\n      12.0  base | one\n" in told
+    assert "failed on rig2, step base: three:\n    broken\n" in told
+    assert "two" not in told
+    assert "more" not in told
+
+
+def test_long_lists_are_cut_and_say_how_much_more_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = [operation("rig1", f"change {n}", "changed", 0.1) for n in range(report.CHANGES + 3)]
+    failures = [operation("rig2", f"failure {n}", "failed", 0.1, error="broken") for n in range(report.FAILURES + 2)]
+    stored(tmp_path, *changes, *failures)
+    report.main(["--runs", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert told.count("base | change") == report.CHANGES
+    assert "    ... and 3 more changes; --json has all\n" in told
+    assert told.count("failed on rig2") == report.FAILURES
+    assert "    ... and 2 more failures; --json has all\n" in told
+
+
 @pytest.mark.parametrize(
     ("waited", "line"),
     [
