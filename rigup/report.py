@@ -22,11 +22,12 @@ import argparse
 import json
 import re
 import shlex
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from rigup.errors import RigupError
 
 RUNS = Path(".rigup/runs")
 # The operations of tasks/model.py and tasks/serve.py between which a download goes on by itself.
@@ -305,37 +306,30 @@ def runs(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("*/events.jsonl"))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """``rigup report``: print the last run's report, or RUN's.
-
-    Exit code 0 where that run went well, 2 where it did not, 1 where there is no such run.
-    """
-    parser = argparse.ArgumentParser(prog="rigup report", description="What the last deploy did.")
-    parser.add_argument("run", nargs="?", help="a run's name, or its folder (default: the last one)")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="RUN", help="a run's name, or its folder (default: the last one)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--list", action="store_true", help="list all runs, oldest first")
-    parser.add_argument("--runs", type=Path, default=RUNS, help=f"where runs are kept (default: {RUNS})")
-    options = parser.parse_args(argv)
+    parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help=f"where runs are kept (default: {RUNS})")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Run `rigup report`; returns its exit code. Raises RigupError where there is no such run."""
     known = runs(options.runs)
     if options.list:
         for run in known:
             print(f"{run.name}  {_headline(build(read_events(run / 'events.jsonl')))}")
         return 0
     chosen = known[-1:]
-    if options.run:
-        named = (options.runs / options.run, Path(options.run))
+    if options.name:
+        named = (options.runs / options.name, Path(options.name))
         chosen = [folder for folder in named if (folder / "events.jsonl").is_file()]
     if not chosen:
-        what = f"no run named {options.run}" if options.run else "no run yet"
-        print(f"{what} in {options.runs}: `rigup report --list` lists them", file=sys.stderr)
-        return 1
+        what = f"no run named {options.name}" if options.name else "no run yet"
+        raise RigupError(f"{what} in {options.runs}: `rigup report --list` lists them")
     report = build(read_events(chosen[0] / "events.jsonl"))
-    text = (
-        json.dumps(report, indent=2) + "\n" if options.json else render(report, chosen[0] / "report.json", changes=True)
-    )
-    print(text, end="")
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print(render(report, chosen[0] / "report.json", changes=True), end="")
     return 0 if report["result"] == "ok" else 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,6 +18,7 @@ import yaml
 from loopback_sshd import PYINFRA, Sshd, running_sshd
 
 from rigup import report
+from rigup.cli import main
 
 RECORD = "from rigup.events import record\nrecord()\n"
 
@@ -329,27 +330,27 @@ def test_a_run_of_which_the_last_event_was_cut_off_can_be_read(tmp_path: Path) -
 def test_the_command_prints_the_last_run_and_says_by_its_exit_code_how_it_went(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert report.main(["--runs", str(tmp_path)]) == 1
+    command = ["report", "--runs", str(tmp_path)]
+    assert main(command) == 1
     assert "no run yet" in capsys.readouterr().err
-    ended = {"at": "2026-01-01T00:00:09.000+00:00", "event": "end", "seconds": 9.0}
-    for name, result in (("2026-01-01T00-00-00", "failed"), ("2026-01-02T00-00-00", "changed")):
-        (tmp_path / name).mkdir()
-        stored = events(operation("rig1", "a", result, 1.0, error="broken"), ended)
-        (tmp_path / name / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in stored))
-    assert report.main(["--runs", str(tmp_path)]) == 0
+    stored(tmp_path, operation("rig1", "a", "failed", 1.0, error="broken"), name="2026-01-01T00-00-00")
+    stored(tmp_path, operation("rig1", "a", "changed", 1.0), name="2026-01-02T00-00-00")
+    assert main(command) == 0
     assert re.search(r"rigup: done in 9.0 s, 1 change\n", capsys.readouterr().out)
-    assert report.main(["--runs", str(tmp_path), "2026-01-01T00-00-00"]) == 2
+    assert main([*command, "2026-01-01T00-00-00"]) == 2
     assert "failed on rig1, step base: a:\n    broken" in capsys.readouterr().out
-    assert report.main(["--runs", str(tmp_path), "--list"]) == 0
+    assert main([*command, "2026"]) == 1
+    assert "no run named 2026 in" in capsys.readouterr().err
+    assert main([*command, "--list"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
-    assert report.main(["--runs", str(tmp_path), "--json"]) == 0
+    assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["result"] == "ok"
 
 
-def stored(folder: Path, *more: dict[str, Any]) -> None:
+def stored(folder: Path, *more: dict[str, Any], name: str = "2026-01-01T00-00-00") -> None:
     """A run that has ended, in a folder of runs."""
-    run = folder / "2026-01-01T00-00-00"
-    run.mkdir(exist_ok=True)
+    run = folder / name
+    run.mkdir()
     ended = {"at": "2026-01-01T00:00:09.000+00:00", "event": "end", "seconds": 9.0}
     (run / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events(*more, ended)))
 
@@ -364,7 +365,7 @@ def test_the_command_names_what_changed_on_which_host_and_how_long_it_took(
         operation("rig2", "one", "changed", 12.0),
         operation("rig2", "three", "failed", 0.1, error="broken"),
     )
-    report.main(["--runs", str(tmp_path)])
+    main(["report", "--runs", str(tmp_path)])
     told = capsys.readouterr().out
     assert "  rig1: 1 changed, 1 unchanged\n       1.5  base | one\n" in told
     assert "  rig2: 1 changed, 1 failed\n      12.0  base | one\n" in told
@@ -377,7 +378,7 @@ def test_long_lists_are_cut_and_say_how_much_more_there_is(tmp_path: Path, capsy
     changes = [operation("rig1", f"change {n}", "changed", 0.1) for n in range(report.CHANGES + 3)]
     failures = [operation("rig2", f"failure {n}", "failed", 0.1, error="broken") for n in range(report.FAILURES + 2)]
     stored(tmp_path, *changes, *failures)
-    report.main(["--runs", str(tmp_path)])
+    main(["report", "--runs", str(tmp_path)])
     told = capsys.readouterr().out
     assert told.count("base | change") == report.CHANGES
     assert "    ... and 3 more changes; --json has all\n" in told
