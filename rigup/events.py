@@ -220,12 +220,19 @@ class Recorder(BaseStateCallback):
 
     def _note(self, event: str, **details: Any) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"at": at, "event": event, **details})
-        for secret in self._secrets:
-            line = line.replace(secret, "***")
-        self._events.append(json.loads(line))
+        self._events.append({"at": at, "event": event, **self._masked(details)})
         if self._folder is not None:
             self._append([self._events[-1]])
+
+    def _masked(self, value: Any) -> Any:
+        """The value without secrets. Before it becomes JSON, which writes a secret's quotes and umlauts otherwise."""
+        if isinstance(value, str):
+            for secret in self._secrets:
+                value = value.replace(secret, "***")
+            return value
+        if isinstance(value, dict):
+            return {key: self._masked(inner) for key, inner in value.items()}
+        return [self._masked(inner) for inner in value] if isinstance(value, list) else value
 
     def _write(self) -> None:
         """Begin the run's files, with all that was noted so far."""

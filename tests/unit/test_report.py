@@ -221,16 +221,20 @@ def test_a_host_that_cannot_be_reached_is_in_the_report_while_the_others_finish(
     assert "dead: could not be reached" in run.stderr
 
 
-def test_secrets_of_the_hosts_data_never_reach_the_report(sshd: Sshd) -> None:
+@pytest.mark.parametrize("secret", ["hf_hunter2", 'hunter"2', r"hunter\2", "hünter2", 'h"ü\\"2'])
+def test_secrets_of_the_hosts_data_never_reach_the_report(sshd: Sshd, secret: str) -> None:
     text = RECORD + (
-        "from pyinfra import host\nfrom pyinfra.operations import server\n"
-        "server.shell(name=f'use {host.data.hub_token}', commands=[f'echo {host.data.hub_token} >&2; false'])\n"
+        "import shlex\nfrom pyinfra import host\nfrom pyinfra.operations import server\n"
+        "said = shlex.quote(host.data.hub_token)\n"
+        "server.shell(name=f'use {host.data.hub_token}', commands=[f'printf %s {said} >&2; false'])\n"
     )
-    run = sshd.pyinfra(str(sshd.inventory(hub_token="hf_hunter2")), deploy(sshd, text), "-y")
+    run = sshd.pyinfra(str(sshd.inventory(hub_token=secret)), deploy(sshd, text), "-y")
     assert run.returncode == 1
+    made = last(sshd)["operations"][-1]
+    assert (made["operation"], made["error"]) == ("use ***", "***")
     for path in runs(sshd)[-1].iterdir():
-        assert "***" in path.read_text()
-        assert "hf_hunter2" not in path.read_text()
+        for written in (secret, json.dumps(secret)[1:-1]):
+            assert written not in path.read_text()
 
 
 # What is made of events, without a run.
