@@ -111,8 +111,8 @@ class Sshd:
 
 
 @contextmanager
-def running_sshd(folder: Path) -> Iterator[Sshd]:
-    """Start an sshd that only this test's key may enter, and end it by its process id."""
+def running_sshd(folder: Path, more: str = "") -> Iterator[Sshd]:
+    """Start an sshd that only this test's key may enter, and end it by its process id; `more` is configuration."""
     program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if program is None:
         pytest.skip("no sshd here (apt-get install openssh-server)")
@@ -129,7 +129,7 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host_key\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
         f"PermitRootLogin prohibit-password\nSetEnv HOME={folder}\n"
-        "Subsystem sftp internal-sftp\nPrintMotd no\nMaxSessions 50\n"
+        f"Subsystem sftp internal-sftp\nPrintMotd no\nMaxSessions 50\n{more}"
     )
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
     with (folder / "sshd.log").open("wb") as log:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ import pytest
 import testinfra.host
 from loopback_sshd import ROOT, Sshd, running_sshd
 
-from rigup import testinfra_backend
+from rigup import remote, testinfra_backend, wire
 from rigup.errors import RigupError
 
 
@@ -71,6 +73,14 @@ def test_the_next_audit_asks_for_everything_at_once_and_sees_what_is_there_then(
         testinfra_backend.close_all()
         new_session()
     assert count == 1
+
+
+def test_its_connection_sends_at_once_and_notices_a_dead_peer(sshd: Sshd) -> None:
+    with contextlib.closing(remote.connect(testinfra_backend.inventory().host("box"))) as client:
+        transport = client.get_transport()
+        assert transport is not None
+        for option, value in ((socket.TCP_NODELAY, 1), (socket.TCP_USER_TIMEOUT, wire.DEAD_AFTER_MS)):
+            assert transport.sock.getsockopt(socket.IPPROTO_TCP, option) == value
 
 
 def test_much_output_on_both_streams_comes_through_whole(sshd: Sshd) -> None:
