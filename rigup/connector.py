@@ -302,7 +302,9 @@ class RigConnector(SSHConnector):
         asks = memory.foreseen()
         if asks:
             self.executions += 1
-            self._reading_ahead = gevent.spawn(lambda: (batch.run(self._transport(), asks), time.monotonic()))
+            # Here and not in the greenlet: reading the deploy leaves it no time before the first fact.
+            answers = batch.send(self._transport(), asks)
+            self._reading_ahead = gevent.spawn(lambda: (answers(), time.monotonic()))
 
     def _collect(self) -> None:
         """Wait for the answers that are under way."""

@@ -91,6 +91,27 @@ def test_a_plan_and_a_confirmed_run_need_one_remote_execution_too(sshd: Sshd, ro
         assert executions(run.stderr) == 1, (arguments, run.stderr)
 
 
+def test_the_host_answers_while_the_deploy_is_still_being_read(sshd: Sshd, root: Path) -> None:
+    text = f"""
+import os, sys, time
+from pyinfra import host
+from pyinfra.api import FactBase
+class Asked(FactBase):
+    command = "touch {root}/asked; echo asked"
+# Nothing else has its turn here until the first fact.
+until = time.monotonic() + 5
+while "ahead" in sys.argv[1] and not os.path.exists("{root}/asked"):
+    assert time.monotonic() < until
+assert host.get_fact(Asked) == "asked"
+"""
+    deploy, inventory = write_deploy(sshd, text), sshd.inventory()
+    assert sshd.pyinfra(str(inventory), deploy, "-y").returncode == 0
+    (root / "asked").unlink()
+    run = sshd.pyinfra(str(inventory.rename(sshd.folder / "ahead.py")), deploy, "-y")
+    assert run.returncode == 0, run.stderr
+    assert executions(run.stderr) == 1
+
+
 def test_drift_between_two_runs_is_found_and_only_that_is_repaired(sshd: Sshd, root: Path) -> None:
     inventory, deploy = str(sshd.inventory()), write_deploy(sshd, DEPLOY.format(root=root))
     sshd.pyinfra(inventory, deploy, "-y")
