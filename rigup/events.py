@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pyinfra.api.host import Host
@@ -27,7 +27,10 @@ from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.context import ctx_state
 
 from rigup import interrupts, quick, report
-from rigup.plan import Plan
+
+if TYPE_CHECKING:
+    # It brings much with it, and the host's first answers are on their way by the time that a deploy needs it.
+    from rigup.plan import Plan
 
 ERROR_LINES = 40
 """Lines of a failed operation's output that the report keeps: the last ones."""
@@ -44,6 +47,7 @@ def expect() -> None:
     Whatever pyinfra is about to do, Ctrl-C then ends it at once. Only a run of deploy files may become a report.
     """
     global _recorder
+    quick.at_once()
     state: State = ctx_state.get()  # type: ignore[no-untyped-call]
     context = click.get_current_context(silent=True)
     words = context.params if context is not None else {}
@@ -91,8 +95,6 @@ class Recorder(BaseStateCallback):
         if self._events or not self._state.initialised:
             return
         self._state.add_callback_handler(self)  # type: ignore[no-untyped-call]
-        if self._state.current_deploy_filename:
-            quick.as_module(self._state.current_deploy_filename)
         hosts = [host for host in self._state.inventory if self._state.is_host_in_limit(host)]
         self._secrets = sorted(set(_secrets(hosts)), key=len, reverse=True)
         self._note("begin", hosts=[host.name for host in hosts], **({"then": then} if then else {}))
