@@ -134,6 +134,16 @@ def test_the_audit_refuses_an_unknown_host_by_name(sshd: Sshd) -> None:
     assert "no host is named 'bix': did you mean box?" in run.stderr
 
 
+def test_the_audit_reads_neither_pyinfra_nor_plugins_that_it_does_not_use(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    run = audit("--collect-only", "-q", "--capture=no")
+    read = {line.rpartition("|")[2].strip().partition(".")[0] for line in run.stderr.splitlines()}
+    assert {"testinfra", "rigup", "paramiko"} < read
+    assert read.isdisjoint({"pyinfra", "httpx", "hypothesis", "anyio", "typeguard"})
+
+
 def test_a_check_is_found_by_its_id(sshd: Sshd) -> None:
     run = audit("--collect-only", "-q", "-k", "docker-runtime")
     assert run.stdout.count("test_docker_runtime") == 1
