@@ -17,7 +17,7 @@ help: ## This list
 lab: apt-packages $(VENV)/.ready ## Build and boot the lab, deploy to it, audit it
 	@$(BIN)/python -m lab tour --hosts $(hosts)
 
-lab-down: $(VENV)/.ready ## Stop the lab and remove all it made
+lab-down: $(VENV)/.ready ## Stop the lab and remove all it made; caches stay
 	@$(BIN)/python -m lab down
 
 # Two processes with a lab each: most of the time a deploy waits. The tests of a file share hosts, in their order.

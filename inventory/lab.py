@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from rigup.errors import RigupError
+from rigup.events import expect
 from rigup.inventory import find_inventory, load_inventory
 
 try:
@@ -16,3 +17,6 @@ try:
 except RigupError as error:
     # pyinfra would print its own exceptions with a place in this file, which is not where the mistake is.
     raise SystemExit(f"--> The inventory cannot be used:\n{error}") from None
+
+# From here on, also a run that reaches no host leaves its report.
+expect()

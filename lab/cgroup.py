@@ -9,6 +9,9 @@ from lab.settings import CGROUP
 
 _MOUNT = Path("/sys/fs/cgroup")
 
+_SHADOW = _MOUNT / "systemd"
+"""Version 1's, in the hybrid layout: nspawn makes the same groups there, and leaves them."""
+
 
 def _unified() -> Path:
     # With both versions mounted (systemd's "hybrid" layout) version 2 is below.
@@ -68,13 +71,21 @@ class Cgroup:
     def remove(self) -> None:
         """Kill what runs and remove the group; the common parent too when this was the last host."""
         self.kill()
-        for group in sorted(self.path.rglob("*"), reverse=True):
-            if group.is_dir():
-                group.rmdir()
-        with contextlib.suppress(FileNotFoundError):
-            self.path.rmdir()
+        _remove_groups(self.path)
         with contextlib.suppress(OSError):
             self.parent.rmdir()
+        with contextlib.suppress(OSError):
+            _remove_groups(_SHADOW / CGROUP / self.path.name)
+            (_SHADOW / CGROUP).rmdir()
+
+
+def _remove_groups(path: Path) -> None:
+    """Remove a group without processes, and those below."""
+    for group in sorted(path.rglob("*"), reverse=True):
+        if group.is_dir():
+            group.rmdir()
+    with contextlib.suppress(FileNotFoundError):
+        path.rmdir()
 
 
 def _is_init(pid: int) -> bool:

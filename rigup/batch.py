@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import secrets
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 
@@ -26,6 +27,8 @@ CAP_BYTES = 4 * 1024 * 1024
 
 TOTAL_S = 60
 """Seconds after which a batch is taken as it is, however much of it has come back."""
+
+_BROKEN = (OSError, EOFError, paramiko.SSHException)
 
 # Reads the program from standard input: it may be longer than a command line can be.
 _BOOT = "our ($boot, $program); $boot = $ARGV[1]; read(STDIN, $program, $ARGV[0]); eval $program; die $@ if $@"
@@ -100,31 +103,41 @@ def parse(data: bytes, asks: Sequence[Ask], mark: str) -> Batch:
     return batch
 
 
-def run(transport: paramiko.Transport, asks: Sequence[Ask], total_s: float = TOTAL_S) -> Batch:
-    """Run all of `asks` over a connection in one round trip.
+def send(transport: paramiko.Transport, asks: Sequence[Ask], total_s: float = TOTAL_S) -> Callable[[], Batch]:
+    """Have a host begin with all of `asks`, in one round trip. Returns what waits for the answers.
 
     Never raises for what a host does or lacks: a command without an answer (no perl, sudo wants a password, the
     connection broke, time was up) is missing from the result, and is to be asked for by itself.
     """
     if not asks:
-        return Batch()
+        return Batch
     mark = secrets.token_hex(16)
     command, stdin = request(asks, mark)
-    received = bytearray()
     try:
         channel = transport.open_session(timeout=total_s)
-        try:
-            channel.settimeout(total_s)
-            channel.exec_command(command)
-            channel.sendall(stdin)
-            channel.shutdown_write()
+    except _BROKEN:
+        return Batch
+    try:
+        channel.settimeout(total_s)
+        channel.exec_command(command)
+        channel.sendall(stdin)
+        channel.shutdown_write()
+    except _BROKEN:
+        channel.close()
+
+    def answers() -> Batch:
+        received = bytearray()
+        with suppress(*_BROKEN), closing(channel):
             while chunk := channel.recv(1 << 20):
                 received += chunk
-        finally:
-            channel.close()
-    except (OSError, EOFError, paramiko.SSHException):
-        pass
-    return parse(bytes(received), asks, mark)
+        return parse(bytes(received), asks, mark)
+
+    return answers
+
+
+def run(transport: paramiko.Transport, asks: Sequence[Ask], total_s: float = TOTAL_S) -> Batch:
+    """`send`, and wait for the answers."""
+    return send(transport, asks, total_s)()
 
 
 def text(stream: bytes) -> str | None:

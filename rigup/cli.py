@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rigup import audit, browse, hostkeys, keys, models, planning, report, resolve, status
 from rigup import lock as locks
@@ -21,12 +21,18 @@ from rigup.settings import settings_table
 __all__ = ["main"]
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 failed (wrong use included); 2 from `plan`: changes are pending, from `update --check`: the "
-    "lock would move, from `report`: that run did not go well, from `status`: something does not serve."
+    "Exit codes: 0 done, 1 failed (wrong use included); 2 from `plan`: changes are pending, from `audit`: something is "
+    "not as planned, from `report`: that run did not go well, from `status`: something does not serve, from `update "
+    "--check`: the lock would move."
 )
 
 
 class Parser(argparse.ArgumentParser):
+    """One that says in its help what its exit codes mean; most commands have these two."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{"epilog": "Exit codes: 0 done, 1 failed.", **arguments})
+
     def error(self, message: str) -> NoReturn:
         """Wrong use exits with 1: here 2 says that changes are pending."""
         self.print_usage(sys.stderr)
@@ -35,11 +41,8 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if words[:1] == ["report"]:
-            return report.main(words[1:])
-        options = parser().parse_args(words)
+        options = parser().parse_args(arguments)
         return int(options.run(options))
     except RigupError as error:
         print(error, file=sys.stderr)
@@ -83,8 +86,14 @@ def parser() -> argparse.ArgumentParser:
     hostkeys.add_arguments(accepted)
     accepted.set_defaults(run=hostkeys.command)
 
-    # Its options are its own business: `main` hands them on.
-    commands.add_parser("report", help="what the last deploy did, or an earlier one", add_help=False)
+    told = commands.add_parser(
+        "report",
+        help="what the last deploy did, or an earlier one",
+        description="Says what a run changed, what failed in it, and what took how long.",
+        epilog="Exit codes: 0 that run went well, 2 it did not, 1 there is no such run.",
+    )
+    report.add_arguments(told)
+    told.set_defaults(run=report.command)
 
     settings = commands.add_parser("settings", help="all settings with their defaults, as a Markdown table")
     settings.set_defaults(run=_settings)
@@ -115,7 +124,6 @@ def parser() -> argparse.ArgumentParser:
         "key",
         help="the API key of an endpoint that is reachable from beyond its host",
         description="Reads the key from its host and prints it; it stands nowhere else.",
-        epilog=EXIT_CODES,
     )
     keys.add_arguments(key)
     key.set_defaults(run=keys.command)
@@ -125,7 +133,6 @@ def parser() -> argparse.ArgumentParser:
         help="resolve what the inventory names loosely, and write it beside the inventory",
         description="Resolves what the lock does not hold yet; what it holds stays. "
         "A deploy does the same, and knows the hosts' distributions.",
-        epilog=EXIT_CODES,
     )
     lock.set_defaults(run=_lock)
 
@@ -133,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
         "update",
         help="move the lock, and show what changes",
         description="Resolves entries of the lock anew. The next deploy brings the hosts there.",
-        epilog=EXIT_CODES,
+        epilog="Exit codes: 0 done (with --check: nothing would move), 2 with --check: something would, 1 failed.",
     )
     update.add_argument(
         "what",

@@ -30,13 +30,13 @@ from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.output import echo
-from pyinfra.api.state import State, StateStage
+from pyinfra.api.state import State
 from pyinfra.api.util import get_file_io
 from pyinfra.connectors.ssh import FileTransferClient, SSHConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine, clear_askpass_cache, remove_any_sudo_askpass_file
 from pyinfra.facts.server import Command
 
-from rigup import batch, hostkeys, interrupts
+from rigup import batch, hostkeys
 from rigup.batch import Answer, Ask, Batch
 from rigup.wire import Memory, memory_file, silence_paramiko, tune
 
@@ -110,18 +110,13 @@ class RigConnector(SSHConnector):
         """Connect and, the first time in a run, read at once what the last run read."""
         silence_paramiko()
         logger.addFilter(_OWN_WORDS)
-        if self._memory is None and self.state.current_stage <= StateStage.Connect:
-            # The deploy's own recorder takes over from here on.
-            interrupts.watch(self.state)
         self._left = False
         try:
             super().connect()
         except ConnectError as error:
             if _OTHER_KEY.search(str(error)):
-                error = ConnectError(hostkeys.changed(self.host.name))
-            # For the report: pyinfra calls nobody back that early.
-            self.host.connector_data["rigup_connect_error"] = str(error)
-            raise error from None
+                raise ConnectError(hostkeys.changed(self.host.name)) from None
+            raise
         if self._memory is None:
             self._watch_facts()
             self._memory = Memory.load(memory_file(self.host.name, ""))
@@ -307,7 +302,9 @@ class RigConnector(SSHConnector):
         asks = memory.foreseen()
         if asks:
             self.executions += 1
-            self._reading_ahead = gevent.spawn(lambda: (batch.run(self._transport(), asks), time.monotonic()))
+            # Here and not in the greenlet: reading the deploy leaves it no time before the first fact.
+            answers = batch.send(self._transport(), asks)
+            self._reading_ahead = gevent.spawn(lambda: (answers(), time.monotonic()))
 
     def _collect(self) -> None:
         """Wait for the answers that are under way."""

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+from rigup.documents import read_document
 
 __all__ = ["Cause", "Fingerprint", "causes", "explain", "fatal_text", "fingerprints"]
 
@@ -65,8 +66,8 @@ class Cause:
 @cache
 def fingerprints() -> tuple[Fingerprint, ...]:
     """All known fingerprints, in the order in which they are looked for."""
-    text = files("rigup").joinpath("fingerprints.yaml").read_text()
-    return tuple(Fingerprint.model_validate(entry) for entry in yaml.safe_load(text))
+    entries = read_document(Path(__file__).with_name("fingerprints.yaml")).data
+    return tuple(Fingerprint.model_validate(entry) for entry in entries)
 
 
 def causes(lines: Iterable[str]) -> list[Cause]:

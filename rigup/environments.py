@@ -14,7 +14,10 @@ from rigup.lock import VenvLock
 from rigup.schema import Venv
 from rigup.web import Unresolved
 
-__all__ = ["index_arguments", "venv_lock"]
+__all__ = ["UV", "index_arguments", "venv_lock"]
+
+UV = "/usr/local/lib/rigup/uv"
+"""The environment on a host that holds uv, by which engines' environments are made there."""
 
 # The oldest glibc of the distributions that rigup knows: Debian 12's.
 PLATFORM = "x86_64-manylinux_2_36"

@@ -1,5 +1,6 @@
 """Writes down what a deploy does, as it happens, and says at the end how it went.
 
+``inventory/lab.py`` calls ``expect()``, so that a run that ends before a deploy file was read is told too.
 ``deploy.py`` calls ``record()`` first thing, and ``record(plan)`` once a host's plan is known. From then on every
 operation is an event in ``.rigup/runs/TIME/events.jsonl`` (``rigup.report`` says what they hold); at the end, also of a
 run that failed or was interrupted, ``report.json`` stands beside it and a summary is printed on standard error. Only a
@@ -18,14 +19,18 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import click
 from pyinfra.api.host import Host
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.context import ctx_state
 
 from rigup import interrupts, quick, report
-from rigup.plan import Plan
+
+if TYPE_CHECKING:
+    # It brings much with it, and the host's first answers are on their way by the time that a deploy needs it.
+    from rigup.plan import Plan
 
 ERROR_LINES = 40
 """Lines of a failed operation's output that the report keeps: the last ones."""
@@ -36,6 +41,22 @@ _SECRET_KEY = re.compile(r"token|password|secret|api_?key", re.IGNORECASE)
 _recorder: Recorder | None = None
 
 
+def expect() -> None:
+    """Be ready for a deploy. Called while pyinfra reads its inventory, before it connects.
+
+    Whatever pyinfra is about to do, Ctrl-C then ends it at once. Only a run of deploy files may become a report.
+    """
+    global _recorder
+    quick.at_once()
+    state: State = ctx_state.get()  # type: ignore[no-untyped-call]
+    context = click.get_current_context(silent=True)
+    words = context.params if context is not None else {}
+    if words.get("operations") and not words["dry"] and all(each.endswith(".py") for each in words["operations"]):
+        _recorder = Recorder(state, report.RUNS)
+    else:
+        interrupts.watch(state)
+
+
 def record(*plans: Plan, then: str = "") -> None:
     """Record this run, and these hosts' plans. Called once per host, as deploy files are; the first call begins.
 
@@ -43,13 +64,8 @@ def record(*plans: Plan, then: str = "") -> None:
     """
     global _recorder
     if _recorder is None:
-        state: State = ctx_state.get()  # type: ignore[no-untyped-call]
-        _recorder = Recorder(state, report.RUNS, then)
-        state.add_callback_handler(_recorder)  # type: ignore[no-untyped-call]
-        if state.current_deploy_filename:
-            quick.as_module(state.current_deploy_filename)
-        atexit.register(_recorder.close)
-        interrupts.watch(state, _recorder.interrupted)
+        _recorder = Recorder(ctx_state.get(), report.RUNS)  # type: ignore[no-untyped-call]
+    _recorder.begin(then)
     for plan in plans:
         _recorder.plan(plan)
 
@@ -57,10 +73,11 @@ def record(*plans: Plan, then: str = "") -> None:
 class Recorder(BaseStateCallback):
     """Turns pyinfra's callbacks into events."""
 
-    def __init__(self, state: State, runs: Path, then: str = "") -> None:
+    def __init__(self, state: State, runs: Path) -> None:
         self._state = state
         self._runs = runs
         self._folder: Path | None = None
+        self._secrets: list[str] = []
         self._events: list[dict[str, Any]] = []
         self._began = time.monotonic()
         self._open: dict[tuple[str, str], float] = {}
@@ -70,13 +87,22 @@ class Recorder(BaseStateCallback):
         self._interrupted = False
         self._said = _Said(self._error)
         logging.getLogger("pyinfra").addHandler(self._said)
-        hosts = [host for host in state.inventory if state.is_host_in_limit(host)]
+        atexit.register(self.close)
+        interrupts.watch(state, self.interrupted)
+
+    def begin(self, then: str = "") -> None:
+        """Note which hosts there are and which of them could not be reached; from here on, every operation. Once."""
+        if self._events or not self._state.initialised:
+            return
+        self._state.add_callback_handler(self)  # type: ignore[no-untyped-call]
+        hosts = [host for host in self._state.inventory if self._state.is_host_in_limit(host)]
         self._secrets = sorted(set(_secrets(hosts)), key=len, reverse=True)
         self._note("begin", hosts=[host.name for host in hosts], **({"then": then} if then else {}))
         for host in hosts:
-            if host in state.failed_hosts:
-                error = host.connector_data.get("rigup_connect_error", "the connection could not be made")
-                self._note("unreachable", host=host.name, error=error)
+            said = self._said.about(host.name)
+            # Of a run that was interrupted while it connected, pyinfra keeps no results.
+            if host in self._state.failed_hosts or (said and not host.connected):
+                self._note("unreachable", host=host.name, error=said or "the connection could not be made")
 
     def plan(self, plan: Plan) -> None:
         """Note what a host shall become, for the summary."""
@@ -158,10 +184,12 @@ class Recorder(BaseStateCallback):
 
     def _error(self, message: str) -> None:
         """What pyinfra says when it gives up altogether."""
+        self.begin()
         self._note("error", error=message)
 
     def interrupted(self, number: signal.Signals) -> None:
         """Note that the run ends here; what was under way stays so."""
+        self.begin()
         self._settle()
         self._interrupted = True
         self._note("interrupted", signal=number.name)
@@ -194,12 +222,19 @@ class Recorder(BaseStateCallback):
 
     def _note(self, event: str, **details: Any) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"at": at, "event": event, **details})
-        for secret in self._secrets:
-            line = line.replace(secret, "***")
-        self._events.append(json.loads(line))
+        self._events.append({"at": at, "event": event, **self._masked(details)})
         if self._folder is not None:
             self._append([self._events[-1]])
+
+    def _masked(self, value: Any) -> Any:
+        """The value without secrets. Before it becomes JSON, which writes a secret's quotes and umlauts otherwise."""
+        if isinstance(value, str):
+            for secret in self._secrets:
+                value = value.replace(secret, "***")
+            return value
+        if isinstance(value, dict):
+            return {key: self._masked(inner) for key, inner in value.items()}
+        return [self._masked(inner) for inner in value] if isinstance(value, list) else value
 
     def _write(self) -> None:
         """Begin the run's files, with all that was noted so far."""

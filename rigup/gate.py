@@ -10,13 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
 
 from rigup.plan import EndpointPlan
 
-__all__ = ["GATES", "chain_of", "config_path", "config_text", "firewall_text", "rule_digest", "rules_path"]
+__all__ = [
+    "GATES",
+    "chain_of",
+    "config_path",
+    "config_text",
+    "firewall_text",
+    "parse_gate_names",
+    "rule_digest",
+    "rules_path",
+]
 
 GATES = "/etc/rigup/gates"
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
@@ -45,6 +55,11 @@ def rules_path(endpoint: EndpointPlan) -> str:
 def chain_of(name: str) -> str:
     """The nftables chain of an endpoint, in the table `inet rigup`; a bare name might be a word of nft's own."""
     return f"endpoint-{name}"
+
+
+def parse_gate_names(lines: Iterable[str]) -> list[str]:
+    """Endpoints' names, from the paths of their gates' configurations."""
+    return sorted(line.rpartition("/")[2].removesuffix(".cfg") for line in lines if line.endswith(".cfg"))
 
 
 def config_text(endpoint: EndpointPlan) -> str:

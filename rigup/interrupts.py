@@ -29,8 +29,9 @@ def watch(state: State, note: Callable[[signal.Signals], None] | None = None) ->
             signal.signal(each, signal.SIG_DFL)
         if note is not None:
             note(signal.Signals(number))
-        # pyinfra disconnects in the same pool, which is as large as the fleet: it would wait for what runs.
-        state.pool.kill(block=False)
+        if state.initialised:
+            # pyinfra disconnects in the same pool, which is as large as the fleet: it would wait for what runs.
+            state.pool.kill(block=False)
         sys.exit(128 + number)
 
     for each in SIGNALS:

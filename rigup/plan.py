@@ -78,6 +78,11 @@ class VenvPlan(Data):
         """Another one for other packages: what serves keeps its own until it is restarted."""
         return f"{ENGINES}/{hashlib.sha256(self.text.encode()).hexdigest()[:16]}"
 
+    @property
+    def done(self) -> str:
+        """Where the copy of its requirements stands that is written last."""
+        return f"{self.path}/requirements.lock"
+
 
 class Smoke(Data):
     """What an endpoint is tried for once it is up; `files/smoke.py` says what the fields mean."""

@@ -6,13 +6,14 @@ import hashlib
 import json
 import re
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
-
-import httpx
 
 from rigup.lock import ImageLock
 from rigup.web import Unresolved, Web
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["HUB", "image_lock", "registry_of"]
 

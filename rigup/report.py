@@ -22,11 +22,12 @@ import argparse
 import json
 import re
 import shlex
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from rigup.errors import RigupError
 
 RUNS = Path(".rigup/runs")
 # The operations of tasks/model.py and tasks/serve.py between which a download goes on by itself.
@@ -34,6 +35,9 @@ DOWNLOAD_BEGINS = re.compile(r"Start the download of (.+)")
 DOWNLOAD_ENDS = re.compile(r"Have (.+) whole and verified")
 RESULTS = ("changed", "unchanged", "failed", "ignored")
 SLOWEST = 5
+CHANGES, FAILURES = 20, 10
+"""Changes of one host, and failures of all, that are shown to a person; `--json` has them all."""
+
 # What it takes to look at a checkpoint that is there already.
 NO_WAIT_S = 2.0
 DEPLOYED = "`rigup audit` proves what the hosts are; the same deploy again changes nothing."
@@ -150,13 +154,17 @@ def _key(event: Event) -> tuple[str, str, str]:
     return event["host"], event["step"], event["operation"]
 
 
-def render(report: Report, where: Path | None = None) -> str:
-    """The report for a person: how each host fared, what took how long, what failed, what to do next."""
+def render(report: Report, where: Path | None = None, changes: bool = False) -> str:
+    """The report for a person: how each host fared, what took how long, what failed, what to do next.
+
+    With `changes`, also what changed; during the run the console has said it.
+    """
     lines = [f"rigup: {_headline(report)}"]
     busy = {operation["host"] for operation in report["under_way"]}
     for name, host in report["hosts"].items():
         whole = report["result"] in ("ok", "failed") and host["result"] == "ok" and name not in busy
-        lines += ["", *_host_lines(name, host, whole)]
+        count, *more = _host_lines(name, host, whole)
+        lines += ["", count, *(_changes(report, name) if changes else ()), *more]
     lines += _trouble(report)
     if report["steps"]:
         shown = ", ".join(f"{step['step']} {_seconds(step['seconds'])}" for step in report["steps"])
@@ -204,6 +212,17 @@ def _host_lines(name: str, host: Mapping[str, Any], whole: bool) -> list[str]:
     return lines
 
 
+def _changes(report: Report, name: str) -> list[str]:
+    """What changed on a host, in its order."""
+    changed = [o for o in report["operations"] if o["host"] == name and o["result"] == "changed"]
+    lines = [f"    {_seconds(o['seconds']):>6}  {o['step']} | {o['operation']}" for o in changed[:CHANGES]]
+    return lines + _and_more(len(changed) - CHANGES, "change")
+
+
+def _and_more(count: int, what: str) -> list[str]:
+    return [f"    ... and {count} more {what}{'s' if count > 1 else ''}; --json has all"] if count > 0 else []
+
+
 def _engine_line(endpoint: Mapping[str, Any]) -> str:
     if endpoint["image"] is None:
         return f"      packages    {', '.join(endpoint['packages'])}"
@@ -239,14 +258,16 @@ def follow_line(host: Mapping[str, Any], endpoint: Mapping[str, Any]) -> str:
 
 def _trouble(report: Report) -> list[str]:
     lines = []
-    for operation in report["operations"]:
-        if operation["result"] == "failed":
-            lines += ["", f"  failed on {operation['host']}, step {_name(operation)}:"]
-            lines += [f"    {line}" for line in (operation.get("error") or "no message").splitlines()]
+    unreachable = any(host["result"] == "unreachable" for host in report["hosts"].values())
+    failed = [operation for operation in report["operations"] if operation["result"] == "failed"]
+    for operation in failed[:FAILURES]:
+        lines += ["", f"  failed on {operation['host']}, step {_name(operation)}:"]
+        lines += [f"    {line}" for line in (operation.get("error") or "no message").splitlines()]
+    lines += _and_more(len(failed) - FAILURES, "failure")
     for operation in report["under_way"]:
         lines += ["", f"  under way on {operation['host']}, step {_name(operation)}"]
     for error in report["errors"]:
-        if lines and error.endswith("No hosts remaining!"):
+        if (lines or unreachable) and error.endswith("No hosts remaining!"):
             # pyinfra's last words, when the reason stands above.
             continue
         lines += ["", *(f"  {line}" for line in error.splitlines())]
@@ -285,35 +306,30 @@ def runs(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("*/events.jsonl"))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """``rigup report``: print the last run's report, or RUN's.
-
-    Exit code 0 where that run went well, 2 where it did not, 1 where there is no such run.
-    """
-    parser = argparse.ArgumentParser(prog="rigup report", description="What the last deploy did.")
-    parser.add_argument("run", nargs="?", help="a run's name, or its folder (default: the last one)")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="RUN", help="a run's name, or its folder (default: the last one)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--list", action="store_true", help="list all runs, oldest first")
-    parser.add_argument("--runs", type=Path, default=RUNS, help=f"where runs are kept (default: {RUNS})")
-    options = parser.parse_args(argv)
+    parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help=f"where runs are kept (default: {RUNS})")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Run `rigup report`; returns its exit code. Raises RigupError where there is no such run."""
     known = runs(options.runs)
     if options.list:
         for run in known:
             print(f"{run.name}  {_headline(build(read_events(run / 'events.jsonl')))}")
         return 0
     chosen = known[-1:]
-    if options.run:
-        named = (options.runs / options.run, Path(options.run))
+    if options.name:
+        named = (options.runs / options.name, Path(options.name))
         chosen = [folder for folder in named if (folder / "events.jsonl").is_file()]
     if not chosen:
-        what = f"no run named {options.run}" if options.run else "no run yet"
-        print(f"{what} in {options.runs}: `rigup report --list` lists them", file=sys.stderr)
-        return 1
+        what = f"no run named {options.name}" if options.name else "no run yet"
+        raise RigupError(f"{what} in {options.runs}: `rigup report --list` lists them")
     report = build(read_events(chosen[0] / "events.jsonl"))
-    text = json.dumps(report, indent=2) + "\n" if options.json else render(report, chosen[0] / "report.json")
-    print(text, end="")
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print(render(report, chosen[0] / "report.json", changes=True), end="")
     return 0 if report["result"] == "ok" else 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

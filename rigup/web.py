@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import httpx
+if TYPE_CHECKING:
+    # Read when something is asked for the first time: most runs ask nothing.
+    import httpx
 
 __all__ = ["Unresolved", "Web"]
 
@@ -26,10 +29,7 @@ class Web:
     """An HTTP client that answers a URL's second asking from memory. Use it in a `with` block."""
 
     def __init__(self, patience: float = PATIENCE) -> None:
-        # httpx drops the Authorization header when a redirect leads to another host.
-        self._client = httpx.Client(
-            follow_redirects=True, timeout=patience, transport=httpx.HTTPTransport(retries=1), trust_env=True
-        )
+        self._patience = patience
         self._answers: dict[tuple[str, tuple[tuple[str, str], ...]], httpx.Response] = {}
 
     def __enter__(self) -> Self:
@@ -38,10 +38,22 @@ class Web:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.close()
+        if "_client" in vars(self):
+            self._client.close()
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        import httpx
+
+        # httpx drops the Authorization header when a redirect leads to another host.
+        return httpx.Client(
+            follow_redirects=True, timeout=self._patience, transport=httpx.HTTPTransport(retries=1), trust_env=True
+        )
 
     def ask(self, setting: str, url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """Whatever answer the server gives. Raises Unresolved where it gives none."""
+        import httpx
+
         key = (url, tuple(sorted((headers or {}).items())))
         if key not in self._answers:
             try:

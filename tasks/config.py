@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pyinfra.api.deploy import deploy
 
+from rigup.environments import UV
 from rigup.operations import apt, docker, files, users, venv
 from rigup.render import USER, env_file_text, record_text, unit_text
 from tasks.preflight import Brief
@@ -54,9 +55,9 @@ def _engines(brief: Brief) -> None:
         return
     users.system(name="Make the engines' user", user=USER)
     apt.install(name="Install what engines need of the host", packages=dict.fromkeys(ENGINES_NEED))
-    requirements = f"{venv.UV}.lock"
+    requirements = f"{UV}.lock"
     files.install(name="Name uv", dest=requirements, content=(FILES / "uv-requirements.lock").read_text())
-    venv.synced(name="Install uv", path=venv.UV, requirements=requirements, index=brief.settings.pypi_index)
+    venv.synced(name="Install uv", path=UV, requirements=requirements, index=brief.settings.pypi_index)
     for wanted in brief.plan.venvs:
         packages = ", ".join(wanted.packages)
         files.install(name=f"Name the packages of {packages}", dest=f"{wanted.path}.lock", content=wanted.text)

@@ -38,7 +38,6 @@ from rigup.facts.units import UnitState
 from rigup.lock import Lock
 from rigup.make_plan import make_plan, recipe_of
 from rigup.neighbours import Neighbour, fleet_of, neighbours_of
-from rigup.operations.venv import lock_of
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan
 from rigup.preflight import HostFacts, check, destinations, disk_paths
@@ -223,7 +222,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         },
         stored={path: stamp.present_bytes + stamp.arriving_bytes for path, stamp in stamps.items()},
         images=fact(ImageDigests),
-        venvs=[venv.path for venv in plan.venvs if fact(FileInfo, path=lock_of(venv))],
+        venvs=[venv.path for venv in plan.venvs if fact(FileInfo, path=venv.done)],
         installed=fact(InstalledVersions, names=sorted(names)),
         gpus={gpu.uuid: gpu.index for gpu in fact(GpuList)},
         our_ports=endpoints.busy_ports,

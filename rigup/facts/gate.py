@@ -9,9 +9,9 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts._reading import Value, reading
-from rigup.gate import GATES, chain_of
+from rigup.gate import GATES, chain_of, parse_gate_names
 
-__all__ = ["GateNames", "GateState", "GateStateValue", "parse_gate_names", "parse_gate_state"]
+__all__ = ["GateNames", "GateState", "GateStateValue", "parse_gate_state"]
 
 KEY = "key="
 RULE = re.compile(r'drop comment "rigup ([0-9a-f]{12})"')
@@ -39,11 +39,6 @@ def parse_gate_state(lines: list[str]) -> GateStateValue:
         elif match := RULE.search(line):
             rule = match[1]
     return GateStateValue(key, rule)
-
-
-def parse_gate_names(lines: list[str]) -> list[str]:
-    """Endpoints' names, from the paths of their gates' configurations."""
-    return sorted(line.rpartition("/")[2].removesuffix(".cfg") for line in lines if line.endswith(".cfg"))
 
 
 class GateState(FactBase[GateStateValue]):

@@ -12,14 +12,13 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host
 from pyinfra.facts.files import Sha256File
 
+from rigup.environments import UV
 from rigup.environments import index_arguments as uv_index
 from rigup.operations._host import check, work
 from rigup.operations._units import run_as_unit, wait_for_leftover
 from rigup.plan import ENGINES, VenvPlan
 
-__all__ = ["UV", "engine", "index_arguments", "lock_of", "synced"]
-
-UV = "/usr/local/lib/rigup/uv"
+__all__ = ["engine", "index_arguments", "synced"]
 
 # Pythons that uv fetches lie where the engines' user may read them; its downloads are kept until they are installed.
 UV_ENV = {"UV_PYTHON_INSTALL_DIR": "/usr/local/lib/rigup/python", "UV_CACHE_DIR": "/var/cache/rigup-uv"}
@@ -30,11 +29,6 @@ def index_arguments(index: str) -> list[str]:
     parts = urlsplit(index)
     trusted = ["--trusted-host", parts.hostname] if parts.scheme == "http" and parts.hostname else []
     return ["--index-url", index, *trusted]
-
-
-def lock_of(venv: VenvPlan) -> str:
-    """Where the copy of its requirements stands that is written last."""
-    return f"{venv.path}/requirements.lock"
 
 
 @operation()
@@ -73,7 +67,7 @@ def engine(
     It has a directory of its own, so what serves is not touched. The work runs as units of their own and ends properly
     when the deploy is cut off; the copy of the requirements is written last.
     """
-    done = lock_of(venv)
+    done = venv.done
     if host.get_fact(Sha256File, path=done) == hashlib.sha256(venv.text.encode()).hexdigest():
         host.noop(f"{venv.path} is here")
         return

@@ -12,6 +12,7 @@ is as planned, 2 where something is not, and 1 where something could not be look
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator
 from datetime import UTC, datetime
@@ -227,6 +228,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = exit_code(_outcomes.values())
     if session.config.option.outcomes:
         write(session.config.option.outcomes, list(_outcomes.values()))
+    # pytest looks for garbage five times as it ends, and the interpreter once more.
+    gc.freeze()
     try:
         testinfra_backend.close_all()
     except RigupError:

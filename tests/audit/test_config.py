@@ -7,7 +7,7 @@ import re
 
 from subject import Deviation, Subject, check, expect, expect_text
 
-from rigup.operations.venv import UV, lock_of
+from rigup.environments import UV
 from rigup.render import env_file_text
 
 
@@ -69,7 +69,7 @@ def test_config_image(rig: Subject) -> None:
 def test_config_venv(rig: Subject) -> None:
     """The packages of an engine without a container are here, each at its locked version."""
     for venv in rig.plan.venvs:
-        expect_text(lock_of(venv), venv.text, rig.text(lock_of(venv)))
+        expect_text(venv.done, venv.text, rig.text(venv.done))
         wanted = dict(line.split(" ")[0].split("==") for line in venv.requirements)
         listed = rig.json(f"{UV}/bin/uv pip list --format=json --python=%s", f"{venv.path}/bin/python3") or []
         found = {normal(each["name"]): each["version"] for each in listed}

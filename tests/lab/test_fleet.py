@@ -1,4 +1,4 @@
-"""Eight hosts at once, one of them dead."""
+"""Eight hosts at once, one of them dead. The steps base and kernel alone: eight that serve would not fit here."""
 
 from collections.abc import Iterator
 

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 
+ROOT = Path(__file__).resolve().parents[2]
 PYINFRA = Path(sys.executable).with_name("pyinfra")
 
 
@@ -67,6 +69,22 @@ class Sshd:
         path.write_text(f"hosts = [({target!r}, {values!r})]\n")
         return path
 
+    def lab(self, **changes: object) -> str:
+        """The project's own inventory file, with this host in the YAML file that it reads, `changes` made."""
+        host = {
+            "address": "127.0.0.1",
+            "port": self.port,
+            "user": getpass.getuser(),
+            "key": str(self.key),
+            "known_hosts": str(self.folder / "known_hosts"),
+            "sudo": False,
+            **changes,
+        }
+        path = self.folder / "lab.yaml"
+        path.write_text(yaml.safe_dump({"hosts": {"box": host}}))
+        self.environment["RIGUP_INVENTORY"] = str(path)
+        return str(ROOT / "inventory/lab.py")
+
     def pyinfra(self, *arguments: str, stdin: str = "\n", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run pyinfra in this folder; its facts are remembered there too."""
         return subprocess.run(
@@ -87,13 +105,14 @@ class Sshd:
             "RIGUP_STATS": "1",
             "PYINFRA_PROGRESS": "off",
             "SSHD_PID": str(self.process.pid),
+            **self.environment,
             **environment,
         }
 
 
 @contextmanager
-def running_sshd(folder: Path) -> Iterator[Sshd]:
-    """Start an sshd that only this test's key may enter, and end it by its process id."""
+def running_sshd(folder: Path, more: str = "") -> Iterator[Sshd]:
+    """Start an sshd that only this test's key may enter, and end it by its process id; `more` is configuration."""
     program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if program is None:
         pytest.skip("no sshd here (apt-get install openssh-server)")
@@ -110,7 +129,7 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host_key\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
         f"PermitRootLogin prohibit-password\nSetEnv HOME={folder}\n"
-        "Subsystem sftp internal-sftp\nPrintMotd no\nMaxSessions 50\n"
+        f"Subsystem sftp internal-sftp\nPrintMotd no\nMaxSessions 50\n{more}"
     )
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
     with (folder / "sshd.log").open("wb") as log:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
+import contextlib
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,34 +11,17 @@ from pathlib import Path
 
 import pytest
 import testinfra.host
-import yaml
-from loopback_sshd import Sshd, running_sshd
+from loopback_sshd import ROOT, Sshd, running_sshd
 
-from rigup import testinfra_backend
+from rigup import remote, testinfra_backend, wire
 from rigup.errors import RigupError
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def write_inventory(sshd: Sshd, **changes: object) -> Path:
-    host = {
-        "address": "127.0.0.1",
-        "port": sshd.port,
-        "user": getpass.getuser(),
-        "key": str(sshd.key),
-        "known_hosts": str(sshd.folder / "known_hosts"),
-        "sudo": False,
-        **changes,
-    }
-    path = sshd.folder / "lab.yaml"
-    path.write_text(yaml.safe_dump({"hosts": {"box": host}}))
-    return path
 
 
 @pytest.fixture
 def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
     with running_sshd(tmp_path) as server:
-        monkeypatch.setenv("RIGUP_INVENTORY", str(write_inventory(server)))
+        server.lab()
+        monkeypatch.setenv("RIGUP_INVENTORY", server.environment["RIGUP_INVENTORY"])
         monkeypatch.setenv("RIGUP_CACHE", str(tmp_path / "facts"))
         new_session()
         yield server
@@ -91,6 +75,14 @@ def test_the_next_audit_asks_for_everything_at_once_and_sees_what_is_there_then(
     assert count == 1
 
 
+def test_its_connection_sends_at_once_and_notices_a_dead_peer(sshd: Sshd) -> None:
+    with contextlib.closing(remote.connect(testinfra_backend.inventory().host("box"))) as client:
+        transport = client.get_transport()
+        assert transport is not None
+        for option, value in ((socket.TCP_NODELAY, 1), (socket.TCP_USER_TIMEOUT, wire.DEAD_AFTER_MS)):
+            assert transport.sock.getsockopt(socket.IPPROTO_TCP, option) == value
+
+
 def test_much_output_on_both_streams_comes_through_whole(sshd: Sshd) -> None:
     answer = box().run("head -c 3000000 /dev/zero | tr '\\0' e >&2; head -c 3000000 /dev/zero | tr '\\0' o")
     assert (len(answer.stdout), len(answer.stderr)) == (3_000_000, 3_000_000)
@@ -103,7 +95,7 @@ def test_a_connection_cut_in_the_middle_of_an_audit_is_made_again(sshd: Sshd) ->
 
 
 def test_a_host_that_cannot_be_reached_is_named_with_address_and_port(sshd: Sshd) -> None:
-    write_inventory(sshd, port=1)
+    sshd.lab(port=1)
     new_session()
     with pytest.raises(RigupError, match=r"box: no connection to .*@127\.0\.0\.1, port 1"):
         box().run("true")
@@ -122,7 +114,7 @@ def audit(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_audit_says_once_why_a_host_cannot_be_audited_and_fails(sshd: Sshd) -> None:
-    write_inventory(sshd, port=1)
+    sshd.lab(port=1)
     run = audit("-q")
     assert run.returncode == 1, run.stdout
     assert run.stdout.count("not seen") == 1
@@ -140,6 +132,16 @@ def test_the_audit_refuses_an_unknown_host_by_name(sshd: Sshd) -> None:
     run = audit("--hosts", "bix")
     assert run.returncode == 4
     assert "no host is named 'bix': did you mean box?" in run.stderr
+
+
+def test_the_audit_reads_neither_pyinfra_nor_plugins_that_it_does_not_use(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    run = audit("--collect-only", "-q", "--capture=no")
+    read = {line.rpartition("|")[2].strip().partition(".")[0] for line in run.stderr.splitlines()}
+    assert {"testinfra", "rigup", "paramiko"} < read
+    assert read.isdisjoint({"pyinfra", "httpx", "hypothesis", "anyio", "typeguard"})
 
 
 def test_a_check_is_found_by_its_id(sshd: Sshd) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.delay import delayed
-from bench.summary import ratios
+from bench.summary import ratios, render
 from bench.timing import BenchError, Case, Command, run
 
 
@@ -89,6 +89,32 @@ def test_ratios_are_of_medians_and_say_whether_the_aim_was_reached() -> None:
         "@rig / a deploy of nothing": (4.0, False),
         "remote executions per host": (1.0, True),
     }
+
+
+def test_the_summary_says_what_was_missed_and_what_was_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    cases = [
+        Case("deploy", "rig", 1, 0, [2.0], executions=1.0),
+        Case("deploy", "ssh", 1, 0, [10.0]),
+        Case("deploy", "ansible", 1, 0, [60.0]),
+        Case("audit", "rig", 1, 0, [1.0]),
+        Case("audit", "testinfra-ssh", 1, 0, [11.0]),
+        Case("audit", "paramiko", 1, 0, [5.0]),
+        Case("deploy", "rig", 8, 10, [4.0], executions=1.0),
+        Case("deploy", "rig", 8, 50, [4.0], executions=1.0),
+        Case("audit", "rig", 8, 10, [4.0]),
+    ]
+    measured = {"processor": "x", "processors": 2, "ansible-core": "1", "pyinfra": "1", "python": "3"}
+    render({"measured": measured, "cases": [case.as_json() for case in cases], **ratios(cases)})
+    told = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "stock pyinfra / @rig 1 0 ms 5 >= 6 missed" in told
+    assert "Ansible / @rig 1 0 ms 30 >= 20 reached" in told
+    assert "testinfra ssh / rigup's audit 1 0 ms 11 >= 10 reached" in told
+    left_out = [line.partition(": it ")[0] for line in told if line.startswith("Not measured: ")]
+    assert left_out == [
+        "Not measured: no-op playbook: Ansible, pipelining, 8 hosts at 10 ms; 8 hosts at 50 ms",
+        "Not measured: audit: testinfra's ssh backend, 8 hosts at 10 ms",
+        "Not measured: audit: testinfra's paramiko backend, 8 hosts at 10 ms",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,9 @@ def test_a_wrong_inventory_is_one_message(tmp_path: Path, capsys: pytest.Capture
     assert "lab.yaml:1: hosts.rig1.adress: unknown key" in captured.err
 
 
-@pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["update", "--distro", "fedora"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["frobnicate"], ["update", "--distro", "fedora"], ["report", "--bogus"], ["report", "a", "b"]]
+)
 def test_wrong_use_exits_with_1_as_2_means_something_else(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,9 +157,33 @@ def test_wrong_use_exits_with_1_as_2_means_something_else(
     assert caught.value.code == 1
 
 
-@pytest.mark.parametrize("command", [[], ["lock"], ["update"]])
-def test_help_explains_the_exit_codes(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "codes"),
+    [
+        ([], "0 done, 1 failed (wrong use included); 2 from `plan`"),
+        (["plan"], "0 nothing to do, 2 changes pending, 1 failed."),
+        (["audit"], "0 all is as planned, 2 something is not"),
+        (["accept"], "0 accepted, or known already; 1 not."),
+        (["report"], "0 that run went well, 2 it did not, 1 there is no such run."),
+        (["settings"], "0 done, 1 failed."),
+        (["recipes"], "0 done, 1 failed."),
+        (["check"], "0 nothing found, 1 something is wrong."),
+        (["show"], "0 done, 1 failed."),
+        (["models"], "0 done, 1 a host could not be asked, or refused."),
+        (["models", "rm"], "0 done, 1 failed."),
+        (["status"], "0 all endpoints serve, 2 some do not"),
+        (["diagnose"], "0 a known cause was found, 1 none was."),
+        (["key"], "0 done, 1 failed."),
+        (["lock"], "0 done, 1 failed."),
+        (["update"], "0 done (with --check: nothing would move), 2 with --check: something would"),
+    ],
+)
+def test_the_help_of_each_command_explains_its_own_exit_codes(
+    command: list[str], codes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])
     assert caught.value.code == 0
-    assert "Exit codes: 0 done, 1 failed" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"Exit codes: {codes}" in shown
+    assert shown.count("Exit codes") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from loopback_sshd import PYINFRA, Sshd, running_sshd
+
+from rigup import wire
 
 DEPLOY = """
 from io import StringIO
@@ -86,6 +89,27 @@ def test_a_plan_and_a_confirmed_run_need_one_remote_execution_too(sshd: Sshd, ro
         run = sshd.pyinfra(inventory, deploy, *arguments)
         assert run.returncode == 0, run.stderr
         assert executions(run.stderr) == 1, (arguments, run.stderr)
+
+
+def test_the_host_answers_while_the_deploy_is_still_being_read(sshd: Sshd, root: Path) -> None:
+    text = f"""
+import os, sys, time
+from pyinfra import host
+from pyinfra.api import FactBase
+class Asked(FactBase):
+    command = "touch {root}/asked; echo asked"
+# Nothing else has its turn here until the first fact.
+until = time.monotonic() + 5
+while "ahead" in sys.argv[1] and not os.path.exists("{root}/asked"):
+    assert time.monotonic() < until
+assert host.get_fact(Asked) == "asked"
+"""
+    deploy, inventory = write_deploy(sshd, text), sshd.inventory()
+    assert sshd.pyinfra(str(inventory), deploy, "-y").returncode == 0
+    (root / "asked").unlink()
+    run = sshd.pyinfra(str(inventory.rename(sshd.folder / "ahead.py")), deploy, "-y")
+    assert run.returncode == 0, run.stderr
+    assert executions(run.stderr) == 1
 
 
 def test_drift_between_two_runs_is_found_and_only_that_is_repaired(sshd: Sshd, root: Path) -> None:
@@ -166,6 +190,24 @@ host.get_fact(File, path="{root}/kept")
     assert (root / "count").read_text() == "once\nonce\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user without a password")
+def test_facts_that_are_read_as_another_user_are_never_kept(sshd: Sshd, root: Path) -> None:
+    text = f"""
+from pyinfra import host
+from pyinfra.facts.files import Directory
+assert host.get_fact(Directory, path="{root}", _su_user="root")
+assert host.get_fact(Directory, path="{root}", _su_user="root", _use_su_login=True)
+assert host.get_fact(Directory, path="{sshd.folder}")
+"""
+    deploy = write_deploy(sshd, text)
+    for expected in (3, 3):
+        run = sshd.pyinfra(str(sshd.inventory()), deploy, "-y")
+        assert run.returncode == 0, run.stderr
+        assert executions(run.stderr) == expected
+    entries = json.loads((sshd.folder / "facts" / "box.json").read_text())["commands"]
+    assert [f"{root}" in entry["command"] for entry in entries] == [False]
+
+
 def test_odd_output_and_failing_facts_answer_as_with_the_stock_connector(sshd: Sshd, root: Path) -> None:
     (root / "odd").write_bytes("ü\n\n  two  \n\x1b[31mred\x07\n\nlast without newline".encode())
     text = f"""
@@ -188,6 +230,32 @@ with open("answers.json", "a") as file:
     stock, live, ahead = (sshd.folder / "answers.json").read_text().splitlines()
     assert stock == live == ahead
     assert executions(run.stderr) == 1
+
+
+def test_the_connection_sends_at_once_and_notices_a_dead_peer(sshd: Sshd) -> None:
+    text = """
+import json, socket
+from pyinfra import host
+sock = host.connector.client.get_transport().sock
+names = ("TCP_NODELAY", "TCP_USER_TIMEOUT")
+with open("options.json", "w") as file:
+    json.dump({name: sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names}, file)
+"""
+    run = sshd.pyinfra(str(sshd.inventory()), write_deploy(sshd, text), "-y")
+    assert run.returncode == 0, run.stderr
+    options = json.loads((sshd.folder / "options.json").read_text())
+    assert options == {"TCP_NODELAY": 1, "TCP_USER_TIMEOUT": wire.DEAD_AFTER_MS}
+
+
+def test_a_connection_on_which_nothing_happens_is_kept_alive(tmp_path: Path) -> None:
+    text = 'from pyinfra.operations import server\nserver.shell(commands=["sleep 3"])\n'
+    # With DEBUG it logs every request.
+    with running_sshd(tmp_path, "LogLevel DEBUG\n") as sshd:
+        inventory = sshd.inventory()
+        inventory.write_text(f"from rigup import wire\nwire.KEEPALIVE_S = 1\n{inventory.read_text()}")
+        run = sshd.pyinfra(str(inventory), write_deploy(sshd, text), "-y")
+        assert run.returncode == 0, run.stderr
+        assert "keepalive@lag.net" in (sshd.folder / "sshd.log").read_text()
 
 
 def test_a_connection_cut_between_two_commands_is_made_again(sshd: Sshd, root: Path) -> None:

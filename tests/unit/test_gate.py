@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from rigup import cli
-from rigup.facts.gate import parse_gate_names, parse_gate_state
-from rigup.gate import config_text, firewall_text, rule_digest
+from rigup.facts.gate import parse_gate_state
+from rigup.gate import config_text, firewall_text, parse_gate_names, rule_digest
 from rigup.plan import EndpointPlan
 from rigup.render import docker_argv, env_file_text, unit_text
 from tests.unit.sample import plan

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import paramiko
 import pytest
-from loopback_sshd import Sshd, running_sshd
+from loopback_sshd import ROOT, Sshd, running_sshd
 
 from rigup import hostkeys
 from rigup.errors import RigupError
-from tests.unit.test_backend import ROOT, write_inventory
 
 OLD = paramiko.RSAKey.generate(2048)
 
@@ -22,7 +21,8 @@ OLD = paramiko.RSAKey.generate(2048)
 def replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
     """A host of which another key is known than it shows, among other hosts."""
     with running_sshd(tmp_path) as server:
-        monkeypatch.setenv("RIGUP_INVENTORY", str(write_inventory(server)))
+        server.lab()
+        monkeypatch.setenv("RIGUP_INVENTORY", server.environment["RIGUP_INVENTORY"])
         monkeypatch.setenv("RIGUP_CACHE", str(tmp_path / "facts"))
         known = server.folder / "known_hosts"
         known.write_text(

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from loopback_sshd import PYINFRA, Sshd, running_sshd
 
 from rigup import report
+from rigup.cli import main
 
 RECORD = "from rigup.events import record\nrecord()\n"
 
@@ -142,11 +144,12 @@ def test_an_interrupted_run_says_what_was_under_way_and_exits_as_shells_do(
     assert "under way on box, step deploy: slow" in stderr
 
 
-def test_a_run_interrupted_while_it_connects_does_not_exit_as_if_all_were_well(sshd: Sshd) -> None:
+@pytest.mark.parametrize("connector", ["rig", "ssh"])
+def test_a_run_interrupted_while_it_connects_is_reported_and_exits_as_shells_do(sshd: Sshd, connector: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         process = subprocess.Popen(
-            [str(PYINFRA), str(sshd.inventory(ssh_port=silent.getsockname()[1])), deploy(sshd), "-y"],
-            cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.PIPE, text=True,
+            [str(PYINFRA), sshd.lab(port=silent.getsockname()[1]), deploy(sshd), "-y"],
+            cwd=sshd.folder, env=sshd.shell_environment(RIGUP_CONNECTOR=connector), stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         silent.settimeout(20)
         connection, _ = silent.accept()
@@ -155,6 +158,32 @@ def test_a_run_interrupted_while_it_connects_does_not_exit_as_if_all_were_well(s
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=20)
     assert process.returncode == 130
+    assert last(sshd)["result"] == "interrupted"
+    assert list(last(sshd)["hosts"]) == ["box"]
+
+
+@pytest.mark.parametrize("connector", ["rig", "ssh"])
+def test_a_run_that_reaches_no_host_is_the_last_run_in_the_report(sshd: Sshd, connector: str) -> None:
+    assert sshd.pyinfra(sshd.lab(), deploy(sshd), "-y", RIGUP_CONNECTOR=connector).returncode == 0
+    run = sshd.pyinfra(sshd.lab(port=1), deploy(sshd), "-y", RIGUP_CONNECTOR=connector)
+    assert run.returncode == 1
+    assert len(runs(sshd)) == 2
+    made = last(sshd)
+    assert made["result"] == "failed"
+    assert made["hosts"]["box"]["result"] == "unreachable"
+    assert "Could not connect" in made["hosts"]["box"]["error"]
+    summary = run.stderr[run.stderr.index("rigup: failed") :]
+    assert "box: could not be reached: Could not connect" in summary
+    assert "No hosts remaining" not in summary
+
+
+@pytest.mark.parametrize(
+    "arguments", [["deploy.py", "--dry"], ["exec", "--", "true"], ["fact", "server.Hostname"], ["debug-inventory"]]
+)
+def test_what_is_no_deploy_leaves_no_run_behind_where_no_host_is_reached(sshd: Sshd, arguments: list[str]) -> None:
+    deploy(sshd)
+    sshd.pyinfra(sshd.lab(port=1), *arguments)
+    assert runs(sshd) == []
 
 
 def test_a_killed_run_still_tells_what_was_under_way(sshd: Sshd) -> None:
@@ -178,11 +207,11 @@ def test_a_killed_run_still_tells_what_was_under_way(sshd: Sshd) -> None:
 
 
 def test_a_host_that_cannot_be_reached_is_in_the_report_while_the_others_finish(sshd: Sshd) -> None:
-    inventory = sshd.inventory()
-    inventory.write_text(
-        inventory.read_text().rstrip("]\n") + ", ('@rig/dead', {'ssh_hostname': '127.0.0.1', 'ssh_port': 1})]\n"
-    )
-    run = sshd.pyinfra(str(inventory), deploy(sshd), "-y")
+    inventory = sshd.lab()
+    path = Path(sshd.environment["RIGUP_INVENTORY"])
+    hosts = yaml.safe_load(path.read_text())["hosts"]
+    path.write_text(yaml.safe_dump({"hosts": {**hosts, "dead": {**hosts["box"], "port": 1}}}))
+    run = sshd.pyinfra(inventory, deploy(sshd), "-y")
     assert run.returncode == 1
     made = last(sshd)
     assert made["hosts"]["dead"]["result"] == "unreachable"
@@ -192,16 +221,20 @@ def test_a_host_that_cannot_be_reached_is_in_the_report_while_the_others_finish(
     assert "dead: could not be reached" in run.stderr
 
 
-def test_secrets_of_the_hosts_data_never_reach_the_report(sshd: Sshd) -> None:
+@pytest.mark.parametrize("secret", ["hf_hunter2", 'hunter"2', r"hunter\2", "hünter2", 'h"ü\\"2'])
+def test_secrets_of_the_hosts_data_never_reach_the_report(sshd: Sshd, secret: str) -> None:
     text = RECORD + (
-        "from pyinfra import host\nfrom pyinfra.operations import server\n"
-        "server.shell(name=f'use {host.data.hub_token}', commands=[f'echo {host.data.hub_token} >&2; false'])\n"
+        "import shlex\nfrom pyinfra import host\nfrom pyinfra.operations import server\n"
+        "said = shlex.quote(host.data.hub_token)\n"
+        "server.shell(name=f'use {host.data.hub_token}', commands=[f'printf %s {said} >&2; false'])\n"
     )
-    run = sshd.pyinfra(str(sshd.inventory(hub_token="hf_hunter2")), deploy(sshd, text), "-y")
+    run = sshd.pyinfra(str(sshd.inventory(hub_token=secret)), deploy(sshd, text), "-y")
     assert run.returncode == 1
+    made = last(sshd)["operations"][-1]
+    assert (made["operation"], made["error"]) == ("use ***", "***")
     for path in runs(sshd)[-1].iterdir():
-        assert "***" in path.read_text()
-        assert "hf_hunter2" not in path.read_text()
+        for written in (secret, json.dumps(secret)[1:-1]):
+            assert written not in path.read_text()
 
 
 # What is made of events, without a run.
@@ -301,21 +334,60 @@ def test_a_run_of_which_the_last_event_was_cut_off_can_be_read(tmp_path: Path) -
 def test_the_command_prints_the_last_run_and_says_by_its_exit_code_how_it_went(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert report.main(["--runs", str(tmp_path)]) == 1
+    command = ["report", "--runs", str(tmp_path)]
+    assert main(command) == 1
     assert "no run yet" in capsys.readouterr().err
-    ended = {"at": "2026-01-01T00:00:09.000+00:00", "event": "end", "seconds": 9.0}
-    for name, result in (("2026-01-01T00-00-00", "failed"), ("2026-01-02T00-00-00", "changed")):
-        (tmp_path / name).mkdir()
-        stored = events(operation("rig1", "a", result, 1.0, error="broken"), ended)
-        (tmp_path / name / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in stored))
-    assert report.main(["--runs", str(tmp_path)]) == 0
+    stored(tmp_path, operation("rig1", "a", "failed", 1.0, error="broken"), name="2026-01-01T00-00-00")
+    stored(tmp_path, operation("rig1", "a", "changed", 1.0), name="2026-01-02T00-00-00")
+    assert main(command) == 0
     assert re.search(r"rigup: done in 9.0 s, 1 change\n", capsys.readouterr().out)
-    assert report.main(["--runs", str(tmp_path), "2026-01-01T00-00-00"]) == 2
+    assert main([*command, "2026-01-01T00-00-00"]) == 2
     assert "failed on rig1, step base: a:\n    broken" in capsys.readouterr().out
-    assert report.main(["--runs", str(tmp_path), "--list"]) == 0
+    assert main([*command, "2026"]) == 1
+    assert "no run named 2026 in" in capsys.readouterr().err
+    assert main([*command, "--list"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
-    assert report.main(["--runs", str(tmp_path), "--json"]) == 0
+    assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["result"] == "ok"
+
+
+def stored(folder: Path, *more: dict[str, Any], name: str = "2026-01-01T00-00-00") -> None:
+    """A run that has ended, in a folder of runs."""
+    run = folder / name
+    run.mkdir()
+    ended = {"at": "2026-01-01T00:00:09.000+00:00", "event": "end", "seconds": 9.0}
+    (run / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events(*more, ended)))
+
+
+def test_the_command_names_what_changed_on_which_host_and_how_long_it_took(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(
+        tmp_path,
+        operation("rig1", "one", "changed", 1.5),
+        operation("rig1", "two", "unchanged", 0.1),
+        operation("rig2", "one", "changed", 12.0),
+        operation("rig2", "three", "failed", 0.1, error="broken"),
+    )
+    main(["report", "--runs", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert "  rig1: 1 changed, 1 unchanged\n       1.5  base | one\n" in told
+    assert "  rig2: 1 changed, 1 failed\n      12.0  base | one\n" in told
+    assert "failed on rig2, step base: three:\n    broken\n" in told
+    assert "two" not in told
+    assert "more" not in told
+
+
+def test_long_lists_are_cut_and_say_how_much_more_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = [operation("rig1", f"change {n}", "changed", 0.1) for n in range(report.CHANGES + 3)]
+    failures = [operation("rig2", f"failure {n}", "failed", 0.1, error="broken") for n in range(report.FAILURES + 2)]
+    stored(tmp_path, *changes, *failures)
+    main(["report", "--runs", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert told.count("base | change") == report.CHANGES
+    assert "    ... and 3 more changes; --json has all\n" in told
+    assert told.count("failed on rig2") == report.FAILURES
+    assert "    ... and 2 more failures; --json has all\n" in told
 
 
 @pytest.mark.parametrize(
