@@ -85,18 +85,16 @@ def unavailable(wanted: Mapping[str, str | None], offered: Mapping[str, Sequence
 @operation()
 def install(
     packages: Mapping[str, str | None],
-    may_remove: Collection[str] = (),
-    allow_downgrade: bool = False,
+    instead_of: Collection[str] = (),
     recommends: bool = False,
     timeout: float = 3600,
     at_a_time: int = 0,
     ready_timeout: float = 2700,
 ) -> Commands:
-    """Have `packages` installed, in one transaction.
+    """Have `packages` installed, in one transaction; one that would remove what nobody named is refused.
 
-    + packages: `{name: version}`, with None for whatever version is there or is apt's choice
-    + may_remove: packages that may go on the way; a transaction that would remove others is refused
-    + allow_downgrade: whether a pinned version may be older than the installed one
+    + packages: `{name: version}`, up or down to that version; None for whatever is there or is apt's choice
+    + instead_of: packages that these replace: where they are installed, they go in the same transaction
     + recommends: whether recommended packages come too
     + timeout: seconds until it must be done
     + at_a_time: for packages whose upgrade interrupts serving, on how many hosts of a run that may be; 0 for others
@@ -104,25 +102,28 @@ def install(
 
     apt's lists are updated where they do not offer what is asked for, or where the archive has moved on.
     """
-    installed: dict[str, str] = host.get_fact(InstalledVersions, names=sorted(packages))
-    wanted = missing(packages, installed)
-    if not wanted:
+    installed: dict[str, str] = host.get_fact(InstalledVersions, names=sorted({*packages, *instead_of}))
+    if not missing(packages, installed) and not installed.keys() & {*instead_of}:
         host.noop(f"installed: {', '.join(sorted(packages))}")
         return
 
     def transact(host: Host) -> None:
         wait_for_leftover(host, UNIT, "apt", timeout)
-        todo = missing(packages, _installed(host, packages))
-        if not todo:
+        there = _installed(host, {*packages, *instead_of})
+        todo, going = missing(packages, there), sorted(there.keys() & {*instead_of})
+        if not todo and not going:
             return
         _update_for(host, todo, timeout)
-        arguments = ["install", *(["--allow-downgrades"] if allow_downgrade else [])]
-        arguments += [f"--option=APT::Install-Recommends={str(recommends).lower()}"]
+        arguments = ["install", f"--option=APT::Install-Recommends={str(recommends).lower()}"]
+        # A named version is wanted also where a newer one came by hand.
+        arguments += ["--allow-downgrades"] * any(packages.values())
         # All of them are named, not only the missing ones: apt may not trade one for another.
         arguments += [name if version is None else f"{name}={version}" for name, version in sorted(packages.items())]
-        _refuse_removals(host, arguments, may_remove)
+        arguments += [f"{name}-" for name in going]
+        _refuse_removals(host, arguments, going)
+        what = [f"apt installs {_listed(todo)}"] * bool(todo) + [f"removes {', '.join(going)}"] * bool(going)
         with serving_again(host, at_a_time, ready_timeout) if at_a_time else nullcontext():
-            _apt_get(host, arguments, f"apt installs {_listed(todo)}", timeout)
+            _apt_get(host, arguments, " and ".join(what), timeout)
         if left := missing(packages, _installed(host, packages)):
             raise OperationError(
                 f"{host.name}: apt says it is done, but dpkg does not have {_listed(left)}. See `apt policy`: "

@@ -12,6 +12,7 @@ from tests.unit.test_operations_units import DOWN, NO_UNIT, shown
 
 NVIDIA = {"nvidia-driver-cuda": "595.71.05-1", "nvidia-kernel-open-dkms": "595.71.05-1"}
 INSTALLED = ["ii \tnvidia-driver-cuda\t595.71.05-1", "ii \tnvidia-kernel-open-dkms\t595.71.05-1"]
+OLD = ["ii \told-driver\t550.163.01-1"]
 OFFERED = [f" {name} | {version} | https://x / Packages" for name, version in NVIDIA.items()]
 DONE = shown("active", "exited")
 FAILED = shown("failed", "failed", Result="exit-code")
@@ -58,7 +59,16 @@ def test_all_packages_come_in_one_transaction_at_their_versions() -> None:
         "DEBIAN_FRONTEND=noninteractive",
     ):
         assert part in transaction
-    assert "allow-downgrades" not in transaction
+
+
+def test_only_where_a_version_is_named_may_packages_become_older() -> None:
+    named = install(host([], [], [], INSTALLED))
+    any_version = install(
+        host([], [], [], ["ii \tcurl\t8.14.1-2"], offered=([" curl | 8.14.1-2 | x"],)), packages={"curl": None}
+    )
+
+    assert "--allow-downgrades" in transactions(named)[0]
+    assert "--allow-downgrades" not in transactions(any_version)[0]
 
 
 def test_lists_that_offer_the_versions_are_not_fetched_again() -> None:
@@ -95,19 +105,34 @@ def test_what_no_source_offers_is_named_and_nothing_is_installed() -> None:
 
 
 def test_a_transaction_that_would_remove_what_nobody_named_is_refused() -> None:
-    actor = host([]).answers(SIMULATE, ["Inst nvidia-driver-cuda", "Remv desktop [1.0]", "Remv old-driver:amd64 [550]"])
+    actor = host(OLD).answers(
+        SIMULATE, ["Inst nvidia-driver-cuda", "Remv desktop [1.0]", "Remv old-driver:amd64 [550]"]
+    )
 
-    outcome = install(actor, may_remove=["old-driver"])
+    outcome = install(actor, instead_of=["old-driver"])
 
     assert outcome.failed
     assert "would remove desktop; nothing was done" in outcome.told
     assert not transactions(outcome)
 
 
-def test_removals_that_were_named_are_allowed() -> None:
-    actor = host([], [], [], INSTALLED).answers(SIMULATE, ["Remv old-driver:amd64 [550]"])
+def test_what_is_replaced_goes_in_the_same_transaction() -> None:
+    actor = host(OLD, OLD, OLD, INSTALLED).answers(SIMULATE, ["Remv old-driver:amd64 [550]"])
 
-    assert not install(actor, may_remove=["old-driver"]).failed
+    outcome = install(actor, instead_of=["old-driver", "older-driver"])
+
+    assert not outcome.failed, outcome.told
+    (transaction,) = transactions(outcome)
+    assert transaction.endswith("nvidia-kernel-open-dkms=595.71.05-1 old-driver-")
+
+
+def test_what_is_replaced_goes_also_where_all_else_is_there_already() -> None:
+    both = [*INSTALLED, *OLD]
+
+    outcome = install(host(both, both, both, INSTALLED), instead_of=["old-driver"])
+
+    assert (outcome.foreseen, outcome.changed, outcome.failed) == (True, True, False), outcome.told
+    assert not install(host(INSTALLED), instead_of=["old-driver"]).foreseen
 
 
 def test_what_apt_cannot_do_is_told_in_its_own_words() -> None:
