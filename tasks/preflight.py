@@ -77,19 +77,23 @@ class Refused(PyinfraError):
 
 _looking = RLock()
 _briefs: dict[str, Brief] = {}
+_refusals: list[RigupError] = []
 
 
 def preflight() -> Brief:
     """The brief of the current host. Stops the run, with one table of all hosts' problems, unless there are none."""
     with _looking:
-        if not _briefs:
+        # Hosts that waited meanwhile are told as well, but not in another table.
+        if not _briefs and not _refusals:
             try:
                 _briefs.update(_look_at(sorted(state.inventory.get_active_hosts(), key=lambda host: host.name)))
             except RigupError as error:
                 width = {"width": 120, "color": sys.stderr.isatty()}
                 text = error.table(**width) if isinstance(error, ProblemsError) else str(error)
                 print(f"\n{text}\n", file=sys.stderr)
-                raise Refused("preflight refused; nothing was changed") from error
+                _refusals.append(error)
+        if _refusals:
+            raise Refused("preflight refused; nothing was changed") from _refusals[0]
     return _briefs[current_host.name]
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import gevent
 import pytest
+from pyinfra.api.config import Config
+from pyinfra.api.connect import connect_all
+from pyinfra.api.host import Host
+from pyinfra.api.inventory import Inventory
+from pyinfra.api.state import State, StateStage
+from pyinfra.context import ctx_host, ctx_state
 
 from rigup.errors import InputError
 from rigup.recipes import default_catalogue
 from rigup.settings import Settings
+from tasks import preflight
 from tasks.docker import daemon_values
 from tasks.preflight import System, _check_recipes, _distro
 
@@ -40,3 +48,25 @@ def test_a_distribution_counts_only_with_a_driver_of_the_wanted_branch() -> None
     assert _distro(System(TRIXIE, "root"), Settings()) == "debian13"
     assert _distro(System(TRIXIE, "root"), Settings(driver_branch=580)) is None
     assert _distro(System({"ID": "alpine"}, "root"), Settings()) is None
+
+
+def test_what_is_refused_is_told_once_however_many_hosts_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for remembered in ("_briefs", "_refusals"):
+        monkeypatch.setattr(preflight, remembered, type(getattr(preflight, remembered))())
+    state = State(Inventory((["@fake/rig1", "@fake/rig2"], {"recipe": "nonesuch"})), Config())
+    state.current_stage = StateStage.Connect
+    connect_all(state)
+
+    def looks(host: Host) -> str:
+        with ctx_host.use(host), pytest.raises(preflight.Refused) as caught:
+            preflight.preflight()
+        return str(caught.value)
+
+    with ctx_state.use(state):
+        greenlets = [gevent.spawn(looks, host) for host in state.inventory]
+        gevent.joinall(greenlets, raise_error=True)
+
+    assert {each.value for each in greenlets} == {"preflight refused; nothing was changed"}
+    assert capsys.readouterr().err.count("@fake/rig2: recipe: no recipe is named 'nonesuch'") == 1
