@@ -21,6 +21,7 @@ from rigup.packages import (
     distro_id,
     docker_group,
     driver_group,
+    driver_install,
     driver_packages,
     toolkit_group,
     upstream,
@@ -100,6 +101,7 @@ class HostFacts:
     the number of each GPU by its UUID (empty without a driver), `our_ports` what endpoints of ours may listen on,
     `gates` the port of each gate that is up, `addresses` the host's own, `failed` why (endpoint, generation) gave way
     before. `client`: the proof's packages are there. `labels` those of file systems; looked for with `model_disk`.
+    `serving` are the units of endpoints that run.
     """
 
     os_release: Mapping[str, str]
@@ -123,6 +125,7 @@ class HostFacts:
     failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
     client: bool = False
     labels: Collection[str] = ()
+    serving: Collection[str] = ()
 
 
 def disk_paths(settings: Settings) -> list[str]:
@@ -154,6 +157,7 @@ def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[
         looking.ports,
         looking.failed,
         looking.driver_cuda,
+        looking.driver_change,
         looking.network,
     ):
         look()
@@ -426,6 +430,30 @@ class _Looking:
                     f"driver_branch {branch} brings CUDA {brings}; {what} needs {floor}",
                     f"set driver_branch to {' or '.join(able)}" if able else "choose a recipe with an older image",
                 )
+
+    def driver_change(self) -> None:
+        """A driver that is swapped under what serves breaks the next process there, and its reboot would be refused."""
+        if self.distro is None or not self.facts.serving:
+            return
+        try:
+            wanted = driver_install(self.lock, self.distro, self.settings)
+        except RigupError:
+            # Another check tells why there is none.
+            return
+        installed = self.facts.installed
+        other = {
+            there for name, version in wanted.packages.items() if (there := installed.get(name, version)) != version
+        }
+        if wanted.module in installed and not other:
+            return
+        found = ", ".join(sorted({upstream(version) for version in other if version})) or "another driver"
+        units = " ".join(sorted(self.facts.serving))
+        self.problem(
+            "driver",
+            f"{found} is installed and would become {wanted.version}, with a reboot, while {units} serves",
+            f"when that may stop, `systemctl stop {units}` there and deploy again: it serves again at the end. "
+            f"Until then leave the host out (`--exclude {self.plan.host}`) or keep its driver (`driver_version`)",
+        )
 
     def network(self) -> None:
         needed = self.needed_settings()

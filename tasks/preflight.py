@@ -34,10 +34,11 @@ from rigup.facts.nvidia import GpuList
 from rigup.facts.packages import InstalledVersions
 from rigup.facts.serving import ModelStamp
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
-from rigup.facts.units import UnitState
+from rigup.facts.units import ActiveUnits, UnitState
 from rigup.lock import Lock
 from rigup.make_plan import make_plan, recipe_of
 from rigup.neighbours import Neighbour, fleet_of, neighbours_of
+from rigup.operations.systemd import SERVING
 from rigup.operations.venv import lock_of
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan
@@ -235,6 +236,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         addresses=fact(Addresses),
         failed={key: f"was tried here at {tried.at} and {tried.why}" for key, tried in endpoints.failed.items()},
         labels=fact(FileSystemLabels) if settings.model_disk else (),
+        serving=fact(ActiveUnits, pattern=SERVING),
         client=_has_client(fact(FileInfo, path=f"{CLIENT}/requirements.lock")),
     )
 
