@@ -8,8 +8,9 @@ from pyinfra.api.command import FunctionCommand
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
+from pyinfra.api.state import StateStage
 from pyinfra.connectors.util import clear_askpass_cache
-from pyinfra.context import host
+from pyinfra.context import host, state
 
 from rigup.facts.kernel import (
     BootId,
@@ -23,12 +24,12 @@ from rigup.facts.kernel import (
 from rigup.facts.nvidia import DriverState, DriverStateValue, GpuList, parse_driver_state, parse_gpu_list
 from rigup.facts.units import ActiveUnits, parse_active_units
 from rigup.operations._host import Clock, check, duration, pause, run, say, try_reconnect, work
+from rigup.operations.systemd import SERVING
 
 __all__ = ["obstacles", "reasons", "reboot_and_wait", "when_needed"]
 
 Commands = Generator[FunctionCommand, None, None]
 
-SERVING = "llm@*.service"
 GPU_PATIENCE_S = 300
 SHUTDOWN_S = 3.0
 
@@ -41,9 +42,7 @@ def reasons(
     modprobe_options: Mapping[str, Mapping[str, str | int]] | None = None,
 ) -> list[str]:
     """Why this host must be rebooted before what is on its disks is also what runs."""
-    found = []
-    if kernel.release != kernel.newest:
-        found.append(f"kernel {kernel.newest} is installed, {kernel.release} runs")
+    found = newer_kernel(kernel)
     if missing := [argument for argument in kernel_args if argument not in kernel.arguments]:
         found.append(f"the kernel was booted without {' '.join(missing)}")
     on_disk = driver.on_disk.get(kernel.newest) or driver.on_disk.get(kernel.release)
@@ -56,6 +55,11 @@ def reasons(
             if parameters.in_effect(module, name, value) is False:
                 found.append(f"module {module} was loaded without {name}={value}")
     return found
+
+
+def newer_kernel(kernel: KernelStateValue) -> list[str]:
+    """That reason for a reboot which can wait: all that a deploy needs runs with the present kernel too."""
+    return [] if kernel.release == kernel.newest else [f"kernel {kernel.newest} is installed, {kernel.release} runs"]
 
 
 def obstacles(kernel: KernelStateValue, driver: DriverStateValue) -> list[str]:
@@ -89,11 +93,13 @@ def when_needed(
     + while_serving: whether to reboot under an endpoint that is serving
     + timeout: seconds until the host must be back (servers with many GPUs take many minutes in their firmware)
 
-    A reboot that does not help is an error, so that no deploy ever reboots a host twice.
+    A reboot that does not help is an error, so that no deploy ever reboots a host twice. One for a newer kernel alone
+    waits until nothing serves; that it is due is said.
     """
     options = modprobe_options or {}
+    kernel: KernelStateValue = host.get_fact(KernelState)
     why = reasons(
-        host.get_fact(KernelState),
+        kernel,
         host.get_fact(DriverState),
         host.get_fact(ModuleParameters, modules=sorted(options)),
         kernel_args,
@@ -101,6 +107,12 @@ def when_needed(
     )
     if not why:
         host.noop("what is installed is what runs")
+        return
+    if why == newer_kernel(kernel) and not while_serving and (serving := host.get_fact(ActiveUnits, pattern=SERVING)):
+        due = f"a reboot is due ({why[0]}): it waits until {', '.join(serving)} does not serve"
+        host.noop(due)
+        if state.current_stage is StateStage.Execute:
+            say(host, due)
         return
 
     def reboot(host: Host) -> None:

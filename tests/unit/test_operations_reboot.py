@@ -162,8 +162,32 @@ def test_what_stands_against_a_reboot_is_told_and_nothing_is_rebooted(changes: d
     assert outcome.ran(ORDER) == 0
 
 
+SERVES = ["llm@main.service loaded active running x"]
+NEWER = [K1, "BOOT_IMAGE=x quiet iommu=pt", f"/boot/initrd.img-{K2}", f"/boot/vmlinuz-{K1}", f"/boot/vmlinuz-{K2}"]
+
+
+def test_a_newer_kernel_alone_waits_for_an_endpoint_that_serves_and_is_told() -> None:
+    outcome = when_needed(host(kernels=(NEWER,), drivers=(LOADED,), serving=(SERVES,)))
+
+    assert (outcome.foreseen, outcome.changed, outcome.failed) == (False, False, False)
+    due = f"a reboot is due (kernel {K2} is installed, {K1} runs): it waits until llm@main.service does not serve"
+    assert [line for line in outcome.told.splitlines() if due in line and "noop" not in line]
+
+
+def test_a_newer_kernel_is_booted_where_nothing_serves_and_waits_for_nothing_beside_another_reason() -> None:
+    both = [f"/lib/modules/{K2}/updates/dkms/nvidia.ko.xz", V1, *LOADED]
+    booted = [K2, *NEWER[1:]]
+    alone = when_needed(host(kernels=(NEWER, NEWER, NEWER, booted), drivers=(both,)))
+    stale = [line.replace(" iommu=pt", "") for line in NEWER]
+    beside = when_needed(host(kernels=(stale,), drivers=(both,), serving=(SERVES,)))
+
+    assert (alone.failed, alone.ran(ORDER)) == (False, 1), alone.told
+    assert (beside.failed, beside.ran(ORDER)) == (True, 0)
+    assert "booted without iommu=pt), but llm@main.service is serving" in beside.told
+
+
 def test_a_reboot_under_a_serving_endpoint_is_done_when_allowed() -> None:
-    outcome = when_needed(host(serving=(["llm@main.service loaded active running x"],)), while_serving=True)
+    outcome = when_needed(host(serving=(SERVES,)), while_serving=True)
 
     assert not outcome.failed, outcome.told
     assert outcome.ran(ORDER) == 1
