@@ -266,10 +266,10 @@ def other_drivers(installed: Iterable[str], wanted: DriverInstall) -> list[str]:
 
 
 def header_packages(distro: str, kernel: str, image_packages: Iterable[str]) -> tuple[str, ...]:
-    """The kernel headers to install: the running kernel's, and the meta that follows the installed image meta.
+    """The kernel headers to install: that kernel's, and the meta that follows the installed image meta.
 
-    `kernel` is `uname -r`, `image_packages` the installed packages named linux-image-*. Without the meta, the next
-    kernel comes without a driver.
+    `kernel` is a release as of `uname -r`, `image_packages` the installed packages named linux-image-*. Without the
+    meta, the next kernel comes without a driver.
     """
     known = _distro(distro)
     # A meta is linux-image-<flavour>; a kernel of its own is linux-image-<version>.

@@ -135,6 +135,40 @@ def test_what_is_replaced_goes_also_where_all_else_is_there_already() -> None:
     assert not install(host(INSTALLED), instead_of=["old-driver"]).foreseen
 
 
+HEADERS = {"linux-headers-6.12.41": None, "linux-headers-amd64": None}
+NEWEST = [f"ii \t{name}\t6.12.63-1" for name in ("linux-headers-amd64", "linux-image-amd64")]
+IMAGE_OFFERED = [f" {name} | 6.12.63-1 | x" for name in ("linux-headers-amd64", "linux-image-amd64")]
+
+
+def test_what_sources_have_dropped_has_a_substitute() -> None:
+    actor = host([], [], [], NEWEST, offered=(IMAGE_OFFERED,), units=(NO_UNIT, DONE, DONE))
+    actor.answers(SIMULATE, ["Inst linux-headers-6.12.63 (6.12.63-1 x)", "Inst linux-image-6.12.63 (6.12.63-1 x)"])
+
+    outcome = install(actor, packages=HEADERS, or_else={"linux-headers-6.12.41": ["linux-image-amd64"]})
+
+    assert not outcome.failed, outcome.told
+    update, transaction = transactions(outcome)
+    assert update.endswith(" update")
+    assert transaction.endswith(" linux-headers-amd64 linux-image-amd64")
+    assert "no apt source offers linux-headers-6.12.41 any more: linux-image-amd64 comes in its place" in outcome.told
+    # A rebuild takes the headers back, and not a kernel that may be running.
+    assert outcome.ran('"names": ["linux-headers-6.12.63"]') == 1
+    assert outcome.ran("linux-image-6.12.63") == 0
+
+
+def test_a_substitute_is_not_for_what_is_still_offered() -> None:
+    offered = [*IMAGE_OFFERED, " linux-headers-6.12.41 | 6.12.41-1 | x"]
+    there = [*NEWEST, "ii \tlinux-headers-6.12.41\t6.12.41-1"]
+
+    outcome = install(
+        host([], [], [], there, offered=(offered,)),
+        packages=HEADERS,
+        or_else={"linux-headers-6.12.41": ["linux-image-amd64"]},
+    )
+
+    assert transactions(outcome)[0].endswith(" linux-headers-6.12.41 linux-headers-amd64")
+
+
 def test_what_apt_cannot_do_is_told_in_its_own_words() -> None:
     held = "E: Unable to correct problems, you have held broken packages."
     actor = host([]).answers(SIMULATE, Said(errors=[held], ok=False))
