@@ -101,7 +101,7 @@ class HostFacts:
     the number of each GPU by its UUID (empty without a driver), `our_ports` what endpoints of ours may listen on,
     `gates` the port of each gate that is up, `addresses` the host's own, `failed` why (endpoint, generation) gave way
     before. `client`: the proof's packages are there. `labels` those of file systems; looked for with `model_disk`.
-    `serving` are the units of endpoints that run.
+    `serving` are the units of endpoints that run, `booted_with` the kernel's arguments; `grub`: there is `update-grub`.
     """
 
     os_release: Mapping[str, str]
@@ -126,6 +126,8 @@ class HostFacts:
     client: bool = False
     labels: Collection[str] = ()
     serving: Collection[str] = ()
+    booted_with: Collection[str] = ()
+    grub: bool = True
 
 
 def disk_paths(settings: Settings) -> list[str]:
@@ -153,6 +155,7 @@ def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[
         looking.disk,
         looking.own_disk,
         looking.secure_boot,
+        looking.kernel_args,
         looking.public_addresses,
         looking.ports,
         looking.failed,
@@ -374,6 +377,16 @@ class _Looking:
                 "secure-boot",
                 "Secure Boot is on: the driver would build and never load",
                 "turn it off in the firmware, or enrol /var/lib/dkms/mok.pub at the console and turn it off until then",
+            )
+
+    def kernel_args(self) -> None:
+        lacking = [argument for argument in self.settings.kernel_args if argument not in self.facts.booted_with]
+        if lacking and not self.facts.grub:
+            self.problem(
+                "kernel",
+                f"the kernel was booted without {' '.join(lacking)} (`kernel_args`), and there is no update-grub",
+                "add them where this host's boot loader reads them, as /etc/kernel/cmdline, and reboot; or set "
+                "`kernel_args: []`",
             )
 
     def public_addresses(self) -> None:

@@ -22,6 +22,7 @@ from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_host
+from pyinfra.facts.server import Which
 
 from rigup import resolve
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
@@ -29,6 +30,7 @@ from rigup.facts.docker import ImageDigests
 from rigup.facts.endpoints import Endpoints
 from rigup.facts.files import FileInfo, FileState
 from rigup.facts.hardware import DiskFree, FileSystemLabels, PciDevices, SecureBoot, nvidia_gpus
+from rigup.facts.kernel import KernelState
 from rigup.facts.network import Addresses, ListeningPorts, Reachable
 from rigup.facts.nvidia import GpuList
 from rigup.facts.packages import InstalledVersions
@@ -237,6 +239,8 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         failed={key: f"was tried here at {tried.at} and {tried.why}" for key, tried in endpoints.failed.items()},
         labels=fact(FileSystemLabels) if settings.model_disk else (),
         serving=fact(ActiveUnits, pattern=SERVING),
+        booted_with=fact(KernelState).arguments,
+        grub=fact(Which, command="update-grub") is not None,
         client=_has_client(fact(FileInfo, path=f"{CLIENT}/requirements.lock")),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -68,6 +69,22 @@ def test_a_kernel_without_module_or_initrd_is_not_booted_into() -> None:
     assert f"kernel {K2} has no initrd" in found
 
 
+@pytest.mark.parametrize(
+    ("menu", "told"),
+    [
+        ([], False),
+        ([["ro", "quiet"], ["ro", "single"]], True),
+        # A kernel of another system beside ours.
+        ([["ro", "iommu=pt"], ["ro"]], False),
+    ],
+)
+def test_a_menu_without_the_arguments_stands_against_a_reboot_for_them(menu: list[list[str]], told: bool) -> None:
+    found = " ".join(reboot.obstacles(kernel(), DRIVER, menu, ["iommu=pt"]))
+
+    assert ("/boot/grub/grub.cfg, has no entry with iommu=pt" in found) is told
+    assert reboot.obstacles(kernel(K1, "iommu=pt"), DRIVER, menu, ["iommu=pt"]) == []
+
+
 DKMS = [f"/lib/modules/{K1}/updates/dkms/nvidia.ko.xz", V1]
 LOADED = [f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {V1}  Release Build", *DKMS]
 BOOT = [K1, "BOOT_IMAGE=x quiet", f"/boot/initrd.img-{K1}", f"/boot/vmlinuz-{K1}"]
@@ -126,6 +143,46 @@ def test_a_reboot_that_did_not_help_is_an_error_and_never_a_second_reboot() -> N
     assert outcome.ran(ORDER) == 1
     assert "was rebooted, and still: the NVIDIA module is not loaded" in outcome.told
     assert "Secure Boot" in outcome.told
+
+
+def test_a_reboot_that_did_not_help_is_not_tried_again_by_the_next_deploy() -> None:
+    left = json.dumps({"boot": "one", "left": ["the NVIDIA module is not loaded", "another"]})
+
+    def deploy(kernel: list[str], boot: str) -> Outcome:
+        boots = ([boot], [boot], ["two"])
+        return when_needed(host(kernels=(kernel,), drivers=(DKMS,), boots=boots).answers("rebooted.json", [left]))
+
+    again, more, by_hand = deploy(READY, "one"), deploy(BOOT, "one"), deploy(READY, "hers")
+    assert (again.failed, again.ran(ORDER)) == (True, 0)
+    told = "was rebooted by an earlier deploy, and still: the NVIDIA module is not loaded. See `dmesg"
+    assert told in again.told and "reboot the host yourself, and deploy again" in again.told
+    # With a reason that is new, or after somebody else's reboot, it is worth one.
+    assert (more.ran(ORDER), by_hand.ran(ORDER)) == (1, 1)
+
+
+def test_what_a_reboot_did_not_change_is_remembered_on_the_host() -> None:
+    outcome = when_needed(host(drivers=(DKMS,), kernels=(BOOT, BOOT, BOOT, READY)))
+
+    (written,) = [
+        command for command in outcome.commands if command.startswith("( test -d") and "rebooted.json" in command
+    ]
+    assert "base64 -d >" in written
+
+
+def menu_entry(*arguments: str) -> list[str]:
+    return [f"\tlinux\t/boot/vmlinuz-{K1} root=UUID=1 ro {' '.join(arguments)}"]
+
+
+@pytest.mark.parametrize(("menu", "reboots"), [(menu_entry("quiet"), 1), (menu_entry("quiet", "old=1"), 0), ([], 0)])
+def test_an_argument_that_the_settings_no_longer_have_goes_unless_others_have_it(menu: list[str], reboots: int) -> None:
+    before = [K1, "BOOT_IMAGE=x quiet iommu=pt old=1", *BOOT[2:]]
+    actor = host(kernels=(before, before, before, READY), drivers=(LOADED,)).answers("/boot/grub/grub.cfg", menu)
+
+    outcome = when_needed(actor, kernel_args=[], former_args=["old=1", "older=1"])
+
+    assert not outcome.failed, outcome.told
+    assert outcome.ran(ORDER) == reboots
+    assert ("booted with old=1, which the settings no longer have" in outcome.told) is bool(reboots)
 
 
 def test_a_host_that_never_comes_back_is_told_with_what_to_do() -> None:

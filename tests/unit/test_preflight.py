@@ -381,6 +381,16 @@ def test_what_failed_on_the_host_before_is_refused_unless_it_shall_be_tried_agai
     assert problems(facts, retry=True) == []
 
 
+def test_arguments_of_the_kernel_need_a_grub_to_set_them_unless_they_are_in_effect() -> None:
+    other = replace(BARE, grub=False, booted_with=["quiet", "pcie_aspm=off"])
+    problem = only(problems(other))
+    assert problem.check == "kernel"
+    assert "booted without iommu=pt pcie_port_pm=off (`kernel_args`), and there is no update-grub" in problem.found
+    assert "/etc/kernel/cmdline" in problem.remedy
+    assert problems(other, kernel_args=[]) == []
+    assert problems(replace(other, booted_with=Settings().kernel_args)) == []
+
+
 def serving(driver: str, *gone: str) -> HostFacts:
     """A host that serves with the driver packages at this version, without those that are gone."""
     there = {**SERVED.installed, **dict.fromkeys(lock().packages["debian13"]["driver-595"], driver)}
