@@ -14,6 +14,7 @@ from debian.debian_support import Version
 
 from rigup.packages import (
     DOCKER_PACKAGES,
+    PIN,
     TOOLKIT_FLOOR,
     TOOLKIT_PACKAGES,
     DriverPackages,
@@ -82,7 +83,7 @@ def choose_driver(index: Index, table: DriverPackages, exact: str | None, url: s
     chosen = chooser.same(dict.fromkeys((*table.packages, table.module)), version)
     if table.pin:
         # The pin of the very version, where there is one: it holds the dependencies, too, at what the lock says.
-        names = [f"nvidia-driver-pinning-{version}", table.pin]
+        names = [f"{PIN}{version}", table.pin]
         pin = next((name for name in names if name in index), table.pin)
         chosen[pin] = chooser.newest(pin)
     return chosen

@@ -123,7 +123,9 @@ def parse(lines: Iterable[str]) -> Ledger:
         elif kind == "keys":
             keys.setdefault(entry["path"], {}).update(entry["values"])
         else:
-            lists.setdefault(kind, {}).update(dict.fromkeys(entry["names"]))
+            # What makes way and had come with a deploy was nobody else's.
+            ours = lists.get("packages", {}) if kind == "removed" else {}
+            lists.setdefault(kind, {}).update(dict.fromkeys(name for name in entry["names"] if name not in ours))
     return Ledger(
         {path: frozenset(sums) for path, sums in files.items()},
         keys=keys,

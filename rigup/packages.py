@@ -17,6 +17,7 @@ __all__ = [
     "BRANCH_CUDA",
     "DISTROS",
     "DOCKER_PACKAGES",
+    "PIN",
     "TOOLKIT_PACKAGES",
     "Distro",
     "DriverInstall",
@@ -31,6 +32,7 @@ __all__ = [
     "driver_packages",
     "header_packages",
     "locked_packages",
+    "other_drivers",
     "repositories",
     "toolkit_group",
 ]
@@ -91,6 +93,24 @@ CONFLICTS_DRIVER = (
     r"linux-modules-nvidia-.*",
     r"nvidia-docker2?",
     r"nvidia-container-runtime",
+)
+
+PIN = "nvidia-driver-pinning-"
+"""Begins the names of the packages that pin a driver branch or version; they exclude each other."""
+
+# Ubuntu's packages before 590 carry the branch in their names: these are what a headless driver of such a branch is
+# made of. A desktop's are not here: it is for its owner to say that they may go.
+OTHER_DRIVERS = (
+    rf"{PIN}[\d.]+",
+    r"nvidia-(headless|headless-no-dkms|dkms|kernel-source)-\d+-open",
+    r"nvidia-(utils|compute-utils|kernel-common)-\d+",
+    r"nvidia-firmware-\d+-[\d.]+",
+    r"libnvidia-(compute|cfg1)-\d+",
+)
+# The table's own for Ubuntu from 590 on, and what they bring: what makes way when a host goes back before it.
+UBUNTU_UNVERSIONED = (
+    r"nvidia-(headless-open|headless-no-dkms-open|dkms-open|utils|kernel-common|firmware|persistenced)",
+    r"libnvidia-(compute|cfg1)",
 )
 
 
@@ -165,7 +185,7 @@ def driver_packages(distro: str, branch: int) -> DriverPackages:
             f"driver_branch {branch} does not exist for {known.name}: "
             f"NVIDIA's oldest there is {known.first_branch}; 595 is on all distributions"
         )
-    pin = f"nvidia-driver-pinning-{branch}"
+    pin = f"{PIN}{branch}"
     if known.family == "debian":
         # nvidia-driver-cuda has nvidia-smi but pulls in no kernel module.
         packages = ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "nvidia-persistenced")
@@ -206,7 +226,7 @@ def driver_install(lock: Lock, distro: str, settings: Settings) -> DriverInstall
     """The driver's exact packages from the lock. Raises RigupError where they were never resolved."""
     table = driver_packages(distro, settings.driver_branch)
     versions = dict(lock.versions(distro, driver_group(settings)))
-    pin = {name: version for name, version in versions.items() if name.startswith("nvidia-driver-pinning-")}
+    pin = {name: version for name, version in versions.items() if name.startswith(PIN)}
     module = versions.get(table.module)
     if module is None:
         raise RigupError(f"the lock has no {table.module} for {distro}: run `rigup update packages`")
@@ -236,11 +256,20 @@ def conflicting(installed: Iterable[str]) -> list[str]:
     return sorted(name for name in set(installed) if pattern.fullmatch(name))
 
 
-def header_packages(distro: str, kernel: str, image_packages: Iterable[str]) -> tuple[str, ...]:
-    """The kernel headers to install: the running kernel's, and the meta that follows the installed image meta.
+def other_drivers(installed: Iterable[str], wanted: DriverInstall) -> list[str]:
+    """Which of the installed packages are of another driver branch or version and may make way for `wanted`."""
+    pattern = re.compile("|".join(OTHER_DRIVERS if wanted.pin else (*OTHER_DRIVERS, *UBUNTU_UNVERSIONED)))
+    # What the wanted packages depend on has their branch in its name, where it has any.
+    own = re.compile(rf"(?!{PIN}).*-{wanted.version.partition('.')[0]}(-.*)?")
+    candidates = {*installed} - {*wanted.pin, *wanted.packages}
+    return sorted(name for name in candidates if pattern.fullmatch(name) and not own.fullmatch(name))
 
-    `kernel` is `uname -r`, `image_packages` the installed packages named linux-image-*. Without the meta, the next
-    kernel comes without a driver.
+
+def header_packages(distro: str, kernel: str, image_packages: Iterable[str]) -> tuple[str, ...]:
+    """The kernel headers to install: that kernel's, and the meta that follows the installed image meta.
+
+    `kernel` is a release as of `uname -r`, `image_packages` the installed packages named linux-image-*. Without the
+    meta, the next kernel comes without a driver.
     """
     known = _distro(distro)
     # A meta is linux-image-<flavour>; a kernel of its own is linux-image-<version>.

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from rigup import patches
 from rigup.errors import RigupError
 
-__all__ = ["PLAN", "CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Smoke", "VenvPlan", "key_file"]
+__all__ = ["PLAN", "CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Smoke", "VenvPlan", "kept_plan", "key_file"]
 
 MODEL = "/model"
 # A file that the checkpoint may not have cannot be mounted into it: the store is read-only.
@@ -262,6 +262,15 @@ class Plan(Data):
         """The plan as JSON, sorted, with its digest."""
         data = self.model_dump(mode="json") | {"digest": self.digest}
         return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def kept_plan(text: str | None) -> dict[str, Any]:
+    """The plan that a host keeps, from that file's text; empty where it is gone or damaged."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _url(address: str, port: int) -> str:

@@ -21,6 +21,7 @@ from rigup.packages import (
     distro_id,
     docker_group,
     driver_group,
+    driver_install,
     driver_packages,
     toolkit_group,
     upstream,
@@ -100,6 +101,7 @@ class HostFacts:
     the number of each GPU by its UUID (empty without a driver), `our_ports` what endpoints of ours may listen on,
     `gates` the port of each gate that is up, `addresses` the host's own, `failed` why (endpoint, generation) gave way
     before. `client`: the proof's packages are there. `labels` those of file systems; looked for with `model_disk`.
+    `serving` are the units of endpoints that run, `booted_with` the kernel's arguments; `grub`: there is `update-grub`.
     """
 
     os_release: Mapping[str, str]
@@ -123,6 +125,9 @@ class HostFacts:
     failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
     client: bool = False
     labels: Collection[str] = ()
+    serving: Collection[str] = ()
+    booted_with: Collection[str] = ()
+    grub: bool = True
 
 
 def disk_paths(settings: Settings) -> list[str]:
@@ -150,10 +155,12 @@ def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[
         looking.disk,
         looking.own_disk,
         looking.secure_boot,
+        looking.kernel_args,
         looking.public_addresses,
         looking.ports,
         looking.failed,
         looking.driver_cuda,
+        looking.driver_change,
         looking.network,
     ):
         look()
@@ -372,6 +379,16 @@ class _Looking:
                 "turn it off in the firmware, or enrol /var/lib/dkms/mok.pub at the console and turn it off until then",
             )
 
+    def kernel_args(self) -> None:
+        lacking = [argument for argument in self.settings.kernel_args if argument not in self.facts.booted_with]
+        if lacking and not self.facts.grub:
+            self.problem(
+                "kernel",
+                f"the kernel was booted without {' '.join(lacking)} (`kernel_args`), and there is no update-grub",
+                "add them where this host's boot loader reads them, as /etc/kernel/cmdline, and reboot; or set "
+                "`kernel_args: []`",
+            )
+
     def public_addresses(self) -> None:
         for endpoint in self.plan.endpoints:
             if endpoint.public_address and endpoint.public_address not in self.facts.addresses:
@@ -426,6 +443,30 @@ class _Looking:
                     f"driver_branch {branch} brings CUDA {brings}; {what} needs {floor}",
                     f"set driver_branch to {' or '.join(able)}" if able else "choose a recipe with an older image",
                 )
+
+    def driver_change(self) -> None:
+        """A driver that is swapped under what serves breaks the next process there, and its reboot would be refused."""
+        if self.distro is None or not self.facts.serving:
+            return
+        try:
+            wanted = driver_install(self.lock, self.distro, self.settings)
+        except RigupError:
+            # Another check tells why there is none.
+            return
+        installed = self.facts.installed
+        other = {
+            there for name, version in wanted.packages.items() if (there := installed.get(name, version)) != version
+        }
+        if wanted.module in installed and not other:
+            return
+        found = ", ".join(sorted({upstream(version) for version in other if version})) or "another driver"
+        units = " ".join(sorted(self.facts.serving))
+        self.problem(
+            "driver",
+            f"{found} is installed and would become {wanted.version}, with a reboot, while {units} serves",
+            f"when that may stop, `systemctl stop {units}` there and deploy again: it serves again at the end. "
+            f"Until then leave the host out (`--exclude {self.plan.host}`) or keep its driver (`driver_version`)",
+        )
 
     def network(self) -> None:
         needed = self.needed_settings()

@@ -10,7 +10,7 @@ from pyinfra.facts.deb import DebPackages
 from pyinfra.operations import files as pyinfra_files
 
 from rigup.operations import apt, files, systemd
-from rigup.packages import conflicting, driver_install, repositories
+from rigup.packages import PIN, conflicting, driver_install, other_drivers, repositories
 from tasks.preflight import Brief
 
 __all__ = ["PERSISTENCED", "PERSISTENCED_DROP_IN", "driver"]
@@ -24,9 +24,10 @@ PERSISTENCED_DROP_IN = f"/etc/systemd/system/{PERSISTENCED}.d/rigup.conf"
 def driver(brief: Brief) -> None:
     """The CUDA repository and its key, the branch pin, the driver, persistence."""
     # Packages that get in the way were there before the run; nothing in it installs one.
+    installed = host.get_fact(DebPackages)
     apt.absent(
         name="Remove packages that conflict with NVIDIA's and Docker's own",
-        packages=conflicting(host.get_fact(DebPackages)),
+        packages=conflicting(installed),
     )
 
     cuda = repositories(brief.distro, brief.settings)["cuda"]
@@ -46,10 +47,13 @@ def driver(brief: Brief) -> None:
     files.install(name="Name the CUDA repository", dest=cuda.source_path, content=cuda.source_text)
 
     wanted = driver_install(brief.lock, brief.distro, brief.settings)
+    others = other_drivers(installed, wanted)
     if wanted.pin:
-        # A pin that arrives in the same transaction has no say in it.
-        apt.install(name=f"Pin the driver branch {brief.settings.driver_branch}", packages=wanted.pin)
-    apt.install(name=f"Install the driver {wanted.version}", packages=wanted.packages)
+        # A pin that arrives in the same transaction has no say in it. There can be only one.
+        pins = [name for name in others if name.startswith(PIN)]
+        apt.install(name=f"Pin the driver branch {brief.settings.driver_branch}", packages=wanted.pin, instead_of=pins)
+        others = [name for name in others if name not in pins]
+    apt.install(name=f"Install the driver {wanted.version}", packages=wanted.packages, instead_of=others)
 
     mode = "--persistence-mode" if brief.settings.persistence else "--no-persistence-mode"
     drop_in = files.install(

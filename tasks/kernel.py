@@ -19,11 +19,16 @@ GRUB = "/etc/default/grub.d/60-rigup.cfg"
 
 @deploy("kernel")
 def kernel(brief: Brief) -> None:
-    """Headers for this kernel and the next, the options of modules, the arguments that the kernel boots with."""
-    # Before a reboot neither answer changes: this run installs headers, never an image.
+    """Headers for the kernel that boots next and those after it, options of modules, the arguments it boots with."""
+    # Both as they were before the run.
     images = host.get_fact(InstalledVersions, names=["linux-image-*"])
-    headers = header_packages(brief.distro, host.get_fact(KernelState).release, images)
-    apt.install(name="Install the kernel headers", packages=dict.fromkeys(headers))
+    headers, *metas = header_packages(brief.distro, host.get_fact(KernelState).newest, images)
+    apt.install(
+        name="Install the kernel headers",
+        packages=dict.fromkeys((headers, *metas)),
+        # Mirrors drop the headers of old kernels: then the newest kernel comes, and the one reboot boots it.
+        or_else={headers: [name.replace("linux-headers-", "linux-image-", 1) for name in metas]},
+    )
 
     options = "".join(
         f"options {module} {' '.join(f'{key}={value}' for key, value in sorted(values.items()))}\n"

@@ -22,6 +22,7 @@ from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_host
+from pyinfra.facts.server import Which
 
 from rigup import resolve
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
@@ -29,15 +30,17 @@ from rigup.facts.docker import ImageDigests
 from rigup.facts.endpoints import Endpoints
 from rigup.facts.files import FileInfo, FileState
 from rigup.facts.hardware import DiskFree, FileSystemLabels, PciDevices, SecureBoot, nvidia_gpus
+from rigup.facts.kernel import KernelState
 from rigup.facts.network import Addresses, ListeningPorts, Reachable
 from rigup.facts.nvidia import GpuList
 from rigup.facts.packages import InstalledVersions
 from rigup.facts.serving import ModelStamp
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
-from rigup.facts.units import UnitState
+from rigup.facts.units import ActiveUnits, UnitState
 from rigup.lock import Lock
 from rigup.make_plan import make_plan, recipe_of
 from rigup.neighbours import Neighbour, fleet_of, neighbours_of
+from rigup.operations.systemd import SERVING
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan
 from rigup.preflight import HostFacts, check, destinations, disk_paths
@@ -76,19 +79,23 @@ class Refused(PyinfraError):
 
 _looking = RLock()
 _briefs: dict[str, Brief] = {}
+_refusals: list[RigupError] = []
 
 
 def preflight() -> Brief:
     """The brief of the current host. Stops the run, with one table of all hosts' problems, unless there are none."""
     with _looking:
-        if not _briefs:
+        # Hosts that waited meanwhile are told as well, but not in another table.
+        if not _briefs and not _refusals:
             try:
                 _briefs.update(_look_at(sorted(state.inventory.get_active_hosts(), key=lambda host: host.name)))
             except RigupError as error:
                 width = {"width": 120, "color": sys.stderr.isatty()}
                 text = error.table(**width) if isinstance(error, ProblemsError) else str(error)
                 print(f"\n{text}\n", file=sys.stderr)
-                raise Refused("preflight refused; nothing was changed") from error
+                _refusals.append(error)
+        if _refusals:
+            raise Refused("preflight refused; nothing was changed") from _refusals[0]
     return _briefs[current_host.name]
 
 
@@ -230,6 +237,9 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         addresses=fact(Addresses),
         failed={key: f"was tried here at {tried.at} and {tried.why}" for key, tried in endpoints.failed.items()},
         labels=fact(FileSystemLabels) if settings.model_disk else (),
+        serving=fact(ActiveUnits, pattern=SERVING),
+        booted_with=fact(KernelState).arguments,
+        grub=fact(Which, command="update-grub") is not None,
         client=_has_client(fact(FileInfo, path=f"{CLIENT}/requirements.lock")),
     )
 

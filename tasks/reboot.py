@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pyinfra import host
 from pyinfra.api.deploy import deploy
 
+from rigup.facts.files import FileText
 from rigup.operations import docker, systemd
 from rigup.operations import reboot as reboot_operations
+from rigup.plan import PLAN, kept_plan
 from tasks.driver import PERSISTENCED, PERSISTENCED_DROP_IN
 from tasks.preflight import Brief
 
@@ -16,10 +19,12 @@ __all__ = ["reboot"]
 def reboot(brief: Brief) -> None:
     """The running kernel, its arguments and its modules are the installed ones; containers can see the GPUs."""
     settings = brief.settings
+    former = kept_plan(host.get_fact(FileText, path=PLAN)).get("settings", {}).get("kernel_args", [])
     reboot_operations.when_needed(
         name="Reboot if what runs is not what is installed",
         kernel_args=list(settings.kernel_args),
         modprobe_options=settings.modprobe_options,
+        former_args=[argument for argument in former if argument not in settings.kernel_args],
         gpus=brief.gpus,
         allowed=settings.reboot == "when-needed",
         timeout=settings.reboot_timeout,

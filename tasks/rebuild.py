@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
@@ -13,7 +12,7 @@ from rigup.facts.files import FileText
 from rigup.facts.ledger import HostLedger, Remains, RemainsValue, remains_of
 from rigup.ledger import Ledger
 from rigup.operations import apt, undo
-from rigup.plan import PLAN
+from rigup.plan import PLAN, kept_plan
 from rigup.settings import Settings
 
 __all__ = ["rebuild"]
@@ -33,7 +32,7 @@ def rebuild() -> None:
         print(f"\n{host.name}: bare already, as far as rigup can tell", file=sys.stderr)
         return
     print(_told(host.name, book, remains, with_store), file=sys.stderr)
-    plan = _plan(host.get_fact(FileText, path=PLAN))
+    plan = kept_plan(host.get_fact(FileText, path=PLAN))
     kept = undo.Kept()
 
     undo.confirmed(name="Ask for the host's name")
@@ -61,15 +60,6 @@ def rebuild() -> None:
     )
     undo.rooms_removed(name="Remove our directories")
     undo.closed(name="Prove that nothing is left", book=book, kept=kept)
-
-
-def _plan(text: str | None) -> dict[str, Any]:
-    """The plan that the host keeps; empty where it is gone or damaged."""
-    try:
-        found = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _metrics(endpoint: dict[str, Any]) -> str:

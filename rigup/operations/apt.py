@@ -50,6 +50,8 @@ APT_GET = (
 REMOVAL = re.compile(r"^(?:Remv|Purg) (\S+)")
 # An upgrade has the present version in square brackets after the name.
 ADDITION = re.compile(r"^Inst (\S+) \((?!\[)")
+# Not taken back by a rebuild: it may be the kernel that runs.
+KERNEL = re.compile(r"linux-(image|modules)-")
 # apt's and the mirrors' ways of saying that the lists are older than the archive.
 OUTDATED = re.compile(r"404\s+Not Found|Unable to fetch some archives|File has unexpected size|Hash Sum mismatch")
 
@@ -85,18 +87,18 @@ def unavailable(wanted: Mapping[str, str | None], offered: Mapping[str, Sequence
 @operation()
 def install(
     packages: Mapping[str, str | None],
-    may_remove: Collection[str] = (),
-    allow_downgrade: bool = False,
+    instead_of: Collection[str] = (),
+    or_else: Mapping[str, Collection[str]] | None = None,
     recommends: bool = False,
     timeout: float = 3600,
     at_a_time: int = 0,
     ready_timeout: float = 2700,
 ) -> Commands:
-    """Have `packages` installed, in one transaction.
+    """Have `packages` installed, in one transaction; one that would remove what nobody named is refused.
 
-    + packages: `{name: version}`, with None for whatever version is there or is apt's choice
-    + may_remove: packages that may go on the way; a transaction that would remove others is refused
-    + allow_downgrade: whether a pinned version may be older than the installed one
+    + packages: `{name: version}`, up or down to that version; None for whatever is there or is apt's choice
+    + instead_of: packages that these replace: where they are installed, they go in the same transaction
+    + or_else: for packages that sources may have dropped, those that come, at apt's choice, where they have
     + recommends: whether recommended packages come too
     + timeout: seconds until it must be done
     + at_a_time: for packages whose upgrade interrupts serving, on how many hosts of a run that may be; 0 for others
@@ -104,26 +106,35 @@ def install(
 
     apt's lists are updated where they do not offer what is asked for, or where the archive has moved on.
     """
-    installed: dict[str, str] = host.get_fact(InstalledVersions, names=sorted(packages))
-    wanted = missing(packages, installed)
-    if not wanted:
+    installed: dict[str, str] = host.get_fact(InstalledVersions, names=sorted({*packages, *instead_of}))
+    if not missing(packages, installed) and not installed.keys() & {*instead_of}:
         host.noop(f"installed: {', '.join(sorted(packages))}")
         return
 
     def transact(host: Host) -> None:
         wait_for_leftover(host, UNIT, "apt", timeout)
-        todo = missing(packages, _installed(host, packages))
-        if not todo:
+        there = _installed(host, {*packages, *instead_of})
+        todo, going = missing(packages, there), sorted(there.keys() & {*instead_of})
+        if not todo and not going:
             return
-        _update_for(host, todo, timeout)
-        arguments = ["install", *(["--allow-downgrades"] if allow_downgrade else [])]
-        arguments += [f"--option=APT::Install-Recommends={str(recommends).lower()}"]
+        wanted = dict(packages)
+        for name in _update_for(host, todo, timeout, (or_else or {}).keys()):
+            substitutes = (or_else or {})[name]
+            say(host, f"no apt source offers {name} any more: {', '.join(substitutes)} comes in its place")
+            del wanted[name]
+            wanted |= dict.fromkeys(substitutes)
+        arguments = ["install", f"--option=APT::Install-Recommends={str(recommends).lower()}"]
+        # A named version is wanted also where a newer one came by hand.
+        arguments += ["--allow-downgrades"] * any(wanted.values())
         # All of them are named, not only the missing ones: apt may not trade one for another.
-        arguments += [name if version is None else f"{name}={version}" for name, version in sorted(packages.items())]
-        _refuse_removals(host, arguments, may_remove)
+        arguments += [name if version is None else f"{name}={version}" for name, version in sorted(wanted.items())]
+        arguments += [f"{name}-" for name in going]
+        _refuse_removals(host, arguments, going)
+        what = f"apt installs {_listed(missing(wanted, there) or wanted)}"
+        what += f" and removes {', '.join(going)}" if going else ""
         with serving_again(host, at_a_time, ready_timeout) if at_a_time else nullcontext():
-            _apt_get(host, arguments, f"apt installs {_listed(todo)}", timeout)
-        if left := missing(packages, _installed(host, packages)):
+            _apt_get(host, arguments, what, timeout)
+        if left := missing(wanted, _installed(host, wanted)):
             raise OperationError(
                 f"{host.name}: apt says it is done, but dpkg does not have {_listed(left)}. See `apt policy`: "
                 "a hold or a preference may stand in the way."
@@ -237,20 +248,27 @@ def _broken(host: Host) -> list[str]:
     return sorted([*trouble.packages, *trouble.journal])
 
 
-def _update_for(host: Host, wanted: Mapping[str, str | None], timeout: float) -> None:
-    """Update apt's lists where they lack something of `wanted`; raises where it is not there then either."""
+def _update_for(
+    host: Host, wanted: Mapping[str, str | None], timeout: float, may_lack: Collection[str] = ()
+) -> list[str]:
+    """Update apt's lists where they lack something of `wanted`; raises where it is not there then either.
+
+    Returns what is lacking of `may_lack`.
+    """
     if not _lacking(host, wanted):
-        return
+        return []
     complaint = ""
     try:
         _update(host, timeout)
     except OperationError as error:
         complaint = f" The update of its lists failed as well:\n{error}"
-    if lacking := _lacking(host, wanted):
+    still = _lacking(host, wanted)
+    if lacking := [name for name in still if name not in may_lack]:
         raise OperationError(
             f"{host.name}: no apt source offers {', '.join(lacking)}. See `apt policy`, the sources in "
             f"/etc/apt/sources.list.d, and whether the versions in the lock are still on the mirror.{complaint}"
         )
+    return still
 
 
 def _update(host: Host, timeout: float) -> None:
@@ -282,7 +300,8 @@ def _refuse_removals(host: Host, arguments: Sequence[str], may_remove: Collectio
             f"{host.name}: `apt-get {' '.join(arguments)}` would remove {', '.join(unexpected)}; nothing was done. "
             "Remove them by hand if they are not needed, and run again."
         )
-    for kind, names in (("packages", parse_additions(answer.lines)), ("removed", parse_removals(answer.lines))):
+    additions = [name for name in parse_additions(answer.lines) if not KERNEL.match(name)]
+    for kind, names in (("packages", additions), ("removed", parse_removals(answer.lines))):
         if names:
             check(host, note(kind, names), failing=f"could not write the ledger of {host.name}")
 

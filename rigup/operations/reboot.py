@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Mapping, Sequence
 
-from pyinfra.api.command import FunctionCommand
+from pyinfra.api.command import FunctionCommand, QuoteString
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
+from pyinfra.api.state import StateStage
 from pyinfra.connectors.util import clear_askpass_cache
-from pyinfra.context import host
+from pyinfra.context import host, state
 
+from rigup import ledger
+from rigup.facts.boot import BootMenu, parse_boot_menu
 from rigup.facts.kernel import (
     BootId,
     KernelState,
@@ -23,14 +27,17 @@ from rigup.facts.kernel import (
 from rigup.facts.nvidia import DriverState, DriverStateValue, GpuList, parse_driver_state, parse_gpu_list
 from rigup.facts.units import ActiveUnits, parse_active_units
 from rigup.operations._host import Clock, check, duration, pause, run, say, try_reconnect, work
+from rigup.operations.files import place
+from rigup.operations.systemd import SERVING
 
 __all__ = ["obstacles", "reasons", "reboot_and_wait", "when_needed"]
 
 Commands = Generator[FunctionCommand, None, None]
 
-SERVING = "llm@*.service"
 GPU_PATIENCE_S = 300
 SHUTDOWN_S = 3.0
+# In the ledger's room: what a reboot did not change.
+REBOOTED = "rebooted.json"
 
 
 def reasons(
@@ -39,13 +46,14 @@ def reasons(
     parameters: ModuleParametersValue,
     kernel_args: Sequence[str] = (),
     modprobe_options: Mapping[str, Mapping[str, str | int]] | None = None,
+    leaving: Sequence[str] = (),
 ) -> list[str]:
-    """Why this host must be rebooted before what is on its disks is also what runs."""
-    found = []
-    if kernel.release != kernel.newest:
-        found.append(f"kernel {kernel.newest} is installed, {kernel.release} runs")
+    """Why this host must be rebooted before what is on its disks is also what runs. `leaving` are former arguments."""
+    found = newer_kernel(kernel)
     if missing := [argument for argument in kernel_args if argument not in kernel.arguments]:
         found.append(f"the kernel was booted without {' '.join(missing)}")
+    if staying := [argument for argument in leaving if argument in kernel.arguments]:
+        found.append(f"the kernel was booted with {' '.join(staying)}, which the settings no longer have")
     on_disk = driver.on_disk.get(kernel.newest) or driver.on_disk.get(kernel.release)
     if driver.loaded is None:
         found.append("the NVIDIA module is not loaded" + (" (nouveau is)" if driver.nouveau else ""))
@@ -58,9 +66,28 @@ def reasons(
     return found
 
 
-def obstacles(kernel: KernelStateValue, driver: DriverStateValue) -> list[str]:
-    """Why a reboot would leave the host without GPUs, or without a boot: what must be mended first."""
+def newer_kernel(kernel: KernelStateValue) -> list[str]:
+    """That reason for a reboot which can wait: all that a deploy needs runs with the present kernel too."""
+    return [] if kernel.release == kernel.newest else [f"kernel {kernel.newest} is installed, {kernel.release} runs"]
+
+
+def obstacles(
+    kernel: KernelStateValue,
+    driver: DriverStateValue,
+    menu: Sequence[Sequence[str]] = (),
+    kernel_args: Sequence[str] = (),
+) -> list[str]:
+    """Why a reboot would leave the host without GPUs, without a boot, or as it is: what must be mended first.
+
+    `menu` has the arguments of each entry of GRUB's menu; empty where that is unknown.
+    """
     found = []
+    lost = [argument for argument in kernel_args if not any(argument in entry for entry in menu)] if menu else []
+    if missing := [argument for argument in lost if argument not in kernel.arguments]:
+        found.append(
+            f"GRUB's menu, /boot/grub/grub.cfg, has no entry with {' '.join(missing)}: something in "
+            "/etc/default/grub.d overrules 60-rigup.cfg, or another program than `update-grub` makes the menu"
+        )
     if kernel.newest not in driver.on_disk:
         found.append(
             f"there is no NVIDIA module for kernel {kernel.newest}, which boots next: see `dkms status` and install "
@@ -75,6 +102,7 @@ def obstacles(kernel: KernelStateValue, driver: DriverStateValue) -> list[str]:
 def when_needed(
     kernel_args: Sequence[str] = (),
     modprobe_options: Mapping[str, Mapping[str, str | int]] | None = None,
+    former_args: Sequence[str] = (),
     gpus: int = 0,
     allowed: bool = True,
     while_serving: bool = False,
@@ -84,29 +112,44 @@ def when_needed(
 
     + kernel_args: arguments that the kernel must have been booted with
     + modprobe_options: `{module: {option: value}}` that must be in effect
+    + former_args: arguments of an earlier deploy that must no longer be in effect, unless others have them in GRUB
     + gpus: how many GPUs `nvidia-smi -L` must list afterwards
     + allowed: whether to reboot; if not, a needed reboot is an error that says why it is needed
     + while_serving: whether to reboot under an endpoint that is serving
     + timeout: seconds until the host must be back (servers with many GPUs take many minutes in their firmware)
 
-    A reboot that does not help is an error, so that no deploy ever reboots a host twice.
+    A reboot that does not help is an error, and no later deploy tries it again for the same reasons. One for a newer
+    kernel alone waits until nothing serves; that it is due is said.
     """
     options = modprobe_options or {}
+    kernel: KernelStateValue = host.get_fact(KernelState)
+    leaving = [argument for argument in former_args if argument in kernel.arguments]
+    if leaving:
+        menu: list[list[str]] = host.get_fact(BootMenu)
+        leaving = [argument for argument in leaving if menu and not any(argument in entry for entry in menu)]
     why = reasons(
-        host.get_fact(KernelState),
+        kernel,
         host.get_fact(DriverState),
         host.get_fact(ModuleParameters, modules=sorted(options)),
         kernel_args,
         options,
+        leaving,
     )
     if not why:
         host.noop("what is installed is what runs")
+        return
+    if why == newer_kernel(kernel) and not while_serving and (serving := host.get_fact(ActiveUnits, pattern=SERVING)):
+        due = f"a reboot is due ({why[0]}): it waits until {', '.join(serving)} does not serve"
+        host.noop(due)
+        if state.current_stage is StateStage.Execute:
+            say(host, due)
         return
 
     def reboot(host: Host) -> None:
         kernel, driver, _ = _look(host, options)
         listed = "; ".join(why)
-        if blocking := obstacles(kernel, driver):
+        menu = parse_boot_menu(list(run(host, BootMenu().command()).lines))
+        if blocking := obstacles(kernel, driver, menu, kernel_args):
             raise OperationError(f"{host.name} needs a reboot ({listed}), but {'; '.join(blocking)}. Then run again.")
         if not allowed:
             raise OperationError(
@@ -119,11 +162,17 @@ def when_needed(
                 f"{host.name} needs a reboot ({listed}), but {', '.join(serving)} is serving. When that may stop, run "
                 f"`systemctl stop {' '.join(serving)}` there, and deploy again."
             )
+        if set(why) <= _left_by_last(host):
+            raise OperationError(
+                f"{host.name} was rebooted by an earlier deploy, and still: {listed}. {_advice(why)} It is not "
+                "rebooted again for that: mend it, reboot the host yourself, and deploy again."
+            )
         say(host, f"rebooting: {listed}")
         took = reboot_and_wait(host, timeout)
         say(host, f"back after {duration(took)}")
         _wait_for_gpus(host, gpus)
-        if left := reasons(*_look(host, options), kernel_args, options):
+        if left := reasons(*_look(host, options), kernel_args, options, leaving):
+            _remember(host, left)
             raise OperationError(
                 f"{host.name} was rebooted, and still: {'; '.join(left)}. {_advice(left)} It is not rebooted again."
             )
@@ -146,6 +195,21 @@ def _look(
         parse_driver_state(list(run(host, DriverState().command()).lines)),
         parse_module_parameters(list(run(host, ModuleParameters().command(sorted(options))).lines)),
     )
+
+
+def _left_by_last(host: Host) -> set[str]:
+    """The reasons that remained after a deploy's reboot, where that was the last one."""
+    answer = run(host, "cat --", QuoteString(f"{ledger.ROOM}/{REBOOTED}"), "2>/dev/null")
+    try:
+        found = json.loads("\n".join(answer.lines))
+        return {*found["left"]} if found["boot"] == _boot_id(host) else set()
+    except (ValueError, KeyError, TypeError):
+        return set()
+
+
+def _remember(host: Host, left: Sequence[str]) -> None:
+    content = json.dumps({"boot": _boot_id(host), "left": list(left)}).encode()
+    place(host, f"{ledger.ROOM}/{REBOOTED}", content, mode="644", user="root", group="root")
 
 
 def _boot_id(host: Host) -> str:

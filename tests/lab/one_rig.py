@@ -35,6 +35,13 @@ DRIFTS = (
     Drift("an owner", "chown ops /etc/profile.d/rigup-cuda.sh", ("cuda | Put the CUDA toolkit on the PATH",)),
     Drift("a file removed", "rm /etc/apt/sources.list.d/docker.sources", ("docker | Name the docker repository",)),
     Drift(
+        "packages at another version",
+        "apt-get install -qq -y --allow-downgrades nvidia-container-toolkit=1.19.1-1 "
+        "nvidia-container-toolkit-base=1.19.1-1 libnvidia-container-tools=1.19.1-1 libnvidia-container1=1.19.1-1 "
+        ">/dev/null",
+        ("docker | Install the container toolkit",),
+    ),
+    Drift(
         "a package removed",
         "dpkg --remove --force-depends curl >/dev/null",
         ("base | Install the tools that later steps need",),

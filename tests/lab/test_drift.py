@@ -41,6 +41,25 @@ def test_a_second_deploy_in_a_row_asks_the_host_once(one_rig: OneRig) -> None:
     assert f"[{NAME}] remote executions: 1\n" in result.output
 
 
+def test_another_driver_waits_until_nothing_serves_and_then_comes_whichever_was_there(one_rig: OneRig) -> None:
+    host, rigs, older = one_rig.host, one_rig.rigs, ("-y", "--data", "driver_version=595.71.05")
+    refused = rigs.deploy(*older)
+    assert refused.code > 0, refused.output
+    told = " ".join(refused.output.split())
+    assert "while llm@main.service serves" in told and "1 problem; nothing was changed" in told
+    assert host.shell("systemctl is-active llm@main.service").stdout.strip() == "active"
+    for version, arguments in (("595.71.05", older), ("595.91.07", ("-y",))):
+        host.shell("systemctl stop llm@main.service")
+        before = host.boot_id()
+        result = rigs.deploy(*arguments)
+        assert result.code == 0, result.output
+        assert host.shell("cat /sys/module/nvidia/version").stdout.strip() == version
+        pins = host.shell("dpkg-query -W -f '${db:Status-Abbrev}${Package}\\n' 'nvidia-driver-pinning-*'").stdout
+        assert [line for line in pins.splitlines() if line.startswith("ii")] == [f"ii nvidia-driver-pinning-{version}"]
+        assert host.boot_id() != before
+        assert host.shell("systemctl is-active llm@main.service").stdout.strip() == "active"
+
+
 def test_an_audit_whose_connection_is_cut_in_the_middle_connects_again_and_ends_whole(one_rig: OneRig) -> None:
     logins = "journalctl -q -o cat --grep '^Accepted publickey for ops' | wc -l"
     whole = one_rig.rigs.audit(RIGUP_PREFETCH="off")

@@ -1,4 +1,4 @@
-"""What unit tests share: operations that run on this machine write their ledger elsewhere."""
+"""What unit tests share: operations that run on this machine write their ledger elsewhere; NVIDIA's repositories."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from lab.mirror import aptrepo, keys, nvidia
+from lab.mirror.keys import Key
 from rigup import ledger
+from tests.unit.private_apt import CUDA, DISTRIBUTION, DKMS
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +20,17 @@ def room(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ledger, "LEDGER", f"{room}/ledger")
     monkeypatch.setattr(ledger, "BEFORE", f"{room}/before")
     return room
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
+    return keys.ensure("one", "one <one@rigup.invalid>", tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="session")
+def cuda(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Path:
+    """The CUDA repositories of all distributions, each with what it needs of the distribution."""
+    root = tmp_path_factory.mktemp("cuda")
+    for distro in nvidia.BRANCHES:
+        aptrepo.write_flat(root / distro, [*nvidia.packages(distro, key, DKMS), *DISTRIBUTION], CUDA, key)
+    return root

@@ -14,10 +14,11 @@ from typing import Any
 
 from pyinfra.api.config import Config
 from pyinfra.api.connect import connect_all
+from pyinfra.api.deploy import add_deploy
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
-from pyinfra.api.operation import add_op
+from pyinfra.api.operation import OperationMeta, add_op
 from pyinfra.api.operations import run_ops
 from pyinfra.api.state import State, StateStage
 from pyinfra.connectors.fake import FakeConnector
@@ -34,6 +35,10 @@ class Said:
     errors: Sequence[str] = ()
     ok: bool = True
     breaks: bool = False
+
+
+Replies = Callable[[str], Said]
+"""Answers a command by what it says."""
 
 
 @dataclass
@@ -60,7 +65,8 @@ class Ear(logging.Handler):
         self.heard.append(re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()))
 
 
-def _perform(hosts: Inventory, operation: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Outcome, Host]:
+def _perform(hosts: Inventory, add: Callable[[State], OperationMeta | None]) -> tuple[Outcome, Host]:
+    """Add an operation, or several without their meta, and run them."""
     state = State(hosts, Config())
     state.current_stage = StateStage.Connect
     state.print_noop_info = True
@@ -73,8 +79,8 @@ def _perform(hosts: Inventory, operation: Callable[..., Any], arguments: dict[st
     failed = False
     try:
         state.current_stage = StateStage.Prepare
-        meta = add_op(state, operation, **arguments)[host]
-        foreseen = meta.will_change
+        meta = add(state)
+        foreseen = meta is not None and meta.will_change
         state.current_stage = StateStage.Execute
         try:
             run_ops(state)
@@ -83,13 +89,24 @@ def _perform(hosts: Inventory, operation: Callable[..., Any], arguments: dict[st
     finally:
         logger.removeHandler(ear)
         logger.setLevel(level)
-    return Outcome(foreseen, meta.did_change(), failed, "\n".join(ear.heard)), host
+    changed = meta is not None and meta.did_change()
+    return Outcome(foreseen, changed, failed, "\n".join(ear.heard)), host
 
 
 def on_this_machine(operation: Callable[..., Any], **arguments: Any) -> Outcome:
     """Run one operation here, for real: for those that touch only what their arguments name."""
-    outcome, _ = _perform(Inventory((["@local"], {})), operation, arguments)
+    outcome, _ = _perform(Inventory((["@local"], {})), _adds(operation, arguments))
     return outcome
+
+
+def _adds(operation: Callable[..., Any], arguments: dict[str, Any]) -> Callable[[State], OperationMeta]:
+    """What adds one operation on one host, and returns its meta."""
+
+    def add(state: State) -> OperationMeta:
+        (meta,) = add_op(state, operation, **arguments).values()
+        return meta
+
+    return add
 
 
 class ActorConnector(FakeConnector):
@@ -103,6 +120,8 @@ class ActorConnector(FakeConnector):
         for part, answers in self.host.data.script:
             if part in text:
                 said = answers.pop(0) if len(answers) > 1 else answers[0]
+                if callable(said):
+                    said = said(text)
                 if said.breaks:
                     raise OSError("Socket is closed")
                 lines = [OutputLine("stdout", line) for line in said.lines]
@@ -115,18 +134,30 @@ class Actor:
     """A host whose script says what it answers to commands that contain a text; to all others it says nothing."""
 
     def __init__(self) -> None:
-        self.script: list[tuple[str, list[Said]]] = []
+        self.script: list[tuple[str, list[Said | Replies]]] = []
 
-    def answers(self, part: str, *answers: Said | Sequence[str]) -> Actor:
+    def answers(self, part: str, *answers: Said | Replies | Sequence[str]) -> Actor:
         """To commands with `part` in them these answers come one after the other, the last one for ever."""
-        self.script.append((part, [answer if isinstance(answer, Said) else Said(answer) for answer in answers]))
+        given = [answer if isinstance(answer, Said) or callable(answer) else Said(answer) for answer in answers]
+        self.script.append((part, given))
         return self
 
     def does(self, operation: Callable[..., Any], **arguments: Any) -> Outcome:
         """Run one operation on this host: it is prepared and then executed, so that facts are read twice."""
+        return self._outcome(_adds(operation, arguments))
+
+    def walks(self, step: Callable[[Any], Any], brief: Any) -> Outcome:
+        """Run a step of the road on this host, all its operations."""
+
+        def add(state: State) -> None:
+            add_deploy(state, step, brief)
+
+        return self._outcome(add)
+
+    def _outcome(self, add: Callable[[State], OperationMeta | None]) -> Outcome:
         inventory = Inventory((["@fake/rig1"], {"script": self.script, "fake_delay": 0, "fake_delay_jitter": 0}))
         (host,) = inventory
         host.connector_cls = ActorConnector
-        outcome, host = _perform(inventory, operation, arguments)
+        outcome, host = _perform(inventory, add)
         outcome.commands = list(host.connector.executed_commands)
         return outcome

@@ -3,16 +3,22 @@
 import os
 import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab.mirror.debfile import Package
+from lab.mirror.keys import Key
 
 # What the lab's packages need of a distribution, as far as apt must find it.
 DISTRIBUTION = tuple(
     Package(name, "9.9-1", "stands for the distribution's own")
     for name in ("python3", "passwd", "kmod", "make", "patch", "util-linux", "fakeroot", "sudo")
 )
+
+# NVIDIA's repositories bring a dkms of their own.
+DKMS = Package("dkms", "1:3.4.0-1", "stands for the real one", "all", relations={"Depends": "kmod"})
+CUDA = {"Origin": "NVIDIA", "Label": "NVIDIA CUDA"}
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,9 @@ class Apt:
         (directory / "apt.conf").write_text("".join(f'{name} "{value}";\n' for name, value in settings.items()))
         return cls(directory)
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, program: str = "apt-get") -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "APT_CONFIG": str(self.directory / "apt.conf"), "LANG": "C.UTF-8"}
-        return subprocess.run(["apt-get", *arguments], capture_output=True, text=True, env=environment)
+        return subprocess.run([program, *arguments], capture_output=True, text=True, env=environment)
 
     def update(self) -> subprocess.CompletedProcess[str]:
         return self.run("update", "-o", "APT::Update::Error-Mode=any")
@@ -62,8 +68,32 @@ class Apt:
         return done.stdout + done.stderr
 
     def pin(self, deb: Path) -> None:
-        """Put the preferences that a package ships into force."""
+        """Put the preferences that a package ships into force, in place of another's."""
         unpacked = self.directory / "unpacked"
         subprocess.run(["dpkg-deb", "--extract", str(deb), str(unpacked)], check=True)
         (shipped,) = (unpacked / "etc/apt/preferences.d").iterdir()
         (self.directory / "preferences" / f"{shipped.name}.pref").write_bytes(shipped.read_bytes())
+
+    def installed(self) -> dict[str, str]:
+        """What the package database holds, by name."""
+        text = (self.directory / "status").read_text()
+        return dict(re.findall(r"^Package: (\S+)\n(?:.+\n)*?Version: (\S+)$", text, re.MULTILINE))
+
+    def now_has(self, repository: Path, packages: Mapping[str, str]) -> None:
+        """Have exactly these packages of the repository in the package database, and their pin in force."""
+        stanzas = (repository / "Packages").read_text().split("\n\n")
+        found = {tuple(re.findall(r"^(?:Package|Version): (\S+)", each, re.MULTILINE)): each for each in stanzas}
+        chosen = [found[name, version].strip() for name, version in packages.items()]
+        text = "".join(f"{stanza}\nStatus: install ok installed\n\n" for stanza in chosen)
+        (self.directory / "status").write_text(text)
+        for name, version in packages.items():
+            if name.startswith("nvidia-driver-pinning-"):
+                self.pin(repository / f"{name}_{version}_all.deb")
+
+
+def apt_for(directory: Path, repository: Path, key: Key) -> Apt:
+    """An apt whose one source is a flat repository."""
+    apt = Apt.make(directory / "apt", f"deb [signed-by={key.keyring}] file:{repository} ./")
+    done = apt.update()
+    assert done.returncode == 0, done.stderr
+    return apt

@@ -15,6 +15,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import FactProcessError
 from pyinfra.api.facts import FactBase
 
+from rigup.facts.boot import parse_boot_menu
 from rigup.facts.docker import ImageDigests, parse_image_digests
 from rigup.facts.files import FileInfo, FileText
 from rigup.facts.hardware import DiskFree, DiskSpace, FileSystemLabels, PciDevices, SecureBoot, parse_disk_free
@@ -385,3 +386,12 @@ def test_a_person_can_ask_for_a_fact(fact: str, key: str | None, tmp_path: Path)
     (told,) = json.loads(answer.stdout).values()
     value = told["@local"]
     assert key in value if key else isinstance(value, list)
+
+
+def test_the_boot_menu_is_read_without_its_entries_for_recovery() -> None:
+    lines = [
+        "\tlinux\t/boot/vmlinuz-6.12.57 root=UUID=1 ro quiet iommu=pt",
+        "\t\tlinux\t/boot/vmlinuz-6.12.57 root=UUID=1 ro recovery nomodeset",
+        "        linux   /vmlinuz-6.12.41 root=/dev/sda1 ro single",
+    ]
+    assert parse_boot_menu(lines) == [["root=UUID=1", "ro", "quiet", "iommu=pt"]]

@@ -9,40 +9,16 @@ import pytest
 from lab.mirror import aptrepo, debfile, keys, nvidia, toolkit
 from lab.mirror.debfile import File, Package
 from lab.mirror.keys import Key
-from tests.unit.private_apt import DISTRIBUTION, Apt
+from tests.unit.private_apt import CUDA, DISTRIBUTION, DKMS, Apt, apt_for
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("apt-get") and shutil.which("gpg")), reason="needs Debian's apt-get, and gpg"
 )
 
-DKMS = Package("dkms", "1:3.4.0-1", "stands for the real one", "all", relations={"Depends": "kmod"})
-FIELDS = {"Origin": "NVIDIA", "Label": "NVIDIA CUDA"}
-
-
-@pytest.fixture(scope="session")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
-    return keys.ensure("one", "one <one@rigup.invalid>", tmp_path_factory.mktemp("keys"))
-
 
 @pytest.fixture(scope="session")
 def other_key(tmp_path_factory: pytest.TempPathFactory) -> Key:
     return keys.ensure("two", "two <two@rigup.invalid>", tmp_path_factory.mktemp("keys"))
-
-
-@pytest.fixture(scope="session")
-def cuda(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Path:
-    """The CUDA repositories of all distributions, each with what it needs of the distribution."""
-    root = tmp_path_factory.mktemp("cuda")
-    for distro in nvidia.BRANCHES:
-        aptrepo.write_flat(root / distro, [*nvidia.packages(distro, key, DKMS), *DISTRIBUTION], FIELDS, key)
-    return root
-
-
-def apt_for(directory: Path, repository: Path, key: Key) -> Apt:
-    apt = Apt.make(directory / "apt", f"deb [signed-by={key.keyring}] file:{repository} ./")
-    done = apt.update()
-    assert done.returncode == 0, done.stderr
-    return apt
 
 
 @pytest.fixture
@@ -56,7 +32,7 @@ def ubuntu(cuda: Path, key: Key, tmp_path: Path) -> Apt:
 
 
 def small_repository(directory: Path, key: Key) -> Path:
-    aptrepo.write_flat(directory, [Package("foo", "1.0-1", "a package", "all")], FIELDS, key)
+    aptrepo.write_flat(directory, [Package("foo", "1.0-1", "a package", "all")], CUDA, key)
     return directory
 
 
@@ -201,7 +177,7 @@ def test_the_keyring_package_drops_nvidias_own_address_and_this_distributions_ke
 
 @pytest.fixture
 def toolkits(key: Key, tmp_path: Path) -> Apt:
-    aptrepo.write_flat(tmp_path / "repository", [*toolkit.packages(), *DISTRIBUTION], FIELDS, key)
+    aptrepo.write_flat(tmp_path / "repository", [*toolkit.packages(), *DISTRIBUTION], CUDA, key)
     return apt_for(tmp_path, tmp_path / "repository", key)
 
 

@@ -23,6 +23,7 @@ LINES = [
     '{"added": "file", "path": "/etc/systemd/system/llm@main.service", "sha256": "bb"}',
     '{"added": "file", "path": "/etc/systemd/system/model-fetch@.service", "sha256": "cc"}',
     '{"added": "file", "path": "/etc/apt/sources.list.d/docker.list", "sha256": ""}',
+    '{"added": "removed", "names": ["docker.io", "libcurl4t64"]}',
     '{"added": "users", "names": ["rigup-fe',
 ]
 
@@ -32,6 +33,8 @@ def test_the_ledger_gathers_its_lines_and_passes_over_a_torn_one() -> None:
     assert book.packages == ("curl", "libcurl4t64", "docker-ce")
     assert book.files["/etc/systemd/system/llm@main.service"] == {"aa", "bb"}
     assert book.keys == {"/etc/docker/daemon.json": {"features": {"cdi": True}}}
+    # One of them had come with a deploy: nobody misses it.
+    assert book.removed == ("docker.io",)
     assert book.users == ()
     assert book.units == ["llm@main.service", "model-fetch@*.service"]
     wanted = remains_of(book)

@@ -12,6 +12,7 @@ from tests.unit.test_operations_units import DOWN, NO_UNIT, shown
 
 NVIDIA = {"nvidia-driver-cuda": "595.71.05-1", "nvidia-kernel-open-dkms": "595.71.05-1"}
 INSTALLED = ["ii \tnvidia-driver-cuda\t595.71.05-1", "ii \tnvidia-kernel-open-dkms\t595.71.05-1"]
+OLD = ["ii \told-driver\t550.163.01-1"]
 OFFERED = [f" {name} | {version} | https://x / Packages" for name, version in NVIDIA.items()]
 DONE = shown("active", "exited")
 FAILED = shown("failed", "failed", Result="exit-code")
@@ -58,7 +59,16 @@ def test_all_packages_come_in_one_transaction_at_their_versions() -> None:
         "DEBIAN_FRONTEND=noninteractive",
     ):
         assert part in transaction
-    assert "allow-downgrades" not in transaction
+
+
+def test_only_where_a_version_is_named_may_packages_become_older() -> None:
+    named = install(host([], [], [], INSTALLED))
+    any_version = install(
+        host([], [], [], ["ii \tcurl\t8.14.1-2"], offered=([" curl | 8.14.1-2 | x"],)), packages={"curl": None}
+    )
+
+    assert "--allow-downgrades" in transactions(named)[0]
+    assert "--allow-downgrades" not in transactions(any_version)[0]
 
 
 def test_lists_that_offer_the_versions_are_not_fetched_again() -> None:
@@ -95,19 +105,68 @@ def test_what_no_source_offers_is_named_and_nothing_is_installed() -> None:
 
 
 def test_a_transaction_that_would_remove_what_nobody_named_is_refused() -> None:
-    actor = host([]).answers(SIMULATE, ["Inst nvidia-driver-cuda", "Remv desktop [1.0]", "Remv old-driver:amd64 [550]"])
+    actor = host(OLD).answers(
+        SIMULATE, ["Inst nvidia-driver-cuda", "Remv desktop [1.0]", "Remv old-driver:amd64 [550]"]
+    )
 
-    outcome = install(actor, may_remove=["old-driver"])
+    outcome = install(actor, instead_of=["old-driver"])
 
     assert outcome.failed
     assert "would remove desktop; nothing was done" in outcome.told
     assert not transactions(outcome)
 
 
-def test_removals_that_were_named_are_allowed() -> None:
-    actor = host([], [], [], INSTALLED).answers(SIMULATE, ["Remv old-driver:amd64 [550]"])
+def test_what_is_replaced_goes_in_the_same_transaction() -> None:
+    actor = host(OLD, OLD, OLD, INSTALLED).answers(SIMULATE, ["Remv old-driver:amd64 [550]"])
 
-    assert not install(actor, may_remove=["old-driver"]).failed
+    outcome = install(actor, instead_of=["old-driver", "older-driver"])
+
+    assert not outcome.failed, outcome.told
+    (transaction,) = transactions(outcome)
+    assert transaction.endswith("nvidia-kernel-open-dkms=595.71.05-1 old-driver-")
+
+
+def test_what_is_replaced_goes_also_where_all_else_is_there_already() -> None:
+    both = [*INSTALLED, *OLD]
+
+    outcome = install(host(both, both, both, INSTALLED), instead_of=["old-driver"])
+
+    assert (outcome.foreseen, outcome.changed, outcome.failed) == (True, True, False), outcome.told
+    assert not install(host(INSTALLED), instead_of=["old-driver"]).foreseen
+
+
+HEADERS = {"linux-headers-6.12.41": None, "linux-headers-amd64": None}
+NEWEST = [f"ii \t{name}\t6.12.63-1" for name in ("linux-headers-amd64", "linux-image-amd64")]
+IMAGE_OFFERED = [f" {name} | 6.12.63-1 | x" for name in ("linux-headers-amd64", "linux-image-amd64")]
+
+
+def test_what_sources_have_dropped_has_a_substitute() -> None:
+    actor = host([], [], [], NEWEST, offered=(IMAGE_OFFERED,), units=(NO_UNIT, DONE, DONE))
+    actor.answers(SIMULATE, ["Inst linux-headers-6.12.63 (6.12.63-1 x)", "Inst linux-image-6.12.63 (6.12.63-1 x)"])
+
+    outcome = install(actor, packages=HEADERS, or_else={"linux-headers-6.12.41": ["linux-image-amd64"]})
+
+    assert not outcome.failed, outcome.told
+    update, transaction = transactions(outcome)
+    assert update.endswith(" update")
+    assert transaction.endswith(" linux-headers-amd64 linux-image-amd64")
+    assert "no apt source offers linux-headers-6.12.41 any more: linux-image-amd64 comes in its place" in outcome.told
+    # A rebuild takes the headers back, and not a kernel that may be running.
+    assert outcome.ran('"names": ["linux-headers-6.12.63"]') == 1
+    assert outcome.ran("linux-image-6.12.63") == 0
+
+
+def test_a_substitute_is_not_for_what_is_still_offered() -> None:
+    offered = [*IMAGE_OFFERED, " linux-headers-6.12.41 | 6.12.41-1 | x"]
+    there = [*NEWEST, "ii \tlinux-headers-6.12.41\t6.12.41-1"]
+
+    outcome = install(
+        host([], [], [], there, offered=(offered,)),
+        packages=HEADERS,
+        or_else={"linux-headers-6.12.41": ["linux-image-amd64"]},
+    )
+
+    assert transactions(outcome)[0].endswith(" linux-headers-6.12.41 linux-headers-amd64")
 
 
 def test_what_apt_cannot_do_is_told_in_its_own_words() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -68,6 +69,22 @@ def test_a_kernel_without_module_or_initrd_is_not_booted_into() -> None:
     assert f"kernel {K2} has no initrd" in found
 
 
+@pytest.mark.parametrize(
+    ("menu", "told"),
+    [
+        ([], False),
+        ([["ro", "quiet"], ["ro", "single"]], True),
+        # A kernel of another system beside ours.
+        ([["ro", "iommu=pt"], ["ro"]], False),
+    ],
+)
+def test_a_menu_without_the_arguments_stands_against_a_reboot_for_them(menu: list[list[str]], told: bool) -> None:
+    found = " ".join(reboot.obstacles(kernel(), DRIVER, menu, ["iommu=pt"]))
+
+    assert ("/boot/grub/grub.cfg, has no entry with iommu=pt" in found) is told
+    assert reboot.obstacles(kernel(K1, "iommu=pt"), DRIVER, menu, ["iommu=pt"]) == []
+
+
 DKMS = [f"/lib/modules/{K1}/updates/dkms/nvidia.ko.xz", V1]
 LOADED = [f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {V1}  Release Build", *DKMS]
 BOOT = [K1, "BOOT_IMAGE=x quiet", f"/boot/initrd.img-{K1}", f"/boot/vmlinuz-{K1}"]
@@ -128,6 +145,46 @@ def test_a_reboot_that_did_not_help_is_an_error_and_never_a_second_reboot() -> N
     assert "Secure Boot" in outcome.told
 
 
+def test_a_reboot_that_did_not_help_is_not_tried_again_by_the_next_deploy() -> None:
+    left = json.dumps({"boot": "one", "left": ["the NVIDIA module is not loaded", "another"]})
+
+    def deploy(kernel: list[str], boot: str) -> Outcome:
+        boots = ([boot], [boot], ["two"])
+        return when_needed(host(kernels=(kernel,), drivers=(DKMS,), boots=boots).answers("rebooted.json", [left]))
+
+    again, more, by_hand = deploy(READY, "one"), deploy(BOOT, "one"), deploy(READY, "hers")
+    assert (again.failed, again.ran(ORDER)) == (True, 0)
+    told = "was rebooted by an earlier deploy, and still: the NVIDIA module is not loaded. See `dmesg"
+    assert told in again.told and "reboot the host yourself, and deploy again" in again.told
+    # With a reason that is new, or after somebody else's reboot, it is worth one.
+    assert (more.ran(ORDER), by_hand.ran(ORDER)) == (1, 1)
+
+
+def test_what_a_reboot_did_not_change_is_remembered_on_the_host() -> None:
+    outcome = when_needed(host(drivers=(DKMS,), kernels=(BOOT, BOOT, BOOT, READY)))
+
+    (written,) = [
+        command for command in outcome.commands if command.startswith("( test -d") and "rebooted.json" in command
+    ]
+    assert "base64 -d >" in written
+
+
+def menu_entry(*arguments: str) -> list[str]:
+    return [f"\tlinux\t/boot/vmlinuz-{K1} root=UUID=1 ro {' '.join(arguments)}"]
+
+
+@pytest.mark.parametrize(("menu", "reboots"), [(menu_entry("quiet"), 1), (menu_entry("quiet", "old=1"), 0), ([], 0)])
+def test_an_argument_that_the_settings_no_longer_have_goes_unless_others_have_it(menu: list[str], reboots: int) -> None:
+    before = [K1, "BOOT_IMAGE=x quiet iommu=pt old=1", *BOOT[2:]]
+    actor = host(kernels=(before, before, before, READY), drivers=(LOADED,)).answers("/boot/grub/grub.cfg", menu)
+
+    outcome = when_needed(actor, kernel_args=[], former_args=["old=1", "older=1"])
+
+    assert not outcome.failed, outcome.told
+    assert outcome.ran(ORDER) == reboots
+    assert ("booted with old=1, which the settings no longer have" in outcome.told) is bool(reboots)
+
+
 def test_a_host_that_never_comes_back_is_told_with_what_to_do() -> None:
     outcome = when_needed(host(boots=(["one"],)), timeout=0.5)
 
@@ -162,8 +219,32 @@ def test_what_stands_against_a_reboot_is_told_and_nothing_is_rebooted(changes: d
     assert outcome.ran(ORDER) == 0
 
 
+SERVES = ["llm@main.service loaded active running x"]
+NEWER = [K1, "BOOT_IMAGE=x quiet iommu=pt", f"/boot/initrd.img-{K2}", f"/boot/vmlinuz-{K1}", f"/boot/vmlinuz-{K2}"]
+
+
+def test_a_newer_kernel_alone_waits_for_an_endpoint_that_serves_and_is_told() -> None:
+    outcome = when_needed(host(kernels=(NEWER,), drivers=(LOADED,), serving=(SERVES,)))
+
+    assert (outcome.foreseen, outcome.changed, outcome.failed) == (False, False, False)
+    due = f"a reboot is due (kernel {K2} is installed, {K1} runs): it waits until llm@main.service does not serve"
+    assert [line for line in outcome.told.splitlines() if due in line and "noop" not in line]
+
+
+def test_a_newer_kernel_is_booted_where_nothing_serves_and_waits_for_nothing_beside_another_reason() -> None:
+    both = [f"/lib/modules/{K2}/updates/dkms/nvidia.ko.xz", V1, *LOADED]
+    booted = [K2, *NEWER[1:]]
+    alone = when_needed(host(kernels=(NEWER, NEWER, NEWER, booted), drivers=(both,)))
+    stale = [line.replace(" iommu=pt", "") for line in NEWER]
+    beside = when_needed(host(kernels=(stale,), drivers=(both,), serving=(SERVES,)))
+
+    assert (alone.failed, alone.ran(ORDER)) == (False, 1), alone.told
+    assert (beside.failed, beside.ran(ORDER)) == (True, 0)
+    assert "booted without iommu=pt), but llm@main.service is serving" in beside.told
+
+
 def test_a_reboot_under_a_serving_endpoint_is_done_when_allowed() -> None:
-    outcome = when_needed(host(serving=(["llm@main.service loaded active running x"],)), while_serving=True)
+    outcome = when_needed(host(serving=(SERVES,)), while_serving=True)
 
     assert not outcome.failed, outcome.told
     assert outcome.ran(ORDER) == 1

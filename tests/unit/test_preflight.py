@@ -381,6 +381,45 @@ def test_what_failed_on_the_host_before_is_refused_unless_it_shall_be_tried_agai
     assert problems(facts, retry=True) == []
 
 
+def test_arguments_of_the_kernel_need_a_grub_to_set_them_unless_they_are_in_effect() -> None:
+    other = replace(BARE, grub=False, booted_with=["quiet", "pcie_aspm=off"])
+    problem = only(problems(other))
+    assert problem.check == "kernel"
+    assert "booted without iommu=pt pcie_port_pm=off (`kernel_args`), and there is no update-grub" in problem.found
+    assert "/etc/kernel/cmdline" in problem.remedy
+    assert problems(other, kernel_args=[]) == []
+    assert problems(replace(other, booted_with=Settings().kernel_args)) == []
+
+
+def serving(driver: str, *gone: str) -> HostFacts:
+    """A host that serves with the driver packages at this version, without those that are gone."""
+    there = {**SERVED.installed, **dict.fromkeys(lock().packages["debian13"]["driver-595"], driver)}
+    for name in gone:
+        del there[name]
+    return replace(SERVED, installed=there, serving=["llm@main.service"])
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        (serving("595.91.07-1"), "595.91.07 is installed and would become 595.71.05"),
+        (serving("595.71.05-1", "nvidia-kernel-open-dkms"), "another driver is installed and would become 595.71.05"),
+    ],
+)
+def test_a_driver_is_not_changed_under_an_endpoint_that_serves(facts: HostFacts, found: str) -> None:
+    problem = only(problems(facts))
+    assert (problem.check, problem.found) == ("driver", f"{found}, with a reboot, while llm@main.service serves")
+    assert "`systemctl stop llm@main.service` there and deploy again" in problem.remedy
+    assert "--exclude rig1" in problem.remedy
+    assert problems(replace(facts, serving=[])) == []
+
+
+def test_what_serves_is_no_obstacle_where_the_driver_stays() -> None:
+    assert problems(serving("595.71.05-1")) == []
+    # Only the pin is missing: nothing that runs changes.
+    assert problems(serving("595.71.05-1", "nvidia-driver-pinning-595.71.05")) == []
+
+
 PUBLIC = {"endpoints": {"main": {"address": "192.0.2.20", "networks": ["192.0.2.0/24"]}}}
 
 

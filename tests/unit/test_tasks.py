@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import gevent
 import pytest
+from pyinfra.api.config import Config
+from pyinfra.api.connect import connect_all
+from pyinfra.api.host import Host
+from pyinfra.api.inventory import Inventory
+from pyinfra.api.state import State, StateStage
+from pyinfra.context import ctx_host, ctx_state
 
 from rigup.errors import InputError
 from rigup.recipes import default_catalogue
 from rigup.settings import Settings
+from tasks import preflight
 from tasks.docker import daemon_values
-from tasks.preflight import System, _check_recipes, _distro
+from tasks.kernel import kernel
+from tasks.preflight import Brief, System, _check_recipes, _distro
+from tests.unit.deploys import Actor
+from tests.unit.sample import lock, plan
+from tests.unit.test_operations_units import shown
 
 TRIXIE = {"ID": "debian", "VERSION_ID": "13", "PRETTY_NAME": "Debian GNU/Linux 13 (trixie)"}
 
@@ -40,3 +52,47 @@ def test_a_distribution_counts_only_with_a_driver_of_the_wanted_branch() -> None
     assert _distro(System(TRIXIE, "root"), Settings()) == "debian13"
     assert _distro(System(TRIXIE, "root"), Settings(driver_branch=580)) is None
     assert _distro(System({"ID": "alpine"}, "root"), Settings()) is None
+
+
+@pytest.mark.parametrize(
+    ("offered", "installs"),
+    [
+        (["linux-headers-6.12.57", "linux-headers-amd64"], "linux-headers-6.12.57 linux-headers-amd64"),
+        (["linux-headers-amd64", "linux-image-amd64"], "linux-headers-amd64 linux-image-amd64"),
+    ],
+)
+def test_headers_are_those_of_the_kernel_that_boots_next_or_come_with_a_newer_one(
+    offered: list[str], installs: str
+) -> None:
+    host = Actor().answers("uname -r", ["6.12.41", "quiet", "/boot/vmlinuz-6.12.41", "/boot/vmlinuz-6.12.57"])
+    host.answers("apt-cache madison", [f" {name} | 6.12.63-1 | x" for name in offered])
+    host.answers("'linux-image-*'", ["ii \tlinux-image-amd64\t6.12.57-1"])
+    host.answers("systemctl show", shown("active", "exited"))
+
+    outcome = host.walks(kernel, Brief(plan(), Settings(), lock(), "debian13", gpus=4))
+
+    assert [command.endswith(f" {installs}") for command in outcome.commands if "systemd-run" in command].count(
+        True
+    ) == 1
+
+
+def test_what_is_refused_is_told_once_however_many_hosts_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for remembered in ("_briefs", "_refusals"):
+        monkeypatch.setattr(preflight, remembered, type(getattr(preflight, remembered))())
+    state = State(Inventory((["@fake/rig1", "@fake/rig2"], {"recipe": "nonesuch"})), Config())
+    state.current_stage = StateStage.Connect
+    connect_all(state)
+
+    def looks(host: Host) -> str:
+        with ctx_host.use(host), pytest.raises(preflight.Refused) as caught:
+            preflight.preflight()
+        return str(caught.value)
+
+    with ctx_state.use(state):
+        greenlets = [gevent.spawn(looks, host) for host in state.inventory]
+        gevent.joinall(greenlets, raise_error=True)
+
+    assert {each.value for each in greenlets} == {"preflight refused; nothing was changed"}
+    assert capsys.readouterr().err.count("@fake/rig2: recipe: no recipe is named 'nonesuch'") == 1
