@@ -48,6 +48,14 @@ class XetFailed(Exception):
     """Whatever it was, plain HTTP may fare better."""
 
 
+class StorageFailed(Exception):
+    """The hub named a place for the file, and that place refused: its signed URL may have run out, a new one not."""
+
+    def __init__(self, error: errors.HfHubHTTPError) -> None:
+        super().__init__(f"the hub's storage answered {status_of(error)}")
+        self.response = error.response
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Transfer files from a hub.")
     parser.add_argument("--endpoint", required=True)
@@ -139,12 +147,17 @@ def transfer(options: argparse.Namespace, path: str, size: int, to: Path, *, xet
         there = file.tell()
         if there > size:
             there = file.truncate(0)
-        http_get(found.location, file, resume_size=there, headers=headers, expected_size=size)
+        try:
+            http_get(found.location, file, resume_size=there, headers=headers, expected_size=size)
+        except errors.HfHubHTTPError as error:
+            raise StorageFailed(error) from error
 
 
 def judge(error: Exception) -> tuple[bool, str]:
     """Whether a second try cannot help, and what happened."""
     said = first_line(error)
+    if isinstance(error, StorageFailed):
+        return False, said
     for kind, remedy in REMEDIES.items():
         if isinstance(error, kind):
             return True, f"{remedy}. The hub's client said: {said}"

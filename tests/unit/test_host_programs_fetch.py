@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -84,6 +85,17 @@ def test_files_may_come_from_another_host_which_does_not_get_the_token(rig: Rig,
         assert rig.hub.sent(FIRST) == SHARD_BYTES
         assert not any(line["authorized"] for line in rig.hub.journal)
         assert TOKEN not in result.stdout + result.stderr + rig.progress.read_text()
+
+
+def test_a_url_of_the_storage_that_has_run_out_is_replaced_by_a_new_one(rig: Rig, tmp_path: Path) -> None:
+    with hub_of(rig.hub.repository, tmp_path / "named") as named:
+        named.err(f"redirect,value={rig.hub.url.replace('127.0.0.1', 'localhost')}")
+        rig.hub.err(f"403,path={FIRST},times=1")
+        result = rig.fetch(hubs=[named.url])
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{FIRST} from {urlsplit(named.url).netloc}: the hub's storage answered 403; next try" in result.stdout
+    assert rig.is_as_published()
 
 
 def test_a_mirror_of_another_name_never_sees_the_token(rig: Rig) -> None:
