@@ -153,11 +153,18 @@ class Store:
         return sorted({file.path for file, ok in zip(order, right, strict=True) if not ok} | foreign)
 
     def take_back(self, wrong: Iterable[str]) -> None:
-        """Make the final directory an unfinished one again, without its wrong files."""
+        """Make the final directory an unfinished one again, without its wrong files.
+
+        One that then holds nothing, such as an empty one made by hand, does not end a download that is under way.
+        """
+        # There a file with its name counts as verified, so the wrong ones go while this is not there yet.
+        for path in wrong:
+            (self.dest / path).unlink(missing_ok=True)
+        if self.staging.exists() and not any(_walk(self.dest)):
+            shutil.rmtree(self.dest)
+            return
         shutil.rmtree(self.staging, ignore_errors=True)
         self.dest.rename(self.staging)
-        for path in wrong:
-            (self.staging / path).unlink(missing_ok=True)
 
     def publish(self) -> None:
         """Rename the directory, now whole, into place, with nothing in it but the published files."""

@@ -257,6 +257,39 @@ def test_a_flipped_byte_in_a_file_of_unchanged_size_is_noticed_and_that_file_fet
     assert rig.hub.sent() == rig.hub.sent(FIRST) == SHARD_BYTES
 
 
+def test_a_wrong_file_that_cannot_be_removed_at_once_never_counts_as_verified(rig: Rig, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    rig.fetch()
+    (rig.dest / FIRST).write_bytes(bytes(SHARD_BYTES))
+    # As if it were killed at that moment: what is mounted cannot be removed, but its directory be renamed.
+    mounted = tmp_path / "wrong"
+    mounted.write_bytes(bytes(SHARD_BYTES))
+    subprocess.run(["mount", "--bind", str(mounted), str(rig.dest / FIRST)], check=True)
+    try:
+        assert rig.fetch().returncode != 0
+    finally:
+        subprocess.run(["umount", str(next(rig.store.rglob(FIRST)))], check=True)
+
+    assert rig.fetch().returncode == 0
+    assert rig.is_as_published() and rig.is_clean()
+
+
+def test_an_empty_directory_made_by_hand_does_not_undo_a_download_under_way(rig: Rig) -> None:
+    rig.hub.rate[0] = 3_000_000
+    with rig.fetching():
+        rig.until(lambda: rig.arrived() > 4_000_000)
+    there = rig.arrived()
+    (rig.dest / "sub").mkdir(parents=True)
+    time.sleep(0.5)
+    rig.hub.forget()
+    rig.hub.rate[0] = 0
+
+    assert rig.fetch().returncode == 0
+    assert rig.is_as_published() and rig.is_clean()
+    assert rig.hub.sent() <= sum(entry.size for entry in rig.hub.repository.entries.values()) - there + 100_000
+
+
 def test_a_store_that_another_installation_stamped_is_verified_and_nothing_is_downloaded(rig: Rig) -> None:
     rig.fetch()
     stamp = json.loads(rig.stamp.read_text())
