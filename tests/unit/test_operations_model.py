@@ -116,6 +116,14 @@ def test_it_waits_until_the_stamp_is_there_and_switches_the_unit_off() -> None:
     assert outcome.ran(f"systemctl disable --quiet -- {UNIT}") == 1
 
 
+def test_a_download_whose_start_still_waits_its_turn_has_not_failed() -> None:
+    queued = shown("inactive", "dead", Job="123")
+
+    outcome = wait(host([ABSENT, ABSENT, ABSENT, COMPLETE], [queued, queued, queued, DOWN]))
+
+    assert not outcome.failed, outcome.told
+
+
 def test_a_download_that_has_given_up_is_told_in_its_own_words() -> None:
     dead = shown("failed", "failed", Result="exit-code")
     actor = host([ABSENT], [RUNNING, RUNNING, dead]).answers("journalctl", ["failed: the disk is full: make room"])
