@@ -10,7 +10,8 @@ The request is a JSON file: repo, revision (40 hex digits), dest, files (`{path:
 hubs (in the order in which they are asked), venv; and, if wanted, source (a directory), name and neighbours (`[{name,
 address, port}]`). A hub token is the credential `hub-token`, JSON with `host` and `token`; no other host sees it.
 
-Exit status: 0 complete, 1 given up after tries without progress, 2 trying again cannot help.
+Exit status: 0 complete, 2 trying again cannot help, 3 given up after hours without progress; 1, Python's own, is what
+nobody foresaw.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ from fetch_sources import Hub, Neighbour, Neighbourhood
 from fetch_store import File, Hopeless, Setback
 
 HOME = Path("/var/lib/rigup-fetch")
-LONGEST_PAUSE_S = 300.0
+# The first pause, and how many times as long the longest is: 300 s.
+PAUSE_S, LONGEST_PAUSE = 5.0, 60
+# A line that is down over night, or a hub over its maintenance, is back by then; whatever else it is wants a person.
+GIVE_UP_AFTER_S = 6 * 3600.0
+# What is the disk's, and stays as it is when tried again.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 WRONG_DOWNLOADS = 3
 WORKERS, COPIES, CHECKS = 8, 4, 2
 POLL_S = 0.1
@@ -49,8 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--progress", type=Path, help="where to say how far it is")
     parser.add_argument("--shared", type=Path, help="where to tell the neighbours what is here")
     parser.add_argument("--home", type=Path, default=HOME, help="where the hub's client keeps its notes")
-    parser.add_argument("--pause", type=float, default=5.0, help="seconds before the second try; doubled each time")
-    parser.add_argument("--tries", type=int, default=10, help="tries without progress before it gives up")
+    parser.add_argument("--pause", type=float, default=PAUSE_S, help="seconds before the second try; doubled each time")
+    parser.add_argument(
+        "--patience", type=float, default=GIVE_UP_AFTER_S, help="seconds without progress before it gives up"
+    )
     parser.add_argument("--silence", type=float, default=20.0, help="seconds after which a mute neighbour is dead")
     parser.add_argument("--stall", type=float, default=90.0, help="seconds without a byte that count as stalled")
     options = parser.parse_args(argv)
@@ -60,9 +68,10 @@ def main(argv: list[str] | None = None) -> int:
         Fetch(request, options).run()
     except (Hopeless, Setback) as error:
         print(f"failed: {error}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, Hopeless) else 1
+        return 2 if isinstance(error, Hopeless) else 3
     except OSError as error:
-        # Of the disk that it writes to: sources have their own.
+        if error.errno not in DISK:
+            raise
         full = "the disk is full: make room or choose another model_store"
         print(f"failed: {full if error.errno == errno.ENOSPC else error}", file=sys.stderr, flush=True)
         return 2
@@ -77,7 +86,7 @@ class Fetch:
         self.source = request.source
         self.pause: float = options.pause
         self.stall: float = options.stall
-        self.tries: int = options.tries
+        self.patience: float = options.patience
         self.progress = Progress(options.progress, self.store.bytes)
         known = credential()
         self.hubs = [
@@ -102,6 +111,7 @@ class Fetch:
         self.wrong: dict[str, int] = {}
         self.checkers = ThreadPoolExecutor(CHECKS)
         self.furthest = 0
+        self.progressed_at = time.monotonic()
         self.seen_bytes = 0
         self.grew_at = time.monotonic()
         self.listened_at = 0.0
@@ -218,11 +228,15 @@ class Fetch:
         if moment < hub.rest_until:
             return  # one of several files that met the same setback
         done = self.store.arrived_bytes()
-        hub.setbacks = 1 if done > self.furthest else hub.setbacks + 1
-        self.furthest = max(self.furthest, done)
-        if hub.setbacks >= self.tries and not any(each.is_ready for each in self.hubs if each is not hub):
-            raise Setback(f"{self.tries} tries without progress, the last: {path} from {hub.name}: {why}")
-        rest = wait if wait is not None else min(LONGEST_PAUSE_S, self.pause * 2 ** (hub.setbacks - 1))
+        if done > self.furthest:
+            self.furthest, self.progressed_at, hub.setbacks = done, moment, 0
+        idle_s = moment - self.progressed_at
+        if idle_s > self.patience:
+            lasted = f"{idle_s / 3600:.1f} h" if idle_s >= 3600 else f"{idle_s:.0f} s"
+            raise Setback(f"given up after {lasted} without progress, the last: {path} from {hub.name}: {why}")
+        rest = wait if wait is not None else self.pause * min(LONGEST_PAUSE, 2**hub.setbacks)
+        hub.setbacks += 1
+        hub.setback = f"{path}: {why}"
         hub.rest_until = moment + rest
         say(f"{path} from {hub.name}: {why}; next try in {rest:.0f} s")
 
@@ -256,6 +270,8 @@ class Fetch:
                 continue
             say(f"{path} from {', '.join(sorted(sources))} is not as published; fetching it again, alone")
             self.distrusted.setdefault(path, set()).update(sources)
+            # It is gone again: what comes in its place is progress.
+            self.furthest = min(self.furthest, self.store.arrived_bytes())
             if any(hub.name in sources for hub in self.hubs):
                 self.wrong[path] = self.wrong.get(path, 0) + 1
             if self.wrong.get(path, 0) >= WRONG_DOWNLOADS * len(self.hubs):
@@ -362,8 +378,9 @@ class Fetch:
         if doing:
             self.progress.tell("downloading", done, ", ".join(doing))
         elif resting and any(self.idle()):
-            wait = max(0.0, resting[0].rest_until - time.monotonic())
-            self.progress.tell("waiting before the next try", done, f"{wait:.0f} s, for {resting[0].name}")
+            hub = resting[0]
+            wait = max(0.0, hub.rest_until - time.monotonic())
+            self.progress.tell("waiting before the next try", done, f"{wait:.0f} s, {hub.name} failed: {hub.setback}")
         else:
             self.progress.tell("waiting for neighbours", done)
 

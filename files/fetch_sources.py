@@ -41,6 +41,7 @@ class Hub:
         self.rest_until = 0.0
         self.patience_until = 0.0
         self.setbacks = 0
+        self.setback = ""
         self.hopeless: str | None = None
         self.at_work: set[str] = set()
         self.in_memory = 0

@@ -99,6 +99,7 @@ class Rig:
     hub: RunningHub
     name: str = "rig1"
     changes: dict[str, Any] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
 
     @property
     def store(self) -> Path:
@@ -141,7 +142,7 @@ class Rig:
         path.write_text(json.dumps(request))
         argv = [sys.executable, str(FILES / "fetch.py"), str(path), "--progress", str(self.progress)]
         argv += ["--shared", str(self.shared), "--home", str(self.directory / "home")]
-        return [*argv, "--pause", "0.02", "--tries", "8", "--stall", "3", "--silence", "3"]
+        return [*argv, "--pause", "0.02", "--patience", "30", "--stall", "3", "--silence", "3", *self.options]
 
     def environment(self, token_for: str | None) -> dict[str, str]:
         environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.unit.host_world import FILES
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, killed_at_random
 
 pytest_plugins = ("tests.unit.store_world_plugin",)
@@ -50,7 +52,6 @@ BAD_DAYS = {
     "cut in every tenth of a file": (["cut,path=*.safetensors"], 1.5, ""),
     "too many requests": (["429,times=6,value=1"], 1.1, "the hub answered 429; next try in 1 s"),
     "too many requests for contents": ([f"429,path={FIRST},times=2,value=1"], 1.1, ""),
-    "unavailable for a while": (["503,seconds=2"], 1.1, "the hub answered 503"),
     "a truncated body": ([f"truncate,path={FIRST},times=3"], 1.1, "should be of size"),
     "a flipped byte": ([f"flip,path={FIRST},times=1"], 2.1, f"{FIRST} from 127.0.0.1"),
     "a wrong etag": (["etag"], 1.1, ""),
@@ -128,13 +129,38 @@ def test_bytes_that_stay_wrong_are_given_up_and_never_stamped(rig: Rig) -> None:
     assert rig.hub.sent(SECOND) == SHARD_BYTES
 
 
-def test_a_hub_that_stays_away_is_given_up_and_the_next_run_goes_on(rig: Rig) -> None:
+def final() -> set[int]:
+    """The exit statuses after which systemd does not start it again."""
+    unit = (FILES / "model-fetch@.service").read_text()
+    (line,) = [line for line in unit.splitlines() if line.startswith("RestartPreventExitStatus=")]
+    return set(map(int, line.partition("=")[2].split()))
+
+
+def test_a_hub_that_is_away_for_a_while_is_waited_for_with_pauses_that_grow_to_sixty_times_the_first(rig: Rig) -> None:
+    rig.hub.err("503,seconds=5")
+    told = set()
+    with rig.fetching() as process:
+        while process.poll() is None:
+            told.add(rig.progress.read_text() if rig.progress.exists() else "")
+            time.sleep(0.05)
+        said = process.communicate(timeout=30)[0]
+
+    assert process.returncode == 0, said
+    assert rig.is_as_published()
+    # 0.02 s, doubled each time, but no more than 1.2 s.
+    pauses = re.findall(r"the hub answered 503; next try in (\d+) s", said)
+    assert pauses == sorted(pauses) and set(pauses) == {"0", "1"} and pauses.count("1") >= 3
+    assert any("waiting before the next try" in each and "failed: " in each and "answered 503" in each for each in told)
+
+
+def test_a_hub_that_stays_away_for_long_is_given_up_and_the_next_run_goes_on(rig: Rig) -> None:
     rig.hub.err(f"503,path={FIRST}")
+    rig.options = ("--patience", "3")
 
     result = rig.fetch()
 
-    assert result.returncode == 1
-    assert "8 tries without progress" in result.stderr
+    assert result.returncode in final()
+    assert re.search(rf"given up after \d s without progress, the last: {FIRST} from .*answered 503", result.stderr)
     assert rig.holds_nothing_false()
     rig.hub.err()
     rig.hub.forget()
@@ -164,6 +190,13 @@ def test_a_gated_checkpoint_without_a_token_is_told(rig: Rig, tmp_path: Path) ->
 
     assert result.returncode == 2
     assert "the hub wants its terms accepted first" in result.stderr
+
+
+def test_what_nobody_foresaw_is_tried_again_by_systemd(rig: Rig) -> None:
+    result = rig.fetch(venv="/not/there")
+
+    assert result.returncode not in {0, *final()}
+    assert "No such file or directory: '/not/there/bin/python'" in result.stderr
 
 
 def test_a_killed_run_goes_on_within_its_files(rig: Rig) -> None:
