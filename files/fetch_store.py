@@ -98,11 +98,22 @@ class Store:
         """Where a file grows until it is verified."""
         return self.staging / ARRIVING / file.path
 
+    @property
+    def _mark(self) -> Path:
+        """Says which machine verified the files that have their names; no published file can lie there."""
+        return self.staging / ARRIVING / ARRIVING
+
     def prepare(self) -> None:
-        """Make the directories, and remove what was never published."""
+        """Make the directories, and remove what was never published. What another machine verified has yet to be."""
         for file in self.files.values():
             self.arriving(file).parent.mkdir(parents=True, exist_ok=True)
+        if not self._mark.exists() or self._mark.read_text() != _machine():
+            for path in self.held():
+                (self.staging / path).rename(self.arriving(self.files[path]))
+            write(self._mark, _machine())
         for path in _walk(self.staging):
+            if path == self._mark:
+                continue
             inside = path.relative_to(self.staging)
             name = inside.relative_to(ARRIVING).as_posix() if inside.parts[0] == ARRIVING else inside.as_posix()
             if name not in self.files:
@@ -113,7 +124,7 @@ class Store:
         return _size(self.arriving(file)) == file.size
 
     def held(self) -> set[str]:
-        """The files that have arrived and were verified."""
+        """The files that have arrived and were verified, by the machine of the mark."""
         return {path for path, file in self.files.items() if _size(self.staging / path) == file.size}
 
     def arrived_bytes(self) -> int:
@@ -165,6 +176,7 @@ class Store:
             return
         shutil.rmtree(self.staging, ignore_errors=True)
         self.dest.rename(self.staging)
+        write(self._mark, _machine())
 
     def publish(self) -> None:
         """Rename the directory, now whole, into place, with nothing in it but the published files."""

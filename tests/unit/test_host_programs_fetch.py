@@ -337,6 +337,26 @@ def test_a_store_that_another_installation_stamped_is_verified_and_nothing_is_do
     assert rig.hub.journal == []
 
 
+def test_files_that_another_installation_verified_before_its_end_are_verified_anew(rig: Rig) -> None:
+    rig.hub.rate[0] = 6_000_000
+    with rig.fetching():
+        rig.until(lambda: any((rig.staging / shard).exists() for shard in SHARDS))
+    time.sleep(0.5)
+    held = [shard for shard in SHARDS if (rig.staging / shard).exists()]
+    with (rig.staging / held[0]).open("r+b") as file:
+        file.write(b"?!")
+    (mark,) = rig.staging.glob(".arriving/.arriving")
+    mark.write_text("another")
+    rig.hub.forget()
+    rig.hub.rate[0] = 0
+
+    result = rig.fetch()
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert rig.is_as_published() and rig.is_clean()
+    assert [rig.hub.sent(shard) for shard in held] == [SHARD_BYTES, *[0] * (len(held) - 1)]
+
+
 def test_a_run_stopped_between_the_rename_and_the_stamp_is_finished_by_the_next(rig: Rig) -> None:
     rig.fetch()
     rig.stamp.unlink()
