@@ -213,13 +213,13 @@ class Fetch:
                 if "done" in event:
                     self.check(event["done"])
                 elif "failed" in event:
+                    hub.xet &= not event["xet"]
                     self.had_setback(hub, event["failed"], event["why"], event["hopeless"], event["wait"])
                 elif "waiting" in event:
                     hub.patience_until = time.monotonic() + event["waiting"] + self.stall
                     say(f"{hub.name} asks to wait {event['waiting']:.0f} s")
 
     def had_setback(self, hub: Hub, path: str, why: str, hopeless: bool, wait: float | None) -> None:
-        hub.xet = False
         if hopeless and why.startswith("the disk"):
             raise Hopeless(why)
         if hopeless:
@@ -274,7 +274,10 @@ class Fetch:
             self.distrusted.setdefault(path, set()).update(sources)
             # It is gone again: what comes in its place is progress.
             self.furthest = min(self.furthest, self.store.arrived_bytes())
-            if any(hub.name in sources for hub in self.hubs):
+            asked = [hub for hub in self.hubs if hub.name in sources]
+            for hub in asked:
+                hub.xet = False
+            if asked:
                 self.wrong[path] = self.wrong.get(path, 0) + 1
             if self.wrong.get(path, 0) >= WRONG_DOWNLOADS * len(self.hubs):
                 raise Hopeless(f"after {self.wrong[path]} downloads still not as published: {path}")
@@ -362,6 +365,7 @@ class Fetch:
             self.seen_bytes, self.grew_at = done, moment
         for hub in self.hubs:
             if hub.at_work and moment - self.grew_at > self.stall and moment > hub.patience_until:
+                hub.xet = False
                 stalled = sorted(hub.stop())
                 self.had_setback(hub, stalled[0], f"no byte for {self.stall:.0f} s", False, None)
                 self.grew_at = moment

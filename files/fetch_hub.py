@@ -2,8 +2,8 @@
 
 Each line on standard input is a JSON object with `path`, `size`, `to` and `xet`. The bytes go to `to`, after those that
 are there already. Each line on standard output is one too: `{"done": PATH}`, `{"waiting": SECONDS}`, `in_memory` (bytes
-that have come and are not written yet), or `failed` (the path) with `why`, `hopeless` and `wait`. Nothing is verified
-here. It ends at once when its input does.
+that have come and are not written yet), or `failed` (the path) with `why`, `hopeless`, `wait` and whether it was `xet`.
+Nothing is verified here. It ends at once when its input does.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def attempt(options: argparse.Namespace, order: dict[str, str | int]) -> None:
         transfer(options, path, int(order["size"]), Path(str(order["to"])), xet=bool(order["xet"]))
     except Exception as error:
         hopeless, why = judge(error)
-        say(failed=path, why=why, hopeless=hopeless, wait=asked_to_wait(error))
+        xet = isinstance(error, XetFailed)
+        say(failed=path, why=why, hopeless=hopeless, wait=asked_to_wait(error), xet=xet)
     else:
         say(done=path)
 

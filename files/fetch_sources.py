@@ -37,6 +37,7 @@ class Hub:
     def __init__(self, url: str, store: Store, venv: Path, token: str | None, home: Path) -> None:
         self.url = url
         self.name = urlsplit(url).netloc
+        # Off for good once it has failed, stalled or brought something else.
         self.xet = True
         self.rest_until = 0.0
         self.patience_until = 0.0
@@ -115,7 +116,9 @@ class Hub:
             if "ended" in event:
                 self.in_memory = 0
                 why = f"the hub's client ended with {event['ended']}"
-                told += [{"failed": path, "why": why, "hopeless": False, "wait": None} for path in self.at_work]
+                # Memory that xet has used up is a way to such an end.
+                failed = {"why": why, "hopeless": False, "wait": None, "xet": True}
+                told += [{"failed": path, **failed} for path in self.at_work]
                 self.at_work.clear()
                 self._process = None
                 continue

@@ -67,12 +67,23 @@ def test_where_xet_fails_the_rest_comes_over_plain_http(rig: Rig, name: str) -> 
     assert 0 < rig.hub.sent(SECOND) <= SHARD_BYTES
 
 
+@pytest.mark.parametrize("rule", [f"503,path={FIRST},times=1", f"429,path={FIRST},times=1"])
+def test_a_hub_that_is_busy_for_a_moment_is_no_reason_against_xet(rig: Rig, rule: str) -> None:
+    rig.hub.err(rule)
+
+    said = fetched(rig)
+
+    assert f"the hub answered {rule[:3]}; next try in" in said
+    assert rig.hub.sent(FIRST) == 0 and over_xet(rig, FIRST) >= SHARD_BYTES
+
+
 def test_a_flipped_byte_in_a_chunk_is_noticed_and_that_file_fetched_again_alone(rig: Rig) -> None:
     rig.hub.err(f"flip,path=xet:{FIRST},times=1")
 
     said = fetched(rig)
 
     assert f"{FIRST} from 127.0.0.1" in said
+    assert rig.hub.sent(FIRST) == SHARD_BYTES
     assert over_xet(rig, SECOND) + over_xet(rig, THIRD) < 2.02 * SHARD_BYTES
 
 
