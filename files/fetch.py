@@ -21,10 +21,10 @@ import errno
 import hashlib
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 
 from fetch_request import Counted, Progress, Request, credential
 from fetch_sources import Hub, Neighbour, Neighbourhood
-from fetch_store import File, Hopeless, Setback
+from fetch_store import BUFFER, File, Hopeless, Setback
 
 HOME = Path("/var/lib/rigup-fetch")
 # The first pause, and how many times as long the longest is: 300 s.
@@ -41,6 +41,8 @@ PAUSE_S, LONGEST_PAUSE = 5.0, 60
 GIVE_UP_AFTER_S = 6 * 3600.0
 # What is the disk's, and stays as it is when tried again.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+SYSTEM = (Path("/"), Path("/var"))
+FULL = "the disk is full: make room or choose another model_store"
 WRONG_DOWNLOADS = 3
 WORKERS, COPIES, CHECKS = 8, 4, 2
 POLL_S = 0.1
@@ -59,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--patience", type=float, default=GIVE_UP_AFTER_S, help="seconds without progress before it gives up"
     )
+    parser.add_argument(
+        "--system", type=Path, nargs="*", default=SYSTEM, help="directories whose file systems must not fill up"
+    )
     parser.add_argument("--silence", type=float, default=20.0, help="seconds after which a mute neighbour is dead")
     parser.add_argument("--stall", type=float, default=90.0, help="seconds without a byte that count as stalled")
     options = parser.parse_args(argv)
@@ -72,8 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in DISK:
             raise
-        full = "the disk is full: make room or choose another model_store"
-        print(f"failed: {full if error.errno == errno.ENOSPC else error}", file=sys.stderr, flush=True)
+        print(f"failed: {FULL if error.errno == errno.ENOSPC else error}", file=sys.stderr, flush=True)
         return 2
     return 0
 
@@ -87,6 +91,9 @@ class Fetch:
         self.pause: float = options.pause
         self.stall: float = options.stall
         self.patience: float = options.patience
+        self.system: Sequence[Path] = options.system
+        self.reserve = 0
+        self.stopping = False
         self.progress = Progress(options.progress, self.store.bytes)
         known = credential()
         self.hubs = [
@@ -150,6 +157,7 @@ class Fetch:
         """Bring all files that are missing, each verified."""
         store = self.store
         store.prepare()
+        self.reserve = store.reserve_bytes(self.system)
         held = store.held()
         self.missing = {path: file for path, file in store.files.items() if path not in held}
         say(f"{store.repo} at {store.revision}: {len(self.missing)} of {len(store.files)} files are missing")
@@ -173,12 +181,10 @@ class Fetch:
     def check_space(self) -> None:
         """Raises Hopeless where what is missing cannot fit."""
         missing = self.store.bytes - self.store.arrived_bytes()
-        free = self.store.free_bytes()
-        if missing > free:
-            raise Hopeless(
-                "the disk is full: make room or choose another model_store: "
-                f"{missing - free} bytes more are needed where {self.store.dest.parent} lies"
-            )
+        lacking = missing - (self.store.free_bytes() - self.reserve)
+        if missing and lacking > 0:
+            kept = f", {self.reserve} of them to stay free for the system" if self.reserve else ""
+            raise Hopeless(f"{FULL}: {lacking} bytes more are needed where {self.store.dest.parent} lies{kept}")
 
     def take_from(self, source: Path) -> None:
         """Copy what a directory on this host holds; it is verified like everything else."""
@@ -195,7 +201,9 @@ class Fetch:
 
     def copy_in(self, source: Path, file: File) -> bool:
         try:
-            shutil.copyfile(source, self.store.arriving(file))
+            with source.open("rb") as there, self.store.arriving(file).open("wb") as here:
+                while not self.stopping and (piece := there.read(BUFFER)):
+                    here.write(piece)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise
@@ -358,9 +366,12 @@ class Fetch:
             raise Hopeless(hopeless[-1])
 
     def watch(self) -> None:
-        """Restart a hub's client that has brought no byte for too long."""
+        """Restart a hub's client that has brought no byte for too long; stop before the system's disk is full."""
         moment = time.monotonic()
         done = self.there()
+        if done < self.store.bytes and (free := self.store.free_bytes()) < self.reserve:
+            place = self.store.dest.parent
+            raise Hopeless(f"{FULL}: {free} bytes are left where {place} lies, and the system needs {self.reserve}")
         if done != self.seen_bytes:
             self.seen_bytes, self.grew_at = done, moment
         for hub in self.hubs:
@@ -391,6 +402,7 @@ class Fetch:
             self.progress.tell("waiting for neighbours", done)
 
     def stop(self) -> None:
+        self.stopping = True
         for hub in self.hubs:
             hub.stop()
         for _, process in self.copies.values():

@@ -22,6 +22,8 @@ REVISION = re.compile(r"[0-9a-f]{40}")
 ENTRY = re.compile(r"(\d+) (?:sha256:([0-9a-f]{64})|git:([0-9a-f]{40}))")
 ARRIVING = ".arriving"
 BUFFER = 4 << 20
+# What apt, the journal and a login need to go on, where the store shares their file system.
+RESERVE_BYTES = 2 << 30
 MACHINE_ID = Path("/etc/machine-id")
 
 
@@ -139,6 +141,11 @@ class Store:
         """What the downloader, who is not root, may still write where the store lies."""
         found = os.statvfs(self.dest.parent)
         return found.f_bavail * found.f_frsize
+
+    def reserve_bytes(self, system: Iterable[Path]) -> int:
+        """What has to stay free: nothing on a disk of its own, something where it shares one with these directories."""
+        own = self.dest.parent.stat().st_dev
+        return RESERVE_BYTES if any(path.exists() and path.stat().st_dev == own for path in system) else 0
 
     def accept(self, file: File, told: Callable[[int], None] | None = None) -> bool:
         """Give an arrived file its name if it is as published; if not, remove it."""

@@ -47,7 +47,8 @@ CUDA_BYTES = 10 * GIB
 VENV_BYTES = 24 * GIB
 # Each engine process holds some GiB of host memory beside its GPU; less than this does not load a model.
 MEMORY_BYTES = 12 * GIB
-MARGIN = GIB
+# What fetch.py leaves free where the store shares the disk with the system.
+MARGIN = 2 * GIB
 
 
 class PciDevice(Protocol):

@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -235,31 +237,50 @@ def test_a_client_that_is_killed_is_started_again(rig: Rig) -> None:
     assert rig.is_as_published()
 
 
-def test_a_full_disk_is_told_and_the_download_goes_on_once_there_is_room(rig: Rig) -> None:
+@contextmanager
+def small_disk(rig: Rig, size: str) -> Iterator[None]:
+    """The rig's store lies on a file system of this size."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     rig.store.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(rig.store)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(rig.store)], check=True)
     try:
-        rig.hub.rate[0] = 4_000_000
-        with rig.fetching() as process:
-            rig.until(lambda: rig.arrived() > 1_000_000)
-            (rig.store / "other").write_bytes(bytes(7_000_000))
-            said = process.communicate(timeout=30)[0]
-        assert process.returncode == 2, said
-        assert "the disk is full: make room or choose another model_store" in said
-        assert rig.holds_nothing_false()
-
-        again = rig.fetch()
-        assert again.returncode == 2
-        assert "bytes more are needed" in again.stderr
-
-        (rig.store / "other").unlink()
-        rig.hub.rate[0] = 0
-        assert rig.fetch().returncode == 0
-        assert rig.is_as_published()
+        yield
     finally:
         subprocess.run(["umount", str(rig.store)], check=True)
+
+
+def filled_meanwhile(rig: Rig, size: int) -> str:
+    """What a download says that is under way when others write so many bytes to its disk."""
+    rig.hub.rate[0] = 4_000_000
+    with rig.fetching() as process:
+        rig.until(lambda: rig.arrived() > 1_000_000)
+        (rig.store / "other").write_bytes(bytes(size))
+        said = process.communicate(timeout=30)[0]
+    assert process.returncode == 2, said
+    assert "the disk is full: make room or choose another model_store" in said
+    assert rig.holds_nothing_false()
+    again = rig.fetch()
+    assert again.returncode == 2
+    assert "bytes more are needed" in again.stderr
+    (rig.store / "other").unlink()
+    rig.hub.rate[0] = 0
+    assert rig.fetch().returncode == 0
+    assert rig.is_as_published()
+    return str(said)
+
+
+def test_a_full_disk_is_told_and_the_download_goes_on_once_there_is_room(rig: Rig) -> None:
+    with small_disk(rig, "12m"):
+        filled_meanwhile(rig, 7_000_000)
+
+
+def test_a_disk_that_the_system_needs_as_well_is_never_filled(rig: Rig) -> None:
+    with small_disk(rig, "2100m"):
+        rig.options = ("--system", str(rig.store))
+        said = filled_meanwhile(rig, 50 << 20)
+
+        assert f"and the system needs {2 << 30}" in said
 
 
 def test_a_lost_file_a_changed_one_and_a_foreign_one_are_put_right(rig: Rig) -> None:

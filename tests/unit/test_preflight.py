@@ -179,13 +179,13 @@ def test_all_gpus_may_be_more_than_the_recipe_needs() -> None:
 def test_a_full_disk_says_what_needs_how_much() -> None:
     problem = only(problems(replace(BARE, disks=disks(root=200))))
     assert problem.check == "disk"
-    # 234 GiB of checkpoint, 9 GiB of image unpacked, packages, and one to spare.
+    # 234 GiB of checkpoint, 9 GiB of image unpacked, packages, and two to spare.
     assert problem.found == (
-        "/ has 200.0 GiB free and needs 277.8 GiB: 234.0 GiB for checkpoint nvidia/Qwen3.5-397B-A17B-NVFP4, "
+        "/ has 200.0 GiB free and needs 278.8 GiB: 234.0 GiB for checkpoint nvidia/Qwen3.5-397B-A17B-NVFP4, "
         "28.8 GiB for image vllm/vllm-openai:cu130-nightly, 4.0 GiB for driver and Docker, "
-        "10.0 GiB for cuda-toolkit-13-2, 1.0 GiB spare"
+        "10.0 GiB for cuda-toolkit-13-2, 2.0 GiB spare"
     )
-    assert problem.remedy == "make 77.8 GiB of room, or mount a larger disk"
+    assert problem.remedy == "make 78.8 GiB of room, or mount a larger disk"
 
 
 def test_each_disk_is_judged_for_what_lies_on_it() -> None:
@@ -228,7 +228,7 @@ def test_what_is_installed_and_pulled_needs_no_room() -> None:
 def test_docker_29_keeps_images_in_containerds_directory() -> None:
     versions = {**installed(lock()), "docker-ce": "5:29.6.1-1~debian.13~trixie"}
     facts = replace(SERVED, images=(), installed=versions, disks=disks(root=100, docker=100, containerd=10))
-    assert only(problems(facts)).found.startswith("/var/lib/containerd has 10.0 GiB free and needs 29.8 GiB")
+    assert only(problems(facts)).found.startswith("/var/lib/containerd has 10.0 GiB free and needs 30.8 GiB")
 
 
 def test_without_the_cuda_toolkit_its_room_is_not_needed() -> None:
