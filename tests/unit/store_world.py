@@ -174,6 +174,12 @@ class Rig:
             process.send_signal(signal.SIGKILL)
             process.communicate()
 
+    def kill_client(self, process: subprocess.Popen[str]) -> None:
+        """Kill the hub's client that a run has started."""
+        argv = ["pgrep", "-P", str(process.pid), "-f", "fetch_hub"]
+        client = subprocess.run(argv, capture_output=True, text=True, check=True)
+        os.kill(int(client.stdout.split()[0]), signal.SIGKILL)
+
     def until(self, what: Any, seconds: float = 20) -> None:
         deadline = time.monotonic() + seconds
         while not what():

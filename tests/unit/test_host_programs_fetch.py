@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -226,10 +225,7 @@ def test_a_client_that_is_killed_is_started_again(rig: Rig) -> None:
     rig.hub.rate[0] = 3_000_000
     with rig.fetching() as process:
         rig.until(lambda: rig.arrived() > 2_000_000)
-        client = subprocess.run(
-            ["pgrep", "-P", str(process.pid), "-f", "fetch_hub"], capture_output=True, text=True, check=True
-        )
-        os.kill(int(client.stdout.split()[0]), signal.SIGKILL)
+        rig.kill_client(process)
         said = process.communicate(timeout=30)[0]
 
     assert process.returncode == 0, said

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.delay import delayed
 from rigup.neighbours import Neighbour, daemon_config
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, Rig, RunningHub
 
@@ -126,6 +127,31 @@ def test_a_neighbour_that_dies_leaves_the_rest_to_the_hub(hub: RunningHub, tmp_p
     assert process.returncode == 0, said
     assert rig.is_as_published() and rig.is_clean()
     assert hub.sent(SECOND) == SHARD_BYTES
+
+
+def test_the_files_of_a_client_that_dies_while_neighbours_are_asked_are_not_forgotten(
+    hub: RunningHub, tmp_path: Path
+) -> None:
+    rig, other = Rig(tmp_path / "rig1", hub), Rig(tmp_path / "rig2", hub, "rig2")
+    port = free_port()
+    hub.rate[0] = 2_000_000
+    hub.err(f"503,path={FIRST},times=1")
+    # To ask that far takes most of a second, and it is asked before the second try.
+    with (
+        serving(other, port),
+        delayed([("127.0.0.1", port)], 0.15) as ((address, far),),
+        rig.fetching(neighbours=[asdict(Neighbour("rig2", address, far))]) as process,
+    ):
+        assert process.stdout is not None
+        while "answered 503" not in process.stdout.readline():
+            assert process.poll() is None
+        time.sleep(0.3)
+        rig.kill_client(process)
+        said = process.communicate(timeout=30)[0]
+
+    assert process.returncode == 0, said
+    assert "the hub's client ended with -9" in said and "no byte for" not in said
+    assert rig.is_as_published() and rig.is_clean()
 
 
 def test_what_a_host_that_died_was_fetching_is_fetched_by_another(hub: RunningHub, tmp_path: Path) -> None:
