@@ -7,8 +7,9 @@ are there, the directory is renamed into place and the stamp is written. Started
 kept, and files still arriving are continued.
 
 The request is a JSON file: repo, revision (40 hex digits), dest, files (`{path: "SIZE sha256:HEX"}`, or `git:HEX`),
-hubs (in the order in which they are asked), venv; and, if wanted, source (a directory), name and neighbours (`[{name,
-address, port}]`). A hub token is the credential `hub-token`, JSON with `host` and `token`; no other host sees it.
+hubs (as they are asked: mirrors, over plain HTTP, and last the hub itself), venv; and, if wanted, sources
+(directories), name and neighbours (`[{name, address, port}]`). A hub token is the credential `hub-token`, JSON with
+`host` and `token`; no other host sees it.
 
 Exit status: 0 complete, 2 trying again cannot help, 3 given up after hours without progress; 1, Python's own, is what
 nobody foresaw.
@@ -87,7 +88,7 @@ class Fetch:
 
     def __init__(self, request: Request, options: argparse.Namespace) -> None:
         self.store = request.store
-        self.source = request.source
+        self.sources = request.sources
         self.pause: float = options.pause
         self.stall: float = options.stall
         self.patience: float = options.patience
@@ -106,6 +107,9 @@ class Fetch:
             )
             for url in request.hubs
         ]
+        for mirror in self.hubs[:-1]:
+            # The way to xet that it hands on leads past it, to the hub's own storage on the internet.
+            mirror.xet = False
         for neighbour in request.neighbours:
             neighbour.silence_s = options.silence
         self.hood = Neighbourhood(request.name, request.neighbours, self.store, options.shared)
@@ -165,8 +169,7 @@ class Fetch:
         # First the flag, then the look: of two hosts that begin together at least one sees the other.
         self.share()
         self.listen()
-        if self.source is not None:
-            self.take_from(self.source)
+        self.take_from(self.sources)
         while self.missing:
             self.hear_hubs()
             self.end_copies()
@@ -186,18 +189,15 @@ class Fetch:
             kept = f", {self.reserve} of them to stay free for the system" if self.reserve else ""
             raise Hopeless(f"{FULL}: {lacking} bytes more are needed where {self.store.dest.parent} lies{kept}")
 
-    def take_from(self, source: Path) -> None:
-        """Copy what a directory on this host holds; it is verified like everything else."""
-        say(f"looking for the files in {source}")
-        for file in self.missing.values():
-            if self.store.has_arrived(file):
-                continue
-            try:
-                if (source / file.path).stat().st_size == file.size:
-                    self.touched[file.path] = {str(source)}
-                    self.checks[file.path] = self.checkers.submit(self.copy_in, source / file.path, file)
-            except OSError as error:
-                say(f"{source / file.path}: {error.strerror}")
+    def take_from(self, sources: Sequence[Path]) -> None:
+        """Copy what directories on this host hold, the first of them first; it is verified like everything else."""
+        for source in sources:
+            found = [file for file in self.idle() if not self.store.has_arrived(file) and is_there(source, file)]
+            if found:
+                say(f"{len(found)} files are in {source}")
+            for file in found:
+                self.touched[file.path] = {str(source)}
+                self.checks[file.path] = self.checkers.submit(self.copy_in, source / file.path, file)
 
     def copy_in(self, source: Path, file: File) -> bool:
         try:
@@ -408,6 +408,16 @@ class Fetch:
         for _, process in self.copies.values():
             process.kill()
         self.checkers.shutdown(wait=True, cancel_futures=True)
+
+
+def is_there(source: Path, file: File) -> bool:
+    try:
+        return (source / file.path).stat().st_size == file.size
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        say(f"{source / file.path}: {error.strerror}")
+        return False
 
 
 def say(message: str) -> None:

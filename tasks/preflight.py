@@ -33,6 +33,7 @@ from rigup.facts.network import Addresses, ListeningPorts, Reachable
 from rigup.facts.nvidia import GpuList
 from rigup.facts.packages import InstalledVersions
 from rigup.facts.serving import ModelStamp
+from rigup.facts.store import FileSizes
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
 from rigup.facts.units import UnitState
 from rigup.lock import Lock
@@ -41,7 +42,7 @@ from rigup.neighbours import Neighbour, fleet_of, neighbours_of
 from rigup.operations.venv import lock_of
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan
-from rigup.preflight import HostFacts, check, destinations, disk_paths
+from rigup.preflight import HostFacts, check, destinations, disk_paths, holds
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.render import CLIENT
 from rigup.settings import Settings
@@ -205,6 +206,14 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
 
     endpoints = fact(Endpoints)
     stamps = {item.path: fact(ModelStamp, path=item.path) for item in plan.checkpoints}
+    source = settings.model_source
+    sources = {
+        item.path: [
+            fact(FileSizes, directory=place, names=sorted(item.listing)) for place in item.places_in(source or "")
+        ]
+        for item in plan.checkpoints
+        if source
+    }
     gates = {each.name: fact(UnitState, unit=each.gate) for each in plan.endpoints if each.public_address}
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
     return HostFacts(
@@ -231,6 +240,8 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         addresses=fact(Addresses),
         failed={key: f"was tried here at {tried.at} and {tried.why}" for key, tried in endpoints.failed.items()},
         labels=fact(FileSystemLabels) if settings.model_disk else (),
+        source=source is None or fact(FileSizes, directory=source, names=[]) is not None,
+        sourced=[item.path for item in plan.checkpoints if source and holds(sources[item.path], item.listing)],
         client=_has_client(fact(FileInfo, path=f"{CLIENT}/requirements.lock")),
     )
 

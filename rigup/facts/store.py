@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +15,12 @@ from rigup.facts.serving import read_object
 from rigup.plan import PLAN as KEPT_PLAN
 from rigup.plan import UNITS as IN_FORCE
 
-__all__ = ["FetchProgress", "Stored", "StoredModels", "parse_stored_models"]
+__all__ = ["FetchProgress", "FileSizes", "Stored", "StoredModels", "parse_stored_models"]
 
 STAMP, PLAN, UNITS, RUNNING = "--- stamp ", "--- plan", "--- units", "--- running"
 FILE = re.compile(r"(\d+) ([^/]+/[^/]+)/(\.?)([0-9a-f]{40})(\.incoming)?/.+")
 # `grep -o` in the units of endpoints; one that is being tried comes before the one in force (systemd.unit(5)).
+THERE = "--- there"
 USE = re.compile(r"(?P<place>/.*)/llm@(?P<name>.+)\.service:(?P<repo>[^/]+/[^/]+)/(?P<revision>[0-9a-f]{40})")
 TRIALS = "/run/systemd/system"
 UNIT = re.compile(r"(llm|model-fetch)@(.+)\.service ")
@@ -91,6 +92,26 @@ def _planned(plan: Mapping[str, Any]) -> set[tuple[str, str, str]]:
         return {(str(checkpoint["repo"]), str(checkpoint["revision"]), str(name)) for checkpoint, name in endpoints}
     except (AttributeError, KeyError, TypeError):
         return set()
+
+
+class FileSizes(FactBase[Mapping[str, int] | None]):
+    """The bytes of those files in `directory`, by the `names` that are there; None where there is no such directory."""
+
+    @staticmethod
+    def default() -> None:
+        return None
+
+    def command(self, directory: str, names: Sequence[str]) -> StringCommand:
+        sizes = StringCommand("stat -L -c '%s %n' --", *map(QuoteString, names)) if names else "true"
+        return StringCommand(
+            "cd --", QuoteString(directory), f"2>/dev/null && {{ echo '{THERE}';", sizes, "2>/dev/null; } || true"
+        )
+
+    @reading
+    def process(self, output: list[str]) -> Mapping[str, int] | None:
+        if output[:1] != [THERE]:
+            return None
+        return {name: int(size) for size, _, name in (line.partition(" ") for line in output[1:])}
 
 
 class FetchProgress(FactBase[Mapping[str, Any]]):

@@ -66,7 +66,7 @@ def request(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> s
         "repo": checkpoint.repo,
         "revision": checkpoint.revision,
         "dest": checkpoint.path,
-        "source": sources.directory,
+        "sources": checkpoint.places_in(sources.directory) if sources.directory else (),
         "name": sources.name,
         "neighbours": [asdict(neighbour) for neighbour in sources.neighbours],
         "hubs": sources.hubs,

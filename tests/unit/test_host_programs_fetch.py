@@ -393,7 +393,7 @@ def test_files_are_taken_from_a_directory_and_only_wrong_or_missing_ones_from_th
     (source / THIRD).unlink()
     (source / THIRD).write_bytes(bytes(SHARD_BYTES))
 
-    result = rig.fetch(source=str(source))
+    result = rig.fetch(sources=[str(source)])
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert rig.is_as_published() and rig.is_clean()
@@ -402,9 +402,11 @@ def test_files_are_taken_from_a_directory_and_only_wrong_or_missing_ones_from_th
 
 
 def test_a_whole_directory_needs_no_hub_at_all(rig: Rig) -> None:
-    result = rig.fetch(source=str(rig.hub.repository.folder), hubs=["http://127.0.0.1:9"])
+    folder = rig.hub.repository.folder
+    result = rig.fetch(sources=["/not/there", str(folder / "sub"), str(folder)], hubs=["http://127.0.0.1:9"])
 
     assert result.returncode == 0, result.stdout + result.stderr
+    assert f"7 files are in {folder}" in result.stdout
     assert rig.is_as_published()
 
 

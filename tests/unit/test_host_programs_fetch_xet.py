@@ -31,6 +31,16 @@ def fetched(rig: Rig) -> str:
     return result.stdout
 
 
+def test_a_mirror_that_hands_on_the_way_to_xet_is_taken_at_its_own_word_alone(rig: Rig, tmp_path: Path) -> None:
+    with hub_of(rig.hub.repository, tmp_path / "mirror", xet=True) as mirror:
+        result = rig.fetch(hubs=[mirror.url, rig.hub.url])
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert rig.is_as_published()
+    assert [mirror.sent(shard) for shard in SHARDS] == [SHARD_BYTES] * 3
+    assert not any(line["about"].startswith(("xet:", "/cas")) for line in mirror.journal)
+
+
 def over_xet(rig: Rig, path: str) -> int:
     return rig.hub.sent(f"xet:{path}")
 

@@ -138,7 +138,9 @@ def test_the_request_names_every_source_and_every_file() -> None:
     told = json.loads(model.request(CHECKPOINT, SOURCES))
 
     assert told["neighbours"] == [{"name": "rig2", "address": "10.0.0.12", "port": 8730}]
-    assert (told["hubs"], told["source"], told["name"]) == (["http://hub:8001"], "/mnt/disk", "rig1")
+    assert (told["hubs"], told["name"]) == (["http://hub:8001"], "rig1")
+    name = CHECKPOINT.repo.partition("/")[2]
+    assert told["sources"] == [f"/mnt/disk/{CHECKPOINT.repo}/{CHECKPOINT.revision}", f"/mnt/disk/{name}", "/mnt/disk"]
     assert told["files"] == CHECKPOINT.listing != {}
     assert told["dest"] == CHECKPOINT.path
 

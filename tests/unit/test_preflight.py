@@ -8,7 +8,7 @@ import pytest
 from rigup.errors import Problem, ProblemsError
 from rigup.lock import Lock
 from rigup.make_plan import make_plan
-from rigup.preflight import HostFacts, check, destinations, disk_paths
+from rigup.preflight import HostFacts, check, destinations, disk_paths, holds
 from rigup.recipes import default_catalogue
 from rigup.settings import Settings
 from tests.unit.sample import DIGEST, GIB, PUBLISHED, REPO, REVISION, image, lock, plan
@@ -218,7 +218,35 @@ def test_the_stores_own_disk_must_be_there() -> None:
 def test_a_host_that_has_its_files_on_a_disk_needs_no_way_to_the_hub() -> None:
     offline = replace(BARE, reachable={place: seen for place, seen in OPEN.items() if place[0] != "huggingface.co"})
     assert only(problems(offline)).check == "network"
-    assert problems(offline, model_source="/mnt/usb") == []
+    assert problems(replace(offline, sourced=[STORE]), model_source="/mnt/usb") == []
+    # What the disk lacks has to come from somewhere.
+    assert only(problems(offline, model_source="/mnt/usb")).check == "network"
+
+
+def test_a_directory_of_checkpoints_must_be_there_as_long_as_something_is_missing() -> None:
+    problem = only(problems(replace(BARE, source=False), model_source="/mnt/usb"))
+    assert problem.found == "/mnt/usb (`model_source`) is no directory on the host"
+    assert problems(replace(SERVED, source=False), model_source="/mnt/usb") == []
+
+
+def test_a_directory_holds_a_checkpoint_whose_files_are_all_there_in_their_size() -> None:
+    listing = {"config.json": f"2 git:{'a' * 40}", "sub/weights": f"100 sha256:{'b' * 64}"}
+    assert holds([None, {"config.json": 2}, {"sub/weights": 100}], listing)
+    assert not holds([{"config.json": 2, "sub/weights": 99}], listing)
+    assert not holds([{"config.json": 2}], listing)
+    assert not holds([{"config.json": 2}], {})
+
+
+@pytest.mark.parametrize(
+    ("mirror", "hub", "refused"),
+    [(True, True, []), (True, False, []), (False, True, []), (False, False, ["mirror.lan:8001", "huggingface.co:443"])],
+)
+def test_a_host_must_reach_the_hub_or_its_mirror(mirror: bool, hub: bool, refused: list[str]) -> None:
+    ways = {("mirror.lan", 8001): Way(mirror, "refused"), ("huggingface.co", 443): Way(hub, "no route")}
+    found = problems(replace(BARE, reachable={**OPEN, **ways}), hub_mirror="http://mirror.lan:8001")
+    assert {problem.check for problem in found} <= {"network"}
+    told = [problem.found.removeprefix("the host cannot connect to ").rpartition(": ")[0] for problem in found]
+    assert sorted(told) == sorted(refused)
 
 
 def test_what_is_installed_and_pulled_needs_no_room() -> None:
