@@ -310,7 +310,7 @@ class Fetch:
                 self.check(file.path)
                 continue
             holders = self.trusted(self.hood.holders(file.path), file)
-            able = [each for each in holders if not each.is_resting]
+            able = [each for each in holders if not each.is_resting and not each.is_doubted]
             if not holders:
                 left.append(file)
             elif able and len(self.copies) < COPIES:

@@ -157,6 +157,7 @@ class Neighbour:
     heard_at: float = 0.0
     deaf_until: float = 0.0
     silence_s: float = 20.0
+    is_doubted: bool = False
 
     @property
     def base(self) -> str:
@@ -167,9 +168,11 @@ class Neighbour:
         if said and said.get("beat") != self.said.get("beat"):
             self.heard_at = time.monotonic()
         self.said = said
+        self.is_doubted = False
 
     def rest(self) -> None:
-        """Leave it alone for a moment, with what it holds: it may be starting again."""
+        """Leave it alone for a moment, with what it holds, and then ask it first: it may be starting again, or dead."""
+        self.is_doubted = True
         self.deaf_until = time.monotonic() + REST_S
 
     @property
