@@ -217,7 +217,8 @@ def killed_at_random(rig: Rig, times: int) -> None:
     print(f"seed {seed}")
     moments = random.Random(seed)
     rig.hub.rate[0] = 2_000_000
-    rig.hub.err(f"flip,path={SHARDS[0]},times=1", f"cut,path={SHARDS[1]}")
+    # Over xet as well, where the same files are asked for as xet:PATH.
+    rig.hub.err(f"flip,path=*{SHARDS[0]},times=1", f"cut,path=*{SHARDS[1]}")
     for _ in range(times):
         with rig.fetching() as process:
             time.sleep(moments.uniform(0.1, 2.5))

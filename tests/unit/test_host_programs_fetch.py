@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from lab.hub.repository import Repository
 from tests.unit.host_world import FILES
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, killed_at_random
 
@@ -57,7 +58,7 @@ BAD_DAYS = {
     "a flipped byte": ([f"flip,path={FIRST},times=1"], 2.1, f"{FIRST} from 127.0.0.1"),
     "a wrong etag": (["etag"], 1.1, ""),
     "a stall without a hang-up": ([f"stall,path={FIRST},times=1"], 1.6, "no byte for 3 s"),
-    "the branch has moved": (["moved,value=" + "f" * 40], 1.1, ""),
+    "a flipped byte, then cuts": ([f"flip,path={FIRST},times=1", f"cut,path={FIRST}"], 2.4, "is not as published"),
 }
 
 
@@ -217,8 +218,14 @@ def test_a_killed_run_goes_on_within_its_files(rig: Rig) -> None:
     assert rig.hub.sent() <= sum(entry.size for entry in rig.hub.repository.entries.values()) - there + 100_000
 
 
-def test_runs_killed_at_random_moments_leave_nothing_false_and_the_last_one_finishes(rig: Rig) -> None:
-    killed_at_random(rig, 3)
+@pytest.mark.parametrize("xet", [False, True], ids=["plain HTTP", "xet"])
+def test_runs_killed_at_random_moments_leave_nothing_false_and_the_last_one_finishes(
+    repository: Repository, tmp_path: Path, xet: bool
+) -> None:
+    with hub_of(repository, tmp_path / "hub", xet=xet) as hub:
+        killed_at_random(Rig(tmp_path / "rig1", hub), 3)
+
+        assert any(line["about"].startswith("xet:") for line in hub.journal) == xet
 
 
 def test_a_client_that_is_killed_is_started_again(rig: Rig) -> None:
