@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,34 +34,38 @@ HOST, HUB, HUB_PORT = "rig9", "hub-bench", 8013
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.store", description=__doc__)
-    parser.add_argument("--parts", default="single,fleet,deploy", help="which of single, fleet, deploy to measure")
+    names = ",".join(PARTS)
+    parser.add_argument("--parts", default=names, help=f"which to measure; the others' results stay (default: {names})")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"where to write (default: {RESULTS})")
     options = parser.parse_args()
     parts = options.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no part is named {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
     result = json.loads(options.results.read_text()) if options.results.exists() else {}
-    load_before = os.getloadavg()[0]
     try:
         with tempfile.TemporaryDirectory(prefix="rigup-bench-") as name:
-            directory = Path(name)
-            if "single" in parts:
-                result["single"] = measure_single(directory)
-            if "fleet" in parts:
-                result["fleet"] = measure_fleet(directory)
-            if "deploy" in parts:
-                result["deploy"] = measure_deploy(directory)
+            for part in parts:
+                result[part] = stamped(PARTS[part], Path(name))
     except (BenchError, machine.LabError) as error:
         print(error, file=sys.stderr)
         return 1
-    result["measured"] = {
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    options.results.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+def stamped(measure: Callable[[Path], dict[str, Any]], directory: Path) -> dict[str, Any]:
+    """What `measure` found, with when and on how busy a machine: parts are measured on different days."""
+    load_before = os.getloadavg()[0]
+    found = measure(directory)
+    measured = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "processors": os.cpu_count(),
         "load_before": round(load_before, 1),
         "load_after": round(os.getloadavg()[0], 1),
     }
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    options.results.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
-    return 0
+    return {"measured": measured, **found}
 
 
 def measure_single(directory: Path) -> dict[str, Any]:
@@ -158,6 +163,9 @@ def cold_deploy(host: machine.Host, directory: Path) -> tuple[float, dict[str, A
     if named is None:
         raise BenchError(f"the deploy named no report:\n{done.stdout[-4000:]}")
     return seconds, json.loads((ROOT / named[1]).read_text())
+
+
+PARTS = {"single": measure_single, "fleet": measure_fleet, "deploy": measure_deploy}
 
 
 if __name__ == "__main__":

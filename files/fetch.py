@@ -7,10 +7,12 @@ are there, the directory is renamed into place and the stamp is written. Started
 kept, and files still arriving are continued.
 
 The request is a JSON file: repo, revision (40 hex digits), dest, files (`{path: "SIZE sha256:HEX"}`, or `git:HEX`),
-hubs (in the order in which they are asked), venv; and, if wanted, source (a directory), name and neighbours (`[{name,
-address, port}]`). A hub token is the credential `hub-token`, JSON with `host` and `token`; no other host sees it.
+hubs (as they are asked: mirrors, over plain HTTP, and last the hub itself), venv; and, if wanted, sources
+(directories), name and neighbours (`[{name, address, port}]`). A hub token is the credential `hub-token`, JSON with
+`host` and `token`; no other host sees it.
 
-Exit status: 0 complete, 1 given up after tries without progress, 2 trying again cannot help.
+Exit status: 0 complete, 2 trying again cannot help, 3 given up after hours without progress; 1, Python's own, is what
+nobody foresaw.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ import errno
 import hashlib
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,17 @@ from urllib.parse import urlsplit
 
 from fetch_request import Counted, Progress, Request, credential
 from fetch_sources import Hub, Neighbour, Neighbourhood
-from fetch_store import File, Hopeless, Setback
+from fetch_store import BUFFER, File, Hopeless, Setback
 
 HOME = Path("/var/lib/rigup-fetch")
-LONGEST_PAUSE_S = 300.0
+# The first pause, and how many times as long the longest is: 300 s.
+PAUSE_S, LONGEST_PAUSE = 5.0, 60
+# A line that is down over night, or a hub over its maintenance, is back by then; whatever else it is wants a person.
+GIVE_UP_AFTER_S = 6 * 3600.0
+# What is the disk's, and stays as it is when tried again.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+SYSTEM = (Path("/"), Path("/var"))
+FULL = "the disk is full: make room or choose another model_store"
 WRONG_DOWNLOADS = 3
 WORKERS, COPIES, CHECKS = 8, 4, 2
 POLL_S = 0.1
@@ -49,8 +58,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--progress", type=Path, help="where to say how far it is")
     parser.add_argument("--shared", type=Path, help="where to tell the neighbours what is here")
     parser.add_argument("--home", type=Path, default=HOME, help="where the hub's client keeps its notes")
-    parser.add_argument("--pause", type=float, default=5.0, help="seconds before the second try; doubled each time")
-    parser.add_argument("--tries", type=int, default=10, help="tries without progress before it gives up")
+    parser.add_argument("--pause", type=float, default=PAUSE_S, help="seconds before the second try; doubled each time")
+    parser.add_argument(
+        "--patience", type=float, default=GIVE_UP_AFTER_S, help="seconds without progress before it gives up"
+    )
+    parser.add_argument(
+        "--system", type=Path, nargs="*", default=SYSTEM, help="directories whose file systems must not fill up"
+    )
     parser.add_argument("--silence", type=float, default=20.0, help="seconds after which a mute neighbour is dead")
     parser.add_argument("--stall", type=float, default=90.0, help="seconds without a byte that count as stalled")
     options = parser.parse_args(argv)
@@ -60,11 +74,11 @@ def main(argv: list[str] | None = None) -> int:
         Fetch(request, options).run()
     except (Hopeless, Setback) as error:
         print(f"failed: {error}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, Hopeless) else 1
+        return 2 if isinstance(error, Hopeless) else 3
     except OSError as error:
-        # Of the disk that it writes to: sources have their own.
-        full = "the disk is full: make room or choose another model_store"
-        print(f"failed: {full if error.errno == errno.ENOSPC else error}", file=sys.stderr, flush=True)
+        if error.errno not in DISK:
+            raise
+        print(f"failed: {FULL if error.errno == errno.ENOSPC else error}", file=sys.stderr, flush=True)
         return 2
     return 0
 
@@ -74,10 +88,13 @@ class Fetch:
 
     def __init__(self, request: Request, options: argparse.Namespace) -> None:
         self.store = request.store
-        self.source = request.source
+        self.sources = request.sources
         self.pause: float = options.pause
         self.stall: float = options.stall
-        self.tries: int = options.tries
+        self.patience: float = options.patience
+        self.system: Sequence[Path] = options.system
+        self.reserve = 0
+        self.stopping = False
         self.progress = Progress(options.progress, self.store.bytes)
         known = credential()
         self.hubs = [
@@ -90,6 +107,9 @@ class Fetch:
             )
             for url in request.hubs
         ]
+        for mirror in self.hubs[:-1]:
+            # The way to xet that it hands on leads past it, to the hub's own storage on the internet.
+            mirror.xet = False
         for neighbour in request.neighbours:
             neighbour.silence_s = options.silence
         self.hood = Neighbourhood(request.name, request.neighbours, self.store, options.shared)
@@ -102,6 +122,7 @@ class Fetch:
         self.wrong: dict[str, int] = {}
         self.checkers = ThreadPoolExecutor(CHECKS)
         self.furthest = 0
+        self.progressed_at = time.monotonic()
         self.seen_bytes = 0
         self.grew_at = time.monotonic()
         self.listened_at = 0.0
@@ -140,6 +161,7 @@ class Fetch:
         """Bring all files that are missing, each verified."""
         store = self.store
         store.prepare()
+        self.reserve = store.reserve_bytes(self.system)
         held = store.held()
         self.missing = {path: file for path, file in store.files.items() if path not in held}
         say(f"{store.repo} at {store.revision}: {len(self.missing)} of {len(store.files)} files are missing")
@@ -147,8 +169,7 @@ class Fetch:
         # First the flag, then the look: of two hosts that begin together at least one sees the other.
         self.share()
         self.listen()
-        if self.source is not None:
-            self.take_from(self.source)
+        self.take_from(self.sources)
         while self.missing:
             self.hear_hubs()
             self.end_copies()
@@ -163,27 +184,26 @@ class Fetch:
     def check_space(self) -> None:
         """Raises Hopeless where what is missing cannot fit."""
         missing = self.store.bytes - self.store.arrived_bytes()
-        free = self.store.free_bytes()
-        if missing > free:
-            raise Hopeless(
-                "the disk is full: make room or choose another model_store: "
-                f"{missing - free} bytes more are needed where {self.store.dest.parent} lies"
-            )
+        lacking = missing - (self.store.free_bytes() - self.reserve)
+        if missing and lacking > 0:
+            kept = f", {self.reserve} of them to stay free for the system" if self.reserve else ""
+            raise Hopeless(f"{FULL}: {lacking} bytes more are needed where {self.store.dest.parent} lies{kept}")
 
-    def take_from(self, source: Path) -> None:
-        """Copy what a directory on this host holds; it is verified like everything else."""
-        say(f"looking for the files in {source}")
-        for file in self.missing.values():
-            try:
-                if (source / file.path).stat().st_size == file.size:
-                    self.touched[file.path] = {str(source)}
-                    self.checks[file.path] = self.checkers.submit(self.copy_in, source / file.path, file)
-            except OSError as error:
-                say(f"{source / file.path}: {error.strerror}")
+    def take_from(self, sources: Sequence[Path]) -> None:
+        """Copy what directories on this host hold, the first of them first; it is verified like everything else."""
+        for source in sources:
+            found = [file for file in self.idle() if not self.store.has_arrived(file) and is_there(source, file)]
+            if found:
+                say(f"{len(found)} files are in {source}")
+            for file in found:
+                self.touched[file.path] = {str(source)}
+                self.checks[file.path] = self.checkers.submit(self.copy_in, source / file.path, file)
 
     def copy_in(self, source: Path, file: File) -> bool:
         try:
-            shutil.copyfile(source, self.store.arriving(file))
+            with source.open("rb") as there, self.store.arriving(file).open("wb") as here:
+                while not self.stopping and (piece := there.read(BUFFER)):
+                    here.write(piece)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise
@@ -201,13 +221,13 @@ class Fetch:
                 if "done" in event:
                     self.check(event["done"])
                 elif "failed" in event:
+                    hub.xet &= not event["xet"]
                     self.had_setback(hub, event["failed"], event["why"], event["hopeless"], event["wait"])
                 elif "waiting" in event:
                     hub.patience_until = time.monotonic() + event["waiting"] + self.stall
                     say(f"{hub.name} asks to wait {event['waiting']:.0f} s")
 
     def had_setback(self, hub: Hub, path: str, why: str, hopeless: bool, wait: float | None) -> None:
-        hub.xet = False
         if hopeless and why.startswith("the disk"):
             raise Hopeless(why)
         if hopeless:
@@ -218,11 +238,15 @@ class Fetch:
         if moment < hub.rest_until:
             return  # one of several files that met the same setback
         done = self.store.arrived_bytes()
-        hub.setbacks = 1 if done > self.furthest else hub.setbacks + 1
-        self.furthest = max(self.furthest, done)
-        if hub.setbacks >= self.tries and not any(each.is_ready for each in self.hubs if each is not hub):
-            raise Setback(f"{self.tries} tries without progress, the last: {path} from {hub.name}: {why}")
-        rest = wait if wait is not None else min(LONGEST_PAUSE_S, self.pause * 2 ** (hub.setbacks - 1))
+        if done > self.furthest:
+            self.furthest, self.progressed_at, hub.setbacks = done, moment, 0
+        idle_s = moment - self.progressed_at
+        if idle_s > self.patience:
+            lasted = f"{idle_s / 3600:.1f} h" if idle_s >= 3600 else f"{idle_s:.0f} s"
+            raise Setback(f"given up after {lasted} without progress, the last: {path} from {hub.name}: {why}")
+        rest = wait if wait is not None else self.pause * min(LONGEST_PAUSE, 2**hub.setbacks)
+        hub.setbacks += 1
+        hub.setback = f"{path}: {why}"
         hub.rest_until = moment + rest
         say(f"{path} from {hub.name}: {why}; next try in {rest:.0f} s")
 
@@ -256,7 +280,12 @@ class Fetch:
                 continue
             say(f"{path} from {', '.join(sorted(sources))} is not as published; fetching it again, alone")
             self.distrusted.setdefault(path, set()).update(sources)
-            if any(hub.name in sources for hub in self.hubs):
+            # It is gone again: what comes in its place is progress.
+            self.furthest = min(self.furthest, self.store.arrived_bytes())
+            asked = [hub for hub in self.hubs if hub.name in sources]
+            for hub in asked:
+                hub.xet = False
+            if asked:
                 self.wrong[path] = self.wrong.get(path, 0) + 1
             if self.wrong.get(path, 0) >= WRONG_DOWNLOADS * len(self.hubs):
                 raise Hopeless(f"after {self.wrong[path]} downloads still not as published: {path}")
@@ -281,7 +310,7 @@ class Fetch:
                 self.check(file.path)
                 continue
             holders = self.trusted(self.hood.holders(file.path), file)
-            able = [each for each in holders if not each.is_resting]
+            able = [each for each in holders if not each.is_resting and not each.is_doubted]
             if not holders:
                 left.append(file)
             elif able and len(self.copies) < COPIES:
@@ -337,13 +366,17 @@ class Fetch:
             raise Hopeless(hopeless[-1])
 
     def watch(self) -> None:
-        """Restart a hub's client that has brought no byte for too long."""
+        """Restart a hub's client that has brought no byte for too long; stop before the system's disk is full."""
         moment = time.monotonic()
         done = self.there()
+        if done < self.store.bytes and (free := self.store.free_bytes()) < self.reserve:
+            place = self.store.dest.parent
+            raise Hopeless(f"{FULL}: {free} bytes are left where {place} lies, and the system needs {self.reserve}")
         if done != self.seen_bytes:
             self.seen_bytes, self.grew_at = done, moment
         for hub in self.hubs:
             if hub.at_work and moment - self.grew_at > self.stall and moment > hub.patience_until:
+                hub.xet = False
                 stalled = sorted(hub.stop())
                 self.had_setback(hub, stalled[0], f"no byte for {self.stall:.0f} s", False, None)
                 self.grew_at = moment
@@ -362,17 +395,29 @@ class Fetch:
         if doing:
             self.progress.tell("downloading", done, ", ".join(doing))
         elif resting and any(self.idle()):
-            wait = max(0.0, resting[0].rest_until - time.monotonic())
-            self.progress.tell("waiting before the next try", done, f"{wait:.0f} s, for {resting[0].name}")
+            hub = resting[0]
+            wait = max(0.0, hub.rest_until - time.monotonic())
+            self.progress.tell("waiting before the next try", done, f"{wait:.0f} s, {hub.name} failed: {hub.setback}")
         else:
             self.progress.tell("waiting for neighbours", done)
 
     def stop(self) -> None:
+        self.stopping = True
         for hub in self.hubs:
             hub.stop()
         for _, process in self.copies.values():
             process.kill()
         self.checkers.shutdown(wait=True, cancel_futures=True)
+
+
+def is_there(source: Path, file: File) -> bool:
+    try:
+        return (source / file.path).stat().st_size == file.size
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        say(f"{source / file.path}: {error.strerror}")
+        return False
 
 
 def say(message: str) -> None:

@@ -2,8 +2,8 @@
 
 Each line on standard input is a JSON object with `path`, `size`, `to` and `xet`. The bytes go to `to`, after those that
 are there already. Each line on standard output is one too: `{"done": PATH}`, `{"waiting": SECONDS}`, `in_memory` (bytes
-that have come and are not written yet), or `failed` (the path) with `why`, `hopeless` and `wait`. Nothing is verified
-here. It ends at once when its input does.
+that have come and are not written yet), or `failed` (the path) with `why`, `hopeless`, `wait` and whether it was `xet`.
+Nothing is verified here. It ends at once when its input does.
 """
 
 from __future__ import annotations
@@ -46,6 +46,14 @@ DISK = {
 
 class XetFailed(Exception):
     """Whatever it was, plain HTTP may fare better."""
+
+
+class StorageFailed(Exception):
+    """The hub named a place for the file, and that place refused: its signed URL may have run out, a new one not."""
+
+    def __init__(self, error: errors.HfHubHTTPError) -> None:
+        super().__init__(f"the hub's storage answered {status_of(error)}")
+        self.response = error.response
 
 
 def main() -> None:
@@ -108,7 +116,8 @@ def attempt(options: argparse.Namespace, order: dict[str, str | int]) -> None:
         transfer(options, path, int(order["size"]), Path(str(order["to"])), xet=bool(order["xet"]))
     except Exception as error:
         hopeless, why = judge(error)
-        say(failed=path, why=why, hopeless=hopeless, wait=asked_to_wait(error))
+        xet = isinstance(error, XetFailed)
+        say(failed=path, why=why, hopeless=hopeless, wait=asked_to_wait(error), xet=xet)
     else:
         say(done=path)
 
@@ -139,12 +148,17 @@ def transfer(options: argparse.Namespace, path: str, size: int, to: Path, *, xet
         there = file.tell()
         if there > size:
             there = file.truncate(0)
-        http_get(found.location, file, resume_size=there, headers=headers, expected_size=size)
+        try:
+            http_get(found.location, file, resume_size=there, headers=headers, expected_size=size)
+        except errors.HfHubHTTPError as error:
+            raise StorageFailed(error) from error
 
 
 def judge(error: Exception) -> tuple[bool, str]:
     """Whether a second try cannot help, and what happened."""
     said = first_line(error)
+    if isinstance(error, StorageFailed):
+        return False, said
     for kind, remedy in REMEDIES.items():
         if isinstance(error, kind):
             return True, f"{remedy}. The hub's client said: {said}"

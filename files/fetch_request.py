@@ -25,7 +25,7 @@ class Request:
     store: Store
     hubs: tuple[str, ...]
     venv: Path
-    source: Path | None
+    sources: tuple[Path, ...]
     name: str
     neighbours: tuple[Neighbour, ...]
 
@@ -41,7 +41,7 @@ class Request:
                 store=store,
                 hubs=tuple(map(str, data["hubs"])),
                 venv=Path(data["venv"]),
-                source=Path(data["source"]) if data.get("source") else None,
+                sources=tuple(map(Path, data.get("sources", []))),
                 name=str(data.get("name", "")),
                 neighbours=tuple(neighbours),
             )

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,12 @@ class Hub:
     def __init__(self, url: str, store: Store, venv: Path, token: str | None, home: Path) -> None:
         self.url = url
         self.name = urlsplit(url).netloc
+        # Off for good once it has failed, stalled or brought something else.
         self.xet = True
         self.rest_until = 0.0
         self.patience_until = 0.0
         self.setbacks = 0
+        self.setback = ""
         self.hopeless: str | None = None
         self.at_work: set[str] = set()
         self.in_memory = 0
@@ -50,6 +53,7 @@ class Hub:
         self._home = home
         self._process: subprocess.Popen[str] | None = None
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._lost: list[dict[str, Any]] = []
 
     @property
     def is_ready(self) -> bool:
@@ -57,7 +61,10 @@ class Hub:
 
     def order(self, file: File) -> None:
         """Have one more file transferred."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is not None and (status := self._process.poll()) is not None:
+            # Its own word of that would come too late, for the next client's ear.
+            self._lost += self._end(status)
+        if self._process is None:
             self._start()
         assert self._process is not None and self._process.stdin is not None
         self.at_work.add(file.path)
@@ -85,7 +92,9 @@ class Hub:
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            self._events.put({**json.loads(line), "from": process.pid})
+            # A client that is killed may not come to the end of its last line.
+            with suppress(ValueError):
+                self._events.put({**json.loads(line), "from": process.pid})
         self._events.put({"ended": process.wait(), "from": process.pid})
 
     def _environment(self) -> dict[str, str]:
@@ -103,7 +112,7 @@ class Hub:
 
     def events(self) -> list[dict[str, Any]]:
         """What the client has said since, `failed` for each file that it was at when it ended."""
-        told: list[dict[str, Any]] = []
+        told, self._lost = self._lost, []
         while not self._events.empty():
             event = self._events.get()
             if self._process is None or event["from"] != self._process.pid:
@@ -112,14 +121,18 @@ class Hub:
                 self.in_memory = event["in_memory"]
                 continue
             if "ended" in event:
-                self.in_memory = 0
-                why = f"the hub's client ended with {event['ended']}"
-                told += [{"failed": path, "why": why, "hopeless": False, "wait": None} for path in self.at_work]
-                self.at_work.clear()
-                self._process = None
+                told += self._end(event["ended"])
                 continue
             self.at_work -= {event.get("done"), event.get("failed")}
             told.append(event)
+        return told
+
+    def _end(self, status: int) -> list[dict[str, Any]]:
+        """What there is to say of a client that has ended by itself."""
+        # Memory that xet has used up is a way to such an end.
+        failed = {"why": f"the hub's client ended with {status}", "hopeless": False, "wait": None, "xet": True}
+        told = [{"failed": path, **failed} for path in self.at_work]
+        self.at_work, self.in_memory, self._process = set(), 0, None
         return told
 
     def stop(self) -> set[str]:
@@ -144,6 +157,7 @@ class Neighbour:
     heard_at: float = 0.0
     deaf_until: float = 0.0
     silence_s: float = 20.0
+    is_doubted: bool = False
 
     @property
     def base(self) -> str:
@@ -154,9 +168,11 @@ class Neighbour:
         if said and said.get("beat") != self.said.get("beat"):
             self.heard_at = time.monotonic()
         self.said = said
+        self.is_doubted = False
 
     def rest(self) -> None:
-        """Leave it alone for a moment, with what it holds: it may be starting again."""
+        """Leave it alone for a moment, with what it holds, and then ask it first: it may be starting again, or dead."""
+        self.is_doubted = True
         self.deaf_until = time.monotonic() + REST_S
 
     @property

@@ -22,6 +22,8 @@ REVISION = re.compile(r"[0-9a-f]{40}")
 ENTRY = re.compile(r"(\d+) (?:sha256:([0-9a-f]{64})|git:([0-9a-f]{40}))")
 ARRIVING = ".arriving"
 BUFFER = 4 << 20
+# What apt, the journal and a login need to go on, where the store shares their file system.
+RESERVE_BYTES = 2 << 30
 MACHINE_ID = Path("/etc/machine-id")
 
 
@@ -98,11 +100,22 @@ class Store:
         """Where a file grows until it is verified."""
         return self.staging / ARRIVING / file.path
 
+    @property
+    def _mark(self) -> Path:
+        """Says which machine verified the files that have their names; no published file can lie there."""
+        return self.staging / ARRIVING / ARRIVING
+
     def prepare(self) -> None:
-        """Make the directories, and remove what was never published."""
+        """Make the directories, and remove what was never published. What another machine verified has yet to be."""
         for file in self.files.values():
             self.arriving(file).parent.mkdir(parents=True, exist_ok=True)
+        if not self._mark.exists() or self._mark.read_text() != _machine():
+            for path in self.held():
+                (self.staging / path).rename(self.arriving(self.files[path]))
+            write(self._mark, _machine())
         for path in _walk(self.staging):
+            if path == self._mark:
+                continue
             inside = path.relative_to(self.staging)
             name = inside.relative_to(ARRIVING).as_posix() if inside.parts[0] == ARRIVING else inside.as_posix()
             if name not in self.files:
@@ -113,7 +126,7 @@ class Store:
         return _size(self.arriving(file)) == file.size
 
     def held(self) -> set[str]:
-        """The files that have arrived and were verified."""
+        """The files that have arrived and were verified, by the machine of the mark."""
         return {path for path, file in self.files.items() if _size(self.staging / path) == file.size}
 
     def arrived_bytes(self) -> int:
@@ -128,6 +141,11 @@ class Store:
         """What the downloader, who is not root, may still write where the store lies."""
         found = os.statvfs(self.dest.parent)
         return found.f_bavail * found.f_frsize
+
+    def reserve_bytes(self, system: Iterable[Path]) -> int:
+        """What has to stay free: nothing on a disk of its own, something where it shares one with these directories."""
+        own = self.dest.parent.stat().st_dev
+        return RESERVE_BYTES if any(path.exists() and path.stat().st_dev == own for path in system) else 0
 
     def accept(self, file: File, told: Callable[[int], None] | None = None) -> bool:
         """Give an arrived file its name if it is as published; if not, remove it."""
@@ -153,11 +171,19 @@ class Store:
         return sorted({file.path for file, ok in zip(order, right, strict=True) if not ok} | foreign)
 
     def take_back(self, wrong: Iterable[str]) -> None:
-        """Make the final directory an unfinished one again, without its wrong files."""
+        """Make the final directory an unfinished one again, without its wrong files.
+
+        One that then holds nothing, such as an empty one made by hand, does not end a download that is under way.
+        """
+        # There a file with its name counts as verified, so the wrong ones go while this is not there yet.
+        for path in wrong:
+            (self.dest / path).unlink(missing_ok=True)
+        if self.staging.exists() and not any(_walk(self.dest)):
+            shutil.rmtree(self.dest)
+            return
         shutil.rmtree(self.staging, ignore_errors=True)
         self.dest.rename(self.staging)
-        for path in wrong:
-            (self.staging / path).unlink(missing_ok=True)
+        write(self._mark, _machine())
 
     def publish(self) -> None:
         """Rename the directory, now whole, into place, with nothing in it but the published files."""

@@ -17,6 +17,7 @@ from rigup.batch import Answer, Ask
 from rigup.errors import RigupError
 from rigup.facts.store import Stored, StoredModels
 from rigup.inventory import Host, find_inventory, load_inventory
+from rigup.plan import PLAN
 from rigup.progress import size
 from rigup.remote import Unreachable, connect, execute
 
@@ -35,7 +36,8 @@ def add_commands(commands: Any) -> None:
     remove = actions.add_parser(
         "rm",
         help="remove a checkpoint from a host",
-        description="Removes a checkpoint from a host's store. One that an endpoint uses is refused.",
+        description="Removes a checkpoint from a host's store. Refuses one that an endpoint uses or may use, and one "
+        "that is being fetched.",
     )
     remove.add_argument("host", metavar="HOST")
     remove.add_argument("what", metavar="REPO[@COMMIT]", help="the commit may be shortened to 7 digits or more")
@@ -105,7 +107,7 @@ def table(stored: dict[str, list[Stored]]) -> list[str]:
 
 
 def chosen(stored: Iterable[Stored], what: str, host: str) -> list[Stored]:
-    """The entries that `REPO[@COMMIT]` means. Raises RigupError for none, several commits, and one that is in use."""
+    """The entries that `REPO[@COMMIT]` means. Raises RigupError for none, several commits, and what may be in use."""
     repo, _, commit = what.partition("@")
     there = list(stored)
     found = [each for each in there if each.repo == repo and (len(commit) >= 7 or not commit)]
@@ -120,18 +122,32 @@ def chosen(stored: Iterable[Stored], what: str, host: str) -> list[Stored]:
         raise RigupError(
             f"{what} on {host} is used by endpoint {', '.join(users)}: give it another recipe first, and deploy"
         )
+    for each in found:
+        if each.fetching:
+            raise RigupError(
+                f"{what} is being fetched on {host}: `systemctl disable --now {unit_of(each)}` there ends that"
+            )
+        if each.riddles:
+            raise RigupError(
+                f"endpoint {', '.join(each.riddles)} runs on {host}, and neither {PLAN} nor its unit says what it "
+                "uses: deploy first, or stop it"
+            )
     return found
+
+
+def unit_of(stored: Stored) -> str:
+    """The unit that fetches it."""
+    return f"model-fetch@{stored.instance}.service"
 
 
 def removal(store: str, stored: Stored) -> str:
     """The command that removes a checkpoint: first what promises it, then what asks for it, then its files."""
-    instance = f"{stored.repo.replace('/', '--')}--{stored.revision[:12]}"
+    instance = stored.instance
     place = f"{store}/{stored.repo}"
     promises = [f"{place}/{stored.revision}.verified.json", f"/var/lib/rigup-fetch/shared/{instance}.json"]
     trees = [f"{place}/{stored.revision}", f"{place}/.{stored.revision}.incoming", f"/etc/rigup/models/{instance}.json"]
-    unit = f"model-fetch@{instance}.service"
     steps = [
-        ["systemctl", "disable", "--quiet", "--now", "--", unit],
+        ["systemctl", "disable", "--quiet", "--now", "--", unit_of(stored)],
         ["rm", "-f", "--", *promises],
         ["rm", "-rf", "--", *trees],
     ]

@@ -60,6 +60,10 @@ class CheckpointPlan(Data):
         """A name for units and files: without slashes, and different for every commit."""
         return f"{self.repo.replace('/', '--')}--{self.revision[:12]}"
 
+    def places_in(self, source: str) -> tuple[str, ...]:
+        """Where it may lie in a directory that holds a copy of a store, or of checkpoints by name, or it alone."""
+        return f"{source}/{self.repo}/{self.revision}", f"{source}/{self.repo.rpartition('/')[2]}", source
+
 
 class VenvPlan(Data):
     """A Python environment on the host: `packages` as the recipe pins them, `requirements` all of them with hashes."""

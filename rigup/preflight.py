@@ -26,11 +26,21 @@ from rigup.packages import (
     toolkit_group,
     upstream,
 )
-from rigup.plan import Plan
+from rigup.plan import CheckpointPlan, Plan
 from rigup.registry import HUB, registry_of
 from rigup.settings import Settings, gpu_indices
 
-__all__ = ["Disk", "HostFacts", "Listener", "PciDevice", "Reachability", "check", "destinations", "disk_paths"]
+__all__ = [
+    "Disk",
+    "HostFacts",
+    "Listener",
+    "PciDevice",
+    "Reachability",
+    "check",
+    "destinations",
+    "disk_paths",
+    "holds",
+]
 
 NVIDIA = 0x10DE
 DISPLAY_CONTROLLER = 0x03
@@ -48,7 +58,10 @@ CUDA_BYTES = 10 * GIB
 VENV_BYTES = 24 * GIB
 # Each engine process holds some GiB of host memory beside its GPU; less than this does not load a model.
 MEMORY_BYTES = 12 * GIB
-MARGIN = GIB
+# What fetch.py leaves free where the store shares the disk with the system.
+MARGIN = 2 * GIB
+
+HUBS = ("hub_mirror", "hub_endpoint")
 
 
 class PciDevice(Protocol):
@@ -102,6 +115,7 @@ class HostFacts:
     `gates` the port of each gate that is up, `addresses` the host's own, `failed` why (endpoint, generation) gave way
     before. `client`: the proof's packages are there. `labels` those of file systems; looked for with `model_disk`.
     `serving` are the units of endpoints that run, `booted_with` the kernel's arguments; `grub`: there is `update-grub`.
+    `source`: `model_source` is a directory there; `sourced` the paths of the checkpoints that it holds in full.
     """
 
     os_release: Mapping[str, str]
@@ -128,6 +142,8 @@ class HostFacts:
     serving: Collection[str] = ()
     booted_with: Collection[str] = ()
     grub: bool = True
+    source: bool = True
+    sourced: Collection[str] = ()
 
 
 def disk_paths(settings: Settings) -> list[str]:
@@ -154,6 +170,7 @@ def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[
         looking.memory,
         looking.disk,
         looking.own_disk,
+        looking.source,
         looking.secure_boot,
         looking.kernel_args,
         looking.public_addresses,
@@ -167,9 +184,17 @@ def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[
     return looking.problems
 
 
+def holds(places: Sequence[Mapping[str, int] | None], listing: Mapping[str, str]) -> bool:
+    """Whether every published file is in one of these places, in its size; what is in it, the download verifies."""
+    sizes = [(path, int(entry.partition(" ")[0])) for path, entry in listing.items()]
+    return bool(sizes) and all(any(place and place.get(path) == size for place in places) for path, size in sizes)
+
+
 def _urls(plan: Plan, settings: Settings) -> list[tuple[str, str]]:
     urls = [(name, getattr(settings, name)) for name in ("cuda_mirror", "docker_mirror", "toolkit_mirror")]
     urls += [("pypi_index", settings.pypi_index), ("hub_endpoint", settings.hub_endpoint)]
+    if settings.hub_mirror:
+        urls.append(("hub_mirror", settings.hub_mirror))
     if plan.venvs:
         urls.append(("python_mirror", settings.python_mirror))
     for tag in plan.images.values():
@@ -349,6 +374,18 @@ class _Looking:
                 f"give it to the disk for the checkpoints, `e2label DEVICE {label}` for ext4, or check its cable",
             )
 
+    def source(self) -> None:
+        # Once all is in the store, the disk may be carried away again.
+        if not self.facts.source and self.checkpoints_to_come():
+            self.problem(
+                "source",
+                f"{self.settings.model_source} (`model_source`) is no directory on the host",
+                "mount the disk that it lies on, correct it, or leave it out: all comes from the hub then",
+            )
+
+    def checkpoints_to_come(self) -> list[CheckpointPlan]:
+        return [each for each in self.plan.checkpoints if each.bytes > self.facts.stored.get(each.path, 0)]
+
     def own_disk_to_mount(self) -> bool:
         """Whether the store is still to be mounted."""
         disk = self.facts.disks.get(self.settings.model_store)
@@ -494,16 +531,17 @@ class _Looking:
             needed.discard("docker_mirror")
         if not self.missing(toolkit_group(self.settings)):
             needed.discard("toolkit_mirror")
-        if all(c.bytes <= self.facts.stored.get(c.path, 0) for c in self.plan.checkpoints):
-            needed.discard("hub_endpoint")
-            if self.facts.client and all(venv.path in self.facts.venvs for venv in self.plan.venvs):
-                needed.discard("pypi_index")
+        missing = self.checkpoints_to_come()
+        # A host that reaches one of them can go on; files that the mirror lacks come from the hub, and the other way.
+        hubs = {name: _place(url) for name, url in _urls(self.plan, self.settings) if name in HUBS}
+        reached = any(seen is not None and seen.ok for seen in map(self.facts.reachable.get, hubs.values()))
+        if reached or all(each.path in self.facts.sourced for each in missing):
+            needed.difference_update(HUBS)
+        if not missing and self.facts.client and all(venv.path in self.facts.venvs for venv in self.plan.venvs):
+            needed.discard("pypi_index")
         distro = DISTROS.get(self.distro or "")
         if all(venv.path in self.facts.venvs or (distro and distro.python == venv.python) for venv in self.plan.venvs):
             needed.discard("python_mirror")
-        if self.settings.model_source:
-            # What is missing there is told by the download.
-            needed.discard("hub_endpoint")
         if all(image in self.facts.images for image in self.plan.images):
             needed -= {name for name in needed if name == "registry_mirror" or name.startswith("image ")}
         return needed

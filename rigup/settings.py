@@ -339,7 +339,8 @@ class Settings(BaseModel):
         None, description="Label of a file system of its own that is mounted there; it survives a rebuilt host."
     )
     model_source: HostPath | None = Field(
-        None, description="Directory on the host that is looked into before anything is downloaded, such as a disk's."
+        None,
+        description="Directory on the host with the checkpoint, or a copy of a store: taken before any download.",
     )
     neighbours: Bool = Field(
         True, description="Take files from the inventory's other hosts, and serve them to these hosts alone."
@@ -365,7 +366,9 @@ class Settings(BaseModel):
         "https://huggingface.co", description="Hugging Face hub, or a mirror that speaks its protocol."
     )
     hub_mirror: Url | None = Field(
-        None, description="Mirror of the hub on the LAN, asked first. It needs not be trusted: every file is verified."
+        None,
+        description="Mirror of the hub on the LAN, asked first, over plain HTTP; every file is verified. A host must "
+        "reach it or the hub.",
     )
     registry_mirror: Url | None = Field(None, description="Mirror of Docker Hub; without it Docker Hub itself.")
 

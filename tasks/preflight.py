@@ -35,6 +35,7 @@ from rigup.facts.network import Addresses, ListeningPorts, Reachable
 from rigup.facts.nvidia import GpuList
 from rigup.facts.packages import InstalledVersions
 from rigup.facts.serving import ModelStamp
+from rigup.facts.store import FileSizes
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
 from rigup.facts.units import ActiveUnits, UnitState
 from rigup.lock import Lock
@@ -43,7 +44,7 @@ from rigup.neighbours import Neighbour, fleet_of, neighbours_of
 from rigup.operations.systemd import SERVING
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan
-from rigup.preflight import HostFacts, check, destinations, disk_paths
+from rigup.preflight import HostFacts, check, destinations, disk_paths, holds
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.render import CLIENT
 from rigup.settings import Settings
@@ -211,6 +212,14 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
 
     endpoints = fact(Endpoints)
     stamps = {item.path: fact(ModelStamp, path=item.path) for item in plan.checkpoints}
+    source = settings.model_source
+    sources = {
+        item.path: [
+            fact(FileSizes, directory=place, names=sorted(item.listing)) for place in item.places_in(source or "")
+        ]
+        for item in plan.checkpoints
+        if source
+    }
     gates = {each.name: fact(UnitState, unit=each.gate) for each in plan.endpoints if each.public_address}
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
     return HostFacts(
@@ -240,6 +249,8 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         serving=fact(ActiveUnits, pattern=SERVING),
         booted_with=fact(KernelState).arguments,
         grub=fact(Which, command="update-grub") is not None,
+        source=source is None or fact(FileSizes, directory=source, names=[]) is not None,
+        sourced=[item.path for item in plan.checkpoints if source and holds(sources[item.path], item.listing)],
         client=_has_client(fact(FileInfo, path=f"{CLIENT}/requirements.lock")),
     )
 

@@ -38,20 +38,33 @@ def parse_gpu_use(lines: list[str]) -> list[GpuUseValue]:
 
 
 def parse_downloads(lines: list[str]) -> list[dict[str, Any]]:
-    """From the names of running units, and lines `PATH:JSON` of what the downloader last said of each checkpoint.
+    """From units, lines `PATH:JSON` of how far each checkpoint is, and `last UNIT LINE` of those units that failed.
 
-    One object for each running unit, with `checkpoint` and, once it has said something, `step`, `bytes_done` and
-    `bytes_total`.
+    One object for each unit, with `checkpoint` and, once it has said something, `step`, `bytes_done` and `bytes_total`.
+    The step of a failed one is `given up`, and its last line what it is `doing`.
     """
     said: dict[str, dict[str, Any]] = {}
-    running = []
+    last: dict[str, str] = {}
+    units: dict[str, bool] = {}
     for line in lines:
         if line.startswith(UNIT):
-            running.append(line.split()[0].removeprefix(UNIT).removesuffix(".service"))
+            name, _, active, *_ = line.split()
+            units[_instance(name)] = active == "failed"
+        elif line.startswith(f"last {UNIT}"):
+            name, _, text = line.removeprefix("last ").partition(" ")
+            last[_instance(name)] = text
         elif line.startswith("/"):
             path, _, text = line.partition(":")
             said[path.split("/")[-2]] = json.loads(text)
-    return [{"checkpoint": checkpoint, **said.get(checkpoint, {})} for checkpoint in sorted(running)]
+    found = []
+    for checkpoint, failed in sorted(units.items()):
+        end = {"step": "given up", "doing": last.get(checkpoint, ""), "rate": 0} if failed else {}
+        found.append({"checkpoint": checkpoint, **said.get(checkpoint, {}), **end})
+    return found
+
+
+def _instance(unit: str) -> str:
+    return unit.removeprefix(UNIT).removesuffix(".service")
 
 
 class GpuUse(FactBase[list[GpuUseValue]]):
@@ -71,15 +84,18 @@ class GpuUse(FactBase[list[GpuUseValue]]):
 
 
 class Downloads(FactBase[list[dict[str, Any]]]):
-    """The checkpoints that are being fetched, and how far they are."""
+    """The checkpoints that are being fetched, and how far they are; also those that were given up, and why."""
 
     @staticmethod
     def default() -> list[dict[str, Any]]:
         return []
 
     def command(self) -> str:
+        units = f"systemctl list-units --plain --no-legend --no-pager '{UNIT}*' 2>/dev/null --state"
         return (
-            f"systemctl list-units --plain --no-legend --no-pager --state=active,activating '{UNIT}*' 2>/dev/null; "
+            f"{units}=active,activating,failed; {units}=failed | while read -r unit rest; do "
+            "printf 'last %s %s\\n' \"$unit\" "
+            '"$(journalctl --no-pager --quiet --output=cat --lines=1 "_SYSTEMD_UNIT=$unit")"; done; '
             "grep -H . /run/rigup-fetch/*/progress.json 2>/dev/null || true"
         )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyinfra.api.command import QuoteString, StringCommand
@@ -12,16 +12,27 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts._reading import Value, reading
 from rigup.facts.serving import read_object
+from rigup.plan import PLAN as KEPT_PLAN
+from rigup.plan import UNITS as IN_FORCE
 
-__all__ = ["FetchProgress", "Stored", "StoredModels", "parse_stored_models"]
+__all__ = ["FetchProgress", "FileSizes", "Stored", "StoredModels", "parse_stored_models"]
 
-STAMP, PLAN = "--- stamp ", "--- plan"
+STAMP, PLAN, UNITS, RUNNING = "--- stamp ", "--- plan", "--- units", "--- running"
 FILE = re.compile(r"(\d+) ([^/]+/[^/]+)/(\.?)([0-9a-f]{40})(\.incoming)?/.+")
+# `grep -o` in the units of endpoints; one that is being tried comes before the one in force (systemd.unit(5)).
+THERE = "--- there"
+USE = re.compile(r"(?P<place>/.*)/llm@(?P<name>.+)\.service:(?P<repo>[^/]+/[^/]+)/(?P<revision>[0-9a-f]{40})")
+TRIALS = "/run/systemd/system"
+UNIT = re.compile(r"(llm|model-fetch)@(.+)\.service ")
 
 
 @dataclass(frozen=True)
 class Stored(Value):
-    """A checkpoint in the store: `state` is verified, unverified or arriving; `used_by` names endpoints."""
+    """A checkpoint in the store: `state` is verified, unverified or arriving; `used_by` names endpoints.
+
+    `fetching` tells that its download runs. `riddles` are endpoints that run on the host while nothing there says what
+    they use: it may be this.
+    """
 
     repo: str
     revision: str
@@ -29,36 +40,78 @@ class Stored(Value):
     state: str
     verified_at: str = ""
     used_by: tuple[str, ...] = ()
+    fetching: bool = False
+    riddles: tuple[str, ...] = ()
+
+    @property
+    def instance(self) -> str:
+        """As `CheckpointPlan.instance`."""
+        return f"{self.repo.replace('/', '--')}--{self.revision[:12]}"
 
 
 def parse_stored_models(lines: list[str]) -> list[Stored]:
-    """From size and path of every file, each stamp, and the plan that the host keeps; by repository and commit."""
-    start = next((at for at, line in enumerate(lines) if line.startswith(STAMP) or line == PLAN), len(lines))
-    sizes: dict[tuple[str, str, bool], int] = {}
-    for line in lines[:start]:
-        if match := FILE.fullmatch(line):
-            key = (match[2], match[4], bool(match[3] and match[5]))
-            sizes[key] = sizes.get(key, 0) + int(match[1])
-    sections: dict[str, list[str]] = {}
-    for line in lines[start:]:
-        if line.startswith(STAMP) or line == PLAN:
+    """By repository and commit, from what the command below prints: files, stamps, the plan, uses, what runs."""
+    sections: dict[str, list[str]] = {"": []}
+    section = sections[""]
+    for line in lines:
+        if line.startswith(STAMP) or line in (PLAN, UNITS, RUNNING):
             section = sections.setdefault(line, [])
         else:
             section.append(line)
-    told = {name: read_object("\n".join(text)) for name, text in sections.items()}
-    stamps = {(stamp.get("repo"), stamp.get("revision")): stamp for name, stamp in told.items() if name != PLAN}
-    used: dict[tuple[str, str], list[str]] = {}
-    for endpoint in told.get(PLAN, {}).get("endpoints", []):
-        checkpoint = endpoint["checkpoint"]
-        used.setdefault((checkpoint["repo"], checkpoint["revision"]), []).append(endpoint["name"])
+    sizes: dict[tuple[str, str, bool], int] = {}
+    for line in sections[""]:
+        if match := FILE.fullmatch(line):
+            key = (match[2], match[4], bool(match[3] and match[5]))
+            sizes[key] = sizes.get(key, 0) + int(match[1])
+    told = [read_object("\n".join(text)) for name, text in sections.items() if name.startswith(STAMP)]
+    stamps = {(stamp.get("repo"), stamp.get("revision")): stamp for stamp in told}
+    uses = _planned(read_object("\n".join(sections.get(PLAN, []))))
+    for line in sections.get(UNITS, []):
+        if match := USE.match(line):
+            trial = ", on trial" if match["place"] == TRIALS else ""
+            uses.add((match["repo"], match["revision"], match["name"] + trial))
+    running = {(match[1], match[2]) for line in sections.get(RUNNING, []) if (match := UNIT.match(line))}
+    known = {name.removesuffix(", on trial") for _, _, name in uses}
+    riddles = sorted(name for kind, name in running if kind == "llm" and name not in known)
     found = []
     for (repo, revision, arriving), size in sorted(sizes.items()):
         stamp = stamps.get((repo, revision), {})
         whole = bool(stamp) and stamp.get("bytes") == size
         state = "arriving" if arriving else "verified" if whole else "unverified"
         verified_at = str(stamp["verified_at"]) if state == "verified" else ""
-        found.append(Stored(repo, revision, size, state, verified_at, tuple(used.get((repo, revision), ()))))
+        used_by = tuple(sorted(name for *which, name in uses if which == [repo, revision]))
+        stored = Stored(repo, revision, size, state, verified_at, used_by, riddles=tuple(riddles))
+        found.append(replace(stored, fetching=("model-fetch", stored.instance) in running))
     return found
+
+
+def _planned(plan: Mapping[str, Any]) -> set[tuple[str, str, str]]:
+    """Repository, commit and endpoint of all that the plan uses; nothing where it is damaged."""
+    try:
+        endpoints = [(each["checkpoint"], each["name"]) for each in plan.get("endpoints", [])]
+        return {(str(checkpoint["repo"]), str(checkpoint["revision"]), str(name)) for checkpoint, name in endpoints}
+    except (AttributeError, KeyError, TypeError):
+        return set()
+
+
+class FileSizes(FactBase[Mapping[str, int] | None]):
+    """The bytes of those files in `directory`, by the `names` that are there; None where there is no such directory."""
+
+    @staticmethod
+    def default() -> None:
+        return None
+
+    def command(self, directory: str, names: Sequence[str]) -> StringCommand:
+        sizes = StringCommand("stat -L -c '%s %n' --", *map(QuoteString, names)) if names else "true"
+        return StringCommand(
+            "cd --", QuoteString(directory), f"2>/dev/null && {{ echo '{THERE}';", sizes, "2>/dev/null; } || true"
+        )
+
+    @reading
+    def process(self, output: list[str]) -> Mapping[str, int] | None:
+        if output[:1] != [THERE]:
+            return None
+        return {name: int(size) for size, _, name in (line.partition(" ") for line in output[1:])}
 
 
 class FetchProgress(FactBase[Mapping[str, Any]]):
@@ -80,7 +133,7 @@ class FetchProgress(FactBase[Mapping[str, Any]]):
 
 
 class StoredModels(FactBase[list[Stored]]):
-    """Every checkpoint in the directory `store`: its size, whether it was verified, and the endpoints that use it."""
+    """Every checkpoint in the directory `store`: its size, whether it was verified, and who uses it, as `Stored`."""
 
     @staticmethod
     def default() -> list[Stored]:
@@ -92,7 +145,11 @@ class StoredModels(FactBase[list[Stored]]):
             "find", place, "-mindepth 4 -type f -printf '%s %P\\n' 2>/dev/null;",
             "find", place, "-mindepth 3 -maxdepth 3 -name '*.verified.json'",
             f"-printf '{STAMP}%P\\n' -exec cat -- {{}} ';' 2>/dev/null;",
-            f"echo; echo '{PLAN}'; cat /etc/rigup/plan.json 2>/dev/null || true",
+            f"echo; echo '{PLAN}'; cat {KEPT_PLAN} 2>/dev/null; echo; echo '{UNITS}';",
+            "grep -HoE '[^/=: ]+/[^/]+/[0-9a-f]{40}'",
+            f"{IN_FORCE}/llm@*.service {TRIALS}/llm@*.service 2>/dev/null; echo '{RUNNING}';",
+            "systemctl list-units --plain --no-legend --no-pager --state=active,activating,reloading --",
+            "'llm@*.service' 'model-fetch@*.service' 2>/dev/null || true",
         )  # fmt: skip
 
     @reading

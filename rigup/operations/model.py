@@ -66,7 +66,7 @@ def request(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> s
         "repo": checkpoint.repo,
         "revision": checkpoint.revision,
         "dest": checkpoint.path,
-        "source": sources.directory,
+        "sources": checkpoint.places_in(sources.directory) if sources.directory else (),
         "name": sources.name,
         "neighbours": [asdict(neighbour) for neighbour in sources.neighbours],
         "hubs": sources.hubs,
@@ -162,7 +162,8 @@ def _wait_for_stamp(host: Host, checkpoint: CheckpointPlan, timeout: float) -> N
         if _is_done(stamp, checkpoint) and not state.runs:
             say(host, f"{repo} is complete and verified: {size(stamp.bytes)} in {stamp.files} files")
             return
-        if not state.runs and not state.is_waiting_to_retry:
+        # A start that waits its turn, for the network or the store's disk, is not a unit that gave up.
+        if not state.runs and not state.is_waiting_to_retry and not state.job:
             raise failure(host, unit, state, f"{repo} could not be fetched")
         if clock.is_up:
             raise failure(host, unit, state, f"{repo} was not complete within {duration(timeout)}")

@@ -94,8 +94,9 @@ class Fleet:
     def store(self, host: machine.Host) -> str:
         return host.shell("echo /srv/models/*/*/????????????????????????????????????????").stdout.strip()
 
-    def sums(self, host: machine.Host) -> str:
-        return host.shell(f"cd {self.store(host)} && find . -type f -exec sha256sum {{}} + | sort -k2").stdout
+    def sums(self, host: machine.Host, store: str = "/srv/models") -> str:
+        commit = f"{store}/*/*/????????????????????????????????????????"
+        return host.shell(f"cd {commit} && find . -type f -exec sha256sum {{}} + | sort -k2").stdout
 
 
 def published() -> str:
@@ -232,6 +233,28 @@ def test_a_token_reaches_its_own_hub_stands_nowhere_else_and_goes_with_its_setti
     fleet.rigs.write(hub_endpoint=fleet.hub.url)
 
 
+def test_a_store_below_home_is_filled_from_a_copy_of_a_store_and_serves_its_neighbour(fleet: Fleet) -> None:
+    first, second = fleet.hosts
+    fleet.hub.forget()
+    fleet.rigs.write(hub_endpoint=fleet.hub.url, model_store="/home/models", model_source="/not/there")
+    refused = fleet.deploy("--limit", first.name)
+    assert refused.code != 0 and "/not/there (`model_source`)" in refused.output
+
+    fleet.rigs.write(hub_endpoint=fleet.hub.url, model_store="/home/models", model_source="/srv/models")
+    filled = fleet.deploy("--limit", first.name)
+    assert filled.code == 0, filled.output
+    fleet.rigs.write(hub_endpoint=fleet.hub.url, model_store="/home/models")
+    served = fleet.deploy("--limit", second.name)
+    assert served.code == 0, served.output
+
+    assert [fleet.sums(host, "/home/models") for host in fleet.hosts] == [published()] * 2
+    assert fleet.hub.journal == []
+    fleet.rigs.write(hub_endpoint=fleet.hub.url)
+    assert fleet.deploy().code == 0
+    for host in fleet.hosts:
+        host.shell("rm -rf /home/models")
+
+
 def test_models_are_listed_and_removed_only_on_request(fleet: Fleet) -> None:
     first, second = NAMES
     listed = fleet.rigs.run("rigup", "models")
@@ -258,7 +281,7 @@ def test_a_rebuilt_host_whose_store_has_a_disk_of_its_own_verifies_and_downloads
     host.shell("rm -rf /srv/models")
     fleet.rigs.write(hub_endpoint=fleet.hub.url, model_disk="models")
     assert "no file system has the label models" in fleet.deploy(*only).output
-    host.add_disk("models", 100_000_000)
+    host.add_disk("models", 3_000_000_000)
     first = fleet.deploy(*only)
     assert first.code == 0, first.output
     assert fleet.sums(host) == published()
@@ -278,3 +301,42 @@ def test_a_rebuilt_host_whose_store_has_a_disk_of_its_own_verifies_and_downloads
     assert not [line for line in fleet.hub.journal if line["client"] == host.address]
     assert "is as published; nothing is fetched" in host.shell("journalctl -o cat -u 'model-fetch@*'").stdout
     assert fleet.sums(host) == published()
+
+
+def test_a_disk_that_runs_full_in_the_middle_stops_the_download_alone_and_the_next_deploy_finishes_it(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    # On the disk of the test before.
+    host, log = fleet.hosts[0], tmp_path / "log"
+    only = ("--limit", host.name)
+    fleet.empty(host)
+    fleet.hub.send(1_500_000)
+    fleet.hub.refuse_xet()
+    with (
+        log.open("w") as output,
+        fleet.rigs.begun("pyinfra", *STEPS, *only, output=output.fileno()) as deploy,
+    ):
+        host.shell("for i in {1..600}; do [ $(du -s /srv/models | cut -f1) -gt 3000 ] && exit; sleep 0.1; done; exit 1")
+        free = "$(df --output=avail -B1 /srv/models | tail -1)"
+        host.shell(f"fallocate -l $(({free} - 4000000)) /srv/models/other")
+        assert deploy.wait(60) != 0, log.read_text()
+    full = "failed: the disk is full: make room or choose another model_store"
+    assert full in log.read_text()
+    (told,) = json.loads(fleet.rigs.run("rigup", "status", "--json", host.name).output)["hosts"].values()
+    assert [(each["step"], each["doing"]) for each in told["downloads"]] == [("given up", full)]
+
+    host.shell("apt-get check && touch /var/lib/rigup/still-writable && rm /var/lib/rigup/still-writable")
+    failed = host.shell("systemctl --failed --plain --no-legend").stdout.splitlines()
+    assert [unit.partition("@")[0] for unit in failed] == ["model-fetch"]
+    assert host.shell("systemctl is-active ssh").stdout.strip() == "active"
+    refused = fleet.deploy(*only)
+    assert refused.code != 0 and "/srv/models has " in refused.output
+
+    host.shell("rm /srv/models/other")
+    fleet.hub.forget()
+    fleet.hub.send(0)
+    fleet.hub.err()
+    finished = fleet.deploy(*only)
+    assert finished.code == 0, finished.output
+    assert fleet.sums(host) == published()
+    assert fleet.hub.sent < locked_bytes()

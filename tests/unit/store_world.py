@@ -99,6 +99,7 @@ class Rig:
     hub: RunningHub
     name: str = "rig1"
     changes: dict[str, Any] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
 
     @property
     def store(self) -> Path:
@@ -141,7 +142,7 @@ class Rig:
         path.write_text(json.dumps(request))
         argv = [sys.executable, str(FILES / "fetch.py"), str(path), "--progress", str(self.progress)]
         argv += ["--shared", str(self.shared), "--home", str(self.directory / "home")]
-        return [*argv, "--pause", "0.02", "--tries", "8", "--stall", "3", "--silence", "3"]
+        return [*argv, "--pause", "0.02", "--patience", "30", "--stall", "3", "--silence", "3", *self.options]
 
     def environment(self, token_for: str | None) -> dict[str, str]:
         environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
@@ -172,6 +173,12 @@ class Rig:
         finally:
             process.send_signal(signal.SIGKILL)
             process.communicate()
+
+    def kill_client(self, process: subprocess.Popen[str]) -> None:
+        """Kill the hub's client that a run has started."""
+        argv = ["pgrep", "-P", str(process.pid), "-f", "fetch_hub"]
+        client = subprocess.run(argv, capture_output=True, text=True, check=True)
+        os.kill(int(client.stdout.split()[0]), signal.SIGKILL)
 
     def until(self, what: Any, seconds: float = 20) -> None:
         deadline = time.monotonic() + seconds
@@ -210,7 +217,8 @@ def killed_at_random(rig: Rig, times: int) -> None:
     print(f"seed {seed}")
     moments = random.Random(seed)
     rig.hub.rate[0] = 2_000_000
-    rig.hub.err(f"flip,path={SHARDS[0]},times=1", f"cut,path={SHARDS[1]}")
+    # Over xet as well, where the same files are asked for as xet:PATH.
+    rig.hub.err(f"flip,path=*{SHARDS[0]},times=1", f"cut,path=*{SHARDS[1]}")
     for _ in range(times):
         with rig.fetching() as process:
             time.sleep(moments.uniform(0.1, 2.5))

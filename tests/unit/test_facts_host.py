@@ -31,7 +31,7 @@ from rigup.facts.packages import (
     parse_installed_versions,
 )
 from rigup.facts.serving import ModelStamp, Proof
-from rigup.facts.store import FetchProgress
+from rigup.facts.store import FetchProgress, FileSizes
 from rigup.facts.system import (
     Architecture,
     InitSystem,
@@ -65,6 +65,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (DiskFree, {"paths": ["/", "/srv/models/not/there"]}),
     (DriverState, {}),
     (FileInfo, {"path": "/not/there"}),
+    (FileSizes, {"directory": "/not/there", "names": ["x"]}),
     (FileSystemLabels, {}),
     (FileText, {"path": "/not/there"}),
     (GpuList, {}),
@@ -349,6 +350,19 @@ def test_a_stamp_of_the_downloader_holds_until_a_file_is_written_to(tmp_path: Pa
     assert not read(ModelStamp, os.environ["PATH"], path=str(store)).complete
     (store / "weights").unlink()
     assert read(ModelStamp, os.environ["PATH"], path=str(store)).present_files == 1
+
+
+def test_the_sizes_of_files_in_a_directory_are_those_of_what_links_lead_to(tmp_path: Path) -> None:
+    (tmp_path / "it's a disk" / "sub").mkdir(parents=True)
+    (tmp_path / "blob").write_bytes(b"x" * 100)
+    (tmp_path / "it's a disk" / "sub" / "weights 1").symlink_to(tmp_path / "blob")
+
+    def sizes(directory: str, *names: str) -> Any:
+        return read(FileSizes, os.environ["PATH"], directory=str(tmp_path / directory), names=names)
+
+    assert sizes("it's a disk", "sub/weights 1", "sub/weights 2") == {"sub/weights 1": 100}
+    assert sizes("it's a disk") == {}
+    assert sizes("not there", "sub/weights 1") is None
 
 
 def test_what_is_still_arriving_is_counted_apart(tmp_path: Path) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import re
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from lab.hub.repository import Repository
+from tests.unit.host_world import FILES
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, killed_at_random
 
 pytest_plugins = ("tests.unit.store_world_plugin",)
@@ -49,12 +54,11 @@ BAD_DAYS = {
     "cut in every tenth of a file": (["cut,path=*.safetensors"], 1.5, ""),
     "too many requests": (["429,times=6,value=1"], 1.1, "the hub answered 429; next try in 1 s"),
     "too many requests for contents": ([f"429,path={FIRST},times=2,value=1"], 1.1, ""),
-    "unavailable for a while": (["503,seconds=2"], 1.1, "the hub answered 503"),
     "a truncated body": ([f"truncate,path={FIRST},times=3"], 1.1, "should be of size"),
     "a flipped byte": ([f"flip,path={FIRST},times=1"], 2.1, f"{FIRST} from 127.0.0.1"),
     "a wrong etag": (["etag"], 1.1, ""),
     "a stall without a hang-up": ([f"stall,path={FIRST},times=1"], 1.6, "no byte for 3 s"),
-    "the branch has moved": (["moved,value=" + "f" * 40], 1.1, ""),
+    "a flipped byte, then cuts": ([f"flip,path={FIRST},times=1", f"cut,path={FIRST}"], 2.4, "is not as published"),
 }
 
 
@@ -84,6 +88,17 @@ def test_files_may_come_from_another_host_which_does_not_get_the_token(rig: Rig,
         assert rig.hub.sent(FIRST) == SHARD_BYTES
         assert not any(line["authorized"] for line in rig.hub.journal)
         assert TOKEN not in result.stdout + result.stderr + rig.progress.read_text()
+
+
+def test_a_url_of_the_storage_that_has_run_out_is_replaced_by_a_new_one(rig: Rig, tmp_path: Path) -> None:
+    with hub_of(rig.hub.repository, tmp_path / "named") as named:
+        named.err(f"redirect,value={rig.hub.url.replace('127.0.0.1', 'localhost')}")
+        rig.hub.err(f"403,path={FIRST},times=1")
+        result = rig.fetch(hubs=[named.url])
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{FIRST} from {urlsplit(named.url).netloc}: the hub's storage answered 403; next try" in result.stdout
+    assert rig.is_as_published()
 
 
 def test_a_mirror_of_another_name_never_sees_the_token(rig: Rig) -> None:
@@ -116,13 +131,38 @@ def test_bytes_that_stay_wrong_are_given_up_and_never_stamped(rig: Rig) -> None:
     assert rig.hub.sent(SECOND) == SHARD_BYTES
 
 
-def test_a_hub_that_stays_away_is_given_up_and_the_next_run_goes_on(rig: Rig) -> None:
+def final() -> set[int]:
+    """The exit statuses after which systemd does not start it again."""
+    unit = (FILES / "model-fetch@.service").read_text()
+    (line,) = [line for line in unit.splitlines() if line.startswith("RestartPreventExitStatus=")]
+    return set(map(int, line.partition("=")[2].split()))
+
+
+def test_a_hub_that_is_away_for_a_while_is_waited_for_with_pauses_that_grow_to_sixty_times_the_first(rig: Rig) -> None:
+    rig.hub.err("503,seconds=5")
+    told = set()
+    with rig.fetching() as process:
+        while process.poll() is None:
+            told.add(rig.progress.read_text() if rig.progress.exists() else "")
+            time.sleep(0.05)
+        said = process.communicate(timeout=30)[0]
+
+    assert process.returncode == 0, said
+    assert rig.is_as_published()
+    # 0.02 s, doubled each time, but no more than 1.2 s.
+    pauses = re.findall(r"the hub answered 503; next try in (\d+) s", said)
+    assert pauses == sorted(pauses) and set(pauses) == {"0", "1"} and pauses.count("1") >= 3
+    assert any("waiting before the next try" in each and "failed: " in each and "answered 503" in each for each in told)
+
+
+def test_a_hub_that_stays_away_for_long_is_given_up_and_the_next_run_goes_on(rig: Rig) -> None:
     rig.hub.err(f"503,path={FIRST}")
+    rig.options = ("--patience", "3")
 
     result = rig.fetch()
 
-    assert result.returncode == 1
-    assert "8 tries without progress" in result.stderr
+    assert result.returncode in final()
+    assert re.search(rf"given up after \d s without progress, the last: {FIRST} from .*answered 503", result.stderr)
     assert rig.holds_nothing_false()
     rig.hub.err()
     rig.hub.forget()
@@ -154,6 +194,13 @@ def test_a_gated_checkpoint_without_a_token_is_told(rig: Rig, tmp_path: Path) ->
     assert "the hub wants its terms accepted first" in result.stderr
 
 
+def test_what_nobody_foresaw_is_tried_again_by_systemd(rig: Rig) -> None:
+    result = rig.fetch(venv="/not/there")
+
+    assert result.returncode not in {0, *final()}
+    assert "No such file or directory: '/not/there/bin/python'" in result.stderr
+
+
 def test_a_killed_run_goes_on_within_its_files(rig: Rig) -> None:
     rig.hub.rate[0] = 3_000_000
     with rig.fetching():
@@ -171,18 +218,21 @@ def test_a_killed_run_goes_on_within_its_files(rig: Rig) -> None:
     assert rig.hub.sent() <= sum(entry.size for entry in rig.hub.repository.entries.values()) - there + 100_000
 
 
-def test_runs_killed_at_random_moments_leave_nothing_false_and_the_last_one_finishes(rig: Rig) -> None:
-    killed_at_random(rig, 3)
+@pytest.mark.parametrize("xet", [False, True], ids=["plain HTTP", "xet"])
+def test_runs_killed_at_random_moments_leave_nothing_false_and_the_last_one_finishes(
+    repository: Repository, tmp_path: Path, xet: bool
+) -> None:
+    with hub_of(repository, tmp_path / "hub", xet=xet) as hub:
+        killed_at_random(Rig(tmp_path / "rig1", hub), 3)
+
+        assert any(line["about"].startswith("xet:") for line in hub.journal) == xet
 
 
 def test_a_client_that_is_killed_is_started_again(rig: Rig) -> None:
     rig.hub.rate[0] = 3_000_000
     with rig.fetching() as process:
         rig.until(lambda: rig.arrived() > 2_000_000)
-        client = subprocess.run(
-            ["pgrep", "-P", str(process.pid), "-f", "fetch_hub"], capture_output=True, text=True, check=True
-        )
-        os.kill(int(client.stdout.split()[0]), signal.SIGKILL)
+        rig.kill_client(process)
         said = process.communicate(timeout=30)[0]
 
     assert process.returncode == 0, said
@@ -190,31 +240,50 @@ def test_a_client_that_is_killed_is_started_again(rig: Rig) -> None:
     assert rig.is_as_published()
 
 
-def test_a_full_disk_is_told_and_the_download_goes_on_once_there_is_room(rig: Rig) -> None:
+@contextmanager
+def small_disk(rig: Rig, size: str) -> Iterator[None]:
+    """The rig's store lies on a file system of this size."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     rig.store.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(rig.store)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(rig.store)], check=True)
     try:
-        rig.hub.rate[0] = 4_000_000
-        with rig.fetching() as process:
-            rig.until(lambda: rig.arrived() > 1_000_000)
-            (rig.store / "other").write_bytes(bytes(7_000_000))
-            said = process.communicate(timeout=30)[0]
-        assert process.returncode == 2, said
-        assert "the disk is full: make room or choose another model_store" in said
-        assert rig.holds_nothing_false()
-
-        again = rig.fetch()
-        assert again.returncode == 2
-        assert "bytes more are needed" in again.stderr
-
-        (rig.store / "other").unlink()
-        rig.hub.rate[0] = 0
-        assert rig.fetch().returncode == 0
-        assert rig.is_as_published()
+        yield
     finally:
         subprocess.run(["umount", str(rig.store)], check=True)
+
+
+def filled_meanwhile(rig: Rig, size: int) -> str:
+    """What a download says that is under way when others write so many bytes to its disk."""
+    rig.hub.rate[0] = 4_000_000
+    with rig.fetching() as process:
+        rig.until(lambda: rig.arrived() > 1_000_000)
+        (rig.store / "other").write_bytes(bytes(size))
+        said = process.communicate(timeout=30)[0]
+    assert process.returncode == 2, said
+    assert "the disk is full: make room or choose another model_store" in said
+    assert rig.holds_nothing_false()
+    again = rig.fetch()
+    assert again.returncode == 2
+    assert "bytes more are needed" in again.stderr
+    (rig.store / "other").unlink()
+    rig.hub.rate[0] = 0
+    assert rig.fetch().returncode == 0
+    assert rig.is_as_published()
+    return str(said)
+
+
+def test_a_full_disk_is_told_and_the_download_goes_on_once_there_is_room(rig: Rig) -> None:
+    with small_disk(rig, "12m"):
+        filled_meanwhile(rig, 7_000_000)
+
+
+def test_a_disk_that_the_system_needs_as_well_is_never_filled(rig: Rig) -> None:
+    with small_disk(rig, "2100m"):
+        rig.options = ("--system", str(rig.store))
+        said = filled_meanwhile(rig, 50 << 20)
+
+        assert f"and the system needs {2 << 30}" in said
 
 
 def test_a_lost_file_a_changed_one_and_a_foreign_one_are_put_right(rig: Rig) -> None:
@@ -245,6 +314,39 @@ def test_a_flipped_byte_in_a_file_of_unchanged_size_is_noticed_and_that_file_fet
     assert rig.hub.sent() == rig.hub.sent(FIRST) == SHARD_BYTES
 
 
+def test_a_wrong_file_that_cannot_be_removed_at_once_never_counts_as_verified(rig: Rig, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    rig.fetch()
+    (rig.dest / FIRST).write_bytes(bytes(SHARD_BYTES))
+    # As if it were killed at that moment: what is mounted cannot be removed, but its directory be renamed.
+    mounted = tmp_path / "wrong"
+    mounted.write_bytes(bytes(SHARD_BYTES))
+    subprocess.run(["mount", "--bind", str(mounted), str(rig.dest / FIRST)], check=True)
+    try:
+        assert rig.fetch().returncode != 0
+    finally:
+        subprocess.run(["umount", str(next(rig.store.rglob(FIRST)))], check=True)
+
+    assert rig.fetch().returncode == 0
+    assert rig.is_as_published() and rig.is_clean()
+
+
+def test_an_empty_directory_made_by_hand_does_not_undo_a_download_under_way(rig: Rig) -> None:
+    rig.hub.rate[0] = 3_000_000
+    with rig.fetching():
+        rig.until(lambda: rig.arrived() > 4_000_000)
+    there = rig.arrived()
+    (rig.dest / "sub").mkdir(parents=True)
+    time.sleep(0.5)
+    rig.hub.forget()
+    rig.hub.rate[0] = 0
+
+    assert rig.fetch().returncode == 0
+    assert rig.is_as_published() and rig.is_clean()
+    assert rig.hub.sent() <= sum(entry.size for entry in rig.hub.repository.entries.values()) - there + 100_000
+
+
 def test_a_store_that_another_installation_stamped_is_verified_and_nothing_is_downloaded(rig: Rig) -> None:
     rig.fetch()
     stamp = json.loads(rig.stamp.read_text())
@@ -257,6 +359,26 @@ def test_a_store_that_another_installation_stamped_is_verified_and_nothing_is_do
     assert "is as published; nothing is fetched" in result.stdout
     assert json.loads(rig.stamp.read_text())["machine"] == stamp["machine"]
     assert rig.hub.journal == []
+
+
+def test_files_that_another_installation_verified_before_its_end_are_verified_anew(rig: Rig) -> None:
+    rig.hub.rate[0] = 6_000_000
+    with rig.fetching():
+        rig.until(lambda: any((rig.staging / shard).exists() for shard in SHARDS))
+    time.sleep(0.5)
+    held = [shard for shard in SHARDS if (rig.staging / shard).exists()]
+    with (rig.staging / held[0]).open("r+b") as file:
+        file.write(b"?!")
+    (mark,) = rig.staging.glob(".arriving/.arriving")
+    mark.write_text("another")
+    rig.hub.forget()
+    rig.hub.rate[0] = 0
+
+    result = rig.fetch()
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert rig.is_as_published() and rig.is_clean()
+    assert [rig.hub.sent(shard) for shard in held] == [SHARD_BYTES, *[0] * (len(held) - 1)]
 
 
 def test_a_run_stopped_between_the_rename_and_the_stamp_is_finished_by_the_next(rig: Rig) -> None:
@@ -278,7 +400,7 @@ def test_files_are_taken_from_a_directory_and_only_wrong_or_missing_ones_from_th
     (source / THIRD).unlink()
     (source / THIRD).write_bytes(bytes(SHARD_BYTES))
 
-    result = rig.fetch(source=str(source))
+    result = rig.fetch(sources=[str(source)])
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert rig.is_as_published() and rig.is_clean()
@@ -287,9 +409,11 @@ def test_files_are_taken_from_a_directory_and_only_wrong_or_missing_ones_from_th
 
 
 def test_a_whole_directory_needs_no_hub_at_all(rig: Rig) -> None:
-    result = rig.fetch(source=str(rig.hub.repository.folder), hubs=["http://127.0.0.1:9"])
+    folder = rig.hub.repository.folder
+    result = rig.fetch(sources=["/not/there", str(folder / "sub"), str(folder)], hubs=["http://127.0.0.1:9"])
 
     assert result.returncode == 0, result.stdout + result.stderr
+    assert f"7 files are in {folder}" in result.stdout
     assert rig.is_as_published()
 
 

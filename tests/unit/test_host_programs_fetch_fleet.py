@@ -6,18 +6,21 @@ The hosts are directories on this machine, each with a real rsync daemon on an a
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from bench.delay import delayed
 from rigup.neighbours import Neighbour, daemon_config
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, Rig, RunningHub
 
@@ -109,23 +112,84 @@ def test_a_corrupt_file_of_a_neighbour_is_noticed_and_comes_from_the_hub(hub: Ru
         assert hub.sent() == hub.sent(FIRST) == SHARD_BYTES
 
 
-def test_a_neighbour_that_dies_leaves_the_rest_to_the_hub(hub: RunningHub, tmp_path: Path) -> None:
+@contextmanager
+def mortal(port: int, life: int) -> Iterator[int]:
+    """A port that leads to `port` until so many bytes have come back through it: then nobody is there any more."""
+    left, sockets = [life], [socket.create_server(("127.0.0.1", 0))]
+
+    def die() -> None:
+        for each in sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def pump(source: socket.socket, sink: socket.socket, counted: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 14):
+                left[0] -= len(data) if counted else 0
+                if left[0] < 0:
+                    die()
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = sockets[0].accept()
+                server = socket.create_connection(("127.0.0.1", port))
+                sockets.extend((client, server))
+                threading.Thread(target=pump, args=(client, server, False), daemon=True).start()
+                threading.Thread(target=pump, args=(server, client, True), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield int(sockets[0].getsockname()[1])
+    finally:
+        die()
+
+
+def test_what_a_neighbour_that_dies_in_the_middle_of_its_files_did_not_send_comes_from_the_hub(
+    hub: RunningHub, tmp_path: Path
+) -> None:
     rig, other = Rig(tmp_path / "rig1", hub), Rig(tmp_path / "rig2", hub, "rig2")
     port = free_port()
     assert other.fetch().returncode == 0
     hub.forget()
-    neighbours = [asdict(Neighbour("rig2", "127.0.0.1", port))]
-    with serving(other, port) as daemon:
-        # Files that it promises and no longer has: as if it died before the transfer.
-        (other.dest / SECOND).unlink()
-        with rig.fetching(neighbours=neighbours) as process:
-            rig.until(lambda: rig.staging.exists() and (rig.staging / FIRST).exists())
-            daemon.kill()
-            said = process.communicate(timeout=60)[0]
+    with serving(other, port), mortal(port, 4_000_000) as last:
+        result = rig.fetch(neighbours=[asdict(Neighbour("rig2", "127.0.0.1", last))])
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert rig.is_as_published() and rig.is_clean()
+    broken = re.findall(r"(\S+) from rig2: rsync ended with", result.stdout)
+    # A dead one is asked whether it is there before it is asked for files again.
+    assert 1 <= len(broken) == len(set(broken)), result.stdout
+    # At most three files were on their way, and what had come of them is kept.
+    assert 3 * SHARD_BYTES - 4_000_000 <= hub.sent() <= 3 * SHARD_BYTES - 3_000_000
+
+
+def test_the_files_of_a_client_that_dies_while_neighbours_are_asked_are_not_forgotten(
+    hub: RunningHub, tmp_path: Path
+) -> None:
+    rig, other = Rig(tmp_path / "rig1", hub), Rig(tmp_path / "rig2", hub, "rig2")
+    port = free_port()
+    hub.rate[0] = 2_000_000
+    hub.err(f"503,path={FIRST},times=1")
+    # To ask that far takes most of a second, and it is asked before the second try.
+    with (
+        serving(other, port),
+        delayed([("127.0.0.1", port)], 0.15) as ((address, far),),
+        rig.fetching(neighbours=[asdict(Neighbour("rig2", address, far))]) as process,
+    ):
+        assert process.stdout is not None
+        while "answered 503" not in process.stdout.readline():
+            assert process.poll() is None
+        time.sleep(0.3)
+        rig.kill_client(process)
+        said = process.communicate(timeout=30)[0]
 
     assert process.returncode == 0, said
+    assert "the hub's client ended with -9" in said and "no byte for" not in said
     assert rig.is_as_published() and rig.is_clean()
-    assert hub.sent(SECOND) == SHARD_BYTES
 
 
 def test_what_a_host_that_died_was_fetching_is_fetched_by_another(hub: RunningHub, tmp_path: Path) -> None:

@@ -31,6 +31,16 @@ def fetched(rig: Rig) -> str:
     return result.stdout
 
 
+def test_a_mirror_that_hands_on_the_way_to_xet_is_taken_at_its_own_word_alone(rig: Rig, tmp_path: Path) -> None:
+    with hub_of(rig.hub.repository, tmp_path / "mirror", xet=True) as mirror:
+        result = rig.fetch(hubs=[mirror.url, rig.hub.url])
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert rig.is_as_published()
+    assert [mirror.sent(shard) for shard in SHARDS] == [SHARD_BYTES] * 3
+    assert not any(line["about"].startswith(("xet:", "/cas")) for line in mirror.journal)
+
+
 def over_xet(rig: Rig, path: str) -> int:
     return rig.hub.sent(f"xet:{path}")
 
@@ -67,12 +77,23 @@ def test_where_xet_fails_the_rest_comes_over_plain_http(rig: Rig, name: str) -> 
     assert 0 < rig.hub.sent(SECOND) <= SHARD_BYTES
 
 
+@pytest.mark.parametrize("rule", [f"503,path={FIRST},times=1", f"429,path={FIRST},times=1"])
+def test_a_hub_that_is_busy_for_a_moment_is_no_reason_against_xet(rig: Rig, rule: str) -> None:
+    rig.hub.err(rule)
+
+    said = fetched(rig)
+
+    assert f"the hub answered {rule[:3]}; next try in" in said
+    assert rig.hub.sent(FIRST) == 0 and over_xet(rig, FIRST) >= SHARD_BYTES
+
+
 def test_a_flipped_byte_in_a_chunk_is_noticed_and_that_file_fetched_again_alone(rig: Rig) -> None:
     rig.hub.err(f"flip,path=xet:{FIRST},times=1")
 
     said = fetched(rig)
 
     assert f"{FIRST} from 127.0.0.1" in said
+    assert rig.hub.sent(FIRST) == SHARD_BYTES
     assert over_xet(rig, SECOND) + over_xet(rig, THIRD) < 2.02 * SHARD_BYTES
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from rigup.errors import RigupError
 from rigup.facts.store import Stored, StoredModels, parse_stored_models
 from rigup.models import chosen, removal, table
+from rigup.render import unit_text
+from tests.unit.sample import plan
 
 A, B = "a" * 40, "b" * 40
 
@@ -54,6 +57,38 @@ def test_the_hosts_plan_says_who_uses_it() -> None:
     assert found.used_by == ("main",)
 
 
+def test_the_units_in_force_and_on_trial_say_so_too_whatever_became_of_the_plan() -> None:
+    lines = [
+        f"7 org/one/{A}/weights",
+        f"7 org/one/{B}/weights",
+        "--- plan",
+        '{"endpoints": [{"name": "main"',
+        "--- units",
+        f"/usr/local/lib/systemd/system/llm@main.service:org/one/{A}",
+        f"/run/systemd/system/llm@main.service:org/one/{B}",
+        "--- running",
+        "llm@main.service loaded active running rigup endpoint main",
+    ]
+    found = parse_stored_models(lines)
+    assert [each.used_by for each in found] == [("main",), ("main, on trial",)]
+    assert [each.riddles for each in found] == [(), ()]
+    for damaged in ('{"endpoints": 7}', '{"endpoints": [7]}', "[]", ""):
+        (one, _) = parse_stored_models([*lines[:3], damaged, "--- running", *lines[-1:]])
+        assert (one.used_by, one.riddles) == ((), ("main",))
+
+
+def test_a_unit_names_the_checkpoint_where_the_fact_looks_for_it(tmp_path: Path) -> None:
+    unit = tmp_path / "llm@main.service"
+    endpoint = plan().endpoints[0]
+    unit.write_text(unit_text(endpoint))
+    command = str(StoredModels().command("/none")).replace("/usr/local/lib/systemd/system", str(tmp_path))
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    checkpoint = endpoint.checkpoint
+    there = f"7 {checkpoint.repo}/{checkpoint.revision}/weights"
+    (found,) = parse_stored_models([there, *done.stdout.splitlines()])
+    assert found.used_by == ("main",)
+
+
 IDLE = Stored("org/one", A, 239_800_000_000, "verified", "2026-11-23T23:07:29+00:00")
 USED = Stored("org/two", B, 1_000_000, "verified", "2026-11-23T23:07:29+00:00", ("main",))
 
@@ -70,6 +105,15 @@ def test_the_table_has_a_line_for_each() -> None:
 def test_what_an_endpoint_uses_is_never_removed() -> None:
     with pytest.raises(RigupError, match="is used by endpoint main: give it another recipe first"):
         chosen([IDLE, USED], "org/two", "rig1")
+
+
+def test_what_is_being_fetched_or_may_be_in_use_is_not_removed() -> None:
+    running = [f"model-fetch@org--one--{A[:12]}.service loaded activating auto-restart rigup: fetch the checkpoint"]
+    (fetched,) = parse_stored_models([f"7 org/one/.{A}.incoming/weights", "--- running", *running])
+    with pytest.raises(RigupError, match=rf"is being fetched on rig1: .*disable --now model-fetch@org--one--{A[:12]}"):
+        chosen([fetched], "org/one", "rig1")
+    with pytest.raises(RigupError, match=r"endpoint main runs on rig1, and neither .*plan.json nor its unit says"):
+        chosen([replace(IDLE, riddles=("main",))], "org/one", "rig1")
 
 
 def test_only_what_is_named_is_removed() -> None:

@@ -116,6 +116,14 @@ def test_it_waits_until_the_stamp_is_there_and_switches_the_unit_off() -> None:
     assert outcome.ran(f"systemctl disable --quiet -- {UNIT}") == 1
 
 
+def test_a_download_whose_start_still_waits_its_turn_has_not_failed() -> None:
+    queued = shown("inactive", "dead", Job="123")
+
+    outcome = wait(host([ABSENT, ABSENT, ABSENT, COMPLETE], [queued, queued, queued, DOWN]))
+
+    assert not outcome.failed, outcome.told
+
+
 def test_a_download_that_has_given_up_is_told_in_its_own_words() -> None:
     dead = shown("failed", "failed", Result="exit-code")
     actor = host([ABSENT], [RUNNING, RUNNING, dead]).answers("journalctl", ["failed: the disk is full: make room"])
@@ -130,7 +138,9 @@ def test_the_request_names_every_source_and_every_file() -> None:
     told = json.loads(model.request(CHECKPOINT, SOURCES))
 
     assert told["neighbours"] == [{"name": "rig2", "address": "10.0.0.12", "port": 8730}]
-    assert (told["hubs"], told["source"], told["name"]) == (["http://hub:8001"], "/mnt/disk", "rig1")
+    assert (told["hubs"], told["name"]) == (["http://hub:8001"], "rig1")
+    name = CHECKPOINT.repo.partition("/")[2]
+    assert told["sources"] == [f"/mnt/disk/{CHECKPOINT.repo}/{CHECKPOINT.revision}", f"/mnt/disk/{name}", "/mnt/disk"]
     assert told["files"] == CHECKPOINT.listing != {}
     assert told["dest"] == CHECKPOINT.path
 

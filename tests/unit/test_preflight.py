@@ -8,7 +8,7 @@ import pytest
 from rigup.errors import Problem, ProblemsError
 from rigup.lock import Lock
 from rigup.make_plan import make_plan
-from rigup.preflight import HostFacts, check, destinations, disk_paths
+from rigup.preflight import HostFacts, check, destinations, disk_paths, holds
 from rigup.recipes import default_catalogue
 from rigup.settings import Settings
 from tests.unit.sample import DIGEST, GIB, PUBLISHED, REPO, REVISION, image, lock, plan
@@ -179,13 +179,13 @@ def test_all_gpus_may_be_more_than_the_recipe_needs() -> None:
 def test_a_full_disk_says_what_needs_how_much() -> None:
     problem = only(problems(replace(BARE, disks=disks(root=200))))
     assert problem.check == "disk"
-    # 234 GiB of checkpoint, 9 GiB of image unpacked, packages, and one to spare.
+    # 234 GiB of checkpoint, 9 GiB of image unpacked, packages, and two to spare.
     assert problem.found == (
-        "/ has 200.0 GiB free and needs 277.8 GiB: 234.0 GiB for checkpoint nvidia/Qwen3.5-397B-A17B-NVFP4, "
+        "/ has 200.0 GiB free and needs 278.8 GiB: 234.0 GiB for checkpoint nvidia/Qwen3.5-397B-A17B-NVFP4, "
         "28.8 GiB for image vllm/vllm-openai:cu130-nightly, 4.0 GiB for driver and Docker, "
-        "10.0 GiB for cuda-toolkit-13-2, 1.0 GiB spare"
+        "10.0 GiB for cuda-toolkit-13-2, 2.0 GiB spare"
     )
-    assert problem.remedy == "make 77.8 GiB of room, or mount a larger disk"
+    assert problem.remedy == "make 78.8 GiB of room, or mount a larger disk"
 
 
 def test_each_disk_is_judged_for_what_lies_on_it() -> None:
@@ -218,7 +218,35 @@ def test_the_stores_own_disk_must_be_there() -> None:
 def test_a_host_that_has_its_files_on_a_disk_needs_no_way_to_the_hub() -> None:
     offline = replace(BARE, reachable={place: seen for place, seen in OPEN.items() if place[0] != "huggingface.co"})
     assert only(problems(offline)).check == "network"
-    assert problems(offline, model_source="/mnt/usb") == []
+    assert problems(replace(offline, sourced=[STORE]), model_source="/mnt/usb") == []
+    # What the disk lacks has to come from somewhere.
+    assert only(problems(offline, model_source="/mnt/usb")).check == "network"
+
+
+def test_a_directory_of_checkpoints_must_be_there_as_long_as_something_is_missing() -> None:
+    problem = only(problems(replace(BARE, source=False), model_source="/mnt/usb"))
+    assert problem.found == "/mnt/usb (`model_source`) is no directory on the host"
+    assert problems(replace(SERVED, source=False), model_source="/mnt/usb") == []
+
+
+def test_a_directory_holds_a_checkpoint_whose_files_are_all_there_in_their_size() -> None:
+    listing = {"config.json": f"2 git:{'a' * 40}", "sub/weights": f"100 sha256:{'b' * 64}"}
+    assert holds([None, {"config.json": 2}, {"sub/weights": 100}], listing)
+    assert not holds([{"config.json": 2, "sub/weights": 99}], listing)
+    assert not holds([{"config.json": 2}], listing)
+    assert not holds([{"config.json": 2}], {})
+
+
+@pytest.mark.parametrize(
+    ("mirror", "hub", "refused"),
+    [(True, True, []), (True, False, []), (False, True, []), (False, False, ["mirror.lan:8001", "huggingface.co:443"])],
+)
+def test_a_host_must_reach_the_hub_or_its_mirror(mirror: bool, hub: bool, refused: list[str]) -> None:
+    ways = {("mirror.lan", 8001): Way(mirror, "refused"), ("huggingface.co", 443): Way(hub, "no route")}
+    found = problems(replace(BARE, reachable={**OPEN, **ways}), hub_mirror="http://mirror.lan:8001")
+    assert {problem.check for problem in found} <= {"network"}
+    told = [problem.found.removeprefix("the host cannot connect to ").rpartition(": ")[0] for problem in found]
+    assert sorted(told) == sorted(refused)
 
 
 def test_what_is_installed_and_pulled_needs_no_room() -> None:
@@ -228,7 +256,7 @@ def test_what_is_installed_and_pulled_needs_no_room() -> None:
 def test_docker_29_keeps_images_in_containerds_directory() -> None:
     versions = {**installed(lock()), "docker-ce": "5:29.6.1-1~debian.13~trixie"}
     facts = replace(SERVED, images=(), installed=versions, disks=disks(root=100, docker=100, containerd=10))
-    assert only(problems(facts)).found.startswith("/var/lib/containerd has 10.0 GiB free and needs 29.8 GiB")
+    assert only(problems(facts)).found.startswith("/var/lib/containerd has 10.0 GiB free and needs 30.8 GiB")
 
 
 def test_without_the_cuda_toolkit_its_room_is_not_needed() -> None:

@@ -129,6 +129,20 @@ def test_only_downloads_that_run_are_told_whatever_earlier_ones_left() -> None:
     assert parse_downloads(lines[:1]) == [{"checkpoint": "a--b--0123"}]
 
 
+def test_a_download_that_gave_up_says_so_and_why() -> None:
+    why = "failed: the disk is full: make room or choose another model_store"
+    lines = [
+        "model-fetch@a--b--0123.service loaded failed failed rigup: fetch the checkpoint a--b--0123",
+        f"last model-fetch@a--b--0123.service {why}",
+        '/run/rigup-fetch/a--b--0123/progress.json:{"step": "downloading", "doing": "8 files from hub", '
+        '"bytes_done": 5000000, "bytes_total": 9000000, "rate": 4}',
+    ]
+    (download,) = parse_downloads(lines)
+    assert (download["step"], download["doing"], download["bytes_done"]) == ("given up", why, 5_000_000)
+    assert f"a--b--0123: given up, 5 MB of 9 MB, {why}" in shown(rig1=host(downloads=[download]))
+    assert parse_downloads(lines[:1]) == [{"checkpoint": "a--b--0123", "step": "given up", "doing": "", "rate": 0}]
+
+
 def test_a_host_that_cannot_be_reached_is_told_as_json_with_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
