@@ -6,7 +6,7 @@ Sources: NVIDIA's driver installation guide (kernel modules, version locking) an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from rigup.errors import RigupError
@@ -30,10 +30,13 @@ __all__ = [
     "driver_group",
     "driver_install",
     "driver_packages",
+    "entangled_sources",
     "header_packages",
     "locked_packages",
     "other_drivers",
     "repositories",
+    "source_uris",
+    "superseded_sources",
     "toolkit_group",
 ]
 
@@ -95,6 +98,8 @@ CONFLICTS_DRIVER = (
     r"nvidia-container-runtime",
 )
 
+SOURCES = "/etc/apt/sources.list.d/"
+
 PIN = "nvidia-driver-pinning-"
 """Begins the names of the packages that pin a driver branch or version; they exclude each other."""
 
@@ -154,6 +159,11 @@ class Repository:
     source_path: str
     source_text: str
     stale: tuple[str, ...]
+
+    @property
+    def uris(self) -> set[str]:
+        """Where the repository lies, as `source_uris` has it."""
+        return source_uris(self.source_path, self.source_text)
 
 
 def distro_id(os_release: Mapping[str, str]) -> str:
@@ -283,6 +293,33 @@ def header_packages(distro: str, kernel: str, image_packages: Iterable[str]) -> 
     if not metas:
         metas = ["linux-headers-generic" if known.family == "ubuntu" else "linux-headers-amd64"]
     return (f"linux-headers-{kernel}", *metas)
+
+
+def source_uris(path: str, text: str) -> set[str]:
+    """The addresses of the repositories that an apt source file names (sources.list(5)), as far as they are enabled."""
+    found: list[str] = []
+    if path.endswith(".sources"):
+        for paragraph in re.split(r"\n\s*\n", text):
+            lines = "\n".join(line for line in paragraph.splitlines() if not line.startswith("#"))
+            fields = [line.partition(":")[::2] for line in re.sub(r"\n[ \t]+", " ", lines).splitlines()]
+            values = {name.strip().lower(): value.strip() for name, value in fields}
+            if values.get("enabled", "yes").lower() not in ("no", "false", "without", "off", "disable"):
+                found += values.get("uris", "").split()
+    else:
+        found = re.findall(r"^\s*deb(?:-src)?\s+(?:\[[^\]]*\]\s*)?(\S+)", text, re.MULTILINE)
+    return {uri.replace("$(ARCH)", "amd64").rstrip("/") for uri in found}
+
+
+def superseded_sources(repository: Repository, sources: Mapping[str, Collection[str]]) -> list[str]:
+    """The source files that make way: those of older guides, and of `sources` those that name this repository alone."""
+    same = (path for path, uris in sources.items() if {*uris} == repository.uris and path.startswith(SOURCES))
+    return list(dict.fromkeys((*repository.stale, *sorted({*same} - {repository.source_path}))))
+
+
+def entangled_sources(repository: Repository, sources: Mapping[str, Collection[str]]) -> list[str]:
+    """The source files of others that name this repository and cannot make way: they are for other things too."""
+    named = [path for path, uris in sources.items() if repository.uris & {*uris} and path != repository.source_path]
+    return sorted({*named} - {*superseded_sources(repository, sources)})
 
 
 def repositories(distro: str, settings: Settings) -> dict[str, Repository]:

@@ -23,6 +23,8 @@ from rigup.packages import (
     driver_group,
     driver_install,
     driver_packages,
+    entangled_sources,
+    repositories,
     toolkit_group,
     upstream,
 )
@@ -116,6 +118,7 @@ class HostFacts:
     before. `client`: the proof's packages are there. `labels` those of file systems; looked for with `model_disk`.
     `serving` are the units of endpoints that run, `booted_with` the kernel's arguments; `grub`: there is `update-grub`.
     `source`: `model_source` is a directory there; `sourced` the paths of the checkpoints that it holds in full.
+    `sources` has the addresses of repositories in each of apt's source files.
     """
 
     os_release: Mapping[str, str]
@@ -144,6 +147,7 @@ class HostFacts:
     grub: bool = True
     source: bool = True
     sourced: Collection[str] = ()
+    sources: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
 def disk_paths(settings: Settings) -> list[str]:
@@ -166,6 +170,7 @@ def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[
         looking.system,
         looking.privilege,
         looking.packages,
+        looking.apt_sources,
         looking.gpus,
         looking.memory,
         looking.disk,
@@ -261,6 +266,15 @@ class _Looking:
         except RigupError as error:
             found, _, remedy = str(error).partition(": ")
             self.problem("driver", found, remedy)
+
+    def apt_sources(self) -> None:
+        for repository in repositories(self.distro, self.settings).values() if self.distro else ():
+            for path in entangled_sources(repository, self.facts.sources):
+                self.problem(
+                    "sources",
+                    f"{path} names {', '.join(sorted(repository.uris))}, which {repository.source_path} will name",
+                    "take it out of that file: apt stops where two files name different keys for one repository",
+                )
 
     def gpus(self) -> None:
         displays = [d for d in self.facts.pci if d.vendor == NVIDIA and d.class_code >> 16 == DISPLAY_CONTROLLER]

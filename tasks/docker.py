@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyinfra import host
 from pyinfra.api.deploy import deploy
 
+from rigup.facts.packages import AptSources
 from rigup.operations import apt, files, systemd
 from rigup.operations import docker as docker_operations
-from rigup.packages import locked_packages, repositories
+from rigup.packages import locked_packages, repositories, superseded_sources
 from rigup.settings import Settings
 from tasks.preflight import Brief
 
@@ -19,7 +21,7 @@ __all__ = ["docker"]
 def docker(brief: Brief) -> None:
     """Both repositories, Docker and the container toolkit at their locked versions, our keys in daemon.json."""
     for repository in (repositories(brief.distro, brief.settings)[key] for key in ("docker", "toolkit")):
-        for path in repository.stale:
+        for path in superseded_sources(repository, host.get_fact(AptSources)):
             files.absent(name=f"Remove {path}, which names the same repository", path=path)
         files.download(
             name=f"Fetch the {repository.name} repository's key",

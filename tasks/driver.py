@@ -9,8 +9,9 @@ from pyinfra.api.deploy import deploy
 from pyinfra.facts.deb import DebPackages
 from pyinfra.operations import files as pyinfra_files
 
+from rigup.facts.packages import AptSources
 from rigup.operations import apt, files, systemd
-from rigup.packages import PIN, conflicting, driver_install, other_drivers, repositories
+from rigup.packages import PIN, conflicting, driver_install, other_drivers, repositories, superseded_sources
 from tasks.preflight import Brief
 
 __all__ = ["PERSISTENCED", "PERSISTENCED_DROP_IN", "driver"]
@@ -31,7 +32,7 @@ def driver(brief: Brief) -> None:
     )
 
     cuda = repositories(brief.distro, brief.settings)["cuda"]
-    for path in cuda.stale:
+    for path in superseded_sources(cuda, host.get_fact(AptSources)):
         files.absent(name=f"Remove {path}, which names the same repository", path=path)
     pyinfra_files.directory(name="Make a place for the keyring package", path=posixpath.dirname(KEYRING))
     files.download(

@@ -33,7 +33,7 @@ from rigup.facts.hardware import DiskFree, FileSystemLabels, PciDevices, SecureB
 from rigup.facts.kernel import KernelState
 from rigup.facts.network import Addresses, ListeningPorts, Reachable
 from rigup.facts.nvidia import GpuList
-from rigup.facts.packages import InstalledVersions
+from rigup.facts.packages import AptSources, InstalledVersions
 from rigup.facts.serving import ModelStamp
 from rigup.facts.store import FileSizes
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
@@ -246,6 +246,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         addresses=fact(Addresses),
         failed={key: f"was tried here at {tried.at} and {tried.why}" for key, tried in endpoints.failed.items()},
         labels=fact(FileSystemLabels) if settings.model_disk else (),
+        sources=fact(AptSources),
         serving=fact(ActiveUnits, pattern=SERVING),
         booted_with=fact(KernelState).arguments,
         grub=fact(Which, command="update-grub") is not None,

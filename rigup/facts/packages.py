@@ -9,12 +9,15 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts._reading import Value, reading
+from rigup.packages import source_uris
 
 __all__ = [
+    "AptSources",
     "AptVersions",
     "BrokenPackages",
     "DpkgTrouble",
     "InstalledVersions",
+    "parse_apt_sources",
     "parse_apt_versions",
     "parse_broken_packages",
     "parse_installed_versions",
@@ -68,6 +71,31 @@ def parse_apt_versions(lines: list[str]) -> dict[str, list[str]]:
         if len(fields) >= 3 and fields[1] not in versions.setdefault(fields[0], []):
             versions[fields[0]].append(fields[1])
     return versions
+
+
+def parse_apt_sources(lines: list[str]) -> dict[str, set[str]]:
+    """`{path: addresses of repositories}` from `grep -H` lines of apt's source files."""
+    texts: dict[str, str] = {}
+    for line in lines:
+        path, _, text = line.partition(":")
+        texts[path] = f"{texts.get(path, '')}{text}\n"
+    return {path: source_uris(path, text) for path, text in texts.items()}
+
+
+class AptSources(FactBase[dict[str, set[str]]]):
+    """The repositories' addresses in each of apt's source files, as `rigup.packages.source_uris` has them."""
+
+    @staticmethod
+    def default() -> dict[str, set[str]]:
+        return {}
+
+    def command(self) -> str:
+        place = "/etc/apt/sources.list"
+        return f"grep -H '' {place} {place}.d/*.list {place}.d/*.sources 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> dict[str, set[str]]:
+        return parse_apt_sources(output)
 
 
 class InstalledVersions(FactBase[dict[str, str]]):

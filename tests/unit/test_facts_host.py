@@ -15,7 +15,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import FactProcessError
 from pyinfra.api.facts import FactBase
 
-from rigup.facts.boot import parse_boot_menu
+from rigup.facts.boot import BootMenu, parse_boot_menu
 from rigup.facts.docker import ImageDigests, parse_image_digests
 from rigup.facts.files import FileInfo, FileText
 from rigup.facts.hardware import DiskFree, DiskSpace, FileSystemLabels, PciDevices, SecureBoot, parse_disk_free
@@ -23,9 +23,11 @@ from rigup.facts.kernel import BootId, KernelState, ModuleParameters, parse_kern
 from rigup.facts.network import Listener, ListeningPorts, Reachability, Reachable, parse_listeners, parse_reachability
 from rigup.facts.nvidia import CdiDevices, DriverState, GpuList
 from rigup.facts.packages import (
+    AptSources,
     AptVersions,
     BrokenPackages,
     InstalledVersions,
+    parse_apt_sources,
     parse_apt_versions,
     parse_broken_packages,
     parse_installed_versions,
@@ -58,7 +60,9 @@ ESSENTIAL += ("sha256sum", "stat", "timeout", "tr", "true", "uname")
 ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (ActiveUnits, {"pattern": "llm@*.service"}),
     (AptVersions, {"names": ["curl"]}),
+    (AptSources, {}),
     (Architecture, {}),
+    (BootMenu, {}),
     (BootId, {}),
     (BrokenPackages, {}),
     (CdiDevices, {}),
@@ -409,3 +413,16 @@ def test_the_boot_menu_is_read_without_its_entries_for_recovery() -> None:
         "        linux   /vmlinuz-6.12.41 root=/dev/sda1 ro single",
     ]
     assert parse_boot_menu(lines) == [["root=UUID=1", "ro", "quiet", "iommu=pt"]]
+
+
+def test_source_files_are_read_with_their_repositories() -> None:
+    below = "/etc/apt/sources.list.d"
+    lines = [
+        f"{below}/a.list:# a comment: with a colon",
+        f"{below}/a.list:deb [signed-by=/k.gpg] https://a/ x y",
+        f"{below}/b.sources:URIs: https://b",
+        f"{below}/b.sources:  https://c",
+        f"{below}/b.sources:",
+    ]
+    found = parse_apt_sources(lines)
+    assert found == {f"{below}/a.list": {"https://a"}, f"{below}/b.sources": {"https://b", "https://c"}}

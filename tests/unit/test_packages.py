@@ -15,9 +15,12 @@ from rigup.packages import (
     driver_group,
     driver_install,
     driver_packages,
+    entangled_sources,
     header_packages,
     locked_packages,
     repositories,
+    source_uris,
+    superseded_sources,
     toolkit_group,
     upstream,
 )
@@ -221,3 +224,38 @@ def test_every_source_names_the_key_that_signs_it_and_is_not_itself_stale() -> N
             assert repository.key_path in repository.source_text
             assert repository.source_path not in repository.stale
             assert Path(repository.source_path).suffix in (".list", ".sources")
+
+
+DOCKER = "https://download.docker.com/linux/debian"
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "uris"),
+    [
+        ("a.list", f"deb [arch=amd64 signed-by=/etc/apt/keyrings/docker.gpg] {DOCKER} trixie stable\n", {DOCKER}),
+        ("a.list", f"# deb {DOCKER} trixie stable\n#deb {DOCKER}/ x y\n", set()),
+        ("a.list", f"deb {DOCKER}/ trixie stable\n  deb-src [trusted=yes] http://b c d\n", {DOCKER, "http://b"}),
+        ("a.list", "deb https://m/stable/deb/$(ARCH) /\n", {"https://m/stable/deb/amd64"}),
+        ("a.sources", f"# mine\nTypes: deb\nuris: {DOCKER}/\n http://b\nSuites: x\n", {DOCKER, "http://b"}),
+        ("a.sources", f"Types: deb\nURIs: http://b\n\nEnabled: no\nURIs: {DOCKER}\n", {"http://b"}),
+        ("a.sources", "", set()),
+    ],
+)
+def test_the_repositories_that_a_source_file_names(path: str, text: str, uris: set[str]) -> None:
+    assert source_uris(path, text) == uris
+
+
+def test_files_that_name_the_same_repository_make_way_whatever_they_are_called_unless_they_are_for_more() -> None:
+    docker = repositories("debian13", Settings())["docker"]
+    below = "/etc/apt/sources.list.d"
+    sources = {
+        "/etc/apt/sources.list": {"http://deb.debian.org/debian", DOCKER},
+        f"{below}/download_docker_com_linux_debian.list": {DOCKER},
+        f"{below}/docker.sources": {DOCKER},
+        f"{below}/mine.list": {DOCKER, "http://mine"},
+        f"{below}/other.list": {"http://other"},
+        f"{below}/off.list": set[str](),
+    }
+    assert docker.uris == {DOCKER}
+    assert superseded_sources(docker, sources) == [*docker.stale, f"{below}/download_docker_com_linux_debian.list"]
+    assert entangled_sources(docker, sources) == ["/etc/apt/sources.list", f"{below}/mine.list"]

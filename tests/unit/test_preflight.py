@@ -409,6 +409,15 @@ def test_what_failed_on_the_host_before_is_refused_unless_it_shall_be_tried_agai
     assert problems(facts, retry=True) == []
 
 
+def test_a_source_file_that_names_one_of_our_repositories_beside_others_is_told() -> None:
+    docker = "https://download.docker.com/linux/debian"
+    mine = replace(BARE, sources={"/etc/apt/sources.list.d/mine.list": {docker, "http://mine"}})
+    problem = only(problems(mine))
+    assert problem.check == "sources"
+    assert problem.found.startswith(f"/etc/apt/sources.list.d/mine.list names {docker}, which ")
+    assert problems(replace(BARE, sources={"/etc/apt/sources.list.d/mine.list": {docker}})) == []
+
+
 def test_arguments_of_the_kernel_need_a_grub_to_set_them_unless_they_are_in_effect() -> None:
     other = replace(BARE, grub=False, booted_with=["quiet", "pcie_aspm=off"])
     problem = only(problems(other))
