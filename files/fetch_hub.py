@@ -16,6 +16,7 @@ import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ from huggingface_hub.utils._runtime import is_xet_available
 
 # The client keeps a piece in memory until it is whole, and what a broken connection leaves of it is lost.
 PIECE = 64 * 1024
+LONGEST_WAIT_S = 3600
 NAP = re.compile(r"Waiting ([0-9.]+)s before retry")
 # What no second try can mend, and what to do about it.
 REMEDIES = {
@@ -182,10 +184,19 @@ def status_of(error: Exception) -> int | None:
 
 
 def asked_to_wait(error: Exception) -> float | None:
-    """Seconds of a Retry-After header."""
+    """Seconds of a Retry-After header, also where it is a date: by the hub's clock, and an hour at most."""
     response = getattr(error, "response", None)
-    value = response.headers.get("Retry-After", "") if response is not None else ""
-    return float(value) if value.isdigit() else None
+    if response is None:
+        return None
+    value = response.headers.get("Retry-After", "").strip()
+    try:
+        if value.isdigit():
+            return float(min(int(value), LONGEST_WAIT_S))
+        then, now = (parsedate_to_datetime(each) for each in (value, response.headers.get("Date", "")))
+        return max(0.0, min((then - now).total_seconds(), LONGEST_WAIT_S))
+    except (ValueError, TypeError):
+        # Not said, or in no known form.
+        return None
 
 
 def say(**event: object) -> None:

@@ -119,15 +119,20 @@ def _host(report: Report, name: str) -> dict[str, Any]:
 
 
 def _note_download(report: Report, event: Event) -> None:
-    """Keep when a download was begun, and how long the run then had to wait for it."""
-    if event["result"] != "changed":
+    """Keep when a run began a download, or met it under way, and how long it then had to wait for it."""
+    if event["result"] not in ("changed", "unchanged"):
         return
     if begins := DOWNLOAD_BEGINS.fullmatch(event["operation"]):
         noted = {"host": event["host"], "repo": begins[1], "began": event["at"], "seconds": None, "waited": None}
         report["downloads"].append(noted)
     elif ends := DOWNLOAD_ENDS.fullmatch(event["operation"]):
-        for download in report["downloads"]:
-            if (download["host"], download["repo"]) == (event["host"], ends[1]):
+        for download in list(report["downloads"]):
+            if (download["host"], download["repo"]) != (event["host"], ends[1]):
+                continue
+            if event["result"] == "unchanged":
+                # It was complete from the beginning.
+                report["downloads"].remove(download)
+            else:
                 took = datetime.fromisoformat(event["at"]) - datetime.fromisoformat(download["began"])
                 download.update(seconds=round(took.total_seconds(), 1), waited=event["seconds"])
 

@@ -21,7 +21,7 @@ FAULTS = {
     "stall": "stop sending in the middle, and keep the connection",
     "etag": "announce another checksum than the file's",
     "403": "refuse",
-    "429": "too many requests; `value`: seconds of Retry-After (1)",
+    "429": "too many requests; `value`: Retry-After, in seconds or as a date (1)",
     "503": "unavailable",
     "redirect": "send files from another address; `value`: its URL",
     "moved": "the branch names another commit; `value`: 40 hex digits",

@@ -9,12 +9,15 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from lab.hub import faults
 from lab.hub.repository import Repository
 from tests.unit.host_world import FILES
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, killed_at_random
@@ -74,6 +77,20 @@ def test_whatever_the_hub_does_the_published_bytes_arrive(rig: Rig, name: str) -
     assert rig.is_as_published() and rig.is_clean()
     assert SHARD_BYTES <= rig.hub.sent(FIRST) <= most * SHARD_BYTES
     assert rig.hub.sent(SECOND) <= 1.5 * SHARD_BYTES
+
+
+@pytest.mark.parametrize(("wait", "told"), [(2, "next try in [12] s"), (86400, "next try in 3600 s")])
+def test_a_hub_may_say_as_a_date_when_it_wants_to_be_asked_again(rig: Rig, wait: int, told: str) -> None:
+    then = format_datetime(datetime.now(UTC) + timedelta(seconds=wait), usegmt=True)
+    faults.write(rig.hub.directory / "faults.json", [faults.Rule("429", path=FIRST, times=1, value=then)])
+    with rig.fetching() as process:
+        assert process.stdout is not None
+        said = next(line for line in process.stdout if "answered 429" in line)
+
+        assert re.search(told, said), said
+        if wait < 3600:
+            process.communicate(timeout=30)
+            assert rig.is_as_published()
 
 
 def test_files_may_come_from_another_host_which_does_not_get_the_token(rig: Rig, tmp_path: Path) -> None:

@@ -390,6 +390,7 @@ def test_long_lists_are_cut_and_say_how_much_more_there_is(tmp_path: Path, capsy
     assert "    ... and 2 more failures; --json has all\n" in told
 
 
+@pytest.mark.parametrize("met", ["changed", "unchanged"])
 @pytest.mark.parametrize(
     ("waited", "line"),
     [
@@ -397,9 +398,9 @@ def test_long_lists_are_cut_and_say_how_much_more_there_is(tmp_path: Path, capsy
         (0.2, "rig1: the download of o/n was done before it was needed; all else was the longer part"),
     ],
 )
-def test_the_report_says_whether_the_download_or_all_else_took_longer(waited: float, line: str) -> None:
+def test_the_report_says_whether_the_download_or_all_else_took_longer(waited: float, line: str, met: str) -> None:
     done = {"event": "operation", "host": "rig1", "result": "changed"}
-    begun = {**done, "at": "2026-01-01T00:00:10.000+00:00", "step": "model", "seconds": 1.0}
+    begun = {**done, "result": met, "at": "2026-01-01T00:00:10.000+00:00", "step": "model", "seconds": 1.0}
     had = {**done, "at": "2026-01-01T00:01:50.000+00:00", "step": "serve", "seconds": waited}
     begun["operation"], had["operation"] = "Start the download of o/n", "Have o/n whole and verified"
 
@@ -409,3 +410,14 @@ def test_the_report_says_whether_the_download_or_all_else_took_longer(waited: fl
         {"host": "rig1", "repo": "o/n", "began": begun["at"], "seconds": 100.0, "waited": waited}
     ]
     assert f"  critical path:\n    {line}\n" in report.render(made)
+
+
+def test_a_checkpoint_that_was_there_from_the_beginning_is_no_download() -> None:
+    same = {"event": "operation", "host": "rig1", "result": "unchanged", "at": "2026-01-01T00:00:10.000+00:00"}
+    begun = {**same, "step": "model", "seconds": 0.0, "operation": "Start the download of o/n"}
+    had = {**same, "step": "serve", "seconds": 0.0, "operation": "Have o/n whole and verified"}
+
+    made = report.build(events(begun, had))
+
+    assert made["downloads"] == []
+    assert "critical path" not in report.render(made)
