@@ -17,7 +17,18 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from rigup import patches
 from rigup.errors import RigupError
 
-__all__ = ["PLAN", "CheckpointPlan", "EndpointPlan", "Mount", "Plan", "Smoke", "VenvPlan", "kept_plan", "key_file"]
+__all__ = [
+    "PLAN",
+    "CheckpointPlan",
+    "EndpointPlan",
+    "Mount",
+    "Plan",
+    "Smoke",
+    "VenvPlan",
+    "instance_of",
+    "kept_plan",
+    "key_file",
+]
 
 MODEL = "/model"
 # A file that the checkpoint may not have cannot be mounted into it: the store is read-only.
@@ -58,7 +69,7 @@ class CheckpointPlan(Data):
     @property
     def instance(self) -> str:
         """A name for units and files: without slashes, and different for every commit."""
-        return f"{self.repo.replace('/', '--')}--{self.revision[:12]}"
+        return instance_of(self.repo, self.revision)
 
     def places_in(self, source: str) -> tuple[str, ...]:
         """Where it may lie in a directory that holds a copy of a store, or of checkpoints by name, or it alone."""
@@ -266,6 +277,11 @@ class Plan(Data):
         """The plan as JSON, sorted, with its digest."""
         data = self.model_dump(mode="json") | {"digest": self.digest}
         return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def instance_of(repo: str, revision: str) -> str:
+    """A checkpoint's name for units and files: without slashes, and different for every commit."""
+    return f"{repo.replace('/', '--')}--{revision[:12]}"
 
 
 def kept_plan(text: str | None) -> dict[str, Any]:

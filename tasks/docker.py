@@ -20,8 +20,9 @@ __all__ = ["docker"]
 @deploy("docker")
 def docker(brief: Brief) -> None:
     """Both repositories, Docker and the container toolkit at their locked versions, our keys in daemon.json."""
+    sources = host.get_fact(AptSources)
     for repository in (repositories(brief.distro, brief.settings)[key] for key in ("docker", "toolkit")):
-        for path in superseded_sources(repository, host.get_fact(AptSources)):
+        for path in superseded_sources(repository, sources):
             files.absent(name=f"Remove {path}, which names the same repository", path=path)
         files.download(
             name=f"Fetch the {repository.name} repository's key",

@@ -14,6 +14,7 @@ from rigup.facts._reading import Value, reading
 from rigup.facts.serving import read_object
 from rigup.plan import PLAN as KEPT_PLAN
 from rigup.plan import UNITS as IN_FORCE
+from rigup.plan import instance_of
 
 __all__ = ["FetchProgress", "FileSizes", "Stored", "StoredModels", "parse_stored_models"]
 
@@ -46,7 +47,7 @@ class Stored(Value):
     @property
     def instance(self) -> str:
         """As `CheckpointPlan.instance`."""
-        return f"{self.repo.replace('/', '--')}--{self.revision[:12]}"
+        return instance_of(self.repo, self.revision)
 
 
 def parse_stored_models(lines: list[str]) -> list[Stored]:

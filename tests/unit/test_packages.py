@@ -249,7 +249,7 @@ def test_files_that_name_the_same_repository_make_way_whatever_they_are_called_u
     docker = repositories("debian13", Settings())["docker"]
     below = "/etc/apt/sources.list.d"
     sources = {
-        "/etc/apt/sources.list": {"http://deb.debian.org/debian", DOCKER},
+        "/etc/apt/sources.list": {"http://debian.example.org/debian", DOCKER},
         f"{below}/download_docker_com_linux_debian.list": {DOCKER},
         f"{below}/docker.sources": {DOCKER},
         f"{below}/mine.list": {DOCKER, "http://mine"},
