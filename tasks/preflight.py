@@ -22,7 +22,6 @@ from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_host
-from pyinfra.facts.server import Which
 
 from rigup import resolve
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
@@ -53,6 +52,8 @@ __all__ = ["Brief", "preflight"]
 
 CACHE = Path(".rigup/hub")
 FILES = Path(__file__).resolve().parent.parent / "files"
+# Named whole: a login without root has no sbin in its PATH, and is told of that alone.
+UPDATE_GRUB = "/usr/sbin/update-grub"
 
 T = TypeVar("T")
 
@@ -249,7 +250,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         sources=fact(AptSources),
         serving=fact(ActiveUnits, pattern=SERVING),
         booted_with=fact(KernelState).arguments,
-        grub=fact(Which, command="update-grub") is not None,
+        grub=fact(FileInfo, path=UPDATE_GRUB) is not None,
         source=source is None or fact(FileSizes, directory=source, names=[]) is not None,
         sourced=[item.path for item in plan.checkpoints if source and holds(sources[item.path], item.listing)],
         client=_has_client(fact(FileInfo, path=f"{CLIENT}/requirements.lock")),

@@ -10,8 +10,8 @@ from lab.service import ServiceError
 from lab.settings import CACHE
 
 SUITE = "bookworm"
-PACKAGES = ("libnuma1", "libstdc++6", "python3")
-"""What vLLM's and torch's libraries are linked against, and the interpreter of their wheels."""
+PACKAGES = ("ca-certificates", "libnuma1", "libstdc++6", "python3")
+"""Without certificates xet's client does not begin; the libraries are vLLM's and torch's, the Python their wheels'."""
 
 EPOCH = 1771545600
 """2026-02-20 00:00 UTC, the time of everything in the image."""

@@ -142,7 +142,8 @@ def fleet(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_two_hosts_that_are_deployed_together_bring_each_file_from_the_hub_once(fleet: Fleet) -> None:
-    fleet.hub.send(2_000_000)
+    # Slow enough for a line of progress, which is due after ten seconds.
+    fleet.hub.send(1_000_000)
     result = fleet.deploy()
 
     assert result.code == 0, result.output
