@@ -271,11 +271,6 @@ class Host:
         """
         return dict(_fingerprints(self.root))
 
-    def files_digest(self) -> str:
-        """One hash over `files()`: equal before and after means nothing was changed."""
-        lines = "".join(f"{name}\0{what}\n" for name, what in sorted(self.files().items()))
-        return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
-
     def wait(self, timeout: float = _BOOT_SECONDS) -> None:
         """Wait until one can log in over ssh. Raises LabError with the console's end when that takes too long."""
         deadline = time.monotonic() + timeout

@@ -8,7 +8,7 @@ one recipe extends another.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -30,7 +30,6 @@ __all__ = [
     "Recipe",
     "When",
     "default_catalogue",
-    "image_tags",
     "load_catalogue",
 ]
 
@@ -169,8 +168,3 @@ class _Loading:
         meant = near(value, known)
         remedy = f"did you mean {' or '.join(meant)}?" if meant else where
         self.findings.append(self.layers[name].finding((key,), f"there is no {kind} {value!r}", remedy))
-
-
-def image_tags(recipes: Iterable[Recipe]) -> list[str]:
-    """The images of these recipes, each once, in their order."""
-    return list(dict.fromkeys(recipe.image.tag for recipe in recipes if recipe.image))

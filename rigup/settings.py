@@ -77,6 +77,10 @@ def _absolute(value: str) -> str:
     path = PurePosixPath(value)
     if not path.is_absolute() or ".." in path.parts or path == PurePosixPath("/"):
         raise complaint(f"{value!r} is no absolute path below /", "for example /srv/models")
+    if any(path.is_relative_to(place) for place in ("/tmp", "/var/tmp")):
+        raise complaint(
+            f"{value!r} is not seen by our units, which have a /tmp of their own", "for example /srv/models"
+        )
     # Docker splits `--mount` values at commas, systemd and fstab at white space.
     if not re.fullmatch(r"[A-Za-z0-9_./+@=-]+", value):
         raise complaint(

@@ -1,14 +1,7 @@
-"""A lab host is as bare as a fresh cloud image, has its own kernel as far as one can see, and no way out.
-
-At the end a whole lab comes and goes, and nothing of it is left.
-"""
+"""A lab host is as bare as a fresh cloud image, has its own kernel as far as one can see, and no way out."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,14 +10,10 @@ import pytest
 from lab import machine, network
 from lab.cgroup import Cgroup
 from lab.machine import Host
-from lab.settings import KVER, NUMBER, RELEASES
+from lab.settings import KVER, RELEASES
 
 NAME = "rig8"
 ROOT = Path(__file__).resolve().parents[2]
-
-# A lab of its own, beside that of these tests and those of the other workers.
-PASSING = 200 + NUMBER
-PASSING_STATE = Path(f"/var/lib/rigup-lab-{PASSING}")
 
 
 @pytest.fixture(scope="module", params=RELEASES)
@@ -142,63 +131,3 @@ def test_removing_it_leaves_nothing(host: Host) -> None:
     assert not Path("/run/netns/rigup-rig8").exists()
     assert not Path("/run/systemd/nspawn/propagate/rig8").exists()
     assert network.present()
-
-
-def lab(*words: str) -> str:
-    """Runs Python with these arguments in the passing lab; returns what it printed."""
-    mine = {name: value for name, value in os.environ.items() if name != "RIGUP_LAB_STATE"}
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=ROOT,
-        env={**mine, "RIGUP_LAB": str(PASSING)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
-def traces() -> dict[str, set[str]]:
-    """All that this machine shows of the passing lab, by kind; kinds of which there is nothing are left out."""
-    links = json.loads(subprocess.run(["ip", "-json", "link"], capture_output=True, check=True).stdout)
-    loops = subprocess.run(["losetup", "--list", "--noheadings", "--output=BACK-FILE"], capture_output=True, text=True)
-    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    nspawn = Path("/run/systemd/nspawn")
-    found = {
-        "link": {link["ifname"] for link in links},
-        "namespace": {path.name for path in Path("/run/netns").glob("*")},
-        "mount": {line.split()[4] for line in mounts},
-        "loop device": set(loops.stdout.splitlines()),
-        "control group": {str(path) for path in Path("/sys/fs/cgroup").glob("**/rigup-lab*") if path.is_dir()},
-        "nspawn": {str(path) for path in nspawn.rglob("*")} if nspawn.exists() else set(),
-        "state": {str(path) for path in PASSING_STATE.parent.glob("*")},
-    }
-    words = (f"rigup{PASSING}", f"rigup-lab-{PASSING}")
-    kept = {kind: {name for name in names if any(word in name for word in words)} for kind, names in found.items()}
-    kept["process"] = {str(path) for path in Path("/proc").glob("[0-9]*") if _is_of_the_passing_lab(path)}
-    return {kind: names for kind, names in kept.items() if names}
-
-
-def _is_of_the_passing_lab(process: Path) -> bool:
-    try:
-        environment = (process / "environ").read_bytes().split(b"\0")
-        groups = (process / "cgroup").read_text()
-    except OSError:
-        return False
-    return f"RIGUP_LAB={PASSING}".encode() in environment or f"rigup-lab-{PASSING}/" in groups
-
-
-def test_a_lab_that_is_brought_down_leaves_nothing_behind(services: None) -> None:
-    assert traces() == {}
-    try:
-        lab("-m", "lab", "up", "--hosts", "1")
-        lab("-c", "from lab import machine; machine.get('rig1').add_disk('data', 16 << 20)")
-        there = traces()
-    finally:
-        told = lab("-m", "lab", "down")
-    assert "the lab is down (1 hosts removed)" in told
-    assert set(there) >= {"link", "namespace", "mount", "loop device", "control group", "state", "process"}
-    assert traces() == {}

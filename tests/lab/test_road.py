@@ -116,6 +116,8 @@ def test_a_dry_run_on_converged_hosts_changes_nothing_and_expects_no_change(rigs
     before = disks(rigs)
     result = rigs.deploy("--dry")
     assert result.code == 0, result.output
+    plan = rigs.run("rigup", "plan")
+    assert plan.code == 0, plan.output
     assert disks(rigs) == before
 
 

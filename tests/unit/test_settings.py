@@ -79,6 +79,7 @@ def test_all_wrong_keys_are_told_at_once() -> None:
         ({"docker_log_driver": "syslog"}, "docker_log_driver"),
         ({"model_store": "srv/models"}, "no absolute path"),
         ({"model_store": "/srv/../etc"}, "no absolute path"),
+        ({"model_source": "/tmp/checkpoint"}, "a /tmp of their own"),
         ({"model_store": "/srv/a,readonly"}, "mounts cannot carry"),
         ({"hub_endpoint": "huggingface.co"}, "no http or https URL"),
         ({"hub_endpoint": "https://me:secret@hub.example"}, "holds a user name or password"),
