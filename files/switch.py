@@ -25,7 +25,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -180,6 +180,7 @@ class Switch:
                 # A power cut forgets it, and the host boots what is in force.
                 place(ON_TRIAL / unit_of(target.name), target.unit_text)
         systemctl("daemon-reload")
+        clear([*self.stop, *self.removed])
         start([target.name for target in self.targets], {t.name: t.recipe for t in self.targets})
         wait(self.targets)
         self.note_downtime()
@@ -210,6 +211,7 @@ class Switch:
             return self.fail_alone(failure)
         print(f"going back to what {', '.join(self.old)} served before", flush=True)
         self.stop_new()
+        clear(self.new)
         old = [found for name in self.old if (found := generation_of(self.in_force[name], name)) is not None]
         start(self.old, {generation.name: generation.recipe for generation in old})
         try:
@@ -272,14 +274,20 @@ def stop(names: Iterable[str]) -> None:
         subprocess.run(["systemctl", "stop", "--", *units])
 
 
-def start(names: Iterable[str], recipes: Mapping[str, str]) -> None:
+def clear(names: Sequence[str]) -> None:
+    """Have systemd forget failures: one that was stopped while it started has failed, and is listed without a file."""
+    if names:
+        subprocess.run(["systemctl", "reset-failed", "--", *map(unit_of, names)], capture_output=True)
+
+
+def start(names: Sequence[str], recipes: Mapping[str, str]) -> None:
     """Order the starts; one that runs or is starting already is left alone."""
     units = [unit_of(name) for name in names]
     if not units:
         return
     print(f"starting {', '.join(f'{recipe} as {name}' for name, recipe in recipes.items())}", flush=True)
     # A unit that has used up its start limit is refused until its count is cleared.
-    subprocess.run(["systemctl", "reset-failed", "--", *units], capture_output=True)
+    clear(names)
     systemctl("start", "--no-block", "--", *units)
 
 
