@@ -62,13 +62,14 @@ def judged(endpoint: EndpointPlan) -> Commands:
     """Have the engine's own parser judge the endpoint's arguments, before another generation is stopped for it.
 
     It runs in a throwaway container of the image, or in the engine's virtual environment. What the engine refuses fails
-    the operation, with the engine's words; where its parser cannot be found, nothing is known and nothing fails. An
-    endpoint that serves nothing yet is not judged: its engine says the same, and nobody waits.
+    the operation, with the engine's words; where its parser cannot be found, nothing is known and nothing fails. On a
+    host that serves nothing yet none is judged: the engine says the same, and nobody waits.
     """
     found: EndpointsValue = host.get_fact(Endpoints)
-    in_force = found.in_force.get(endpoint.name)
     key = (endpoint.name, endpoint.generation)
-    if in_force in (None, endpoint.generation) or key in found.judged:
+    # Of another name too: an endpoint that is renamed or split is stopped for those that take its place.
+    serves = found.in_force.keys() | found.active
+    if not serves or found.in_force.get(endpoint.name) == endpoint.generation or key in found.judged:
         host.noop(f"the arguments of {endpoint.recipe} are judged already, or by its start")
         return
 
@@ -78,7 +79,7 @@ def judged(endpoint: EndpointPlan) -> Commands:
             said = "\n".join(f"    {line}" for line in answer.errors[-10:])
             raise OperationError(
                 f"{host.name}: the engine of {endpoint.recipe} refuses its arguments, so it was not tried; "
-                f"{endpoint.name} serves on as before.\n{said}"
+                f"nothing was stopped for {endpoint.name}.\n{said}"
             )
         for line in answer.lines:
             if line.startswith("not judged: "):

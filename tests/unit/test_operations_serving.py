@@ -165,6 +165,12 @@ def test_arguments_are_judged_once_and_only_where_something_else_serves() -> Non
     assert outcome.ran(f"touch -- {ENDPOINT.directory}/judged") == 1
 
 
+def test_the_arguments_of_an_endpoint_that_takes_the_place_of_another_are_judged() -> None:
+    renamed = [line.replace("llm@main", "llm@before") for line in here(OLD, in_force=OLD)]
+
+    assert judge(renamed).ran("--entrypoint=python3") == 1
+
+
 def test_refused_arguments_fail_before_anything_is_stopped() -> None:
     refused = Said(errors=["usage: vllm", "error: unrecognized arguments: --x"], ok=False)
 
