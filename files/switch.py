@@ -2,11 +2,13 @@
 """Makes endpoints serve another generation, and goes back to the one before where it does not serve.
 
 `switch.py --to NAME=GENERATION --remove NAME --restart NAME`, each as often as needed. All that is named is switched
-together: all of it serves and passes its proof, or all of it is again as it was.
+together: all of it serves and passes its proof, or all of it is again as it was. `switch.py --finish` does only what an
+interrupted one had decided.
 
 The files of a generation lie in a directory of their own, with its unit among them. The unit in force lies under
-/usr/local/lib/systemd/system. One that is being tried lies under /run/systemd/system, which comes before it, and is
-renamed into force once it is proven: a power cut at any moment leaves a host that boots the one or the other. A switch
+/usr/local/lib/systemd/system. One that is being tried lies under /run/systemd/system, which comes before it; a boot
+forgets it. Once all is proven, one file says what shall be in force (/var/lib/rigup/commit.json), and then the units
+are put there one by one: what a power cut leaves undone of that, rigup-commit.service does at the next boot. A switch
 that was killed is gone on with by the next one.
 
 What came of it stands in /var/lib/rigup/switch.json: the last switch, and what has failed here before.
@@ -35,7 +37,10 @@ ROOT = Path(os.environ.get("RIGUP_ROOT", "/"))
 ENDPOINTS = ROOT / "etc/rigup/endpoints"
 IN_FORCE = ROOT / "usr/local/lib/systemd/system"
 ON_TRIAL = ROOT / "run/systemd/system"
+# Where `systemctl enable` puts its links.
+AT_BOOT = ROOT / "etc/systemd/system/multi-user.target.wants"
 RECORD = ROOT / "var/lib/rigup/switch.json"
+DECIDED = ROOT / "var/lib/rigup/commit.json"
 LOCK = ROOT / "run/rigup/switch.lock"
 UNDER_WAY = ROOT / "run/rigup/switch.json"
 
@@ -105,12 +110,17 @@ def main(argv: list[str] | None = None) -> int:
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        done = finish()
+        if options.finish:
+            return 0
         try:
             targets = [Generation.read(*word.split("=", 1)) for word in options.to]
         except (OSError, ValueError, KeyError, TypeError) as error:
             print(f"nothing was touched: a generation is not whole: {error}", file=sys.stderr)
             return 1
-        return Switch(targets, options.remove, set(options.restart)).run()
+        # What has just been put into force was started for it.
+        fresh = {target.name for target in targets if target in done}
+        return Switch(targets, options.remove, set(options.restart) - fresh).run()
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -118,6 +128,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--to", action="append", default=[], metavar="NAME=GENERATION", help="what shall serve")
     parser.add_argument("--remove", action="append", default=[], metavar="NAME", help="an endpoint that shall go")
     parser.add_argument("--restart", action="append", default=[], metavar="NAME", help="one that runs on old input")
+    parser.add_argument("--finish", action="store_true", help="put into force what was decided, and try nothing")
     return parser.parse_args(argv)
 
 
@@ -187,22 +198,10 @@ class Switch:
             prove(target)
 
     def commit(self) -> None:
-        """Put what was tried into force, for good."""
-        if gone := [name for name in self.removed if name in self.in_force]:
-            systemctl("disable", "--quiet", "--", *map(unit_of, gone))
-        for name in gone:
-            (IN_FORCE / unit_of(name)).unlink(missing_ok=True)
-        for target in self.targets:
-            if target.name in self.changed:
-                place(IN_FORCE / unit_of(target.name), target.unit_text)
-        self.end_trial()
-        if self.targets:
-            systemctl("enable", "--quiet", "--", *(unit_of(target.name) for target in self.targets))
-
-    def end_trial(self) -> None:
-        for target in self.targets:
-            (ON_TRIAL / unit_of(target.name)).unlink(missing_ok=True)
-        systemctl("daemon-reload")
+        """Put what was tried into force, for good: it is decided in one step, and then carried out, now or later."""
+        decided = {"to": {target.name: target.id for target in self.targets}, "removed": self.removed}
+        place(DECIDED, json.dumps(decided) + "\n")
+        carry_out(self.targets, self.removed)
 
     def fail(self, failure: Failed) -> int:
         print(f"{failure.name}: {failure.why}", flush=True)
@@ -240,7 +239,7 @@ class Switch:
 
     def stop_new(self) -> None:
         stop(self.new)
-        self.end_trial()
+        end_trial(self.targets)
 
     def note_downtime(self) -> None:
         if self.silent_since is not None:
@@ -264,6 +263,51 @@ class Switch:
         if worse is not None:
             last["worse"] = worse
         place(RECORD, json.dumps({**known(RECORD), "last": last}, indent=2) + "\n")
+
+
+def finish() -> list[Generation]:
+    """Do what an earlier switch had decided and did not come to do; returns what is in force by that."""
+    decided = known(DECIDED)
+    try:
+        targets = [Generation.read(name, id) for name, id in decided.get("to", {}).items()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"an interrupted switch cannot be finished, and is forgotten: {error}", file=sys.stderr)
+        DECIDED.unlink()
+        return []
+    if decided:
+        print(f"finishing an interrupted switch to {', '.join(target.recipe for target in targets)}", flush=True)
+        removed = [name for name in decided["removed"] if (IN_FORCE / unit_of(name)).exists()]
+        if removed:
+            # At a boot their start waits in the queue, and is withdrawn by this.
+            systemctl("stop", "--no-block", "--", *map(unit_of, removed))
+        carry_out(targets, removed)
+        if targets:
+            systemctl("start", "--no-block", "--", *(unit_of(target.name) for target in targets))
+    return targets
+
+
+def carry_out(targets: list[Generation], removed: list[str]) -> None:
+    """Have these in force and at boot, and the removed ones not; for as often as it is cut short."""
+    if gone := [name for name in removed if (IN_FORCE / unit_of(name)).exists()]:
+        systemctl("disable", "--quiet", "--", *map(unit_of, gone))
+    for name in gone:
+        (IN_FORCE / unit_of(name)).unlink()
+    for target in targets:
+        if read(IN_FORCE / unit_of(target.name)) != target.unit_text:
+            place(IN_FORCE / unit_of(target.name), target.unit_text)
+    end_trial(targets)
+    if targets:
+        systemctl("enable", "--quiet", "--", *(unit_of(target.name) for target in targets))
+    for directory in (IN_FORCE, AT_BOOT):
+        if directory.exists():
+            keep(directory)
+    DECIDED.unlink()
+
+
+def end_trial(targets: list[Generation]) -> None:
+    for target in targets:
+        (ON_TRIAL / unit_of(target.name)).unlink(missing_ok=True)
+    systemctl("daemon-reload")
 
 
 def stop(names: Iterable[str]) -> None:
@@ -300,7 +344,8 @@ def wait(targets: list[Generation]) -> None:
                 spoke = time.monotonic()
                 latest = (log_of(state.invocation) or ["it has said nothing yet"])[-1]
                 print(f"{name}: starting for {spoke - began:.0f} s; {latest[:LINE_WIDTH]}", flush=True)
-        time.sleep(POLL_S)
+        if waiting:
+            time.sleep(POLL_S)
 
 
 def not_up(name: str, state: State) -> Failed:
@@ -409,11 +454,16 @@ def place(path: Path, text: str) -> None:
         os.fsync(file.fileno())
         os.fchmod(file.fileno(), 0o644)
     os.replace(beside, path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    keep(path.parent)
+
+
+def keep(directory: Path) -> None:
+    """Have the names in a directory on the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
 
 
 if __name__ == "__main__":

@@ -315,6 +315,25 @@ def test_one_endpoint_becomes_two_and_one_again_and_a_half_that_fails_brings_bac
     rig.is_whole()
 
 
+def test_a_power_cut_while_proven_units_are_put_into_force_boots_them(rig: Rig) -> None:
+    def cut() -> None:
+        decided = "until test -e /var/lib/rigup/commit.json; do :; done"
+        rig.shell(f"{decided}; systemctl kill --signal=STOP rigup-switch.service")
+        assert rig.shell("systemctl is-enabled llm@left llm@right || true").split() != ["enabled", "enabled"]
+        rig.host.kill()
+
+    meanwhile(lambda: rig.deploy(endpoints=HALVES), cut)
+    rig.shell("for i in {1..300}; do systemctl is-active -q llm@left llm@right && exit; sleep 0.2; done; exit 1")
+    assert (rig.serves("left"), rig.serves("right")) == ("standin-half", "standin-half")
+    assert rig.shell("ls /var/lib/rigup/commit.json 2>/dev/null || true") == ""
+    assert set(rig.shell("docker ps --format '{{.Names}}'").split()) == {"llm-left", "llm-right"}
+    assert rig.shell("systemctl list-units --all --plain --no-legend 'llm@main*'") == ""
+    assert rig.deploy(endpoints=HALVES).code == 0
+    assert rig.deploy().code == 0
+    assert rig.serves() == "standin-a"
+    rig.is_whole()
+
+
 def test_a_trial_that_was_given_up_half_way_leaves_nothing_behind(rig: Rig) -> None:
     def give_up() -> None:
         rig.shell("until systemctl show llm@right | grep -q '^FragmentPath=/run/'; do sleep 0.1; done")
