@@ -17,6 +17,7 @@ __all__ = [
     "DOCKER",
     "FATAL_LINES",
     "JUDGE",
+    "PROOF_SECONDS",
     "PROVE",
     "PYTHON",
     "SMOKE",
@@ -48,6 +49,8 @@ PROVE = "/usr/local/lib/rigup/prove.py"
 SMOKE = "/usr/local/lib/rigup/smoke.py"
 CLIENT = "/usr/local/lib/rigup/client"
 REQUEST_SECONDS = 600
+# For all requests of a proof. Models that think at length take minutes for all of it.
+PROOF_SECONDS = 1800
 STOP_SECONDS = 60
 # Who engines without a container run as.
 USER = "rigup-serve"
@@ -181,6 +184,7 @@ def prove_argv(endpoint: EndpointPlan) -> list[str]:
         f"--health={endpoint.ready_path}",
         f"--model={endpoint.served_name}",
         f"--timeout={REQUEST_SECONDS}",
+        f"--within={PROOF_SECONDS}",
         f"--expect={endpoint.smoke.model_dump_json()}",
         *recording(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest),
     ]

@@ -29,6 +29,7 @@ FAULTS = {
     "dies-at-load": "the shapes of the weights do not fit, as in an image from before vLLM's pull request 35156",
     "stalls": "after NCCL's first line it says and does nothing more",
     "dies-at-first-request": "the engine ends with the first chat",
+    "drips": "a chat is answered with blanks, without end: something always comes, and no request's own limit ends it",
     "no-streamed-tools": "tool calls work, but the streamed ones lose their opening brace and are no JSON",
     "garbage": "it writes what a broken FP4 kernel writes",
     "babble": "it writes tokens drawn at random",
@@ -176,6 +177,8 @@ class Handler(BaseHTTPRequestHandler):
             error = {"message": message, "type": "InternalServerError", "code": 500}
             self.reply(500, json.dumps({"error": error}).encode())
             os._exit(1)
+        if self.server.mind.fault == "drips":
+            self.drip()
         try:
             answer = self.server.mind.answer(body)
         except Refusal as refusal:
@@ -195,6 +198,16 @@ class Handler(BaseHTTPRequestHandler):
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "tool_calls" if calls else "stop"}
         whole = {**self.head("chat.completion"), "choices": [choice], "usage": usage}
         self.reply(200, json.dumps(whole).encode())
+
+    def drip(self) -> None:
+        """Until the client has gone."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(1 << 40))
+        self.end_headers()
+        while True:
+            self.wfile.write(b" ")
+            time.sleep(0.1)
 
     def stream(self, answer: dict[str, Any], pieces: list[str]) -> None:
         self.send_response(200)

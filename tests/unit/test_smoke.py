@@ -112,6 +112,17 @@ def test_what_a_recipe_is_not_for_is_not_tried(smoke: Tried) -> None:
     assert list(checks) == ["is healthy", "lists its model", "completes a chat", "writes sense", "streams a chat"]
 
 
+def test_an_engine_that_answers_without_end_is_given_up_when_the_proofs_time_is_up(smoke: Tried) -> None:
+    with engine("drips") as url:
+        code = prove.main([*arguments(url, smoke.out), "--within=2"])
+
+    assert code == 1
+    checks = json.loads(smoke.out.read_text())["checks"]
+    assert [check["ok"] for check in checks] == [True, True, False]
+    told = "endpoint completes a chat: it hangs: no end when the 2 s were up that all checks may take"
+    assert told in smoke.capsys.readouterr().err
+
+
 TOOLS = {"calls a tool", "streams a tool call", "calls a required tool", "streams a required tool call"}
 
 
