@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ UNDER_WAY = ROOT / "run/rigup/switch.json"
 POLL_S = 0.5
 SAY_EVERY_S = 10.0
 LINE_WIDTH = 120
-LOG_LINES = 300
+# Of one that ended: tracebacks of its workers may come after the line that is looked for.
+LOG_LINES = 2000
 # Beyond what systemd itself allows a start.
 GRACE_S = 120
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
@@ -55,11 +56,14 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 @dataclass
 class Failed(Exception):
-    """An endpoint does not serve, or not as it should; `proof` tells that it was up and failed its proof."""
+    """An endpoint does not serve, or not as it should; `proof` tells that it was up and failed its proof.
+
+    `invocation` is that of its unit, under which the journal has its log.
+    """
 
     name: str
     why: str
-    log: list[str] = field(default_factory=list)
+    invocation: str = ""
     proof: bool = False
 
 
@@ -113,6 +117,8 @@ def main(argv: list[str] | None = None) -> int:
         done = finish()
         if options.finish:
             return 0
+        # Whoever reads the record must not take an earlier switch for one that was cut short.
+        place(RECORD, json.dumps({"failed": known(RECORD).get("failed", {})}, indent=2) + "\n")
         try:
             targets = [Generation.read(*word.split("=", 1)) for word in options.to]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -210,6 +216,11 @@ class Switch:
         print(f"going back to what {', '.join(self.old)} served before", flush=True)
         self.stop_new()
         old = [found for name in self.old if (found := generation_of(self.in_force[name], name)) is not None]
+        # One that has served is not to blame, such as for a start on new input.
+        served = {(generation.name, generation.id) for generation in old}
+        for target in self.targets:
+            if target.name == failure.name and (target.name, target.id) not in served:
+                remember(failure, target)
         start(self.old, {generation.name: generation.recipe for generation in old})
         try:
             wait(old)
@@ -220,11 +231,8 @@ class Switch:
             print(f"{worse.name}: {worse.why}", flush=True)
             self.write("lost", failure, f"{worse.name}, put back, does not serve either: {worse.why}")
             return 4
-        for target in self.targets:
-            if target.name == failure.name:
-                remember(failure, target)
-        served = ", ".join(f"{generation.name} serves {generation.recipe} again" for generation in old)
-        print(f"{served}, and is proven{self.told_downtime()}", flush=True)
+        told = ", ".join(f"{generation.name} serves {generation.recipe} again" for generation in old)
+        print(f"{told}, and is proven{self.told_downtime()}", flush=True)
         self.write("went back", failure)
         return 3
 
@@ -259,7 +267,12 @@ class Switch:
             "seconds": round(time.monotonic() - self.began, 1),
         }
         if failure is not None:
-            last |= {"endpoint": failure.name, "why": failure.why, "log": failure.log, "proof": failure.proof}
+            last |= {
+                "endpoint": failure.name,
+                "why": failure.why,
+                "invocation": failure.invocation,
+                "proof": failure.proof,
+            }
         if worse is not None:
             last["worse"] = worse
         place(RECORD, json.dumps({**known(RECORD), "last": last}, indent=2) + "\n")
@@ -339,10 +352,10 @@ def wait(targets: list[Generation]) -> None:
             elif not state.job and (state.active in ("failed", "inactive") or state.retries):
                 raise not_up(name, state)
             elif time.monotonic() - began > target.start_seconds + GRACE_S:
-                raise Failed(name, f"was not up within {target.start_seconds + GRACE_S} s", log_of(state.invocation))
+                raise Failed(name, f"was not up within {target.start_seconds + GRACE_S} s", state.invocation)
             elif time.monotonic() - spoke >= SAY_EVERY_S:
                 spoke = time.monotonic()
-                latest = (log_of(state.invocation) or ["it has said nothing yet"])[-1]
+                latest = (log_of(state.invocation, 1) or ["it has said nothing yet"])[-1]
                 print(f"{name}: starting for {spoke - began:.0f} s; {latest[:LINE_WIDTH]}", flush=True)
         if waiting:
             time.sleep(POLL_S)
@@ -350,10 +363,9 @@ def wait(targets: list[Generation]) -> None:
 
 def not_up(name: str, state: State) -> Failed:
     """What the readiness check said, where it did; its line is the last but for systemd's own."""
-    log = log_of(state.invocation)
-    said = [line for line in log if line.startswith("not ready after ")]
+    said = [line for line in log_of(state.invocation, LOG_LINES) if line.startswith("not ready after ")]
     why = f"did not come up: {said[-1]}" if said else f"did not come up: {state.active} ({state.sub}, {state.result})"
-    return Failed(name, why, log)
+    return Failed(name, why, state.invocation)
 
 
 def prove(target: Generation) -> None:
@@ -363,7 +375,7 @@ def prove(target: Generation) -> None:
     if done.returncode:
         complaints = [line for line in done.stderr.splitlines() if line.strip()]
         why = "; ".join(complaints) or f"its proof ended with {done.returncode}"
-        raise Failed(target.name, f"came up, and fails its proof: {why}", log_of(invocation), proof=True)
+        raise Failed(target.name, f"came up, and fails its proof: {why}", invocation, proof=True)
 
 
 def show(name: str) -> State:
@@ -385,12 +397,12 @@ def systemctl(*words: str) -> None:
     subprocess.run(["systemctl", *words], check=True)
 
 
-def log_of(invocation: str) -> list[str]:
+def log_of(invocation: str, lines: int) -> list[str]:
     """The last lines that the unit wrote in that invocation."""
     # What a unit says last may reach the journal after its end was noticed.
     subprocess.run(["journalctl", "--sync"], capture_output=True)
     selected = f"_SYSTEMD_INVOCATION_ID={invocation}"
-    argv = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={LOG_LINES}", selected]
+    argv = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", selected]
     said = subprocess.run(argv, capture_output=True, text=True, errors="replace").stdout
     return [CONTROL.sub("", line).rstrip() for line in said.splitlines() if line.strip()]
 

@@ -24,10 +24,18 @@ from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
 from rigup.operations._host import check, run, say, work
 from rigup.operations._ledger import note_directory, note_file
 from rigup.operations._turns import TURNS
-from rigup.operations._units import SHOWN_LINES, UnitFailed, run_as_unit, show, wait_for_leftover
+from rigup.operations._units import (
+    DIAGNOSED_LINES,
+    SHOWN_LINES,
+    UnitFailed,
+    last_lines,
+    run_as_unit,
+    show,
+    wait_for_leftover,
+)
 from rigup.operations.systemd import ENABLED, stale_reasons
 from rigup.plan import ENDPOINTS, UNITS, EndpointPlan
-from rigup.render import inputs_of, judge_argv, served_argv, start_seconds, unit_text
+from rigup.render import PROOF_SECONDS, inputs_of, judge_argv, served_argv, start_seconds, unit_text
 
 __all__ = ["judged", "serve", "tidy"]
 
@@ -35,8 +43,6 @@ Commands = Generator[FunctionCommand, None, None]
 
 SWITCH = "/usr/local/lib/rigup/switch.py"
 SWITCH_UNIT = "rigup-switch.service"
-# For all proofs of one endpoint; a single request has a limit of its own.
-PROOF_S = 3600
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta]
         return
 
     def switch(host: Host) -> None:
-        limit = sum(2 * (start_seconds(endpoint) + PROOF_S) for endpoint in endpoints)
+        limit = sum(2 * (start_seconds(endpoint) + PROOF_SECONDS) for endpoint in endpoints)
         wait_for_leftover(host, SWITCH_UNIT, "a switch", limit)
         now = [todo for endpoint in endpoints if (todo := _todo_now(host, endpoint))]
         if not now and not removed:
@@ -192,15 +198,16 @@ def _told(host: Host, endpoints: Sequence[EndpointPlan]) -> str | None:
         "lost": f"What served before does not serve either: {last.get('worse')}",
         "failed": "It still runs, for better than nothing." if last.get("proof") else "Nothing served there before.",
     }.get(last["result"], "")
-    lines = "\n".join(f"    {line}" for line in last["log"][-SHOWN_LINES:]) or "    (it wrote nothing)"
+    unit = next((endpoint.unit for endpoint in endpoints if endpoint.name == name), f"llm@{name}.service")
+    log = last_lines(host, unit, last["invocation"], DIAGNOSED_LINES) if last["invocation"] else []
+    lines = "\n".join(f"    {line}" for line in log[-SHOWN_LINES:]) or "    (it wrote nothing)"
     again = (
         "It is not tried again by itself: change the recipe, or run once with `--data retry=true`."
         if (name, last["to"].get(name)) in found.failed
         else "Run again once that is put right."
     )
-    unit = next((endpoint.unit for endpoint in endpoints if endpoint.name == name), f"llm@{name}.service")
     return (
         f"{host.name}: {recipe} as {name} {last['why']}\n{outcome}\nIts last lines:\n{lines}\n"
-        + "".join(f"{line}\n" for line in explain(last["log"]))
+        + "".join(f"{line}\n" for line in explain([*log, last["why"]]))
         + f"More: journalctl -u {unit}\n{again}"
     )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,9 +47,7 @@ class Rig:
             files = root / f"etc/rigup/endpoints/{name}/{generation}"
             files.mkdir(parents=True)
             (files / "llm.service").write_text(f"[X-Rigup]\nGeneration={generation}\n")
-            prove = ["true" if new_passes or generation == "a1" else "false"]
-            record = {"recipe": f"recipe-{generation}", "start_seconds": 5, "prove": prove}
-            (files / "endpoint.json").write_text(json.dumps(record))
+            rig.proves_with(name, generation, "true" if new_passes or generation == "a1" else "false")
         for name, generation in OLD.items():
             unit = f"llm@{name}.service"
             shutil.copy(root / f"etc/rigup/endpoints/{name}/{generation}/llm.service", rig.in_force / unit)
@@ -59,6 +58,10 @@ class Rig:
         systemctl.chmod(0o755)
         (root / "tools/journalctl").symlink_to("/bin/true")
         return rig
+
+    def proves_with(self, name: str, generation: str, *argv: str) -> None:
+        record = {"recipe": f"recipe-{generation}", "start_seconds": 5, "prove": argv}
+        (self.root / f"etc/rigup/endpoints/{name}/{generation}/endpoint.json").write_text(json.dumps(record))
 
     def run(self, *arguments: str, cut: int = 0) -> subprocess.CompletedProcess[str]:
         """Run switch.py and kill it at that step of its run; 0: at none."""
@@ -155,6 +158,47 @@ def test_a_switch_that_was_killed_at_any_step_is_brought_to_its_end_by_the_next_
         assert rig.serves() == (NEW if new_passes else OLD)
         # What was put into force by it was started for it.
         assert not (decided and "stopping" in done.stdout)
+
+
+def record_of(rig: Rig) -> dict[str, Any]:
+    return dict(json.loads((rig.root / "var/lib/rigup/switch.json").read_text()))
+
+
+def test_what_failed_is_known_afterwards_also_where_what_served_before_is_lost_with_it(tmp_path: Path) -> None:
+    rig = Rig.made(tmp_path / "rig", new_passes=False)
+    rig.proves_with("main", "a1", "false")
+
+    assert rig.run(*ASKED).returncode == 4
+
+    record = record_of(rig)
+    assert record["last"]["result"] == "lost"
+    assert record["failed"]["left"]["b2"]["why"].startswith("came up, and fails its proof")
+
+
+def test_what_has_served_is_not_blamed_where_a_start_on_new_input_fails(tmp_path: Path) -> None:
+    rig = Rig.made(tmp_path / "rig", new_passes=True)
+    # The generation is the same, and its unit has another text, such as another limit.
+    with (rig.in_force / "llm@main.service").open("a") as unit:
+        unit.write("# as it was\n")
+    second = "import os, sys; known = os.path.exists(sys.argv[1]); open(sys.argv[1], 'w'); sys.exit(not known)"
+    rig.proves_with("main", "a1", sys.executable, "-c", second, str(tmp_path / "known"))
+
+    done = rig.run("--to=main=a1", "--restart=main")
+
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert record_of(rig)["last"]["result"] == "went back"
+    assert record_of(rig)["failed"] == {}
+
+
+def test_a_switch_that_comes_to_nothing_leaves_no_word_of_an_earlier_one(tmp_path: Path) -> None:
+    rig = Rig.made(tmp_path / "rig", new_passes=False)
+    assert rig.run(*ASKED).returncode == 3
+
+    done = rig.run("--to=left=c3")
+
+    assert (done.returncode, rig.serves()) == (1, OLD)
+    assert "last" not in record_of(rig)
+    assert record_of(rig)["failed"].keys() == {"left"}
 
 
 def test_a_decision_whose_files_are_gone_is_forgotten_and_said(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ LAST = {
     "downtime_s": 95.4,
     "endpoint": "main",
     "why": "did not come up: not ready after 3 s: its main process has ended",
-    "log": ["ValueError: no such parser"],
+    "invocation": "6a0ab0a2",
     "proof": False,
 }
 FAILED = {"main": {NEW: {"recipe": "broken-one", "at": "2026-11-23T19:09:11+00:00", "why": LAST["why"]}}}
@@ -139,12 +139,29 @@ def test_a_failed_switch_tells_the_cause_the_log_and_what_serves_now(
     actor.answers("rigup-switch.service", NO_UNIT, shown("failed", "failed", Result="exit-code"))
     actor.answers("systemctl show", UP)
     actor.answers("/proc/812/cmdline", ["/usr/bin/docker", "run", "other"])
+    # The cause stands far above the end.
+    log = ["KeyError: 'invalid tool call parser: x (chose from { y })'", *["a line"] * 1500, "the last line"]
+    actor.answers("--lines 2000 _SYSTEMD_INVOCATION_ID=6a0ab0a2", log)
 
     outcome = actor.does(serving.serve, endpoints=[ENDPOINT])
 
     assert outcome.failed
-    for part in ("broken-one as main did not come up", "ValueError: no such parser", "journalctl -u llm@main", *told):
+    wanted = ("broken-one as main did not come up", "the last line", "(tool-parser-unknown)", "journalctl -u llm@main")
+    for part in (*wanted, *told):
         assert part in outcome.told
+
+
+def test_a_switch_that_has_written_nothing_down_is_told_by_its_own_log() -> None:
+    actor = Actor().answers("echo '--- judged'", here(OLD, NEW, in_force=OLD))
+    actor.answers("rigup-switch.service", NO_UNIT, shown("failed", "failed", Result="exit-code"))
+    actor.answers("systemctl show", UP)
+    actor.answers("/proc/812/cmdline", ["/usr/bin/docker", "run", "other"])
+    actor.answers("--lines 2000", ["nothing was touched: a generation is not whole"])
+
+    outcome = actor.does(serving.serve, endpoints=[ENDPOINT])
+
+    assert outcome.failed
+    assert "nothing was touched: a generation is not whole" in outcome.told
 
 
 def judge(found: list[str], answer: Said | None = None) -> Outcome:
