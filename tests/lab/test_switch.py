@@ -52,6 +52,14 @@ FAULTS = {
     "standin-dies-at-first-request": (r"came up, and fails its proof: .*EngineCore encountered an issue", {}),
     "standin-no-streamed-tools": (r"came up, and fails its proof: endpoint streams a tool call: ", {}),
 }
+# The known cause that its log or its proof shows, or what the proof says that its complaint means.
+DIAGNOSES = {
+    "standin-never-healthy": None,
+    "standin-dies-at-load": r"Known cause: .*\(router-read-as-fp4\)",
+    "standin-stalls": r"Known cause: .*\(nccl-deadlock\)",
+    "standin-dies-at-first-request": r"Known cause: .*\(engine-died\)",
+    "standin-no-streamed-tools": r"It means: OpenCode and other agents stream, and see broken JSON",
+}
 LAST_WORDS = {
     "standin-dies-at-load": "Tried to load weights of size torch.Size([512, 4096])",
     "standin-stalls": "vLLM is using nccl==2.28.3",
@@ -159,6 +167,9 @@ def test_a_recipe_that_fails_gives_way_to_the_one_that_served(rig: Rig, recipe: 
     assert re.search(rf"{recipe} as main {why}", result.output), result.output
     assert "What served before serves again, and is proven. Nothing answered for" in result.output
     assert LAST_WORDS.get(recipe, "") in result.output
+    if (diagnosis := DIAGNOSES[recipe]) is not None:
+        assert re.search(diagnosis, result.output), result.output
+    assert ("Known cause: " in result.output) == ("Known cause" in (diagnosis or ""))
     assert rig.serves() == "standin-a"
     rig.is_whole()
 
