@@ -25,7 +25,18 @@ from tests.lab.rigs import ROOT, Result, Rigs
 
 NAME = "rig10"
 UNIT = "llm@main.service"
-PARTS = ("deploy.py", "files", "group_data", "inventory", "recipes", "rigup", "tasks", "templates")
+PARTS = (
+    "deploy.py",
+    "files",
+    "group_data",
+    "inventory",
+    "pyproject.toml",
+    "recipes",
+    "rigup",
+    "tasks",
+    "templates",
+    "tests/audit",
+)
 
 SLOW = {"add": ["--lab-load-seconds=6"], "remove": ["--lab-load-seconds"]}
 # Recipes that differ from `standin-a` in these arguments; `standin-half` takes two GPUs.
@@ -40,7 +51,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "standin-dies-late": {**SLOW, "add": [*SLOW["add"], "--lab-fault=dies-at-load"]},
     "standin-half": {"add": ["--seed=2"]},
     "standin-half-broken": {"add": ["--seed=2", "--lab-fault=dies-at-load"]},
+    "standin-secret": {"add": ["--seed=3"]},
 }
+PLANTED = "planted0token0c0ffee00000000000042"
 # What is said about each fault, and settings under which it shows soon.
 FAULTS = {
     "standin-never-healthy": (
@@ -119,6 +132,8 @@ def project(directory: Path) -> Path:
     del base["patches"]
     for name, argv in RECIPES.items():
         recipe = {"id": name, "title": name, "extends": "standin-a", "argv": argv, "evidence": evidence, **kept}
+        if "secret" in name:
+            recipe |= {"env": {"HF_TOKEN": PLANTED}}
         if "half" in name:
             recipe |= {"gpus": 2, "parallel": {"tp": 2}}
         (directory / f"recipes/{name}.yaml").write_text(yaml.safe_dump(recipe))
@@ -359,6 +374,31 @@ def test_a_trial_that_was_given_up_half_way_leaves_nothing_behind(rig: Rig) -> N
     assert rig.shell("docker ps --format '{{.Names}}'") == "llm-main"
     assert rig.shell("systemctl list-units --all --plain --no-legend 'llm@*' | wc -l") == "1"
     assert rig.deploy().changed() == []
+
+
+def test_a_secret_of_a_recipes_environment_stands_where_root_alone_reads_it(rig: Rig) -> None:
+    deployed = rig.deploy(recipe="standin-secret")
+    assert deployed.code == 0, deployed.output
+    assert rig.serves() == "standin-secret"
+    said = [deployed.output, json.dumps(deployed.report)]
+    for command in (("audit",), ("plan", "--json"), ("report",), ("status", "--json")):
+        said.append(rig.rigs.run("rigup", *command).output)
+    # What a token that was changed on the host differs in is not told either.
+    rig.shell("sed -i s/^HF_TOKEN=./HF_TOKEN=x/ /etc/rigup/endpoints/main/*/env")
+    audited = rig.rigs.run("rigup", "audit", "--step", "config")
+    assert (audited.code, "HF_TOKEN" in audited.output) == (2, True), audited.output
+    said.append(audited.output)
+    assert [text for text in said if PLANTED[1:] in text] == []
+    # It comes by standard input, so that the search does not find itself.
+    search = """read -r key; hits() { grep -aFs "$@" -f <(printf '%s\\n' "${key:1}"); }
+        journalctl --no-pager | hits -c; hits -hc - < <(cat /proc/*/cmdline)
+        find /etc /run /var /tmp /usr/local /home -xdev -type f -perm /go+r -print0 |
+            xargs -0r grep -alFs -- "${key:1}" """
+    journal, processes, *files = rig.host.shell(search, stdin=f"{PLANTED}\n", check=False).stdout.split()
+    assert (journal, processes, files) == ("0", "0", [])
+    assert rig.shell("stat -c %a /etc/rigup/plan.json") == "600"
+    assert rig.deploy().code == 0
+    assert rig.serves() == "standin-a"
 
 
 def test_the_container_has_no_privileges_and_the_log_stands_in_the_journal_once(rig: Rig) -> None:
