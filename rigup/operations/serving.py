@@ -21,6 +21,7 @@ from rigup.diagnosis import explain
 from rigup.facts.endpoints import Endpoints, EndpointsValue, parse_endpoints
 from rigup.facts.files import FileInfo, FileState, parse_file_info
 from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
+from rigup.notes import note
 from rigup.operations._host import check, run, say, work
 from rigup.operations._ledger import note_directory, note_file
 from rigup.operations._turns import TURNS
@@ -135,7 +136,8 @@ def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta]
                 # on-abnormal: not for its verdicts, but where it was killed half way.
                 run_as_unit(host, SWITCH_UNIT, argv, what="the switch", limit_s=limit, tell=True, restart="on-abnormal")
             except UnitFailed as error:
-                raise OperationError(_told(host, endpoints) or str(error)) from error
+                raise OperationError(_told(host, endpoints, _result(host)) or str(error)) from error
+        _result(host)
 
     yield work(switch, "switch")
 
@@ -184,9 +186,16 @@ def _note(host: Host, endpoints: Sequence[EndpointPlan]) -> None:
         check(host, written, failing=f"could not write the ledger of {host.name}")
 
 
-def _told(host: Host, endpoints: Sequence[EndpointPlan]) -> str | None:
-    """What the failed switch has written down, for a person; None where it has written nothing."""
+def _result(host: Host) -> EndpointsValue:
+    """What the host's endpoints are after a switch; for how long nothing answered becomes a part of the report."""
     found = parse_endpoints(list(run(host, Endpoints().command()).lines))
+    if found.last.get("downtime_s") is not None:
+        note(host.name, downtime_s=found.last["downtime_s"])
+    return found
+
+
+def _told(host: Host, endpoints: Sequence[EndpointPlan], found: EndpointsValue) -> str | None:
+    """What the failed switch has written down, for a person; None where it has written nothing."""
     last: dict[str, Any] = dict(found.last)
     if last.get("to") is None or last.get("why") is None:
         return None

@@ -168,6 +168,8 @@ def test_a_switch_forth_and_back_stops_serving_only_while_the_engine_loads(rig: 
         told = re.search(rf"main serves {recipe}; nothing answered for (\d+) s", result.output)
         assert told, result.output
         assert int(told[1]) < 30
+        (switched,) = [each for each in result.report["operations"] if "downtime_s" in each]
+        assert (switched["step"], round(switched["downtime_s"])) == ("serve", int(told[1]))
         rig.is_whole()
         assert len(rig.shell("ls /etc/rigup/endpoints/main").split()) == 1
     result = rig.deploy()

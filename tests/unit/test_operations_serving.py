@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rigup import notes
 from rigup.facts.endpoints import Tried, parse_endpoints
 from rigup.operations import serving
 from rigup.plan import EndpointPlan
@@ -146,6 +147,7 @@ def test_a_failed_switch_tells_the_cause_the_log_and_what_serves_now(
     outcome = actor.does(serving.serve, endpoints=[ENDPOINT])
 
     assert outcome.failed
+    assert notes.taken("@fake/rig1") == {"downtime_s": 95.4}
     wanted = ("broken-one as main did not come up", "the last line", "(tool-parser-unknown)", "journalctl -u llm@main")
     for part in (*wanted, *told):
         assert part in outcome.told
