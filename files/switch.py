@@ -355,7 +355,7 @@ def wait(targets: list[Generation]) -> None:
                 raise Failed(name, f"was not up within {target.start_seconds + GRACE_S} s", state.invocation)
             elif time.monotonic() - spoke >= SAY_EVERY_S:
                 spoke = time.monotonic()
-                latest = (log_of(state.invocation, 1) or ["it has said nothing yet"])[-1]
+                latest = (log_of(state.invocation, 5) or ["it has said nothing yet"])[-1]
                 print(f"{name}: starting for {spoke - began:.0f} s; {latest[:LINE_WIDTH]}", flush=True)
         if waiting:
             time.sleep(POLL_S)
