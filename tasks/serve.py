@@ -62,5 +62,5 @@ def serve(brief: Brief) -> None:
         at_a_time=brief.settings.at_a_time,
     )
     serving.tidy(name="Remove the files of earlier generations", endpoints=endpoints)
-    # With the recipes' environments in it, which may hold a token.
+    # With the recipes' environments in it, which may hold a secret.
     files.install(name="Keep the plan on the host", dest=PLAN, content=brief.plan.text(), mode="600", secret=True)

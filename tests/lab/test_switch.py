@@ -133,7 +133,7 @@ def project(directory: Path) -> Path:
     for name, argv in RECIPES.items():
         recipe = {"id": name, "title": name, "extends": "standin-a", "argv": argv, "evidence": evidence, **kept}
         if "secret" in name:
-            recipe |= {"env": {"HF_TOKEN": PLANTED}}
+            recipe |= {"env": {"AWS_SECRET_ACCESS_KEY": PLANTED}}
         if "half" in name:
             recipe |= {"gpus": 2, "parallel": {"tp": 2}}
         (directory / f"recipes/{name}.yaml").write_text(yaml.safe_dump(recipe))
@@ -385,10 +385,10 @@ def test_a_secret_of_a_recipes_environment_stands_where_root_alone_reads_it(rig:
     said = [deployed.output, json.dumps(deployed.report)]
     for command in (("audit",), ("plan", "--json"), ("report",), ("status", "--json")):
         said.append(rig.rigs.run("rigup", *command).output)
-    # What a token that was changed on the host differs in is not told either.
-    rig.shell("sed -i s/^HF_TOKEN=./HF_TOKEN=x/ /etc/rigup/endpoints/main/*/env")
+    # In what a changed one differs is not told either.
+    rig.shell("sed -i s/^AWS_SECRET_ACCESS_KEY=./AWS_SECRET_ACCESS_KEY=x/ /etc/rigup/endpoints/main/*/env")
     audited = rig.rigs.run("rigup", "audit", "--step", "config")
-    assert (audited.code, "HF_TOKEN" in audited.output) == (2, True), audited.output
+    assert (audited.code, "AWS_SECRET_ACCESS_KEY" in audited.output) == (2, True), audited.output
     said.append(audited.output)
     assert [text for text in said if PLANTED[1:] in text] == []
     # It comes by standard input, so that the search does not find itself.

@@ -215,7 +215,7 @@ def test_a_value_that_the_format_cannot_hold_is_refused() -> None:
 
 
 def test_what_everybody_may_read_and_what_stands_in_process_lists_holds_no_value_of_the_environment() -> None:
-    endpoint = plan().endpoint("main").model_copy(update={"env": {"HF_TOKEN": "planted"}})
+    endpoint = plan().endpoint("main").model_copy(update={"env": {"AWS_SECRET_ACCESS_KEY": "planted"}})
     shown = [unit_text(endpoint), record_text(endpoint), *docker_argv(endpoint), *judge_argv(endpoint)]
     assert [text for text in shown if "planted" in text] == []
     assert "planted" in env_file_text(endpoint)
