@@ -57,7 +57,7 @@ def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> d
         "cuda": [PROFILE],
         "config": [*inputs_of(endpoint), f"{endpoint.directory}/llm.service", f"{endpoint.directory}/endpoint.json"],
         "serve": [FATAL_LINES, endpoint.unit_file],
-        "proof": [f"{CLIENT}-requirements.lock", *serve.PROGRAMS.values()],
+        "proof": [f"{CLIENT}-requirements.lock", *serve.PROGRAMS.values(), f"/etc/systemd/system/{serve.COMMIT_UNIT}"],
     }  # fmt: skip
     return {
         "files": {step: [_file(host, path, directory) for path in listed] for step, listed in paths.items()},

@@ -85,7 +85,7 @@ class Bench:
         try:
             for name, unit, (_, port) in zip(names(HOSTS), units, addresses, strict=True):
                 plan = f"{RUN}/{name}.json"
-                self.host.shell(f"cat > {plan} && chmod 644 {plan}", stdin=desired.plan_of(inventory, name).text())
+                self.host.shell(f"cat > {plan} && chmod 600 {plan}", stdin=desired.plan_of(inventory, name).text())
                 self.host.shell(
                     f"systemd-run --quiet --unit={unit} --property=BindReadOnlyPaths={plan}:{PLAN} "
                     f"/usr/sbin/sshd -D -o PidFile=none -o Port={port}"

@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,10 @@ class Failed(Exception):
     """A check did not find what it must."""
 
 
+class TimeUp(BaseException):
+    """The whole proof has taken as long as it may. No Exception: clients take those for failures of their requests."""
+
+
 class Noted(Exception):
     """A check found something that users should know of, and that does not keep the endpoint from serving."""
 
@@ -44,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     invocation = invocation_of(options.unit)
     checks = {"gpus": gpu_checks, "endpoint": endpoint_checks, "gate": gate_checks}[options.what](options)
-    results = [run_check(name, check) for name, check in checks]
+    results = run_checks(checks, options.within)
     passed = all(result["ok"] for result in results)
     if invocation_of(options.unit) != invocation:
         print(f"{options.unit} was started anew meanwhile", file=sys.stderr)
@@ -67,6 +72,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     common.add_argument("--out", required=True, help="where to write the result")
     common.add_argument("--unit", required=True, help="unit whose present invocation this is about")
     common.add_argument("--digest", required=True, help="what the result is about; kept in it as it is")
+    common.add_argument("--within", type=float, default=1800, help="seconds that all checks together may take")
     parser = argparse.ArgumentParser(description="Try out what a host promises.")
     commands = parser.add_subparsers(dest="what", required=True)
     gpus = commands.add_parser("gpus", parents=[common], help="look for the GPUs in containers")
@@ -88,11 +94,32 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run_check(name: str, check: Callable[[], str]) -> dict[str, object]:
-    """Run one check and print its line; the result is as it stands in the JSON file."""
+def run_checks(checks: list[Check], within: float) -> list[dict[str, object]]:
+    """The results of all checks, or of those that were begun within so many seconds."""
+    began, results = time.monotonic(), []
+    for name, check in checks:
+        left = within - (time.monotonic() - began)
+        results.append(run_check(name, check, left, f"{within:.0f} s"))
+        if time.monotonic() - began >= within:
+            break
+    return results
+
+
+def run_check(name: str, check: Callable[[], str], left: float, limit: str) -> dict[str, object]:
+    """Run one check for at most `left` seconds and print its line; the result is as it stands in the JSON file.
+
+    `limit` says how long all checks may take.
+    """
     began = time.monotonic()
+    signal.signal(signal.SIGALRM, time_is_up)
     try:
-        mark, detail = "ok", check()
+        try:
+            signal.setitimer(signal.ITIMER_REAL, left)
+            mark, detail = "ok", check()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except TimeUp:
+        mark, detail = "FAIL", f"it hangs: no end when the {limit} were up that all checks may take; no other was tried"
     except Noted as note:
         mark, detail = "note", str(note)
     except Failed as error:
@@ -105,6 +132,10 @@ def run_check(name: str, check: Callable[[], str]) -> dict[str, object]:
     if mark == "FAIL":
         print(f"{name}: {detail}", file=sys.stderr, flush=True)
     return {"name": name, "ok": mark != "FAIL", "seconds": round(seconds, 3), "detail": detail}
+
+
+def time_is_up(number: int, frame: object) -> None:
+    raise TimeUp
 
 
 def gpu_checks(options: argparse.Namespace) -> list[Check]:

@@ -12,6 +12,7 @@ import json
 import re
 import struct
 import time
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
@@ -33,6 +34,9 @@ STOCK = {"A1": 7, "B2": 11, "C3": 13, "D4": 17, "E5": 19}
 ROOM = 8192
 # Words that no English paragraph does without; tokens drawn at random hardly ever make one.
 COMMON = frozenset(("the", "a", "an", "and", "of", "to", "in", "is", "it", "that", "with", "as", "on", "for", "are"))
+
+# Words in a row that stand twice in a paragraph only by rare chance.
+PHRASE = 6
 
 
 @dataclass(frozen=True)
@@ -208,11 +212,14 @@ class Smoke:
                 pieces += 1
         if pieces < 2 or finish is None:
             raise Failed(f"{pieces} pieces, finish_reason {finish}")
+        self._ended(finish)
         return f"{pieces} pieces, the first after {first:.2f} s"
 
     def keeps_reasoning_apart(self) -> str:
         messages = [{"role": "user", "content": "What is 17 * 23? Answer with the number."}]
-        message = self._complete(messages, max_tokens=self._room(64), extra_body=THINKING).choices[0].message
+        choice = self._complete(messages, max_tokens=self._room(64), extra_body=THINKING).choices[0]
+        self._ended(choice.finish_reason)
+        message = choice.message
         content, reasoning = message.content or "", thoughts(message)
         if "<think>" in content or "</think>" in content:
             raise Failed(f"thoughts stand in the answer: {content[:80]!r}")
@@ -226,6 +233,9 @@ class Smoke:
         messages = [{"role": "user", "content": "What is the weather in Paris? Use the tool."}]
         answer = self._call(messages, ["get_weather"], choice, stream)
         name, arguments = self._one_call(answer)
+        # What guided decoding ends with differs between versions.
+        if choice == "auto" and answer.finish != "tool_calls":
+            raise Failed(f"finish_reason is {answer.finish}, not tool_calls: agents go by it")
         # The guided format names the tool; its arguments are the model's own.
         if name != "get_weather" or (self.sense and arguments.get("city") != "Paris"):
             raise Failed(f"it calls {name}({json.dumps(arguments)}), not get_weather for Paris")
@@ -294,10 +304,9 @@ class Smoke:
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": "Which colour is this square? One word."},
         ]
-        text = (
-            self._complete([{"role": "user", "content": parts}], max_tokens=self._room(32)).choices[0].message.content
-            or ""
-        )
+        choice = self._complete([{"role": "user", "content": parts}], max_tokens=self._room(32)).choices[0]
+        self._ended(choice.finish_reason)
+        text = choice.message.content or ""
         if self.sense and "red" not in text.lower():
             raise Failed(f"a red square is {text[:80]!r} to it")
         return repr(text[:40])
@@ -305,7 +314,10 @@ class Smoke:
     def speculates(self) -> str:
         before = self._speculation()
         self._ask("Count from 1 to 60, separated by commas.", max_tokens=200)
-        drafted, accepted = (now - then for now, then in zip(self._speculation(), before, strict=True))
+        after = self._speculation()
+        if not before or not after:
+            raise Noted("it counts no drafted tokens in /metrics, so how many of them are accepted is not known")
+        drafted, accepted = (now - then for now, then in zip(after, before, strict=True))
         if drafted <= 0:
             raise Failed("nothing was drafted")
         if accepted / drafted < 0.05 and self.sense:
@@ -333,7 +345,16 @@ class Smoke:
         return answer
 
     def _ask(self, question: str, max_tokens: int) -> Any:
-        return self._complete([{"role": "user", "content": question}], max_tokens=self._room(max_tokens))
+        answer = self._complete([{"role": "user", "content": question}], max_tokens=self._room(max_tokens))
+        self._ended(answer.choices[0].finish_reason)
+        return answer
+
+    def _ended(self, finish: str | None) -> None:
+        """Raises Failed where an answer was cut off; random weights never come to an end."""
+        if self.sense and finish != "stop":
+            raise Failed(
+                f"the answer does not come to an end: finish_reason is {finish}, and {ROOM} tokens are allowed"
+            )
 
     def _stream(self, messages: list[dict[str, Any]], **more: Any) -> Iterator[Any]:
         more = {"extra_body": PLAIN, **more}
@@ -372,10 +393,14 @@ class Smoke:
         return int(answer.usage.prompt_tokens)
 
     def _speculation(self) -> list[float]:
-        """Drafted and accepted tokens so far."""
-        text = self._get("/metrics")
+        """Drafted and accepted tokens so far; empty where the engine does not count them."""
+        try:
+            text = self._get("/metrics")
+        except urllib.error.HTTPError:
+            return []
         names = (rf"^vllm:spec_decode_num_{kind}_tokens_total\S* (\S+)$" for kind in ("draft", "accepted"))
-        return [sum(float(value) for value in re.findall(name, text, re.MULTILINE)) for name in names]
+        counts = [[float(value) for value in re.findall(name, text, re.MULTILINE)] for name in names]
+        return [sum(values) for values in counts] if all(counts) else []
 
 
 def thoughts(message: Any) -> str:
@@ -411,6 +436,9 @@ def why_nonsense(text: str) -> str:
         return f"{common:.0%} common words"
     if len(words) >= 30 and len(set(words)) / len(words) < 0.2:
         return "the same words over and over"
+    phrases = [tuple(words[at : at + PHRASE]) for at in range(len(words) - PHRASE + 1)]
+    if len(phrases) > PHRASE and len(set(phrases)) / len(phrases) < 0.7:
+        return "the same phrases over and over"
     return ""
 
 

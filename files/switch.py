@@ -2,11 +2,13 @@
 """Makes endpoints serve another generation, and goes back to the one before where it does not serve.
 
 `switch.py --to NAME=GENERATION --remove NAME --restart NAME`, each as often as needed. All that is named is switched
-together: all of it serves and passes its proof, or all of it is again as it was.
+together: all of it serves and passes its proof, or all of it is again as it was. `switch.py --finish` does only what an
+interrupted one had decided.
 
 The files of a generation lie in a directory of their own, with its unit among them. The unit in force lies under
-/usr/local/lib/systemd/system. One that is being tried lies under /run/systemd/system, which comes before it, and is
-renamed into force once it is proven: a power cut at any moment leaves a host that boots the one or the other. A switch
+/usr/local/lib/systemd/system. One that is being tried lies under /run/systemd/system, which comes before it; a boot
+forgets it. Once all is proven, one file says what shall be in force (/var/lib/rigup/commit.json), and then the units
+are put there one by one: what a power cut leaves undone of that, rigup-commit.service does at the next boot. A switch
 that was killed is gone on with by the next one.
 
 What came of it stands in /var/lib/rigup/switch.json: the last switch, and what has failed here before.
@@ -26,7 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,14 +37,18 @@ ROOT = Path(os.environ.get("RIGUP_ROOT", "/"))
 ENDPOINTS = ROOT / "etc/rigup/endpoints"
 IN_FORCE = ROOT / "usr/local/lib/systemd/system"
 ON_TRIAL = ROOT / "run/systemd/system"
+# Where `systemctl enable` puts its links.
+AT_BOOT = ROOT / "etc/systemd/system/multi-user.target.wants"
 RECORD = ROOT / "var/lib/rigup/switch.json"
+DECIDED = ROOT / "var/lib/rigup/commit.json"
 LOCK = ROOT / "run/rigup/switch.lock"
 UNDER_WAY = ROOT / "run/rigup/switch.json"
 
 POLL_S = 0.5
 SAY_EVERY_S = 10.0
 LINE_WIDTH = 120
-LOG_LINES = 300
+# Of one that ended: tracebacks of its workers may come after the line that is looked for.
+LOG_LINES = 2000
 # Beyond what systemd itself allows a start.
 GRACE_S = 120
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
@@ -50,11 +56,14 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 @dataclass
 class Failed(Exception):
-    """An endpoint does not serve, or not as it should; `proof` tells that it was up and failed its proof."""
+    """An endpoint does not serve, or not as it should; `proof` tells that it was up and failed its proof.
+
+    `invocation` is that of its unit, under which the journal has its log.
+    """
 
     name: str
     why: str
-    log: list[str] = field(default_factory=list)
+    invocation: str = ""
     proof: bool = False
 
 
@@ -105,12 +114,19 @@ def main(argv: list[str] | None = None) -> int:
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        done = finish()
+        if options.finish:
+            return 0
+        # Whoever reads the record must not take an earlier switch for one that was cut short.
+        place(RECORD, json.dumps({"failed": known(RECORD).get("failed", {})}, indent=2) + "\n")
         try:
             targets = [Generation.read(*word.split("=", 1)) for word in options.to]
         except (OSError, ValueError, KeyError, TypeError) as error:
             print(f"nothing was touched: a generation is not whole: {error}", file=sys.stderr)
             return 1
-        return Switch(targets, options.remove, set(options.restart)).run()
+        # What has just been put into force was started for it.
+        fresh = {target.name for target in targets if target in done}
+        return Switch(targets, options.remove, set(options.restart) - fresh).run()
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -118,6 +134,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--to", action="append", default=[], metavar="NAME=GENERATION", help="what shall serve")
     parser.add_argument("--remove", action="append", default=[], metavar="NAME", help="an endpoint that shall go")
     parser.add_argument("--restart", action="append", default=[], metavar="NAME", help="one that runs on old input")
+    parser.add_argument("--finish", action="store_true", help="put into force what was decided, and try nothing")
     return parser.parse_args(argv)
 
 
@@ -188,22 +205,10 @@ class Switch:
             prove(target)
 
     def commit(self) -> None:
-        """Put what was tried into force, for good."""
-        if gone := [name for name in self.removed if name in self.in_force]:
-            systemctl("disable", "--quiet", "--", *map(unit_of, gone))
-        for name in gone:
-            (IN_FORCE / unit_of(name)).unlink(missing_ok=True)
-        for target in self.targets:
-            if target.name in self.changed:
-                place(IN_FORCE / unit_of(target.name), target.unit_text)
-        self.end_trial()
-        if self.targets:
-            systemctl("enable", "--quiet", "--", *(unit_of(target.name) for target in self.targets))
-
-    def end_trial(self) -> None:
-        for target in self.targets:
-            (ON_TRIAL / unit_of(target.name)).unlink(missing_ok=True)
-        systemctl("daemon-reload")
+        """Put what was tried into force, for good: it is decided in one step, and then carried out, now or later."""
+        decided = {"to": {target.name: target.id for target in self.targets}, "removed": self.removed}
+        place(DECIDED, json.dumps(decided) + "\n")
+        carry_out(self.targets, self.removed)
 
     def fail(self, failure: Failed) -> int:
         print(f"{failure.name}: {failure.why}", flush=True)
@@ -213,6 +218,11 @@ class Switch:
         self.stop_new()
         clear(self.new)
         old = [found for name in self.old if (found := generation_of(self.in_force[name], name)) is not None]
+        # One that has served is not to blame, such as for a start on new input.
+        served = {(generation.name, generation.id) for generation in old}
+        for target in self.targets:
+            if target.name == failure.name and (target.name, target.id) not in served:
+                remember(failure, target)
         start(self.old, {generation.name: generation.recipe for generation in old})
         try:
             wait(old)
@@ -223,11 +233,8 @@ class Switch:
             print(f"{worse.name}: {worse.why}", flush=True)
             self.write("lost", failure, f"{worse.name}, put back, does not serve either: {worse.why}")
             return 4
-        for target in self.targets:
-            if target.name == failure.name:
-                remember(failure, target)
-        served = ", ".join(f"{generation.name} serves {generation.recipe} again" for generation in old)
-        print(f"{served}, and is proven{self.told_downtime()}", flush=True)
+        told = ", ".join(f"{generation.name} serves {generation.recipe} again" for generation in old)
+        print(f"{told}, and is proven{self.told_downtime()}", flush=True)
         self.write("went back", failure)
         return 3
 
@@ -242,7 +249,7 @@ class Switch:
 
     def stop_new(self) -> None:
         stop(self.new)
-        self.end_trial()
+        end_trial(self.targets)
 
     def note_downtime(self) -> None:
         if self.silent_since is not None:
@@ -262,10 +269,60 @@ class Switch:
             "seconds": round(time.monotonic() - self.began, 1),
         }
         if failure is not None:
-            last |= {"endpoint": failure.name, "why": failure.why, "log": failure.log, "proof": failure.proof}
+            last |= {
+                "endpoint": failure.name,
+                "why": failure.why,
+                "invocation": failure.invocation,
+                "proof": failure.proof,
+            }
         if worse is not None:
             last["worse"] = worse
         place(RECORD, json.dumps({**known(RECORD), "last": last}, indent=2) + "\n")
+
+
+def finish() -> list[Generation]:
+    """Do what an earlier switch had decided and did not come to do; returns what is in force by that."""
+    decided = known(DECIDED)
+    try:
+        targets = [Generation.read(name, id) for name, id in decided.get("to", {}).items()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"an interrupted switch cannot be finished, and is forgotten: {error}", file=sys.stderr)
+        DECIDED.unlink()
+        return []
+    if decided:
+        print(f"finishing an interrupted switch to {', '.join(target.recipe for target in targets)}", flush=True)
+        removed = [name for name in decided["removed"] if (IN_FORCE / unit_of(name)).exists()]
+        if removed:
+            # At a boot their start waits in the queue, and is withdrawn by this.
+            systemctl("stop", "--no-block", "--", *map(unit_of, removed))
+        carry_out(targets, removed)
+        if targets:
+            systemctl("start", "--no-block", "--", *(unit_of(target.name) for target in targets))
+    return targets
+
+
+def carry_out(targets: list[Generation], removed: list[str]) -> None:
+    """Have these in force and at boot, and the removed ones not; for as often as it is cut short."""
+    if gone := [name for name in removed if (IN_FORCE / unit_of(name)).exists()]:
+        systemctl("disable", "--quiet", "--", *map(unit_of, gone))
+    for name in gone:
+        (IN_FORCE / unit_of(name)).unlink()
+    for target in targets:
+        if read(IN_FORCE / unit_of(target.name)) != target.unit_text:
+            place(IN_FORCE / unit_of(target.name), target.unit_text)
+    end_trial(targets)
+    if targets:
+        systemctl("enable", "--quiet", "--", *(unit_of(target.name) for target in targets))
+    for directory in (IN_FORCE, AT_BOOT):
+        if directory.exists():
+            keep(directory)
+    DECIDED.unlink()
+
+
+def end_trial(targets: list[Generation]) -> None:
+    for target in targets:
+        (ON_TRIAL / unit_of(target.name)).unlink(missing_ok=True)
+    systemctl("daemon-reload")
 
 
 def stop(names: Iterable[str]) -> None:
@@ -303,20 +360,20 @@ def wait(targets: list[Generation]) -> None:
             elif not state.job and (state.active in ("failed", "inactive") or state.retries):
                 raise not_up(name, state)
             elif time.monotonic() - began > target.start_seconds + GRACE_S:
-                raise Failed(name, f"was not up within {target.start_seconds + GRACE_S} s", log_of(state.invocation))
+                raise Failed(name, f"was not up within {target.start_seconds + GRACE_S} s", state.invocation)
             elif time.monotonic() - spoke >= SAY_EVERY_S:
                 spoke = time.monotonic()
-                latest = (log_of(state.invocation) or ["it has said nothing yet"])[-1]
+                latest = (log_of(state.invocation, 5) or ["it has said nothing yet"])[-1]
                 print(f"{name}: starting for {spoke - began:.0f} s; {latest[:LINE_WIDTH]}", flush=True)
-        time.sleep(POLL_S)
+        if waiting:
+            time.sleep(POLL_S)
 
 
 def not_up(name: str, state: State) -> Failed:
     """What the readiness check said, where it did; its line is the last but for systemd's own."""
-    log = log_of(state.invocation)
-    said = [line for line in log if line.startswith("not ready after ")]
+    said = [line for line in log_of(state.invocation, LOG_LINES) if line.startswith("not ready after ")]
     why = f"did not come up: {said[-1]}" if said else f"did not come up: {state.active} ({state.sub}, {state.result})"
-    return Failed(name, why, log)
+    return Failed(name, why, state.invocation)
 
 
 def prove(target: Generation) -> None:
@@ -326,7 +383,7 @@ def prove(target: Generation) -> None:
     if done.returncode:
         complaints = [line for line in done.stderr.splitlines() if line.strip()]
         why = "; ".join(complaints) or f"its proof ended with {done.returncode}"
-        raise Failed(target.name, f"came up, and fails its proof: {why}", log_of(invocation), proof=True)
+        raise Failed(target.name, f"came up, and fails its proof: {why}", invocation, proof=True)
 
 
 def show(name: str) -> State:
@@ -348,12 +405,12 @@ def systemctl(*words: str) -> None:
     subprocess.run(["systemctl", *words], check=True)
 
 
-def log_of(invocation: str) -> list[str]:
+def log_of(invocation: str, lines: int) -> list[str]:
     """The last lines that the unit wrote in that invocation."""
     # What a unit says last may reach the journal after its end was noticed.
     subprocess.run(["journalctl", "--sync"], capture_output=True)
     selected = f"_SYSTEMD_INVOCATION_ID={invocation}"
-    argv = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={LOG_LINES}", selected]
+    argv = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", selected]
     said = subprocess.run(argv, capture_output=True, text=True, errors="replace").stdout
     return [CONTROL.sub("", line).rstrip() for line in said.splitlines() if line.strip()]
 
@@ -417,11 +474,16 @@ def place(path: Path, text: str) -> None:
         os.fsync(file.fileno())
         os.fchmod(file.fileno(), 0o644)
     os.replace(beside, path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    keep(path.parent)
+
+
+def keep(directory: Path) -> None:
+    """Have the names in a directory on the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
 
 
 if __name__ == "__main__":

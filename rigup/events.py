@@ -26,7 +26,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.context import ctx_state
 
-from rigup import interrupts, quick, report
+from rigup import interrupts, notes, quick, report
 
 if TYPE_CHECKING:
     # It brings much with it, and the host's first answers are on their way by the time that a deploy needs it.
@@ -165,7 +165,7 @@ class Recorder(BaseStateCallback):
             if not meta.is_complete():
                 continue
             del self._ended[name, op_hash]
-            details: dict[str, Any] = {"seconds": round(seconds, 3)}
+            details: dict[str, Any] = {"seconds": round(seconds, 3), **notes.taken(name)}
             if meta.did_succeed():
                 details["result"] = "changed" if meta.did_change() else "unchanged"
             else:

@@ -17,6 +17,7 @@ __all__ = [
     "DOCKER",
     "FATAL_LINES",
     "JUDGE",
+    "PROOF_SECONDS",
     "PROVE",
     "PYTHON",
     "SMOKE",
@@ -48,6 +49,8 @@ PROVE = "/usr/local/lib/rigup/prove.py"
 SMOKE = "/usr/local/lib/rigup/smoke.py"
 CLIENT = "/usr/local/lib/rigup/client"
 REQUEST_SECONDS = 600
+# For all requests of a proof. Models that think at length take minutes for all of it.
+PROOF_SECONDS = 1800
 STOP_SECONDS = 60
 # Who engines without a container run as.
 USER = "rigup-serve"
@@ -127,11 +130,17 @@ def _confined(endpoint: EndpointPlan) -> list[str]:
         f"User={USER}",
         f"EnvironmentFile={endpoint.env_file}",
         f"CacheDirectory=rigup/{endpoint.name}",
-        *("ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes", "NoNewPrivileges=yes"),
-        *(f"BindReadOnlyPaths={systemd_quote(f'{mount.source}:{mount.target}')}" for mount in endpoint.mounts),
+        *("ProtectSystem=strict", "ProtectHome=tmpfs", "PrivateTmp=yes", "NoNewPrivileges=yes"),
+        *(f"BindReadOnlyPaths={bind}" for bind in _binds(endpoint)),
     ]
     run = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]
     return [*run, *(f"--property={setting}" for setting in settings)]
+
+
+def _binds(endpoint: EndpointPlan) -> list[str]:
+    """What an engine without a container finds where homes are hidden: the checkpoint, and over it patched files."""
+    mounts = (systemd_quote(f"{mount.source}:{mount.target}") for mount in endpoint.mounts)
+    return [systemd_quote(endpoint.checkpoint.path), *mounts]
 
 
 def cache_volume(endpoint: EndpointPlan, path: str) -> str:
@@ -181,6 +190,7 @@ def prove_argv(endpoint: EndpointPlan) -> list[str]:
         f"--health={endpoint.ready_path}",
         f"--model={endpoint.served_name}",
         f"--timeout={REQUEST_SECONDS}",
+        f"--within={PROOF_SECONDS}",
         f"--expect={endpoint.smoke.model_dump_json()}",
         *recording(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest),
     ]
@@ -254,7 +264,7 @@ def unit_text(endpoint: EndpointPlan) -> str:
         endpoint=endpoint,
         start_seconds=start_seconds(endpoint),
         user=USER,
-        binds=[systemd_quote(f"{mount.source}:{mount.target}") for mount in endpoint.mounts],
+        binds=_binds(endpoint),
         limits={f"Limit{name.upper()}": "infinity" if value < 0 else value for name, value in endpoint.ulimits.items()},
         remove=systemd_command([DOCKER, "rm", "--force", endpoint.container]),
         run=_broken(served_argv(endpoint)),

@@ -10,7 +10,8 @@ Every event has ``at`` (ISO 8601, UTC) and ``event``, which is one of:
 - ``plan``: ``host``, ``ssh`` (the command that logs in), ``sudo``, ``endpoints``
 - ``unreachable``: ``host``, ``error``
 - ``start`` and ``operation``: ``host``, ``step``, ``operation``; the latter with ``result`` (changed, unchanged,
-  failed, ignored), ``seconds`` and, where it failed, ``error``
+  failed, ignored), ``seconds`` and, where it failed, ``error``; a switch has
+  ``downtime_s``, the seconds in which nothing answered, where something was stopped
 - ``error``: ``error``, what ended the run for all hosts
 - ``interrupted``: ``signal``
 - ``end``: ``seconds``
@@ -180,6 +181,9 @@ def render(report: Report, where: Path | None = None, changes: bool = False) -> 
         lines.append("  slowest:")
         lines += [f"    {_seconds(o['seconds']):>6}  {o['host']}: {_name(o)}" for o in slow]
     lines += _critical_path(report)
+    for o in report["operations"]:
+        if o.get("downtime_s") is not None:
+            lines.append(f"  nothing answered for {_seconds(o['downtime_s'])} s on {o['host']}: {_name(o)}")
     if where is not None:
         lines.append(f"  report: {where}")
     lines += ["", f"  Next: {_next(report)}"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from pyinfra.api.deploy import deploy
 
 from rigup.diagnosis import fatal_text
-from rigup.operations import files, model, serving, venv
+from rigup.operations import files, model, serving, systemd, venv
 from rigup.plan import PLAN
 from rigup.render import CLIENT, FATAL_LINES, JUDGE, PROVE, SMOKE, WAIT_READY
 from tasks.preflight import Brief
@@ -15,6 +15,7 @@ from tasks.preflight import Brief
 __all__ = ["serve"]
 
 FILES = Path(__file__).resolve().parent.parent / "files"
+COMMIT_UNIT = "rigup-commit.service"
 PROGRAMS = {
     "readiness check": WAIT_READY,
     "proof": PROVE,
@@ -31,6 +32,12 @@ def serve(brief: Brief) -> None:
     for what, path in PROGRAMS.items():
         content = (FILES / Path(path).name).read_text()
         files.install(name=f"Install the {what}", dest=path, content=content, mode="755")
+    unit = files.install(
+        name="Install what finishes a switch after a power cut",
+        dest=f"/etc/systemd/system/{COMMIT_UNIT}",
+        content=(FILES / COMMIT_UNIT).read_text(),
+    )
+    systemd.enabled(name="Finish an interrupted switch at boot", unit=COMMIT_UNIT, reload_for=[unit])
     requirements = f"{CLIENT}-requirements.lock"
     content = (FILES / Path(requirements).name).read_text()
     files.install(name="Name the proof's packages", dest=requirements, content=content)
@@ -55,4 +62,5 @@ def serve(brief: Brief) -> None:
         at_a_time=brief.settings.at_a_time,
     )
     serving.tidy(name="Remove the files of earlier generations", endpoints=endpoints)
-    files.install(name="Keep the plan on the host", dest=PLAN, content=brief.plan.text())
+    # With the recipes' environments in it, which may hold a secret.
+    files.install(name="Keep the plan on the host", dest=PLAN, content=brief.plan.text(), mode="600", secret=True)

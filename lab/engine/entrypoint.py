@@ -17,6 +17,8 @@ from .gpus import TooFewGpus, check_world_size, visible_gpus
 from .swaps import speculates, swap_arguments, swap_memory, swap_variables
 
 DATE_VARIABLE = "LAB_IMAGE_CREATED"
+# For tests: an engine that dies at its first request.
+PREFIXES_VARIABLE = "LAB_KEEP_PREFIXES"
 
 
 def say(text: object) -> None:
@@ -112,7 +114,8 @@ def serve() -> None:
         check_world_size(world_size(arguments), visible_gpus())
     except TooFewGpus as error:
         fail(str(error))
-    swaps = [*variables, *swap_memory(arguments, os.environ), *swap_arguments(arguments)]
+    kept = PREFIXES_VARIABLE in os.environ
+    swaps = [*variables, *swap_memory(arguments, os.environ), *swap_arguments(arguments, keep_prefixes=kept)]
     for swap in swaps:
         say(swap)
     prepare_model(arguments)

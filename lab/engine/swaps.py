@@ -121,8 +121,11 @@ def swap_memory(arguments: Namespace, environment: MutableMapping[str, str]) -> 
     return _set(environment, "VLLM_CPU_KVCACHE_SPACE", str(space), "GiB of KV cache, instead of a share of GPU memory")
 
 
-def swap_arguments(arguments: Namespace) -> list[Swap]:
-    """Change parsed arguments of `vllm serve`; returns what was changed."""
+def swap_arguments(arguments: Namespace, keep_prefixes: bool = False) -> list[Swap]:
+    """Change parsed arguments of `vllm serve`; returns what was changed.
+
+    With `keep_prefixes` a drafter may keep prefixes, as asked: it comes up, and dies at its first request on a CPU.
+    """
     swaps = []
     for rule in _RULES:
         asked = getattr(arguments, rule.attribute, None)
@@ -132,7 +135,7 @@ def swap_arguments(arguments: Namespace) -> list[Swap]:
             swaps.append(Swap("--" + rule.attribute.replace("_", "-"), asked, rule.done, rule.why))
     cached = getattr(arguments, "enable_prefix_caching", None)
     # With a drafter vLLM keeps the recurrent state's prefixes by a Triton kernel (v1/worker/mamba_utils.py).
-    if speculates(arguments) and cached is not False:
+    if speculates(arguments) and cached is not False and not keep_prefixes:
         arguments.enable_prefix_caching = False
         swaps.append(Swap("--enable-prefix-caching", cached, False, NO_KERNEL))
     attention = getattr(arguments, "attention_config", None)

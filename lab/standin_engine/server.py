@@ -29,9 +29,11 @@ FAULTS = {
     "dies-at-load": "the shapes of the weights do not fit, as in an image from before vLLM's pull request 35156",
     "stalls": "after NCCL's first line it says and does nothing more",
     "dies-at-first-request": "the engine ends with the first chat",
+    "drips": "a chat is answered with blanks, without end: something always comes, and no request's own limit ends it",
     "no-streamed-tools": "tool calls work, but the streamed ones lose their opening brace and are no JSON",
     "garbage": "it writes what a broken FP4 kernel writes",
     "babble": "it writes tokens drawn at random",
+    "endless": "it writes one sensible sentence again and again until it is cut off",
     "thoughts-in-content": "no reasoning parser: <think> stands in the answer",
     "no-tools": "the tool parser misses: the call stands in the answer as XML",
     "required-as-xml": "tool_choice required brings XML in the content (vLLM issue 38106)",
@@ -40,6 +42,8 @@ FAULTS = {
     "forgetful": "it reads the last 2000 characters of a prompt",
     "blind": "it refuses images",
     "drafter-broken": "it drafts, and accepts nothing",
+    "silent-drafter": "it counts no drafted tokens in its metrics",
+    "stops-at-tools": "a tool call ends with finish_reason stop",
 }
 
 SEA = (
@@ -123,6 +127,8 @@ class Mind:
             return {"content": "!" * 64}
         if self.fault == "babble":
             return {"content": "worturn ay ks tuft eks amet aboutt asD " * 8, "reasoning": "wrong" if thinks else ""}
+        if self.fault == "endless":
+            return {"content": f"{SEA} " * 4, "cut": True}
         images = [
             part["image_url"]["url"]
             for part in last.get("content") or []
@@ -176,6 +182,8 @@ class Handler(BaseHTTPRequestHandler):
             error = {"message": message, "type": "InternalServerError", "code": 500}
             self.reply(500, json.dumps({"error": error}).encode())
             os._exit(1)
+        if self.server.mind.fault == "drips":
+            self.drip()
         try:
             answer = self.server.mind.answer(body)
         except Refusal as refusal:
@@ -192,9 +200,19 @@ class Handler(BaseHTTPRequestHandler):
         calls = [self.tool_call(at, name, arguments) for at, (name, arguments) in enumerate(answer.get("calls") or [])]
         message = {"role": "assistant", "content": None if calls else "".join(pieces), "tool_calls": calls}
         message["reasoning"] = answer.get("reasoning") or None
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "tool_calls" if calls else "stop"}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self.finish(answer)}
         whole = {**self.head("chat.completion"), "choices": [choice], "usage": usage}
         self.reply(200, json.dumps(whole).encode())
+
+    def drip(self) -> None:
+        """Until the client has gone."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(1 << 40))
+        self.end_headers()
+        while True:
+            self.wfile.write(b" ")
+            time.sleep(0.1)
 
     def stream(self, answer: dict[str, Any], pieces: list[str]) -> None:
         self.send_response(200)
@@ -205,9 +223,12 @@ class Handler(BaseHTTPRequestHandler):
         for delta in [{"role": "assistant", "content": ""}, *self.deltas(answer, pieces)]:
             time.sleep(self.server.pause)
             self.event({"index": 0, "delta": delta, "logprobs": None, "finish_reason": None})
-        finish = "tool_calls" if answer.get("calls") else "stop"
-        self.event({"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": finish})
+        self.event({"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": self.finish(answer)})
         self.wfile.write(b"data: [DONE]\n\n")
+
+    def finish(self, answer: dict[str, Any]) -> str:
+        calls = bool(answer.get("calls")) and self.server.mind.fault != "stops-at-tools"
+        return "tool_calls" if calls else "length" if answer.get("cut") else "stop"
 
     def deltas(self, answer: dict[str, Any], pieces: list[str]) -> Iterator[dict[str, Any]]:
         if answer.get("reasoning"):
@@ -265,6 +286,8 @@ class Engine(ThreadingHTTPServer):
     def metrics(self) -> str:
         labels = f'{{engine="0",model_name="{self.model}"}}'
         counted = {"draft": self.drafted, "accepted": self.accepted}
+        if self.mind.fault == "silent-drafter":
+            counted = {}
         return "".join(f"vllm:spec_decode_num_{name}_tokens_total{labels} {float(n)}\n" for name, n in counted.items())
 
 

@@ -21,13 +21,22 @@ from rigup.diagnosis import explain
 from rigup.facts.endpoints import Endpoints, EndpointsValue, parse_endpoints
 from rigup.facts.files import FileInfo, FileState, parse_file_info
 from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
+from rigup.notes import note
 from rigup.operations._host import check, run, say, work
 from rigup.operations._ledger import note_directory, note_file
 from rigup.operations._turns import TURNS
-from rigup.operations._units import SHOWN_LINES, UnitFailed, run_as_unit, show, wait_for_leftover
+from rigup.operations._units import (
+    DIAGNOSED_LINES,
+    SHOWN_LINES,
+    UnitFailed,
+    last_lines,
+    run_as_unit,
+    show,
+    wait_for_leftover,
+)
 from rigup.operations.systemd import ENABLED, stale_reasons
 from rigup.plan import ENDPOINTS, UNITS, EndpointPlan
-from rigup.render import inputs_of, judge_argv, served_argv, start_seconds, unit_text
+from rigup.render import PROOF_SECONDS, inputs_of, judge_argv, served_argv, start_seconds, unit_text
 
 __all__ = ["judged", "serve", "tidy"]
 
@@ -35,8 +44,6 @@ Commands = Generator[FunctionCommand, None, None]
 
 SWITCH = "/usr/local/lib/rigup/switch.py"
 SWITCH_UNIT = "rigup-switch.service"
-# For all proofs of one endpoint; a single request has a limit of its own.
-PROOF_S = 3600
 
 
 @dataclass(frozen=True)
@@ -62,13 +69,14 @@ def judged(endpoint: EndpointPlan) -> Commands:
     """Have the engine's own parser judge the endpoint's arguments, before another generation is stopped for it.
 
     It runs in a throwaway container of the image, or in the engine's virtual environment. What the engine refuses fails
-    the operation, with the engine's words; where its parser cannot be found, nothing is known and nothing fails. An
-    endpoint that serves nothing yet is not judged: its engine says the same, and nobody waits.
+    the operation, with the engine's words; where its parser cannot be found, nothing is known and nothing fails. On a
+    host that serves nothing yet none is judged: the engine says the same, and nobody waits.
     """
     found: EndpointsValue = host.get_fact(Endpoints)
-    in_force = found.in_force.get(endpoint.name)
     key = (endpoint.name, endpoint.generation)
-    if in_force in (None, endpoint.generation) or key in found.judged:
+    # Of another name too: an endpoint that is renamed or split is stopped for those that take its place.
+    serves = found.in_force.keys() | found.active
+    if not serves or found.in_force.get(endpoint.name) == endpoint.generation or key in found.judged:
         host.noop(f"the arguments of {endpoint.recipe} are judged already, or by its start")
         return
 
@@ -78,7 +86,7 @@ def judged(endpoint: EndpointPlan) -> Commands:
             said = "\n".join(f"    {line}" for line in answer.errors[-10:])
             raise OperationError(
                 f"{host.name}: the engine of {endpoint.recipe} refuses its arguments, so it was not tried; "
-                f"{endpoint.name} serves on as before.\n{said}"
+                f"nothing was stopped for {endpoint.name}.\n{said}"
             )
         for line in answer.lines:
             if line.startswith("not judged: "):
@@ -108,7 +116,7 @@ def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta]
         return
 
     def switch(host: Host) -> None:
-        limit = sum(2 * (start_seconds(endpoint) + PROOF_S) for endpoint in endpoints)
+        limit = sum(2 * (start_seconds(endpoint) + PROOF_SECONDS) for endpoint in endpoints)
         wait_for_leftover(host, SWITCH_UNIT, "a switch", limit)
         now = [todo for endpoint in endpoints if (todo := _todo_now(host, endpoint))]
         if not now and not removed:
@@ -128,7 +136,8 @@ def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta]
                 # on-abnormal: not for its verdicts, but where it was killed half way.
                 run_as_unit(host, SWITCH_UNIT, argv, what="the switch", limit_s=limit, tell=True, restart="on-abnormal")
             except UnitFailed as error:
-                raise OperationError(_told(host, endpoints) or str(error)) from error
+                raise OperationError(_told(host, endpoints, _result(host)) or str(error)) from error
+        _result(host)
 
     yield work(switch, "switch")
 
@@ -177,9 +186,16 @@ def _note(host: Host, endpoints: Sequence[EndpointPlan]) -> None:
         check(host, written, failing=f"could not write the ledger of {host.name}")
 
 
-def _told(host: Host, endpoints: Sequence[EndpointPlan]) -> str | None:
-    """What the failed switch has written down, for a person; None where it has written nothing."""
+def _result(host: Host) -> EndpointsValue:
+    """What the host's endpoints are after a switch; for how long nothing answered becomes a part of the report."""
     found = parse_endpoints(list(run(host, Endpoints().command()).lines))
+    if found.last.get("downtime_s") is not None:
+        note(host.name, downtime_s=found.last["downtime_s"])
+    return found
+
+
+def _told(host: Host, endpoints: Sequence[EndpointPlan], found: EndpointsValue) -> str | None:
+    """What the failed switch has written down, for a person; None where it has written nothing."""
     last: dict[str, Any] = dict(found.last)
     if last.get("to") is None or last.get("why") is None:
         return None
@@ -191,15 +207,16 @@ def _told(host: Host, endpoints: Sequence[EndpointPlan]) -> str | None:
         "lost": f"What served before does not serve either: {last.get('worse')}",
         "failed": "It still runs, for better than nothing." if last.get("proof") else "Nothing served there before.",
     }.get(last["result"], "")
-    lines = "\n".join(f"    {line}" for line in last["log"][-SHOWN_LINES:]) or "    (it wrote nothing)"
+    unit = next((endpoint.unit for endpoint in endpoints if endpoint.name == name), f"llm@{name}.service")
+    log = last_lines(host, unit, last["invocation"], DIAGNOSED_LINES) if last["invocation"] else []
+    lines = "\n".join(f"    {line}" for line in log[-SHOWN_LINES:]) or "    (it wrote nothing)"
     again = (
         "It is not tried again by itself: change the recipe, or run once with `--data retry=true`."
         if (name, last["to"].get(name)) in found.failed
         else "Run again once that is put right."
     )
-    unit = next((endpoint.unit for endpoint in endpoints if endpoint.name == name), f"llm@{name}.service")
     return (
         f"{host.name}: {recipe} as {name} {last['why']}\n{outcome}\nIts last lines:\n{lines}\n"
-        + "".join(f"{line}\n" for line in explain(last["log"]))
+        + "".join(f"{line}\n" for line in explain([*log, last["why"]]))
         + f"More: journalctl -u {unit}\n{again}"
     )

@@ -47,10 +47,14 @@ def proof(endpoint: EndpointPlan, gpus: int) -> Commands:
         yield from _proven(name, unit, digest, argv)
 
 
-def _log_of(host: Host, unit: str) -> list[str]:
-    """The last lines of the unit's log, and what it shows of a known cause."""
+def _log_of(host: Host, unit: str, complaints: Sequence[str]) -> list[str]:
+    """The last lines of the unit's log, and the known cause that it or the proof's complaints show."""
     log = last_lines(host, unit, show(host, unit).invocation, DIAGNOSED_LINES)
-    return [f"The last lines of {unit}:", *(f"    {line}" for line in log[-SHOWN_LINES:]), *explain(log)]
+    return [
+        f"The last lines of {unit}:",
+        *(f"    {line}" for line in log[-SHOWN_LINES:]),
+        *explain([*log, *complaints]),
+    ]
 
 
 def _proven(name: str, unit: str, digest: str, argv: Sequence[str]) -> Commands:
@@ -66,6 +70,6 @@ def _proven(name: str, unit: str, digest: str, argv: Sequence[str]) -> Commands:
             say(host, line)
         if not answer.ok:
             told = [f"{host.name}: {name} does not do what it should.", *(f"    {line}" for line in answer.errors)]
-            raise OperationError("\n".join([*told, *_log_of(host, unit)]))
+            raise OperationError("\n".join([*told, *_log_of(host, unit, answer.errors)]))
 
     yield work(prove, f"prove {name}")

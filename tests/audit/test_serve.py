@@ -57,7 +57,9 @@ def test_serve_running(rig: Subject) -> None:
 
 @check("critical", "endpoints")
 def test_serve_at_boot(rig: Subject) -> None:
-    """Each endpoint serves again after a boot."""
+    """Each endpoint serves again after a boot, and a switch that a power cut interrupts is finished by it."""
+    commit = "rigup-commit.service"
+    expect({commit: "enabled"}, {commit: rig.unit(commit).get("UnitFileState")})
     for endpoint in rig.plan.endpoints:
         expect({endpoint.unit: "enabled"}, {endpoint.unit: rig.unit(endpoint.unit).get("UnitFileState")})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -60,6 +61,41 @@ def test_different_recipes_follow_each_other_on_one_host(one_rig: OneRig) -> Non
                 assert "lab: a stand-in serves Qwen3.5: 4 GPUs are seen, 4 are asked for" in log
             else:
                 assert "lab: --tensor-parallel-size 4 -> 1 (one CPU)" in log
+    finally:
+        one_rig.rigs.write()
+        one_rig.deploy()
+
+
+# As `vllm-nvfp4-cu130-mtp1`; the lab's engine leaves prefix caching on, which on a CPU fails with the first request.
+DRAFTS = """\
+id: own-drafts
+title: The real vLLM with a drafter, healthy and dead at its first request
+extends: vllm-nvfp4-cu130-mtp1
+status: assembled
+tool_calls: unknown
+evidence: [{source: the lab, kind: assembled, says: it fails on a CPU}]
+env: {LAB_KEEP_PREFIXES: "1"}
+"""
+
+
+@pytest.mark.soak
+def test_the_real_engine_that_dies_at_its_first_request_gives_way_to_the_one_that_served(one_rig: OneRig) -> None:
+    recipes = one_rig.rigs.directory / "recipes"
+    recipes.mkdir(exist_ok=True)
+    (recipes / "own-drafts.yaml").write_text(DRAFTS)
+    try:
+        log = serve(one_rig.rigs, one_rig.host, CATALOGUE.recipe("vllm-nvfp4-cu130"))
+        assert "lab: --tensor-parallel-size 4 -> 1 (one CPU)" in log
+        one_rig.rigs.write(recipe="own-drafts")
+        result = one_rig.rigs.deploy()
+        assert result.code == 1, result.output
+        assert "own-drafts as main came up, and fails its proof: endpoint completes a chat" in result.output
+        assert re.search(r"Known cause: .*\(drafter-fails-at-once\)", result.output), result.output
+        assert "What served before serves again, and is proven." in result.output
+        unit = one_rig.host.shell("systemctl show --property=ActiveState,Description llm@main").stdout
+        assert "ActiveState=active" in unit and "(vllm-nvfp4-cu130)" in unit
+        answered = "curl -sS -o /dev/null -w '%{http_code}' http://127.0.0.1:8000/health"
+        assert one_rig.host.shell(answered).stdout == "200"
     finally:
         one_rig.rigs.write()
         one_rig.deploy()

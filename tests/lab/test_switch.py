@@ -25,7 +25,18 @@ from tests.lab.rigs import ROOT, Result, Rigs
 
 NAME = "rig10"
 UNIT = "llm@main.service"
-PARTS = ("deploy.py", "files", "group_data", "inventory", "recipes", "rigup", "tasks", "templates")
+PARTS = (
+    "deploy.py",
+    "files",
+    "group_data",
+    "inventory",
+    "pyproject.toml",
+    "recipes",
+    "rigup",
+    "tasks",
+    "templates",
+    "tests/audit",
+)
 
 SLOW = {"add": ["--lab-load-seconds=6"], "remove": ["--lab-load-seconds"]}
 # Recipes that differ from `standin-a` in these arguments; `standin-half` takes two GPUs.
@@ -40,7 +51,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "standin-dies-late": {**SLOW, "add": [*SLOW["add"], "--lab-fault=dies-at-load"]},
     "standin-half": {"add": ["--seed=2"]},
     "standin-half-broken": {"add": ["--seed=2", "--lab-fault=dies-at-load"]},
+    "standin-secret": {"add": ["--seed=3"]},
 }
+PLANTED = "planted0token0c0ffee00000000000042"
 # What is said about each fault, and settings under which it shows soon.
 FAULTS = {
     "standin-never-healthy": (
@@ -51,6 +64,14 @@ FAULTS = {
     "standin-stalls": (r"did not come up: not ready after .*it has stalled: ", {"stall_timeout": 10}),
     "standin-dies-at-first-request": (r"came up, and fails its proof: .*EngineCore encountered an issue", {}),
     "standin-no-streamed-tools": (r"came up, and fails its proof: endpoint streams a tool call: ", {}),
+}
+# The known cause that its log or its proof shows, or what the proof says that its complaint means.
+DIAGNOSES = {
+    "standin-never-healthy": None,
+    "standin-dies-at-load": r"Known cause: .*\(router-read-as-fp4\)",
+    "standin-stalls": r"Known cause: .*\(nccl-deadlock\)",
+    "standin-dies-at-first-request": r"Known cause: .*\(engine-died\)",
+    "standin-no-streamed-tools": r"It means: OpenCode and other agents stream, and see broken JSON",
 }
 LAST_WORDS = {
     "standin-dies-at-load": "Tried to load weights of size torch.Size([512, 4096])",
@@ -111,6 +132,8 @@ def project(directory: Path) -> Path:
     del base["patches"]
     for name, argv in RECIPES.items():
         recipe = {"id": name, "title": name, "extends": "standin-a", "argv": argv, "evidence": evidence, **kept}
+        if "secret" in name:
+            recipe |= {"env": {"AWS_SECRET_ACCESS_KEY": PLANTED}}
         if "half" in name:
             recipe |= {"gpus": 2, "parallel": {"tp": 2}}
         (directory / f"recipes/{name}.yaml").write_text(yaml.safe_dump(recipe))
@@ -145,6 +168,8 @@ def test_a_switch_forth_and_back_stops_serving_only_while_the_engine_loads(rig: 
         told = re.search(rf"main serves {recipe}; nothing answered for (\d+) s", result.output)
         assert told, result.output
         assert int(told[1]) < 30
+        (switched,) = [each for each in result.report["operations"] if "downtime_s" in each]
+        assert (switched["step"], round(switched["downtime_s"])) == ("serve", int(told[1]))
         rig.is_whole()
         assert len(rig.shell("ls /etc/rigup/endpoints/main").split()) == 1
     result = rig.deploy()
@@ -159,6 +184,9 @@ def test_a_recipe_that_fails_gives_way_to_the_one_that_served(rig: Rig, recipe: 
     assert re.search(rf"{recipe} as main {why}", result.output), result.output
     assert "What served before serves again, and is proven. Nothing answered for" in result.output
     assert LAST_WORDS.get(recipe, "") in result.output
+    if (diagnosis := DIAGNOSES[recipe]) is not None:
+        assert re.search(diagnosis, result.output), result.output
+    assert ("Known cause: " in result.output) == ("Known cause" in (diagnosis or ""))
     assert rig.serves() == "standin-a"
     rig.is_whole()
 
@@ -315,6 +343,25 @@ def test_one_endpoint_becomes_two_and_one_again_and_a_half_that_fails_brings_bac
     rig.is_whole()
 
 
+def test_a_power_cut_while_proven_units_are_put_into_force_boots_them(rig: Rig) -> None:
+    def cut() -> None:
+        decided = "until test -e /var/lib/rigup/commit.json; do :; done"
+        rig.shell(f"{decided}; systemctl kill --signal=STOP rigup-switch.service")
+        assert rig.shell("systemctl is-enabled llm@left llm@right || true").split() != ["enabled", "enabled"]
+        rig.host.kill()
+
+    meanwhile(lambda: rig.deploy(endpoints=HALVES), cut)
+    rig.shell("for i in {1..300}; do systemctl is-active -q llm@left llm@right && exit; sleep 0.2; done; exit 1")
+    assert (rig.serves("left"), rig.serves("right")) == ("standin-half", "standin-half")
+    assert rig.shell("ls /var/lib/rigup/commit.json 2>/dev/null || true") == ""
+    assert set(rig.shell("docker ps --format '{{.Names}}'").split()) == {"llm-left", "llm-right"}
+    assert rig.shell("systemctl list-units --all --plain --no-legend 'llm@main*'") == ""
+    assert rig.deploy(endpoints=HALVES).code == 0
+    assert rig.deploy().code == 0
+    assert rig.serves() == "standin-a"
+    rig.is_whole()
+
+
 def test_a_trial_that_was_given_up_half_way_leaves_nothing_behind(rig: Rig) -> None:
     def give_up() -> None:
         rig.shell("until systemctl show llm@right | grep -q '^FragmentPath=/run/'; do sleep 0.1; done")
@@ -329,6 +376,31 @@ def test_a_trial_that_was_given_up_half_way_leaves_nothing_behind(rig: Rig) -> N
     assert rig.shell("docker ps --format '{{.Names}}'") == "llm-main"
     assert rig.shell("systemctl list-units --all --plain --no-legend 'llm@*' | wc -l") == "1"
     assert rig.deploy().changed() == []
+
+
+def test_a_secret_of_a_recipes_environment_stands_where_root_alone_reads_it(rig: Rig) -> None:
+    deployed = rig.deploy(recipe="standin-secret")
+    assert deployed.code == 0, deployed.output
+    assert rig.serves() == "standin-secret"
+    said = [deployed.output, json.dumps(deployed.report)]
+    for command in (("audit",), ("plan", "--json"), ("report",), ("status", "--json")):
+        said.append(rig.rigs.run("rigup", *command).output)
+    # In what a changed one differs is not told either.
+    rig.shell("sed -i s/^AWS_SECRET_ACCESS_KEY=./AWS_SECRET_ACCESS_KEY=x/ /etc/rigup/endpoints/main/*/env")
+    audited = rig.rigs.run("rigup", "audit", "--step", "config")
+    assert (audited.code, "AWS_SECRET_ACCESS_KEY" in audited.output) == (2, True), audited.output
+    said.append(audited.output)
+    assert [text for text in said if PLANTED[1:] in text] == []
+    # It comes by standard input, so that the search does not find itself.
+    search = """read -r key; hits() { grep -aFs "$@" -f <(printf '%s\\n' "${key:1}"); }
+        journalctl --no-pager | hits -c; hits -hc - < <(cat /proc/*/cmdline)
+        find /etc /run /var /tmp /usr/local /home -xdev -type f -perm /go+r -print0 |
+            xargs -0r grep -alFs -- "${key:1}" """
+    journal, processes, *files = rig.host.shell(search, stdin=f"{PLANTED}\n", check=False).stdout.split()
+    assert (journal, processes, files) == ("0", "0", [])
+    assert rig.shell("stat -c %a /etc/rigup/plan.json") == "600"
+    assert rig.deploy().code == 0
+    assert rig.serves() == "standin-a"
 
 
 def test_the_container_has_no_privileges_and_the_log_stands_in_the_journal_once(rig: Rig) -> None:

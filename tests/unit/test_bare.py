@@ -23,7 +23,7 @@ from rigup.settings import Settings
 from rigup.web import Unresolved
 from tests.unit.deploys import Actor, Said
 from tests.unit.loopback import Answer, Site, serving
-from tests.unit.sample import PUBLISHED, REPO, REVISION, lock
+from tests.unit.sample import PUBLISHED, REPO, REVISION, lock, plan
 from tests.unit.systemd_words import exec_words
 from tests.unit.test_plan import REFUSING
 from tests.unit.test_render import HOSTILE, settings_of
@@ -100,7 +100,7 @@ def test_a_patched_file_is_bound_over_the_published_one_for_the_unit_alone() -> 
     assert made.argv[-1] == f"--chat-template={place}"
     patched = made.model_copy(update={"patched_files": {"config.json": "{}"}})
     bound = f"{patched.directory}/config.json:{STORE}/config.json"
-    assert settings_of(unit_text(patched))["BindReadOnlyPaths"] == [bound]
+    assert settings_of(unit_text(patched))["BindReadOnlyPaths"] == [STORE, bound]
 
 
 def test_the_unit_needs_no_docker_and_no_root() -> None:
@@ -114,6 +114,21 @@ def test_the_unit_needs_no_docker_and_no_root() -> None:
     assert "--container" not in wait
     # Whatever served in a container before must let go of the GPUs.
     assert settings["ExecStartPre"] == ["-+/usr/bin/docker rm --force llm-main"]
+
+
+def test_the_unit_is_confined_as_that_of_a_container_and_reads_a_store_below_a_home() -> None:
+    bare, container = (settings_of(unit_text(made)) for made in (endpoint(), plan().endpoint("main")))
+    differing = {"ProtectHome", "RestrictAddressFamilies"}
+    confining = {
+        key for key in container if key.startswith(("Capability", "Lock", "NoNew", "Private", "Protect", "Restrict"))
+    }
+    assert len(confining) > 10
+    assert {key: bare[key] for key in confining - differing} == {key: container[key] for key in confining - differing}
+    assert bare["ProtectHome"] == ["tmpfs"]
+
+    made = endpoint(model_store="/home/models")
+    assert settings_of(unit_text(made))["BindReadOnlyPaths"] == [f"/home/models/{REPO}/{REVISION}"]
+    assert f"--property=BindReadOnlyPaths=/home/models/{REPO}/{REVISION}" in judge_argv(made)
 
 
 def test_a_unit_with_hostile_arguments_hands_them_on_unchanged() -> None:

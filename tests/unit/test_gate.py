@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 
@@ -12,8 +15,11 @@ import pytest
 from rigup import cli
 from rigup.facts.gate import parse_gate_state
 from rigup.gate import config_text, firewall_text, parse_gate_names, rule_digest
+from rigup.operations import gate as gate_operations
 from rigup.plan import EndpointPlan
 from rigup.render import docker_argv, env_file_text, unit_text
+from tests.unit.deploys import Outcome, on_this_machine
+from tests.unit.host_world import FILES
 from tests.unit.sample import plan
 
 PUBLIC = {"address": "192.0.2.20", "networks": ["192.0.2.0/24", "198.51.100.7"]}
@@ -92,6 +98,42 @@ def test_the_rule_in_force_is_known_by_its_digest() -> None:
 @pytest.mark.parametrize("line", ["key=root 644 65", "key=ops 600 65", "key=root 600 0"])
 def test_a_key_that_others_can_read_or_that_is_empty_is_none(line: str) -> None:
     assert not parse_gate_state([line]).key_is_safe
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a key is root's")
+def test_a_key_is_made_once_for_root_alone_and_made_anew_only_where_it_is_gone(tmp_path: Path) -> None:
+    file = tmp_path / "endpoints/main/key"
+
+    def have() -> Outcome:
+        return on_this_machine(gate_operations.key, endpoint="main", path=str(file))
+
+    made = have()
+    first = file.read_text()
+    assert made.changed
+    assert re.fullmatch(r"[0-9a-f]{64}\n", first)
+    assert (stat.S_IMODE(file.stat().st_mode), file.stat().st_uid) == (0o600, 0)
+    assert [path.name for path in file.parent.iterdir()] == ["key"]
+    assert first.strip() not in made.told
+
+    assert not have().changed
+
+    file.chmod(0o644)
+    assert have().changed
+    assert (stat.S_IMODE(file.stat().st_mode), file.read_text()) == (0o600, first)
+
+    file.write_text("")
+    assert have().changed
+    assert re.fullmatch(r"[0-9a-f]{64}\n", file.read_text())
+    assert file.read_text() != first
+
+
+def test_the_rule_is_in_force_before_anything_listens_on_the_new_address() -> None:
+    unit = (FILES / "rigup-gate@.service").read_text()
+    assert unit.index("ExecStartPre=/usr/sbin/nft -f /etc/rigup/gates/%i.nft") < unit.index(
+        "ExecStart=/usr/sbin/haproxy"
+    )
+    # The engine itself never does.
+    assert "--host=127.0.0.1" in endpoint().argv
 
 
 def test_gates_are_known_by_their_files() -> None:

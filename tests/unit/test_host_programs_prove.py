@@ -93,6 +93,16 @@ def test_a_container_that_does_not_start_says_why(tools: Path) -> None:
     assert result.stderr.count(said) == 3
 
 
+def test_a_proof_ends_in_its_time_also_where_a_check_hangs_and_names_it(tools: Path) -> None:
+    program(tools, "docker", "exec sleep 60")
+
+    result, record = prove("gpus", "--image", IMAGE, "--count", "4", "--within=1", tools=tools)
+
+    assert result.returncode == 1
+    assert "gpus in a container by --gpus: it hangs: no end when the 1 s were up" in result.stderr
+    assert [check["ok"] for check in record["checks"]] == [False]
+
+
 def test_a_unit_started_anew_meanwhile_makes_the_proof_void(tools: Path) -> None:
     program(tools, "systemctl", f"wc -l < {tools}/systemctl.calls")
 

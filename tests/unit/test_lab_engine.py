@@ -110,6 +110,9 @@ def test_with_a_drafter_no_prefixes_are_kept() -> None:
         assert arguments.enable_prefix_caching is False
         assert swaps["--enable-prefix-caching"] == (asked, False)
     assert "--enable-prefix-caching" not in swapped(enable_prefix_caching=True)[1]
+    as_asked = Namespace(speculative_config={"method": "mtp"}, enable_prefix_caching=True)
+    assert swap_arguments(as_asked, keep_prefixes=True) == []
+    assert as_asked.enable_prefix_caching is True
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rigup import notes
 from rigup.facts.endpoints import Tried, parse_endpoints
 from rigup.operations import serving
 from rigup.plan import EndpointPlan
@@ -116,7 +117,7 @@ LAST = {
     "downtime_s": 95.4,
     "endpoint": "main",
     "why": "did not come up: not ready after 3 s: its main process has ended",
-    "log": ["ValueError: no such parser"],
+    "invocation": "6a0ab0a2",
     "proof": False,
 }
 FAILED = {"main": {NEW: {"recipe": "broken-one", "at": "2026-11-23T19:09:11+00:00", "why": LAST["why"]}}}
@@ -139,12 +140,30 @@ def test_a_failed_switch_tells_the_cause_the_log_and_what_serves_now(
     actor.answers("rigup-switch.service", NO_UNIT, shown("failed", "failed", Result="exit-code"))
     actor.answers("systemctl show", UP)
     actor.answers("/proc/812/cmdline", ["/usr/bin/docker", "run", "other"])
+    # The cause stands far above the end.
+    log = ["KeyError: 'invalid tool call parser: x (chose from { y })'", *["a line"] * 1500, "the last line"]
+    actor.answers("--lines 2000 _SYSTEMD_INVOCATION_ID=6a0ab0a2", log)
 
     outcome = actor.does(serving.serve, endpoints=[ENDPOINT])
 
     assert outcome.failed
-    for part in ("broken-one as main did not come up", "ValueError: no such parser", "journalctl -u llm@main", *told):
+    assert notes.taken("@fake/rig1") == {"downtime_s": 95.4}
+    wanted = ("broken-one as main did not come up", "the last line", "(tool-parser-unknown)", "journalctl -u llm@main")
+    for part in (*wanted, *told):
         assert part in outcome.told
+
+
+def test_a_switch_that_has_written_nothing_down_is_told_by_its_own_log() -> None:
+    actor = Actor().answers("echo '--- judged'", here(OLD, NEW, in_force=OLD))
+    actor.answers("rigup-switch.service", NO_UNIT, shown("failed", "failed", Result="exit-code"))
+    actor.answers("systemctl show", UP)
+    actor.answers("/proc/812/cmdline", ["/usr/bin/docker", "run", "other"])
+    actor.answers("--lines 2000", ["nothing was touched: a generation is not whole"])
+
+    outcome = actor.does(serving.serve, endpoints=[ENDPOINT])
+
+    assert outcome.failed
+    assert "nothing was touched: a generation is not whole" in outcome.told
 
 
 def judge(found: list[str], answer: Said | None = None) -> Outcome:
@@ -163,6 +182,12 @@ def test_arguments_are_judged_once_and_only_where_something_else_serves() -> Non
 
     assert outcome.changed
     assert outcome.ran(f"touch -- {ENDPOINT.directory}/judged") == 1
+
+
+def test_the_arguments_of_an_endpoint_that_takes_the_place_of_another_are_judged() -> None:
+    renamed = [line.replace("llm@main", "llm@before") for line in here(OLD, in_force=OLD)]
+
+    assert judge(renamed).ran("--entrypoint=python3") == 1
 
 
 def test_refused_arguments_fail_before_anything_is_stopped() -> None:

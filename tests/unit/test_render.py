@@ -10,7 +10,16 @@ import pytest
 
 from rigup.errors import RigupError
 from rigup.plan import EndpointPlan
-from rigup.render import WAIT_READY, docker_argv, env_file_text, systemd_command, systemd_quote, unit_text
+from rigup.render import (
+    WAIT_READY,
+    docker_argv,
+    env_file_text,
+    judge_argv,
+    record_text,
+    systemd_command,
+    systemd_quote,
+    unit_text,
+)
 from tests.unit.sample import DIGEST, image, plan
 from tests.unit.systemd_words import exec_words
 
@@ -203,3 +212,10 @@ def test_a_value_that_the_format_cannot_hold_is_refused() -> None:
     endpoint = plan().endpoint("main").model_copy(update={"env": {"A": "x\nLD_PRELOAD=/evil"}})
     with pytest.raises(RigupError, match="env A holds a line break"):
         env_file_text(endpoint)
+
+
+def test_what_everybody_may_read_and_what_stands_in_process_lists_holds_no_value_of_the_environment() -> None:
+    endpoint = plan().endpoint("main").model_copy(update={"env": {"AWS_SECRET_ACCESS_KEY": "planted"}})
+    shown = [unit_text(endpoint), record_text(endpoint), *docker_argv(endpoint), *judge_argv(endpoint)]
+    assert [text for text in shown if "planted" in text] == []
+    assert "planted" in env_file_text(endpoint)

@@ -88,6 +88,34 @@ def test_a_run_that_goes_well_is_reported_by_host_step_and_operation(sshd: Sshd)
     assert len(runs(sshd)) == 2
 
 
+SWITCHES = (
+    RECORD
+    + """
+from rigup.notes import note
+from rigup.operations._host import work
+from pyinfra.api.exceptions import OperationError
+from pyinfra.api.operation import operation
+@operation()
+def switch(fails):
+    def do(host):
+        note(host.name, downtime_s=95.4)
+        if fails:
+            raise OperationError("it does not serve")
+    yield work(do, "switch")
+switch(name="serve | Serve a as main", fails={fails})
+"""
+)
+
+
+@pytest.mark.parametrize(("fails", "result"), [(False, "changed"), (True, "failed")])
+def test_for_how_long_nothing_answered_stands_in_the_report_of_a_switch(sshd: Sshd, fails: bool, result: str) -> None:
+    run = sshd.pyinfra(str(sshd.inventory()), deploy(sshd, SWITCHES.replace("{fails}", str(fails))), "-y")
+
+    (operation,) = last(sshd)["operations"]
+    assert (operation["result"], operation["downtime_s"]) == (result, 95.4)
+    assert "  nothing answered for 95.4 s on box: serve: Serve a as main" in run.stderr
+
+
 def test_a_failure_is_reported_with_its_host_step_and_error(sshd: Sshd) -> None:
     (sshd.folder / "root/broken").touch()
     run = sshd.pyinfra(str(sshd.inventory()), deploy(sshd), "-y")

@@ -112,6 +112,17 @@ def test_what_a_recipe_is_not_for_is_not_tried(smoke: Tried) -> None:
     assert list(checks) == ["is healthy", "lists its model", "completes a chat", "writes sense", "streams a chat"]
 
 
+def test_an_engine_that_answers_without_end_is_given_up_when_the_proofs_time_is_up(smoke: Tried) -> None:
+    with engine("drips") as url:
+        code = prove.main([*arguments(url, smoke.out), "--within=2"])
+
+    assert code == 1
+    checks = json.loads(smoke.out.read_text())["checks"]
+    assert [check["ok"] for check in checks] == [True, True, False]
+    told = "endpoint completes a chat: it hangs: no end when the 2 s were up that all checks may take"
+    assert told in smoke.capsys.readouterr().err
+
+
 TOOLS = {"calls a tool", "streams a tool call", "calls a required tool", "streams a required tool call"}
 
 
@@ -127,6 +138,7 @@ TOOLS = {"calls a tool", "streams a tool call", "calls a required tool", "stream
         ("forgetful", {"reads a long prompt"}, "what stands early in a long prompt is lost"),
         ("blind", {"sees an image"}, "images are refused"),
         ("drafter-broken", {"speculates"}, "the drafter costs time and brings nothing"),
+        ("stops-at-tools", {"calls a tool", "streams a tool call"}, "finish_reason is stop, not tool_calls"),
     ],
 )  # fmt: skip
 def test_each_way_of_failing_fails_its_checks_and_says_what_it_means_and_what_avoids_it(
@@ -138,6 +150,27 @@ def test_each_way_of_failing_fails_its_checks_and_says_what_it_means_and_what_av
     assert failed(checks) == failures
     assert meaning in said
     assert ("Recipe vllm-nvfp4-cu130 avoids it" in said) == (fault != "blind")
+
+
+def test_an_answer_that_never_ends_is_found_and_so_is_a_text_that_repeats_itself(smoke: Tried) -> None:
+    code, checks, said = smoke("endless", tools=False, reasoning=False, images=False, speculation=False, long_prompt=0)
+    assert code == 1
+    assert failed(checks) == {"completes a chat", "writes sense", "streams a chat"}
+    assert "the answer does not come to an end: finish_reason is length" in said
+    from smoke import why_nonsense
+
+    paragraph = (
+        "The waves come in from far away and break on the sand, and the wind carries the smell of salt to the land "
+        "while gulls cry above the harbour and old boats creak at their ropes. "
+    )
+    assert why_nonsense(paragraph) == ""
+    assert why_nonsense(paragraph * 3) == "the same phrases over and over"
+
+
+def test_an_engine_that_counts_no_drafted_tokens_is_noted_and_does_not_fail(smoke: Tried) -> None:
+    code, _, said = smoke("silent-drafter")
+    assert code == 0, said
+    assert re.search(r"note endpoint speculates .*how many of them are accepted is not known", said)
 
 
 @pytest.mark.parametrize("fault", ["garbage", "babble"])

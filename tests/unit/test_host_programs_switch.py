@@ -1,0 +1,214 @@
+"""switch.py: cut short at every step, by a kill or by a power cut, and what is in force and serves afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.host_world import FILES
+
+STANDIN = Path(__file__).with_name("standin_systemctl.py")
+# One endpoint gives way to another, and one beside it gets another generation.
+OLD = {"main": "a1", "side": "a1"}
+NEW = {"left": "b2", "side": "b2"}
+DECIDED = "var/lib/rigup/commit.json"
+ASKED = ("--to=left=b2", "--to=side=b2", "--restart=side", "--remove=main")
+
+
+class Rig:
+    """A host whose root is a directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.running = root, root / "running"
+        self.in_force = root / "usr/local/lib/systemd/system"
+        self.at_boot = root / "etc/systemd/system/multi-user.target.wants"
+
+    @classmethod
+    def copied(cls, root: Path, into: Path) -> Rig:
+        shutil.copytree(root, into, symlinks=True)
+        return cls(into)
+
+    @classmethod
+    def made(cls, root: Path, new_passes: bool) -> Rig:
+        """One on which OLD serves, and NEW is prepared."""
+        rig = cls(root)
+        for directory in (rig.running, rig.in_force, rig.at_boot, root / "tools"):
+            directory.mkdir(parents=True)
+        for name, generation in [*OLD.items(), *NEW.items()]:
+            files = root / f"etc/rigup/endpoints/{name}/{generation}"
+            files.mkdir(parents=True)
+            (files / "llm.service").write_text(f"[X-Rigup]\nGeneration={generation}\n")
+            rig.proves_with(name, generation, "true" if new_passes or generation == "a1" else "false")
+        for name, generation in OLD.items():
+            unit = f"llm@{name}.service"
+            shutil.copy(root / f"etc/rigup/endpoints/{name}/{generation}/llm.service", rig.in_force / unit)
+            (rig.at_boot / unit).symlink_to(f"/usr/local/lib/systemd/system/{unit}")
+            (rig.running / unit).write_text(generation)
+        systemctl = root / "tools/systemctl"
+        systemctl.write_text(f"#!{sys.executable} -IS\n{STANDIN.read_text()}")
+        systemctl.chmod(0o755)
+        (root / "tools/journalctl").symlink_to("/bin/true")
+        return rig
+
+    def proves_with(self, name: str, generation: str, *argv: str) -> None:
+        record = {"recipe": f"recipe-{generation}", "start_seconds": 5, "prove": argv}
+        (self.root / f"etc/rigup/endpoints/{name}/{generation}/endpoint.json").write_text(json.dumps(record))
+
+    def run(self, *arguments: str, cut: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run switch.py and kill it at that step of its run; 0: at none."""
+        (self.root / "steps").write_text("0")
+        (self.root / "cut").write_text(str(cut))
+        environment = {**os.environ, "PATH": f"{self.root}/tools:{os.environ['PATH']}", "RIGUP_ROOT": str(self.root)}
+        argv = [sys.executable, "-I", "-S", str(STANDIN), str(FILES / "switch.py"), *arguments]
+        return subprocess.run(argv, env=environment, capture_output=True, text=True, start_new_session=True, timeout=60)
+
+    def loses_power_and_boots(self) -> None:
+        """As systemd does it: what starts at boot is queued, and the unit that finishes a switch comes before it."""
+        shutil.rmtree(self.root / "run")
+        shutil.rmtree(self.running)
+        queue = self.root / "booting"
+        queue.mkdir()
+        for link in self.at_boot.iterdir():
+            if (self.in_force / link.name).exists():
+                (queue / link.name).write_text("")
+        unit = (FILES / "rigup-commit.service").read_text()
+        (needed,) = re.findall(r"^ConditionPathExists=/(.+)$", unit, re.MULTILINE)
+        (words,) = re.findall(r"^ExecStart=\S+ /usr/local/lib/rigup/switch.py (.+)$", unit, re.MULTILINE)
+        assert needed == DECIDED
+        if (self.root / needed).exists():
+            done = self.run(*words.split())
+            assert done.returncode == 0, done.stderr
+        for waiting in queue.iterdir():
+            waiting.write_text(generation_of(self.in_force / waiting.name))
+        queue.rename(self.running)
+
+    def serves(self) -> dict[str, str]:
+        """What runs; it is what is in force and what starts at boot, or the host is between two states."""
+        running = {name_of(path): path.read_text() for path in self.running.iterdir()}
+        in_force = {name_of(path): generation_of(path) for path in self.in_force.glob("llm@*.service")}
+        at_boot = {name_of(path) for path in self.at_boot.iterdir()}
+        assert running == in_force
+        assert at_boot == set(in_force)
+        assert not list((self.root / "run/systemd/system").glob("llm@*"))
+        assert not (self.root / DECIDED).exists()
+        return running
+
+
+def generation_of(unit: Path) -> str:
+    return unit.read_text().partition("Generation=")[2].strip()
+
+
+def name_of(unit: Path) -> str:
+    return unit.name.removeprefix("llm@").removesuffix(".service")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["passes", "fails"])
+def cut(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], bool]:
+    """A host for each step of a switch, which was killed at it; after them one on which none was.
+
+    And whether the new generation passes its proof.
+    """
+    found: list[Path] = []
+    directory = tmp_path_factory.mktemp("cut")
+    while True:
+        rig = Rig.made(directory / str(len(found)), request.param)
+        done = rig.run(*ASKED, cut=len(found) + 1)
+        found.append(rig.root)
+        if done.returncode >= 0:
+            assert done.returncode == (0 if request.param else 3), done.stdout + done.stderr
+            assert len(found) > 15
+            return found, request.param
+
+
+def test_a_power_cut_at_any_step_boots_what_served_before_or_what_was_proven(
+    cut: tuple[list[Path], bool], tmp_path: Path
+) -> None:
+    hosts, new_passes = cut
+    booted = []
+    for root in hosts:
+        rig = Rig.copied(root, tmp_path / root.name)
+        rig.loses_power_and_boots()
+        booted.append(rig.serves())
+
+    assert all(state in (OLD, NEW) for state in booted)
+    assert (booted[0], booted[-1]) == (OLD, NEW if new_passes else OLD)
+    # Once it is decided it stays so.
+    changes = sum(before != after for before, after in pairwise(booted))
+    assert changes == (1 if new_passes else 0)
+
+
+def test_a_switch_that_was_killed_at_any_step_is_brought_to_its_end_by_the_next_run(
+    cut: tuple[list[Path], bool], tmp_path: Path
+) -> None:
+    hosts, new_passes = cut
+    for root in hosts[:-1]:
+        rig = Rig.copied(root, tmp_path / root.name)
+        decided = (rig.root / DECIDED).exists()
+        done = rig.run(*ASKED)
+        assert done.returncode == (0 if new_passes else 3), done.stdout + done.stderr
+        assert rig.serves() == (NEW if new_passes else OLD)
+        # What was put into force by it was started for it.
+        assert not (decided and "stopping" in done.stdout)
+
+
+def record_of(rig: Rig) -> dict[str, Any]:
+    return dict(json.loads((rig.root / "var/lib/rigup/switch.json").read_text()))
+
+
+def test_what_failed_is_known_afterwards_also_where_what_served_before_is_lost_with_it(tmp_path: Path) -> None:
+    rig = Rig.made(tmp_path / "rig", new_passes=False)
+    rig.proves_with("main", "a1", "false")
+
+    assert rig.run(*ASKED).returncode == 4
+
+    record = record_of(rig)
+    assert record["last"]["result"] == "lost"
+    assert record["failed"]["left"]["b2"]["why"].startswith("came up, and fails its proof")
+
+
+def test_what_has_served_is_not_blamed_where_a_start_on_new_input_fails(tmp_path: Path) -> None:
+    rig = Rig.made(tmp_path / "rig", new_passes=True)
+    # The generation is the same, and its unit has another text, such as another limit.
+    with (rig.in_force / "llm@main.service").open("a") as unit:
+        unit.write("# as it was\n")
+    second = "import os, sys; known = os.path.exists(sys.argv[1]); open(sys.argv[1], 'w'); sys.exit(not known)"
+    rig.proves_with("main", "a1", sys.executable, "-c", second, str(tmp_path / "known"))
+
+    done = rig.run("--to=main=a1", "--restart=main")
+
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert record_of(rig)["last"]["result"] == "went back"
+    assert record_of(rig)["failed"] == {}
+
+
+def test_a_switch_that_comes_to_nothing_leaves_no_word_of_an_earlier_one(tmp_path: Path) -> None:
+    rig = Rig.made(tmp_path / "rig", new_passes=False)
+    assert rig.run(*ASKED).returncode == 3
+
+    done = rig.run("--to=left=c3")
+
+    assert (done.returncode, rig.serves()) == (1, OLD)
+    assert "last" not in record_of(rig)
+    assert record_of(rig)["failed"].keys() == {"left"}
+
+
+def test_a_decision_whose_files_are_gone_is_forgotten_and_said(tmp_path: Path) -> None:
+    rig = Rig.made(tmp_path / "rig", new_passes=True)
+    decided = rig.root / DECIDED
+    decided.parent.mkdir(parents=True)
+    decided.write_text(json.dumps({"to": {"left": "c3"}, "removed": ["main"]}))
+
+    done = rig.run("--finish")
+
+    assert done.returncode == 0
+    assert "cannot be finished, and is forgotten" in done.stderr
+    assert rig.serves() == OLD
