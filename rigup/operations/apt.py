@@ -193,15 +193,19 @@ def repair(timeout: float = 3600) -> Commands:
     yield work(mend, "dpkg --configure")
 
 
-def purge(host: Host, packages: Collection[str], timeout: float) -> set[str]:
-    """Purge those of `packages` that are there, except what packages of others need; returns these."""
+def purge(host: Host, packages: Collection[str], timeout: float) -> None:
+    """Purge those of `packages` that are there."""
+    if going := sorted(_present(host, packages)):
+        _apt_get(host, ["purge", *going], f"apt purges {len(going)} packages", timeout)
+
+
+def needed_by_others(host: Host, packages: Collection[str], timeout: float) -> set[str]:
+    """Those of `packages` that must stay because packages of others need them."""
     wait_for_leftover(host, UNIT, "apt", timeout)
     going, staying = set(_present(host, packages)), set[str]()
     while going:
-        arguments = ["purge", *sorted(going)]
-        others = [name for name in parse_removals(simulate(host, arguments).lines) if name not in going]
+        others = [name for name in parse_removals(simulate(host, ["purge", *sorted(going)]).lines) if name not in going]
         if not others:
-            _apt_get(host, arguments, f"apt purges {len(going)} packages", timeout)
             break
         needed = with_what_they_need(host, going, others)
         if not needed:

@@ -22,12 +22,12 @@ from rigup.facts.endpoints import Endpoints, EndpointsValue, parse_endpoints
 from rigup.facts.files import FileInfo, FileState, parse_file_info
 from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
 from rigup.operations._host import check, run, say, work
-from rigup.operations._ledger import note_directory, note_file
+from rigup.operations._ledger import note, note_directory, note_file
 from rigup.operations._turns import TURNS
 from rigup.operations._units import SHOWN_LINES, UnitFailed, run_as_unit, show, wait_for_leftover
 from rigup.operations.systemd import ENABLED, stale_reasons
 from rigup.plan import ENDPOINTS, UNITS, EndpointPlan
-from rigup.render import inputs_of, judge_argv, served_argv, start_seconds, unit_text
+from rigup.render import cache_volumes, inputs_of, judge_argv, served_argv, start_seconds, unit_text
 
 __all__ = ["judged", "serve", "tidy"]
 
@@ -168,13 +168,16 @@ def _todo_now(host: Host, endpoint: EndpointPlan) -> Todo | None:
 
 
 def _note(host: Host, endpoints: Sequence[EndpointPlan]) -> None:
-    """Write down the unit files that the switch will put into force."""
+    """Write down the unit files that the switch will put into force, and the volumes that Docker makes for them."""
     for directory in (UNITS.rpartition("/")[0], UNITS):
         known = StringCommand("test -d", QuoteString(directory), "||", note_directory(directory))
         check(host, known, failing=f"could not write the ledger of {host.name}")
     for endpoint in endpoints:
         written = note_file(endpoint.unit_file, hashlib.sha256(unit_text(endpoint).encode()).hexdigest())
         check(host, written, failing=f"could not write the ledger of {host.name}")
+        if volumes := cache_volumes(endpoint):
+            failing = f"could not write the ledger of {host.name}"
+            check(host, note("volumes", list(volumes.values())), failing=failing)
 
 
 def _told(host: Host, endpoints: Sequence[EndpointPlan]) -> str | None:

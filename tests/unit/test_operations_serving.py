@@ -163,6 +163,8 @@ def test_arguments_are_judged_once_and_only_where_something_else_serves() -> Non
 
     assert outcome.changed
     assert outcome.ran(f"touch -- {ENDPOINT.directory}/judged") == 1
+    # By which a rebuild knows its container.
+    assert outcome.ran(f"--label=rigup.plan={ENDPOINT.digest}") == 1
 
 
 def test_refused_arguments_fail_before_anything_is_stopped() -> None:
@@ -208,3 +210,13 @@ def test_a_host_tells_its_endpoints() -> None:
 def test_a_damaged_record_says_nothing(text: str) -> None:
     found = parse_endpoints([text, "--- judged", "--- units", "--- active", "--- switches", text])
     assert (found.ports, found.failed, found.last, found.busy_ports) == ({}, {}, {}, set())
+
+
+def test_the_volumes_that_docker_makes_for_an_endpoint_are_in_the_ledger_before_it_starts() -> None:
+    endpoint = ENDPOINT.model_copy(update={"caches": ("/root/.cache",)})
+    actor = Actor().answers("echo '--- judged'", here()).answers("rigup-switch.service", NO_UNIT, shown("active"))
+    outcome = actor.answers("systemctl show", DOWN).does(serving.serve, endpoints=[endpoint])
+    (noted,) = [number for number, command in enumerate(outcome.commands) if '"added": "volumes"' in command]
+    assert '"names": ["llm-main-root-.cache"]' in outcome.commands[noted]
+    assert any("--mount=type=volume,source=llm-main-root-.cache," in word for word in docker_argv(endpoint))
+    assert noted < next(number for number, command in enumerate(outcome.commands) if SWITCHING in command)
