@@ -21,7 +21,7 @@ def flat(value: object, name: str = "") -> dict[str, str]:
     return {name: " ".join(map(str, value)) if isinstance(value, list) else str(value)}
 
 
-@check("major")
+@check("major", repair=("serve",))
 def test_config_plan(rig: Subject) -> None:
     """What was deployed is what the inventory says today: no change waits for a deploy."""
     try:
