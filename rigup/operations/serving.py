@@ -99,8 +99,8 @@ def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta]
     its proof, all that was stopped serves again as before, and the operation fails with what was found.
     """
     found: EndpointsValue = host.get_fact(Endpoints)
-    # Active without being in force: what a switch had on trial that was given up.
-    removed = sorted((found.in_force.keys() | found.active) - {endpoint.name for endpoint in endpoints})
+    # Active without being in force: what a switch had on trial that was given up. Units of others have no generations.
+    removed = sorted((found.in_force.keys() | found.active & found.names) - {endpoint.name for endpoint in endpoints})
     todo = [_todo(endpoint) for endpoint in endpoints]
     foreseen = any(not meta.is_complete() and meta.will_change for meta in reload_for)
     if not any(todo) and not removed and not foreseen:

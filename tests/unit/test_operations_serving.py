@@ -87,6 +87,12 @@ def test_a_trial_whose_switch_was_lost_is_gone_on_with() -> None:
     assert asked(serve(here(OLD, NEW, in_force=OLD), TRIAL)) == f"--to main={NEW}"
 
 
+def test_a_unit_of_others_with_a_name_like_ours_is_left_alone() -> None:
+    at = SERVED.index("--- active") + 1
+    found = [*SERVED[:at], "llm@webui.service loaded active running somebody's", *SERVED[at:]]
+    assert not serve(found, UP).changed
+
+
 def test_an_endpoint_that_no_plan_names_is_removed() -> None:
     found = here(NEW, in_force=NEW)
     found.insert(found.index("--- active"), "/usr/local/lib/systemd/system/llm@gone.service:Generation=0123456789ab")
