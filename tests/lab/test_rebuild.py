@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from lab import machine, world
+from lab.hub import JOURNAL
 from lab.machine import Host
 from lab.settings import SUBNET
 from tests.lab.rigs import BIN, ROOT, Result, Rigs, status_of
 
-NAME = "rig7"
+NAME, NEIGHBOUR = "rig7", "rig8"
 DAEMON_JSON = "/etc/docker/daemon.json"
 DAEMON = '{"dns": ["192.0.2.53"], "log-driver": "json-file", "features": {"buildkit": true}}\n'
 
@@ -79,8 +80,11 @@ class Node:
     def rebuild(self, *arguments: str) -> Result:
         return self.rigs.run("pyinfra", "inventory/lab.py", "rebuild.py", *(arguments or ("-y",)), timeout=400)
 
+    def deploys(self) -> Result:
+        return self.rigs.deploy("-y", "--limit", NAME)
+
     def deploy(self) -> None:
-        result = self.rigs.deploy()
+        result = self.deploys()
         assert result.code == 0, result.output
 
     def installed(self) -> dict[str, str]:
@@ -92,6 +96,11 @@ class Node:
             "cd /srv/models && find . -type f -printf '%P %s %T@\\n' | sort && find . -type f | sort | xargs sha256sum"
         )
         return self.host.shell(listing).stdout
+
+    def checkpoint(self) -> str:
+        """What sha256sum says of the published files."""
+        commit = "/srv/models/*/*/????????????????????????????????????????"
+        return self.host.shell(f"cd {commit} && find . -type f -exec sha256sum {{}} + | sort -k2").stdout
 
     def others(self) -> dict[str, str]:
         paths = {**FOREIGN, **SUPERSEDED}
@@ -137,6 +146,23 @@ def node(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         host.shell("systemctl daemon-reload && systemctl enable --quiet --now nftables")
         yield Node(host, rigs, host.files())
     finally:
+        host.remove()
+        machine.write_known_hosts()
+
+
+@pytest.fixture
+def neighbour(node: Node) -> Iterator[Host]:
+    """Another host of the inventory, for as long as a test needs one."""
+    host = machine.get(NEIGHBOUR)
+    try:
+        host.create(machine.Spec(release="bookworm", login="root"))
+        machine.write_known_hosts()
+        node.rigs.hosts[NEIGHBOUR] = world.connection(host)
+        node.rigs.write()
+        yield host
+    finally:
+        del node.rigs.hosts[NEIGHBOUR]
+        node.rigs.write()
         host.remove()
         machine.write_known_hosts()
 
@@ -270,19 +296,31 @@ def test_what_others_have_come_to_need_or_changed_is_kept_and_listed(node: Node)
     assert "MINE=1" in node.host.shell("cat /var/backups/rigup/etc/profile.d/rigup-cuda.sh").stdout
 
 
-def test_a_host_thrown_away_and_made_anew_serves_again_once_its_key_is_accepted(node: Node) -> None:
+def test_a_host_thrown_away_and_made_anew_serves_again_from_its_neighbours_files_once_its_key_is_accepted(
+    node: Node, neighbour: Host
+) -> None:
+    filled = node.rigs.run("pyinfra", "inventory/lab.py", "tests/lab/store_steps.py", "-y")
+    assert filled.code == 0, filled.output
+    checkpoint = node.checkpoint()
     node.host.remove()
     node.host.create(machine.Spec(release="trixie", gpus=4, login="ops"))
-    refused = node.rigs.deploy()
+    refused = node.deploys()
     assert refused.code > 0
     assert f"`rigup accept {NAME}`" in " ".join(refused.output.split())
     accepted = node.rigs.run("rigup", "accept", NAME, "-y")
     assert accepted.code == 0, accepted.output
-    lock = node.rigs.lock.read_text()
-    node.deploy()
+    lock, answered = node.rigs.lock.read_text(), len(JOURNAL.read_text().splitlines())
+    deployed = node.deploys()
+    assert deployed.code == 0, deployed.output
+    answers = [json.loads(line) for line in JOURNAL.read_text().splitlines()[answered:]]
+    # Whether the hub can be reached is asked of it; about files nothing.
+    files = [line for line in answers if line["about"] not in ("", "/api")]
+    assert [line for line in files if line["client"] == node.host.address] == []
+    assert node.checkpoint() == checkpoint
+    assert node.gate() == "200"
     assert node.rigs.lock.read_text() == lock
-    assert node.installed() == node.packages
-    audit = node.rigs.audit()
+    assert node.packages.items() <= node.installed().items()
+    audit = node.rigs.audit("--hosts", NAME)
     assert audit.code == 0, audit.output
 
 
