@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.settings import GATEWAY, SUBNET
+from tests.lab.breaks import GATE
 from tests.lab.one_rig import NAME, OneRig
 from tests.lab.rigs import ROOT, Result, status_of
 
@@ -86,6 +87,21 @@ def assert_nowhere_on_the_control_machine(rig: OneRig) -> None:
     for folder in (rig.rigs.directory, ROOT / ".rigup"):
         for path in Path(folder).rglob("*"):
             assert not (path.is_file() and PLANTED.encode() in path.read_bytes()), path
+
+
+def test_exactly_what_was_broken_at_the_gate_is_found_and_the_deploy_repairs_it(rig: OneRig) -> None:
+    def findings() -> list[str]:
+        told = json.loads(rig.rigs.run("rigup", "audit", "--json").output)
+        return sorted(check["check"] for check in told["checks"] if check["result"] == "finding")
+
+    assert findings() == []
+    # The rule last: whoever loads the gate anew loads it too.
+    for check in ("gate-files", "gate-refuses", "gate-key"):
+        rig.host.shell(GATE[check])
+    assert findings() == sorted(GATE)
+    repaired = rig.deploy()
+    assert {line.split()[1] for line in repaired.changed()} == {"gate"}, repaired.changed()
+    assert findings() == []
 
 
 def test_a_stranger_is_dropped_by_the_firewall_and_by_the_gate(rig: OneRig) -> None:

@@ -29,7 +29,8 @@ FOREIGN = {
     "/etc/default/grub.d/50-other.cfg": 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT mitigations=off"\n',
     "/etc/sysctl.d/70-other.conf": "vm.max_map_count = 1048576\n",
     "/etc/apt/sources.list.d/other.list": "# deb http://other.example.org/debian trixie main\n",
-    "/etc/nftables.conf": "#!/usr/sbin/nft -f\ntable inet other { chain in { type filter hook input priority 0; } }\n",
+    "/etc/nftables.conf": "#!/usr/sbin/nft -f\n"
+    "table inet other {\n  chain arriving { type filter hook input priority 0; }\n}\n",
     # With our name, and a unit with a name like ours.
     "/opt/rigup-notes/today": "theirs\n",
     "/etc/systemd/system/llm@webui.service": "[Service]\nExecStart=/bin/sleep infinity\n",

@@ -12,6 +12,8 @@ from types import FunctionType
 
 import pytest
 
+from tests.lab import breaks
+
 ROOT = Path(__file__).resolve().parents[2]
 AUDIT = ROOT / "tests/audit"
 
@@ -69,6 +71,31 @@ def test_what_is_checked_is_made_by_the_step_that_the_check_names(checks: dict[s
         for name, function in named.items():
             about = function.about  # type: ignore[attr-defined]
             assert step in (about.repair or (name.split()[0],)), name
+
+
+# What breaks these breaks others too: they are among what a test's other breaks must be found by.
+TOGETHER = {
+    "docker-log-driver",
+    "serve-gpus",
+    "serve-container",
+    "verify-health",
+    "verify-models",
+    "verify-completion",
+}
+# Broken in tests of their own: the daily audit's, and that of a recipe without a container.
+ELSEWHERE = {"watch-timer", "config-venv"}
+# To break these an image must go from under a container, or a server be started with other arguments.
+NEVER = {"config-image", "serve-process"}
+
+
+def test_every_check_was_seen_to_fail_for_what_it_is_about(checks: dict[str, FunctionType]) -> None:
+    tables = (breaks.LIST, breaks.STOPPED, breaks.DOCKER, breaks.LIGHT, breaks.HEAVY)
+    broken = [each for table in tables for each in table]
+    alone = {each.check for each in broken} | {*breaks.GATE} | ELSEWHERE
+    ids = {name.split()[1].removeprefix("test_").replace("_", "-") for name in checks}
+    assert ids - alone - TOGETHER == NEVER
+    assert alone | TOGETHER <= ids
+    assert {name for each in broken for name in each.also} >= TOGETHER
 
 
 def imported(path: Path) -> Iterator[Path]:
