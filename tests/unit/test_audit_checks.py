@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType
 
 import pytest
+from rich.console import Console
 
+from rigup import audit
 from tests.lab import breaks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,3 +126,17 @@ def test_no_check_shares_code_with_the_steps_that_it_checks() -> None:
     assert ROOT / "rigup/plan.py" in reached and AUDIT / "subject.py" in reached
     makers = (ROOT / "tasks", ROOT / "rigup/operations")
     assert [str(path) for path in sorted(reached) if any(maker in path.parents for maker in makers)] == []
+
+
+def test_a_table_has_a_line_for_each_check_and_a_column_for_each_host() -> None:
+    results = {("rig1", "base-sysctl"): "ok", ("rig2", "base-sysctl"): "finding", ("rig1", "docker-cdi"): "ok"}
+    told = {"checks": [{"host": h, "check": c, "severity": "major", "result": r} for (h, c), r in results.items()]}
+
+    def lines(failed: bool) -> list[str]:
+        console = Console(width=100, file=io.StringIO())
+        console.print(audit.table(told, failed))
+        assert isinstance(console.file, io.StringIO)
+        return [" ".join(line.split()) for line in console.file.getvalue().splitlines() if line[:1].isalpha()]
+
+    assert lines(False) == ["check severity rig1 rig2", "base-sysctl major ok FAILED", "docker-cdi major ok"]
+    assert lines(True) == ["check severity rig1 rig2", "base-sysctl major ok FAILED"]
