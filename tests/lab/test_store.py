@@ -354,3 +354,20 @@ def test_a_disk_that_runs_full_in_the_middle_stops_the_download_alone_and_the_ne
     assert finished.code == 0, finished.output
     assert fleet.sums(host) == published()
     assert fleet.hub.sent < locked_bytes()
+
+
+def test_a_rebuild_that_shall_remove_the_store_empties_its_disk_and_asks_for_a_clear_word(fleet: Fleet) -> None:
+    # On the disk of the tests before.
+    host = fleet.hosts[0]
+    rebuild = ("pyinfra", "inventory/lab.py", "rebuild.py", "-y")
+    both = fleet.rigs.run(*rebuild)
+    assert both.code != 0 and "at_a_time is 1: begin with `--limit rig7`" in " ".join(both.output.split()), both.output
+    unclear = fleet.rigs.run(*rebuild, "--limit", host.name, "--data", "remove_store=perhaps")
+    assert unclear.code != 0 and "remove_store=perhaps is neither yes nor no" in unclear.output, unclear.output
+    assert fleet.sums(host) == published()
+
+    result = fleet.rigs.run(*rebuild, "--limit", host.name, "--data", "remove_store=y")
+    assert result.code == 0, result.output
+    assert host.shell("findmnt /srv/models", check=False).stdout == ""
+    left = host.shell("mount /dev/disk/by-label/models /mnt && find /mnt -type f && umount /mnt").stdout
+    assert left == ""
