@@ -24,6 +24,9 @@ from pathlib import Path
 from typing import Any
 
 ANSWER_S = 20
+# The endpoints' units are not the ledger's to tell: a switch puts them into force, takes them back and removes them.
+UNITS = "/usr/local/lib/systemd/system/llm@"
+GENERATIONS = "etc/rigup/endpoints"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"cannot look: {error}", file=sys.stderr)
         return 1
     checks: list[tuple[str, Callable[[], Iterable[str]]]] = [
-        ("files", lambda: changed_files(written, options.root)),
+        ("files", lambda: [*changed_files(written, options.root), *changed_units(plan, options.root)]),
         ("units", lambda: stopped_units(plan)),
         ("driver", lambda: driver_versions(options.root)),
         ("store", lambda: store_sizes(plan)),
@@ -61,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def last_written(lines: Iterable[str]) -> dict[str, str]:
-    """The SHA-256 that each file had when a deploy wrote it last; a removed one is left out."""
+    """The SHA-256 that each file had when a deploy wrote it last; removed ones and endpoints' units are left out."""
     sums: dict[str, str] = {}
     for line in lines:
         try:
@@ -70,7 +73,7 @@ def last_written(lines: Iterable[str]) -> dict[str, str]:
             continue
         if entry.get("added") == "file":
             sums[entry["path"]] = entry["sha256"]
-    return {path: digest for path, digest in sums.items() if digest}
+    return {path: digest for path, digest in sums.items() if digest and not path.startswith(UNITS)}
 
 
 def changed_files(written: dict[str, str], root: Path) -> Iterable[str]:
@@ -79,6 +82,18 @@ def changed_files(written: dict[str, str], root: Path) -> Iterable[str]:
         if not file.is_file():
             yield f"{path} is gone"
         elif hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            yield f"{path} was changed"
+
+
+def changed_units(plan: dict[str, Any], root: Path) -> Iterable[str]:
+    """Each endpoint's unit is that of one of its generations, whichever a switch has left in force."""
+    for name in (endpoint["name"] for endpoint in plan.get("endpoints", [])):
+        path = f"{UNITS}{name}.service"
+        unit = root / path.lstrip("/")
+        made = {file.read_bytes() for file in (root / GENERATIONS / name).glob("*/llm.service")}
+        if not unit.is_file():
+            yield f"{path} is gone"
+        elif unit.read_bytes() not in made:
             yield f"{path} was changed"
 
 

@@ -28,6 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 DOCKER_S = 300
+# Containers with it are rigup's.
+LABEL = "--label=rigup.plan=proof"
 
 
 class Failed(Exception):
@@ -149,14 +151,14 @@ def gpu_checks(options: argparse.Namespace) -> list[Check]:
 
 
 def gpus_in_container(image: str, asking: list[str], count: int) -> str:
-    base = ["docker", "run", "--rm", "--pull=never", "--network=none", "--entrypoint=nvidia-smi"]
+    base = ["docker", "run", "--rm", LABEL, "--pull=never", "--network=none", "--entrypoint=nvidia-smi"]
     return count_gpus(command([*base, *asking, image, "-L"]), count)
 
 
 def gpus_after_reload(image: str, asking: list[str], count: int) -> str:
     """A container made the older way loses its GPUs when systemd writes its device cgroup anew (`daemon-reload`)."""
     name = f"rigup-proof-{secrets.token_hex(6)}"
-    base = ["docker", "run", "--detach", "--rm", "--pull=never", "--network=none", f"--name={name}"]
+    base = ["docker", "run", "--detach", "--rm", LABEL, "--pull=never", "--network=none", f"--name={name}"]
     try:
         command([*base, "--entrypoint=sleep", *asking, image, str(DOCKER_S)])
         command(["systemctl", "daemon-reload"])

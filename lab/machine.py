@@ -58,9 +58,7 @@ VOLATILE = (
     "var/lib/systemd/timers",
     "var/lib/wtmpdb",
     "root/.ansible",
-    "root/.cache",
     "home/ops/.ansible",
-    "home/ops/.cache",
 )
 
 # Beyond this a file is told by its size and time of change: checkpoints would take minutes to read.

@@ -22,7 +22,7 @@ from rigup.lock import CheckpointLock, ImageLock, Lock, VenvLock
 from rigup.make_plan import QUIET, make_plan, needed_patches
 from rigup.plan import EndpointPlan
 from rigup.recipes import Catalogue
-from rigup.render import DOCKER, cache_volume, docker_argv, env_file_text, unit_text
+from rigup.render import DOCKER, cache_volumes, docker_argv, env_file_text, unit_text
 from rigup.schema import Recipe
 from rigup.settings import Settings
 from rigup.written import doubled, yaml_text
@@ -142,7 +142,8 @@ def compose(endpoint: EndpointPlan) -> str:
     volumes: list[dict[str, Any]] = [
         {"type": "bind", "source": mount.source, "target": mount.target, "read_only": True} for mount in endpoint.mounts
     ]
-    volumes += [{"type": "volume", "source": cache_volume(endpoint, path), "target": path} for path in endpoint.caches]
+    caches = cache_volumes(endpoint)
+    volumes += [{"type": "volume", "source": volume, "target": path} for path, volume in caches.items()]
     devices = ["all"] if endpoint.gpus == "all" else [str(index) for index in endpoint.gpus]
     service: dict[str, Any] = {
         "image": endpoint.image,
@@ -164,7 +165,7 @@ def compose(endpoint: EndpointPlan) -> str:
     service["security_opt"] = ["no-new-privileges", *endpoint.security_opt]
     document: dict[str, Any] = {"services": {endpoint.container: service}}
     if endpoint.caches:
-        document["volumes"] = {cache_volume(endpoint, path): {} for path in endpoint.caches}
+        document["volumes"] = {volume: {} for volume in caches.values()}
     return yaml_text(document)
 
 

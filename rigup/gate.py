@@ -18,6 +18,7 @@ import jinja2
 from rigup.plan import EndpointPlan
 
 __all__ = [
+    "DRAIN",
     "GATES",
     "chain_of",
     "config_path",
@@ -29,6 +30,8 @@ __all__ = [
 ]
 
 GATES = "/etc/rigup/gates"
+DRAIN = r"s/^    server engine [^ ]*$/& disabled/"
+"""What `sed` does to a gate's configuration so that it lets nobody through: without a server HAProxy answers 503."""
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 
 # In the wire format of the OpenAI API, so that clients say what is wrong.

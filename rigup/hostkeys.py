@@ -12,6 +12,7 @@ import paramiko
 from paramiko.hostkeys import HostKeyEntry, HostKeys, InvalidHostKey
 
 from rigup import atomic
+from rigup.asking import agreed
 from rigup.errors import RigupError
 from rigup.inventory import Host, find_inventory, load_inventory
 from rigup.settings import Connection
@@ -79,19 +80,12 @@ def command(options: argparse.Namespace) -> int:
     print(f"  known:    {', '.join(before) or 'nothing'}")
     print(f"  it shows: {key.fingerprint}")
     print("On its console, `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` must print the same.")
-    if not options.yes and not _agreed(host.name):
+    if not options.yes and not agreed(f"Accept this key for {host.name}?"):
         print("Nothing was changed.", file=sys.stderr)
         return 1
     accept(path, kept, known_as(way), key)
     print(f"Accepted, in {path}. `pyinfra inventory/lab.py deploy.py --limit {host.name}` brings it into service.")
     return 0
-
-
-def _agreed(name: str) -> bool:
-    try:
-        return input(f"Accept this key for {name}? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
 
 
 def presented(host: Host) -> paramiko.PKey:

@@ -21,7 +21,6 @@ __all__ = [
     "LEFTOVERS",
     "ROOM",
     "ROOMS",
-    "UNIT_FILES",
     "Ledger",
     "Unmerged",
     "backup_of",
@@ -48,13 +47,6 @@ ROOMS = (
     ROOM,
 )
 """Directories that are ours with all that is in them."""
-
-UNIT_FILES = tuple(
-    f"{place}/system/{name}"
-    for place in ("/etc/systemd", "/usr/local/lib/systemd", "/run/systemd")
-    for name in ("llm@*.service", "*.target.wants/llm@*.service")
-)
-"""Patterns of the endpoints' unit files, which programs on the host put where systemd reads them."""
 
 ACCOUNTS = {
     "docker-ce": ("group", "docker"),
@@ -94,6 +86,7 @@ class Ledger:
     removed: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -103,7 +96,8 @@ class Ledger:
     @property
     def units(self) -> list[str]:
         """Names of our units: those whose files were written; a template as a pattern of its instances."""
-        names = [path.rpartition("/")[2] for path in self.files if path.rpartition("/")[0] in UNITS]
+        written = [path for path, sums in self.files.items() if sums != {""}]
+        names = {path.rpartition("/")[2] for path in written if path.rpartition("/")[0] in UNITS}
         return sorted(name.replace("@.", "@*.") for name in names)
 
 

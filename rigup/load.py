@@ -13,6 +13,7 @@ _GAUGE = re.compile(
 )
 
 
-def running_requests(lines: Iterable[str]) -> int:
-    """Requests that run or wait, from the metrics' text; 0 where the endpoint does not answer."""
-    return round(sum(float(match[1]) for line in lines if (match := _GAUGE.match(line))))
+def running_requests(lines: Iterable[str]) -> int | None:
+    """Requests that run or wait, from the metrics' text; None where it does not say."""
+    counts = [float(match[1]) for line in lines if (match := _GAUGE.match(line))]
+    return round(sum(counts)) if counts else None

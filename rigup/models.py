@@ -13,6 +13,7 @@ from typing import Any
 
 import paramiko
 
+from rigup.asking import agreed
 from rigup.batch import Answer, Ask
 from rigup.errors import RigupError
 from rigup.facts.store import Stored, StoredModels
@@ -42,10 +43,10 @@ def add_commands(commands: Any) -> None:
     remove.add_argument("host", metavar="HOST")
     remove.add_argument("what", metavar="REPO[@COMMIT]", help="the commit may be shortened to 7 digits or more")
     remove.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    for command in (models, remove):
-        command.add_argument(
-            "--inventory", type=Path, metavar="FILE", help="the inventory file; by default the deploy's"
-        )
+    told = "the inventory file; by default the deploy's"
+    models.add_argument("--inventory", type=Path, metavar="FILE", help=told)
+    # A default here would undo what stands before `rm`.
+    remove.add_argument("--inventory", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=told)
     models.set_defaults(run=_list)
     remove.set_defaults(run=_remove)
 
@@ -163,7 +164,7 @@ def _remove(options: argparse.Namespace) -> int:
     found = chosen(_stored(host), options.what, host.name)
     total = sum(each.bytes for each in found)
     named = f"{found[0].repo} at {found[0].revision} ({size(total)}) from {host.name}"
-    if not options.yes and input(f"Remove {named}? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not options.yes and not agreed(f"Remove {named}?"):
         print("nothing was removed")
         return 1
     answer = _ask(host, removal(host.settings.model_store, found[0]))

@@ -23,6 +23,7 @@ __all__ = [
     "SMOKE",
     "USER",
     "WAIT_READY",
+    "cache_volumes",
     "docker_argv",
     "env_file_text",
     "gpus_proof",
@@ -83,9 +84,8 @@ def docker_argv(endpoint: EndpointPlan) -> list[str]:
     arguments += _devices(endpoint)
     arguments += [f"--ulimit={limit}={value}" for limit, value in sorted(endpoint.ulimits.items())]
     arguments += _mounts(endpoint)
-    arguments += [
-        f"--mount=type=volume,source={cache_volume(endpoint, path)},target={path}" for path in endpoint.caches
-    ]
+    volumes = cache_volumes(endpoint)
+    arguments += [f"--mount=type=volume,source={volume},target={path}" for path, volume in volumes.items()]
     arguments += [f"--mount=type=tmpfs,target={path}" for path in endpoint.tmpfs]
     # It serves as the container's root, and needs nothing that makes root more than another user.
     arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
@@ -117,6 +117,7 @@ def judge_argv(endpoint: EndpointPlan) -> list[str]:
         # systemd puts variables into the words of a transient unit as well.
         return [*_confined(endpoint), "--", python, *(word.replace("$", "$$") for word in words)]
     arguments = [DOCKER, "run", "--rm", "--pull=never", "--log-driver=none", "--network=none"]
+    arguments.append(f"--label=rigup.plan={endpoint.digest}")
     arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
     # vLLM looks at the GPUs to know which of its platforms it is on.
     arguments += [*_devices(endpoint), *_mounts(endpoint)]
@@ -143,9 +144,9 @@ def _binds(endpoint: EndpointPlan) -> list[str]:
     return [systemd_quote(endpoint.checkpoint.path), *mounts]
 
 
-def cache_volume(endpoint: EndpointPlan, path: str) -> str:
-    """The volume that keeps what an endpoint's server caches at `path`, such as compiled kernels."""
-    return f"{endpoint.container}{path.replace('/', '-')}"
+def cache_volumes(endpoint: EndpointPlan) -> dict[str, str]:
+    """The volumes that keep what an endpoint's server caches, such as compiled kernels, by the path they lie at."""
+    return {path: f"{endpoint.container}{path.replace('/', '-')}" for path in endpoint.caches if endpoint.image}
 
 
 def wait_argv(endpoint: EndpointPlan) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from pyinfra import host
+from pydantic import TypeAdapter, ValidationError
+from pyinfra import host, state
 from pyinfra.api.deploy import deploy
 
 from rigup.facts.files import FileText
@@ -14,6 +15,7 @@ from rigup.ledger import Ledger
 from rigup.operations import apt, undo
 from rigup.plan import PLAN, kept_plan
 from rigup.settings import Settings
+from tasks.preflight import Refused
 
 __all__ = ["rebuild"]
 
@@ -24,8 +26,9 @@ REMOVE_STORE = "remove_store"
 def rebuild() -> None:
     """In an order that can be cut short anywhere: what serves, what it runs on, the files, and the ledger last."""
     data: dict[str, Any] = host.data.dict()
-    with_store = str(data.pop(REMOVE_STORE, "no")).lower() in ("yes", "true", "1")
+    with_store = _yes_or_no(data.pop(REMOVE_STORE, "no"))
     settings = Settings.from_data(data, host.name)
+    _one_by_one(settings.at_a_time)
     book: Ledger = host.get_fact(HostLedger)
     remains: RemainsValue = host.get_fact(Remains, **remains_of(book))
     if not book.files and not remains.words():
@@ -41,15 +44,18 @@ def rebuild() -> None:
         endpoints={entry["name"]: _metrics(entry) for entry in plan.get("endpoints", [])},
         limit=settings.drain_timeout,
     )
-    undo.stopped(name="Stop what serves and what downloads", units=book.units)
+    mounts = [unit for unit in book.units if unit.endswith(".mount")]
+    undo.stopped(name="Stop what serves and what downloads", units=[unit for unit in book.units if unit not in mounts])
     apt.repair(name="Finish what an interrupted dpkg left behind")
     undo.docker_emptied(name="Remove the images", book=book, kept=kept)
     undo.keys_removed(name="Take our keys out of files of others", book=book, kept=kept)
     undo.packages_purged(name="Purge the packages", book=book, kept=kept)
-    undo.files_restored(name="Remove the files", book=book, kept=kept)
     undo.users_removed(name="Remove the users", book=book, kept=kept)
     if with_store:
-        undo.store_removed(name="Remove the checkpoints", book=book)
+        undo.store_removed(name="Remove the checkpoints", book=book, mounts=mounts)
+    # Until here it was needed: what lies on it was to be removed, or become root's.
+    undo.unmounted(name="Unmount the store's disk", mounts=mounts)
+    undo.files_restored(name="Remove the files", book=book, kept=kept)
     undo.rebooted(
         name="Reboot if our driver or arguments are in effect",
         book=book,
@@ -58,8 +64,26 @@ def rebuild() -> None:
         timeout=settings.reboot_timeout,
         kept=kept,
     )
-    undo.rooms_removed(name="Remove our directories")
+    undo.rooms_removed(name="Remove our directories", book=book)
     undo.closed(name="Prove that nothing is left", book=book, kept=kept)
+
+
+def _yes_or_no(value: object) -> bool:
+    """What a person may write for it, as for a setting. Raises Refused for what is neither."""
+    try:
+        return TypeAdapter(bool).validate_python(value)
+    except ValidationError as error:
+        raise Refused(f"--data {REMOVE_STORE}={value} is neither yes nor no; nothing was changed") from error
+
+
+def _one_by_one(at_a_time: int) -> None:
+    """Raises Refused where the run would take more hosts out of service than may be at a time."""
+    hosts = sorted(each.name for each in state.inventory.get_active_hosts())
+    if len(hosts) > at_a_time:
+        raise Refused(
+            f"{', '.join(hosts)} would not serve until the next deploy, and at_a_time is {at_a_time}: begin with "
+            f"`--limit {hosts[0]}` and deploy it, or take all with `--data at_a_time={len(hosts)}`; nothing was changed"
+        )
 
 
 def _metrics(endpoint: dict[str, Any]) -> str:

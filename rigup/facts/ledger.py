@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,13 +10,16 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts._reading import Value, reading
-from rigup.ledger import BEFORE, LEDGER, ROOMS, UNIT_FILES, Ledger, parse
+from rigup.ledger import BEFORE, LEDGER, ROOMS, Ledger, backup_of, parse
 
-__all__ = ["HostLedger", "Remains", "RemainsValue", "Sums", "parse_remains", "parse_sums", "remains_of"]
+__all__ = ["HostLedger", "Remains", "RemainsValue", "Sums", "links_of", "parse_remains", "parse_sums", "remains_of"]
 
 # Where something of ours could lie beside what the ledger names.
 SEARCHED = ("/etc", "/usr/local", "/var/lib", "/var/cache", "/run", "/opt")
-UNITS = ("llm@*", "model-fetch@*", "rigup-*")
+# What a write that was cut short leaves beside its file, whose name the ledger may not have yet.
+STAGED = ".rigup-new.*"
+# The commands that run as units of their own; the ledger has the others.
+UNITS = ("rigup-*",)
 TABLE = "table inet rigup"
 
 
@@ -36,40 +40,50 @@ class HostLedger(FactBase[Ledger]):
 
 @dataclass(frozen=True)
 class RemainsValue(Value):
-    """What is there of things that a ledger names, and of others that bear our name."""
+    """What is there of things that a ledger names; `named` are paths that only bear our name, so may be anybody's."""
 
     packages: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
 
     def words(self) -> list[str]:
-        """One for each thing, such as `user rigup-fetch`."""
+        """One for each thing of ours, such as `user rigup-fetch`."""
         kinds = (("package", self.packages), ("user", self.users), ("unit", self.units), ("", self.paths))
         return [f"{kind} {name}".strip() for kind, names in kinds for name in names]
 
 
 def parse_remains(lines: list[str]) -> RemainsValue:
     """From lines `KIND NAME`."""
-    found: dict[str, dict[str, None]] = {"packages": {}, "users": {}, "units": {}, "paths": {}}
+    found: dict[str, dict[str, None]] = {"packages": {}, "users": {}, "units": {}, "paths": {}, "named": {}}
     for line in lines:
         kind, _, name = line.strip().partition(" ")
         if kind in found and name.strip():
             found[kind][name.split()[0] if kind == "units" else name.strip()] = None
+    found["named"] = {path: None for path in found["named"] if path not in found["paths"]}
     return RemainsValue(**{kind: tuple(names) for kind, names in found.items()})
 
 
 class Remains(FactBase[RemainsValue]):
-    """Which of these packages (installed, or with configuration left), users and paths there are, and our units.
+    """Which of these packages (installed, or with configuration left), users, paths and units there are.
 
-    Beside the paths, everything below the usual places whose name holds `rigup` is looked for.
+    `links` are patterns of further paths. Beside them, everything below the usual places whose name holds `rigup` is
+    looked for.
     """
 
     @staticmethod
     def default() -> RemainsValue:
         return RemainsValue()
 
-    def command(self, packages: Sequence[str], users: Sequence[str], paths: Sequence[str]) -> StringCommand:
+    def command(
+        self,
+        packages: Sequence[str],
+        users: Sequence[str],
+        paths: Sequence[str],
+        units: Sequence[str],
+        links: Sequence[str],
+    ) -> StringCommand:
         parts: list[StringCommand] = []
         if packages:
             names = [QuoteString(name) for name in packages]
@@ -85,13 +99,17 @@ class Remains(FactBase[RemainsValue]):
         parts += [
             StringCommand(
                 "systemctl list-units --all --plain --no-legend --no-pager --full --",
-                *map(QuoteString, UNITS),
+                *map(QuoteString, (*UNITS, *units)),
                 "2>/dev/null | sed 's/^/units /';",
             ),
             StringCommand(f"nft list tables 2>/dev/null | grep -x '{TABLE}' | sed 's/^/paths nftables: /';"),
             StringCommand(
-                "{ ls -1d -- /nonexistent", *UNIT_FILES, *wanted, "2>/dev/null; find", *SEARCHED,
-                "-xdev -maxdepth 5 -name '*rigup*' -prune -print 2>/dev/null; } | sed 's/^/paths /' || true",
+                "{ ls -1d -- /nonexistent", *links, *wanted, "2>/dev/null; find", *SEARCHED,
+                f"-xdev -maxdepth 5 -name '{STAGED}' -prune -print 2>/dev/null; }} | sed 's/^/paths /';",
+            ),
+            StringCommand(
+                "find", *SEARCHED,
+                "-xdev -maxdepth 5 -name '*rigup*' -prune -print 2>/dev/null | sed 's/^/named /' || true",
             ),
         ]  # fmt: skip
         return StringCommand(*parts)
@@ -103,11 +121,21 @@ class Remains(FactBase[RemainsValue]):
 
 def remains_of(ledger: Ledger) -> dict[str, list[str]]:
     """The arguments of `Remains` for all that a ledger names. Files of others that only hold keys of ours are none."""
+    written = [path for path, sums in ledger.files.items() if sums != {""}]
+    backups = map(backup_of, (*ledger.files, *ledger.keys))
     return {
         "packages": sorted(ledger.packages),
         "users": sorted(ledger.users),
-        "paths": sorted({*ROOMS, *(path for path, sums in ledger.files.items() if sums != {""})}),
+        "paths": sorted({*ROOMS, *written, *backups}),
+        "units": ledger.units,
+        "links": links_of(ledger),
     }
+
+
+def links_of(ledger: Ledger) -> list[str]:
+    """What puts our units into force beside their files: links for the boot, and units on trial. As shell patterns."""
+    places = ("/etc/systemd/system/*.wants", "/run/systemd/system")
+    return ["*".join(map(shlex.quote, f"{place}/{unit}".split("*"))) for unit in ledger.units for place in places]
 
 
 def parse_sums(lines: list[str]) -> dict[str, str]:

@@ -15,11 +15,13 @@ __all__ = [
     "AptSources",
     "AptVersions",
     "BrokenPackages",
+    "Conffiles",
     "DpkgTrouble",
     "InstalledVersions",
     "parse_apt_sources",
     "parse_apt_versions",
     "parse_broken_packages",
+    "parse_edited",
     "parse_installed_versions",
 ]
 
@@ -96,6 +98,34 @@ class AptSources(FactBase[dict[str, set[str]]]):
     @reading
     def process(self, output: list[str]) -> dict[str, set[str]]:
         return parse_apt_sources(output)
+
+
+def parse_edited(lines: list[str]) -> set[str]:
+    """The files that are not what they were, from what `md5sum --check` says; a missing one is none."""
+    return {line.removesuffix(": FAILED") for line in lines if line.endswith(": FAILED")}
+
+
+class Conffiles(FactBase[set[str]]):
+    """The configuration files of these packages that somebody has edited since dpkg put them there."""
+
+    @staticmethod
+    def default() -> set[str]:
+        return set()
+
+    def command(self, packages: Sequence[str]) -> StringCommand:
+        if not packages:
+            return StringCommand("true")
+        return StringCommand(
+            "dpkg-query -W -f '${Conffiles}\\n' --",
+            *(QuoteString(name) for name in packages),
+            # From ` PATH SUM`, with `obsolete` behind it or not, to what md5sum checks.
+            "2>/dev/null | sed -nE 's#^ (/.*) ([0-9a-f]{32})( .*)?$#\\2  \\1#p'",
+            "| LC_ALL=C md5sum --check --quiet 2>/dev/null || true",
+        )
+
+    @reading
+    def process(self, output: list[str]) -> set[str]:
+        return parse_edited(output)
 
 
 class InstalledVersions(FactBase[dict[str, str]]):

@@ -52,8 +52,11 @@ REMOVAL = re.compile(r"^(?:Remv|Purg) (\S+)")
 ADDITION = re.compile(r"^Inst (\S+) \((?!\[)")
 # Not taken back by a rebuild: it may be the kernel that runs.
 KERNEL = re.compile(r"linux-(image|modules)-")
-# apt's and the mirrors' ways of saying that the lists are older than the archive.
-OUTDATED = re.compile(r"404\s+Not Found|Unable to fetch some archives|File has unexpected size|Hash Sum mismatch")
+# apt's and the mirrors' ways of saying that the lists are older than the archive; or than the source's key, where a
+# source of others had none and made way.
+OUTDATED = re.compile(
+    r"404\s+Not Found|Unable to fetch some archives|File has unexpected size|Hash Sum mismatch|unauthenticated packages"
+)
 
 
 def parse_removals(lines: Collection[str]) -> list[str]:
@@ -193,15 +196,19 @@ def repair(timeout: float = 3600) -> Commands:
     yield work(mend, "dpkg --configure")
 
 
-def purge(host: Host, packages: Collection[str], timeout: float) -> set[str]:
-    """Purge those of `packages` that are there, except what packages of others need; returns these."""
+def purge(host: Host, packages: Collection[str], timeout: float) -> None:
+    """Purge those of `packages` that are there."""
+    if going := sorted(_present(host, packages)):
+        _apt_get(host, ["purge", *going], f"apt purges {len(going)} packages", timeout)
+
+
+def needed_by_others(host: Host, packages: Collection[str], timeout: float) -> set[str]:
+    """Those of `packages` that must stay because packages of others need them."""
     wait_for_leftover(host, UNIT, "apt", timeout)
     going, staying = set(_present(host, packages)), set[str]()
     while going:
-        arguments = ["purge", *sorted(going)]
-        others = [name for name in parse_removals(simulate(host, arguments).lines) if name not in going]
+        others = [name for name in parse_removals(simulate(host, ["purge", *sorted(going)]).lines) if name not in going]
         if not others:
-            _apt_get(host, arguments, f"apt purges {len(going)} packages", timeout)
             break
         needed = with_what_they_need(host, going, others)
         if not needed:
@@ -328,7 +335,7 @@ def _apt_get(host: Host, arguments: Sequence[str], what: str, timeout: float) ->
     except OperationError as error:
         if not OUTDATED.search(str(error)):
             raise
-        say(host, "the archive has moved on: apt's lists are fetched again")
+        say(host, "apt's lists are not those of the archive as it is now: they are fetched again")
         _update(host, timeout)
         run_as_unit(host, UNIT, argv, what=what, limit_s=timeout, env=ENVIRONMENT)
 

@@ -17,13 +17,13 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.context import host
 
+from rigup import notes
 from rigup.diagnosis import explain
 from rigup.facts.endpoints import Endpoints, EndpointsValue, parse_endpoints
 from rigup.facts.files import FileInfo, FileState, parse_file_info
 from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
-from rigup.notes import note
 from rigup.operations._host import check, run, say, work
-from rigup.operations._ledger import note_directory, note_file
+from rigup.operations._ledger import note, note_directory, note_file
 from rigup.operations._turns import TURNS
 from rigup.operations._units import (
     DIAGNOSED_LINES,
@@ -36,7 +36,15 @@ from rigup.operations._units import (
 )
 from rigup.operations.systemd import ENABLED, stale_reasons
 from rigup.plan import ENDPOINTS, UNITS, EndpointPlan
-from rigup.render import PROOF_SECONDS, inputs_of, judge_argv, served_argv, start_seconds, unit_text
+from rigup.render import (
+    PROOF_SECONDS,
+    cache_volumes,
+    inputs_of,
+    judge_argv,
+    served_argv,
+    start_seconds,
+    unit_text,
+)
 
 __all__ = ["judged", "serve", "tidy"]
 
@@ -107,8 +115,8 @@ def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta]
     its proof, all that was stopped serves again as before, and the operation fails with what was found.
     """
     found: EndpointsValue = host.get_fact(Endpoints)
-    # Active without being in force: what a switch had on trial that was given up.
-    removed = sorted((found.in_force.keys() | found.active) - {endpoint.name for endpoint in endpoints})
+    # Active without being in force: what a switch had on trial that was given up. Units of others have no generations.
+    removed = sorted((found.in_force.keys() | found.active & found.names) - {endpoint.name for endpoint in endpoints})
     todo = [_todo(endpoint) for endpoint in endpoints]
     foreseen = any(not meta.is_complete() and meta.will_change for meta in reload_for)
     if not any(todo) and not removed and not foreseen:
@@ -177,20 +185,23 @@ def _todo_now(host: Host, endpoint: EndpointPlan) -> Todo | None:
 
 
 def _note(host: Host, endpoints: Sequence[EndpointPlan]) -> None:
-    """Write down the unit files that the switch will put into force."""
+    """Write down the unit files that the switch will put into force, and the volumes that Docker makes for them."""
     for directory in (UNITS.rpartition("/")[0], UNITS):
         known = StringCommand("test -d", QuoteString(directory), "||", note_directory(directory))
         check(host, known, failing=f"could not write the ledger of {host.name}")
     for endpoint in endpoints:
         written = note_file(endpoint.unit_file, hashlib.sha256(unit_text(endpoint).encode()).hexdigest())
         check(host, written, failing=f"could not write the ledger of {host.name}")
+        if volumes := cache_volumes(endpoint):
+            failing = f"could not write the ledger of {host.name}"
+            check(host, note("volumes", list(volumes.values())), failing=failing)
 
 
 def _result(host: Host) -> EndpointsValue:
     """What the host's endpoints are after a switch; for how long nothing answered becomes a part of the report."""
     found = parse_endpoints(list(run(host, Endpoints().command()).lines))
     if found.last.get("downtime_s") is not None:
-        note(host.name, downtime_s=found.last["downtime_s"])
+        notes.note(host.name, downtime_s=found.last["downtime_s"])
     return found
 
 

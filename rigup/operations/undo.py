@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,11 +21,14 @@ from pyinfra.context import host, state
 
 from rigup import ledger
 from rigup.facts.kernel import KernelState, parse_kernel_state
-from rigup.facts.ledger import UNITS, Remains, Sums, parse_remains, parse_sums, remains_of
-from rigup.ledger import ACCOUNTS, BEFORE, EMPTIED, LEFTOVERS, ROOM, ROOMS, UNIT_FILES, Ledger, backup_of, unmerge
+from rigup.facts.ledger import SEARCHED, STAGED, UNITS, Remains, Sums, links_of, parse_remains, parse_sums, remains_of
+from rigup.facts.packages import Conffiles, parse_edited
+from rigup.gate import DRAIN, GATES
+from rigup.ledger import ACCOUNTS, BEFORE, EMPTIED, LEFTOVERS, ROOM, ROOMS, Ledger, backup_of, unmerge
 from rigup.load import running_requests
 from rigup.operations import apt
 from rigup.operations._host import Clock, check, duration, run, say, work
+from rigup.operations._units import wait_for_leftover
 from rigup.operations.files import place
 from rigup.operations.reboot import reboot_and_wait
 
@@ -42,6 +45,7 @@ __all__ = [
     "rooms_removed",
     "stopped",
     "store_removed",
+    "unmounted",
     "users_removed",
 ]
 
@@ -49,7 +53,6 @@ Commands = Generator[FunctionCommand, None, None]
 
 SAVED = "/var/backups/rigup"
 DOCKER_DATA = ("/var/lib/docker", "/var/lib/containerd")
-OUR_CONTAINERS = ("llm-", "rigup-")
 BOOT_FILES = {"/etc/default/grub.d/": "update-grub", "/etc/modprobe.d/": "update-initramfs -u -k all"}
 
 _asking = RLock()
@@ -88,18 +91,34 @@ def confirmed() -> Commands:
 
 @operation()
 def drained(endpoints: Mapping[str, str], limit: int) -> Commands:
-    """Wait until no request runs at any endpoint (name to metrics URL), at most `limit` seconds; say how many do."""
+    """Let no new request in at the gates, and wait until none runs at any endpoint (name to metrics URL).
+
+    It waits at most `limit` seconds, and says how many run. An endpoint without metrics is named and not waited for.
+    Who asks on the host itself passes no gate, and may go on asking.
+    """
     if not endpoints:
         host.noop("there is no endpoint")
         return
-    yield work(lambda host: wait_for_requests(host, endpoints, limit), "wait for requests")
+
+    def drain(host: Host) -> None:
+        for name in endpoints:
+            # HAProxy's reload: what runs ends in the former process, what comes meets the present one.
+            reload = ("systemctl kill --kill-whom=main --signal=USR2 --", QuoteString(f"rigup-gate@{name}.service"))
+            if run(host, "sed -i", QuoteString(DRAIN), QuoteString(f"{GATES}/{name}.cfg"), "&&", *reload).ok:
+                say(host, f"the gate of {name} answers new requests with 503")
+        _wait_for_requests(host, endpoints, limit)
+
+    yield work(drain, "wait for requests")
 
 
-def wait_for_requests(host: Host, endpoints: Mapping[str, str], limit: int) -> None:
-    """What `drained` does, for operations that stop endpoints themselves."""
-    clock, before = Clock(limit), -1
+def _wait_for_requests(host: Host, endpoints: Mapping[str, str], limit: int) -> None:
+    clock, before, silent = Clock(limit), -1, set[str]()
     while True:
         counts = {name: _requests(host, url) for name, url in endpoints.items()}
+        for name in sorted({name for name, count in counts.items() if count is None} - silent):
+            silent.add(name)
+            say(host, f"{name} does not tell how many requests it answers (SGLang without --enable-metrics): whatever")
+            say(host, "runs there is not waited for, and is cut off")
         busy = {name: count for name, count in counts.items() if count}
         total = sum(busy.values())
         if not busy:
@@ -116,22 +135,28 @@ def wait_for_requests(host: Host, endpoints: Mapping[str, str], limit: int) -> N
         clock.nap()
 
 
-def _requests(host: Host, url: str) -> int:
-    answer = run(host, "curl -sS -m 10 --noproxy '*' --", QuoteString(url), "2>/dev/null || true")
-    return running_requests(answer.lines)
+def _requests(host: Host, url: str) -> int | None:
+    """How many requests run or wait; none where nothing answers, None where the answer does not say."""
+    answer = run(host, "curl -sS -m 10 --noproxy '*' --", QuoteString(url), "2>/dev/null")
+    return running_requests(answer.lines) if answer.ok else 0
 
 
 @operation()
-def stopped(units: Sequence[str]) -> Commands:
-    """Have none of our units running or starting at boot. `units` may be patterns."""
+def stopped(units: Sequence[str], timeout: float = 3600) -> Commands:
+    """Have none of our units running or starting at boot. `units` may be patterns.
+
+    What apt does for a deploy that was cut off is waited for, at most `timeout` seconds: dpkg is not to be killed.
+    """
 
     def stop(host: Host) -> None:
+        wait_for_leftover(host, apt.UNIT, "apt", timeout)
         names = [QuoteString(unit) for unit in (*UNITS, *units)]
         listing = "systemctl list-units --all --plain --no-legend --no-pager --full --"
         files = "systemctl list-unit-files --plain --no-legend --no-pager --state=enabled --"
         there = [line.split()[0] for line in run(host, listing, *names).lines if line.strip()]
         there += [line.split()[0] for line in run(host, files, *names).lines if line.strip()]
-        for unit in dict.fromkeys(there):
+        # Ours first: a switch would start again what was stopped under it.
+        for unit in sorted(dict.fromkeys(there), key=lambda unit: not unit.startswith("rigup-")):
             say(host, f"stopping {unit}")
             run(host, "systemctl disable --quiet --now --", QuoteString(unit))
             check(host, "systemctl stop --", QuoteString(unit), failing=f"could not stop {unit} on {host.name}")
@@ -143,9 +168,26 @@ def stopped(units: Sequence[str]) -> Commands:
 
 
 @operation()
+def unmounted(mounts: Sequence[str]) -> Commands:
+    """Have the store's own disk mounted no more, neither now nor at boot."""
+    if not mounts:
+        host.noop("the store has no disk of its own")
+        return
+
+    def unmount(host: Host) -> None:
+        for unit in mounts:
+            name = QuoteString(unit)
+            run(host, "systemctl disable --quiet --", name)
+            if run(host, "systemctl is-active --quiet --", name).ok:
+                check(host, "systemctl stop --", name, failing=f"could not unmount the store's disk of {host.name}")
+
+    yield work(unmount, "unmount the store")
+
+
+@operation()
 def docker_emptied(book: Ledger, kept: Kept) -> Commands:
     """Have our images gone, and Docker's store with them where Docker came with us and holds nothing of others."""
-    if not book.images and "docker-ce" not in book.packages:
+    if not book.images and not book.volumes and "docker-ce" not in book.packages:
         host.noop("Docker holds nothing of ours")
         return
 
@@ -153,9 +195,10 @@ def docker_emptied(book: Ledger, kept: Kept) -> Commands:
         if not run(host, "command -v dockerd").ok:
             return
         run(host, "systemctl start docker.service")
-        names = run(host, "docker ps --all --format '{{.Names}}'").lines
-        for name in (name for name in names if name.startswith(OUR_CONTAINERS)):
+        for name in run(host, "docker ps --all --filter label=rigup.plan --format '{{.Names}}'").lines:
             run(host, "docker rm --force --", QuoteString(name))
+        for volume in book.volumes:
+            run(host, "docker volume rm --force --", QuoteString(volume))
         for image in book.images:
             run(host, "docker image rm --", QuoteString(image))
         if "docker-ce" not in book.packages:
@@ -250,13 +293,33 @@ def packages_purged(book: Ledger, kept: Kept, timeout: float = 3600) -> Commands
         if kept.docker:
             # Who has containers here needs Docker as it is.
             kept.packages |= apt.with_what_they_need(host, ours, [*filter(_is_docker, ours)])
-        kept.packages |= apt.purge(host, ours - kept.packages, timeout)
+        kept.packages |= apt.needed_by_others(host, ours - kept.packages, timeout)
+        _keep_edited(host, book, ours - kept.packages, kept)
+        apt.purge(host, ours - kept.packages, timeout)
         for package in (ours - kept.packages) & LEFTOVERS.keys():
             run(host, "rm -rf --", QuoteString(LEFTOVERS[package]))
         if kept.packages:
             kept.tell(f"packages that others need: {_some(sorted(kept.packages))}")
 
     yield work(purge, "purge packages")
+
+
+def _keep_edited(host: Host, book: Ledger, packages: Set[str], kept: Kept) -> None:
+    """Put the configuration of these packages aside that somebody has edited: a purge removes it."""
+    edited = parse_edited(list(run(host, Conffiles().command(sorted(packages))).lines))
+    for path in sorted(edited - book.files.keys() - book.keys.keys()):
+        _put_aside(host, path, kept)
+
+
+def _put_aside(host: Host, path: str, kept: Kept) -> None:
+    saved = f"{SAVED}{path}"
+    kept.tell(f"{path} as it was changed by hand: now {saved}")
+    check(
+        host,
+        StringCommand("( umask 077 && mkdir -p --", QuoteString(posixpath.dirname(saved)), ") && cp -a --"),
+        StringCommand(QuoteString(path), QuoteString(saved)),
+        failing=f"could not keep {path} of {host.name}",
+    )
 
 
 def _is_docker(package: str) -> bool:
@@ -276,14 +339,7 @@ def files_restored(book: Ledger, kept: Kept) -> Commands:
         for path in paths:
             there, before = sums.get(path), sums.get(f"{BEFORE}{path}")
             if there is not None and there not in book.files[path] and there != before:
-                saved = f"{SAVED}{path}"
-                kept.tell(f"{path} as it was changed by hand: now {saved}")
-                check(
-                    host,
-                    StringCommand("( umask 077 && mkdir -p --", QuoteString(posixpath.dirname(saved)), ") && cp -a --"),
-                    StringCommand(QuoteString(path), QuoteString(saved)),
-                    failing=f"could not keep {path} of {host.name}",
-                )
+                _put_aside(host, path, kept)
             if before is not None and there != before:
                 _put_back(host, path)
             elif there is not None and before is None:
@@ -341,13 +397,24 @@ def _forget_account(host: Host, kind: str, account: str, kept: Kept) -> None:
 
 
 @operation()
-def store_removed(book: Ledger) -> Commands:
-    """Have the checkpoints gone that came with a deploy, and the directories above them where nothing else is left."""
+def store_removed(book: Ledger, mounts: Sequence[str] = ()) -> Commands:
+    """Have the checkpoints gone that came with a deploy, and the directories above them where nothing else is left.
+
+    `mounts` are the units that mount the disk they lie on; one that cannot be mounted is an error.
+    """
     if not book.checkpoints:
         host.noop("no checkpoint came with a deploy")
         return
 
     def remove(host: Host) -> None:
+        for unit in mounts:
+            check(
+                host,
+                "systemctl start --",
+                QuoteString(unit),
+                failing=f"the disk with the checkpoints of {host.name} is not mounted, so they cannot be removed. "
+                "Mount it and run again, or run without remove_store",
+            )
         for path in book.checkpoints:
             parent = posixpath.dirname(path)
             incoming = f"{parent}/.{posixpath.basename(path)}.incoming"
@@ -382,12 +449,14 @@ def rebooted(book: Ledger, kernel_args: Sequence[str], allowed: bool, timeout: f
 
 
 @operation()
-def rooms_removed() -> Commands:
-    """Have the directories gone that are wholly ours; the ledger's stays."""
+def rooms_removed(book: Ledger) -> Commands:
+    """Have the directories gone that are wholly ours, and what was cut short; the ledger's stays."""
 
     def remove(host: Host) -> None:
         rooms = [QuoteString(room) for room in ROOMS if room != ROOM]
-        check(host, "rm -rf --", *rooms, *UNIT_FILES, failing=f"could not remove our directories on {host.name}")
+        failing = f"could not remove our directories on {host.name}"
+        check(host, "rm -rf --", *rooms, *links_of(book), failing=failing)
+        run(host, "find", *SEARCHED, f"-xdev -maxdepth 5 -name '{STAGED}' -prune -exec rm -rf -- {{}} +")
         for directory in EMPTIED:
             run(host, "rmdir --", QuoteString(directory), "2>/dev/null")
 
@@ -400,10 +469,15 @@ def closed(book: Ledger, kept: Kept) -> Commands:
 
     def prove(host: Host) -> None:
         remains = parse_remains(list(run(host, Remains().command(**remains_of(book))).lines))
-        expected = {f"package {name}" for name in kept.packages} | {ROOM}
+        sums = parse_sums(list(run(host, Sums().command(sorted(book.files))).lines))
+        # What others had at a path of ours is theirs again.
+        restored = {path for path in book.files if sums.get(path) == sums.get(f"{BEFORE}{path}")}
+        expected = {f"package {name}" for name in kept.packages} | {ROOM} | restored
         if left := [word for word in remains.words() if word not in expected]:
             raise OperationError(f"{host.name} is not bare yet: {_some(left)}. See why, and run again.")
         say(host, f"nothing is left of {_counted(book)}")
+        for path in remains.named:
+            kept.tell(f"{path}, which no deploy has made")
         for line in kept.told:
             say(host, f"kept: {line}")
         if book.removed:

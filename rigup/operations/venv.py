@@ -46,7 +46,7 @@ def synced(path: str, requirements: str, index: str) -> Generator[StringCommand,
     yield StringCommand("python3 -m venv --clear", QuoteString(path))
     yield StringCommand(
         QuoteString(f"{path}/bin/pip"),
-        "install --quiet --no-input --disable-pip-version-check --require-hashes --requirement",
+        "install --quiet --no-input --no-cache-dir --disable-pip-version-check --require-hashes --requirement",
         QuoteString(requirements),
         *(QuoteString(argument) for argument in index_arguments(index)),
     )

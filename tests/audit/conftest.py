@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from outcomes import Outcome, exit_code, write
-from subject import About, Deviation, Subject
+from subject import YOU, About, Deviation, Subject
 
 from rigup import testinfra_backend
 from rigup.errors import RigupError
@@ -101,12 +101,11 @@ def step_of(item: pytest.Item) -> str:
 
 
 def remedy(item: pytest.Item) -> str:
-    """Which step of the deploy puts right what a check finds."""
-    step = step_of(item)
-    if step == "preflight":
-        return "repaired by: you; a deploy refuses such a host"
-    # An endpoint that does not answer is started anew by the step that started it.
-    return f"repaired by: the {'serve' if step == 'verify' else step} step of the deploy"
+    """Which steps of the deploy put right what a check finds."""
+    steps = about(item).repair or (step_of(item),)
+    if steps == (YOU,):
+        return "repaired by: you"
+    return f"repaired by: the {' and '.join(steps)} step{'s' if len(steps) > 1 else ''} of the deploy"
 
 
 def id_of(item: pytest.Item) -> str:

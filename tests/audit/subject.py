@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -25,8 +26,10 @@ from rigup.plan import Plan
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.settings import Settings
 
+FILES = Path(__file__).resolve().parents[2] / "files"
 HUB_CACHE = Path(".rigup/hub")
 ABSENT = "nothing"
+YOU = "you"
 GPU_FIELDS = ("name", "driver_version", "persistence_mode")
 
 
@@ -44,24 +47,31 @@ class About:
 
     `severity` is critical (it does not serve, or will not after the next boot), major or minor; `settings` are the
     keys of the inventory that it comes from; `root` says that only root can see it, `deep` that it takes its time.
+    `repair` are the steps of the deploy that make what is checked, where they are not the one that the check's file is
+    named for; or YOU, where no step does.
     """
 
     severity: Literal["critical", "major", "minor"]
     settings: tuple[str, ...]
     root: bool
     deep: bool
+    repair: tuple[str, ...]
 
 
 Check = TypeVar("Check", bound=Callable[..., None])
 
 
 def check(
-    severity: Literal["critical", "major", "minor"], *settings: str, root: bool = False, deep: bool = False
+    severity: Literal["critical", "major", "minor"],
+    *settings: str,
+    root: bool = False,
+    deep: bool = False,
+    repair: tuple[str, ...] = (),
 ) -> Callable[[Check], Check]:
     """Mark a function as a check of the audit; see `About`."""
 
     def mark(function: Check) -> Check:
-        function.about = About(severity, settings, root, deep)  # type: ignore[attr-defined]
+        function.about = About(severity, settings, root, deep, repair)  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -90,6 +100,14 @@ def expect_at_least(what: str, floor: str, found: str) -> None:
     numbers = [[int(part) for part in re.findall(r"\d+", re.split(r"[-~+]", version)[0])] for version in (floor, found)]
     if numbers[1] < numbers[0]:
         raise Deviation(f"{what} {floor} or newer", found if any(numbers[1]) else "none")
+
+
+def expect_programs(rig: Subject, *names: str) -> None:
+    """Raise Deviation unless these programs on the host are the ones in `files/`."""
+    wanted = {name: hashlib.sha256((FILES / name).read_bytes()).hexdigest() for name in names}
+    listed = rig.said("cd /usr/local/lib/rigup && sha256sum -- *.py").splitlines()
+    found = {name: digest for digest, _, name in (line.partition("  ") for line in listed)}
+    expect(wanted, {name: found.get(name, "no such file") for name in wanted})
 
 
 def expect_repository(rig: Subject, url: str, key: str) -> None:

@@ -33,7 +33,7 @@ def veiled(values: dict[str, str]) -> dict[str, str]:
     return {name: f"sha256 {hashlib.sha256(value.encode()).hexdigest()[:8]}" for name, value in values.items()}
 
 
-@check("major", root=True)
+@check("major", root=True, repair=("serve",))
 def test_config_plan(rig: Subject) -> None:
     """What was deployed is what the inventory says today: no change waits for a deploy. Root alone reads it."""
     try:
@@ -90,7 +90,9 @@ def test_config_venv(rig: Subject) -> None:
     for venv in rig.plan.venvs:
         expect_text(venv.done, venv.text, rig.text(venv.done))
         wanted = dict(line.split(" ")[0].split("==") for line in venv.requirements)
-        listed = rig.json(f"{UV}/bin/uv pip list --format=json --python=%s", f"{venv.path}/bin/python3") or []
+        listed = (
+            rig.json(f"{UV}/bin/uv pip list --no-cache --format=json --python=%s", f"{venv.path}/bin/python3") or []
+        )
         found = {normal(each["name"]): each["version"] for each in listed}
         expect({normal(name): version for name, version in wanted.items()}, found)
 

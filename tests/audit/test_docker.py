@@ -88,7 +88,7 @@ def test_docker_log_driver(rig: Subject) -> None:
     expect(rig.settings.docker_log_driver, daemon(rig).get("LoggingDriver", "docker info fails"))
 
 
-@check("critical")
+@check("critical", repair=("docker", "reboot"))
 def test_docker_cdi(rig: Subject) -> None:
     """Every GPU can be given to a container by name, and all of them together; the list is made anew at each boot."""
     listed = set(rig.said("nvidia-ctk cdi list").split())

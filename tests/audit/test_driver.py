@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subject import Subject, check, expect, expect_at_least, expect_none, expect_repository
+from subject import YOU, Subject, check, expect, expect_at_least, expect_none, expect_repository
 
 from rigup.packages import conflicting
 
@@ -27,7 +27,7 @@ def test_driver_conflicts(rig: Subject) -> None:
     expect_none("none of the packages that conflict", conflicting(rig.installed))
 
 
-@check("critical", "driver_branch", "driver_version")
+@check("critical", "driver_branch", "driver_version", repair=("driver", "reboot"))
 def test_driver_safe(rig: Subject) -> None:
     """Not older than the first driver that knows these cards (575.57.08, NVIDIA's GPU Operator platform support)."""
     expect_at_least("NVIDIA driver", "575.57.08", (rig.text("/sys/module/nvidia/version") or "0").strip())
@@ -39,7 +39,7 @@ def test_driver_repository(rig: Subject) -> None:
     expect_repository(rig, f"{rig.settings.cuda_mirror}/{rig.distro}/x86_64/", "cuda-archive-keyring")
 
 
-@check("critical", root=True)
+@check("critical", root=True, repair=(YOU,))
 def test_driver_processes(rig: Subject) -> None:
     """No process runs on libraries of a driver that was replaced under it."""
     listed = rig.said("grep -lsE 'lib(nvidia|cuda)[^ ]* \\(deleted\\)' /proc/[0-9]*/maps || true").splitlines()
@@ -47,7 +47,7 @@ def test_driver_processes(rig: Subject) -> None:
     expect_none("no process on removed libraries of the driver", names)
 
 
-@check("critical", "driver_branch", "driver_version")
+@check("critical", "driver_branch", "driver_version", repair=("driver", "reboot"))
 def test_driver_loaded(rig: Subject) -> None:
     """The module that runs, the one that the next boot takes, and the libraries are of one version."""
     version = rig.driver.version
@@ -68,7 +68,7 @@ def test_driver_open_module(rig: Subject) -> None:
     expect("Dual MIT/GPL", rig.said("/sbin/modinfo -F license nvidia") or "no module")
 
 
-@check("critical")
+@check("critical", repair=("driver", "reboot"))
 def test_driver_gpus(rig: Subject) -> None:
     """The driver sees every GPU that is on the bus, and knows it by name."""
     names = rig.gpus("name")
@@ -76,7 +76,7 @@ def test_driver_gpus(rig: Subject) -> None:
     expect_none(f"{NAME} cards", [name for name in names if NAME not in name])
 
 
-@check("major", "persistence")
+@check("major", "persistence", repair=("driver", "reboot"))
 def test_driver_persistence(rig: Subject) -> None:
     """The driver stays loaded between jobs, or does not, as the settings say; its daemon runs and is enabled."""
     mode = "Enabled" if rig.settings.persistence else "Disabled"

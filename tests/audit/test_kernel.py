@@ -23,7 +23,7 @@ def test_kernel_headers(rig: Subject) -> None:
     expect_none(f"{', '.join(needed)} installed", [f"{name} is not" for name in missing])
 
 
-@check("major", "modprobe_options")
+@check("major", "modprobe_options", repair=("reboot",))
 def test_kernel_module_options(rig: Subject) -> None:
     """The options of modules are in effect, as the loaded modules say."""
     wanted, found = {}, {}
@@ -64,7 +64,7 @@ def test_kernel_next(rig: Subject) -> None:
     expect_none(f"a driver and an initrd for {newest}", lacking)
 
 
-@check("critical", "kernel_args")
+@check("critical", "kernel_args", repair=("reboot",))
 def test_kernel_args(rig: Subject) -> None:
     """The running kernel was booted with the arguments."""
     running = (rig.text("/proc/cmdline") or "").split()

@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any
 
-from subject import Subject, check, expect, expect_none, expect_text
+from subject import Subject, check, expect, expect_none, expect_programs, expect_text
 
 from rigup import neighbours, testinfra_backend
 from rigup.plan import CheckpointPlan
@@ -102,6 +102,12 @@ def test_model_user(rig: Subject) -> None:
 
 
 @check("minor")
+def test_model_programs(rig: Subject) -> None:
+    """The downloader is this version's: it decides what counts as whole."""
+    expect_programs(rig, "fetch.py", "fetch_hub.py", "fetch_request.py", "fetch_sources.py", "fetch_store.py")
+
+
+@check("minor", repair=("serve",))
 def test_model_download_ended(rig: Subject) -> None:
     """Nothing is downloading any more, nor will at the next boot."""
     listed = rig.said("systemctl list-units --all --plain --no-legend 'model-fetch@*.service'").splitlines()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from subject import Subject, check, expect
+from subject import YOU, Subject, check, expect
 
 from rigup.packages import DISTROS
 
 
-@check("critical")
+@check("critical", repair=(YOU,))
 def test_preflight_system(rig: Subject) -> None:
     """A distribution that rigup knows, on the one architecture that the packages are for."""
     name = DISTROS[rig.distro].name
     expect({"system": name, "machine": "x86_64"}, {"system": name, "machine": rig.said("uname -m")})
 
 
-@check("critical", "endpoints", "recipe")
+@check("critical", "endpoints", "recipe", repair=(YOU,))
 def test_preflight_gpus(rig: Subject) -> None:
     """As many GPUs on the bus as the endpoints need."""
     needed = sum(endpoint.gpu_count for endpoint in rig.plan.endpoints)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-from pathlib import Path
 
-from subject import Deviation, Subject, check, expect, expect_text
+from subject import Deviation, Subject, check, expect, expect_programs, expect_text
 
 from rigup.render import USER, unit_text
-
-FILES = Path(__file__).resolve().parents[2] / "files"
 
 
 def address_of(hexadecimal: str) -> str:
@@ -19,20 +15,10 @@ def address_of(hexadecimal: str) -> str:
     return str(ipaddress.ip_address(b"".join(words)))
 
 
-def digest_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 @check("major")
 def test_serve_programs(rig: Subject) -> None:
     """The programs that run on the host are this version's: they decide what counts as serving."""
-    programs = {
-        name: digest_of(FILES / name)
-        for name in ("fetch.py", "judge.py", "prove.py", "smoke.py", "switch.py", "wait_ready.py")
-    }
-    listed = rig.said("cd /usr/local/lib/rigup && sha256sum -- *.py").splitlines()
-    found = {name: digest for digest, _, name in (line.partition("  ") for line in listed)}
-    expect(programs, {name: found.get(name, "no such file") for name in programs})
+    expect_programs(rig, "judge.py", "prove.py", "smoke.py", "switch.py", "wait_ready.py")
 
 
 @check("critical", "endpoints", "recipe")
@@ -77,7 +63,7 @@ def test_serve_process(rig: Subject) -> None:
         expect({"user": USER}, {"user": rig.said("stat -c '%%U' %s", f"/proc/{int(pid or 0)}")})
 
 
-@check("critical", "endpoints")
+@check("critical", "endpoints", repair=("serve", "gate"))
 def test_serve_reach(rig: Subject) -> None:
     """Each endpoint is reached at its own addresses and no other: who can reach it is what the inventory says."""
     for endpoint in rig.plan.endpoints:

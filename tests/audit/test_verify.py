@@ -10,7 +10,7 @@ from subject import Subject, check, expect
 PATIENCE_S = 120
 
 
-@check("critical", "endpoints")
+@check("critical", "endpoints", repair=("serve",))
 def test_verify_health(rig: Subject) -> None:
     """The health check answers."""
     for endpoint in rig.plan.endpoints:
@@ -19,7 +19,7 @@ def test_verify_health(rig: Subject) -> None:
         expect({url: "200"}, {url: str(code.stdout) if code.rc == 0 else str(code.stderr).strip()})
 
 
-@check("critical", "endpoints", "recipe")
+@check("critical", "endpoints", "recipe", repair=("serve",))
 def test_verify_models(rig: Subject) -> None:
     """The endpoint serves the model under its name."""
     for endpoint in rig.plan.endpoints:
@@ -28,7 +28,7 @@ def test_verify_models(rig: Subject) -> None:
         expect([endpoint.served_name], names)
 
 
-@check("critical", "endpoints", "recipe")
+@check("critical", "endpoints", "recipe", repair=("serve",))
 def test_verify_completion(rig: Subject) -> None:
     """A chat completion is answered, with at least one token."""
     for endpoint in rig.plan.endpoints:

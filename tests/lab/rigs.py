@@ -23,7 +23,14 @@ BIN = Path(sys.executable).parent
 DEPLOY = ("pyinfra", "inventory/lab.py", "deploy.py", "-y")
 AUDIT = ("tests/audit", "-q", "-p", "no:cacheprovider")
 
-__all__ = ["AUDIT", "DEPLOY", "ROOT", "Result", "Rigs"]
+__all__ = ["AUDIT", "DEPLOY", "ROOT", "Result", "Rigs", "status_of"]
+
+
+def status_of(url: str, *headers: str) -> str:
+    """The HTTP status that the control machine gets; 000 where it cannot connect."""
+    argv = ["curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url]
+    argv += [word for header in headers for word in ("-H", header)]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from xml.etree import ElementTree
@@ -12,113 +11,10 @@ from xml.etree import ElementTree
 import pytest
 
 from rigup.facts.audit import RESULT, DailyAuditValue, parse_daily_audit
+from tests.lab.breaks import DOCKER, HEAVY, LIGHT, LIST, STOPPED, Break
 from tests.lab.one_rig import NAME, OneRig
 
 pytest_plugins = ("tests.lab.one_rig_plugin",)
-
-STORE = "/srv/models/nvidia/Qwen3.5-397B-A17B-NVFP4"
-
-
-@dataclass(frozen=True)
-class Break:
-    """Something broken by hand: the check that must notice, and others that cannot but notice too.
-
-    `undo` takes it back where that is for a person and not for the deploy.
-    """
-
-    check: str
-    command: str
-    also: tuple[str, ...] = ()
-    undo: str = ""
-
-
-def removed(package: str) -> str:
-    return f"dpkg --remove --force-depends {package} >/dev/null 2>&1"
-
-
-CONFLICT = (
-    "mkdir -p /run/c/DEBIAN && printf 'Package: docker-doc\\nVersion: 1\\nArchitecture: all\\n"
-    "Maintainer: x <x@example.org>\\nDescription: x\\n' >/run/c/DEBIAN/control && "
-    "dpkg-deb -b /run/c /run/c.deb >/dev/null && dpkg -i /run/c.deb >/dev/null"
-)
-# A process that has a library of the driver mapped which is gone from the disk.
-HOLD = (
-    "import mmap, os, time; f = open('/run/libnvidia-x.so', 'w+b'); f.write(b'x' * 4096); f.flush();"
-    " m = mmap.mmap(f.fileno(), 0); os.unlink(f.name); time.sleep(900)"
-)
-AT_WORK = ("serve-reach", "serve-gpus", "serve-container", "verify-health", "verify-models", "verify-completion")
-
-LIGHT = (
-    Break("base-packages", removed("python3-venv")),
-    Break("base-apt-lock", "rm /etc/apt/apt.conf.d/10rigup-lock-timeout"),
-    Break("base-sysctl", "sysctl -qw vm.swappiness=60"),
-    Break("base-sysctl-kept", "echo 'vm.swappiness = 60' >>/etc/sysctl.d/60-rigup.conf"),
-    Break("base-updates", "rm /etc/apt/apt.conf.d/52rigup-unattended-upgrades"),
-    Break("kernel-headers", removed("linux-headers-amd64")),
-    Break("kernel-module-options-kept", "rm /etc/modprobe.d/rigup.conf"),
-    Break("kernel-args-kept", "sed -i s/iommu=pt// /etc/default/grub.d/60-rigup.cfg; update-grub 2>/dev/null"),
-    Break("driver-pin", removed("$(dpkg-query -W -f '${Package}' 'nvidia-driver-pinning-*')")),
-    Break("driver-conflicts", CONFLICT),
-    Break("driver-repository", "rm /etc/apt/sources.list.d/cuda-*.list"),
-    Break("driver-persistence", "systemctl stop nvidia-persistenced"),
-    Break("cuda-packages", removed("cuda-toolkit-13-2")),
-    Break("cuda-nvcc", "rm /etc/profile.d/rigup-cuda.sh"),
-    Break("docker-packages", removed("docker-compose-plugin")),
-    Break(
-        "docker-toolkit-safe",
-        "sed -i '/^Package: nvidia-container-toolkit$/,/^$/s/^Version: .*/Version: 1.17.4-1/' /var/lib/dpkg/status",
-        also=("docker-toolkit",),
-    ),
-    Break("docker-repositories", "rm /etc/apt/sources.list.d/docker.sources"),
-    Break("docker-running", "systemctl disable --quiet docker.service"),
-    Break("model-stamp", f'sed -i \'s/"revision": "./"revision": "x/\' {STORE}/*.verified.json'),
-    Break("model-files", f"echo >>$(ls {STORE}/*/tokenizer_config.json)", also=("model-hashes",)),
-    Break("model-user", "rm -r /usr/local/lib/rigup/venv"),
-    Break(
-        "model-download-ended",
-        "systemctl enable --quiet model-fetch@$(cd /etc/rigup/models; ls *.json | sed s/.json//).service",
-    ),
-    Break("config-plan", 'sed -i \'s/"driver_branch": 595/"driver_branch": 610/\' /etc/rigup/plan.json'),
-    Break("config-environment", "chmod 644 /etc/rigup/endpoints/main/*/env"),
-    Break("config-patches", "sed -i s/NVFP4/FP4/ /etc/rigup/endpoints/main/*/config.json"),
-    Break("serve-programs", "sed -i '1a # by hand' /usr/local/lib/rigup/wait_ready.py"),
-    Break("serve-unit", "echo '# mine' >>/usr/local/lib/systemd/system/llm@main.service"),
-    Break("serve-at-boot", "systemctl disable --quiet llm@main.service"),
-    # For a person: a deploy refuses, or has no say in it.
-    Break("kernel-next", "touch /boot/vmlinuz-99.0", undo="rm /boot/vmlinuz-99.0"),
-    Break(
-        "driver-safe",
-        "echo 570.1.1 >/run/version && mount --bind /run/version /sys/module/nvidia/version",
-        also=("driver-loaded",),
-        undo="umount /sys/module/nvidia/version",
-    ),
-    Break(
-        "driver-processes",
-        f'systemd-run --quiet --unit=holder python3 -c "{HOLD}"; sleep 1',
-        undo="systemctl stop holder",
-    ),
-    Break(
-        "serve-reach",
-        "systemd-run --quiet --unit=listener python3 -m http.server --bind 127.0.0.2 8000; sleep 1",
-        undo="systemctl stop listener",
-    ),
-)
-HEAVY = (
-    Break("model-index", f"rm {STORE}/*/model-00002-of-*.safetensors", also=("model-files", "model-hashes")),
-    Break(
-        "driver-packages", removed("nvidia-driver-cuda"), also=("driver-gpus", "driver-loaded", "driver-persistence")
-    ),
-)
-# Docker is restarted for these, and what serves has to come back before its own files are put right: one at a time.
-DOCKER = (
-    Break("docker-config", "sed -i s/nvidia-container-runtime/runc/ /etc/docker/daemon.json"),
-    Break(
-        "docker-runtime",
-        "echo '{}' >/etc/docker/daemon.json; systemctl restart docker",
-        also=("docker-config", "docker-log-driver", "serve-running", *AT_WORK),
-    ),
-)
-LIST = (Break("docker-cdi", "rm /var/run/cdi/nvidia.yaml"),)
 
 
 def audit(rig: OneRig, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -155,7 +51,9 @@ def test_a_deployed_host_is_clean_to_the_last_byte_and_nothing_on_it_has_changed
 
 
 @pytest.mark.parametrize(
-    "breaks", [LIST, DOCKER[:1], DOCKER[1:], LIGHT, HEAVY], ids=["list", "config", "runtime", "light", "heavy"]
+    "breaks",
+    [LIST, STOPPED, DOCKER[:1], DOCKER[1:], LIGHT, HEAVY],
+    ids=["list", "stopped", "config", "runtime", "light", "heavy"],
 )
 def test_exactly_what_was_broken_is_found_and_the_deploy_repairs_it(one_rig: OneRig, breaks: tuple[Break, ...]) -> None:
     for each in breaks:
@@ -164,19 +62,24 @@ def test_exactly_what_was_broken_is_found_and_the_deploy_repairs_it(one_rig: One
     assert code == 2
     wanted = {each.check for each in breaks} | {name for each in breaks for name in each.also}
     assert findings(told) == wanted
+    by_hand = {each.check for each in breaks if each.undo}
+    by_hand |= {name for each in breaks if each.undo for name in each.also}
+    repairs = {check["check"]: check["repair"] for check in told["checks"] if check["result"] == "finding"}
     for check in told["checks"]:
         if check["result"] == "finding":
             assert check["expected"] and check["found"], check
     for each in breaks:
         if each.undo:
             one_rig.host.shell(each.undo)
-    one_rig.deploy()
+    # The step that a check names is one that has done something.
+    steps = {line.split()[1] for line in one_rig.deploy().changed()}
+    assert {name for name in wanted - by_hand if not steps & {*repairs[name].split()}} == set()
     code, told = audit(one_rig, "--deep")
     assert (code, findings(told)) == (0, set())
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("each", [*LIST, *DOCKER, *LIGHT, *HEAVY], ids=lambda each: each.check)
+@pytest.mark.parametrize("each", [*LIST, *STOPPED, *DOCKER, *LIGHT, *HEAVY], ids=lambda each: each.check)
 def test_each_thing_broken_by_itself_fails_its_own_check(one_rig: OneRig, each: Break) -> None:
     one_rig.host.shell(each.command)
     _, told = audit(one_rig, "--deep")

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from lab.settings import GATEWAY, SUBNET
+from tests.lab.breaks import GATE
 from tests.lab.one_rig import NAME, OneRig
-from tests.lab.rigs import ROOT, Result
+from tests.lab.rigs import ROOT, Result, status_of
 
 pytest_plugins = ("tests.lab.one_rig_plugin",)
 
@@ -37,13 +38,6 @@ def open_to(rig: OneRig, *networks: str) -> Result:
     return rig.deploy()
 
 
-def code(url: str, *headers: str) -> str:
-    """The status that the control machine gets; 000 where it cannot connect."""
-    argv = ["curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url]
-    argv += [word for header in headers for word in ("-H", header)]
-    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
-
-
 def invocation(rig: OneRig) -> str:
     return rig.host.shell("systemctl show --value --property=InvocationID llm@main").stdout.strip()
 
@@ -58,11 +52,11 @@ def test_a_planted_key_opens_the_gate_and_stands_nowhere_else(rig: OneRig) -> No
 
     said = [opened.output]
     for path in ("/v1/models", "/metrics", "/version", "/docs", "/tokenize", "/no-such-path"):
-        assert code(url + path) == "401", path
-        assert code(url + path, "Authorization: Bearer wrong") == "401", path
-    assert code(f"{url}/health") == "200"
-    assert code(f"{url}/v1/models", f"Authorization: Bearer {PLANTED}") == "200"
-    assert code(f"{url}/metrics", f"x-api-key: {PLANTED}") == "200"
+        assert status_of(url + path) == "401", path
+        assert status_of(url + path, "Authorization: Bearer wrong") == "401", path
+    assert status_of(f"{url}/health") == "200"
+    assert status_of(f"{url}/v1/models", f"Authorization: Bearer {PLANTED}") == "200"
+    assert status_of(f"{url}/metrics", f"x-api-key: {PLANTED}") == "200"
 
     shown = rig.rigs.run("rigup", "key", NAME)
     assert shown.output.strip() == PLANTED
@@ -95,28 +89,43 @@ def assert_nowhere_on_the_control_machine(rig: OneRig) -> None:
             assert not (path.is_file() and PLANTED.encode() in path.read_bytes()), path
 
 
+def test_exactly_what_was_broken_at_the_gate_is_found_and_the_deploy_repairs_it(rig: OneRig) -> None:
+    def findings() -> list[str]:
+        told = json.loads(rig.rigs.run("rigup", "audit", "--json").output)
+        return sorted(check["check"] for check in told["checks"] if check["result"] == "finding")
+
+    assert findings() == []
+    # The rule last: whoever loads the gate anew loads it too.
+    for check in ("gate-files", "gate-refuses", "gate-key"):
+        rig.host.shell(GATE[check])
+    assert findings() == sorted(GATE)
+    repaired = rig.deploy()
+    assert {line.split()[1] for line in repaired.changed()} == {"gate"}, repaired.changed()
+    assert findings() == []
+
+
 def test_a_stranger_is_dropped_by_the_firewall_and_by_the_gate(rig: OneRig) -> None:
     open_to(rig, "192.0.2.0/24")
     url = f"http://{rig.host.address}:{PORT}/health"
-    assert code(url) == "000"
+    assert status_of(url) == "000"
     # Docker's own rules are where they were.
     assert "docker" in rig.host.shell("nft list ruleset").stdout
     # Somebody clears the rules away: the gate itself still knows who may come in.
     rig.host.shell("nft delete table inet rigup")
-    assert code(url) == "000"
+    assert status_of(url) == "000"
     repaired = rig.deploy()
     assert [name.partition(" | ")[0] for name in repaired.changed()] == [f"{NAME} gate"], repaired.changed()
-    assert code(url) == "000"
+    assert status_of(url) == "000"
 
 
 def test_an_endpoint_that_goes_back_to_loopback_leaves_no_gate(rig: OneRig) -> None:
     open_to(rig, f"{GATEWAY}/32")
-    assert code(f"http://{rig.host.address}:{PORT}/health") == "200"
+    assert status_of(f"http://{rig.host.address}:{PORT}/health") == "200"
     del rig.rigs.hosts[NAME]["endpoints"]
     rig.rigs.write()
     closed = rig.deploy()
     assert f"{NAME} gate | Close gates that are no longer wanted" in closed.changed()
-    assert code(f"http://{rig.host.address}:{PORT}/health") == "000"
+    assert status_of(f"http://{rig.host.address}:{PORT}/health") == "000"
     left = "systemctl is-active rigup-gate@main; nft list chain inet rigup endpoint-main; ls /etc/rigup/gates"
     assert rig.host.shell(f"({left}) 2>/dev/null; true").stdout.split() == ["inactive"]
     assert rig.deploy().changed() == []

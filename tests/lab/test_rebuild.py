@@ -8,16 +8,19 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
 
 from lab import machine, world
+from lab.hub import JOURNAL
 from lab.machine import Host
-from tests.lab.rigs import BIN, ROOT, Result, Rigs
+from lab.settings import SUBNET
+from tests.lab.rigs import BIN, ROOT, Result, Rigs, status_of
 
-NAME = "rig7"
+NAME, NEIGHBOUR = "rig7", "rig8"
 DAEMON_JSON = "/etc/docker/daemon.json"
 DAEMON = '{"dns": ["192.0.2.53"], "log-driver": "json-file", "features": {"buildkit": true}}\n'
 
@@ -26,10 +29,18 @@ FOREIGN = {
     "/etc/default/grub.d/50-other.cfg": 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT mitigations=off"\n',
     "/etc/sysctl.d/70-other.conf": "vm.max_map_count = 1048576\n",
     "/etc/apt/sources.list.d/other.list": "# deb http://other.example.org/debian trixie main\n",
-    "/etc/nftables.conf": "#!/usr/sbin/nft -f\ntable inet other { chain in { type filter hook input priority 0; } }\n",
-    # An older guide's way to name Docker's repository: it makes way for a while.
-    "/etc/apt/sources.list.d/docker.list": "# deb http://other.example.org/docker trixie stable\n",
+    "/etc/nftables.conf": "#!/usr/sbin/nft -f\n"
+    "table inet other {\n  chain arriving { type filter hook input priority 0; }\n}\n",
+    # With our name, and a unit with a name like ours.
+    "/opt/rigup-notes/today": "theirs\n",
+    "/etc/systemd/system/llm@webui.service": "[Service]\nExecStart=/bin/sleep infinity\n",
     DAEMON_JSON: DAEMON,
+}
+# Older guides' ways to name Docker's repository, and the one of an installer: they make way for a while.
+SUPERSEDED = {
+    "/etc/apt/sources.list.d/docker.list": "# deb http://other.example.org/docker trixie stable\n",
+    "/etc/apt/sources.list.d/download_docker_com_linux_debian.list": "deb [arch=amd64 trusted=yes] "
+    f"{world.defaults()['docker_mirror']}/debian trixie stable\n",
 }
 
 # What a host does by itself when packages come and go.
@@ -51,6 +62,7 @@ ALL_KILLS = [
     *KILLS,
     r"rebuild \| Take our keys",
     r"rebuild \| Remove the users",
+    r"rebuild \| Unmount the store's disk",
     r"rebuild \| Reboot if",
     r"rebuild \| Remove our directories",
     r"rebuild \| Prove that nothing is left",
@@ -69,8 +81,11 @@ class Node:
     def rebuild(self, *arguments: str) -> Result:
         return self.rigs.run("pyinfra", "inventory/lab.py", "rebuild.py", *(arguments or ("-y",)), timeout=400)
 
+    def deploys(self) -> Result:
+        return self.rigs.deploy("-y", "--limit", NAME)
+
     def deploy(self) -> None:
-        result = self.rigs.deploy()
+        result = self.deploys()
         assert result.code == 0, result.output
 
     def installed(self) -> dict[str, str]:
@@ -83,8 +98,30 @@ class Node:
         )
         return self.host.shell(listing).stdout
 
+    def checkpoint(self) -> str:
+        """What sha256sum says of the published files."""
+        commit = "/srv/models/*/*/????????????????????????????????????????"
+        return self.host.shell(f"cd {commit} && find . -type f -exec sha256sum {{}} + | sort -k2").stdout
+
     def others(self) -> dict[str, str]:
-        return {path: self.host.shell(f"cat {path}", check=False).stdout for path in FOREIGN}
+        paths = {**FOREIGN, **SUPERSEDED}
+        return {path: self.host.shell(f"cat {path}", check=False).stdout for path in paths}
+
+    def firewall(self) -> str:
+        """The rules of others that are in force."""
+        return self.host.shell("nft list table inet other").stdout
+
+    def gate(self) -> str:
+        """What the control machine is answered at the endpoint's gate."""
+        return status_of(f"http://{self.host.address}:8000/health")
+
+    def names(self) -> set[str]:
+        return {name for name in self.host.files() if not ITS_OWN.match(name)}
+
+    def size(self) -> int:
+        """Bytes, without logs and apt's lists."""
+        places = self.host.shell("du -s -B1 --exclude=log --exclude=lists /etc /usr /var/lib /var/cache").stdout
+        return sum(int(line.split()[0]) for line in places.splitlines())
 
     def left_over(self) -> dict[str, tuple[str | None, str | None]]:
         """What is on the disk now and was not, or was another, when the host was bare."""
@@ -101,12 +138,32 @@ def node(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     try:
         host.reset(release="trixie", gpus=4, login="ops")
         machine.write_known_hosts()
-        rigs = Rigs(tmp_path_factory.mktemp("rebuild"), {NAME: world.connection(host)}, world.defaults())
+        entry = {**world.connection(host), "endpoints": {"main": {"address": host.address, "networks": [SUBNET]}}}
+        rigs = Rigs(tmp_path_factory.mktemp("rebuild"), {NAME: entry}, world.defaults())
         rigs.write()
-        for path, text in FOREIGN.items():
+        host.shell("apt-get -qq update && apt-get -qq -y install nftables")
+        for path, text in {**FOREIGN, **SUPERSEDED}.items():
             host.shell(f"install -D -m 644 /dev/stdin {path}", stdin=text)
+        host.shell("systemctl daemon-reload && systemctl enable --quiet --now nftables")
         yield Node(host, rigs, host.files())
     finally:
+        host.remove()
+        machine.write_known_hosts()
+
+
+@pytest.fixture
+def neighbour(node: Node) -> Iterator[Host]:
+    """Another host of the inventory, for as long as a test needs one."""
+    host = machine.get(NEIGHBOUR)
+    try:
+        host.create(machine.Spec(release="bookworm", login="root"))
+        machine.write_known_hosts()
+        node.rigs.hosts[NEIGHBOUR] = world.connection(host)
+        node.rigs.write()
+        yield host
+    finally:
+        del node.rigs.hosts[NEIGHBOUR]
+        node.rigs.write()
         host.remove()
         machine.write_known_hosts()
 
@@ -118,7 +175,16 @@ def test_a_host_that_was_never_deployed_is_bare_already(node: Node) -> None:
 
 
 def test_a_dry_run_shows_all_that_will_go_and_changes_nothing(node: Node) -> None:
+    firewall = node.firewall()
     node.deploy()
+    kept = node.others()
+    daemon = json.loads(kept.pop(DAEMON_JSON))
+    assert kept == {
+        **{path: text for path, text in FOREIGN.items() if path != DAEMON_JSON},
+        **dict.fromkeys(SUPERSEDED, ""),
+    }
+    assert daemon["dns"] == ["192.0.2.53"]
+    assert (node.firewall(), node.gate()) == (firewall, "200")
     node.packages = node.installed()
     before = node.host.files()
     result = node.rebuild("--dry")
@@ -159,8 +225,18 @@ def test_running_requests_are_waited_for_and_counted(node: Node) -> None:
         "systemd-run --quiet --unit=asking --property=StandardOutput=file:/run/answer curl -sS "
         f"-H Content-Type:application/json http://127.0.0.1:8000/v1/chat/completions --data '{json.dumps(question)}'"
     )
-    seen = node.rigs.killed_at(r"Stop what serves", "rebuild.py", delay=0)
-    assert re.search(r"1 request runs \(1 at main\): waiting", seen), seen
+    seen, at_the_gate = "", ""
+    with node.rigs.begun("pyinfra", "inventory/lab.py", "rebuild.py", "-y", "-v") as rebuild:
+        assert rebuild.stdout is not None
+        for line in rebuild.stdout:
+            seen += line
+            if "1 request runs (1 at main): waiting" in line:
+                # HAProxy reloads while we look.
+                time.sleep(1)
+                at_the_gate = node.gate()
+            if "Stop what serves" in line:
+                break
+    assert at_the_gate == "503", seen
     assert "all requests have ended after" in seen
     answer = json.loads(node.host.shell("cat /run/answer").stdout)
     assert answer["usage"]["completion_tokens"] == 3000
@@ -178,7 +254,10 @@ def test_the_next_rebuild_ends_with_a_bare_host_and_an_untouched_store(node: Nod
     assert "nothing is left of" in result.output
     assert node.left_over() == {}
     assert node.store() == store
-    assert node.others() == FOREIGN
+    assert node.others() == {**FOREIGN, **SUPERSEDED}
+    assert "hook input" in node.firewall()
+    assert "kept: /opt/rigup-notes, which no deploy has made" in result.output
+    assert node.gate() == "000"
     assert "mitigations=off" in node.host.shell("cat /proc/cmdline").stdout
     assert "iommu=pt" not in node.host.shell("cat /proc/cmdline").stdout
     again = node.rebuild()
@@ -193,37 +272,56 @@ def test_a_deploy_brings_the_host_back_as_it_was(node: Node) -> None:
     present = json.loads(node.host.shell(f"cat {DAEMON_JSON}").stdout)
     assert present["dns"] == ["192.0.2.53"]
     assert present["features"] == {"buildkit": True, "cdi": True}
+    others = node.others()
+    assert all(others[path] == text for path, text in FOREIGN.items() if path != DAEMON_JSON)
+    assert "hook input" in node.firewall()
+    assert node.gate() == "200"
     audit = node.rigs.audit()
     assert audit.code == 0, audit.output
 
 
 def test_what_others_have_come_to_need_or_changed_is_kept_and_listed(node: Node) -> None:
-    node.host.shell("docker volume create theirs")
+    node.host.shell("docker volume create theirs; docker volume create llm-webui-data")
+    node.host.shell("echo '# mine' >>/etc/haproxy/haproxy.cfg")
     node.host.shell('sed -i \'s/"log-driver": "local"/"log-driver": "journald"/\' /etc/docker/daemon.json')
     node.host.shell("echo 'export MINE=1' >>/etc/profile.d/rigup-cuda.sh")
     result = node.rebuild()
     assert result.code == 0, result.output
-    assert re.search(r"kept: Docker itself, which holds volume theirs", result.output), result.output
+    assert "kept: Docker itself, which holds volume llm-webui-data, volume theirs" in result.output, result.output
+    assert "/var/backups/rigup/etc/haproxy/haproxy.cfg" in result.output
+    assert node.host.shell("tail -1 /var/backups/rigup/etc/haproxy/haproxy.cfg").stdout == "# mine\n"
     assert "kept: log-driver in /etc/docker/daemon.json, which was changed since" in result.output
     assert "/var/backups/rigup/etc/profile.d/rigup-cuda.sh" in result.output
-    assert node.host.shell("docker volume ls -q").stdout.split() == ["theirs"]
+    assert node.host.shell("docker volume ls -q").stdout.split() == ["llm-webui-data", "theirs"]
     assert json.loads(node.host.shell(f"cat {DAEMON_JSON}").stdout) == {**json.loads(DAEMON), "log-driver": "journald"}
     assert "MINE=1" in node.host.shell("cat /var/backups/rigup/etc/profile.d/rigup-cuda.sh").stdout
 
 
-def test_a_host_thrown_away_and_made_anew_serves_again_once_its_key_is_accepted(node: Node) -> None:
+def test_a_host_thrown_away_and_made_anew_serves_again_from_its_neighbours_files_once_its_key_is_accepted(
+    node: Node, neighbour: Host
+) -> None:
+    filled = node.rigs.run("pyinfra", "inventory/lab.py", "tests/lab/store_steps.py", "-y")
+    assert filled.code == 0, filled.output
+    checkpoint = node.checkpoint()
     node.host.remove()
     node.host.create(machine.Spec(release="trixie", gpus=4, login="ops"))
-    refused = node.rigs.deploy()
+    refused = node.deploys()
     assert refused.code > 0
     assert f"`rigup accept {NAME}`" in " ".join(refused.output.split())
     accepted = node.rigs.run("rigup", "accept", NAME, "-y")
     assert accepted.code == 0, accepted.output
-    lock = node.rigs.lock.read_text()
-    node.deploy()
+    lock, answered = node.rigs.lock.read_text(), len(JOURNAL.read_text().splitlines())
+    deployed = node.deploys()
+    assert deployed.code == 0, deployed.output
+    answers = [json.loads(line) for line in JOURNAL.read_text().splitlines()[answered:]]
+    # Whether the hub can be reached is asked of it; about files nothing.
+    files = [line for line in answers if line["about"] not in ("", "/api")]
+    assert [line for line in files if line["client"] == node.host.address] == []
+    assert node.checkpoint() == checkpoint
+    assert node.gate() == "200"
     assert node.rigs.lock.read_text() == lock
-    assert node.installed() == node.packages
-    audit = node.rigs.audit()
+    assert node.packages.items() <= node.installed().items()
+    audit = node.rigs.audit("--hosts", NAME)
     assert audit.code == 0, audit.output
 
 
@@ -240,16 +338,17 @@ def test_a_rebuild_killed_at_every_step_is_finished_by_the_next(node: Node) -> N
 @pytest.mark.soak
 def test_ten_rebuilds_and_deploys_in_a_row_change_nothing_in_the_end(node: Node) -> None:
     node.host.reset()
-    seen = []
+    node.bare = node.host.files()
+    rounds, sizes = [], []
     for _ in range(10):
         node.deploy()
         audit = node.rigs.audit()
         assert audit.code == 0, audit.output
-        size = int(
-            node.host.shell("du -s --exclude=log --exclude=lists /etc /usr /var/lib | cut -f1 | paste -sd+ | bc").stdout
-        )
-        seen.append((node.installed(), node.store(), size))
+        rounds.append((node.installed(), node.store(), node.names()))
+        sizes.append(node.size())
         result = node.rebuild()
         assert result.code == 0, result.output
-    assert all(packages == seen[0][0] and store == seen[0][1] for packages, store, _ in seen)
-    assert max(size for _, _, size in seen) < min(size for _, _, size in seen) * 1.02
+        assert node.left_over() == {}
+    assert all(each == rounds[0] for each in rounds)
+    # Caches of apt and dpkg differ by a little; what is left of each round would add up.
+    assert max(sizes) - sizes[0] < 5_000_000, sizes

@@ -156,6 +156,20 @@ def test_two_hosts_that_are_deployed_together_bring_each_file_from_the_hub_once(
     assert again.code == 0 and again.changed() == [], again.output
 
 
+def test_a_host_made_anew_is_filled_by_its_neighbour_alone_once_its_key_is_accepted(fleet: Fleet) -> None:
+    host = fleet.hosts[0]
+    host.reset()
+    fleet.hub.forget()
+    refused = fleet.deploy("--limit", host.name)
+    assert refused.code != 0 and f"`rigup accept {host.name}`" in " ".join(refused.output.split()), refused.output
+    accepted = fleet.rigs.run("rigup", "accept", host.name, "-y")
+    assert accepted.code == 0, accepted.output
+    result = fleet.deploy("--limit", host.name)
+    assert result.code == 0, result.output
+    assert fleet.sums(host) == published()
+    assert fleet.hub.journal == []
+
+
 def test_nobody_else_is_served(fleet: Fleet) -> None:
     # This machine is not in the inventory.
     first = fleet.hosts[0]
@@ -341,3 +355,20 @@ def test_a_disk_that_runs_full_in_the_middle_stops_the_download_alone_and_the_ne
     assert finished.code == 0, finished.output
     assert fleet.sums(host) == published()
     assert fleet.hub.sent < locked_bytes()
+
+
+def test_a_rebuild_that_shall_remove_the_store_empties_its_disk_and_asks_for_a_clear_word(fleet: Fleet) -> None:
+    # On the disk of the tests before.
+    host = fleet.hosts[0]
+    rebuild = ("pyinfra", "inventory/lab.py", "rebuild.py", "-y")
+    both = fleet.rigs.run(*rebuild)
+    assert both.code != 0 and "at_a_time is 1: begin with `--limit rig7`" in " ".join(both.output.split()), both.output
+    unclear = fleet.rigs.run(*rebuild, "--limit", host.name, "--data", "remove_store=perhaps")
+    assert unclear.code != 0 and "remove_store=perhaps is neither yes nor no" in unclear.output, unclear.output
+    assert fleet.sums(host) == published()
+
+    result = fleet.rigs.run(*rebuild, "--limit", host.name, "--data", "remove_store=y")
+    assert result.code == 0, result.output
+    assert host.shell("findmnt /srv/models", check=False).stdout == ""
+    left = host.shell("mount /dev/disk/by-label/models /mnt && find /mnt -type f && umount /mnt").stdout
+    assert left == ""

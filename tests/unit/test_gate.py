@@ -14,7 +14,7 @@ import pytest
 
 from rigup import cli
 from rigup.facts.gate import parse_gate_state
-from rigup.gate import config_text, firewall_text, parse_gate_names, rule_digest
+from rigup.gate import DRAIN, config_text, firewall_text, parse_gate_names, rule_digest
 from rigup.operations import gate as gate_operations
 from rigup.plan import EndpointPlan
 from rigup.render import docker_argv, env_file_text, unit_text
@@ -51,6 +51,16 @@ def test_the_health_check_is_the_one_path_that_needs_no_key() -> None:
     assert "unless known || health health_path" in text
     assert "acl health_path path /health\n" in text
     assert json.loads(text.partition("string '")[2].partition("'")[0])["error"]["code"] == "invalid_api_key"
+
+
+def test_a_gate_that_is_drained_has_no_server_left_and_drains_only_once() -> None:
+    text = config_text(endpoint())
+    drained = subprocess.run(["sed", DRAIN], input=text, capture_output=True, text=True, check=True).stdout
+    assert [line for line in drained.splitlines() if line not in text.splitlines()] == [
+        "    server engine 127.0.0.1:8000 disabled"
+    ]
+    again = subprocess.run(["sed", DRAIN], input=drained, capture_output=True, text=True, check=True).stdout
+    assert again == drained
 
 
 def test_the_gate_too_knows_the_networks_and_the_host_itself() -> None:

@@ -41,6 +41,29 @@ def test_a_file_that_is_gone_or_changed_is_found_and_an_untouched_one_is_not(tmp
     assert found == ["/etc/changed was changed", "/etc/gone is gone"]
 
 
+def test_a_switch_that_went_back_or_took_an_endpoint_away_is_no_finding_and_an_edited_unit_is(tmp_path: Path) -> None:
+    plan = {"endpoints": [{"name": "main"}, {"name": "edited"}, {"name": "gone"}]}
+    units = tmp_path / "usr/local/lib/systemd/system"
+    units.mkdir(parents=True)
+    for name in ("main", "edited", "gone"):
+        for generation in ("old", "new"):
+            made = tmp_path / f"etc/rigup/endpoints/{name}/{generation}/llm.service"
+            made.parent.mkdir(parents=True)
+            made.write_text(f"{name} {generation}")
+    (units / "llm@main.service").write_text("main old")
+    (units / "llm@edited.service").write_text("edited old by hand")
+    # Written down before the switch, which went back; and an endpoint that is no more.
+    tried = [
+        (f"/usr/local/lib/systemd/system/llm@{name}.service", digest(f"{name} new")) for name in ("main", "former")
+    ]
+    lines = [json.dumps({"added": "file", "path": path, "sha256": sums}) for path, sums in tried]
+    assert list(daily.changed_files(daily.last_written(lines), tmp_path)) == []
+    assert list(daily.changed_units(plan, tmp_path)) == [
+        "/usr/local/lib/systemd/system/llm@edited.service was changed",
+        "/usr/local/lib/systemd/system/llm@gone.service is gone",
+    ]
+
+
 def test_a_store_with_a_byte_less_is_found(tmp_path: Path) -> None:
     (tmp_path / "shard").write_bytes(b"12345")
     plan = {"endpoints": [{"checkpoint": {"path": str(tmp_path), "files": 1, "bytes": 5}}]}

@@ -24,6 +24,8 @@ LINES = [
     '{"added": "file", "path": "/etc/systemd/system/model-fetch@.service", "sha256": "cc"}',
     '{"added": "file", "path": "/etc/apt/sources.list.d/docker.list", "sha256": ""}',
     '{"added": "removed", "names": ["docker.io", "libcurl4t64"]}',
+    '{"added": "volumes", "names": ["llm-main-root-.cache"]}',
+    '{"added": "file", "path": "/etc/systemd/system/llm@theirs.service", "sha256": ""}',
     '{"added": "users", "names": ["rigup-fe',
 ]
 
@@ -37,10 +39,14 @@ def test_the_ledger_gathers_its_lines_and_passes_over_a_torn_one() -> None:
     assert book.removed == ("docker.io",)
     assert book.users == ()
     assert book.units == ["llm@main.service", "model-fetch@*.service"]
+    assert book.volumes == ("llm-main-root-.cache",)
     wanted = remains_of(book)
     # A file of others that made way is looked for by nobody: it comes back.
     assert "/etc/apt/sources.list.d/docker.list" not in wanted["paths"]
     assert {"/etc/rigup", "/etc/systemd/system/llm@main.service"} <= set(wanted["paths"])
+    assert "/etc/docker/daemon.json.rigup-backup" in wanted["paths"]
+    assert not any("theirs" in word for words in wanted.values() for word in words if "backup" not in word)
+    assert "/etc/systemd/system/*.wants/model-fetch@*.service" in wanted["links"]
 
 
 @pytest.mark.parametrize(
@@ -122,4 +128,4 @@ vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 1.0
 """
     assert running_requests(text.splitlines()) == 4
     assert running_requests(['sglang:num_running_reqs{model_name="m"} 3.0', "sglang:num_queue_reqs 1"]) == 4
-    assert running_requests(["<html>no metrics</html>"]) == 0
+    assert running_requests(["<html>no metrics</html>"]) is None

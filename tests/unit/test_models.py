@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 from dataclasses import replace
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from rigup import cli
+from rigup.asking import agreed
 from rigup.errors import RigupError
 from rigup.facts.store import Stored, StoredModels, parse_stored_models
 from rigup.models import chosen, removal, table
@@ -114,6 +117,24 @@ def test_what_is_being_fetched_or_may_be_in_use_is_not_removed() -> None:
         chosen([fetched], "org/one", "rig1")
     with pytest.raises(RigupError, match=r"endpoint main runs on rig1, and neither .*plan.json nor its unit says"):
         chosen([replace(IDLE, riddles=("main",))], "org/one", "rig1")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["models", "--inventory", "x.yaml", "rm", "rig1", "a/b"],
+        ["models", "rm", "rig1", "a/b", "--inventory", "x.yaml"],
+    ],
+)
+def test_the_inventory_may_be_named_before_or_behind_rm(words: list[str]) -> None:
+    assert cli.parser().parse_args(words).inventory == Path("x.yaml")
+    assert cli.parser().parse_args(["models", "rm", "rig1", "a/b"]).inventory is None
+
+
+def test_where_nobody_answers_nothing_is_agreed_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    for said, meant in (("", False), ("\n", False), ("no\n", False), ("y\n", True), ("Yes\n", True)):
+        monkeypatch.setattr("sys.stdin", io.StringIO(said))
+        assert agreed("Remove it?") is meant
 
 
 def test_only_what_is_named_is_removed() -> None:

@@ -56,8 +56,8 @@ def test_an_environment_is_made_anew_where_its_packages_are_not_the_locked_ones_
     made = [command for command in outcome.commands if "sha256" not in command]
     assert made == [
         "python3 -m venv --clear /opt/venv",
-        "/opt/venv/bin/pip install --quiet --no-input --disable-pip-version-check --require-hashes --requirement "
-        "/opt/wanted.lock --index-url http://mirror:8000/simple --trusted-host mirror",
+        "/opt/venv/bin/pip install --quiet --no-input --no-cache-dir --disable-pip-version-check --require-hashes "
+        "--requirement /opt/wanted.lock --index-url http://mirror:8000/simple --trusted-host mirror",
         "install -m 0644 /opt/wanted.lock /opt/venv/requirements.lock",
     ]
 

@@ -88,6 +88,12 @@ def test_a_trial_whose_switch_was_lost_is_gone_on_with() -> None:
     assert asked(serve(here(OLD, NEW, in_force=OLD), TRIAL)) == f"--to main={NEW}"
 
 
+def test_a_unit_of_others_with_a_name_like_ours_is_left_alone() -> None:
+    at = SERVED.index("--- active") + 1
+    found = [*SERVED[:at], "llm@webui.service loaded active running somebody's", *SERVED[at:]]
+    assert not serve(found, UP).changed
+
+
 def test_an_endpoint_that_no_plan_names_is_removed() -> None:
     found = here(NEW, in_force=NEW)
     found.insert(found.index("--- active"), "/usr/local/lib/systemd/system/llm@gone.service:Generation=0123456789ab")
@@ -182,6 +188,8 @@ def test_arguments_are_judged_once_and_only_where_something_else_serves() -> Non
 
     assert outcome.changed
     assert outcome.ran(f"touch -- {ENDPOINT.directory}/judged") == 1
+    # By which a rebuild knows its container.
+    assert outcome.ran(f"--label=rigup.plan={ENDPOINT.digest}") == 1
 
 
 def test_the_arguments_of_an_endpoint_that_takes_the_place_of_another_are_judged() -> None:
@@ -233,3 +241,13 @@ def test_a_host_tells_its_endpoints() -> None:
 def test_a_damaged_record_says_nothing(text: str) -> None:
     found = parse_endpoints([text, "--- judged", "--- units", "--- active", "--- switches", text])
     assert (found.ports, found.failed, found.last, found.busy_ports) == ({}, {}, {}, set())
+
+
+def test_the_volumes_that_docker_makes_for_an_endpoint_are_in_the_ledger_before_it_starts() -> None:
+    endpoint = ENDPOINT.model_copy(update={"caches": ("/root/.cache",)})
+    actor = Actor().answers("echo '--- judged'", here()).answers("rigup-switch.service", NO_UNIT, shown("active"))
+    outcome = actor.answers("systemctl show", DOWN).does(serving.serve, endpoints=[endpoint])
+    (noted,) = [number for number, command in enumerate(outcome.commands) if '"added": "volumes"' in command]
+    assert '"names": ["llm-main-root-.cache"]' in outcome.commands[noted]
+    assert any("--mount=type=volume,source=llm-main-root-.cache," in word for word in docker_argv(endpoint))
+    assert noted < next(number for number, command in enumerate(outcome.commands) if SWITCHING in command)

@@ -1,0 +1,180 @@
+"""What tests of the audit break by hand, each with the check that must find just that.
+
+A table is broken, found and repaired at once: no two breaks in it touch the same thing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STORE = "/srv/models/nvidia/Qwen3.5-397B-A17B-NVFP4"
+
+
+@dataclass(frozen=True)
+class Break:
+    """Something broken by hand: the check that must notice, and others that cannot but notice too.
+
+    `undo` takes it back where that is for a person and not for the deploy.
+    """
+
+    check: str
+    command: str
+    also: tuple[str, ...] = ()
+    undo: str = ""
+
+
+def removed(package: str) -> str:
+    return f"dpkg --remove --force-depends {package} >/dev/null 2>&1"
+
+
+CONFLICT = (
+    "mkdir -p /run/c/DEBIAN && printf 'Package: docker-doc\\nVersion: 1\\nArchitecture: all\\n"
+    "Maintainer: x <x@example.org>\\nDescription: x\\n' >/run/c/DEBIAN/control && "
+    "dpkg-deb -b /run/c /run/c.deb >/dev/null && dpkg -i /run/c.deb >/dev/null"
+)
+# A process that has a library of the driver mapped which is gone from the disk.
+HOLD = (
+    "import mmap, os, time; f = open('/run/libnvidia-x.so', 'w+b'); f.write(b'x' * 4096); f.flush();"
+    " m = mmap.mmap(f.fileno(), 0); os.unlink(f.name); time.sleep(900)"
+)
+# Another program in a program's place, until it is unmounted; the real one is at /run/NAME meanwhile.
+SHAM = (
+    "touch /run/{name} && mount --bind {path} /run/{name} && "
+    "install -m 755 /dev/stdin /run/{name}-sham <<'END' && mount --bind /run/{name}-sham {path}\n"
+    "#!/bin/sh\n{text}\nEND\n"
+)
+AT_WORK = ("serve-reach", "serve-gpus", "serve-container", "verify-health", "verify-models", "verify-completion")
+
+LIGHT = (
+    Break("base-packages", removed("python3-venv")),
+    Break("base-apt-lock", "rm /etc/apt/apt.conf.d/10rigup-lock-timeout"),
+    Break("base-sysctl", "sysctl -qw vm.swappiness=60"),
+    Break("base-sysctl-kept", "echo 'vm.swappiness = 60' >>/etc/sysctl.d/60-rigup.conf"),
+    Break("base-updates", "rm /etc/apt/apt.conf.d/52rigup-unattended-upgrades"),
+    Break("kernel-headers", removed("linux-headers-amd64")),
+    Break("kernel-module-options-kept", "rm /etc/modprobe.d/rigup.conf"),
+    Break("kernel-args-kept", "sed -i s/iommu=pt// /etc/default/grub.d/60-rigup.cfg; update-grub 2>/dev/null"),
+    Break("driver-pin", removed("$(dpkg-query -W -f '${Package}' 'nvidia-driver-pinning-*')")),
+    Break("driver-conflicts", CONFLICT),
+    Break("driver-repository", "rm /etc/apt/sources.list.d/cuda-*.list"),
+    Break("driver-persistence", "systemctl stop nvidia-persistenced"),
+    Break("cuda-packages", removed("cuda-toolkit-13-2")),
+    Break("cuda-nvcc", "rm /etc/profile.d/rigup-cuda.sh"),
+    Break("docker-packages", removed("docker-compose-plugin")),
+    Break(
+        "docker-toolkit-safe",
+        "sed -i '/^Package: nvidia-container-toolkit$/,/^$/s/^Version: .*/Version: 1.17.4-1/' /var/lib/dpkg/status",
+        also=("docker-toolkit",),
+    ),
+    Break("docker-repositories", "rm /etc/apt/sources.list.d/docker.sources"),
+    Break("docker-running", "systemctl disable --quiet docker.service"),
+    Break("model-stamp", f'sed -i \'s/"revision": "./"revision": "x/\' {STORE}/*.verified.json'),
+    Break("model-files", f"echo >>$(ls {STORE}/*/tokenizer_config.json)", also=("model-hashes",)),
+    Break("model-user", "rm -r /usr/local/lib/rigup/venv"),
+    Break("model-programs", "sed -i '1a # by hand' /usr/local/lib/rigup/fetch_store.py"),
+    Break("model-neighbours", "systemd-run --quiet --unit=rigup-neighbours sleep 900"),
+    Break(
+        "model-download-ended",
+        "systemctl enable --quiet model-fetch@$(cd /etc/rigup/models; ls *.json | sed s/.json//).service",
+    ),
+    Break("config-plan", 'sed -i \'s/"driver_branch": 595/"driver_branch": 610/\' /etc/rigup/plan.json'),
+    Break("config-environment", "chmod 644 /etc/rigup/endpoints/main/*/env"),
+    Break("config-patches", "sed -i s/NVFP4/FP4/ /etc/rigup/endpoints/main/*/config.json"),
+    Break("serve-programs", "sed -i '1a # by hand' /usr/local/lib/rigup/wait_ready.py"),
+    Break("serve-unit", "echo '# mine' >>/usr/local/lib/systemd/system/llm@main.service"),
+    Break("serve-at-boot", "systemctl disable --quiet llm@main.service"),
+    # For a person: a deploy refuses, or has no say in it.
+    Break(
+        "preflight-system",
+        SHAM.format(name="uname", path="/usr/bin/uname", text='[ "$1" = -m ] && echo aarch64 || exec /run/uname "$@"'),
+        undo="umount /usr/bin/uname",
+    ),
+    Break(
+        "preflight-gpus",
+        "mount -t tmpfs none /sys/bus/pci/devices",
+        also=("driver-gpus",),
+        undo="umount /sys/bus/pci/devices",
+    ),
+    Break(
+        "kernel-module-options",
+        "echo N >/run/hmm && mount --bind /run/hmm /sys/module/nvidia_uvm/parameters/uvm_disable_hmm",
+        undo="umount /sys/module/nvidia_uvm/parameters/uvm_disable_hmm",
+    ),
+    Break(
+        "kernel-args",
+        "sed s/iommu=pt// /proc/cmdline >/run/cmdline && mount --bind /run/cmdline /proc/cmdline",
+        undo="umount /proc/cmdline",
+    ),
+    Break("kernel-next", "touch /boot/vmlinuz-99.0", undo="rm /boot/vmlinuz-99.0"),
+    Break(
+        "driver-safe",
+        "echo 570.1.1 >/run/version && mount --bind /run/version /sys/module/nvidia/version",
+        also=("driver-loaded",),
+        undo="umount /sys/module/nvidia/version",
+    ),
+    Break(
+        "driver-processes",
+        f'systemd-run --quiet --unit=holder python3 -c "{HOLD}"; sleep 1',
+        undo="systemctl stop holder",
+    ),
+    Break(
+        "serve-reach",
+        "systemd-run --quiet --unit=listener python3 -m http.server --bind 127.0.0.2 8000; sleep 1",
+        undo="systemctl stop listener",
+    ),
+)
+HEAVY = (
+    Break("model-index", f"rm {STORE}/*/model-00002-of-*.safetensors", also=("model-files", "model-hashes")),
+    Break(
+        "driver-packages", removed("nvidia-driver-cuda"), also=("driver-gpus", "driver-loaded", "driver-persistence")
+    ),
+)
+# Docker is restarted for these, and what serves has to come back before its own files are put right: one at a time.
+DOCKER = (
+    Break("docker-config", "sed -i s/nvidia-container-runtime/runc/ /etc/docker/daemon.json"),
+    Break(
+        "docker-runtime",
+        "echo '{}' >/etc/docker/daemon.json; systemctl restart docker",
+        also=("docker-config", "docker-log-driver", "serve-running", *AT_WORK),
+    ),
+)
+LIST = (
+    Break("docker-cdi", "rm /var/run/cdi/nvidia.yaml"),
+    Break(
+        "docker-toolkit",
+        "sed -i '/^Package: nvidia-container-toolkit$/,/^$/s/^Version: .*/Version: 1.99.0-1/' /var/lib/dpkg/status",
+    ),
+    Break(
+        "driver-loaded",
+        "echo 590.1.1 >/run/version && mount --bind /run/version /sys/module/nvidia/version",
+        undo="umount /sys/module/nvidia/version",
+    ),
+    Break(
+        "driver-gpus",
+        SHAM.format(name="smi", path="/usr/bin/nvidia-smi", text='/run/smi "$@" | head -n -1'),
+        undo="umount /usr/bin/nvidia-smi",
+    ),
+    Break(
+        "driver-open-module",
+        "cp -a $(/sbin/modinfo -n nvidia) /run/nvidia.ko && "
+        "sed -i 's/Dual MIT.GPL/Some licence/' $(/sbin/modinfo -n nvidia)",
+        undo="cp -a /run/nvidia.ko $(/sbin/modinfo -n nvidia)",
+    ),
+    # As long as it was: only its sum tells.
+    Break(
+        "model-hashes",
+        f"cp -a {STORE}/*/tokenizer_config.json /run/kept && sed -i '1s/^{{/[/' {STORE}/*/tokenizer_config.json",
+        undo=f"cp -a /run/kept $(ls {STORE}/*/tokenizer_config.json)",
+    ),
+)
+STOPPED = (Break("serve-running", "systemctl stop llm@main", also=AT_WORK),)
+
+# What is broken at an open gate: by check, a command.
+CONFIG = "/etc/rigup/gates/main.cfg"
+GATE = {
+    "gate-files": "systemctl disable --quiet rigup-gate@main",
+    "gate-key": "nft delete table inet rigup",
+    # HAProxy runs without the question for the key; the file asks it again.
+    "gate-refuses": f"cp {CONFIG} /run/gate.cfg && sed -i 's/ unless known .*/ if FALSE/' {CONFIG} && "
+    f"systemctl kill --kill-whom=main --signal=USR2 rigup-gate@main && sleep 1 && cp /run/gate.cfg {CONFIG}",
+}

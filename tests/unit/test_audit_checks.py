@@ -1,0 +1,142 @@
+"""What every check of the audit says of itself, and that checks share no code with the steps that they check."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType
+
+import pytest
+from rich.console import Console
+
+from rigup import audit
+from tests.lab import breaks
+
+ROOT = Path(__file__).resolve().parents[2]
+AUDIT = ROOT / "tests/audit"
+
+# The road, from the table of contents, and who is asked where no step can help.
+STEPS = re.findall(r"^from tasks\.(\w+) import", (ROOT / "deploy.py").read_text(), re.MULTILINE)
+YOU = "you"
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> dict[str, FunctionType]:
+    """All checks by their file's step and function: `docker test_docker_cdi`."""
+    monkeypatch.syspath_prepend(str(AUDIT))
+    found = {}
+    for path in sorted(AUDIT.glob("test_*.py")):
+        spec = importlib.util.spec_from_file_location(f"audit_{path.stem}", path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            if name.startswith("test_"):
+                found[f"{path.stem.removeprefix('test_')} {name}"] = function
+    return found
+
+
+def test_every_check_names_a_step_that_there_is_and_is_named_for_its_file(checks: dict[str, FunctionType]) -> None:
+    assert len(checks) > 60
+    for name, function in checks.items():
+        step, test = name.split()
+        about = function.about  # type: ignore[attr-defined]
+        assert test.startswith(f"test_{step}_"), name
+        assert function.__doc__, name
+        steps = about.repair or (step,)
+        assert steps == (YOU,) or set(steps) <= {*STEPS} - {"preflight"}, name
+
+
+def test_what_is_checked_is_made_by_the_step_that_the_check_names(checks: dict[str, FunctionType]) -> None:
+    """Where what a step makes is named in a check's own text, that step is among those that repair it."""
+    made = {
+        "rig.text(PLAN)": "serve",
+        "/proc/cmdline": "reboot",
+        "/parameters/": "reboot",
+        "nvidia-ctk cdi list": "reboot",
+        "nvidia-persistenced.service": "reboot",
+        "/sys/module/nvidia/version": "reboot",
+        "model-fetch@*": "serve",
+        "fetch_store.py": "model",
+        "switch.py": "serve",
+        "rigup-audit.timer": "watch",
+        "daemon.json": "docker",
+        "grub.cfg": "kernel",
+    }
+    for what, step in made.items():
+        named = {name: function for name, function in checks.items() if what in inspect.getsource(function)}
+        assert named, what
+        for name, function in named.items():
+            about = function.about  # type: ignore[attr-defined]
+            assert step in (about.repair or (name.split()[0],)), name
+
+
+# What breaks these breaks others too: they are among what a test's other breaks must be found by.
+TOGETHER = {
+    "docker-log-driver",
+    "serve-gpus",
+    "serve-container",
+    "verify-health",
+    "verify-models",
+    "verify-completion",
+}
+# Broken in tests of their own: the daily audit's, and that of a recipe without a container.
+ELSEWHERE = {"watch-timer", "config-venv"}
+# To break these an image must go from under a container, or a server be started with other arguments.
+NEVER = {"config-image", "serve-process"}
+
+
+def test_every_check_was_seen_to_fail_for_what_it_is_about(checks: dict[str, FunctionType]) -> None:
+    tables = (breaks.LIST, breaks.STOPPED, breaks.DOCKER, breaks.LIGHT, breaks.HEAVY)
+    broken = [each for table in tables for each in table]
+    alone = {each.check for each in broken} | {*breaks.GATE} | ELSEWHERE
+    ids = {name.split()[1].removeprefix("test_").replace("_", "-") for name in checks}
+    assert ids - alone - TOGETHER == NEVER
+    assert alone | TOGETHER <= ids
+    assert {name for each in broken for name in each.also} >= TOGETHER
+
+
+def imported(path: Path) -> Iterator[Path]:
+    """The project's own files that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            place = ROOT / name.replace(".", "/")
+            for file in (place.with_suffix(".py"), place / "__init__.py", AUDIT / f"{name}.py"):
+                if file.exists():
+                    yield file
+
+
+def test_no_check_shares_code_with_the_steps_that_it_checks() -> None:
+    reached, pending = set[Path](), [*AUDIT.glob("*.py")]
+    while pending:
+        path = pending.pop()
+        if path not in reached:
+            reached.add(path)
+            pending += imported(path)
+    assert ROOT / "rigup/plan.py" in reached and AUDIT / "subject.py" in reached
+    makers = (ROOT / "tasks", ROOT / "rigup/operations")
+    assert [str(path) for path in sorted(reached) if any(maker in path.parents for maker in makers)] == []
+
+
+def test_a_table_has_a_line_for_each_check_and_a_column_for_each_host() -> None:
+    results = {("rig1", "base-sysctl"): "ok", ("rig2", "base-sysctl"): "finding", ("rig1", "docker-cdi"): "ok"}
+    told = {"checks": [{"host": h, "check": c, "severity": "major", "result": r} for (h, c), r in results.items()]}
+
+    def lines(failed: bool) -> list[str]:
+        console = Console(width=100, file=io.StringIO())
+        console.print(audit.table(told, failed))
+        assert isinstance(console.file, io.StringIO)
+        return [" ".join(line.split()) for line in console.file.getvalue().splitlines() if line[:1].isalpha()]
+
+    assert lines(False) == ["check severity rig1 rig2", "base-sysctl major ok FAILED", "docker-cdi major ok"]
+    assert lines(True) == ["check severity rig1 rig2", "base-sysctl major ok FAILED"]
