@@ -77,9 +77,9 @@ RuntimeError: NCCL error: unhandled system error (run with NCCL_DEBUG=INFO for d
     "cudnn-too-old": """  File "/sgl-workspace/sglang/python/sglang/srt/server_args.py", line 4975, in check_torch_2_9_1_cudnn_compatibility
 RuntimeError: CRITICAL WARNING: PyTorch 2.9.1 & CuDNN Compatibility Issue Detected
 Current Environment: PyTorch 2.9.1+cu130 | CuDNN 9.13""",
-    "registry-limit": "Error response from daemon: toomanyrequests: You have reached your unauthenticated pull rate limit. https://www.docker.com/increase-rate-limit",
+    "registry-limit": "Error response from daemon: toomanyrequests: You have reached your unauthenticated pull rate limit.",
     "checkpoint-refused": """huggingface_hub.errors.GatedRepoError: 401 Client Error. (Request ID: Root=1-66f4b037-1bf3d7d219afbc904ee05694;5601d2c9)
-Cannot access gated repo for url https://huggingface.co/org/name/resolve/main/config.json.
+Cannot access gated repo.
 Access to model org/name is restricted. You must have access to it and be authenticated to access it. Please log in.""",
     "engine-died": f"{API} vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.",
 }  # fmt: skip
@@ -117,7 +117,7 @@ ALSO = {
     "reasoning-parser-unknown": f"{API} KeyError: 'invalid reasoning parser: qwen35 (chose from {{ deepseek_r1,qwen3 }})'",
     "cuda-does-not-start": "RuntimeError: CUDA unknown error - this may be due to an incorrectly set up environment, e.g. changing env variable CUDA_VISIBLE_DEVICES after program start. Setting the available devices to be zero.",
     "compiler-missing": "/bin/sh: 1: /usr/local/cuda/bin/nvcc: not found",
-    "registry-limit": "Error response from daemon: toomanyrequests: You have reached your pull rate limit. You may increase the limit by authenticating and upgrading: https://www.docker.com/increase-rate-limit",
+    "registry-limit": "Error response from daemon: toomanyrequests: You have reached your pull rate limit. You may increase the limit by authenticating and upgrading",
 }
 
 
