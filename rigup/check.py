@@ -6,6 +6,7 @@ a variant too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from math import prod
 
@@ -16,7 +17,7 @@ from rigup.fit import fit
 from rigup.known import Complaint, judge, ordered, releases_of
 from rigup.patch_schema import IgnorePatch, YarnPatch
 from rigup.recipes import Catalogue
-from rigup.schema import Checkpoint, Recipe
+from rigup.schema import DRAFTING, Checkpoint, Recipe, option_name
 
 __all__ = ["check_catalogue", "check_recipe"]
 
@@ -51,7 +52,7 @@ def check_recipe(catalogue: Catalogue, recipe: Recipe, gpus: int | None = None) 
 def _where(recipe: Recipe, *names: str) -> Loc:
     """The place of the first of these options in `argv`."""
     for index, argument in enumerate(recipe.argv):
-        if argument.partition("=")[0] in names:
+        if option_name(argument) in names:
             return ("argv", index)
     return ("argv",)
 
@@ -59,10 +60,10 @@ def _where(recipe: Recipe, *names: str) -> Loc:
 def _agents(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
     if "agents" not in recipe.workload:
         return
-    if recipe.speculation and recipe.tool_calls != "reliable":
+    if recipe.drafts and recipe.tool_calls != "reliable":
         remedy = "take agents out of workload, or drop the speculation (vLLM 38106 and 50021 are open)"
         yield (
-            ("speculation",),
+            ("speculation",) if recipe.speculation else _where(recipe, *DRAFTING),
             "agents need tool calls, which speculation is known to corrupt over several steps",
             remedy,
         )
@@ -97,7 +98,7 @@ def _speculation(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
 
 def _kernels(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
     packages = recipe.venv.packages if recipe.venv else ()
-    if recipe.engine.fork or any(package.startswith("b12x==") for package in packages):
+    if recipe.engine.fork or any("b12x" in re.split(r"[\[\],=]", package) for package in packages):
         return
     for index, argument in enumerate(recipe.argv):
         if argument.partition("=")[2].lower() == "b12x":

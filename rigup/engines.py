@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from rigup.patch_schema import YarnPatch
-from rigup.schema import Parallel, Recipe
+from rigup.schema import Parallel, Recipe, option_name
 
 __all__ = ["arguments", "option", "own_arguments"]
 
@@ -73,7 +73,6 @@ def _speculation(recipe: Recipe) -> list[str]:
 def option(recipe: Recipe, *names: str) -> str | None:
     """The value of the first of these options that the recipe has; "" for one without a value."""
     for argument, _ in arguments(recipe):
-        name, _, value = argument.partition("=")
-        if name in names:
-            return value
+        if option_name(argument) in names:
+            return argument.partition("=")[2]
     return None

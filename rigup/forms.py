@@ -178,7 +178,7 @@ def bare(catalogue: Catalogue, recipe: Recipe) -> str:
         lines.append(["uv", "pip", "install", "--python=.venv/bin/python", *recipe.venv.packages])
     elif recipe.source:
         lines.append(["git", "clone", recipe.source.repo, "source"])
-        lines.append(["git", "-C", "source", "checkout", recipe.source.branch or recipe.source.commit or "main"])
+        lines.append(["git", "-C", "source", "checkout", recipe.source.commit or recipe.source.branch or "main"])
         lines += [["env", "--chdir=source", *step] for step in recipe.source.steps]
     revision = checkpoint.revision or checkpoint.branch
     lines.append(["hf", "download", checkpoint.repo, f"--revision={revision}", "--local-dir=model"])

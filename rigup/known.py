@@ -37,6 +37,7 @@ LOOKS = {
     "size": (r"-1|auto|\d+|\d+(\.\d+)?[kmgt]|\d+[KMGT]i?", "a number such as 8192, 8k or 8K"),
 }
 ARTICLES = {"int": "a whole number", "float": "a number", "bool": "true or false", "text": "a text"}
+EXAMPLES = {"int": "such as 8", "float": "such as 0.5", "bool": "without quotes", "text": 'such as "auto"'}
 
 # (where in the recipe, what is wrong, what to do)
 Complaint = tuple[Loc, str, str]
@@ -211,4 +212,4 @@ def misshapen(value: Any, shape: Any) -> tuple[str, str] | None:
         right = isinstance(value, numbers[shape]) and not isinstance(value, bool)
     else:
         right = isinstance(value, bool if shape == "bool" else str)
-    return None if right else (f"has {json.dumps(value)} where {ARTICLES[shape]} is due", "")
+    return None if right else (f"has {json.dumps(value)} where {ARTICLES[shape]} is due", EXAMPLES[shape])

@@ -1,4 +1,4 @@
-"""A recipe as Kubernetes objects: a claim for the weights, a job that fetches them, a deployment, a service."""
+"""A recipe as Kubernetes objects: the key, a claim for the weights, a job that fetches them, the server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from rigup.written import doubled, yaml_text
 
 __all__ = ["kubernetes"]
 
+# As far as the other forms: no privileges to gain, none to have.
+CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+UNFILTERED = {"seccompProfile": {"type": "Unconfined"}}
 KEYS = "/run/rigup"
 # SGLang reads a key from its arguments or from a file like this one, and finds `--config` as a word of its own alone
 # (0.5.23, srt/utils/server_args_config_parser.py).
@@ -17,14 +20,23 @@ VLLM_KEY = "key"
 
 # Both engines need huggingface_hub themselves, so it is in every image; the `hf` command is not on every PATH.
 FETCH = (
-    "import sys, huggingface_hub as hub; "
-    "hub.snapshot_download(sys.argv[1], revision=sys.argv[2], local_dir=sys.argv[3])"
+    "import pathlib, sys, huggingface_hub as hub; "
+    "hub.snapshot_download(sys.argv[1], revision=sys.argv[2], local_dir=sys.argv[3]); "
+    "pathlib.Path(sys.argv[3], '.cache/fetched').write_text(sys.argv[2])"
 )
+# The server's pod may come first.
+AWAIT = """\
+import pathlib, sys, time
+mark = pathlib.Path(sys.argv[2], ".cache/fetched")
+while not mark.exists() or mark.read_text() != sys.argv[1]:
+    time.sleep(5)
+"""
+FETCH_SECONDS = 86400
 
 
 def kubernetes(endpoint: EndpointPlan) -> str:
-    """The objects, and how to make the Secret that the server reads its key from: without it no pod starts."""
-    documents = [_claim(endpoint), _job(endpoint), _deployment(endpoint), _service(endpoint)]
+    """The objects, and how to fill the Secret that the server reads its key from: until then no server starts."""
+    documents = [_key(endpoint), _claim(endpoint), _job(endpoint), _deployment(endpoint), _service(endpoint)]
     return _how_to_make_the_key(endpoint) + "---\n".join(yaml_text(document) for document in documents)
 
 
@@ -42,11 +54,17 @@ def _secret(endpoint: EndpointPlan) -> str:
 
 def _how_to_make_the_key(endpoint: EndpointPlan) -> str:
     """As comments: a key in this text would stand in every terminal and file that it passes."""
-    key, make = VLLM_KEY, "openssl rand -hex 32 | tr -d '\\n'"
+    key, text = VLLM_KEY, "%s"
     if endpoint.engine == "sglang":
-        key, make = SGLANG_KEY, """printf 'api-key: "%s"\\n' "$(openssl rand -hex 32)\""""
-    create = f"kubectl create secret generic {_secret(endpoint)} --from-file={key}=/dev/stdin"
-    return f"# The server asks for a key; make it once:\n#   {make} | {create}\n"
+        key, text = SGLANG_KEY, r'api-key: \\"%s\\"'
+    make = f"""printf '{{"stringData":{{"{key}":"{text}"}}}}' "$(openssl rand -hex 32)\""""
+    fill = f"kubectl patch secret {_secret(endpoint)} --patch-file=/dev/stdin"
+    return f"# The server waits for its key. Once these objects are there, make it:\n#   {make} | {fill}\n"
+
+
+def _key(endpoint: EndpointPlan) -> dict[str, Any]:
+    # Empty: what is applied again leaves alone what it does not name.
+    return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": _meta(endpoint, "-key")}
 
 
 def _claim(endpoint: EndpointPlan) -> dict[str, Any]:
@@ -75,6 +93,7 @@ def _job(endpoint: EndpointPlan) -> dict[str, Any]:
         "args": [endpoint.checkpoint.repo, endpoint.checkpoint.revision, MODEL],
         "env": [{"name": "HF_TOKEN", "valueFrom": token}],
         "volumeMounts": [{"name": "model", "mountPath": MODEL}],
+        "securityContext": CONFINED,
     }
     pod = {"restartPolicy": "OnFailure", "containers": [fetch], "volumes": [_weights(endpoint)]}
     return {
@@ -95,8 +114,17 @@ def _deployment(endpoint: EndpointPlan) -> dict[str, Any]:
     ]
     if endpoint.engine == "sglang":
         volumes.append({"name": "key", "secret": {"secretName": _secret(endpoint), "defaultMode": 0o400}})
+    await_files = {
+        "name": "await-model",
+        "image": endpoint.image,
+        "command": ["python3", "-c", doubled(AWAIT)],
+        "args": [endpoint.checkpoint.revision, MODEL],
+        "volumeMounts": [{"name": "model", "mountPath": MODEL, "readOnly": True}],
+        "securityContext": CONFINED,
+    }
     pod: dict[str, Any] = {
         "terminationGracePeriodSeconds": 60,
+        "initContainers": [await_files],
         "containers": [_server(endpoint)],
         "volumes": volumes,
     }
@@ -108,7 +136,7 @@ def _deployment(endpoint: EndpointPlan) -> dict[str, Any]:
             "replicas": 1,
             # Two servers would want the same GPUs.
             "strategy": {"type": "Recreate"},
-            "progressDeadlineSeconds": endpoint.ready_timeout + 600,
+            "progressDeadlineSeconds": endpoint.ready_timeout + FETCH_SECONDS,
             "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": pod},
         },
@@ -133,7 +161,7 @@ def _server(endpoint: EndpointPlan) -> dict[str, Any]:
         env.append({"name": "VLLM_API_KEY", "valueFrom": key})
     # The engines answer this path without a key.
     probe = {"httpGet": {"path": endpoint.ready_path, "port": "http"}, "periodSeconds": 10, "timeoutSeconds": 5}
-    server: dict[str, Any] = {
+    return {
         "name": "server",
         "image": endpoint.image,
         "args": [doubled(word) for word in argv],
@@ -144,10 +172,8 @@ def _server(endpoint: EndpointPlan) -> dict[str, Any]:
         "readinessProbe": probe,
         "livenessProbe": {**probe, "failureThreshold": 6},
         "volumeMounts": mounts,
+        "securityContext": {**CONFINED, **(UNFILTERED if endpoint.security_opt else {})},
     }
-    if endpoint.security_opt:
-        server["securityContext"] = {"seccompProfile": {"type": "Unconfined"}}
-    return server
 
 
 def _service(endpoint: EndpointPlan) -> dict[str, Any]:

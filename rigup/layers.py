@@ -106,11 +106,11 @@ def _argv(result: Layered, changes: Mapping[Any, Any], findings: list[Finding]) 
     kept = [(item, result.place(("argv", index))) for index, item in enumerate(old)]
     for index, name in enumerate(lists["remove"]):
         names = [option_name(str(item)) for item, _ in kept]
-        if name not in names:
+        if option_name(name) not in names:
             meant = near(name, names)
             remedy = f"did you mean {' or '.join(meant)}?" if meant else f"it has {', '.join(names) or 'no options'}"
             wrong(("remove", index), f"{name} is not there to be removed", remedy)
-        kept = [(item, place) for item, place in kept if option_name(str(item)) != name]
+        kept = [(item, place) for item, place in kept if option_name(str(item)) != option_name(name)]
     for index, item in enumerate(lists["add"]):
         if option_name(item) in [option_name(str(other)) for other, _ in kept]:
             wrong(("add", index), f"{option_name(item)} is there already", "name it under argv.remove too")

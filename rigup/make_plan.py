@@ -200,16 +200,14 @@ def _smoke(recipe: Recipe, catalogue: Catalogue, settings: Settings, patched: Ma
     steady = (
         choice.recipe.id
         for choice in ranked(catalogue, "agents", recipe.gpus, None, model)
-        if choice.recipe.gpus == recipe.gpus
-        and choice.recipe.tool_calls == "reliable"
-        and not choice.recipe.speculation
+        if choice.recipe.gpus == recipe.gpus and choice.recipe.tool_calls == "reliable" and not choice.recipe.drafts
     )
     return Smoke(
         tools="agents" in recipe.workload and recipe.tool_parser is not None,
         reasoning=recipe.reasoning_parser is not None,
         images=model in IMAGE_MODELS and "--language-model-only" not in recipe.argv,
         # SGLang counts only with --enable-metrics, under other names in each version.
-        speculation=recipe.speculation is not None and recipe.engine.name == "vllm",
+        speculation=recipe.drafts and recipe.engine.name == "vllm",
         merges_system=patches.TEMPLATE in patched,
         random_weights=settings.random_weights,
         long_prompt=min(long_prompt, context // 2) if context else long_prompt,

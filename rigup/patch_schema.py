@@ -44,8 +44,9 @@ class IgnorePatch(Data):
             # Markdown ate the star of `layers.*.mlp` in most copies of this patch; what is left matches nothing.
             if ".." in pattern or not pattern.strip():
                 raise complaint(f"{pattern!r} matches no layer", "layers.*.mlp.gate, with the star")
-            # vLLM matches substrings too: this one would also leave mlp.gate_up_proj unquantized.
-            if pattern in ("mlp.gate", "*mlp.gate", "*.mlp.gate*"):
+            # vLLM matches substrings too, SGLang to the end: these would leave mlp.gate_up_proj unquantized as well.
+            bare = pattern.strip("*.") in ("gate", "mlp.gate") and pattern != "*.mlp.gate"
+            if bare or pattern.endswith("mlp.gate*"):
                 raise complaint(f"{pattern!r} hits gate_up_proj as well", "model.language_model.layers.*.mlp.gate")
         return self
 

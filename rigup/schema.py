@@ -63,6 +63,9 @@ SECRETS = ("VLLM_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 FIELDS_OF_OPTIONS = {
     "--tensor-parallel-size": "parallel.tp",
     "-tp": "parallel.tp",
+    "-pp": "parallel.pp",
+    "-dp": "parallel.dp",
+    "-dcp": "parallel.dcp",
     "--tp": "parallel.tp",
     "--tp-size": "parallel.tp",
     "--pipeline-parallel-size": "parallel.pp",
@@ -82,6 +85,9 @@ FIELDS_OF_OPTIONS = {
     "--speculative-num-draft-tokens": "speculation.n",
 }
 
+# Options of forks' launchers that have tokens drafted, as `--draft-tokens=3` of the community's unified image.
+DRAFTING = ("--draft-tokens",)
+
 # What a patch passes to the engine itself.
 OPTIONS_OF_PATCHES = {"yarn": "--hf-overrides", "chat-template": "--chat-template"}
 
@@ -90,8 +96,9 @@ NCCL_LEVELS = ("LOC", "NVL", "PIX", "PXB", "PHB", "SYS")
 
 
 def option_name(argument: str) -> str:
-    """`--max-model-len` of `--max-model-len=4096`."""
-    return argument.split("=", 1)[0]
+    """`--max-model-len` of `--max_model_len=4096`: vLLM reads both alike."""
+    name = argument.split("=", 1)[0]
+    return name.replace("_", "-") if name.startswith("--") else name
 
 
 class Speed(Data):
@@ -301,6 +308,11 @@ class Recipe(Data):
         return any(evidence.kind == "verbatim" for evidence in self.evidence)
 
     @property
+    def drafts(self) -> bool:
+        """Whether tokens are speculated, by the engine's own options or those of a fork's launcher."""
+        return self.speculation is not None or any(option_name(argument) in DRAFTING for argument in self.argv)
+
+    @property
     def engine_version(self) -> str | None:
         """The lowest version of the engine that it can run with, as far as the recipe says."""
         for package in self.venv.packages if self.venv else ():
@@ -322,7 +334,8 @@ class Recipe(Data):
             name = option_name(argument)
             if name in RESERVED_ARGUMENTS:
                 raise complaint(f"argv holds {name}, which comes from the endpoint", "remove it")
-            if field := FIELDS_OF_OPTIONS.get(name):
+            # vLLM takes the parts of a JSON option one by one too: `--speculative-config.method=mtp`.
+            if field := FIELDS_OF_OPTIONS.get(name.split(".")[0]):
                 raise complaint(f"argv holds {name}, which has a key of its own", f"write it as {field}")
             if not argument.startswith("-"):
                 raise complaint(f"argv holds {argument!r}, which is no option", "one string each: --option=value")

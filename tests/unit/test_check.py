@@ -38,6 +38,7 @@ WRONG = [
         "speculation: {method: mtp, n: 2}\n",
         "mine.yaml:7: speculation: agents need tool calls, which speculation",
     ),
+    (GLM, "workload: [agents]\n", "glm-5.3-flash-mtp3.yaml:32: argv[1]: agents need tool calls, which speculation"),
     (PLAIN, "tool_parser: null\n", "vllm-nvfp4-cu130.yaml:3: workload: agents need tool calls, and no parser"),
     (PLAIN, "parallel: {tp: 8}\n", "mine.yaml:7: parallel.tp: tp 8 x pp 1 x dp 1 is 8 GPUs, and gpus says 4"),
     (PLAIN, "parallel: {dcp: 3}\n", "mine.yaml:7: parallel.dcp: does not divide tp"),
@@ -163,6 +164,18 @@ def test_a_finding_names_the_file_of_the_recipe_that_was_extended(tmp_path: Path
     ("base", "text", "words"),
     [
         (PLAIN, "argv: {add: [--tensor-parallel-size=8]}\n", "which has a key of its own: write it as parallel.tp"),
+        (PLAIN, "argv: {add: [--tensor_parallel_size=8]}\n", "which has a key of its own: write it as parallel.tp"),
+        (PLAIN, "argv: {add: [-pp=2]}\n", "which has a key of its own: write it as parallel.pp"),
+        (PLAIN, "argv: {add: [-dp=2]}\n", "which has a key of its own: write it as parallel.dp"),
+        (PLAIN, "argv: {add: [-dcp=2]}\n", "which has a key of its own: write it as parallel.dcp"),
+        (PLAIN, "argv: {add: [--api_key=secret]}\n", "argv holds --api-key, which comes from the endpoint"),
+        (PLAIN, "argv: {add: ['--speculative_config={}']}\n", "has a key of its own: write it as speculation"),
+        (PLAIN, "argv: {add: [--speculative-config.method=mtp]}\n", "has a key of its own: write it as speculation"),
+        (PLAIN, "argv: {add: [--enable-prefix-caching, --enable_prefix_caching]}\n", "is there already"),
+        *(
+            (PLAIN, f"patches: [{{target: quantization-ignore, add: ['{pattern}'], why: x}}]\n", "hits gate_up_proj as")
+            for pattern in ("mlp.gate", "mlp.gate*", "*mlp.gate*", ".mlp.gate", "gate", "*.layers.*.mlp.gate*")
+        ),
         (PLAIN, "argv: {add: [max-num-seqs=8]}\n", "which is no option"),
         (PLAIN, "speculation: {method: qwen3_next_mtp, n: 2}\n", "deprecated name of the same drafter: mtp"),
         (PLAIN, "speculation: {method: mtp, n: [[1, 4, 3], [6, 9, 0]]}\n", "[6, 9, 0] where a step from 5 is due"),

@@ -1,5 +1,9 @@
 """The Kubernetes form against the API's own published schemas, and what keeps a pod closed to strangers."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -21,6 +25,20 @@ def objects(text: str) -> dict[str, dict[str, Any]]:
     return {each["kind"]: each for each in yaml.safe_load_all(text)}
 
 
+SECRET = "c0ffee"
+
+
+def filled(text: str) -> dict[str, str]:
+    """What the line at the top puts into the Secret, where openssl says SECRET and kubectl takes what it is given."""
+    [line] = [line.removeprefix("#   ") for line in text.splitlines() if "kubectl" in line]
+    stubs = f"openssl() {{ echo {SECRET}; }}; kubectl() {{ cat; }}; "
+    said = subprocess.run(["bash", "-c", stubs + line], capture_output=True, text=True, check=True).stdout
+    assert SECRET not in line and "patch secret llm-main-key" in line
+    found = json.loads(said)["stringData"]
+    assert isinstance(found, dict)
+    return found
+
+
 def server(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     [container] = found["Deployment"]["spec"]["template"]["spec"]["containers"]
     assert isinstance(container, dict)
@@ -30,7 +48,7 @@ def server(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_every_object_of_every_recipe_is_valid_to_the_api(name: str) -> None:
     found = objects(shown(CATALOGUE, name, "kubernetes"))
-    assert set(found) == {"PersistentVolumeClaim", "Job", "Deployment", "Service"}
+    assert set(found) == {"Secret", "PersistentVolumeClaim", "Job", "Deployment", "Service"}
     for each in found.values():
         kubernetes_validate.validate(each, API, strict=True)
 
@@ -61,13 +79,13 @@ def test_what_listens_beyond_loopback_has_a_key_that_no_argument_shows(name: str
         assert {"name": "llm-main-key", "key": "key"} in [
             each["valueFrom"]["secretKeyRef"] for each in container["env"] if each["name"] == "VLLM_API_KEY"
         ]
-        assert "--from-file=key=/dev/stdin" in text
+        assert filled(text) == {"key": SECRET}
     else:
         # As two words: SGLang 0.5.23 does not see `--config=FILE`.
         assert container["args"][-2:] == ["--config", "/run/rigup/key.yaml"]
         volumes = found["Deployment"]["spec"]["template"]["spec"]["volumes"]
         assert {"secretName": "llm-main-key", "defaultMode": 0o400} in [each.get("secret") for each in volumes]
-        assert "--from-file=key.yaml=/dev/stdin" in text
+        assert filled(text) == {"key.yaml": f'api-key: "{SECRET}"'}
 
 
 def test_the_forms_that_share_the_hosts_network_listen_on_loopback_alone() -> None:
@@ -89,4 +107,30 @@ def test_tmpfs_and_seccomp_reach_the_pod() -> None:
             container = server(objects(shown(CATALOGUE, name, "kubernetes")))
             assert set(recipe.container.tmpfs) <= {mount["mountPath"] for mount in container["volumeMounts"]}
             unconfined = {"seccompProfile": {"type": "Unconfined"}}
-            assert container.get("securityContext") == (unconfined if recipe.container.security_opt else None)
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+                **(unconfined if recipe.container.security_opt else {}),
+            }
+
+
+def test_the_server_waits_for_the_files_of_its_own_commit(tmp_path: Path) -> None:
+    found = objects(shown(CATALOGUE, "vllm-nvfp4-v2", "kubernetes"))
+    [awaiting] = found["Deployment"]["spec"]["template"]["spec"]["initContainers"]
+    [fetch] = found["Job"]["spec"]["template"]["spec"]["containers"]
+    repo, commit, model = fetch["args"]
+    (tmp_path / "huggingface_hub.py").write_text(
+        "import pathlib\n"
+        "def snapshot_download(repo, revision, local_dir):\n"
+        "    pathlib.Path(local_dir, '.cache').mkdir(parents=True)\n"
+    )
+    assert awaiting["args"] == [commit, model]
+    waiting = subprocess.Popen([sys.executable, *awaiting["command"][1:], commit, str(tmp_path / "model")])
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(1)
+    subprocess.run(
+        [sys.executable, *fetch["command"][1:], repo, commit, str(tmp_path / "model")],
+        env={"PYTHONPATH": str(tmp_path)},
+        check=True,
+    )
+    assert waiting.wait(20) == 0

@@ -193,6 +193,7 @@ def test_every_other_recipe_of_the_community_has_its_row() -> None:
         sglang-fp8-cyysky-8gpu sglang-nvfp4-festr-joninco sglang-nvfp4-minimal sglang-nvfp4-festr-full
         sglang-nvfp4-ixtrix sglang-nvfp4-ixtrix-spec sglang-nvfp4-kcramp sglang-nvfp4-kcramp-nextn
         sglang-nvfp4-b12x sglang-nvfp4-b12x-nomtp sglang-nvfp4-b12x-8gpu sglang-awq-cu130 sglang-awq-b12x-cu132
-        glm-5.3-flash-mtp3 deepseek-v4.1-flash qwen3.8-flash-next qwen3.8-flash-next-2gpu
+        glm-5.3-flash glm-5.3-flash-mtp3 glm-5.3-flash-spark-2gpu deepseek-v4-flash-2gpu deepseek-v4-flash-vision-2gpu
+        deepseek-v4.1-flash qwen3.8-flash-next qwen3.8-flash-next-2gpu
     """
     assert not set(wanted.split()) - set(default_catalogue().recipes)
