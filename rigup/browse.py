@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rigup import forms
-from rigup.check import check_catalogue
+from rigup.check import Hardware, check_catalogue
 from rigup.choice import ranked
 from rigup.errors import InputError
 from rigup.fit import fit
@@ -50,6 +50,8 @@ def add_commands(commands: Any) -> None:
     )
     check.add_argument("names", nargs="*", metavar="RECIPE", help="by default all")
     check.add_argument("--gpus", type=int, metavar="N", help="whether they run on N GPUs")
+    check.add_argument("--vram", type=int, metavar="MIB", help="whether they fit GPUs with so much memory each")
+    check.add_argument("--driver", type=int, metavar="BRANCH", help="whether the driver is new enough, such as 595")
     check.set_defaults(run=_check)
 
     show = commands.add_parser("show", help="exactly what a host would run, in several forms")
@@ -121,7 +123,7 @@ def _print(table: Table) -> None:
 def _check(options: argparse.Namespace) -> int:
     catalogue = default_catalogue()
     names = options.names or list(catalogue.recipes)
-    findings = check_catalogue(catalogue, names, options.gpus)
+    findings = check_catalogue(catalogue, names, Hardware(options.gpus, options.vram, options.driver))
     if findings:
         raise InputError(findings)
     for name in options.names:
@@ -133,7 +135,7 @@ def _check(options: argparse.Namespace) -> int:
         print(
             f"{name}: arguments " + (f"known to {judged}" if judged else "not judged: no released engine in its range")
         )
-        estimate = fit(recipe, catalogue.checkpoint(recipe.checkpoint))
+        estimate = fit(recipe, catalogue.checkpoint(recipe.checkpoint), options.vram)
         print(f"{name}: {estimate or 'fit not known: no size, or another model'}")
     print(f"{len(names)} recipes: nothing found")
     return 0

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from math import prod
 
 from rigup.documents import Loc
 from rigup.engines import option
 from rigup.errors import Finding
-from rigup.fit import fit
+from rigup.fit import fit, tokens_of
 from rigup.known import Complaint, judge, ordered, releases_of
+from rigup.packages import short_of_cuda
 from rigup.patch_schema import IgnorePatch, YarnPatch
 from rigup.recipes import Catalogue
 from rigup.schema import DRAFTING, Checkpoint, Recipe, option_name
 
-__all__ = ["check_catalogue", "check_recipe"]
+__all__ = ["Hardware", "check_catalogue", "check_recipe"]
 
 NATIVE_CONTEXT = 262144
 LONG_CONTEXT = {"vllm": "VLLM_ALLOW_LONG_MAX_MODEL_LEN", "sglang": "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"}
@@ -29,24 +31,58 @@ MOST_STABLE = 3
 Rule = Callable[[Recipe, Checkpoint], Iterator[Complaint]]
 
 
-def check_catalogue(catalogue: Catalogue, names: Iterable[str] | None = None, gpus: int | None = None) -> list[Finding]:
+@dataclass(frozen=True)
+class Hardware:
+    """What recipes shall run on, as far as it is said: GPUs, the memory of each in MiB, the driver's branch."""
+
+    gpus: int | None = None
+    vram_mib: int | None = None
+    driver_branch: int | None = None
+
+
+def check_catalogue(
+    catalogue: Catalogue, names: Iterable[str] | None = None, hardware: Hardware = Hardware()
+) -> list[Finding]:
     """The findings of the named recipes, by default of all; of those marked broken, none. Raises RigupError."""
     recipes = [catalogue.recipe(name) for name in (catalogue.recipes if names is None else names)]
     return [
-        finding for recipe in recipes if recipe.status != "broken" for finding in check_recipe(catalogue, recipe, gpus)
+        finding
+        for recipe in recipes
+        if recipe.status != "broken"
+        for finding in check_recipe(catalogue, recipe, hardware)
     ]
 
 
-def check_recipe(catalogue: Catalogue, recipe: Recipe, gpus: int | None = None) -> list[Finding]:
-    """What is wrong with a recipe, and with its use on that many GPUs."""
+def check_recipe(catalogue: Catalogue, recipe: Recipe, hardware: Hardware = Hardware()) -> list[Finding]:
+    """What is wrong with a recipe, and with its use on that hardware."""
     checkpoint = catalogue.checkpoint(recipe.checkpoint)
     complaints = [complaint for rule in RULES for complaint in rule(recipe, checkpoint)]
     for release in releases_of(recipe):
         complaints += judge(recipe, release)
-    if gpus is not None and recipe.gpus > gpus:
-        complaints.append((("gpus",), f"needs {recipe.gpus} GPUs where {gpus} are", "choose a recipe for fewer"))
+    complaints += _misfits(recipe, checkpoint, hardware)
     layer = catalogue.layers[recipe.id]
     return [layer.finding(*complaint) for complaint in dict.fromkeys(complaints)]
+
+
+def _misfits(recipe: Recipe, checkpoint: Checkpoint, hardware: Hardware) -> Iterator[Complaint]:
+    gpus, branch = hardware.gpus, hardware.driver_branch
+    if gpus is not None and recipe.gpus > gpus:
+        yield ("gpus",), f"needs {recipe.gpus} GPUs where {gpus} are", "choose a recipe for fewer"
+    if hardware.vram_mib:
+        yield from _size(recipe, checkpoint, hardware.vram_mib)
+    floor = _cuda_floor(recipe)
+    if branch and floor and (short := short_of_cuda(branch, floor[1])):
+        brings, able = short
+        remedy = f"a driver of branch {' or '.join(map(str, able))}" if able else "choose an older image"
+        yield floor[0], f"needs CUDA {floor[1]}, and driver branch {branch} brings {brings}", remedy
+
+
+def _cuda_floor(recipe: Recipe) -> tuple[Loc, str] | None:
+    """Which CUDA the driver must bring, and where that stands: a key of its own, or `cu130` in the image's tag."""
+    if recipe.min_driver_cuda:
+        return ("min_driver_cuda",), recipe.min_driver_cuda
+    named = re.search(r"(?<![a-z0-9])cu(\d\d)(\d)?(?!\d)", recipe.image.tag) if recipe.image else None
+    return (("image", "tag"), f"{named[1]}.{named[2] or 0}") if named else None
 
 
 def _where(recipe: Recipe, *names: str) -> Loc:
@@ -120,11 +156,12 @@ def _context(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
     names = ("--max-model-len", "--context-length")
     length = option(recipe, *names)
     variable = LONG_CONTEXT[recipe.engine.name]
-    long = bool(length and length.isdigit() and int(length) > NATIVE_CONTEXT)
+    tokens = tokens_of(length or "")
+    long = tokens > NATIVE_CONTEXT
     if long and checkpoint.model.startswith("Qwen3.5") and recipe.env.get(variable) != "1":
         yield _where(recipe, *names), f"is beyond the native {NATIVE_CONTEXT} tokens", f'env: {{{variable}: "1"}}'
     for index, patch in enumerate(recipe.patches):
-        if isinstance(patch, YarnPatch) and long and int(length or 0) > patch.factor * patch.tokens:
+        if isinstance(patch, YarnPatch) and tokens > patch.factor * patch.tokens:
             reach = f"{patch.factor:g} x {patch.tokens} tokens are {patch.factor * patch.tokens:.0f}"
             yield ("patches", index, "factor"), f"{reach}, and {length} are asked for", "a higher factor"
     if recipe.engine.name == "sglang" and option(recipe, "--json-model-override-args") is not None:
@@ -166,8 +203,8 @@ def _versions(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
                 yield ("venv", "packages"), f"{package} is outside of engine's min and max", "make them agree"
 
 
-def _size(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
-    estimate = fit(recipe, checkpoint)
+def _size(recipe: Recipe, checkpoint: Checkpoint, vram_mib: int | None = None) -> Iterator[Complaint]:
+    estimate = fit(recipe, checkpoint, vram_mib)
     if estimate and estimate.impossible:
         yield ("gpus",), f"does not fit: {estimate}", "more GPUs, a smaller checkpoint or a shorter context"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rigup.engines import option
 from rigup.schema import Checkpoint, Recipe
 
-__all__ = ["ERROR", "Fit", "fit"]
+__all__ = ["ERROR", "Fit", "fit", "tokens_of"]
 
 GIB = 1 << 30
 NUMBER = r"\d*\.?\d+"
@@ -63,6 +63,13 @@ class Fit:
         )
 
 
+def tokens_of(text: str) -> int:
+    """`262144`, `256K` (binary) or `1m` (decimal) as vLLM reads them; 0 for what names no length, as `auto`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmKM])?", text)
+    powers = {None: 1, "k": 10**3, "m": 10**6, "K": 1 << 10, "M": 1 << 20}
+    return int(float(match[1]) * powers[match[2]]) if match else 0
+
+
 def fit(recipe: Recipe, checkpoint: Checkpoint, vram_mib: int | None = None) -> Fit | None:
     """The estimate for cards of `vram_mib`, by default the recipe's own; None where size or model is not known."""
     if checkpoint.bytes is None or checkpoint.model != MODEL:
@@ -71,7 +78,7 @@ def fit(recipe: Recipe, checkpoint: Checkpoint, vram_mib: int | None = None) -> 
     share = option(recipe, "--gpu-memory-utilization", "--mem-fraction-static")
     length = option(recipe, "--max-model-len", "--context-length")
     cache = option(recipe, "--kv-cache-dtype") or "auto"
-    context = int(length) if length and length.isdigit() else CONTEXT
+    context = tokens_of(length or "") or CONTEXT
     width = 1 if (checkpoint.kv_cache if cache == "auto" else cache).startswith("fp8") else 2
     # Two heads on one GPU, or one: beyond two GPUs each keeps a copy, unless decode context parallelism shares it.
     heads = HEADS / min(parallel.tp, HEADS) / parallel.dcp / parallel.pp

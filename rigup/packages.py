@@ -33,8 +33,10 @@ __all__ = [
     "entangled_sources",
     "header_packages",
     "locked_packages",
+    "major_minor",
     "other_drivers",
     "repositories",
+    "short_of_cuda",
     "source_uris",
     "superseded_sources",
     "toolkit_group",
@@ -65,6 +67,25 @@ DISTROS: Mapping[str, Distro] = {
 
 # The CUDA version that a driver branch brings; an image must not ask for more (PTX and NCCL fail otherwise).
 BRANCH_CUDA: Mapping[int, str] = {580: "13.0", 590: "13.1", 595: "13.2", 610: "13.3", 615: "13.4"}
+
+
+def short_of_cuda(branch: int, wanted: str) -> tuple[str, list[int]] | None:
+    """The CUDA that a driver branch brings, and the branches that bring `wanted`; None where the branch is not short.
+
+    Of a branch below the table nothing is known, and one above it brings at least the last one's CUDA.
+    """
+    known = [number for number in BRANCH_CUDA if number <= branch]
+    brings = BRANCH_CUDA[max(known)] if known else None
+    if brings is None or branch > max(BRANCH_CUDA) or major_minor(wanted) <= major_minor(brings):
+        return None
+    return brings, [number for number, cuda in BRANCH_CUDA.items() if major_minor(cuda) >= major_minor(wanted)]
+
+
+def major_minor(version: str) -> tuple[int, int]:
+    """`13.2` as numbers, for comparisons; what follows them does not count."""
+    major, _, minor = version.partition(".")
+    return int(major), int(minor.partition(".")[0] or 0)
+
 
 DOCKER_PACKAGES = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin")
 

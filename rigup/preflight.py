@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 from rigup.errors import Problem, RigupError
 from rigup.lock import Lock
 from rigup.packages import (
-    BRANCH_CUDA,
     DISTROS,
     cuda_group,
     distro_id,
@@ -24,7 +23,9 @@ from rigup.packages import (
     driver_install,
     driver_packages,
     entangled_sources,
+    major_minor,
     repositories,
+    short_of_cuda,
     toolkit_group,
     upstream,
 )
@@ -476,23 +477,18 @@ class _Looking:
 
     def driver_cuda(self) -> None:
         branch = self.settings.driver_branch
-        known = [number for number in BRANCH_CUDA if number <= branch]
-        if not known:
-            return
-        brings = BRANCH_CUDA[max(known)]
         for endpoint in self.plan.endpoints:
             needs = [version for version in (endpoint.image_cuda, endpoint.min_driver_cuda) if version]
-            floor = max(needs, key=_major_minor, default=None)
+            floor = max(needs, key=major_minor, default=None)
             what = endpoint.image_tag or f"recipe {endpoint.recipe}"
-            # A newer branch than the table's last brings at least that one's CUDA.
-            if floor and branch <= max(BRANCH_CUDA) and _major_minor(floor) > _major_minor(brings):
-                able = [
-                    str(number) for number, cuda in BRANCH_CUDA.items() if _major_minor(cuda) >= _major_minor(floor)
-                ]
+            if floor and (short := short_of_cuda(branch, floor)):
+                brings, able = short
                 self.problem(
                     "driver",
                     f"driver_branch {branch} brings CUDA {brings}; {what} needs {floor}",
-                    f"set driver_branch to {' or '.join(able)}" if able else "choose a recipe with an older image",
+                    f"set driver_branch to {' or '.join(map(str, able))}"
+                    if able
+                    else "choose a recipe with an older image",
                 )
 
     def driver_change(self) -> None:
@@ -566,8 +562,3 @@ def _in_the_way(listener: Listener, wanted: Sequence[str], port: int) -> bool:
     anywhere = ("0.0.0.0", "::", "::ffff:0.0.0.0") if wanted else ()
     mapped = (f"::ffff:{address}" for address in wanted)
     return listener.port == port and listener.address in (*anywhere, *wanted, *mapped)
-
-
-def _major_minor(version: str) -> tuple[int, int]:
-    major, minor, *_ = [*version.split("."), "0"]
-    return int(major), int(minor)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rigup.check import check_catalogue, check_recipe
+from rigup.check import Hardware, check_catalogue, check_recipe
 from rigup.engines import arguments
 from rigup.errors import InputError
 from rigup.fit import fit
@@ -148,10 +148,44 @@ def test_the_catalogues_own_recipes_are_sound() -> None:
 
 
 def test_more_gpus_than_there_are_is_a_finding() -> None:
-    found = check_catalogue(default_catalogue(), ["vllm-fp8-8gpu-mtp2"], gpus=4)
+    found = check_catalogue(default_catalogue(), ["vllm-fp8-8gpu-mtp2"], Hardware(gpus=4))
     assert [str(finding).split(": ", 1)[1] for finding in found] == [
         "gpus: needs 8 GPUs where 4 are: choose a recipe for fewer"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "branch", "words"),
+    [
+        (PLAIN, 575, None),
+        (PLAIN, 580, None),
+        (
+            "sglang-awq-b12x-cu132",
+            580,
+            "image.tag: needs CUDA 13.2, and driver branch 580 brings 13.0: a driver of branch",
+        ),
+        (GLM, 595, "min_driver_cuda: needs CUDA 13.4, and driver branch 595 brings 13.2: a driver of branch 615"),
+        (GLM, 615, None),
+        (GLM, 620, None),
+    ],
+)
+def test_a_driver_older_than_the_images_cuda_is_a_finding(name: str, branch: int, words: str | None) -> None:
+    found = [str(finding) for finding in check_catalogue(default_catalogue(), [name], Hardware(driver_branch=branch))]
+    assert len(found) == (words is not None) and (words is None or words in found[0]), found
+
+
+def test_gpus_with_too_little_memory_are_a_finding() -> None:
+    found = [str(finding) for finding in check_catalogue(default_catalogue(), [PLAIN], Hardware(vram_mib=49140))]
+    assert len(found) == 1 and "does not fit: weights 58" in found[0], found
+
+
+def test_a_length_with_a_suffix_counts_as_the_engine_reads_it(tmp_path: Path) -> None:
+    for text, tokens in (("1M", 1 << 20), ("1m", 10**6), ("900k", 900000), ("921600", 921600)):
+        found = check_catalogue(mine(tmp_path, PLAIN, f"argv: {{add: [--max-model-len={text}]}}\n"), ["mine"])
+        assert any("beyond the native 262144 tokens" in str(finding) for finding in found), text
+        recipe = mine(tmp_path, PLAIN, f"argv: {{add: [--max-model-len={text}]}}\n").recipe("mine")
+        estimate = fit(recipe, default_catalogue().checkpoint(recipe.checkpoint))
+        assert estimate and estimate.context == tokens
 
 
 def test_a_finding_names_the_file_of_the_recipe_that_was_extended(tmp_path: Path) -> None:
