@@ -160,6 +160,18 @@ def test_a_switch_that_was_killed_at_any_step_is_brought_to_its_end_by_the_next_
         assert not (decided and "stopping" in done.stdout)
 
 
+def test_a_run_that_wants_the_old_again_finishes_what_was_decided_and_goes_back(
+    cut: tuple[list[Path], bool], tmp_path: Path
+) -> None:
+    hosts, _ = cut
+    for root in hosts[:-1]:
+        if (root / DECIDED).exists():
+            rig = Rig.copied(root, tmp_path / root.name)
+            done = rig.run("--to=main=a1", "--to=side=a1", "--restart=side", "--remove=left")
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert rig.serves() == OLD
+
+
 def record_of(rig: Rig) -> dict[str, Any]:
     return dict(json.loads((rig.root / "var/lib/rigup/switch.json").read_text()))
 
