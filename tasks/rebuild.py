@@ -12,7 +12,7 @@ from pyinfra.api.deploy import deploy
 from rigup.facts.files import FileText
 from rigup.facts.ledger import HostLedger, Remains, RemainsValue, remains_of
 from rigup.ledger import Ledger
-from rigup.operations import apt, undo
+from rigup.operations import apt, drain, undo
 from rigup.plan import PLAN, kept_plan
 from rigup.settings import Settings
 from tasks.preflight import Refused
@@ -39,7 +39,7 @@ def rebuild() -> None:
     kept = undo.Kept()
 
     undo.confirmed(name="Ask for the host's name")
-    undo.drained(
+    drain.drained(
         name="Wait for running requests",
         endpoints={entry["name"]: _metrics(entry) for entry in plan.get("endpoints", [])},
         limit=settings.drain_timeout,

@@ -23,11 +23,9 @@ from rigup import ledger
 from rigup.facts.kernel import KernelState, parse_kernel_state
 from rigup.facts.ledger import SEARCHED, STAGED, UNITS, Remains, Sums, links_of, parse_remains, parse_sums, remains_of
 from rigup.facts.packages import Conffiles, parse_edited
-from rigup.gate import DRAIN, GATES
 from rigup.ledger import ACCOUNTS, BEFORE, EMPTIED, LEFTOVERS, ROOM, ROOMS, Ledger, backup_of, unmerge
-from rigup.load import running_requests
 from rigup.operations import apt
-from rigup.operations._host import Clock, check, duration, run, say, work
+from rigup.operations._host import check, duration, run, say, work
 from rigup.operations._units import wait_for_leftover
 from rigup.operations.files import place
 from rigup.operations.reboot import reboot_and_wait
@@ -37,7 +35,6 @@ __all__ = [
     "closed",
     "confirmed",
     "docker_emptied",
-    "drained",
     "files_restored",
     "keys_removed",
     "packages_purged",
@@ -87,58 +84,6 @@ def confirmed() -> Commands:
             raise OperationError(f"{host.name} stays as it is: its name was not typed (-y begins without asking)")
 
     yield work(ask, "ask")
-
-
-@operation()
-def drained(endpoints: Mapping[str, str], limit: int) -> Commands:
-    """Let no new request in at the gates, and wait until none runs at any endpoint (name to metrics URL).
-
-    It waits at most `limit` seconds, and says how many run. An endpoint without metrics is named and not waited for.
-    Who asks on the host itself passes no gate, and may go on asking.
-    """
-    if not endpoints:
-        host.noop("there is no endpoint")
-        return
-
-    def drain(host: Host) -> None:
-        for name in endpoints:
-            # HAProxy's reload: what runs ends in the former process, what comes meets the present one.
-            reload = ("systemctl kill --kill-whom=main --signal=USR2 --", QuoteString(f"rigup-gate@{name}.service"))
-            if run(host, "sed -i", QuoteString(DRAIN), QuoteString(f"{GATES}/{name}.cfg"), "&&", *reload).ok:
-                say(host, f"the gate of {name} answers new requests with 503")
-        _wait_for_requests(host, endpoints, limit)
-
-    yield work(drain, "wait for requests")
-
-
-def _wait_for_requests(host: Host, endpoints: Mapping[str, str], limit: int) -> None:
-    clock, before, silent = Clock(limit), -1, set[str]()
-    while True:
-        counts = {name: _requests(host, url) for name, url in endpoints.items()}
-        for name in sorted({name for name, count in counts.items() if count is None} - silent):
-            silent.add(name)
-            say(host, f"{name} does not tell how many requests it answers (SGLang without --enable-metrics): whatever")
-            say(host, "runs there is not waited for, and is cut off")
-        busy = {name: count for name, count in counts.items() if count}
-        total = sum(busy.values())
-        if not busy:
-            if before > 0:
-                say(host, f"all requests have ended after {duration(clock.elapsed_s)}")
-            return
-        listed = ", ".join(f"{count} at {name}" for name, count in busy.items())
-        if clock.is_up:
-            say(host, f"{total} requests still run ({listed}) after {clock}: they are cut off")
-            return
-        if total != before or clock.is_due():
-            say(host, f"{total} request{'s run' if total != 1 else ' runs'} ({listed}): waiting, {clock}")
-        before = total
-        clock.nap()
-
-
-def _requests(host: Host, url: str) -> int | None:
-    """How many requests run or wait; none where nothing answers, None where the answer does not say."""
-    answer = run(host, "curl -sS -m 10 --noproxy '*' --", QuoteString(url), "2>/dev/null")
-    return running_requests(answer.lines) if answer.ok else 0
 
 
 @operation()

@@ -150,11 +150,6 @@ LIST = (
         undo="umount /sys/module/nvidia/version",
     ),
     Break(
-        "driver-gpus",
-        SHAM.format(name="smi", path="/usr/bin/nvidia-smi", text='/run/smi "$@" | head -n -1'),
-        undo="umount /usr/bin/nvidia-smi",
-    ),
-    Break(
         "driver-open-module",
         "cp -a $(/sbin/modinfo -n nvidia) /run/nvidia.ko && "
         "sed -i 's/Dual MIT.GPL/Some licence/' $(/sbin/modinfo -n nvidia)",

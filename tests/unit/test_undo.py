@@ -17,7 +17,7 @@ from rigup.facts import ledger as facts
 from rigup.facts.ledger import Remains, links_of, parse_remains, remains_of
 from rigup.facts.packages import Conffiles, parse_edited
 from rigup.ledger import Ledger
-from rigup.operations import _host, undo
+from rigup.operations import _host, drain, undo
 from tasks.preflight import Refused
 from tasks.rebuild import _one_by_one, _yes_or_no
 from tests.unit.deploys import Actor, Said
@@ -54,7 +54,7 @@ def position(commands: list[str], part: str) -> int:
 
 def test_the_gates_let_nobody_in_before_running_requests_are_counted() -> None:
     actor = Actor().answers("curl", BUSY, IDLE)
-    outcome = actor.does(undo.drained, endpoints={"main": "http://127.0.0.1:8000/metrics"}, limit=60)
+    outcome = actor.does(drain.drained, endpoints={"main": "http://127.0.0.1:8000/metrics"}, limit=60)
     assert not outcome.failed
     gate = position(outcome.commands, "--signal=USR2 -- rigup-gate@main.service")
     assert "/etc/rigup/gates/main.cfg" in outcome.commands[gate]
@@ -68,7 +68,7 @@ def test_an_endpoint_that_does_not_count_its_requests_is_named_once_and_not_wait
     actor = Actor().answers("sed -i", Said(ok=False))
     actor.answers(":8000/", ["404 page not found"]).answers(":8001/", BUSY, IDLE)
     urls = {name: f"http://127.0.0.1:{port}/metrics" for name, port in {"sg": 8000, "main": 8001}.items()}
-    outcome = actor.does(undo.drained, endpoints=urls, limit=60)
+    outcome = actor.does(drain.drained, endpoints=urls, limit=60)
     assert outcome.told.count("sg does not tell how many requests it answers") == 1
     assert "2 requests run (2 at main)" in outcome.told
     assert "503" not in outcome.told
@@ -76,7 +76,7 @@ def test_an_endpoint_that_does_not_count_its_requests_is_named_once_and_not_wait
 
 def test_an_endpoint_that_is_down_is_neither_waited_for_nor_named() -> None:
     actor = Actor().answers("sed -i", Said(ok=False)).answers("curl", Said(ok=False))
-    outcome = actor.does(undo.drained, endpoints={"main": "http://127.0.0.1:8000/metrics"}, limit=60)
+    outcome = actor.does(drain.drained, endpoints={"main": "http://127.0.0.1:8000/metrics"}, limit=60)
     assert outcome.told.endswith("[@fake/rig1] Success")
     assert not [line for line in outcome.told.splitlines() if "request" in line]
 
