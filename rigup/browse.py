@@ -17,6 +17,7 @@ from rigup.check import Hardware, check_catalogue
 from rigup.choice import ranked
 from rigup.errors import InputError
 from rigup.fit import fit
+from rigup.inventory import find_inventory
 from rigup.known import releases_of
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.schema import EngineName, Recipe, Workload
@@ -58,6 +59,7 @@ def add_commands(commands: Any) -> None:
     show.add_argument("name", metavar="RECIPE")
     show.add_argument("--as", dest="form", choices=sorted(forms.FORMS), default="docker", help="by default docker")
     show.add_argument("--inventory", type=Path, metavar="FILE", help="take digests from the lock beside this inventory")
+    show.add_argument("--host", metavar="HOST", help="with this host's settings, and its patched files")
     show.set_defaults(run=_show)
 
 
@@ -142,5 +144,6 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    print(forms.shown(default_catalogue(), options.name, options.form, options.inventory), end="")
+    inventory = options.inventory or (find_inventory(Path.cwd() / "inventory") if options.host else None)
+    print(forms.shown(default_catalogue(), options.name, options.form, inventory, options.host), end="")
     return 0

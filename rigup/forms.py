@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rigup import lock as locks
+from rigup import resolve
 from rigup.engines import arguments
 from rigup.errors import RigupError
 from rigup.inventory import load_inventory
@@ -29,13 +30,15 @@ from rigup.written import doubled, yaml_text
 
 __all__ = ["FORMS", "bare", "compose", "docker", "kubernetes", "shown", "systemd"]
 
-ENDPOINT = "main"
 UNRESOLVED = "sha256:" + "0" * 64
 NO_COMMIT = "0" * 40
 
 
-def shown(catalogue: Catalogue, name: str, form: str, inventory: Path | None = None) -> str:
-    """The recipe in one of FORMS, with comments on where each value comes from. Raises RigupError."""
+def shown(catalogue: Catalogue, name: str, form: str, inventory: Path | None = None, host: str | None = None) -> str:
+    """The recipe in one of FORMS, with comments on where each value comes from. Raises RigupError.
+
+    With an inventory the names in its lock are taken; with a host of it also that host's settings, and patched files.
+    """
     recipe = catalogue.recipe(name)
     if recipe.image is None and (form == "shell" or recipe.source):
         if form != "shell":
@@ -43,14 +46,17 @@ def shown(catalogue: Catalogue, name: str, form: str, inventory: Path | None = N
         return _origins(catalogue, recipe) + bare(catalogue, recipe)
     if recipe.image is None and form != "systemd":
         raise RigupError(f"recipe {name} runs without a container: `--as shell` and `--as systemd` show it")
-    known = locks.read(load_inventory(inventory).lock) if inventory else Lock()
-    endpoint, notes = _endpoint(catalogue, recipe, known)
+    hosts = load_inventory(inventory) if inventory else None
+    settings = hosts.host(host).settings if hosts and host else Settings.from_data({})
+    endpoint, notes = _endpoint(catalogue, recipe, locks.read(hosts.lock) if hosts else Lock(), settings, bool(host))
     text = "".join(f"# {_one_line(note)}\n" for note in notes)
     return text + _origins(catalogue, recipe) + FORMS[form](endpoint)
 
 
-def _endpoint(catalogue: Catalogue, recipe: Recipe, known: Lock) -> tuple[EndpointPlan, list[str]]:
-    """The plan of the recipe with the default settings, and what it could not know."""
+def _endpoint(
+    catalogue: Catalogue, recipe: Recipe, known: Lock, settings: Settings, patched: bool
+) -> tuple[EndpointPlan, list[str]]:
+    """The plan of the recipe with these settings, `patched` or with its published files, and what it could not know."""
     image, checkpoint = recipe.image, catalogue.checkpoint(recipe.checkpoint)
     notes: list[str] = []
     if recipe.not_deployable:
@@ -67,18 +73,29 @@ def _endpoint(catalogue: Catalogue, recipe: Recipe, known: Lock) -> tuple[Endpoi
         checkpoints[checkpoint.key] = CheckpointLock(
             revision=checkpoint.revision or NO_COMMIT, bytes=checkpoint.bytes or 0, files=1
         )
-    if needed_patches(recipe, images[image.tag].created if image else None):
-        notes.append("patched files are left out here: a deploy makes them from the published ones")
+    patched = patched and not notes
+    if not patched and needed_patches(recipe, images[image.tag].created if image else None):
+        notes.append("patched files are left out: `--host` shows them, once a deploy has locked what they are made of")
     free = recipe.model_copy(update={"not_deployable": None, "status": "reported"})
-    settings = Settings.from_data({"recipe": recipe.id})
+    settings, where = _serving(settings, recipe)
     lock = known.model_copy(update={"images": images, "venvs": venvs, "checkpoints": checkpoints})
     only = Catalogue({recipe.id: free}, catalogue.checkpoints)
-    endpoint = make_plan("host", settings, only, lock, None).endpoint(ENDPOINT)
+    published = resolve.published_for(settings, only, lock, resolve.CACHE) if patched else None
+    endpoint = make_plan("host", settings, only, lock, published).endpoint(where)
     if image and endpoint.image and endpoint.image.endswith(UNRESOLVED):
         endpoint = endpoint.model_copy(update={"image": image.tag})
     if endpoint.checkpoint.revision == NO_COMMIT:
         endpoint = _on_branch(endpoint, checkpoint.branch)
     return endpoint, notes
+
+
+def _serving(settings: Settings, recipe: Recipe) -> tuple[Settings, str]:
+    """The settings with one endpoint, which serves the recipe: the one that does so already, else the first."""
+    names = sorted(settings.endpoints)
+    serving = [name for name in names if (settings.endpoints[name].recipe or settings.recipe) == recipe.id]
+    name = [*serving, *names][0]
+    endpoint = settings.endpoints[name].model_copy(update={"recipe": recipe.id})
+    return settings.model_copy(update={"endpoints": {name: endpoint}}), name
 
 
 def _on_branch(endpoint: EndpointPlan, branch: str) -> EndpointPlan:

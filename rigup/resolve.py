@@ -72,6 +72,10 @@ def resolve(wants: Iterable[Want], catalogue: Catalogue, known: Lock) -> Lock:
     return filled
 
 
+CACHE = Path(".rigup/hub")
+"""What was read from the hub, below the directory that rigup is started in."""
+
+
 def published_for(settings: Settings, catalogue: Catalogue, known: Lock, cache_dir: Path) -> Published:
     """The published config files that these settings' plan patches, as make_plan wants them. Raises ResolveError."""
     found: dict[str, dict[str, str]] = {}

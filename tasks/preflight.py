@@ -50,7 +50,6 @@ from rigup.settings import Settings
 
 __all__ = ["Brief", "preflight"]
 
-CACHE = Path(".rigup/hub")
 FILES = Path(__file__).resolve().parent.parent / "files"
 # Named whole: a login without root has no sbin in its PATH, and is told of that alone.
 UPDATE_GRUB = "/usr/sbin/update-grub"
@@ -111,7 +110,7 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
     wants = [resolve.Want(settings[name], distro) for name, distro in distros.items()]
     lock = resolve.ensure(Path(hosts[0].data.rigup_lock), wants, catalogue)
     plans = {
-        name: make_plan(name, wanted, catalogue, lock, resolve.published_for(wanted, catalogue, lock, CACHE))
+        name: make_plan(name, wanted, catalogue, lock, resolve.published_for(wanted, catalogue, lock, resolve.CACHE))
         for name, wanted in settings.items()
     }
     facts = _on_each(hosts, lambda host: _facts(host, systems[host.name], plans[host.name], settings[host.name], lock))

@@ -3,16 +3,22 @@
 import random
 import shlex
 import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import yaml
 
+from rigup import cli, resolve
+from rigup import lock as locks
 from rigup.errors import RigupError
 from rigup.forms import FORMS, compose, docker, kubernetes, shell, shown, systemd
+from rigup.make_plan import make_plan
 from rigup.plan import EndpointPlan
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.render import docker_argv
-from tests.unit.sample import plan
+from rigup.settings import Settings
+from tests.unit.sample import PUBLISHED, REPO, REVISION, image, lock, plan
 from tests.unit.systemd_words import exec_words
 from tests.unit.test_render import HOSTILE, settings_of
 
@@ -164,3 +170,30 @@ def test_what_a_container_needs_beyond_the_usual_is_in_its_command_and_in_its_di
     assert "--mount=type=tmpfs,target=/usr/local/cuda-13.0/compat" in words
     assert "--security-opt=seccomp=unconfined" in words
     assert endpoint.digest != plain.digest
+
+
+def test_a_host_of_the_inventory_is_shown_what_it_would_run_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = {"model_store": "/data/models", "endpoints": {"left": {"gpus": [0, 1, 2, 3], "port": 8005}}}
+    inventory = tmp_path / "lab.yaml"
+    inventory.write_text(yaml.safe_dump({"hosts": {"rig1": {"address": "192.0.2.1", **written}}}))
+    locks.write(tmp_path / "lab.lock", lock(image(created=datetime(2026, 2, 20, tzinfo=UTC))))
+    for name, text in PUBLISHED[f"{REPO}@{REVISION}"].items():
+        kept = tmp_path / resolve.CACHE / "published" / REPO / REVISION / name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(text)
+    for name in ("hf_quant_config.json", "tokenizer_config.json"):
+        (kept.parent / f"{name}.absent").touch()
+
+    words = ["show", "vllm-nvfp4-cu130", "--inventory", str(inventory), "--host", "rig1", "--as", "systemd"]
+    assert cli.main(words) == 0
+
+    settings = Settings.from_data({"recipe": "vllm-nvfp4-cu130", **written})
+    made = lock(image(created=datetime(2026, 2, 20, tzinfo=UTC)))
+    endpoint = make_plan("rig1", settings, CATALOGUE, made, PUBLISHED).endpoint("left")
+    assert "config.json" in endpoint.patched_files
+    text = capsys.readouterr().out
+    assert systemd(endpoint) in text
+    assert f"source={endpoint.directory}/config.json" in text and "left out" not in text
