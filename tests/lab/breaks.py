@@ -39,7 +39,8 @@ HOLD = (
 )
 # Another program in a program's place, until it is unmounted; the real one is at /run/NAME meanwhile.
 SHAM = (
-    "touch /run/{name} && mount --bind {path} /run/{name} && "
+    # Private: else what comes to lie over the one comes to lie over the other too.
+    "touch /run/{name} && mount --bind --make-private {path} /run/{name} && "
     "install -m 755 /dev/stdin /run/{name}-sham <<'END' && mount --bind /run/{name}-sham {path}\n"
     "#!/bin/sh\n{text}\nEND\n"
 )
@@ -148,6 +149,11 @@ LIST = (
         "driver-loaded",
         "echo 590.1.1 >/run/version && mount --bind /run/version /sys/module/nvidia/version",
         undo="umount /sys/module/nvidia/version",
+    ),
+    Break(
+        "driver-gpus",
+        SHAM.format(name="smi", path="/usr/bin/nvidia-smi", text='/run/smi "$@" | head -n -1'),
+        undo="umount /usr/bin/nvidia-smi",
     ),
     Break(
         "driver-open-module",

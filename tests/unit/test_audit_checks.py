@@ -78,7 +78,6 @@ def test_what_is_checked_is_made_by_the_step_that_the_check_names(checks: dict[s
 
 # What breaks these breaks others too: they are among what a test's other breaks must be found by.
 TOGETHER = {
-    "driver-gpus",
     "docker-log-driver",
     "serve-gpus",
     "serve-container",
