@@ -156,20 +156,6 @@ def test_two_hosts_that_are_deployed_together_bring_each_file_from_the_hub_once(
     assert again.code == 0 and again.changed() == [], again.output
 
 
-def test_a_host_made_anew_is_filled_by_its_neighbour_alone_once_its_key_is_accepted(fleet: Fleet) -> None:
-    host = fleet.hosts[0]
-    host.reset()
-    fleet.hub.forget()
-    refused = fleet.deploy("--limit", host.name)
-    assert refused.code != 0 and f"`rigup accept {host.name}`" in " ".join(refused.output.split()), refused.output
-    accepted = fleet.rigs.run("rigup", "accept", host.name, "-y")
-    assert accepted.code == 0, accepted.output
-    result = fleet.deploy("--limit", host.name)
-    assert result.code == 0, result.output
-    assert fleet.sums(host) == published()
-    assert fleet.hub.journal == []
-
-
 def test_nobody_else_is_served(fleet: Fleet) -> None:
     # This machine is not in the inventory.
     first = fleet.hosts[0]
