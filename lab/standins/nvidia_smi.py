@@ -18,6 +18,8 @@ ROOT = Path(os.environ.get("LAB_ROOT", "/"))
 HARDWARE = ROOT / "usr/lib/lab-hardware/lab.json"
 LIBRARIES = ROOT / "usr/lib/x86_64-linux-gnu/nvidia"
 MODULE_VERSION = ROOT / "proc/driver/nvidia/version"
+KERNELS_OWN = ROOT / "usr/lib/lab-hardware/proc-driver/nvidia/version"
+"""What lies there: in a unit with a /proc of its own nothing does, where a real kernel would still show it."""
 STATE = ROOT / "run/lab-gpu-state.json"
 """Persistence mode and power limits as set; gone with the next boot, as on a real card."""
 PERSISTENCED = ROOT / "run/nvidia-persistenced"
@@ -61,7 +63,8 @@ def read_world() -> World:
     if DEVICE_CGROUP.is_dir() and not (DEVICE_CGROUP / "lab-device-cgroup").exists():
         fail(255, "Failed to initialize NVML: Unknown Error")
     try:
-        text = (CONTAINER / "version" if contained else MODULE_VERSION).read_text()
+        loaded = MODULE_VERSION if MODULE_VERSION.exists() else KERNELS_OWN
+        text = (CONTAINER / "version" if contained else loaded).read_text()
         hardware = json.loads((CONTAINER / "lab.json" if contained else HARDWARE).read_text())
     except FileNotFoundError:
         fail(
