@@ -14,7 +14,7 @@ from math import prod
 from rigup.documents import Loc
 from rigup.engines import option
 from rigup.errors import Finding
-from rigup.fit import fit, tokens_of
+from rigup.fit import LENGTH_OPTIONS, asked_context, fit
 from rigup.known import Complaint, judge, ordered, releases_of
 from rigup.packages import short_of_cuda
 from rigup.patch_schema import IgnorePatch, YarnPatch
@@ -153,13 +153,16 @@ def _nccl(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
 
 
 def _context(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
-    names = ("--max-model-len", "--context-length")
-    length = option(recipe, *names)
+    length = option(recipe, *LENGTH_OPTIONS)
     variable = LONG_CONTEXT[recipe.engine.name]
-    tokens = tokens_of(length or "")
+    tokens = asked_context(recipe) or 0
     long = tokens > NATIVE_CONTEXT
     if long and checkpoint.model.startswith("Qwen3.5") and recipe.env.get(variable) != "1":
-        yield _where(recipe, *names), f"is beyond the native {NATIVE_CONTEXT} tokens", f'env: {{{variable}: "1"}}'
+        yield (
+            _where(recipe, *LENGTH_OPTIONS),
+            f"is beyond the native {NATIVE_CONTEXT} tokens",
+            f'env: {{{variable}: "1"}}',
+        )
     for index, patch in enumerate(recipe.patches):
         if isinstance(patch, YarnPatch) and tokens > patch.factor * patch.tokens:
             reach = f"{patch.factor:g} x {patch.tokens} tokens are {patch.factor * patch.tokens:.0f}"

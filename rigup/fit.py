@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rigup.engines import option
 from rigup.schema import Checkpoint, Recipe
 
-__all__ = ["ERROR", "Fit", "fit", "tokens_of"]
+__all__ = ["ERROR", "LENGTH_OPTIONS", "Fit", "asked_context", "fit"]
 
 GIB = 1 << 30
 NUMBER = r"\d*\.?\d+"
@@ -21,6 +21,7 @@ ERROR = 7.0
 # The only model whose cache the formula knows.
 MODEL = "Qwen3.5-397B-A17B"
 CONTEXT = 262144
+LENGTH_OPTIONS = ("--max-model-len", "--context-length")
 
 # 15 attention layers x (K, V) x 256 per KV head at one byte, and 1/15 more for the drafter's layer; two KV heads.
 BYTES_PER_TOKEN_AND_HEAD = 7680
@@ -63,11 +64,14 @@ class Fit:
         )
 
 
-def tokens_of(text: str) -> int:
-    """`262144`, `256K` (binary) or `1m` (decimal) as vLLM reads them; 0 for what names no length, as `auto`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmKM])?", text)
+def asked_context(recipe: Recipe) -> int | None:
+    """The context in tokens that a recipe asks for; None where it leaves that to the checkpoint.
+
+    Such as `262144`, `256K` (binary) or `1m` (decimal), as vLLM reads them.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmKM])?", option(recipe, *LENGTH_OPTIONS) or "")
     powers = {None: 1, "k": 10**3, "m": 10**6, "K": 1 << 10, "M": 1 << 20}
-    return int(float(match[1]) * powers[match[2]]) if match else 0
+    return int(float(match[1]) * powers[match[2]]) if match else None
 
 
 def fit(recipe: Recipe, checkpoint: Checkpoint, vram_mib: int | None = None) -> Fit | None:
@@ -76,9 +80,8 @@ def fit(recipe: Recipe, checkpoint: Checkpoint, vram_mib: int | None = None) -> 
         return None
     parallel = recipe.parallel
     share = option(recipe, "--gpu-memory-utilization", "--mem-fraction-static")
-    length = option(recipe, "--max-model-len", "--context-length")
     cache = option(recipe, "--kv-cache-dtype") or "auto"
-    context = tokens_of(length or "") or CONTEXT
+    context = asked_context(recipe) or CONTEXT
     width = 1 if (checkpoint.kv_cache if cache == "auto" else cache).startswith("fp8") else 2
     # Two heads on one GPU, or one: beyond two GPUs each keeps a copy, unless decode context parallelism shares it.
     heads = HEADS / min(parallel.tp, HEADS) / parallel.dcp / parallel.pp

@@ -73,7 +73,7 @@ def _endpoint(
         checkpoints[checkpoint.key] = CheckpointLock(
             revision=checkpoint.revision or NO_COMMIT, bytes=checkpoint.bytes or 0, files=1
         )
-    patched = patched and not notes
+    patched = patched and (image is None or image.tag in known.images) and checkpoint.key in known.checkpoints
     if not patched and needed_patches(recipe, images[image.tag].created if image else None):
         notes.append("patched files are left out: `--host` shows them, once a deploy has locked what they are made of")
     free = recipe.model_copy(update={"not_deployable": None, "status": "reported"})

@@ -19,7 +19,7 @@ import yaml
 from rigup.documents import Loc
 from rigup.engines import arguments
 from rigup.errors import near
-from rigup.schema import Recipe
+from rigup.schema import Recipe, option_name
 
 __all__ = ["Complaint", "Release", "judge", "misshapen", "releases", "releases_of"]
 
@@ -148,7 +148,7 @@ def _argument(argument: str, release: Release) -> Iterator[tuple[str, str]]:
     name, equals, value = argument.partition("=")
     if release.engine == "vllm":
         # vLLM takes underscores too, and `--attention-config.backend`.
-        name = name.replace("_", "-").split(".")[0] if name.startswith("--") else name
+        name = option_name(argument).split(".")[0]
     known = release.options
     kind = known.get(name)
     if kind is None and name.startswith("--no-") and known.get("--" + name.removeprefix("--no-")) == "flag":

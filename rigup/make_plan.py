@@ -12,6 +12,7 @@ from rigup import patches
 from rigup.choice import Need, best, ranked
 from rigup.engines import arguments
 from rigup.errors import RigupError
+from rigup.fit import asked_context
 from rigup.lock import Lock
 from rigup.packages import cuda_group
 from rigup.plan import BESIDE, ENDPOINTS, MODEL, CheckpointPlan, EndpointPlan, Plan, Smoke, VenvPlan
@@ -195,7 +196,7 @@ def _bare_env(name: str, endpoint: Endpoint, settings: Settings, venv: VenvPlan)
 
 
 def _smoke(recipe: Recipe, catalogue: Catalogue, settings: Settings, patched: Mapping[str, str]) -> Smoke:
-    context, long_prompt = _context(recipe), SHORT_PROMPT if settings.random_weights else LONG_PROMPT
+    context, long_prompt = asked_context(recipe), SHORT_PROMPT if settings.random_weights else LONG_PROMPT
     model = catalogue.checkpoint(recipe.checkpoint).model
     steady = (
         choice.recipe.id
@@ -214,15 +215,6 @@ def _smoke(recipe: Recipe, catalogue: Catalogue, settings: Settings, patched: Ma
         context=context,
         instead=next((id for id in steady if id != recipe.id), None),
     )
-
-
-def _context(recipe: Recipe) -> int | None:
-    """The context that the recipe asks for, in tokens; None where it leaves that to the checkpoint."""
-    for argument in recipe.argv:
-        name, _, value = argument.partition("=")
-        if name in ("--max-model-len", "--context-length") and value.isdigit():
-            return int(value)
-    return None
 
 
 def _arguments(recipe: Recipe, endpoint: Endpoint, path: str) -> tuple[str, ...]:
