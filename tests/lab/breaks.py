@@ -44,6 +44,8 @@ SHAM = (
     "install -m 755 /dev/stdin /run/{name}-sham <<'END' && mount --bind /run/{name}-sham {path}\n"
     "#!/bin/sh\n{text}\nEND\n"
 )
+LOADED = "echo {version} >/run/version && mount --bind /run/version /sys/module/nvidia/version"
+AS_LOADED = "umount /sys/module/nvidia/version"
 AT_WORK = ("serve-reach", "serve-gpus", "serve-container", "verify-health", "verify-models", "verify-completion")
 
 LIGHT = (
@@ -109,9 +111,9 @@ LIGHT = (
     Break("kernel-next", "touch /boot/vmlinuz-99.0", undo="rm /boot/vmlinuz-99.0"),
     Break(
         "driver-safe",
-        "echo 570.1.1 >/run/version && mount --bind /run/version /sys/module/nvidia/version",
+        LOADED.format(version="570.1.1"),
         also=("driver-loaded",),
-        undo="umount /sys/module/nvidia/version",
+        undo=AS_LOADED,
     ),
     Break(
         "driver-processes",
@@ -147,8 +149,8 @@ LIST = (
     ),
     Break(
         "driver-loaded",
-        "echo 590.1.1 >/run/version && mount --bind /run/version /sys/module/nvidia/version",
-        undo="umount /sys/module/nvidia/version",
+        LOADED.format(version="590.1.1"),
+        undo=AS_LOADED,
     ),
     Break(
         "driver-gpus",
