@@ -9,7 +9,7 @@ export PYTHONUNBUFFERED := 1
 APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg iproute2 kmod mmdebstrap nftables \
 	openssh-client openssh-server python3-venv rsync systemd-container
 
-.PHONY: help lab lab-down test soak audit bench bench-store lint unit apt-packages
+.PHONY: help lab lab-down lab-caches test checks soak audit bench bench-store lint unit apt-packages
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -20,12 +20,21 @@ lab: apt-packages $(VENV)/.ready ## Build and boot the lab, deploy to it, audit 
 lab-down: $(VENV)/.ready ## Stop the lab and remove all it made; caches stay
 	@$(BIN)/python -m lab down
 
-# Two processes with a lab each: most of the time a deploy waits. The tests of a file share hosts, in their order.
-test: apt-packages $(VENV)/.ready lint unit ## Everything that proves the project
-	$(BIN)/pytest --dist loadfile --tx popen//env:RIGUP_LAB=0 --tx popen//env:RIGUP_LAB=1 tests/lab
+# Two processes with a lab each: most of the time a deploy waits. Tests that share hosts stay together, in their order.
+test: apt-packages $(VENV)/.ready ## Everything that proves the project
+	@$(MAKE) --no-print-directory -j2 checks lab-caches
+	$(BIN)/pytest --dist loadgroup --tx popen//env:RIGUP_LAB=0 --tx popen//env:RIGUP_LAB=1 tests/lab
 
 soak: apt-packages $(VENV)/.ready ## The long repetitions
 	$(BIN)/pytest tests/lab --soak -m soak
+
+# One after the other: each keeps all processors busy.
+checks: lint
+	@$(MAKE) --no-print-directory unit
+
+# Made beside them, since it waits for the network half of the time.
+lab-caches: $(VENV)/.ready
+	@$(BIN)/python -m lab caches
 
 unit: $(VENV)/.ready
 	$(BIN)/pytest -n 4 tests/unit

@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         up.add_argument("--release", choices=(*RELEASES, "mixed"), help="Debian release of new hosts (default: trixie)")
         up.add_argument("--login", choices=(*machine.LOGINS, "mixed"), help="login user of new hosts (default: ops)")
         up.add_argument("--gpus", type=int, metavar="N", help=f"cards in new hosts (default: {DEFAULT_GPUS})")
+    command("caches", "make what the lab keeps for later: bare disks, images; no host is booted")
     command("down", "stop the lab and remove all it made; caches stay")
     command("status", "what runs and how to reach it")
     reset = command("reset", "make a host bare again")
@@ -65,6 +66,8 @@ def _run(arguments: argparse.Namespace) -> int:
             world.up(options.hosts, options.release, options.login, options.gpus)
         case "tour":
             return tour.tour(lambda: world.up(options.hosts, options.release, options.login, options.gpus))
+        case "caches":
+            world.fill_caches(print)
         case "down":
             world.down()
         case "status":

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from lab import hub, limits, machine, mirror, network, registry
+from lab import hub, limits, machine, mirror, network, registry, rootfs
 from lab.hardware import DEFAULT_GPUS, describe
 from lab.locking import quietly
 from lab.machine import Host, LabError, Spec
@@ -188,6 +188,14 @@ def services(say: Callable[[str], None] = quietly) -> Iterator[None]:
             stop()
         if fresh and not machine.existing():
             down(say)
+
+
+def fill_caches(say: Callable[[str], None] = quietly) -> None:
+    """Make what the lab keeps for later, as far as it is missing. Raises LabError, NetworkError, ServiceError."""
+    # The registry begins with its images.
+    with services(say):
+        for release in RELEASES:
+            rootfs.build(release, say)
 
 
 def defaults() -> dict[str, Any]:
