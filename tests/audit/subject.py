@@ -88,6 +88,11 @@ def expect(expected: object, found: object) -> None:
     raise Deviation(_shown(expected), _shown(found))
 
 
+def veiled(values: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables, told apart without being told: any may be a secret."""
+    return {name: f"sha256 {hashlib.sha256(value.encode()).hexdigest()[:8]}" for name, value in values.items()}
+
+
 def expect_none(expected: str, deviations: Iterable[str]) -> None:
     """Raise Deviation, saying what is expected instead, unless there are no deviations."""
     found = list(deviations)

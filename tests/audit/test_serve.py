@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from subject import Deviation, Subject, check, expect, expect_programs, expect_text
+from subject import Deviation, Subject, check, expect, expect_programs, expect_text, veiled
 
 from rigup.render import USER, unit_text
 
@@ -86,7 +86,7 @@ def test_serve_gpus(rig: Subject) -> None:
 
 @check("critical", "endpoints", "recipe", root=True)
 def test_serve_container(rig: Subject) -> None:
-    """What runs in the unit is what the plan describes: image and mounts, and the plan's own mark."""
+    """What runs is what the plan describes, as Docker tells it: image, arguments, environment, GPUs, mounts, rights."""
     for endpoint in rig.plan.endpoints:
         if endpoint.image is None:
             continue
@@ -94,17 +94,32 @@ def test_serve_container(rig: Subject) -> None:
         if not running:
             raise Deviation(f"the container {endpoint.container}", "no such container")
         seen = running[0]
-        image = (rig.json("docker image inspect --format '{{json .Id}}' %s", endpoint.image)) or "not here"
+        config, host = seen.get("Config", {}), seen.get("HostConfig", {})
+        # The image brings variables of its own.
+        environment = dict(each.split("=", 1) for each in config.get("Env") or [])
+        expect(veiled(endpoint.env), veiled({name: environment.get(name, "") for name in endpoint.env}))
+        devices = [name for request in host.get("DeviceRequests") or [] for name in request.get("DeviceIDs") or []]
+        gpus = ["all"] if endpoint.gpus == "all" else endpoint.gpus
         mounts = {mount["Destination"]: mount["Source"] for mount in seen.get("Mounts", []) if not mount.get("RW")}
         expect(
             {
                 "plan": endpoint.digest[:12],
-                "image": image,
+                "image": endpoint.image,
+                "arguments": list(endpoint.argv),
+                "GPUs": sorted(f"nvidia.com/gpu={gpu}" for gpu in gpus),
+                "privileged": False,
+                "capabilities dropped": ["ALL"],
+                "security options": sorted(("no-new-privileges", *endpoint.security_opt)),
                 **{f"mount {mount.target}": mount.source for mount in endpoint.mounts},
             },
             {
-                "plan": seen.get("Config", {}).get("Labels", {}).get("rigup.plan", "no mark")[:12],
-                "image": seen.get("Image", "none"),
+                "plan": config.get("Labels", {}).get("rigup.plan", "no mark")[:12],
+                "image": config.get("Image", "none"),
+                "arguments": config.get("Cmd") or [],
+                "GPUs": sorted(devices),
+                "privileged": host.get("Privileged"),
+                "capabilities dropped": host.get("CapDrop") or [],
+                "security options": sorted(host.get("SecurityOpt") or []),
                 **{f"mount {target}": source for target, source in mounts.items()},
             },
         )

@@ -81,6 +81,11 @@ LIGHT = (
         "systemctl enable --quiet model-fetch@$(cd /etc/rigup/models; ls *.json | sed s/.json//).service",
     ),
     Break("config-plan", 'sed -i \'s/"driver_branch": 595/"driver_branch": 610/\' /etc/rigup/plan.json'),
+    Break(
+        "config-image",
+        "image=$(docker inspect --format '{{.Config.Image}}' llm-main) && docker tag $image other:1 && "
+        "docker rmi $image >/dev/null",
+    ),
     Break("config-environment", "chmod 644 /etc/rigup/endpoints/main/*/env"),
     Break("config-patches", "sed -i s/NVFP4/FP4/ /etc/rigup/endpoints/main/*/config.json"),
     Break("serve-programs", "sed -i '1a # by hand' /usr/local/lib/rigup/wait_ready.py"),
