@@ -97,6 +97,7 @@ def test_the_first_host_that_fails_stops_the_rest_and_the_next_run_goes_on_there
 
     for host in hosts.values():
         host.shell(f"rm {REFUSES}; systemctl daemon-reload")
-    result = fleet.deploy(timeout=1500)
+    # What did not come up is not tried again unless one says so.
+    result = fleet.deploy("-y", "--data", "retry=true", timeout=1500)
     assert result.code == 0, result.output
     assert fleet.deploy(timeout=1500).changed() == []

@@ -164,6 +164,19 @@ def test_a_package_by_hand_is_found_and_put_right_while_the_server_runs_on(bare:
     assert bare.rigs.audit().code == 0
 
 
+def test_a_server_with_other_arguments_is_found_and_started_anew(bare: Bare) -> None:
+    unit, as_it_was = "/usr/local/lib/systemd/system/llm@main.service", "/run/llm.as-it-was"
+    bare.host.shell(
+        f"cp -a {unit} {as_it_was} && sed -i 's/^ExecStart=.*/&\\n  --max-log-len=7 \\\\/' {unit} && "
+        f"systemctl daemon-reload && systemctl restart llm@main && cp -a {as_it_was} {unit} && systemctl daemon-reload",
+        timeout=300,
+    )
+    audit = bare.rigs.audit()
+    assert audit.code == 2 and re.findall(r"(\S+) +FAILED", audit.output) == ["serve-process"], audit.output
+    assert f"{SECOND} serve | Serve own-bare as main" in bare.deploy("own-bare").changed()
+    assert bare.rigs.audit().code == 0
+
+
 def test_and_a_need_takes_it_back_to_the_best_current_recipe(bare: Bare) -> None:
     need = {"for": "agents", "engine": "vllm", "model": "Qwen3.5-397B-A17B"}
     bare.deploy(need)
