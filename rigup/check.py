@@ -19,7 +19,7 @@ from rigup.known import Complaint, judge, ordered, releases_of
 from rigup.packages import short_of_cuda
 from rigup.patch_schema import IgnorePatch, YarnPatch
 from rigup.recipes import Catalogue
-from rigup.schema import DRAFTING, Checkpoint, Recipe, option_name
+from rigup.schema import Checkpoint, Recipe, option_name
 
 __all__ = ["Hardware", "check_catalogue", "check_recipe"]
 
@@ -96,13 +96,10 @@ def _where(recipe: Recipe, *names: str) -> Loc:
 def _agents(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
     if "agents" not in recipe.workload:
         return
-    if recipe.drafts and recipe.tool_calls != "reliable":
+    if recipe.speculation and recipe.tool_calls != "reliable":
         remedy = "take agents out of workload, or drop the speculation (vLLM 38106 and 50021 are open)"
-        yield (
-            ("speculation",) if recipe.speculation else _where(recipe, *DRAFTING),
-            "agents need tool calls, which speculation is known to corrupt over several steps",
-            remedy,
-        )
+        message = "agents need tool calls, which speculation is known to corrupt over several steps"
+        yield ("speculation",), message, remedy
     if recipe.tool_calls == "broken":
         yield ("tool_calls",), "agents need tool calls, and they are broken here", "take agents out of workload"
     if recipe.tool_parser is None:
@@ -128,7 +125,8 @@ def _speculation(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
     if not checkpoint.drafter:
         yield ("speculation",), f"the drafter does not fit the weights of {checkpoint.repo}", "speculation: null"
     most = wanted.n if isinstance(wanted.n, int) else max(tokens for _, _, tokens in wanted.n)
-    if recipe.engine.name == "vllm" and most > MOST_STABLE and recipe.status != "superseded":
+    mtp = recipe.engine.name == "vllm" and wanted.method == "mtp"
+    if mtp and most > MOST_STABLE and recipe.status != "superseded":
         yield ("speculation", "n"), f"more than {MOST_STABLE} speculated tokens were never stable", "2"
 
 

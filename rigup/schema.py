@@ -33,6 +33,7 @@ from rigup.words import (
 )
 
 __all__ = [
+    "LAUNCHER",
     "NCCL_LEVELS",
     "Checkpoint",
     "Container",
@@ -85,8 +86,9 @@ FIELDS_OF_OPTIONS = {
     "--speculative-num-draft-tokens": "speculation.n",
 }
 
-# Options of forks' launchers that have tokens drafted, as `--draft-tokens=3` of the community's unified image.
-DRAFTING = ("--draft-tokens",)
+# The fork whose image starts vLLM through a launcher, and that launcher's own options for speculation.
+LAUNCHER = "local-inference-lab"
+FIELDS_OF_LAUNCHER = {"--mode": "speculation", "--draft-tokens": "speculation.n"}
 
 # What a patch passes to the engine itself.
 OPTIONS_OF_PATCHES = {"yarn": "--hf-overrides", "chat-template": "--chat-template"}
@@ -193,7 +195,8 @@ class Parallel(Data):
 class Speculation(Data):
     """Tokens drafted for each step.
 
-    `n` is a number, or for vLLM a list of [batch from, batch to, n]. SGLang needs `steps` and `topk` as well.
+    `method` is the engine's word, or that of a fork's launcher (mtp, dspark, dflash2). `n` is a number, or for vLLM a
+    list of [batch from, batch to, n]. SGLang needs `steps` and `topk` as well.
     """
 
     method: Word
@@ -308,11 +311,6 @@ class Recipe(Data):
         return any(evidence.kind == "verbatim" for evidence in self.evidence)
 
     @property
-    def drafts(self) -> bool:
-        """Whether tokens are speculated, by the engine's own options or those of a fork's launcher."""
-        return self.speculation is not None or any(option_name(argument) in DRAFTING for argument in self.argv)
-
-    @property
     def engine_version(self) -> str | None:
         """The lowest version of the engine that it can run with, as far as the recipe says."""
         for package in self.venv.packages if self.venv else ():
@@ -330,12 +328,13 @@ class Recipe(Data):
     @model_validator(mode="after")
     def _arguments_are_plain(self) -> Recipe:
         seen: set[str] = set()
+        fields = FIELDS_OF_OPTIONS | (FIELDS_OF_LAUNCHER if self.engine.fork == LAUNCHER else {})
         for argument in self.argv:
             name = option_name(argument)
             if name in RESERVED_ARGUMENTS:
                 raise complaint(f"argv holds {name}, which comes from the endpoint", "remove it")
             # vLLM takes the parts of a JSON option one by one too: `--speculative-config.method=mtp`.
-            if field := FIELDS_OF_OPTIONS.get(name.split(".")[0]):
+            if field := fields.get(name.split(".")[0]):
                 raise complaint(f"argv holds {name}, which has a key of its own", f"write it as {field}")
             if not argument.startswith("-"):
                 raise complaint(f"argv holds {argument!r}, which is no option", "one string each: --option=value")

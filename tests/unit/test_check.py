@@ -38,7 +38,7 @@ WRONG = [
         "speculation: {method: mtp, n: 2}\n",
         "mine.yaml:7: speculation: agents need tool calls, which speculation",
     ),
-    (GLM, "workload: [agents]\n", "glm-5.3-flash-mtp3.yaml:32: argv[1]: agents need tool calls, which speculation"),
+    (GLM, "workload: [agents]\n", "glm-5.3-flash-mtp3.yaml:31: speculation: agents need tool calls, which speculation"),
     (PLAIN, "tool_parser: null\n", "vllm-nvfp4-cu130.yaml:3: workload: agents need tool calls, and no parser"),
     (PLAIN, "parallel: {tp: 8}\n", "mine.yaml:7: parallel.tp: tp 8 x pp 1 x dp 1 is 8 GPUs, and gpus says 4"),
     (PLAIN, "parallel: {dcp: 3}\n", "mine.yaml:7: parallel.dcp: does not divide tp"),
@@ -120,7 +120,13 @@ WRONG = [
         'env: {SGLANG_ENABLE_SPEC_V3: "1"}\n',
         "does not read SGLANG_ENABLE_SPEC_V3: did you mean SGLANG_ENABLE_SPEC_V2",
     ),
-    (GLM, "argv: [--mode=mtp, --draft-tokens=three]\n", "as local-inference-lab builds it does not take 'three'"),
+    (
+        GLM,
+        "speculation: {method: mpt}\n",
+        "speculation: --mode of vllm 0.33.0 as local-inference-lab builds it does not take 'mpt': did you mean mtp?",
+    ),
+    (GLM, "speculation: {n: [[1, 4, 3]]}\n", "speculation: --draft-tokens of vllm 0.33.0 as local-inference-lab"),
+    (GLM, "speculation: {n: 4}\n", "mine.yaml:7: speculation.n: more than 3 speculated tokens were never stable"),
     (
         PLAIN,
         "engine: {fork: somebody}\nargv: {add: [--own-option]}\n",
@@ -205,6 +211,8 @@ def test_a_finding_names_the_file_of_the_recipe_that_was_extended(tmp_path: Path
         (PLAIN, "argv: {add: [--api_key=secret]}\n", "argv holds --api-key, which comes from the endpoint"),
         (PLAIN, "argv: {add: ['--speculative_config={}']}\n", "has a key of its own: write it as speculation"),
         (PLAIN, "argv: {add: [--speculative-config.method=mtp]}\n", "has a key of its own: write it as speculation"),
+        (GLM, "argv: [--mode=mtp]\n", "argv holds --mode, which has a key of its own: write it as speculation"),
+        (GLM, "argv: [--draft-tokens=3]\n", "which has a key of its own: write it as speculation.n"),
         (PLAIN, "argv: {add: [--enable-prefix-caching, --enable_prefix_caching]}\n", "is there already"),
         *(
             (PLAIN, f"patches: [{{target: quantization-ignore, add: ['{pattern}'], why: x}}]\n", "hits gate_up_proj as")
@@ -241,6 +249,24 @@ def test_corrupted_and_unshipped_forms_stand_in_caveats_and_evidence_alone() -> 
         )
         for form in ("qwen35_coder", "qwen3_next_mtp", "layers..mlp", "NCCL_P2P_LEVEL=4"):
             assert form not in text, recipe.id
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("glm-5.3-flash", ["--mode=off"]),
+        (GLM, ["--mode=mtp", "--draft-tokens=3"]),
+        ("glm-5.3-flash-spark-2gpu", ["--mode=mtp", "--draft-tokens=3"]),
+        ("qwen3.8-flash-next", ["--mode=mtp", "--draft-tokens=3"]),
+        ("qwen3.8-flash-next-2gpu", ["--mode=mtp", "--draft-tokens=3"]),
+        ("deepseek-v4-flash-2gpu", ["--mode=dspark", "--draft-tokens=5"]),
+        ("deepseek-v4-flash-vision-2gpu", ["--mode=dspark", "--draft-tokens=3"]),
+        ("deepseek-v4.1-flash", ["--mode=dspark", "--draft-tokens=7"]),
+    ],
+)
+def test_a_launcher_that_speculates_by_itself_is_told_what_to_do(name: str, told: list[str]) -> None:
+    given = [argument for argument, key in arguments(default_catalogue().recipe(name)) if key == "speculation"]
+    assert given == told
 
 
 def test_nothing_assembled_is_marked_as_quoted() -> None:
