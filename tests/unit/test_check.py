@@ -214,10 +214,6 @@ def test_a_finding_names_the_file_of_the_recipe_that_was_extended(tmp_path: Path
         (GLM, "argv: [--mode=mtp]\n", "argv holds --mode, which has a key of its own: write it as speculation"),
         (GLM, "argv: [--draft-tokens=3]\n", "which has a key of its own: write it as speculation.n"),
         (PLAIN, "argv: {add: [--enable-prefix-caching, --enable_prefix_caching]}\n", "is there already"),
-        *(
-            (PLAIN, f"patches: [{{target: quantization-ignore, add: ['{pattern}'], why: x}}]\n", "hits gate_up_proj as")
-            for pattern in ("mlp.gate", "mlp.gate*", "*mlp.gate*", ".mlp.gate", "gate", "*.layers.*.mlp.gate*")
-        ),
         (PLAIN, "argv: {add: [max-num-seqs=8]}\n", "which is no option"),
         (PLAIN, "speculation: {method: qwen3_next_mtp, n: 2}\n", "deprecated name of the same drafter: mtp"),
         (PLAIN, "speculation: {method: mtp, n: [[1, 4, 3], [6, 9, 0]]}\n", "[6, 9, 0] where a step from 5 is due"),
