@@ -196,6 +196,9 @@ def _versions(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
     low, high = recipe.engine.min, recipe.engine.max
     if low and high and ordered(low) > ordered(high):
         yield ("engine", "min"), f"{low} is above max {high}", "exchange them"
+    elif not releases_of(recipe):
+        message = "no release in this range has its options known, so nothing judges the arguments"
+        yield ("engine", "min" if low else "max"), message, "tools/engine_options.py reads them from a release's wheel"
     for package in recipe.venv.packages if recipe.venv else ():
         name, _, version = package.partition("==")
         if name.partition("[")[0] == recipe.engine.name:

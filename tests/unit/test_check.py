@@ -75,6 +75,12 @@ WRONG = [
     (PLAIN, "tool_parser: qwen35_coder\n", "tool_parser: qwen35_coder never shipped"),
     (PLAIN, "env: {VLLM_NVFP4_GEMM_BACKEND: cutlass}\n", "vllm 0.33.0 does not read VLLM_NVFP4_GEMM_BACKEND"),
     (PLAIN, "engine: {min: 0.33.0, max: 0.17.0}\n", "engine.min: 0.33.0 is above max 0.17.0"),
+    (
+        PLAIN,
+        "engine: {min: 0.17.1, max: 0.32.0}\n",
+        "mine.yaml:7: engine.min: no release in this range has its",
+    ),
+    (PLAIN, "engine: {max: 0.16.0}\n", "engine.max: no release in this range has its options known"),
     ("vllm-stock-b12x", "engine: {min: 0.34.0}\n", "vllm[b12x]==0.33.0 is outside of engine's min and max"),
     ("vllm-carve-yarn-900k", "speculation: {method: mtp, n: 1}\n", "the drafter does not fit the weights of vpyn/"),
     ("vllm-nvfp4-cu130-mtp1", "speculation: {n: 5}\n", "more than 3 speculated tokens were never stable"),
