@@ -20,6 +20,7 @@ from rigup.packages import short_of_cuda
 from rigup.patch_schema import IgnorePatch, YarnPatch
 from rigup.recipes import Catalogue
 from rigup.schema import Checkpoint, Recipe, option_name
+from rigup.words import unpinned
 
 __all__ = ["Hardware", "check_catalogue", "check_recipe"]
 
@@ -131,8 +132,8 @@ def _speculation(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
 
 
 def _kernels(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
-    packages = recipe.venv.packages if recipe.venv else ()
-    if recipe.engine.fork or any("b12x" in re.split(r"[\[\],=]", package) for package in packages):
+    packages = map(unpinned, recipe.venv.packages if recipe.venv else ())
+    if recipe.engine.fork or any("b12x" in (name, *extras) for name, extras, _ in packages):
         return
     for index, argument in enumerate(recipe.argv):
         if argument.partition("=")[2].lower() == "b12x":
@@ -200,8 +201,8 @@ def _versions(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
         message = "no release in this range has its options known, so nothing judges the arguments"
         yield ("engine", "min" if low else "max"), message, "tools/engine_options.py reads them from a release's wheel"
     for package in recipe.venv.packages if recipe.venv else ():
-        name, _, version = package.partition("==")
-        if name.partition("[")[0] == recipe.engine.name:
+        name, _, version = unpinned(package)
+        if name == recipe.engine.name:
             outside = (low and ordered(version) < ordered(low)) or (high and ordered(version) > ordered(high))
             if outside:
                 yield ("venv", "packages"), f"{package} is outside of engine's min and max", "make them agree"

@@ -30,6 +30,7 @@ from rigup.words import (
     Tag,
     Version,
     Word,
+    unpinned,
 )
 
 __all__ = [
@@ -313,9 +314,8 @@ class Recipe(Data):
     @property
     def engine_version(self) -> str | None:
         """The lowest version of the engine that it can run with, as far as the recipe says."""
-        for package in self.venv.packages if self.venv else ():
-            name, _, version = package.partition("==")
-            if name.partition("[")[0] == self.engine.name:
+        for name, _, version in map(unpinned, self.venv.packages if self.venv else ()):
+            if name == self.engine.name:
                 return version
         return self.engine.min
 

@@ -81,6 +81,7 @@ WRONG = [
         "mine.yaml:7: engine.min: no release in this range has its",
     ),
     (PLAIN, "engine: {max: 0.16.0}\n", "engine.max: no release in this range has its options known"),
+    ("vllm-stock-b12x", "venv: {packages: ['vllm[b12y]==0.33.1']}\n", "no released image of this engine has the b12x"),
     ("vllm-stock-b12x", "engine: {min: 0.34.0}\n", "vllm[b12x]==0.33.0 is outside of engine's min and max"),
     ("vllm-carve-yarn-900k", "speculation: {method: mtp, n: 1}\n", "the drafter does not fit the weights of vpyn/"),
     ("vllm-nvfp4-cu130-mtp1", "speculation: {n: 5}\n", "more than 3 speculated tokens were never stable"),
@@ -269,6 +270,14 @@ def test_corrupted_and_unshipped_forms_stand_in_caveats_and_evidence_alone() -> 
 def test_a_launcher_that_speculates_by_itself_is_told_what_to_do(name: str, told: list[str]) -> None:
     given = [argument for argument, key in arguments(default_catalogue().recipe(name)) if key == "speculation"]
     assert given == told
+
+
+@pytest.mark.parametrize("packages", ["vllm[b12x]==0.33.0", "vllm[audio,b12x]==0.33.0", "vllm==0.33.0, b12x==1.5.1"])
+def test_a_pinned_engine_gives_its_version_and_may_bring_b12x_as_an_extra(tmp_path: Path, packages: str) -> None:
+    text = f"engine: {{min: '0.30.0'}}\nvenv: {{packages: [{', '.join(map(repr, packages.split(', ')))}]}}\n"
+    catalogue = mine(tmp_path, "vllm-stock-b12x", text)
+    assert check_catalogue(catalogue, ["mine"]) == []
+    assert catalogue.recipe("mine").engine_version == "0.33.0"
 
 
 def test_nothing_assembled_is_marked_as_quoted() -> None:
