@@ -26,7 +26,7 @@ __all__ = ["Hardware", "check_catalogue", "check_recipe"]
 
 NATIVE_CONTEXT = 262144
 LONG_CONTEXT = {"vllm": "VLLM_ALLOW_LONG_MAX_MODEL_LEN", "sglang": "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"}
-EXPERT_PARALLEL = ("--enable-expert-parallel", "--ep-size", "--expert-parallel-size", "--ep")
+EXPERT_PARALLEL = ("--enable-expert-parallel", "-ep", "--ep-size", "--expert-parallel-size", "--ep")
 MOST_STABLE = 3
 
 Rule = Callable[[Recipe, Checkpoint], Iterator[Complaint]]

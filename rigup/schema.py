@@ -80,6 +80,7 @@ FIELDS_OF_OPTIONS = {
     "--enable-auto-tool-choice": "tool_parser",
     "--reasoning-parser": "reasoning_parser",
     "--speculative-config": "speculation",
+    "-sc": "speculation",
     "--speculative-algo": "speculation",
     "--speculative-algorithm": "speculation",
     "--speculative-num-steps": "speculation.steps",
@@ -328,12 +329,13 @@ class Recipe(Data):
     @model_validator(mode="after")
     def _arguments_are_plain(self) -> Recipe:
         seen: set[str] = set()
+        # vLLM takes the parts of a JSON option one by one too: `--speculative-config.method=mtp`.
+        whole = {option_name(argument).split(".")[0] for argument in self.argv}
         fields = FIELDS_OF_OPTIONS | (FIELDS_OF_LAUNCHER if self.engine.fork == LAUNCHER else {})
         for argument in self.argv:
             name = option_name(argument)
             if name in RESERVED_ARGUMENTS:
                 raise complaint(f"argv holds {name}, which comes from the endpoint", "remove it")
-            # vLLM takes the parts of a JSON option one by one too: `--speculative-config.method=mtp`.
             if field := fields.get(name.split(".")[0]):
                 raise complaint(f"argv holds {name}, which has a key of its own", f"write it as {field}")
             if not argument.startswith("-"):
@@ -342,7 +344,7 @@ class Recipe(Data):
                 raise complaint(f"argv holds {name} twice", "keep one")
             seen.add(name)
         for patch in self.patches:
-            if (owned := OPTIONS_OF_PATCHES.get(patch.target)) and owned in seen:
+            if (owned := OPTIONS_OF_PATCHES.get(patch.target)) and owned in whole:
                 raise complaint(f"argv holds {owned}, which the {patch.target} patch gives", "keep one")
         for key, value in self.env.items():
             if "\n" in value or "\r" in value or "\0" in value:
