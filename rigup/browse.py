@@ -134,9 +134,7 @@ def _check(options: argparse.Namespace) -> int:
             print(f"{name} is broken: {recipe.caveats[0]}")
             continue
         judged = ", ".join(release.name for release in releases_of(recipe))
-        print(
-            f"{name}: arguments " + (f"known to {judged}" if judged else "not judged: no released engine in its range")
-        )
+        print(f"{name}: arguments known to {judged}")
         estimate = fit(recipe, catalogue.checkpoint(recipe.checkpoint), options.vram)
         print(f"{name}: {estimate or 'fit not known: no size, or another model'}")
     print(f"{len(names)} recipes: nothing found")

@@ -19,13 +19,14 @@ from rigup.known import Complaint, judge, ordered, releases_of
 from rigup.packages import short_of_cuda
 from rigup.patch_schema import IgnorePatch, YarnPatch
 from rigup.recipes import Catalogue
-from rigup.schema import DRAFTING, Checkpoint, Recipe, option_name
+from rigup.schema import Checkpoint, Recipe, option_name
+from rigup.words import unpinned
 
 __all__ = ["Hardware", "check_catalogue", "check_recipe"]
 
 NATIVE_CONTEXT = 262144
 LONG_CONTEXT = {"vllm": "VLLM_ALLOW_LONG_MAX_MODEL_LEN", "sglang": "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"}
-EXPERT_PARALLEL = ("--enable-expert-parallel", "--ep-size", "--expert-parallel-size", "--ep")
+EXPERT_PARALLEL = ("--enable-expert-parallel", "-ep", "--ep-size", "--expert-parallel-size", "--ep")
 MOST_STABLE = 3
 
 Rule = Callable[[Recipe, Checkpoint], Iterator[Complaint]]
@@ -96,13 +97,10 @@ def _where(recipe: Recipe, *names: str) -> Loc:
 def _agents(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
     if "agents" not in recipe.workload:
         return
-    if recipe.drafts and recipe.tool_calls != "reliable":
+    if recipe.speculation and recipe.tool_calls != "reliable":
         remedy = "take agents out of workload, or drop the speculation (vLLM 38106 and 50021 are open)"
-        yield (
-            ("speculation",) if recipe.speculation else _where(recipe, *DRAFTING),
-            "agents need tool calls, which speculation is known to corrupt over several steps",
-            remedy,
-        )
+        message = "agents need tool calls, which speculation is known to corrupt over several steps"
+        yield ("speculation",), message, remedy
     if recipe.tool_calls == "broken":
         yield ("tool_calls",), "agents need tool calls, and they are broken here", "take agents out of workload"
     if recipe.tool_parser is None:
@@ -128,13 +126,14 @@ def _speculation(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
     if not checkpoint.drafter:
         yield ("speculation",), f"the drafter does not fit the weights of {checkpoint.repo}", "speculation: null"
     most = wanted.n if isinstance(wanted.n, int) else max(tokens for _, _, tokens in wanted.n)
-    if recipe.engine.name == "vllm" and most > MOST_STABLE and recipe.status != "superseded":
+    mtp = recipe.engine.name == "vllm" and wanted.method == "mtp"
+    if mtp and most > MOST_STABLE and recipe.status != "superseded":
         yield ("speculation", "n"), f"more than {MOST_STABLE} speculated tokens were never stable", "2"
 
 
 def _kernels(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
-    packages = recipe.venv.packages if recipe.venv else ()
-    if recipe.engine.fork or any("b12x" in re.split(r"[\[\],=]", package) for package in packages):
+    packages = map(unpinned, recipe.venv.packages if recipe.venv else ())
+    if recipe.engine.fork or any("b12x" in (name, *extras) for name, extras, _ in packages):
         return
     for index, argument in enumerate(recipe.argv):
         if argument.partition("=")[2].lower() == "b12x":
@@ -198,9 +197,12 @@ def _versions(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
     low, high = recipe.engine.min, recipe.engine.max
     if low and high and ordered(low) > ordered(high):
         yield ("engine", "min"), f"{low} is above max {high}", "exchange them"
+    elif not releases_of(recipe):
+        message = "no release in this range has its options known, so nothing judges the arguments"
+        yield ("engine", "min" if low else "max"), message, "tools/engine_options.py reads them from a release's wheel"
     for package in recipe.venv.packages if recipe.venv else ():
-        name, _, version = package.partition("==")
-        if name.partition("[")[0] == recipe.engine.name:
+        name, _, version = unpinned(package)
+        if name == recipe.engine.name:
             outside = (low and ordered(version) < ordered(low)) or (high and ordered(version) > ordered(high))
             if outside:
                 yield ("venv", "packages"), f"{package} is outside of engine's min and max", "make them agree"

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from rigup.patch_schema import YarnPatch
-from rigup.schema import Parallel, Recipe, option_name
+from rigup.schema import LAUNCHER, Parallel, Recipe, option_name
 
 __all__ = ["arguments", "option", "own_arguments"]
 
@@ -51,6 +51,9 @@ def own_arguments(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _speculation(recipe: Recipe) -> list[str]:
     wanted = recipe.speculation
+    if recipe.engine.fork == LAUNCHER:
+        # Left to themselves, most of its profiles speculate.
+        return [f"--mode={wanted.method}", f"--draft-tokens={wanted.n}"] if wanted else ["--mode=off"]
     if wanted is None:
         return []
     if recipe.engine.name == "sglang":

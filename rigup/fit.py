@@ -85,12 +85,12 @@ def fit(recipe: Recipe, checkpoint: Checkpoint, vram_mib: int | None = None) -> 
     width = 1 if (checkpoint.kv_cache if cache == "auto" else cache).startswith("fp8") else 2
     # Two heads on one GPU, or one: beyond two GPUs each keeps a copy, unless decode context parallelism shares it.
     heads = HEADS / min(parallel.tp, HEADS) / parallel.dcp / parallel.pp
-    tokens = context * heads * BYTES_PER_TOKEN_AND_HEAD * width * (DRAFTER if recipe.drafts else 1) / GIB
+    tokens = context * heads * BYTES_PER_TOKEN_AND_HEAD * width * (DRAFTER if recipe.speculation else 1) / GIB
     values = {argument.partition("=")[2].lower() for argument in recipe.argv}
     overhead = OVERHEAD + (OVERHEAD_B12X if "b12x" in values else 0)
     return Fit(
         weights=checkpoint.bytes / GIB / (parallel.tp * parallel.pp),
-        overhead=overhead + (OVERHEAD_SPECULATION if recipe.drafts else 0),
+        overhead=overhead + (OVERHEAD_SPECULATION if recipe.speculation else 0),
         sequence=tokens + STATE_GIB,
         # Both engines take nine tenths, more or less, where nothing is said.
         budget=float(share if share and re.fullmatch(NUMBER, share) else 0.9) * (vram_mib or recipe.vram_mib) / 1024,

@@ -199,16 +199,16 @@ def _smoke(recipe: Recipe, catalogue: Catalogue, settings: Settings, patched: Ma
     context, long_prompt = asked_context(recipe), SHORT_PROMPT if settings.random_weights else LONG_PROMPT
     model = catalogue.checkpoint(recipe.checkpoint).model
     steady = (
-        choice.recipe.id
-        for choice in ranked(catalogue, "agents", recipe.gpus, None, model)
-        if choice.recipe.gpus == recipe.gpus and choice.recipe.tool_calls == "reliable" and not choice.recipe.drafts
+        other.id
+        for other in (choice.recipe for choice in ranked(catalogue, "agents", recipe.gpus, None, model))
+        if other.gpus == recipe.gpus and other.tool_calls == "reliable" and not other.speculation
     )
     return Smoke(
         tools="agents" in recipe.workload and recipe.tool_parser is not None,
         reasoning=recipe.reasoning_parser is not None,
         images=model in IMAGE_MODELS and "--language-model-only" not in recipe.argv,
         # SGLang counts only with --enable-metrics, under other names in each version.
-        speculation=recipe.drafts and recipe.engine.name == "vllm",
+        speculation=recipe.speculation is not None and recipe.engine.name == "vllm",
         merges_system=patches.TEMPLATE in patched,
         random_weights=settings.random_weights,
         long_prompt=min(long_prompt, context // 2) if context else long_prompt,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,9 @@ from rigup.documents import complaint
 from rigup.words import Data, Version
 
 __all__ = ["IgnorePatch", "Patch", "Sampling", "SamplingPatch", "TemplatePatch", "When", "YarnPatch"]
+
+# A pattern without a star is a part of a name for vLLM, and a star at the end is the rest of a name for both engines.
+BARE_GATE = re.compile(r"\.?(mlp\.)?gate|(.*[.*])?gate\*+")
 
 
 class When(Data):
@@ -44,9 +48,7 @@ class IgnorePatch(Data):
             # Markdown ate the star of `layers.*.mlp` in most copies of this patch; what is left matches nothing.
             if ".." in pattern or not pattern.strip():
                 raise complaint(f"{pattern!r} matches no layer", "layers.*.mlp.gate, with the star")
-            # vLLM matches substrings too, SGLang to the end: these would leave mlp.gate_up_proj unquantized as well.
-            bare = pattern.strip("*.") in ("gate", "mlp.gate") and pattern != "*.mlp.gate"
-            if bare or pattern.endswith("mlp.gate*"):
+            if BARE_GATE.fullmatch(pattern):
                 raise complaint(f"{pattern!r} hits gate_up_proj as well", "model.language_model.layers.*.mlp.gate")
         return self
 

@@ -53,7 +53,7 @@ def applies(patch: Patch, recipe: Recipe, image_created: datetime | None) -> boo
     lowest = recipe.engine_version
     if when.engine_before is not None and lowest is not None and _version(lowest) >= _version(when.engine_before):
         return False
-    return when.speculation is None or when.speculation == recipe.drafts
+    return when.speculation is None or when.speculation == (recipe.speculation is not None)
 
 
 def _version(text: str) -> tuple[int, ...]:

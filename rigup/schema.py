@@ -30,9 +30,11 @@ from rigup.words import (
     Tag,
     Version,
     Word,
+    unpinned,
 )
 
 __all__ = [
+    "LAUNCHER",
     "NCCL_LEVELS",
     "Checkpoint",
     "Container",
@@ -78,6 +80,7 @@ FIELDS_OF_OPTIONS = {
     "--enable-auto-tool-choice": "tool_parser",
     "--reasoning-parser": "reasoning_parser",
     "--speculative-config": "speculation",
+    "-sc": "speculation",
     "--speculative-algo": "speculation",
     "--speculative-algorithm": "speculation",
     "--speculative-num-steps": "speculation.steps",
@@ -85,8 +88,9 @@ FIELDS_OF_OPTIONS = {
     "--speculative-num-draft-tokens": "speculation.n",
 }
 
-# Options of forks' launchers that have tokens drafted, as `--draft-tokens=3` of the community's unified image.
-DRAFTING = ("--draft-tokens",)
+# The fork whose image starts vLLM through a launcher, and that launcher's own options for speculation.
+LAUNCHER = "local-inference-lab"
+FIELDS_OF_LAUNCHER = {"--mode": "speculation", "--draft-tokens": "speculation.n"}
 
 # What a patch passes to the engine itself.
 OPTIONS_OF_PATCHES = {"yarn": "--hf-overrides", "chat-template": "--chat-template"}
@@ -193,7 +197,8 @@ class Parallel(Data):
 class Speculation(Data):
     """Tokens drafted for each step.
 
-    `n` is a number, or for vLLM a list of [batch from, batch to, n]. SGLang needs `steps` and `topk` as well.
+    `method` is the engine's word, or that of a fork's launcher (mtp, dspark, dflash2). `n` is a number, or for vLLM a
+    list of [batch from, batch to, n]. SGLang needs `steps` and `topk` as well.
     """
 
     method: Word
@@ -308,16 +313,10 @@ class Recipe(Data):
         return any(evidence.kind == "verbatim" for evidence in self.evidence)
 
     @property
-    def drafts(self) -> bool:
-        """Whether tokens are speculated, by the engine's own options or those of a fork's launcher."""
-        return self.speculation is not None or any(option_name(argument) in DRAFTING for argument in self.argv)
-
-    @property
     def engine_version(self) -> str | None:
         """The lowest version of the engine that it can run with, as far as the recipe says."""
-        for package in self.venv.packages if self.venv else ():
-            name, _, version = package.partition("==")
-            if name.partition("[")[0] == self.engine.name:
+        for name, _, version in map(unpinned, self.venv.packages if self.venv else ()):
+            if name == self.engine.name:
                 return version
         return self.engine.min
 
@@ -330,12 +329,14 @@ class Recipe(Data):
     @model_validator(mode="after")
     def _arguments_are_plain(self) -> Recipe:
         seen: set[str] = set()
+        # vLLM takes the parts of a JSON option one by one too: `--speculative-config.method=mtp`.
+        whole = {option_name(argument).split(".")[0] for argument in self.argv}
+        fields = FIELDS_OF_OPTIONS | (FIELDS_OF_LAUNCHER if self.engine.fork == LAUNCHER else {})
         for argument in self.argv:
             name = option_name(argument)
             if name in RESERVED_ARGUMENTS:
                 raise complaint(f"argv holds {name}, which comes from the endpoint", "remove it")
-            # vLLM takes the parts of a JSON option one by one too: `--speculative-config.method=mtp`.
-            if field := FIELDS_OF_OPTIONS.get(name.split(".")[0]):
+            if field := fields.get(name.split(".")[0]):
                 raise complaint(f"argv holds {name}, which has a key of its own", f"write it as {field}")
             if not argument.startswith("-"):
                 raise complaint(f"argv holds {argument!r}, which is no option", "one string each: --option=value")
@@ -343,7 +344,7 @@ class Recipe(Data):
                 raise complaint(f"argv holds {name} twice", "keep one")
             seen.add(name)
         for patch in self.patches:
-            if (owned := OPTIONS_OF_PATCHES.get(patch.target)) and owned in seen:
+            if (owned := OPTIONS_OF_PATCHES.get(patch.target)) and owned in whole:
                 raise complaint(f"argv holds {owned}, which the {patch.target} patch gives", "keep one")
         for key, value in self.env.items():
             if "\n" in value or "\r" in value or "\0" in value:

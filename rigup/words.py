@@ -26,6 +26,7 @@ __all__ = [
     "Tag",
     "Version",
     "Word",
+    "unpinned",
 ]
 
 
@@ -75,6 +76,13 @@ Day = Annotated[str, BeforeValidator(_day), _matching(r"20\d\d(-\d\d){0,2}", "da
 Argument = Annotated[str, AfterValidator(_argument)]
 Word = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "plain word", "letters, digits and . _ -")]
 EnvName = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+def unpinned(package: str) -> tuple[str, list[str], str]:
+    """Name, extras and version of a Pinned: `vllm`, `b12x` and `0.33.0` of `vllm[b12x]==0.33.0`."""
+    named, _, version = package.partition("==")
+    name, *extras = re.split(r"[\[,]", named.removesuffix("]"))
+    return name, extras, version
 
 
 class Data(BaseModel):

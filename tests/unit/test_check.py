@@ -38,11 +38,12 @@ WRONG = [
         "speculation: {method: mtp, n: 2}\n",
         "mine.yaml:7: speculation: agents need tool calls, which speculation",
     ),
-    (GLM, "workload: [agents]\n", "glm-5.3-flash-mtp3.yaml:32: argv[1]: agents need tool calls, which speculation"),
+    (GLM, "workload: [agents]\n", "glm-5.3-flash-mtp3.yaml:31: speculation: agents need tool calls, which speculation"),
     (PLAIN, "tool_parser: null\n", "vllm-nvfp4-cu130.yaml:3: workload: agents need tool calls, and no parser"),
     (PLAIN, "parallel: {tp: 8}\n", "mine.yaml:7: parallel.tp: tp 8 x pp 1 x dp 1 is 8 GPUs, and gpus says 4"),
     (PLAIN, "parallel: {dcp: 3}\n", "mine.yaml:7: parallel.dcp: does not divide tp"),
     (PLAIN, "argv: {add: [--enable-expert-parallel]}\n", "mine.yaml:7: argv[5]: expert parallelism is slower"),
+    (PLAIN, "argv: {add: [-ep]}\n", "mine.yaml:7: argv[5]: expert parallelism is slower"),
     (PLAIN, "argv: {add: [--moe-backend=b12x]}\n", "no released image of this engine has the b12x kernels"),
     (PLAIN, "env: {NCCL_GRAPH_FILE: /etc/nccl_graph_opt.xml}\n", "env.NCCL_GRAPH_FILE: is made for eight GPUs on two"),
     (PLAIN, 'env: {NCCL_PROTO: ""}\n', "env.NCCL_PROTO: is empty, which NCCL takes for an error"),
@@ -75,6 +76,13 @@ WRONG = [
     (PLAIN, "tool_parser: qwen35_coder\n", "tool_parser: qwen35_coder never shipped"),
     (PLAIN, "env: {VLLM_NVFP4_GEMM_BACKEND: cutlass}\n", "vllm 0.33.0 does not read VLLM_NVFP4_GEMM_BACKEND"),
     (PLAIN, "engine: {min: 0.33.0, max: 0.17.0}\n", "engine.min: 0.33.0 is above max 0.17.0"),
+    (
+        PLAIN,
+        "engine: {min: 0.17.1, max: 0.32.0}\n",
+        "mine.yaml:7: engine.min: no release in this range has its",
+    ),
+    (PLAIN, "engine: {max: 0.16.0}\n", "engine.max: no release in this range has its options known"),
+    ("vllm-stock-b12x", "venv: {packages: ['vllm[b12y]==0.33.1']}\n", "no released image of this engine has the b12x"),
     ("vllm-stock-b12x", "engine: {min: 0.34.0}\n", "vllm[b12x]==0.33.0 is outside of engine's min and max"),
     ("vllm-carve-yarn-900k", "speculation: {method: mtp, n: 1}\n", "the drafter does not fit the weights of vpyn/"),
     ("vllm-nvfp4-cu130-mtp1", "speculation: {n: 5}\n", "more than 3 speculated tokens were never stable"),
@@ -120,7 +128,13 @@ WRONG = [
         'env: {SGLANG_ENABLE_SPEC_V3: "1"}\n',
         "does not read SGLANG_ENABLE_SPEC_V3: did you mean SGLANG_ENABLE_SPEC_V2",
     ),
-    (GLM, "argv: [--mode=mtp, --draft-tokens=three]\n", "as local-inference-lab builds it does not take 'three'"),
+    (
+        GLM,
+        "speculation: {method: mpt}\n",
+        "speculation: --mode of vllm 0.33.0 as local-inference-lab builds it does not take 'mpt': did you mean mtp?",
+    ),
+    (GLM, "speculation: {n: [[1, 4, 3]]}\n", "speculation: --draft-tokens of vllm 0.33.0 as local-inference-lab"),
+    (GLM, "speculation: {n: 4}\n", "mine.yaml:7: speculation.n: more than 3 speculated tokens were never stable"),
     (
         PLAIN,
         "engine: {fork: somebody}\nargv: {add: [--own-option]}\n",
@@ -205,11 +219,15 @@ def test_a_finding_names_the_file_of_the_recipe_that_was_extended(tmp_path: Path
         (PLAIN, "argv: {add: [--api_key=secret]}\n", "argv holds --api-key, which comes from the endpoint"),
         (PLAIN, "argv: {add: ['--speculative_config={}']}\n", "has a key of its own: write it as speculation"),
         (PLAIN, "argv: {add: [--speculative-config.method=mtp]}\n", "has a key of its own: write it as speculation"),
-        (PLAIN, "argv: {add: [--enable-prefix-caching, --enable_prefix_caching]}\n", "is there already"),
-        *(
-            (PLAIN, f"patches: [{{target: quantization-ignore, add: ['{pattern}'], why: x}}]\n", "hits gate_up_proj as")
-            for pattern in ("mlp.gate", "mlp.gate*", "*mlp.gate*", ".mlp.gate", "gate", "*.layers.*.mlp.gate*")
+        (PLAIN, "argv: {add: ['-sc={}']}\n", "argv holds -sc, which has a key of its own: write it as speculation"),
+        (
+            "vllm-carve-yarn-900k",
+            "argv: {add: [--hf_overrides.x=1]}\n",
+            "argv holds --hf-overrides, which the yarn patch gives",
         ),
+        (GLM, "argv: [--mode=mtp]\n", "argv holds --mode, which has a key of its own: write it as speculation"),
+        (GLM, "argv: [--draft-tokens=3]\n", "which has a key of its own: write it as speculation.n"),
+        (PLAIN, "argv: {add: [--enable-prefix-caching, --enable_prefix_caching]}\n", "is there already"),
         (PLAIN, "argv: {add: [max-num-seqs=8]}\n", "which is no option"),
         (PLAIN, "speculation: {method: qwen3_next_mtp, n: 2}\n", "deprecated name of the same drafter: mtp"),
         (PLAIN, "speculation: {method: mtp, n: [[1, 4, 3], [6, 9, 0]]}\n", "[6, 9, 0] where a step from 5 is due"),
@@ -241,6 +259,32 @@ def test_corrupted_and_unshipped_forms_stand_in_caveats_and_evidence_alone() -> 
         )
         for form in ("qwen35_coder", "qwen3_next_mtp", "layers..mlp", "NCCL_P2P_LEVEL=4"):
             assert form not in text, recipe.id
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("glm-5.3-flash", ["--mode=off"]),
+        (GLM, ["--mode=mtp", "--draft-tokens=3"]),
+        ("glm-5.3-flash-spark-2gpu", ["--mode=mtp", "--draft-tokens=3"]),
+        ("qwen3.8-flash-next", ["--mode=mtp", "--draft-tokens=3"]),
+        ("qwen3.8-flash-next-2gpu", ["--mode=mtp", "--draft-tokens=3"]),
+        ("deepseek-v4-flash-2gpu", ["--mode=dspark", "--draft-tokens=5"]),
+        ("deepseek-v4-flash-vision-2gpu", ["--mode=dspark", "--draft-tokens=3"]),
+        ("deepseek-v4.1-flash", ["--mode=dspark", "--draft-tokens=7"]),
+    ],
+)
+def test_a_launcher_that_speculates_by_itself_is_told_what_to_do(name: str, told: list[str]) -> None:
+    given = [argument for argument, key in arguments(default_catalogue().recipe(name)) if key == "speculation"]
+    assert given == told
+
+
+@pytest.mark.parametrize("packages", ["vllm[b12x]==0.33.0", "vllm[audio,b12x]==0.33.0", "vllm==0.33.0, b12x==1.5.1"])
+def test_a_pinned_engine_gives_its_version_and_may_bring_b12x_as_an_extra(tmp_path: Path, packages: str) -> None:
+    text = f"engine: {{min: '0.30.0'}}\nvenv: {{packages: [{', '.join(map(repr, packages.split(', ')))}]}}\n"
+    catalogue = mine(tmp_path, "vllm-stock-b12x", text)
+    assert check_catalogue(catalogue, ["mine"]) == []
+    assert catalogue.recipe("mine").engine_version == "0.33.0"
 
 
 def test_nothing_assembled_is_marked_as_quoted() -> None:

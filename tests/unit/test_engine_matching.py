@@ -13,6 +13,7 @@ import re
 from fnmatch import fnmatchcase
 
 import pytest
+from pydantic import ValidationError
 
 from rigup.recipes import IgnorePatch, default_catalogue
 
@@ -83,8 +84,20 @@ def test_what_vllm_hits(entry: str, hit: set[str]) -> None:
     assert vllm_hits(entry) == hit
 
 
-def test_a_bare_gate_would_hit_the_projections_too() -> None:
-    assert "mtp.layers.0.mlp.gate_up_proj" in vllm_hits("mlp.gate")
+@pytest.mark.parametrize(
+    "entry",
+    ["gate", ".gate", "mlp.gate", ".mlp.gate", "gate*", "mlp.gate*", "*gate*", "*mlp.gate*", "*.layers.*.mlp.gate*"],
+)
+def test_a_gate_that_hits_projections_in_one_of_the_engines_is_refused(entry: str) -> None:
+    assert any(name.endswith("gate_up_proj") for name in vllm_hits(entry) | sglang_hits(entry))
+    with pytest.raises(ValidationError, match="hits gate_up_proj as well"):
+        IgnorePatch(target="quantization-ignore", add=(entry,), why="x")
+
+
+@pytest.mark.parametrize("entry", ["*.gate", "*mlp.gate", "*.mlp.gate", "model.language_model.layers.*.mlp.gate"])
+def test_a_gate_that_hits_no_projection_is_taken(entry: str) -> None:
+    assert not any(name.endswith("_proj") for name in vllm_hits(entry) | sglang_hits(entry))
+    assert IgnorePatch(target="quantization-ignore", add=(entry,), why="x").add == (entry,)
 
 
 def test_sglang_hits_nothing_with_vllms_names() -> None:
