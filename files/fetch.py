@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("request", type=Path, help="JSON file that says what to fetch")
     parser.add_argument("--progress", type=Path, help="where to say how far it is")
     parser.add_argument("--shared", type=Path, help="where to tell the neighbours what is here")
-    parser.add_argument("--home", type=Path, default=HOME, help="where the hub's client keeps its notes")
+    parser.add_argument("--home", type=Path, default=HOME, help="where it and the hub's client keep their notes")
     parser.add_argument("--pause", type=float, default=PAUSE_S, help="seconds before the second try; doubled each time")
     parser.add_argument(
         "--patience", type=float, default=GIVE_UP_AFTER_S, help="seconds without progress before it gives up"
@@ -104,6 +104,7 @@ class Fetch:
                 request.venv,
                 known[1] if known and urlsplit(url).hostname == known[0] else None,
                 options.home,
+                options.stall,
             )
             for url in request.hubs
         ]
@@ -112,7 +113,7 @@ class Fetch:
             mirror.xet = False
         for neighbour in request.neighbours:
             neighbour.silence_s = options.silence
-        self.hood = Neighbourhood(request.name, request.neighbours, self.store, options.shared)
+        self.hood = Neighbourhood(request.name, request.neighbours, self.store, options.shared, options.home)
         self.missing: dict[str, File] = {}
         self.wants: set[str] = set()
         self.copies: dict[str, tuple[Neighbour, subprocess.Popen[bytes]]] = {}

@@ -11,7 +11,6 @@ import os
 import queue
 import re
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterable
@@ -35,7 +34,7 @@ RSYNC = ("rsync", "--quiet", "--contimeout=3")
 class Hub:
     """One hub: a process of its client at work on some files, and how it has fared."""
 
-    def __init__(self, url: str, store: Store, venv: Path, token: str | None, home: Path) -> None:
+    def __init__(self, url: str, store: Store, venv: Path, token: str | None, home: Path, stall: float) -> None:
         self.url = url
         self.name = urlsplit(url).netloc
         # Off for good once it has failed, stalled or brought something else.
@@ -51,6 +50,8 @@ class Hub:
         self._venv = venv
         self._token = token
         self._home = home
+        # A connection that stalls is dropped alone, and well before all of the client is.
+        self._timeout_s = max(1, round(stall * 2 / 3))
         self._process: subprocess.Popen[str] | None = None
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._lost: list[dict[str, Any]] = []
@@ -105,7 +106,8 @@ class Hub:
             "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DOWNLOAD_TIMEOUT": "60",
+            "HF_HUB_DOWNLOAD_TIMEOUT": str(self._timeout_s),
+            "HF_XET_CLIENT_READ_TIMEOUT": f"{self._timeout_s}s",
             "HF_HUB_ETAG_TIMEOUT": "60",
         }
         return {**kept, **ours, **({"HF_TOKEN": self._token} if self._token else {})}
@@ -199,7 +201,9 @@ class Neighbour:
 class Neighbourhood:
     """The neighbours, asked and told through files that each host serves to the others."""
 
-    def __init__(self, own: str, neighbours: Iterable[Neighbour], store: Store, shared: Path | None) -> None:
+    def __init__(
+        self, own: str, neighbours: Iterable[Neighbour], store: Store, shared: Path | None, home: Path
+    ) -> None:
         self.own = own
         self.all = list(neighbours)
         self._store = store
@@ -207,7 +211,8 @@ class Neighbourhood:
         self._shared = shared
         self._beat = time.time_ns()
         self._pool = ThreadPoolExecutor(max(1, len(self.all)))
-        self._heard = tempfile.TemporaryDirectory(prefix="rigup-fetch-")
+        self._heard = home / "heard"
+        self._heard.mkdir(parents=True, exist_ok=True)
 
     def tell(self, held: Iterable[str], wants: Iterable[str], fetching: Iterable[str], active: bool) -> None:
         """Let the neighbours know what is here, and what is being fetched from a hub."""
@@ -233,12 +238,14 @@ class Neighbourhood:
                 neighbour.deaf_until = time.monotonic() + DEAF_S
 
     def _ask(self, neighbour: Neighbour) -> dict[str, Any]:
-        to = Path(self._heard.name) / neighbour.name
-        argv = [*RSYNC, "--timeout=5", f"{neighbour.base}/state/{self._instance}", str(to)]
+        # Always the same name: where a run is killed, the next one writes over it.
+        to = self._heard / f"{neighbour.name}--{self._instance}"
+        argv = [*RSYNC, "--timeout=5", "--inplace", f"{neighbour.base}/state/{self._instance}", str(to)]
         if subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
             return {}
         try:
             said = json.loads(to.read_text())
+            to.unlink()
         except (OSError, ValueError):
             return {}
         return said if isinstance(said, dict) else {}

@@ -112,6 +112,20 @@ def test_a_corrupt_file_of_a_neighbour_is_noticed_and_comes_from_the_hub(hub: Ru
         assert hub.sent() == hub.sent(FIRST) == SHARD_BYTES
 
 
+def test_a_killed_run_leaves_nothing_in_the_directory_for_temporary_files(
+    hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    hub.rate[0] = 3_000_000
+    with fleet(hub, tmp_path, 2) as (first, _):
+        with first.fetching():
+            first.until(lambda: first.arrived() > 1_000_000)
+
+        assert list(temporary.iterdir()) == []
+
+
 @contextmanager
 def mortal(port: int, life: int) -> Iterator[int]:
     """A port that leads to `port` until so many bytes have come back through it: then nobody is there any more."""

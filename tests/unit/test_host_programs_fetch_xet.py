@@ -62,7 +62,7 @@ BAD_DAYS = {
     "its storage refuses": ("403,path=/cas", "xet: "),
     # As when signed URLs have run out: the client asks for new ones, again and again.
     "its storage refuses chunks": ("403,path=xet:*", "no byte for 3 s"),
-    "its storage stalls": (f"stall,path=xet:{SECOND}", "no byte for 3 s"),
+    "its storage stalls": (f"stall,path=xet:{SECOND}", "next try in 0 s"),
 }
 
 
@@ -75,6 +75,16 @@ def test_where_xet_fails_the_rest_comes_over_plain_http(rig: Rig, name: str) -> 
 
     assert why in said
     assert 0 < rig.hub.sent(SECOND) <= SHARD_BYTES
+
+
+def test_connections_that_stall_are_replaced_while_the_others_go_on_and_are_no_reason_against_xet(rig: Rig) -> None:
+    rig.hub.rate[0] = 900_000
+    rig.hub.err("stall,path=xet:*,times=2")
+
+    said = fetched(rig)
+
+    assert "no byte for" not in said
+    assert [rig.hub.sent(shard) for shard in SHARDS] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("rule", [f"503,path={FIRST},times=1", f"429,path={FIRST},times=1"])
