@@ -18,7 +18,7 @@ from rigup.batch import Answer, Ask
 from rigup.errors import RigupError
 from rigup.facts.store import Stored, StoredModels
 from rigup.inventory import Host, find_inventory, load_inventory
-from rigup.plan import PLAN
+from rigup.plan import PLAN, fetch_unit
 from rigup.progress import size
 from rigup.remote import Unreachable, connect, execute
 
@@ -126,7 +126,8 @@ def chosen(stored: Iterable[Stored], what: str, host: str) -> list[Stored]:
     for each in found:
         if each.fetching:
             raise RigupError(
-                f"{what} is being fetched on {host}: `systemctl disable --now {unit_of(each)}` there ends that"
+                f"{what} is being fetched on {host}: "
+                f"`systemctl disable --now {fetch_unit(each.instance)}` there ends that"
             )
         if each.riddles:
             raise RigupError(
@@ -136,11 +137,6 @@ def chosen(stored: Iterable[Stored], what: str, host: str) -> list[Stored]:
     return found
 
 
-def unit_of(stored: Stored) -> str:
-    """The unit that fetches it."""
-    return f"model-fetch@{stored.instance}.service"
-
-
 def removal(store: str, stored: Stored) -> str:
     """The command that removes a checkpoint: first what promises it, then what asks for it, then its files."""
     instance = stored.instance
@@ -148,7 +144,7 @@ def removal(store: str, stored: Stored) -> str:
     promises = [f"{place}/{stored.revision}.verified.json", f"/var/lib/rigup-fetch/shared/{instance}.json"]
     trees = [f"{place}/{stored.revision}", f"{place}/.{stored.revision}.incoming", f"/etc/rigup/models/{instance}.json"]
     steps = [
-        ["systemctl", "disable", "--quiet", "--now", "--", unit_of(stored)],
+        ["systemctl", "disable", "--quiet", "--now", "--", fetch_unit(stored.instance)],
         ["rm", "-f", "--", *promises],
         ["rm", "-rf", "--", *trees],
     ]

@@ -25,6 +25,7 @@ __all__ = [
     "Plan",
     "Smoke",
     "VenvPlan",
+    "fetch_unit",
     "instance_of",
     "kept_plan",
     "key_file",
@@ -277,6 +278,11 @@ class Plan(Data):
         """The plan as JSON, sorted, with its digest."""
         data = self.model_dump(mode="json") | {"digest": self.digest}
         return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def fetch_unit(instance: str) -> str:
+    """The unit that fetches the checkpoint of this instance."""
+    return f"model-fetch@{instance}.service"
 
 
 def instance_of(repo: str, revision: str) -> str:

@@ -73,7 +73,10 @@ def _yes_or_no(value: object) -> bool:
     try:
         return TypeAdapter(bool).validate_python(value)
     except ValidationError as error:
-        raise Refused(f"--data {REMOVE_STORE}={value} is neither yes nor no; nothing was changed") from error
+        raise Refused(
+            f"--data {REMOVE_STORE}={value} is neither yes nor no; nothing was changed. "
+            f"Write {REMOVE_STORE}=yes to remove the checkpoints too, or leave it out to keep them"
+        ) from error
 
 
 def _one_by_one(at_a_time: int) -> None:

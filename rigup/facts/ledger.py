@@ -19,7 +19,7 @@ SEARCHED = ("/etc", "/usr/local", "/var/lib", "/var/cache", "/run", "/opt")
 # What a write that was cut short leaves beside its file, whose name the ledger may not have yet.
 STAGED = ".rigup-new.*"
 # The commands that run as units of their own; the ledger has the others.
-UNITS = ("rigup-*",)
+UNITS = ("rigup-apt.service", "rigup-switch.service", "rigup-pull-*.service", "rigup-engine-*.service")
 TABLE = "table inet rigup"
 
 

@@ -27,7 +27,7 @@ from rigup.operations._host import Clock, check, duration, run, say, work
 from rigup.operations._ledger import note
 from rigup.operations._units import failure, show_patiently
 from rigup.operations.files import place
-from rigup.plan import CheckpointPlan
+from rigup.plan import CheckpointPlan, fetch_unit
 from rigup.progress import progress_line, size
 
 __all__ = ["Sources", "fetch", "request", "wait"]
@@ -36,10 +36,6 @@ Commands = Generator[FunctionCommand, None, None]
 
 VENV = "/usr/local/lib/rigup/venv"
 USER = "rigup-fetch"
-
-
-def unit_of(checkpoint: CheckpointPlan) -> str:
-    return f"model-fetch@{checkpoint.instance}.service"
 
 
 def request_of(checkpoint: CheckpointPlan) -> str:
@@ -91,7 +87,7 @@ def fetch(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> Com
         host.noop(f"{repo} is complete and verified")
         return
     content = request(checkpoint, sources, venv).encode()
-    path, unit = request_of(checkpoint), unit_of(checkpoint)
+    path, unit = request_of(checkpoint), fetch_unit(checkpoint.instance)
     there: FileState | None = host.get_fact(FileInfo, path=path)
     inputs = [path, sources.token] if sources.token else [path]
     state: UnitStateValue = host.get_fact(UnitState, unit=unit, inputs=inputs)
@@ -135,13 +131,13 @@ def wait(checkpoint: CheckpointPlan, timeout: float = 86400) -> Commands:
     Fails with the unit's last lines when the download gives up.
     """
     stamp: ModelStampValue = host.get_fact(ModelStamp, path=checkpoint.path)
-    state: UnitStateValue = host.get_fact(UnitState, unit=unit_of(checkpoint))
+    state: UnitStateValue = host.get_fact(UnitState, unit=fetch_unit(checkpoint.instance))
     if _is_done(stamp, checkpoint) and not state.runs and state.enabled != "enabled":
         host.noop(f"{checkpoint.repo} is complete and verified")
         return
 
     def attend(host: Host) -> None:
-        unit = unit_of(checkpoint)
+        unit = fetch_unit(checkpoint.instance)
         _wait_for_stamp(host, checkpoint, timeout)
         off = f"could not switch {unit} off on {host.name}"
         check(host, "systemctl disable --quiet --", QuoteString(unit), failing=off)
@@ -154,7 +150,7 @@ def _is_done(stamp: ModelStampValue, checkpoint: CheckpointPlan) -> bool:
 
 
 def _wait_for_stamp(host: Host, checkpoint: CheckpointPlan, timeout: float) -> None:
-    repo, unit, clock = checkpoint.repo, unit_of(checkpoint), Clock(timeout)
+    repo, unit, clock = checkpoint.repo, fetch_unit(checkpoint.instance), Clock(timeout)
     while True:
         # The unit's state is read first: a unit that had ended by then has written its stamp by now.
         state = show_patiently(host, unit, clock)
