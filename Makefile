@@ -20,10 +20,10 @@ lab: apt-packages $(VENV)/.ready ## Build and boot the lab, deploy to it, audit 
 lab-down: $(VENV)/.ready ## Stop the lab and remove all it made; caches stay
 	@$(BIN)/python -m lab down
 
-# Two processes with a lab each: most of the time a deploy waits. Tests that share hosts stay together, in their order.
+# Two processes with a lab each: most of the time a deploy waits. The tests of a file share hosts, in their order.
 test: apt-packages $(VENV)/.ready ## Everything that proves the project
 	@$(MAKE) --no-print-directory -j2 checks lab-caches
-	$(BIN)/pytest --dist loadgroup --tx popen//env:RIGUP_LAB=0 --tx popen//env:RIGUP_LAB=1 tests/lab
+	$(BIN)/pytest --dist loadfile --tx popen//env:RIGUP_LAB=0 --tx popen//env:RIGUP_LAB=1 tests/lab
 
 soak: apt-packages $(VENV)/.ready ## The long repetitions
 	$(BIN)/pytest tests/lab --soak -m soak

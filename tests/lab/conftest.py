@@ -12,9 +12,6 @@ from lab import machine, world
 from lab.registry import image, tree
 from tests.lab.rigs import Rigs
 
-# Files that ask for one of these run in one process, one after another: bare hosts are deployed once for all of them.
-SHARED = ("one_rig", "rigs")
-
 # Not the hosts of `make lab`: tests break theirs.
 SPECS = {
     "rig4": machine.Spec(release="trixie", login="ops"),
@@ -38,9 +35,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "soak" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="a long repetition: make soak"))
-    hosts = {item.path: name for item in items for name in SHARED if name in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(hosts.get(item.path, item.path.stem)))
 
 
 @pytest.fixture(scope="session")
