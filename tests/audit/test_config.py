@@ -54,8 +54,10 @@ def test_config_plan(rig: Subject) -> None:
 def test_config_environment(rig: Subject) -> None:
     """Each endpoint's environment, readable to root alone."""
     for endpoint in rig.plan.endpoints:
-        found = variables(rig.text(endpoint.env_file) or "", quoted=endpoint.venv is not None)
-        expect(veiled(endpoint.env), veiled(found))
+        text = rig.text(endpoint.env_file) or ""
+        expect(veiled(endpoint.env), veiled(variables(text, quoted=endpoint.venv is not None)))
+        if text.count("\n") != len(endpoint.env):
+            raise Deviation(f"{endpoint.env_file} as planned", "the same variables, written otherwise")
         expect("600 root", rig.said("stat -c '%%a %%U' %s", endpoint.env_file))
 
 

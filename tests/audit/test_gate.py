@@ -7,7 +7,7 @@ from typing import Any
 
 from subject import Subject, check, expect, expect_text
 
-from rigup.gate import GATES, config_path, config_text, firewall_text, parse_gate_names, rules_path
+from rigup.gate import GATES, chain_of, config_path, config_text, firewall_text, parse_gate_names, rules_path
 from rigup.plan import EndpointPlan
 
 
@@ -27,7 +27,7 @@ def collapsed(texts: list[str]) -> list[str]:
 
 def rules_in_force(rig: Subject, endpoint: EndpointPlan) -> list[dict[str, object]]:
     """The rules of the endpoint's chain, each as what it compares with what, and what becomes of what matches."""
-    listed = rig.json("nft -j list chain inet rigup %s", f"endpoint-{endpoint.name}") or {}
+    listed = rig.json("nft -j list chain inet rigup %s", chain_of(endpoint.name)) or {}
     rules = []
     for rule in (entry["rule"] for entry in listed.get("nftables", []) if "rule" in entry):
         told: dict[str, object] = {}
