@@ -5,19 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import PurePath
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
-from lab import machine, world
+from lab import world
 from lab.registry import image, tree
-from tests.lab.rigs import Rigs
-
-# Not the hosts of `make lab`: tests break theirs.
-SPECS = {
-    "rig4": machine.Spec(release="trixie", login="ops"),
-    "rig5": machine.Spec(release="bookworm", login="root"),
-}
-FIRST, SECOND = SPECS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +23,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "soak: a long repetition, run by `make soak`")
     # Jobs in a shell's background ignore Ctrl-C, and so would all that is started here and told to stop by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class ByHost(LoadFileScheduling):
+    """Gives the files of a directory to one process, since they share their hosts; other files one by one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = PurePath(super()._split_scope(nodeid))
+        return str(file if file.parent.name == "lab" else file.parent)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByHost:
+    return ByHost(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -51,19 +58,3 @@ def vllm(services: None) -> None:
     """The lab's real vLLM, of which the registry's image is made, in `lab.registry.tree.place`."""
     with image.exclusive():
         tree.build()
-
-
-@pytest.fixture(scope="session")
-def rigs(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rigs]:
-    """Two bare hosts: Debian 13 with a sudo login, and Debian 12 with a root login."""
-    hosts = {name: machine.get(name) for name in SPECS}
-    for name, host in hosts.items():
-        host.create(SPECS[name])
-    machine.write_known_hosts()
-    directory = tmp_path_factory.mktemp("rigs")
-    rigs = Rigs(directory, {name: world.connection(host) for name, host in hosts.items()}, world.defaults())
-    rigs.write()
-    yield rigs
-    for host in hosts.values():
-        host.remove()
-    machine.write_known_hosts()

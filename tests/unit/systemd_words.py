@@ -1,7 +1,7 @@
 """How systemd reads an Exec line, written from systemd.syntax(7) and systemd.service(5) for the tests alone.
 
 Words and quotes with C escapes first, then `%` specifiers, then `$` variables (none is set here). What is run on a lab
-host by tests/lab/test_unit_quoting.py shows that the real systemd agrees.
+host by tests/lab/two_rigs/test_unit_quoting.py shows that the real systemd agrees.
 """
 
 ESCAPES = {

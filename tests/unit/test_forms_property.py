@@ -1,7 +1,7 @@
 """Whatever recipe the schema accepts has every form, and its arguments and environment arrive unchanged in each.
 
 The shells here are real, and what they start is a program that writes down what it got. What systemd and compose do is
-seen for real on a lab host, by tests/lab/test_forms_real.py.
+seen for real on a lab host, by tests/lab/one_rig/test_forms_real.py.
 """
 
 import os

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 
-from tests.lab.one_rig import DRIFTS, NAME, OneRig, names
+from tests.lab.one_rig.rig import DRIFTS, NAME, OneRig, names
 from tests.lab.rigs import AUDIT
-
-pytest_plugins = ("tests.lab.one_rig_plugin",)
 
 
 def test_drift_in_many_places_is_planned_and_put_right_and_then_nothing_is_left(one_rig: OneRig) -> None:

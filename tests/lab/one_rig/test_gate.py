@@ -12,10 +12,8 @@ import pytest
 
 from lab.settings import GATEWAY, SUBNET
 from tests.lab.breaks import GATE
-from tests.lab.one_rig import NAME, OneRig
+from tests.lab.one_rig.rig import NAME, OneRig
 from tests.lab.rigs import ROOT, Result, status_of
-
-pytest_plugins = ("tests.lab.one_rig_plugin",)
 
 PLANTED = "planted0key0c0ffee0000000000000000000000000000000000000000000042"
 PORT = 8000

@@ -7,10 +7,8 @@ import signal
 import subprocess
 from typing import Any
 
-from tests.lab.one_rig import NAME, OneRig
+from tests.lab.one_rig.rig import NAME, OneRig
 from tests.lab.rigs import DEPLOY
-
-pytest_plugins = ("tests.lab.one_rig_plugin",)
 
 
 def status(rig: OneRig) -> tuple[int, dict[str, Any]]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.lab.one_rig import DRIFTS, OneRig, names
-
-pytest_plugins = ("tests.lab.one_rig_plugin",)
+from tests.lab.one_rig.rig import DRIFTS, OneRig, names
 
 
 def plan_of_both(rig: OneRig, code: int) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """One deployed lab host for the tests that break it by hand, and the ways in which they do.
 
-The host itself is the fixture `one_rig`, of the plugin `tests.lab.one_rig_plugin`.
+The host itself is the fixture `one_rig`.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import time
 import pytest
 
 from lab import machine
-from tests.lab.conftest import FIRST, SECOND
 from tests.lab.rigs import Rigs
+from tests.lab.two_rigs.conftest import FIRST, SECOND
 
 # Where a deploy is killed on its way to the first served endpoint: what it prints when the step has begun.
 KILLS = [

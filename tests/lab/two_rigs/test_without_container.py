@@ -17,8 +17,8 @@ from lab import machine
 from lab.machine import Host
 from lab.mirror.engine import PLACE
 from lab.registry import tree
-from tests.lab.conftest import SECOND
 from tests.lab.rigs import Result, Rigs
+from tests.lab.two_rigs.conftest import SECOND
 
 ODD = 'a "quoted" $HOME `date` %h \\ back'
 OWN = """\

@@ -1,4 +1,4 @@
-"""A pytest plugin: the host of `tests.lab.one_rig`, deployed once for all tests that ask for it."""
+"""The host of `rig.py`, deployed once for all tests of this directory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab import machine, world
-from tests.lab.one_rig import NAME, OneRig
+from tests.lab.one_rig.rig import NAME, OneRig
 from tests.lab.rigs import Rigs
 
 

@@ -12,10 +12,8 @@ from lab import machine, world
 from lab.hub import MODEL
 from lab.registry.image import OFFERS
 from rigup.recipes import Recipe, default_catalogue
-from tests.lab.one_rig import OneRig
+from tests.lab.one_rig.rig import OneRig
 from tests.lab.rigs import Rigs
-
-pytest_plugins = ("tests.lab.one_rig_plugin",)
 
 CATALOGUE = default_catalogue()
 # One image is for tests that need an engine that misbehaves.

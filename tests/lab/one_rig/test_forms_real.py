@@ -23,10 +23,8 @@ from rigup.plan import BESIDE, EndpointPlan
 from rigup.recipes import Catalogue, Recipe, default_catalogue
 from rigup.render import DOCKER, docker_argv, env_file_text, unit_text
 from rigup.settings import Settings
-from tests.lab.one_rig import OneRig
+from tests.lab.one_rig.rig import OneRig
 from tests.unit.generated_recipes import PUBLISHED, catalogue_of, generated
-
-pytest_plugins = ("tests.lab.one_rig_plugin",)
 
 PLACE = "/run/rigup-forms"
 GENERATED = 25

@@ -12,9 +12,7 @@ import pytest
 
 from rigup.facts.audit import RESULT, DailyAuditValue, parse_daily_audit
 from tests.lab.breaks import DOCKER, HEAVY, LIGHT, LIST, STOPPED, Break
-from tests.lab.one_rig import NAME, OneRig
-
-pytest_plugins = ("tests.lab.one_rig_plugin",)
+from tests.lab.one_rig.rig import NAME, OneRig
 
 
 def audit(rig: OneRig, *arguments: str) -> tuple[int, dict[str, Any]]:

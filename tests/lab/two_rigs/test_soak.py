@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lab import machine
-from tests.lab.conftest import FIRST, SPECS
 from tests.lab.rigs import Rigs
+from tests.lab.two_rigs.conftest import FIRST, SPECS
 from tests.unit.store_world import Rig, hub_of, killed_at_random, publish
 
 pytestmark = pytest.mark.soak
