@@ -45,6 +45,9 @@ def serve(brief: Brief) -> None:
         name="Install the proof's packages", path=CLIENT, requirements=requirements, index=brief.settings.pypi_index
     )
     files.install(name="Install what the readiness check knows", dest=FATAL_LINES, content=fatal_text())
+    # What the engine refuses is told before the longest wait.
+    for endpoint in endpoints:
+        serving.judged(name=f"Have the engine judge the arguments of {endpoint.name}", endpoint=endpoint)
     for checkpoint in brief.plan.checkpoints:
         model.wait(
             name=f"Have {checkpoint.repo} whole and verified",
@@ -53,7 +56,6 @@ def serve(brief: Brief) -> None:
         )
     for endpoint in endpoints:
         files.absent(name=f"Have no other unit of {endpoint.name}", path=f"/etc/systemd/system/{endpoint.unit}")
-        serving.judged(name=f"Have the engine judge the arguments of {endpoint.name}", endpoint=endpoint)
     named = ", ".join(f"{endpoint.recipe} as {endpoint.name}" for endpoint in endpoints)
     serving.serve(
         name=f"Serve {named}",

@@ -83,7 +83,7 @@ def fetch(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> Com
     """
     repo = checkpoint.repo
     stamp: ModelStampValue = host.get_fact(ModelStamp, path=checkpoint.path)
-    if _is_done(stamp, checkpoint):
+    if is_done(stamp, checkpoint):
         host.noop(f"{repo} is complete and verified")
         return
     content = request(checkpoint, sources, venv).encode()
@@ -132,7 +132,7 @@ def wait(checkpoint: CheckpointPlan, timeout: float = 86400) -> Commands:
     """
     stamp: ModelStampValue = host.get_fact(ModelStamp, path=checkpoint.path)
     state: UnitStateValue = host.get_fact(UnitState, unit=fetch_unit(checkpoint.instance))
-    if _is_done(stamp, checkpoint) and not state.runs and state.enabled != "enabled":
+    if is_done(stamp, checkpoint) and not state.runs and state.enabled != "enabled":
         host.noop(f"{checkpoint.repo} is complete and verified")
         return
 
@@ -145,7 +145,8 @@ def wait(checkpoint: CheckpointPlan, timeout: float = 86400) -> Commands:
     yield work(attend, f"wait for {checkpoint.repo}")
 
 
-def _is_done(stamp: ModelStampValue, checkpoint: CheckpointPlan) -> bool:
+def is_done(stamp: ModelStampValue, checkpoint: CheckpointPlan) -> bool:
+    """Whether what the stamp tells of is this checkpoint, whole and verified."""
     return stamp.complete and (stamp.repo, stamp.revision) == (checkpoint.repo, checkpoint.revision)
 
 
@@ -155,7 +156,7 @@ def _wait_for_stamp(host: Host, checkpoint: CheckpointPlan, timeout: float) -> N
         # The unit's state is read first: a unit that had ended by then has written its stamp by now.
         state = show_patiently(host, unit, clock)
         stamp = parse_model_stamp(list(run(host, ModelStamp().command(checkpoint.path)).lines))
-        if _is_done(stamp, checkpoint) and not state.runs:
+        if is_done(stamp, checkpoint) and not state.runs:
             say(host, f"{repo} is complete and verified: {size(stamp.bytes)} in {stamp.files} files")
             return
         # A start that waits its turn, for the network or the store's disk, is not a unit that gave up.

@@ -21,6 +21,7 @@ from rigup import notes
 from rigup.diagnosis import explain
 from rigup.facts.endpoints import Endpoints, EndpointsValue, parse_endpoints
 from rigup.facts.files import FileInfo, FileState, parse_file_info
+from rigup.facts.serving import ModelStamp
 from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
 from rigup.operations._host import check, run, say, work
 from rigup.operations._ledger import note, note_directory, note_file
@@ -34,6 +35,7 @@ from rigup.operations._units import (
     show,
     wait_for_leftover,
 )
+from rigup.operations.model import is_done
 from rigup.operations.systemd import ENABLED, stale_reasons
 from rigup.plan import ENDPOINTS, UNITS, EndpointPlan
 from rigup.render import (
@@ -77,14 +79,16 @@ def judged(endpoint: EndpointPlan) -> Commands:
     """Have the engine's own parser judge the endpoint's arguments, before another generation is stopped for it.
 
     It runs in a throwaway container of the image, or in the engine's virtual environment. What the engine refuses fails
-    the operation, with the engine's words; where its parser cannot be found, nothing is known and nothing fails. On a
-    host that serves nothing yet none is judged: the engine says the same, and nobody waits.
+    the operation, with the engine's words; where its parser cannot be found, nothing is known and nothing fails. A host
+    that serves nothing yet and has the checkpoint needs no judge: the engine says the same at once.
     """
     found: EndpointsValue = host.get_fact(Endpoints)
     key = (endpoint.name, endpoint.generation)
     # Of another name too: an endpoint that is renamed or split is stopped for those that take its place.
     serves = found.in_force.keys() | found.active
-    if not serves or found.in_force.get(endpoint.name) == endpoint.generation or key in found.judged:
+    checkpoint = endpoint.checkpoint
+    starts_at_once = not serves and is_done(host.get_fact(ModelStamp, path=checkpoint.path), checkpoint)
+    if starts_at_once or found.in_force.get(endpoint.name) == endpoint.generation or key in found.judged:
         host.noop(f"the arguments of {endpoint.recipe} are judged already, or by its start")
         return
 

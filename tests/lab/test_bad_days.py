@@ -286,7 +286,7 @@ def test_a_hub_that_goes_away_is_waited_for_and_a_port_with_another_model_is_not
         day.host.shell("systemd-run --quiet --unit=liar python3 /run/liar.py")
         day.until("bash -c '</dev/tcp/127.0.0.1/8000'")
 
-    output = day.refused((r"serve \| Have nvidia", go_away), (r"serve \| Have the engine judge", lie))
+    output = day.refused((r"serve \| Have the engine judge", lie), (r"serve \| Have nvidia", go_away))
     assert "another-model" in output
     assert day.state() == "inactive"
     day.host.shell("systemctl stop liar")

@@ -15,6 +15,7 @@ from rigup.plan import EndpointPlan
 from rigup.render import docker_argv, unit_text
 from tests.unit.deploys import Actor, Outcome, Said
 from tests.unit.sample import plan
+from tests.unit.test_operations_model import ABSENT, COMPLETE
 from tests.unit.test_operations_units import DOWN, NO_UNIT, shown
 
 ENDPOINT = plan().endpoint("main")
@@ -172,17 +173,19 @@ def test_a_switch_that_has_written_nothing_down_is_told_by_its_own_log() -> None
     assert "nothing was touched: a generation is not whole" in outcome.told
 
 
-def judge(found: list[str], answer: Said | None = None) -> Outcome:
-    actor = Actor().answers("echo '--- judged'", found)
+def judge(found: list[str], answer: Said | None = None, stamp: list[str] = COMPLETE) -> Outcome:
+    actor = Actor().answers("echo '--- judged'", found).answers("--- sizes", stamp)
     if answer is not None:
         actor.answers("--entrypoint=python3", answer)
     return actor.does(serving.judged, endpoint=ENDPOINT)
 
 
-def test_arguments_are_judged_once_and_only_where_something_else_serves() -> None:
+def test_arguments_are_judged_once_and_only_where_the_engine_cannot_start_at_once() -> None:
     assert not judge(here()).changed
     assert not judge(SERVED).changed
     assert not judge(here(OLD, NEW, in_force=OLD, judged=NEW)).changed
+
+    assert judge(here(), stamp=ABSENT).ran(f"touch -- {ENDPOINT.directory}/judged") == 1
 
     outcome = judge(here(OLD, NEW, in_force=OLD))
 
