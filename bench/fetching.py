@@ -114,9 +114,8 @@ def request(repository: Repository, url: str, store: Path, name: str, neighbours
     return path
 
 
-def our_argv(asked: Path, shared: Path | None = None) -> list[str]:
-    argv = [sys.executable, str(ROOT / "files" / "fetch.py"), str(asked), "--home", str(asked.parent / "home")]
-    return [*argv, *(["--shared", str(shared)] if shared else [])]
+def our_argv(asked: Path) -> list[str]:
+    return [sys.executable, str(ROOT / "files" / "fetch.py"), str(asked), "--home", str(asked.parent / "home")]
 
 
 def commands(repository: Repository, url: str, target: Path) -> dict[str, list[list[str]]]:
@@ -203,7 +202,7 @@ def fleet(repository: Repository, directory: Path, count: int, rate: int, share:
             store = directory / own.name
             others = [each for each in everybody if each is not own] if share else []
             asked = request(repository, served.url, store, own.name, others)
-            argvs.append(our_argv(asked, store / "shared"))
+            argvs.append(our_argv(asked))
             if share:
                 stack.enter_context(daemon(store, own.port))
         env = environment(served.url, directory / "home")
@@ -230,10 +229,9 @@ def fleet(repository: Repository, directory: Path, count: int, rate: int, share:
 @contextmanager
 def daemon(store: Path, port: int) -> Iterator[None]:
     """What serves one host's files to the others."""
-    for name in ("models", "shared"):
-        (store / name).mkdir(parents=True, exist_ok=True)
+    (store / "models").mkdir(parents=True, exist_ok=True)
     config = store / "rsyncd.conf"
-    config.write_text(daemon_config(str(store / "models"), port, ["127.0.0.1"], str(store / "shared")))
+    config.write_text(daemon_config(str(store / "models"), port, ["127.0.0.1"]))
     argv = ["rsync", "--daemon", "--no-detach", f"--config={config}", "--address=127.0.0.1"]
     process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
     try:

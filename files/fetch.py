@@ -56,7 +56,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Fetch and verify one commit of a checkpoint.")
     parser.add_argument("request", type=Path, help="JSON file that says what to fetch")
     parser.add_argument("--progress", type=Path, help="where to say how far it is")
-    parser.add_argument("--shared", type=Path, help="where to tell the neighbours what is here")
     parser.add_argument("--home", type=Path, default=HOME, help="where it and the hub's client keep their notes")
     parser.add_argument("--pause", type=float, default=PAUSE_S, help="seconds before the second try; doubled each time")
     parser.add_argument(
@@ -113,7 +112,7 @@ class Fetch:
             mirror.xet = False
         for neighbour in request.neighbours:
             neighbour.silence_s = options.silence
-        self.hood = Neighbourhood(request.name, request.neighbours, self.store, options.shared, options.home)
+        self.hood = Neighbourhood(request.name, request.neighbours, self.store, options.home)
         self.missing: dict[str, File] = {}
         self.wants: set[str] = set()
         self.copies: dict[str, tuple[Neighbour, subprocess.Popen[bytes]]] = {}

@@ -161,10 +161,10 @@ class Neighbour:
     silence_s: float = 20.0
     is_doubted: bool = False
 
-    @property
-    def base(self) -> str:
+    def url(self, place: Path) -> str:
+        """Where it serves what stands at `place` in the store of this host: by owner, name and commit."""
         address = f"[{self.address}]" if ":" in self.address else self.address
-        return f"rsync://{address}:{self.port}"
+        return f"rsync://{address}:{self.port}/models/{'/'.join(place.parts[-3:])}"
 
     def hear(self, said: dict[str, Any]) -> None:
         if said and said.get("beat") != self.said.get("beat"):
@@ -201,14 +201,10 @@ class Neighbour:
 class Neighbourhood:
     """The neighbours, asked and told through files that each host serves to the others."""
 
-    def __init__(
-        self, own: str, neighbours: Iterable[Neighbour], store: Store, shared: Path | None, home: Path
-    ) -> None:
+    def __init__(self, own: str, neighbours: Iterable[Neighbour], store: Store, home: Path) -> None:
         self.own = own
         self.all = list(neighbours)
         self._store = store
-        self._instance = f"{store.repo.replace('/', '--')}--{store.revision[:12]}.json"
-        self._shared = shared
         self._beat = time.time_ns()
         self._pool = ThreadPoolExecutor(max(1, len(self.all)))
         self._heard = home / "heard"
@@ -216,8 +212,6 @@ class Neighbourhood:
 
     def tell(self, held: Iterable[str], wants: Iterable[str], fetching: Iterable[str], active: bool) -> None:
         """Let the neighbours know what is here, and what is being fetched from a hub."""
-        if self._shared is None:
-            return
         self._beat += 1
         said = {
             "beat": self._beat,
@@ -226,7 +220,7 @@ class Neighbourhood:
             "wants": sorted(wants),
             "fetching": sorted(fetching),
         }
-        write(self._shared / self._instance, json.dumps(said) + "\n")
+        write(self._store.shared_path, json.dumps(said) + "\n")
 
     def listen(self) -> None:
         """Ask all neighbours, side by side, what they hold and what they are at."""
@@ -239,8 +233,9 @@ class Neighbourhood:
 
     def _ask(self, neighbour: Neighbour) -> dict[str, Any]:
         # Always the same name: where a run is killed, the next one writes over it.
-        to = self._heard / f"{neighbour.name}--{self._instance}"
-        argv = [*RSYNC, "--timeout=5", "--inplace", f"{neighbour.base}/state/{self._instance}", str(to)]
+        shared = self._store.shared_path
+        to = self._heard / f"{neighbour.name}--{shared.name}"
+        argv = [*RSYNC, "--timeout=5", "--inplace", neighbour.url(shared), str(to)]
         if subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
             return {}
         try:
@@ -265,6 +260,6 @@ class Neighbourhood:
         """Begin to copy a file from a neighbour, after the bytes that are there already."""
         # It may be renaming the directory into place at this very moment: one of the two is there.
         places = [self._store.staging, self._store.dest]
-        sources = [f"{neighbour.base}/models/{'/'.join(place.parts[-3:])}/{file.path}" for place in places]
+        sources = [f"{neighbour.url(place)}/{file.path}" for place in places]
         argv = [*RSYNC, "--timeout=30", "--append", "--inplace", "--no-motd", *sources, f"{to.parent}/"]
         return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

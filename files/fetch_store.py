@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -91,6 +90,11 @@ class Store:
     @property
     def stamp_path(self) -> Path:
         return self.dest.parent / f"{self.dest.name}.verified.json"
+
+    @property
+    def shared_path(self) -> Path:
+        """What the neighbours are told: in the store, since a store that outlives its host serves them too."""
+        return self.dest.parent / f"{self.dest.name}.shared.json"
 
     @property
     def bytes(self) -> int:
@@ -255,11 +259,11 @@ def now() -> str:
 def write(path: Path, text: str, *, lasting: bool = False) -> None:
     """Write beside and rename, so that no reader ever sees half of it; `lasting`: over a power cut too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "w") as file:
+    # Always the same name: where a run is killed, the next one writes over it.
+    beside = path.with_name(f".{path.name}.new")
+    with beside.open("w") as file:
         file.write(text)
         file.flush()
         if lasting:
             os.fsync(file.fileno())
-        os.fchmod(file.fileno(), 0o644)
-    os.replace(beside, path)
+    beside.replace(path)

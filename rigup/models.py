@@ -139,10 +139,13 @@ def chosen(stored: Iterable[Stored], what: str, host: str) -> list[Stored]:
 
 def removal(store: str, stored: Stored) -> str:
     """The command that removes a checkpoint: first what promises it, then what asks for it, then its files."""
-    instance = stored.instance
     place = f"{store}/{stored.repo}"
-    promises = [f"{place}/{stored.revision}.verified.json", f"/var/lib/rigup-fetch/shared/{instance}.json"]
-    trees = [f"{place}/{stored.revision}", f"{place}/.{stored.revision}.incoming", f"/etc/rigup/models/{instance}.json"]
+    promises = [f"{place}/{stored.revision}.verified.json", f"{place}/{stored.revision}.shared.json"]
+    trees = [
+        f"{place}/{stored.revision}",
+        f"{place}/.{stored.revision}.incoming",
+        f"/etc/rigup/models/{stored.instance}.json",
+    ]
     steps = [
         ["systemctl", "disable", "--quiet", "--now", "--", fetch_unit(stored.instance)],
         ["rm", "-f", "--", *promises],

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from rigup.settings import Settings
 
-__all__ = ["CONFIG", "PORT", "SHARED", "UNIT", "Neighbour", "daemon_config", "fleet_of", "neighbours_of"]
+__all__ = ["CONFIG", "PORT", "UNIT", "Neighbour", "daemon_config", "fleet_of", "neighbours_of"]
 
 CONFIG = "/etc/rigup/rsyncd.conf"
 UNIT = "rigup-neighbours.service"
 
 PORT = 8730
-SHARED = "/var/lib/rigup-fetch/shared"
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def neighbours_of(name: str, fleet: Sequence[Neighbour]) -> tuple[Neighbour, ...
     return tuple(each for each in fleet if each.name != name and not {each.address, own.address} & shared)
 
 
-def daemon_config(store: str, port: int, allowed: Sequence[str], shared: str = SHARED) -> str:
+def daemon_config(store: str, port: int, allowed: Sequence[str]) -> str:
     """The configuration of the rsync daemon that serves the store, read-only, to these addresses alone."""
     return f"""\
 # Written by rigup; the next deploy undoes changes made here.
@@ -61,6 +60,4 @@ timeout = 60
 [models]
 path = {store}
 exclude = .arriving
-[state]
-path = {shared}
 """

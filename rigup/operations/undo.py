@@ -363,7 +363,7 @@ def store_removed(book: Ledger, mounts: Sequence[str] = ()) -> Commands:
         for path in book.checkpoints:
             parent = posixpath.dirname(path)
             incoming = f"{parent}/.{posixpath.basename(path)}.incoming"
-            gone = (path, f"{path}.verified.json", incoming)
+            gone = (path, f"{path}.verified.json", f"{path}.shared.json", incoming)
             check(host, "rm -rf --", *map(QuoteString, gone), failing=f"could not remove {path} on {host.name}")
             run(host, "rmdir -p --ignore-fail-on-non-empty --", QuoteString(parent), "2>/dev/null")
 

@@ -89,7 +89,7 @@ class Fleet:
         return self.rigs.run("pyinfra", *STEPS, *arguments, **extra)
 
     def empty(self, host: machine.Host) -> None:
-        host.shell("rm -rf /srv/models/* /var/lib/rigup-fetch/shared/*")
+        host.shell("rm -rf /srv/models/*")
 
     def store(self, host: machine.Host) -> str:
         return host.shell("echo /srv/models/*/*/????????????????????????????????????????").stdout.strip()

@@ -123,7 +123,7 @@ class Rig:
 
     @property
     def shared(self) -> Path:
-        return self.directory / "shared"
+        return self.dest.parent / f"{self.dest.name}.shared.json"
 
     def arguments(self, **changes: Any) -> list[str]:
         request = {
@@ -141,7 +141,7 @@ class Rig:
         path = self.directory / "request.json"
         path.write_text(json.dumps(request))
         argv = [sys.executable, str(FILES / "fetch.py"), str(path), "--progress", str(self.progress)]
-        argv += ["--shared", str(self.shared), "--home", str(self.directory / "home")]
+        argv += ["--home", str(self.directory / "home")]
         return [*argv, "--pause", "0.02", "--patience", "30", "--stall", "3", "--silence", "3", *self.options]
 
     def environment(self, token_for: str | None) -> dict[str, str]:
@@ -198,8 +198,9 @@ class Rig:
         )
 
     def is_clean(self) -> bool:
-        """Whether there is the checkpoint and its stamp, and nothing else."""
-        return {path.name for path in self.dest.parent.iterdir()} == {self.dest.name, self.stamp.name}
+        """Whether there is the checkpoint, its stamp and what the neighbours are told, and nothing else."""
+        names = {self.dest.name, self.stamp.name, self.shared.name}
+        return {path.name for path in self.dest.parent.iterdir()} == names
 
     def holds_nothing_false(self) -> bool:
         """Whether every file that has its name has its content, and no stamp promises what is not there."""
