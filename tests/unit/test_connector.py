@@ -286,23 +286,29 @@ files.line(name="fact first", path="{root}/log", line="line")
     assert run.stderr.count("Connection lost") == 3, run.stderr
 
 
+def cut_once_logged(sshd: Sshd, log: Path, deploy: str) -> tuple[int, str]:
+    """How a deploy ends whose connection is cut as soon as there is a log, and what it says."""
+    process = subprocess.Popen(
+        [str(PYINFRA), str(sshd.inventory()), deploy, "-y"],
+        cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 20
+    while not log.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    sshd.cut()
+    _, stderr = process.communicate(timeout=30)
+    return process.returncode, stderr
+
+
 def test_a_command_under_which_the_connection_breaks_is_not_run_twice(sshd: Sshd, root: Path) -> None:
     text = f"""
 from pyinfra.operations import server
 server.shell(name="slow", commands=["echo ran >>{root}/log; sleep 20"])
 """
     deploy = write_deploy(sshd, text)
-    process = subprocess.Popen(
-        [str(PYINFRA), str(sshd.inventory()), deploy, "-y"],
-        cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    until = time.monotonic() + 20
-    while not (root / "log").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    sshd.cut()
-    _, stderr = process.communicate(timeout=30)
+    status, stderr = cut_once_logged(sshd, root / "log", deploy)
 
-    assert process.returncode == 1
+    assert status == 1
     assert (root / "log").read_text() == "ran\n"
     assert "it may have run, so it is not run again" in stderr
 
@@ -316,17 +322,9 @@ class Slow(FactBase):
 assert host.get_fact(Slow) == "done"
 """
     deploy = write_deploy(sshd, text)
-    process = subprocess.Popen(
-        [str(PYINFRA), str(sshd.inventory()), deploy, "-y"],
-        cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    until = time.monotonic() + 20
-    while not (root / "log").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    sshd.cut()
-    _, stderr = process.communicate(timeout=30)
+    status, stderr = cut_once_logged(sshd, root / "log", deploy)
 
-    assert process.returncode == 0, stderr
+    assert status == 0, stderr
     assert "connecting again" in stderr
 
 
