@@ -10,13 +10,14 @@ from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rigup.recipes import Catalogue, default_catalogue
+from rigup.recipes import Catalogue
 from rigup.schema import NCCL_LEVELS, Recipe
+from tests.unit.sample import CATALOGUE
 from tests.unit.test_render import HOSTILE
 
 __all__ = ["CHECKPOINTS", "PUBLISHED", "catalogue_of", "generated", "recipes"]
 
-CHECKPOINTS = default_catalogue().checkpoints
+CHECKPOINTS = CATALOGUE.checkpoints
 
 # Numbers, dates and truth values to one YAML reader or the other; `$`, `%` and quotes to everything else.
 WORDS = (

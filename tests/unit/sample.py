@@ -9,6 +9,7 @@ from rigup.plan import Plan
 from rigup.recipes import default_catalogue
 from rigup.settings import Settings
 
+CATALOGUE = default_catalogue()
 TAG = "vllm/vllm-openai:cu130-nightly"
 REPO = "nvidia/Qwen3.5-397B-A17B-NVFP4"
 DIGEST = "sha256:" + "ab" * 32
@@ -47,4 +48,4 @@ def lock(made: ImageLock | None = None) -> Lock:
 
 
 def plan(made: ImageLock | None = None, **settings: object) -> Plan:
-    return make_plan("rig1", Settings.from_data(settings), default_catalogue(), lock(made), PUBLISHED)
+    return make_plan("rig1", Settings.from_data(settings), CATALOGUE, lock(made), PUBLISHED)

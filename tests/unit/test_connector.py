@@ -20,7 +20,7 @@ DEPLOY = """
 from io import StringIO
 from pyinfra import host
 from pyinfra.operations import files
-for i in host.loop(range(8)):
+for i in host.loop(range(4)):
     files.directory(name=f"directory {{i}}", path=f"{root}/d{{i}}", mode="750")
     files.put(name=f"file {{i}}", src=StringIO(f"content {{i}}\\n"), dest=f"{root}/d{{i}}/file", mode="640")
 files.line(name="line", path=f"{root}/d0/lines", line="one line")
@@ -70,7 +70,7 @@ def test_a_run_on_a_converged_host_changes_nothing_in_one_remote_execution(sshd:
 
     first = sshd.pyinfra(inventory, deploy, "-y")
     assert first.returncode == 0, first.stderr
-    assert executions(first.stderr) > 30
+    assert executions(first.stderr) > 15
 
     second = sshd.pyinfra(inventory, deploy, "-y")
     assert set(changed(second.stderr).values()) == {"No changes"}
@@ -117,7 +117,7 @@ def test_drift_between_two_runs_is_found_and_only_that_is_repaired(sshd: Sshd, r
     sshd.pyinfra(inventory, deploy, "-y")
     (root / "d1/file").write_text("something else\n")
     (root / "d3").chmod(0o700)
-    (root / "d5/file").unlink()
+    (root / "d2/file").unlink()
     (root / "d0/lines").write_text("another line\n")
 
     plans = {}
@@ -129,7 +129,7 @@ def test_drift_between_two_runs_is_found_and_only_that_is_repaired(sshd: Sshd, r
     run = sshd.pyinfra(inventory, deploy, "-y")
     assert run.returncode == 0, run.stderr
     assert {name for name, said in changed(run.stderr).items() if said == "Success"} == {
-        "file 1", "directory 3", "file 5", "line",
+        "file 1", "directory 3", "file 2", "line",
     }  # fmt: skip
     after = sshd.pyinfra(str(sshd.inventory("ssh")), deploy, "-y")
     assert set(changed(after.stderr).values()) == {"No changes"}
@@ -374,7 +374,7 @@ def test_the_deploy_reaches_the_same_state_without_reading_ahead(sshd: Sshd, roo
     sshd.pyinfra(str(sshd.inventory()), deploy, "-y")
     run = sshd.pyinfra(str(sshd.inventory()), deploy, "-y", RIGUP_PREFETCH="off")
     assert set(changed(run.stderr).values()) == {"No changes"}
-    assert executions(run.stderr) > 30
+    assert executions(run.stderr) > 15
 
 
 def test_this_python_is_the_one_that_pyinfra_runs_in() -> None:
