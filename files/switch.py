@@ -22,91 +22,35 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
-import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
-ROOT = Path(os.environ.get("RIGUP_ROOT", "/"))
-ENDPOINTS = ROOT / "etc/rigup/endpoints"
+from switch_record import (
+    NOT_WHOLE,
+    ROOT,
+    Generation,
+    drop_last,
+    forget,
+    generation_of,
+    keep,
+    keep_last,
+    known,
+    now,
+    place,
+    read,
+    remember,
+    unit_of,
+)
+from switch_units import Failed, clear, prove, show, start, stop, systemctl, wait
+
 IN_FORCE = ROOT / "usr/local/lib/systemd/system"
 ON_TRIAL = ROOT / "run/systemd/system"
 # Where `systemctl enable` puts its links.
 AT_BOOT = ROOT / "etc/systemd/system/multi-user.target.wants"
-RECORD = ROOT / "var/lib/rigup/switch.json"
 DECIDED = ROOT / "var/lib/rigup/commit.json"
 LOCK = ROOT / "run/rigup/switch.lock"
 UNDER_WAY = ROOT / "run/rigup/switch.json"
-
-POLL_S = 0.5
-SAY_EVERY_S = 10.0
-LINE_WIDTH = 120
-# Of one that ended: tracebacks of its workers may come after the line that is looked for.
-LOG_LINES = 2000
-# Beyond what systemd itself allows a start.
-GRACE_S = 120
-CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
-
-
-@dataclass
-class Failed(Exception):
-    """An endpoint does not serve, or not as it should; `proof` tells that it was up and failed its proof.
-
-    `invocation` is that of its unit, under which the journal has its log.
-    """
-
-    name: str
-    why: str
-    invocation: str = ""
-    proof: bool = False
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What one endpoint is made of."""
-
-    name: str
-    id: str
-    recipe: str
-    start_seconds: int
-    prove: list[str]
-
-    @classmethod
-    def read(cls, name: str, id: str) -> Generation:
-        """Raises OSError, ValueError or KeyError where its files are not whole."""
-        record = json.loads((ENDPOINTS / name / id / "endpoint.json").read_text())
-        (ENDPOINTS / name / id / "llm.service").read_text()
-        return cls(name, id, str(record["recipe"]), int(record["start_seconds"]), list(record["prove"]))
-
-    @property
-    def unit_text(self) -> str:
-        return (ENDPOINTS / self.name / self.id / "llm.service").read_text()
-
-
-@dataclass(frozen=True)
-class State:
-    """What `systemctl show` says of a unit."""
-
-    active: str
-    sub: str
-    result: str
-    invocation: str
-    job: bool
-
-    @property
-    def runs(self) -> bool:
-        return self.active in ("active", "reloading") or (self.active == "activating" and not self.retries)
-
-    @property
-    def retries(self) -> bool:
-        """It has failed, and systemd will start it again."""
-        return self.sub.startswith("auto-restart")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,11 +61,10 @@ def main(argv: list[str] | None = None) -> int:
         done = finish()
         if options.finish:
             return 0
-        # Whoever reads the record must not take an earlier switch for one that was cut short.
-        place(RECORD, json.dumps({"failed": known(RECORD).get("failed", {})}, indent=2) + "\n")
+        drop_last()
         try:
             targets = [Generation.read(*word.split("=", 1)) for word in options.to]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except NOT_WHOLE as error:
             print(f"nothing was touched: a generation is not whole: {error}", file=sys.stderr)
             return 1
         # What has just been put into force was started for it.
@@ -170,7 +113,7 @@ class Switch:
             name = (self.new or self.stop)[0] if self.new or self.stop else "the host"
             return self.ended(self.fail(Failed(name, f"could not be started: {error}")))
         self.commit()
-        forget([(target.name, target.id) for target in self.targets])
+        forget(self.targets)
         served = ", ".join(f"{target.name} serves {target.recipe}" for target in self.targets)
         print(f"{served or 'nothing serves in their place'}{self.told_downtime()}", flush=True)
         self.write("served")
@@ -222,7 +165,7 @@ class Switch:
         served = {(generation.name, generation.id) for generation in old}
         for target in self.targets:
             if target.name == failure.name and (target.name, target.id) not in served:
-                remember(failure, target)
+                remember(target, failure.why)
         start(self.old, {generation.name: generation.recipe for generation in old})
         try:
             wait(old)
@@ -277,7 +220,7 @@ class Switch:
             }
         if worse is not None:
             last["worse"] = worse
-        place(RECORD, json.dumps({**known(RECORD), "last": last}, indent=2) + "\n")
+        keep_last(last)
 
 
 def finish() -> list[Generation]:
@@ -285,7 +228,7 @@ def finish() -> list[Generation]:
     decided = known(DECIDED)
     try:
         targets = [Generation.read(name, id) for name, id in decided.get("to", {}).items()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except NOT_WHOLE as error:
         print(f"an interrupted switch cannot be finished, and is forgotten: {error}", file=sys.stderr)
         DECIDED.unlink()
         return []
@@ -323,167 +266,6 @@ def end_trial(targets: list[Generation]) -> None:
     for target in targets:
         (ON_TRIAL / unit_of(target.name)).unlink(missing_ok=True)
     systemctl("daemon-reload")
-
-
-def stop(names: Iterable[str]) -> None:
-    """Until they have ended; one that takes too long is killed by systemd, which is no reason to give up."""
-    if units := [unit_of(name) for name in names]:
-        subprocess.run(["systemctl", "stop", "--", *units])
-
-
-def clear(names: Sequence[str]) -> None:
-    """Have systemd forget failures: one that was stopped while it started has failed, and is listed without a file."""
-    if names:
-        subprocess.run(["systemctl", "reset-failed", "--", *map(unit_of, names)], capture_output=True)
-
-
-def start(names: Sequence[str], recipes: Mapping[str, str]) -> None:
-    """Order the starts; one that runs or is starting already is left alone."""
-    units = [unit_of(name) for name in names]
-    if not units:
-        return
-    print(f"starting {', '.join(f'{recipe} as {name}' for name, recipe in recipes.items())}", flush=True)
-    # A unit that has used up its start limit is refused until its count is cleared.
-    clear(names)
-    systemctl("start", "--no-block", "--", *units)
-
-
-def wait(targets: list[Generation]) -> None:
-    """Until all are active; raises Failed for the first that ends, or takes longer than it may."""
-    waiting = {target.name: target for target in targets}
-    began = spoke = time.monotonic()
-    while waiting:
-        for name, target in list(waiting.items()):
-            state = show(name)
-            if state.active == "active" and not state.job:
-                del waiting[name]
-            elif not state.job and (state.active in ("failed", "inactive") or state.retries):
-                raise not_up(name, state)
-            elif time.monotonic() - began > target.start_seconds + GRACE_S:
-                raise Failed(name, f"was not up within {target.start_seconds + GRACE_S} s", state.invocation)
-            elif time.monotonic() - spoke >= SAY_EVERY_S:
-                spoke = time.monotonic()
-                latest = (log_of(state.invocation, 5) or ["it has said nothing yet"])[-1]
-                print(f"{name}: starting for {spoke - began:.0f} s; {latest[:LINE_WIDTH]}", flush=True)
-        if waiting:
-            time.sleep(POLL_S)
-
-
-def not_up(name: str, state: State) -> Failed:
-    """What the readiness check said, where it did; its line is the last but for systemd's own."""
-    said = [line for line in log_of(state.invocation, LOG_LINES) if line.startswith("not ready after ")]
-    why = f"did not come up: {said[-1]}" if said else f"did not come up: {state.active} ({state.sub}, {state.result})"
-    return Failed(name, why, state.invocation)
-
-
-def prove(target: Generation) -> None:
-    """Raises Failed with what the proof complained of."""
-    invocation = show(target.name).invocation
-    done = subprocess.run(target.prove, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        complaints = [line for line in done.stderr.splitlines() if line.strip()]
-        why = "; ".join(complaints) or f"its proof ended with {done.returncode}"
-        raise Failed(target.name, f"came up, and fails its proof: {why}", invocation, proof=True)
-
-
-def show(name: str) -> State:
-    properties = "ActiveState,SubState,Result,InvocationID,Job"
-    argv = ["systemctl", "show", f"--property={properties}", "--", unit_of(name)]
-    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-    values = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
-    return State(
-        active=values.get("ActiveState", "inactive"),
-        sub=values.get("SubState", "dead"),
-        result=values.get("Result", ""),
-        invocation=values.get("InvocationID", ""),
-        job=values.get("Job", "") not in ("", "0"),
-    )
-
-
-def systemctl(*words: str) -> None:
-    """Raises CalledProcessError."""
-    subprocess.run(["systemctl", *words], check=True)
-
-
-def log_of(invocation: str, lines: int) -> list[str]:
-    """The last lines that the unit wrote in that invocation."""
-    # What a unit says last may reach the journal after its end was noticed.
-    subprocess.run(["journalctl", "--sync"], capture_output=True)
-    selected = f"_SYSTEMD_INVOCATION_ID={invocation}"
-    argv = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", selected]
-    said = subprocess.run(argv, capture_output=True, text=True, errors="replace").stdout
-    return [CONTROL.sub("", line).rstrip() for line in said.splitlines() if line.strip()]
-
-
-def unit_of(name: str) -> str:
-    return f"llm@{name}.service"
-
-
-def generation_of(unit_text: str, name: str) -> Generation | None:
-    """The generation that a unit belongs to; None where its files are gone."""
-    found = re.search(r"^Generation=(\w+)$", unit_text, re.MULTILINE)
-    try:
-        return Generation.read(name, found[1]) if found else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def known(path: Path) -> dict[str, Any]:
-    """What a file of ours says; nothing where it is missing or damaged."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def remember(failure: Failed, target: Generation) -> None:
-    """Keep that this generation has failed here, so that it is not tried again unasked."""
-    record = known(RECORD)
-    entry = {"recipe": target.recipe, "at": now(), "why": failure.why}
-    record.setdefault("failed", {}).setdefault(target.name, {})[target.id] = entry
-    place(RECORD, json.dumps(record, indent=2) + "\n")
-
-
-def forget(served: list[tuple[str, str]]) -> None:
-    """Drop failures of what serves now."""
-    record = known(RECORD)
-    for name, id in served:
-        record.get("failed", {}).get(name, {}).pop(id, None)
-    place(RECORD, json.dumps(record, indent=2) + "\n")
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def read(path: Path) -> str | None:
-    try:
-        return path.read_text()
-    except OSError:
-        return None
-
-
-def place(path: Path, text: str) -> None:
-    """Write beside and rename; on the disk when this returns."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-        os.fchmod(file.fileno(), 0o644)
-    os.replace(beside, path)
-    keep(path.parent)
-
-
-def keep(directory: Path) -> None:
-    """Have the names in a directory on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 if __name__ == "__main__":

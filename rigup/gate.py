@@ -11,11 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from pathlib import Path
-
-import jinja2
 
 from rigup.plan import EndpointPlan
+from rigup.templates import filled
 
 __all__ = [
     "DRAIN",
@@ -32,7 +30,6 @@ __all__ = [
 GATES = "/etc/rigup/gates"
 DRAIN = r"s/^    server engine [^ ]*$/& disabled/"
 """What `sed` does to a gate's configuration so that it lets nobody through: without a server HAProxy answers 503."""
-TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 
 # In the wire format of the OpenAI API, so that clients say what is wrong.
 REFUSAL = {
@@ -68,7 +65,7 @@ def parse_gate_names(lines: Iterable[str]) -> list[str]:
 def config_text(endpoint: EndpointPlan) -> str:
     """HAProxy's configuration for an endpoint with a public address."""
     address = _public(endpoint)
-    return _render(
+    return filled(
         "gate.cfg.j2",
         endpoint=endpoint,
         bind=f"{'ipv6' if _is_ipv6(address) else 'ipv4'}@{address}:{endpoint.port}",
@@ -90,7 +87,7 @@ def rule_digest(endpoint: EndpointPlan) -> str:
 
 
 def _rules(endpoint: EndpointPlan, digest: str) -> str:
-    return _render(
+    return filled(
         "gate.nft.j2",
         endpoint=endpoint,
         chain=chain_of(endpoint.name),
@@ -108,13 +105,3 @@ def _public(endpoint: EndpointPlan) -> str:
 
 def _is_ipv6(address: str) -> bool:
     return ":" in address
-
-
-def _render(template: str, **values: object) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    return environment.get_template(template).render(**values)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from pathlib import Path, PurePath
-
-import jinja2
+from pathlib import PurePath
 
 from rigup.errors import RigupError
 from rigup.plan import EndpointPlan
+from rigup.templates import filled
 
 __all__ = [
     "CLIENT",
@@ -57,7 +56,6 @@ STOP_SECONDS = 60
 USER = "rigup-serve"
 KEPT = r"\\\g<0>"
 SHELL_READS = re.compile(r'["\\`$]')
-TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 
 # These need no quotes and mean nothing to systemd, wherever in a word they stand.
 PLAIN = re.compile(r"[A-Za-z0-9_./:=@,+-]+")
@@ -253,15 +251,8 @@ def _broken(argv: list[str]) -> str:
 
 def unit_text(endpoint: EndpointPlan) -> str:
     """The text of `llm@NAME.service`."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
-    return environment.get_template("llm.service.j2").render(
+    return filled(
+        "llm.service.j2",
         endpoint=endpoint,
         start_seconds=start_seconds(endpoint),
         user=USER,

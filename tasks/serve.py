@@ -15,12 +15,16 @@ from tasks.preflight import Brief
 __all__ = ["serve"]
 
 FILES = Path(__file__).resolve().parent.parent / "files"
+LIBRARY = "/usr/local/lib/rigup"
 COMMIT_UNIT = "rigup-commit.service"
+# The switch comes after what it imports: one that is installed without it would not run.
 PROGRAMS = {
     "readiness check": WAIT_READY,
     "proof": PROVE,
     "smoke set": SMOKE,
     "judge of arguments": JUDGE,
+    "switch's record": f"{LIBRARY}/switch_record.py",
+    "switch's way to the units": f"{LIBRARY}/switch_units.py",
     "switch": serving.SWITCH,
 }
 

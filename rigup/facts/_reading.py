@@ -6,6 +6,7 @@ A fact is one shell command and one pure function that parses what it prints. Th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -13,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pyinfra.api.exceptions import FactProcessError
 
-__all__ = ["Value", "reading"]
+__all__ = ["Value", "read_object", "reading"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -41,3 +42,12 @@ def reading(process: Callable[_P, _T]) -> Callable[_P, _T]:
             raise FactProcessError(f"unexpected output: {error}") from error
 
     return wrapper
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """A JSON object; an empty one where the file is missing or damaged: it says nothing, and is made again."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any
 
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, reading
+from rigup.facts._reading import Value, read_object, reading
 from rigup.plan import ENDPOINTS, UNITS
 
 __all__ = ["Endpoints", "EndpointsValue", "Tried", "parse_endpoints"]
@@ -78,11 +77,11 @@ def parse_endpoints(lines: list[str]) -> EndpointsValue:
             here = parts.setdefault(line[4:], [])
         else:
             here.append(line)
-    records = [found for line in parts["records"] if (found := _object(line))]
+    records = [found for line in parts["records"] if (found := read_object(line))]
     marks = (line.split("/") for line in parts.get("judged", []) if line.startswith(f"{ENDPOINTS}/"))
     units = [match for line in parts.get("units", []) if (match := UNIT_LINE.match(line))]
     active = (re.match(r"llm@(.+)\.service ", line) for line in parts.get("active", []))
-    switches = _object("\n".join(parts.get("switches", [])))
+    switches = read_object("\n".join(parts.get("switches", [])))
     return EndpointsValue(
         records={(record["name"], record["generation"]): record for record in records},
         judged=frozenset((words[-3], words[-2]) for words in marks),
@@ -96,15 +95,6 @@ def parse_endpoints(lines: list[str]) -> EndpointsValue:
         },
         last=switches.get("last", {}),
     )
-
-
-def _object(text: str) -> dict[str, Any]:
-    """A JSON object; an empty one where there is none: what says nothing is made again."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 class Endpoints(FactBase[EndpointsValue]):

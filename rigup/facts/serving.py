@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, reading
+from rigup.facts._reading import Value, read_object, reading
 
 __all__ = ["ModelStamp", "ModelStampValue", "Proof", "ProofValue", "parse_model_stamp", "parse_proof"]
 
@@ -97,15 +96,6 @@ def parse_proof(lines: list[str]) -> ProofValue:
     split = lines.index(STATE)
     text = "\n".join(lines[:split])
     return ProofValue(read_object(text), "".join(lines[split + 1 :]).strip())
-
-
-def read_object(text: str) -> dict[str, Any]:
-    """A JSON object; an empty one where the file is missing or damaged: it says nothing, and is made again."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 class ModelStamp(FactBase[ModelStampValue]):

@@ -10,8 +10,7 @@ from typing import Any
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, reading
-from rigup.facts.serving import read_object
+from rigup.facts._reading import Value, read_object, reading
 from rigup.plan import PLAN as KEPT_PLAN
 from rigup.plan import UNITS as IN_FORCE
 from rigup.plan import instance_of

@@ -18,7 +18,8 @@ def address_of(hexadecimal: str) -> str:
 @check("major")
 def test_serve_programs(rig: Subject) -> None:
     """The programs that run on the host are this version's: they decide what counts as serving."""
-    expect_programs(rig, "judge.py", "prove.py", "smoke.py", "switch.py", "wait_ready.py")
+    switch = ("switch.py", "switch_record.py", "switch_units.py")
+    expect_programs(rig, "judge.py", "prove.py", "smoke.py", *switch, "wait_ready.py")
 
 
 @check("critical", "endpoints", "recipe")

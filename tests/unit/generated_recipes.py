@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rigup.recipes import Catalogue, default_catalogue
+from rigup.recipes import Catalogue
 from rigup.schema import NCCL_LEVELS, Recipe
+from tests.unit.sample import CATALOGUE
 from tests.unit.test_render import HOSTILE
 
 __all__ = ["CHECKPOINTS", "PUBLISHED", "catalogue_of", "generated", "recipes"]
 
-CHECKPOINTS = default_catalogue().checkpoints
+CHECKPOINTS = CATALOGUE.checkpoints
 
 # Numbers, dates and truth values to one YAML reader or the other; `$`, `%` and quotes to everything else.
 WORDS = (
@@ -48,18 +50,23 @@ VALUES = st.one_of(
     st.text(st.sampled_from(" \t\n\r\"'\\$%{}()[];#=@:,&|<>*?!`~-ax0é模\x01\x7f\x85\u2028"), max_size=12),
     st.text(ANY, max_size=8),
 )
-PLAIN = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)
+# Without an alphabet it looks up first which of all characters are text.
+matching = partial(st.from_regex, fullmatch=True, alphabet=st.characters(max_codepoint=127))
+PLAIN = matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}")
 HEX = st.text(st.sampled_from("0123456789abcdef"), min_size=64, max_size=64)
-INSIDE = st.lists(st.from_regex(r"(/[A-Za-z0-9._-]{1,6}){1,3}", fullmatch=True), max_size=2, unique=True)
-VERSION = st.from_regex(r"[0-9]\.[0-9]{1,2}(\.[0-9])?", fullmatch=True)
+INSIDE = st.lists(matching(r"(/[A-Za-z0-9._-]{1,6}){1,3}"), max_size=2, unique=True)
+VERSION = matching(r"[0-9]\.[0-9]{1,2}(\.[0-9])?")
+SERVED_NAME = matching(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,12}")
+ENV = st.dictionaries(matching(r"[A-Za-z_][A-Za-z0-9_]{0,8}"), VALUES, max_size=4)
 
 
 def _optional(**of: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=of)
 
 
+FORK = _optional(fork=PLAIN, min=VERSION)
 IMAGES = st.fixed_dictionaries(
-    {"tag": st.from_regex(r"[a-z0-9][a-z0-9._-]{0,8}/[a-z0-9]{1,8}:[A-Za-z0-9_][A-Za-z0-9._-]{0,8}", fullmatch=True)},
+    {"tag": matching(r"[a-z0-9][a-z0-9._-]{0,8}/[a-z0-9]{1,8}:[A-Za-z0-9_][A-Za-z0-9._-]{0,8}")},
     optional={"digest": HEX.map("sha256:{}".format), "command": st.lists(VALUES, max_size=3)},
 )
 VENVS = st.fixed_dictionaries(
@@ -88,6 +95,19 @@ PATCHES = (
 )
 
 
+MORE = {
+    engine: _optional(
+        not_deployable=VALUES,
+        min_driver_cuda=matching(r"1[0-9]\.[0-9]"),
+        parallel=_optional(**{size: st.integers(1, 8) for size in ("tp", "pp", "dp", "dcp")}),
+        speculation=speculation,
+        tool_parser=PLAIN,
+        reasoning_parser=PLAIN,
+        container=_optional(caches=INSIDE, tmpfs=INSIDE, security_opt=st.just(["seccomp=unconfined"])),
+        ready=_optional(path=st.sampled_from(["/health", "/v1/models"]), timeout=st.integers(10, 86400)),
+    )
+    for engine, speculation in SPECULATION.items()
+}
 PATCHED = st.lists(st.one_of(*PATCHES), max_size=3, unique_by=lambda patch: str(patch["target"]))
 
 
@@ -107,27 +127,16 @@ def recipes(draw: st.DrawFn, containers: bool = False) -> Recipe:
         "tool_calls": draw(st.sampled_from(["reliable", "usually", "broken", "unknown"])),
         "evidence": [{"source": draw(VALUES), "kind": "assembled", "says": draw(VALUES)}],
         "caveats": draw(st.lists(VALUES, max_size=2)),
-        "engine": {"name": engine, **draw(_optional(fork=PLAIN, min=VERSION))},
+        "engine": {"name": engine, **draw(FORK)},
         install: draw(installs[install]),
         "checkpoint": draw(st.sampled_from(sorted(CHECKPOINTS))),
-        "served_name": draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,12}", fullmatch=True)),
+        "served_name": draw(SERVED_NAME),
         "gpus": draw(st.integers(1, 64)),
         "vram_mib": draw(st.integers(1024, 200000)),
         "argv": argv,
         "patches": [{**patch, "why": "seen"} for patch in draw(PATCHED)],
-        "env": draw(st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True), VALUES, max_size=4)),
-        **draw(
-            _optional(
-                not_deployable=VALUES,
-                min_driver_cuda=st.from_regex(r"1[0-9]\.[0-9]", fullmatch=True),
-                parallel=_optional(**{size: st.integers(1, 8) for size in ("tp", "pp", "dp", "dcp")}),
-                speculation=SPECULATION[engine],
-                tool_parser=PLAIN,
-                reasoning_parser=PLAIN,
-                container=_optional(caches=INSIDE, tmpfs=INSIDE, security_opt=st.just(["seccomp=unconfined"])),
-                ready=_optional(path=st.sampled_from(["/health", "/v1/models"]), timeout=st.integers(10, 86400)),
-            )
-        ),
+        "env": draw(ENV),
+        **draw(MORE[engine]),
     }
     if draw(st.booleans()):
         data["env"]["NCCL_P2P_LEVEL"] = draw(st.sampled_from(NCCL_LEVELS))

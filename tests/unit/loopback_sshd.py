@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.unit import warm_pyinfra
+
 ROOT = Path(__file__).resolve().parents[2]
 PYINFRA = Path(sys.executable).with_name("pyinfra")
 
@@ -87,16 +89,7 @@ class Sshd:
 
     def pyinfra(self, *arguments: str, stdin: str = "\n", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run pyinfra in this folder; its facts are remembered there too."""
-        return subprocess.run(
-            [str(PYINFRA), *arguments],
-            cwd=self.folder,
-            env=self.shell_environment(**environment),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return warm_pyinfra.run(arguments, self.folder, self.shell_environment(**environment), stdin, timeout_s=120)
 
     def shell_environment(self, **environment: str) -> dict[str, str]:
         return {

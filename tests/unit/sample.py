@@ -4,10 +4,12 @@ from datetime import UTC, datetime
 
 from rigup.lock import CheckpointLock, ImageLock, Lock
 from rigup.make_plan import Published, make_plan
+from rigup.packages import TOOLKIT_PACKAGES
 from rigup.plan import Plan
 from rigup.recipes import default_catalogue
 from rigup.settings import Settings
 
+CATALOGUE = default_catalogue()
 TAG = "vllm/vllm-openai:cu130-nightly"
 REPO = "nvidia/Qwen3.5-397B-A17B-NVFP4"
 DIGEST = "sha256:" + "ab" * 32
@@ -31,12 +33,6 @@ def image(created: datetime = datetime(2026, 4, 10, tzinfo=UTC), cuda: str | Non
 def lock(made: ImageLock | None = None) -> Lock:
     """A lock for Debian 13 and the default settings."""
     driver = ("nvidia-driver-pinning-595.71.05", "nvidia-driver-cuda", "nvidia-kernel-open-dkms", "nvidia-persistenced")
-    toolkit = (
-        "nvidia-container-toolkit",
-        "nvidia-container-toolkit-base",
-        "libnvidia-container-tools",
-        "libnvidia-container1",
-    )
     return Lock(
         images={TAG: made or image()},
         checkpoints={f"{REPO}@main": CheckpointLock(revision=REVISION, bytes=234 * GIB, files=40, listing=LISTING)},
@@ -44,7 +40,7 @@ def lock(made: ImageLock | None = None) -> Lock:
             "debian13": {
                 "driver-595": dict.fromkeys(driver, "595.71.05-1"),
                 "docker": {"docker-ce": "5:28.5.2-1~debian.13~trixie", "containerd.io": "2.2.6-1"},
-                "toolkit": dict.fromkeys(toolkit, "1.20.1-1"),
+                "toolkit": dict.fromkeys(TOOLKIT_PACKAGES, "1.20.1-1"),
                 "cuda-toolkit-13-2": {"cuda-toolkit-13-2": "13.2.1-1"},
             }
         },
@@ -52,4 +48,4 @@ def lock(made: ImageLock | None = None) -> Lock:
 
 
 def plan(made: ImageLock | None = None, **settings: object) -> Plan:
-    return make_plan("rig1", Settings.from_data(settings), default_catalogue(), lock(made), PUBLISHED)
+    return make_plan("rig1", Settings.from_data(settings), CATALOGUE, lock(made), PUBLISHED)

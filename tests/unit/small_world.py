@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 
+from rigup.packages import TOOLKIT_PACKAGES
 from tests.unit.loopback import Answer, Site
 from tests.unit.sample import REPO, REVISION, TAG
 
@@ -74,12 +75,6 @@ def packages(*entries: tuple[str, str]) -> Answer:
 
 
 DRIVER = ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "nvidia-persistenced")
-TOOLKIT = (
-    "nvidia-container-toolkit",
-    "nvidia-container-toolkit-base",
-    "libnvidia-container-tools",
-    "libnvidia-container1",
-)
 
 
 def apt_pages(site: Site) -> None:
@@ -98,9 +93,9 @@ def apt_pages(site: Site) -> None:
         ("docker-buildx-plugin", "0.30.1-1"),
         ("docker-compose-plugin", "5.0.1-1"),
     ]
-    toolkit = [(name, f"{version}-1") for name in TOOLKIT for version in ("1.19.1", "1.20.1")]
+    toolkit = [(name, f"{version}-1") for name in TOOLKIT_PACKAGES for version in ("1.19.1", "1.20.1")]
     # Half of a release: the mirror was caught while it was being filled.
-    toolkit += [(name, "1.21.0-1") for name in TOOLKIT[:2]]
+    toolkit += [(name, "1.21.0-1") for name in TOOLKIT_PACKAGES[:2]]
     site.pages |= {
         "/cuda/debian13/x86_64/Packages.gz": packages(*cuda),
         "/cuda/debian13/x86_64/cuda-keyring_1.1-1_all.deb": Answer(b"keyring for debian13"),

@@ -16,19 +16,18 @@ from rigup.lock import Lock, VenvLock, read, write
 from rigup.make_plan import make_plan
 from rigup.operations import venv
 from rigup.plan import EndpointPlan, Mount
-from rigup.recipes import default_catalogue
 from rigup.render import docker_argv, env_file_text, judge_argv, served_argv, unit_text
 from rigup.schema import Venv
 from rigup.settings import Settings
 from rigup.web import Unresolved
 from tests.unit.deploys import Actor, Said
 from tests.unit.loopback import Answer, Site, serving
-from tests.unit.sample import PUBLISHED, REPO, REVISION, lock, plan
+from tests.unit.sample import CATALOGUE, PUBLISHED, REPO, REVISION, lock, plan
 from tests.unit.systemd_words import exec_words
 from tests.unit.test_plan import REFUSING
 from tests.unit.test_render import HOSTILE, settings_of
 
-RECIPE = default_catalogue().recipe("vllm-stock-b12x")
+RECIPE = CATALOGUE.recipe("vllm-stock-b12x")
 STORE = f"/srv/models/{REPO}/{REVISION}"
 PINS = tuple(
     f"{name}=={version} --hash=sha256:{'ab' * 32}" for name, version in (("b12x", "1.5.1"), ("vllm", "0.33.0"))
@@ -45,7 +44,7 @@ def endpoint(template: str | None = None, **settings: object) -> EndpointPlan:
     if template:
         published = {name: {**files, "chat_template.jinja": template} for name, files in PUBLISHED.items()}
     wanted = Settings.from_data({"recipe": RECIPE.id, **settings})
-    return make_plan("rig1", wanted, default_catalogue(), locked(), published).endpoint("main")
+    return make_plan("rig1", wanted, CATALOGUE, locked(), published).endpoint("main")
 
 
 def test_the_engine_runs_from_the_locked_environment_on_the_store_itself() -> None:
@@ -68,10 +67,10 @@ def test_its_own_parser_judges_the_arguments_as_the_user_that_would_serve() -> N
 
 
 def test_sglang_is_started_as_a_module() -> None:
-    recipe = default_catalogue().recipe("sglang-nvfp4-ixtrix")
+    recipe = CATALOGUE.recipe("sglang-nvfp4-ixtrix")
     assert recipe.venv
     known = lock().merged(Lock(venvs={recipe.venv.key: VenvLock(requirements=PINS)}))
-    made = make_plan("rig1", Settings.from_data({"recipe": recipe.id}), default_catalogue(), known, {}).endpoint("main")
+    made = make_plan("rig1", Settings.from_data({"recipe": recipe.id}), CATALOGUE, known, {}).endpoint("main")
     assert made.venv
     assert made.argv[:4] == (f"{made.venv.path}/bin/python3", "-m", "sglang.launch_server", f"--model-path={STORE}")
 
@@ -177,7 +176,7 @@ def test_a_lock_with_environments_is_written_and_read(tmp_path: Path) -> None:
 
 def test_without_its_packages_in_the_lock_there_is_no_plan() -> None:
     with pytest.raises(RigupError, match=r"the lock has no venv python3\.12 vllm\[b12x\]==0\.33\.0"):
-        make_plan("rig1", Settings.from_data({"recipe": RECIPE.id}), default_catalogue(), lock(), PUBLISHED)
+        make_plan("rig1", Settings.from_data({"recipe": RECIPE.id}), CATALOGUE, lock(), PUBLISHED)
 
 
 def test_a_build_from_source_is_refused_with_where_its_commands_are() -> None:
@@ -185,7 +184,7 @@ def test_a_build_from_source_is_refused_with_where_its_commands_are() -> None:
         RigupError, match="is built from source, which rigup does not do: `rigup show` has the commands"
     ):
         wanted = Settings.from_data({"recipe": "vllm-nvfp4-orangezed-mtp5"})
-        make_plan("rig1", wanted, default_catalogue(), lock(), PUBLISHED)
+        make_plan("rig1", wanted, CATALOGUE, lock(), PUBLISHED)
 
 
 # Resolving, with the real uv against a small index

@@ -10,7 +10,7 @@ from rigup.chat_template import changed, of_tokenizer, render, takes_two_system_
 from rigup.errors import RigupError
 from rigup.patch_schema import TemplatePatch
 from rigup.patches import patch_files
-from rigup.recipes import default_catalogue
+from tests.unit.sample import CATALOGUE
 
 # In the shape of Qwen3.5's: one system message, at the beginning; thinking on unless told otherwise.
 PUBLISHED = (build() / "chat_template.jinja").read_text()
@@ -124,7 +124,6 @@ def test_a_checkpoint_without_any_template_is_an_error() -> None:
 
 
 def test_every_current_recipe_for_agents_on_this_model_takes_two_system_messages() -> None:
-    catalogue = default_catalogue()
-    for recipe in catalogue.recipes.values():
-        if "agents" in recipe.workload and catalogue.checkpoint(recipe.checkpoint).model.startswith("Qwen3.5"):
+    for recipe in CATALOGUE.recipes.values():
+        if "agents" in recipe.workload and CATALOGUE.checkpoint(recipe.checkpoint).model.startswith("Qwen3.5"):
             assert any(isinstance(patch, TemplatePatch) for patch in recipe.patches), recipe.id

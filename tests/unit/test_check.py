@@ -10,7 +10,8 @@ from rigup.engines import arguments
 from rigup.errors import InputError
 from rigup.fit import fit
 from rigup.known import releases, releases_of
-from rigup.recipes import Catalogue, IgnorePatch, default_catalogue, load_catalogue
+from rigup.recipes import Catalogue, IgnorePatch, load_catalogue
+from tests.unit.sample import CATALOGUE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECIPES = ROOT / "recipes"
@@ -154,15 +155,15 @@ def test_a_wrong_recipe_gets_its_finding(tmp_path: Path, base: str, text: str, w
     findings = check_catalogue(mine(tmp_path, base, text), ["mine"])
     assert any(words in str(finding) for finding in findings), findings
     # What it extends has no such fault: it is this change that was found.
-    assert not check_catalogue(default_catalogue(), [base])
+    assert not check_catalogue(CATALOGUE, [base])
 
 
 def test_the_catalogues_own_recipes_are_sound() -> None:
-    assert [str(finding) for finding in check_catalogue(default_catalogue())] == []
+    assert [str(finding) for finding in check_catalogue(CATALOGUE)] == []
 
 
 def test_more_gpus_than_there_are_is_a_finding() -> None:
-    found = check_catalogue(default_catalogue(), ["vllm-fp8-8gpu-mtp2"], Hardware(gpus=4))
+    found = check_catalogue(CATALOGUE, ["vllm-fp8-8gpu-mtp2"], Hardware(gpus=4))
     assert [str(finding).split(": ", 1)[1] for finding in found] == [
         "gpus: needs 8 GPUs where 4 are: choose a recipe for fewer"
     ]
@@ -184,12 +185,12 @@ def test_more_gpus_than_there_are_is_a_finding() -> None:
     ],
 )
 def test_a_driver_older_than_the_images_cuda_is_a_finding(name: str, branch: int, words: str | None) -> None:
-    found = [str(finding) for finding in check_catalogue(default_catalogue(), [name], Hardware(driver_branch=branch))]
+    found = [str(finding) for finding in check_catalogue(CATALOGUE, [name], Hardware(driver_branch=branch))]
     assert len(found) == (words is not None) and (words is None or words in found[0]), found
 
 
 def test_gpus_with_too_little_memory_are_a_finding() -> None:
-    found = [str(finding) for finding in check_catalogue(default_catalogue(), [PLAIN], Hardware(vram_mib=49140))]
+    found = [str(finding) for finding in check_catalogue(CATALOGUE, [PLAIN], Hardware(vram_mib=49140))]
     assert len(found) == 1 and "does not fit: weights 58" in found[0], found
 
 
@@ -198,7 +199,7 @@ def test_a_length_with_a_suffix_counts_as_the_engine_reads_it(tmp_path: Path) ->
         found = check_catalogue(mine(tmp_path, PLAIN, f"argv: {{add: [--max-model-len={text}]}}\n"), ["mine"])
         assert any("beyond the native 262144 tokens" in str(finding) for finding in found), text
         recipe = mine(tmp_path, PLAIN, f"argv: {{add: [--max-model-len={text}]}}\n").recipe("mine")
-        estimate = fit(recipe, default_catalogue().checkpoint(recipe.checkpoint))
+        estimate = fit(recipe, CATALOGUE.checkpoint(recipe.checkpoint))
         assert estimate and estimate.context == tokens
 
 
@@ -253,7 +254,7 @@ def test_what_the_schema_itself_refuses(tmp_path: Path, base: str, text: str, wo
 
 
 def test_corrupted_and_unshipped_forms_stand_in_caveats_and_evidence_alone() -> None:
-    for recipe in default_catalogue().recipes.values():
+    for recipe in CATALOGUE.recipes.values():
         text = " ".join(argument for argument, _ in arguments(recipe)) + " ".join(
             pattern for patch in recipe.patches if isinstance(patch, IgnorePatch) for pattern in patch.add
         )
@@ -275,7 +276,7 @@ def test_corrupted_and_unshipped_forms_stand_in_caveats_and_evidence_alone() -> 
     ],
 )
 def test_a_launcher_that_speculates_by_itself_is_told_what_to_do(name: str, told: list[str]) -> None:
-    given = [argument for argument, key in arguments(default_catalogue().recipe(name)) if key == "speculation"]
+    given = [argument for argument, key in arguments(CATALOGUE.recipe(name)) if key == "speculation"]
     assert given == told
 
 
@@ -288,17 +289,16 @@ def test_a_pinned_engine_gives_its_version_and_may_bring_b12x_as_an_extra(tmp_pa
 
 
 def test_nothing_assembled_is_marked_as_quoted() -> None:
-    for recipe in default_catalogue().recipes.values():
+    for recipe in CATALOGUE.recipes.values():
         for evidence in recipe.evidence:
             assert evidence.kind == "assembled" or (evidence.who and evidence.when and evidence.changed), recipe.id
 
 
 def test_the_fit_gives_what_the_engine_logged() -> None:
     # vLLM with one speculated token at 0.90 logged 10.85 full sequences for the snapshot of February (209 GiB).
-    catalogue = default_catalogue()
-    recipe = catalogue.recipe("vllm-nvfp4-cu130-mtp1")
+    recipe = CATALOGUE.recipe("vllm-nvfp4-cu130-mtp1")
     recipe = recipe.model_copy(update={"argv": ("--gpu-memory-utilization=0.90",)})
-    checkpoint = catalogue.checkpoint(recipe.checkpoint).model_copy(update={"bytes": 209 << 30})
+    checkpoint = CATALOGUE.checkpoint(recipe.checkpoint).model_copy(update={"bytes": 209 << 30})
     estimate = fit(recipe, checkpoint, 97887)
     assert estimate and estimate.sequence == pytest.approx(2.16, abs=0.01)
     # 7 GiB are 3.2 sequences.
@@ -306,20 +306,18 @@ def test_the_fit_gives_what_the_engine_logged() -> None:
 
 
 def test_eight_gpus_of_fp8_fit_and_four_do_not() -> None:
-    catalogue = default_catalogue()
-    recipe = catalogue.recipe("vllm-fp8-8gpu-mtp2")
-    checkpoint = catalogue.checkpoint(recipe.checkpoint)
+    recipe = CATALOGUE.recipe("vllm-fp8-8gpu-mtp2")
+    checkpoint = CATALOGUE.checkpoint(recipe.checkpoint)
     on_four = recipe.model_copy(update={"gpus": 4, "parallel": recipe.parallel.model_copy(update={"tp": 4})})
     wide, narrow = fit(recipe, checkpoint), fit(on_four, checkpoint)
     assert wide and narrow and (wide.impossible, narrow.impossible) == (False, True)
 
 
 def test_a_recipe_is_judged_by_the_releases_in_its_range_and_a_fork_by_what_is_known_of_it() -> None:
-    catalogue = default_catalogue()
     ranges = {"vllm-nvfp4-chisleu": ["0.17.0"], PLAIN: ["0.17.0", "0.33.0"], "vllm-stock-b12x": ["0.33.0"]}
     for name, versions in ranges.items():
-        assert [release.version for release in releases_of(catalogue.recipe(name))] == versions
-    forks = [recipe for recipe in catalogue.recipes.values() if recipe.engine.fork]
+        assert [release.version for release in releases_of(CATALOGUE.recipe(name))] == versions
+    forks = [recipe for recipe in CATALOGUE.recipes.values() if recipe.engine.fork]
     assert len(forks) >= 14
     for recipe in forks:
         [release] = releases_of(recipe)

@@ -7,11 +7,8 @@ import pytest
 from rigup.choice import Need, best, ranked
 from rigup.errors import InputError, RigupError
 from rigup.inventory import load_inventory
-from rigup.recipes import default_catalogue
 from rigup.settings import Settings
-from tests.unit.sample import plan
-
-CATALOGUE = default_catalogue()
+from tests.unit.sample import CATALOGUE, plan
 
 
 def test_for_agents_reliable_tool_calls_come_before_speed() -> None:

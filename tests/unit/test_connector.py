@@ -20,7 +20,7 @@ DEPLOY = """
 from io import StringIO
 from pyinfra import host
 from pyinfra.operations import files
-for i in host.loop(range(8)):
+for i in host.loop(range(4)):
     files.directory(name=f"directory {{i}}", path=f"{root}/d{{i}}", mode="750")
     files.put(name=f"file {{i}}", src=StringIO(f"content {{i}}\\n"), dest=f"{root}/d{{i}}/file", mode="640")
 files.line(name="line", path=f"{root}/d0/lines", line="one line")
@@ -70,7 +70,7 @@ def test_a_run_on_a_converged_host_changes_nothing_in_one_remote_execution(sshd:
 
     first = sshd.pyinfra(inventory, deploy, "-y")
     assert first.returncode == 0, first.stderr
-    assert executions(first.stderr) > 30
+    assert executions(first.stderr) > 15
 
     second = sshd.pyinfra(inventory, deploy, "-y")
     assert set(changed(second.stderr).values()) == {"No changes"}
@@ -117,7 +117,7 @@ def test_drift_between_two_runs_is_found_and_only_that_is_repaired(sshd: Sshd, r
     sshd.pyinfra(inventory, deploy, "-y")
     (root / "d1/file").write_text("something else\n")
     (root / "d3").chmod(0o700)
-    (root / "d5/file").unlink()
+    (root / "d2/file").unlink()
     (root / "d0/lines").write_text("another line\n")
 
     plans = {}
@@ -129,7 +129,7 @@ def test_drift_between_two_runs_is_found_and_only_that_is_repaired(sshd: Sshd, r
     run = sshd.pyinfra(inventory, deploy, "-y")
     assert run.returncode == 0, run.stderr
     assert {name for name, said in changed(run.stderr).items() if said == "Success"} == {
-        "file 1", "directory 3", "file 5", "line",
+        "file 1", "directory 3", "file 2", "line",
     }  # fmt: skip
     after = sshd.pyinfra(str(sshd.inventory("ssh")), deploy, "-y")
     assert set(changed(after.stderr).values()) == {"No changes"}
@@ -286,23 +286,29 @@ files.line(name="fact first", path="{root}/log", line="line")
     assert run.stderr.count("Connection lost") == 3, run.stderr
 
 
+def cut_once_logged(sshd: Sshd, log: Path, deploy: str) -> tuple[int, str]:
+    """How a deploy ends whose connection is cut as soon as there is a log, and what it says."""
+    process = subprocess.Popen(
+        [str(PYINFRA), str(sshd.inventory()), deploy, "-y"],
+        cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 20
+    while not log.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    sshd.cut()
+    _, stderr = process.communicate(timeout=30)
+    return process.returncode, stderr
+
+
 def test_a_command_under_which_the_connection_breaks_is_not_run_twice(sshd: Sshd, root: Path) -> None:
     text = f"""
 from pyinfra.operations import server
 server.shell(name="slow", commands=["echo ran >>{root}/log; sleep 20"])
 """
     deploy = write_deploy(sshd, text)
-    process = subprocess.Popen(
-        [str(PYINFRA), str(sshd.inventory()), deploy, "-y"],
-        cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    until = time.monotonic() + 20
-    while not (root / "log").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    sshd.cut()
-    _, stderr = process.communicate(timeout=30)
+    status, stderr = cut_once_logged(sshd, root / "log", deploy)
 
-    assert process.returncode == 1
+    assert status == 1
     assert (root / "log").read_text() == "ran\n"
     assert "it may have run, so it is not run again" in stderr
 
@@ -316,17 +322,9 @@ class Slow(FactBase):
 assert host.get_fact(Slow) == "done"
 """
     deploy = write_deploy(sshd, text)
-    process = subprocess.Popen(
-        [str(PYINFRA), str(sshd.inventory()), deploy, "-y"],
-        cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    until = time.monotonic() + 20
-    while not (root / "log").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    sshd.cut()
-    _, stderr = process.communicate(timeout=30)
+    status, stderr = cut_once_logged(sshd, root / "log", deploy)
 
-    assert process.returncode == 0, stderr
+    assert status == 0, stderr
     assert "connecting again" in stderr
 
 
@@ -376,7 +374,7 @@ def test_the_deploy_reaches_the_same_state_without_reading_ahead(sshd: Sshd, roo
     sshd.pyinfra(str(sshd.inventory()), deploy, "-y")
     run = sshd.pyinfra(str(sshd.inventory()), deploy, "-y", RIGUP_PREFETCH="off")
     assert set(changed(run.stderr).values()) == {"No changes"}
-    assert executions(run.stderr) > 30
+    assert executions(run.stderr) > 15
 
 
 def test_this_python_is_the_one_that_pyinfra_runs_in() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from rigup import cli
 from rigup.diagnosis import causes, explain, fatal_text, fingerprints
-from rigup.recipes import default_catalogue
+from tests.unit.sample import CATALOGUE
 
 CORE = "(EngineCore pid=171) ERROR 11-23 20:56:31 [core.py:1100]"
 API = "(APIServer pid=1)"
@@ -162,7 +162,7 @@ def test_every_fingerprint_has_a_log_in_its_own_words_and_all_are_told_apart() -
 
 def test_a_recipe_that_a_remedy_names_is_there() -> None:
     told = " ".join(each.remedy for each in fingerprints())
-    assert set(re.findall(r"\b(?:vllm|sglang)-[a-z0-9-]+", told)) <= set(default_catalogue().recipes)
+    assert set(re.findall(r"\b(?:vllm|sglang)-[a-z0-9-]+", told)) <= set(CATALOGUE.recipes)
 
 
 def test_the_host_gets_the_fatal_lines_alone() -> None:

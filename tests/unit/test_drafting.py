@@ -7,11 +7,11 @@ import pytest
 
 from rigup.engines import option
 from rigup.known import misshapen, releases
-from rigup.recipes import default_catalogue
+from tests.unit.sample import CATALOGUE
 
 VLLM = next(release for release in releases() if release.name == "vllm 0.33.0")
 SHAPES = VLLM.keys["--speculative-config"]
-ADAPTIVE = default_catalogue().recipe("vllm-nvfp4-cu130-adaptive")
+ADAPTIVE = CATALOGUE.recipe("vllm-nvfp4-cu130-adaptive")
 
 
 def config() -> dict[str, Any]:

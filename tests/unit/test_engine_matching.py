@@ -15,7 +15,8 @@ from fnmatch import fnmatchcase
 import pytest
 from pydantic import ValidationError
 
-from rigup.recipes import IgnorePatch, default_catalogue
+from rigup.recipes import IgnorePatch
+from tests.unit.sample import CATALOGUE
 
 FUSED = {"gate_up_proj": ("gate_proj", "up_proj"), "qkv_proj": ("q_proj", "k_proj", "v_proj")}
 
@@ -109,7 +110,7 @@ def test_every_pattern_of_the_catalogue_hits_what_it_is_meant_for() -> None:
     meant = {"model.language_model.layers.*.mlp.gate": GATES, "mtp.fc*": {"mtp.fc"}}
     patterns = {
         pattern
-        for recipe in default_catalogue().recipes.values()
+        for recipe in CATALOGUE.recipes.values()
         for patch in recipe.patches
         if isinstance(patch, IgnorePatch)
         for pattern in patch.add

@@ -15,14 +15,13 @@ from rigup.errors import RigupError
 from rigup.forms import FORMS, compose, docker, kubernetes, shell, shown, systemd
 from rigup.make_plan import make_plan
 from rigup.plan import EndpointPlan
-from rigup.recipes import Catalogue, default_catalogue
+from rigup.recipes import Catalogue
 from rigup.render import docker_argv
 from rigup.settings import Settings
-from tests.unit.sample import PUBLISHED, REPO, REVISION, image, lock, plan
+from tests.unit.sample import CATALOGUE, PUBLISHED, REPO, REVISION, image, lock, plan
 from tests.unit.systemd_words import exec_words
 from tests.unit.test_render import HOSTILE, settings_of
 
-CATALOGUE = default_catalogue()
 CONTAINERS = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.image)
 BARE = sorted(set(CATALOGUE.recipes) - set(CONTAINERS))
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import paramiko
 import pytest
-from loopback_sshd import ROOT, Sshd, running_sshd
+from loopback_sshd import PYINFRA, ROOT, Sshd, running_sshd
 
 from rigup import hostkeys
 from rigup.errors import RigupError
+from tests.unit.own_command import rigup
 
 OLD = paramiko.RSAKey.generate(2048)
 
@@ -34,17 +35,15 @@ def replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
         yield server
 
 
-def rigup(*argv: str, answer: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rigup.cli", *argv]
-    return subprocess.run(command, cwd=ROOT, input=answer, capture_output=True, text=True, timeout=60)
+def audit() -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rigup.cli", "audit"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
 def test_deploy_and_audit_say_what_to_do(replaced: Sshd) -> None:
-    pyinfra = Path(sys.executable).with_name("pyinfra")
-    argv = [str(pyinfra), "inventory/lab.py", "fact", "server.Kernel", "-y"]
+    argv = [str(PYINFRA), "inventory/lab.py", "fact", "server.Kernel", "-y"]
     deploy = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    audit = rigup("audit")
-    for done in (deploy, audit):
+    for done in (deploy, audit()):
         assert done.returncode == 1
         said = " ".join((done.stdout + done.stderr).split())
         assert "another host key than the one known" in said, said
@@ -55,12 +54,12 @@ def test_deploy_and_audit_say_what_to_do(replaced: Sshd) -> None:
 def test_the_new_key_is_shown_and_accepted_and_all_others_stay(replaced: Sshd) -> None:
     known = replaced.folder / "known_hosts"
     before = known.read_text()
-    refused = rigup("accept", "box", answer="n\n")
+    refused = rigup("accept", "box", cwd=ROOT, answer="n\n")
     assert refused.returncode == 1
     assert OLD.fingerprint in refused.stdout
     assert known.read_text() == before
 
-    accepted = rigup("accept", "box", answer="y\n")
+    accepted = rigup("accept", "box", cwd=ROOT, answer="y\n")
     assert accepted.returncode == 0, accepted.stderr
     lines = known.read_text().splitlines()
     assert lines[:3] == [
@@ -69,8 +68,8 @@ def test_the_new_key_is_shown_and_accepted_and_all_others_stay(replaced: Sshd) -
         f"neighbour ssh-rsa {OLD.get_base64()}",
     ]
     assert known.stat().st_mode & 0o777 == 0o640
-    assert "no connection" not in rigup("audit").stdout
-    again = rigup("accept", "box", "-y")
+    assert "no connection" not in audit().stdout
+    again = rigup("accept", "box", "-y", cwd=ROOT)
     assert (again.returncode, known.read_text().splitlines()) == (0, lines)
 
 

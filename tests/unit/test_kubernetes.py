@@ -12,10 +12,10 @@ import yaml
 from hypothesis import given, settings
 
 from rigup.forms import shown
-from rigup.recipes import Recipe, default_catalogue
+from rigup.recipes import Recipe
 from tests.unit.generated_recipes import catalogue_of, recipes
+from tests.unit.sample import CATALOGUE
 
-CATALOGUE = default_catalogue()
 CONTAINERS = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.image)
 API = "1.34"
 

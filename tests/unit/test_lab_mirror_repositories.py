@@ -1,5 +1,6 @@
 """The lab's repositories as the real apt and dpkg see them."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from lab.mirror import aptrepo, debfile, keys, nvidia, toolkit
 from lab.mirror.debfile import File, Package
 from lab.mirror.keys import Key
+from rigup.packages import TOOLKIT_PACKAGES
 from tests.unit.private_apt import CUDA, DISTRIBUTION, DKMS, Apt, apt_for
 
 pytestmark = pytest.mark.skipif(
@@ -105,14 +107,15 @@ def test_a_relation_debian_does_not_know_is_refused() -> None:
 
 
 DRIVER = ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "nvidia-persistenced")
+OF_580, *_, OF_595, NEWEST = nvidia.BRANCHES["ubuntu2404"]
 
 
 def test_without_a_pin_the_newest_branch_comes(debian: Apt) -> None:
     chosen = debian.would_install(*DRIVER)
-    assert {chosen[name] for name in DRIVER} == {"610.57.04-1"}
+    assert {chosen[name] for name in DRIVER} == {f"{NEWEST}-1"}
 
 
-@pytest.mark.parametrize(("pin", "version"), [("595_595", "595.91.07"), ("595.71.05_595.71.05", "595.71.05")])
+@pytest.mark.parametrize(("pin", "version"), [("595_595", OF_595), ("595.71.05_595.71.05", "595.71.05")])
 def test_a_pinning_package_keeps_everything_of_the_driver_on_it(
     debian: Apt, cuda: Path, pin: str, version: str
 ) -> None:
@@ -126,13 +129,13 @@ def test_a_pinning_package_keeps_everything_of_the_driver_on_it(
 def test_a_pinning_package_works_on_ubuntu_too(ubuntu: Apt, cuda: Path) -> None:
     ubuntu.pin(cuda / "ubuntu2404/nvidia-driver-pinning-595_595-1ubuntu1_all.deb")
     chosen = ubuntu.would_install("libnvidia-compute", "nvidia-dkms-open", "nvidia-utils", "nvidia-persistenced")
-    assert {chosen["nvidia-dkms-open"], chosen["libnvidia-compute"]} == {"595.91.07-1ubuntu1"}
-    assert "610.57.04-1ubuntu1" not in chosen.values()
+    assert {chosen["nvidia-dkms-open"], chosen["libnvidia-compute"]} == {f"{OF_595}-1ubuntu1"}
+    assert f"{NEWEST}-1ubuntu1" not in chosen.values()
 
 
 def test_the_versioned_metapackage_alone_is_no_pin(ubuntu: Apt) -> None:
-    chosen = ubuntu.would_install("nvidia-open=595.91.07-1ubuntu1")
-    assert chosen["nvidia-dkms-open"] == "610.57.04-1ubuntu1"
+    chosen = ubuntu.would_install(f"nvidia-open={OF_595}-1ubuntu1")
+    assert chosen["nvidia-dkms-open"] == f"{NEWEST}-1ubuntu1"
 
 
 def test_the_compute_package_brings_no_kernel_module(debian: Apt) -> None:
@@ -141,8 +144,8 @@ def test_the_compute_package_brings_no_kernel_module(debian: Apt) -> None:
 
 def test_names_with_the_branch_are_the_pin_on_ubuntu_before_590(ubuntu: Apt) -> None:
     chosen = ubuntu.would_install("nvidia-headless-580-open", "nvidia-utils-580")
-    assert chosen["nvidia-dkms-580-open"] == "580.173.02-1ubuntu1"
-    assert chosen["libnvidia-compute-580"] == "580.173.02-1ubuntu1"
+    assert chosen["nvidia-dkms-580-open"] == f"{OF_580}-1ubuntu1"
+    assert chosen["libnvidia-compute-580"] == f"{OF_580}-1ubuntu1"
 
 
 def test_debian_13_has_no_580(debian: Apt) -> None:
@@ -181,29 +184,25 @@ def toolkits(key: Key, tmp_path: Path) -> Apt:
     return apt_for(tmp_path, tmp_path / "repository", key)
 
 
-TOOLKIT = (
-    "nvidia-container-toolkit",
-    "nvidia-container-toolkit-base",
-    "libnvidia-container-tools",
-    "libnvidia-container1",
-)
+BEFORE_CDI_REFRESH, OLDER, NEWER = toolkit.VERSIONS
 
 
 def test_the_toolkits_four_packages_come_in_one_version_or_not_at_all(toolkits: Apt) -> None:
-    assert set(toolkits.would_install(TOOLKIT[0])) >= set(TOOLKIT)
-    older = toolkits.would_install(*(f"{name}=1.19.1-1" for name in TOOLKIT))
-    assert {older[name] for name in TOOLKIT} == {"1.19.1-1"}
-    assert "nvidia-container-toolkit-base" in toolkits.refusal("nvidia-container-toolkit=1.19.1-1")
+    first, base, *_ = TOOLKIT_PACKAGES
+    assert set(toolkits.would_install(first)) >= set(TOOLKIT_PACKAGES)
+    older = toolkits.would_install(*(f"{name}={OLDER}-1" for name in TOOLKIT_PACKAGES))
+    assert {older[name] for name in TOOLKIT_PACKAGES} == {f"{OLDER}-1"}
+    assert base in toolkits.refusal(f"{first}={OLDER}-1")
 
 
 def test_only_toolkits_from_1_18_on_refresh_the_cdi_specification() -> None:
-    bases = {package.version: package for package in toolkit.packages() if package.name == TOOLKIT[1]}
+    bases = {package.version: package for package in toolkit.packages() if package.name == TOOLKIT_PACKAGES[1]}
     units = {
         version: [file.path for file in base.files if "nvidia-cdi-refresh.service" in file.path]
         for version, base in bases.items()
     }
-    assert not units["1.17.8-1"]
-    assert units["1.19.1-1"] and units["1.20.1-1"]
+    assert not units[f"{BEFORE_CDI_REFRESH}-1"]
+    assert units[f"{OLDER}-1"] and units[f"{NEWER}-1"]
 
 
 def test_every_stand_in_package_can_be_written_and_no_placeholder_is_left(cuda: Path, key: Key) -> None:
@@ -211,8 +210,7 @@ def test_every_stand_in_package_can_be_written_and_no_placeholder_is_left(cuda: 
         for package in [*nvidia.packages(distro, key, DKMS), *toolkit.packages()]:
             texts = [file.content.decode() for file in package.files if file.content and "keyring" not in file.path]
             for text in (*texts, *package.scripts.values()):
-                for placeholder in ("@VERSION@", "@UNITS@", "@RELEASE@", "@LICENCE@", "@ACCOUNT@", "@GROUP@"):
-                    assert placeholder not in text, package.name
+                assert not re.search("@[A-Z]+@", text), package.name
 
 
 def test_maintainer_scripts_are_valid_shell(key: Key, tmp_path: Path) -> None:

@@ -21,14 +21,14 @@ import lab.engine
 import lab.sglang
 from lab.registry.image import known_options
 from rigup.engines import arguments
-from rigup.recipes import default_catalogue
 from tests.unit.host_world import FILES
 
 # Host programs find each other in one directory.
 sys.path.insert(0, str(FILES))
 from smoke import Expectation, Smoke
 
-CATALOGUE = default_catalogue()
+from tests.unit.sample import CATALOGUE
+
 RECIPES = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.engine.name == "sglang" and recipe.image)
 WEATHER: Any = {
     "type": "function",

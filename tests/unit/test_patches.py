@@ -9,10 +9,11 @@ import pytest
 from rigup.errors import RigupError
 from rigup.patches import applies
 from rigup.patches import patch_files as patch_files_for
-from rigup.recipes import IgnorePatch, When, default_catalogue
+from rigup.recipes import IgnorePatch, When
+from tests.unit.sample import CATALOGUE
 
 GATE = "model.language_model.layers.*.mlp.gate"
-RECIPE = default_catalogue().recipe("vllm-nvfp4-cu130")
+RECIPE = CATALOGUE.recipe("vllm-nvfp4-cu130")
 PATCH = IgnorePatch(target="quantization-ignore", add=(GATE,), why="x")
 DRAFTER = IgnorePatch(target="quantization-ignore", add=("mtp.fc*",), why="x")
 
@@ -129,7 +130,7 @@ def test_a_patch_for_speculation_is_for_recipes_that_speculate() -> None:
     made = datetime(2026, 3, 1, tzinfo=UTC)
     patch = DRAFTER.model_copy(update={"when": When(image_before=date(2026, 4, 2), speculation=True)})
     assert not applies(patch, RECIPE, made)
-    assert applies(patch, default_catalogue().recipe("vllm-nvfp4-cu130-mtp1"), made)
+    assert applies(patch, CATALOGUE.recipe("vllm-nvfp4-cu130-mtp1"), made)
 
 
 @pytest.mark.parametrize(("floor", "needed"), [(None, True), ("0.17.0", True), ("0.18.0", False), ("0.33.0", False)])

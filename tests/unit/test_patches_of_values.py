@@ -11,14 +11,15 @@ from rigup.engines import arguments
 from rigup.errors import InputError, RigupError
 from rigup.patch_schema import SamplingPatch, YarnPatch
 from rigup.patches import patch_files, reads
-from rigup.recipes import default_catalogue, load_catalogue
+from rigup.recipes import load_catalogue
+from tests.unit.sample import CATALOGUE
 
 ROPE = {"mrope_interleaved": True, "mrope_section": [11, 11, 10], "partial_rotary_factor": 0.25, "rope_theta": 10000000}
 TEXT = {"max_position_embeddings": 262144, "rope_parameters": {**ROPE, "rope_type": "default"}}
 CONFIG = {"architectures": ["X"], "text_config": TEXT}
 GENERATION = {"temperature": 1.0, "top_p": 0.95, "eos_token_id": [1, 2]}
-CARVE = default_catalogue().recipe("vllm-carve-yarn-900k")
-AWQ = default_catalogue().recipe("sglang-awq-yarn-524k")
+CARVE = CATALOGUE.recipe("vllm-carve-yarn-900k")
+AWQ = CATALOGUE.recipe("sglang-awq-yarn-524k")
 
 
 def yarn(factor: float = 2.0, **values: Any) -> YarnPatch:

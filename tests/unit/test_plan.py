@@ -10,10 +10,9 @@ from rigup.errors import RigupError
 from rigup.lock import Lock
 from rigup.make_plan import make_plan
 from rigup.plan import EndpointPlan, Mount, Plan
-from rigup.recipes import default_catalogue
 from rigup.render import docker_argv, env_file_text
 from rigup.settings import Settings
-from tests.unit.sample import DIGEST, PUBLISHED, REPO, REVISION, TAG, image, lock, plan
+from tests.unit.sample import CATALOGUE, DIGEST, PUBLISHED, REPO, REVISION, TAG, image, lock, plan
 
 REFUSING = "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('no') }}{% endif %}"
 REFUSING += "{{ m.content }}{% endfor %}"
@@ -35,7 +34,7 @@ def test_everything_loose_is_resolved() -> None:
 def test_the_engine_gets_the_endpoint_from_rigup_and_the_rest_from_the_recipe() -> None:
     argv = plan(endpoints={"main": {"port": 9000, "address": "::1"}}).endpoint("main").argv
     assert argv[:4] == ("--model=/model", "--served-model-name=Qwen3.5-397B-A17B", "--host=::1", "--port=9000")
-    assert list(argv[4:]) == [argument for argument, _ in arguments(default_catalogue().recipe("vllm-nvfp4-cu130"))]
+    assert list(argv[4:]) == [argument for argument, _ in arguments(CATALOGUE.recipe("vllm-nvfp4-cu130"))]
 
 
 def test_the_url_of_an_ipv6_address_has_brackets() -> None:
@@ -60,12 +59,12 @@ def test_an_older_image_gets_the_patched_config_mounted_over_the_published_one()
 
 def test_a_recipe_with_patches_needs_the_published_files() -> None:
     with pytest.raises(RigupError, match="were not read"):
-        make_plan("rig1", Settings(), default_catalogue(), lock(), {})
+        make_plan("rig1", Settings(), CATALOGUE, lock(), {})
 
 
 def test_a_patched_chat_template_lies_beside_the_checkpoint_and_is_named_to_the_engine() -> None:
     published = {name: {**files, "chat_template.jinja": REFUSING} for name, files in PUBLISHED.items()}
-    endpoint = make_plan("rig1", Settings(), default_catalogue(), lock(), published).endpoint("main")
+    endpoint = make_plan("rig1", Settings(), CATALOGUE, lock(), published).endpoint("main")
     assert set(endpoint.patched_files) == {"chat_template.jinja"}
     assert endpoint.patched_files["chat_template.jinja"].endswith(REFUSING)
     assert endpoint.mounts[1:] == (
@@ -168,9 +167,9 @@ def test_a_wrong_number_of_gpus_is_refused() -> None:
 
 def test_what_the_lock_lacks_is_named() -> None:
     with pytest.raises(RigupError, match=f"the lock has no image {TAG}"):
-        make_plan("rig1", Settings(), default_catalogue(), Lock(), PUBLISHED)
+        make_plan("rig1", Settings(), CATALOGUE, Lock(), PUBLISHED)
     with pytest.raises(RigupError, match=f"the lock has no checkpoint {REPO}@main"):
-        make_plan("rig1", Settings(), default_catalogue(), Lock(images={TAG: image()}), PUBLISHED)
+        make_plan("rig1", Settings(), CATALOGUE, Lock(images={TAG: image()}), PUBLISHED)
 
 
 def test_an_unknown_endpoint_names_those_there_are() -> None:

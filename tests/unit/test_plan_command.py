@@ -6,7 +6,6 @@ import json
 import os
 import pwd
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from rigup.planning import difference, exit_code, foresee, hidden_because
+from tests.unit.own_command import rigup
 
 USER = pwd.getpwuid(os.getuid()).pw_name
 DEPLOY = f"""
@@ -49,15 +49,7 @@ class Project:
         (self.directory / "deploy.py").write_text(DEPLOY.replace("BODY", body))
 
     def plan(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        rigup = Path(sys.executable).parent / "rigup"
-        return subprocess.run(
-            [str(rigup), "plan", *arguments],
-            cwd=self.directory,
-            env={**os.environ, "NO_COLOR": "1"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        return rigup("plan", *arguments, cwd=self.directory)
 
     def entries(self, host: str = "@local") -> dict[str, dict[str, Any]]:
         done = self.plan("--json")
@@ -107,22 +99,20 @@ def test_a_wrong_mode_alone_is_a_change(project: Project) -> None:
     assert (file["mode"], file["diff"]) == (["755", "644"], [])
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        'content="key=hunter2\\n", mode="600", secret=True',
-        'content="key=hunter2\\n", mode="640"',
-        'content=HiddenValue("key=hunter2\\n")',
-    ],
-)
-def test_a_secret_is_in_no_plan(project: Project, arguments: str) -> None:
-    project.write(
-        f'from pyinfra.api.hiddenvalue import HiddenValue\ninstall(name="Write the key", dest="PLACE/key", {arguments})'
-    )
+SECRETS = {
+    "secret": 'content="key=hunter2\\n", mode="600", secret=True',
+    "not-for-all": 'content="key=hunter2\\n", mode="640"',
+    "hidden": 'content=HiddenValue("key=hunter2\\n")',
+}
+
+
+def test_a_secret_is_in_no_plan(project: Project) -> None:
+    writes = [f'install(name="Write {name}", dest="PLACE/{name}", {how})' for name, how in SECRETS.items()]
+    project.write("\n".join(["from pyinfra.api.hiddenvalue import HiddenValue", *writes]))
     for shape in ((), ("--json",)):
         done = project.plan(*shape)
         assert done.returncode == 2
-        assert "place/key" in done.stdout
+        assert all(f"place/{name}" in done.stdout for name in SECRETS)
         assert "hunter2" not in done.stdout + done.stderr
 
 

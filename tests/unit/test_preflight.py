@@ -9,9 +9,8 @@ from rigup.errors import Problem, ProblemsError
 from rigup.lock import Lock
 from rigup.make_plan import make_plan
 from rigup.preflight import HostFacts, check, destinations, disk_paths, holds
-from rigup.recipes import default_catalogue
 from rigup.settings import Settings
-from tests.unit.sample import DIGEST, GIB, PUBLISHED, REPO, REVISION, image, lock, plan
+from tests.unit.sample import CATALOGUE, DIGEST, GIB, PUBLISHED, REPO, REVISION, image, lock, plan
 
 STORE = f"/srv/models/{REPO}/{REVISION}"
 IMAGE = f"vllm/vllm-openai@{DIGEST}"
@@ -90,7 +89,7 @@ SERVED = replace(
 
 def problems(facts: HostFacts, cuda: str | None = "13.0.1", **settings: object) -> list[Problem]:
     wanted, known = Settings.from_data(settings), lock(image(cuda=cuda))
-    return check(make_plan("rig1", wanted, default_catalogue(), known, PUBLISHED), wanted, facts, known)
+    return check(make_plan("rig1", wanted, CATALOGUE, known, PUBLISHED), wanted, facts, known)
 
 
 def only(found: list[Problem]) -> Problem:
@@ -312,7 +311,7 @@ def test_an_image_newer_than_every_driver_says_so() -> None:
 
 def test_destinations_are_all_servers_by_name_and_port() -> None:
     settings = Settings.from_data({"registry_mirror": "http://10.98.0.1:5000", "hub_endpoint": "http://10.98.0.1:8001"})
-    made = make_plan("rig1", settings, default_catalogue(), lock(), PUBLISHED)
+    made = make_plan("rig1", settings, CATALOGUE, lock(), PUBLISHED)
     found = destinations(made, settings)
     assert found[("10.98.0.1", 5000)] == "registry_mirror"
     assert found[("10.98.0.1", 8001)] == "hub_endpoint"
@@ -401,7 +400,7 @@ def test_a_gpu_named_by_number_and_by_uuid_is_one_gpu() -> None:
 
 
 def test_what_failed_on_the_host_before_is_refused_unless_it_shall_be_tried_again() -> None:
-    generation = make_plan("rig1", Settings(), default_catalogue(), lock(), PUBLISHED).endpoints[0].generation
+    generation = make_plan("rig1", Settings(), CATALOGUE, lock(), PUBLISHED).endpoints[0].generation
     facts = replace(SERVED, failed={("main", generation): "was tried here at noon and did not come up"})
     found = only(problems(facts))
     assert (found.check, "tried here at noon" in found.found) == ("recipe", True)

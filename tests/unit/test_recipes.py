@@ -7,7 +7,7 @@ import yaml
 
 from rigup.engines import arguments
 from rigup.errors import InputError, RigupError
-from rigup.recipes import Catalogue, IgnorePatch, Recipe, default_catalogue, load_catalogue
+from rigup.recipes import Catalogue, Recipe, default_catalogue, load_catalogue
 
 CHECKPOINT = "id: tiny\nrepo: acme/tiny\nquantization: NVFP4\n"
 RECIPE = """\
@@ -56,17 +56,6 @@ def test_speculation_goes_by_the_name_that_is_not_deprecated() -> None:
     for recipe in default_catalogue().recipes.values():
         assert not any("qwen3_next_mtp" in argument for argument in all_arguments(recipe))
         assert not any("qwen35_coder" in argument for argument in all_arguments(recipe))
-
-
-def test_the_projects_patches_hold_the_star_that_markdown_ate() -> None:
-    patterns = {
-        pattern
-        for recipe in default_catalogue().recipes.values()
-        for patch in recipe.patches
-        if isinstance(patch, IgnorePatch)
-        for pattern in patch.add
-    }
-    assert patterns == {"model.language_model.layers.*.mlp.gate", "mtp.fc*"}
 
 
 def test_a_minimal_recipe_is_read(tmp_path: Path) -> None:

@@ -11,17 +11,16 @@ from rigup import lock as locks
 from rigup.lock import Lock
 from rigup.make_plan import make_plan
 from rigup.packages import driver_install
-from rigup.recipes import Catalogue, default_catalogue
+from rigup.recipes import Catalogue
 from rigup.registry import image_lock, registry_of
 from rigup.resolve import ResolveError, Want, ensure, published_file, published_for, resolve
 from rigup.settings import Settings
 from rigup.web import Unresolved, Web
 from tests.unit.loopback import Answer, Asked, Site, serving
-from tests.unit.sample import REPO, REVISION, TAG
+from tests.unit.sample import CATALOGUE, REPO, REVISION, TAG
 from tests.unit.small_world import CREATED, image_pages, packages, world
 
 NAME, _, VERSION = TAG.rpartition(":")
-CATALOGUE = default_catalogue()
 CUDA_INDEX = "/cuda/debian13/x86_64/Packages.gz"
 
 

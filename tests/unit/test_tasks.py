@@ -12,14 +12,13 @@ from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_host, ctx_state
 
 from rigup.errors import InputError
-from rigup.recipes import default_catalogue
 from rigup.settings import Settings
 from tasks import preflight
 from tasks.docker import daemon_values
 from tasks.kernel import kernel
 from tasks.preflight import Brief, System, _check_recipes, _distro
 from tests.unit.deploys import Actor
-from tests.unit.sample import lock, plan
+from tests.unit.sample import CATALOGUE, lock, plan
 from tests.unit.test_operations_units import shown
 
 TRIXIE = {"ID": "debian", "VERSION_ID": "13", "PRETTY_NAME": "Debian GNU/Linux 13 (trixie)"}
@@ -39,7 +38,7 @@ def test_every_unknown_recipe_of_every_host_is_named_at_once() -> None:
         "rig3": Settings(),
     }
     with pytest.raises(InputError) as caught:
-        _check_recipes(settings, default_catalogue())
+        _check_recipes(settings, CATALOGUE)
     first, second = str(caught.value).splitlines()
     assert first.startswith("rig1: recipe: no recipe is named 'vllm-nvfp4-cu13': did you mean vllm-nvfp4-cu130")
     assert second == (
