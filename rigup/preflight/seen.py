@@ -10,6 +10,7 @@ from rigup.errors import Problem, RigupError
 from rigup.lock import Lock
 from rigup.packages import distro_id
 from rigup.plan import CheckpointPlan, Plan
+from rigup.proxies import NO_PROXIES, Proxies
 from rigup.settings import Settings
 
 __all__ = ["GIB", "Case", "Disk", "HostFacts", "Listener", "PciDevice", "Reachability", "amount"]
@@ -70,6 +71,7 @@ class HostFacts:
     `serving` are the units of endpoints that run, `booted_with` the kernel's arguments; `grub`: there is `update-grub`.
     `source`: `model_source` is a directory there; `sourced` the paths of the checkpoints that it holds in full.
     `sources` has the addresses of repositories in each of apt's source files.
+    `proxies` are those by which programs of the host reach servers.
     """
 
     os_release: Mapping[str, str]
@@ -99,6 +101,7 @@ class HostFacts:
     source: bool = True
     sourced: Collection[str] = ()
     sources: Mapping[str, Collection[str]] = field(default_factory=dict)
+    proxies: Proxies = NO_PROXIES
 
 
 class Case:

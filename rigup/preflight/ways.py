@@ -3,44 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from rigup.packages import DISTROS, cuda_group, docker_group, driver_group, toolkit_group
 from rigup.plan import Plan
 from rigup.preflight.seen import Case, Listener
+from rigup.proxies import NO_PROXIES, Proxies, place, proxy_for
 from rigup.registry import HUB, registry_of
 from rigup.settings import Settings
 
 __all__ = ["destinations", "network", "ports", "public_addresses"]
 
+APT = ("cuda_mirror", "docker_mirror", "toolkit_mirror")
 HUBS = ("hub_mirror", "hub_endpoint")
 
 
-def destinations(plan: Plan, settings: Settings) -> dict[tuple[str, int], str]:
+@dataclass(frozen=True)
+class Way:
+    """How a host reaches the server that a setting names: the place to connect to, and whether it is a proxy's."""
+
+    setting: str
+    place: tuple[str, int]
+    proxied: bool
+
+
+def destinations(plan: Plan, settings: Settings, proxies: Proxies = NO_PROXIES) -> dict[tuple[str, int], str]:
     """Where a bare host must be able to connect: `(host, port)` to the setting that says so."""
     found: dict[tuple[str, int], str] = {}
-    for name, url in _urls(plan, settings):
-        found.setdefault(_place(url), name)
+    for way in _ways(plan, settings, proxies):
+        found.setdefault(way.place, way.setting)
     return found
 
 
-def _urls(plan: Plan, settings: Settings) -> list[tuple[str, str]]:
-    urls = [(name, getattr(settings, name)) for name in ("cuda_mirror", "docker_mirror", "toolkit_mirror")]
-    urls += [("pypi_index", settings.pypi_index), ("hub_endpoint", settings.hub_endpoint)]
-    if settings.hub_mirror:
-        urls.append(("hub_mirror", settings.hub_mirror))
-    if plan.venvs:
-        urls.append(("python_mirror", settings.python_mirror))
+def _ways(plan: Plan, settings: Settings, proxies: Proxies) -> list[Way]:
+    urls = [(name, getattr(settings, name), proxies.apt) for name in APT]
+    others = ["pypi_index", "hub_endpoint", *(["hub_mirror"] if settings.hub_mirror else [])]
+    others += ["python_mirror"] if plan.venvs else []
+    urls += [(name, getattr(settings, name), proxies.environment) for name in others]
     for tag in plan.images.values():
         base, _, _ = registry_of(tag, settings.registry_mirror)
-        urls.append(("registry_mirror" if base in (settings.registry_mirror, HUB) else f"image {tag}", base))
-    return urls
-
-
-def _place(url: str) -> tuple[str, int]:
-    parts = urlsplit(url)
-    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        name = "registry_mirror" if base in (settings.registry_mirror, HUB) else f"image {tag}"
+        urls.append((name, base, proxies.docker))
+    return [Way(name, place(proxy_for(url, names) or url), bool(proxy_for(url, names))) for name, url, names in urls]
 
 
 def public_addresses(case: Case) -> None:
@@ -72,23 +77,27 @@ def ports(case: Case) -> None:
 def network(case: Case) -> None:
     needed = _needed_settings(case)
     # One mirror may serve several settings: it is needed as long as any of them is.
-    urls = [(name, _place(url)) for name, url in _urls(case.plan, case.settings)]
-    for host, port in destinations(case.plan, case.settings):
-        names = sorted({name for name, place in urls if place == (host, port)})
+    names: dict[tuple[tuple[str, int], bool], set[str]] = {}
+    for way in _ways(case.plan, case.settings, case.facts.proxies):
+        names.setdefault((way.place, way.proxied), set()).add(way.setting)
+    for ((host, port), proxied), settings in names.items():
         seen = case.facts.reachable.get((host, port))
-        if not needed.intersection(names) or (seen is not None and seen.ok):
+        if not needed & settings or (seen is not None and seen.ok):
             continue
         reason = seen.reason if seen is not None else "it was not tried"
-        case.problem(
-            "network",
-            f"the host cannot connect to {host}:{port}: {reason}",
-            f"open the way from the host, or set {', '.join(names)} to a mirror that it reaches",
-        )
+        mirrors = f"set {', '.join(sorted(settings))} to a mirror that it reaches"
+        if proxied:
+            found = f"the host cannot connect to its proxy {host}:{port}: {reason}"
+            case.problem("network", found, f"correct it (/etc/environment, apt's or Docker's own), or {mirrors}")
+        else:
+            found = f"the host cannot connect to {host}:{port}: {reason}"
+            case.problem("network", found, f"open the way from the host, name its proxy there, or {mirrors}")
 
 
 def _needed_settings(case: Case) -> set[str]:
     """The settings whose servers are still needed."""
-    needed = {name for name, _ in _urls(case.plan, case.settings)}
+    ways = _ways(case.plan, case.settings, case.facts.proxies)
+    needed = {way.setting for way in ways}
     cuda = cuda_group(case.settings)
     if not case.missing(driver_group(case.settings), *([cuda] if cuda else [])):
         needed.discard("cuda_mirror")
@@ -98,8 +107,8 @@ def _needed_settings(case: Case) -> set[str]:
         needed.discard("toolkit_mirror")
     missing = case.checkpoints_to_come()
     # A host that reaches one of them can go on; files that the mirror lacks come from the hub, and the other way.
-    hubs = {name: _place(url) for name, url in _urls(case.plan, case.settings) if name in HUBS}
-    reached = any(seen is not None and seen.ok for seen in map(case.facts.reachable.get, hubs.values()))
+    hubs = [case.facts.reachable.get(way.place) for way in ways if way.setting in HUBS]
+    reached = any(seen is not None and seen.ok for seen in hubs)
     if reached or all(each.path in case.facts.sourced for each in missing):
         needed.difference_update(HUBS)
     if not missing and case.facts.client and all(venv.path in case.facts.venvs for venv in case.plan.venvs):

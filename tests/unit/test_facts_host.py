@@ -20,7 +20,15 @@ from rigup.facts.docker import ImageDigests, parse_image_digests
 from rigup.facts.files import FileInfo, FileText
 from rigup.facts.hardware import DiskFree, DiskSpace, FileSystemLabels, PciDevices, SecureBoot, parse_disk_free
 from rigup.facts.kernel import BootId, KernelState, ModuleParameters, parse_kernel_state
-from rigup.facts.network import Listener, ListeningPorts, Reachability, Reachable, parse_listeners, parse_reachability
+from rigup.facts.network import (
+    HostProxies,
+    Listener,
+    ListeningPorts,
+    Reachability,
+    Reachable,
+    parse_listeners,
+    parse_reachability,
+)
 from rigup.facts.nvidia import CdiDevices, DriverState, GpuList
 from rigup.facts.packages import (
     AptSources,
@@ -73,6 +81,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (FileSystemLabels, {}),
     (FileText, {"path": "/not/there"}),
     (GpuList, {}),
+    (HostProxies, {}),
     (ImageDigests, {}),
     (InitSystem, {}),
     (InstalledVersions, {"names": ["curl"]}),
