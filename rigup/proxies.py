@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["NO_PROXIES", "Proxies", "apt_variables", "daemon_variables", "place", "proxy_for", "variables"]
+__all__ = ["NO_PROXIES", "Proxies", "apt_variables", "place", "proxy_for", "variables"]
 
 VARIABLE = re.compile(r"(?:Environment=)?(?:export\s+)?[\"']?(https?_proxy|no_proxy)=[\"']?([^\"'\s]*)", re.IGNORECASE)
 OPTION = re.compile(r'Acquire::(https?)::Proxy(?:::(\S+))? "([^"]*)";', re.IGNORECASE)
@@ -70,15 +69,6 @@ def apt_variables(lines: Iterable[str], environment: Mapping[str, str]) -> dict[
     if direct:
         found["no_proxy"] = ",".join(filter(None, (found.get("no_proxy"), *direct)))
     return found
-
-
-def daemon_variables(text: str | None) -> dict[str, str]:
-    """Those in Docker's daemon.json; none where it cannot be read, which the step that merges into it tells."""
-    try:
-        told = json.loads(text or "{}")["proxies"]
-        return {name.replace("-", "_"): str(value) for name, value in told.items() if value}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
 
 
 def proxy_for(url: str, names: Mapping[str, str]) -> str | None:

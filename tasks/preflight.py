@@ -24,11 +24,12 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_host
 
 from rigup import resolve
+from rigup.docker_files import CONTAINERD_TOML, DAEMON_JSON, daemon_variables, docker_store
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
 from rigup.facts.docker import ImageDigests
 from rigup.facts.endpoints import Endpoints
 from rigup.facts.files import FileInfo, FileState, FileText
-from rigup.facts.hardware import DiskFree, FileSystemLabels, PciDevices, SecureBoot, nvidia_gpus
+from rigup.facts.hardware import CpuCount, DiskFree, FileSystemLabels, PciDevices, SecureBoot, nvidia_gpus
 from rigup.facts.kernel import KernelState
 from rigup.facts.network import Addresses, HostProxies, ListeningPorts, Reachable
 from rigup.facts.nvidia import GpuList
@@ -40,12 +41,11 @@ from rigup.facts.units import ActiveUnits, UnitState
 from rigup.lock import Lock
 from rigup.make_plan import make_plan, recipe_of
 from rigup.neighbours import Neighbour, fleet_of, neighbours_of
-from rigup.operations.docker import DAEMON_JSON
 from rigup.operations.systemd import SERVING
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan
-from rigup.preflight import HostFacts, check, destinations, disk_paths, holds
-from rigup.proxies import NO_PROXIES, Proxies, daemon_variables
+from rigup.preflight import FOREIGN, HostFacts, check, destinations, disk_paths, holds
+from rigup.proxies import NO_PROXIES, Proxies
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.render import CLIENT
 from rigup.settings import Settings
@@ -216,8 +216,8 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
 
     proxies = fact(HostProxies)
     # Docker takes its daemon.json's first.
-    told = daemon_variables(fact(FileText, path=DAEMON_JSON))
-    proxies = replace(proxies, docker={**proxies.docker, **told})
+    daemon, containerd = fact(FileText, path=DAEMON_JSON), fact(FileText, path=CONTAINERD_TOML)
+    proxies = replace(proxies, docker={**proxies.docker, **daemon_variables(daemon)})
     endpoints = fact(Endpoints)
     stamps = {item.path: fact(ModelStamp, path=item.path) for item in plan.checkpoints}
     source = settings.model_source
@@ -238,7 +238,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         memory=fact(MemoryTotal),
         secure_boot=fact(SecureBoot),
         pci=fact(PciDevices),
-        disks=fact(DiskFree, paths=disk_paths(settings)),
+        disks=fact(DiskFree, paths=disk_paths(settings, docker_store(daemon, containerd))),
         listeners=fact(ListeningPorts),
         reachable={
             (address, port): fact(Reachable, address=address, port=port)
@@ -256,6 +256,10 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         labels=fact(FileSystemLabels) if settings.model_disk else (),
         sources=fact(AptSources),
         proxies=proxies,
+        cpus=fact(CpuCount),
+        daemon=daemon,
+        containerd=containerd,
+        foreign=[path for path in FOREIGN if fact(FileInfo, path=path)],
         serving=fact(ActiveUnits, pattern=SERVING),
         booted_with=fact(KernelState).arguments,
         grub=fact(FileInfo, path=UPDATE_GRUB) is not None,

@@ -12,10 +12,12 @@ from rigup.plan import Plan
 from rigup.preflight import machine, room, software, ways
 from rigup.preflight.room import disk_paths, holds
 from rigup.preflight.seen import Case, Disk, HostFacts, Listener, PciDevice, Reachability
+from rigup.preflight.software import FOREIGN
 from rigup.preflight.ways import destinations
 from rigup.settings import Settings
 
 __all__ = [
+    "FOREIGN",
     "Disk",
     "HostFacts",
     "Listener",
@@ -32,6 +34,8 @@ LOOKS = (
     machine.privilege,
     software.packages,
     software.apt_sources,
+    software.foreign,
+    software.daemon_json,
     machine.gpus,
     machine.memory,
     room.disk,
@@ -39,6 +43,7 @@ LOOKS = (
     room.source,
     machine.secure_boot,
     machine.kernel_args,
+    machine.iommu,
     ways.public_addresses,
     ways.ports,
     software.failed,

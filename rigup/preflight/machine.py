@@ -9,13 +9,17 @@ from rigup.packages import distro_id
 from rigup.preflight.seen import GIB, Case, amount
 from rigup.settings import gpu_indices
 
-__all__ = ["gpus", "kernel_args", "memory", "privilege", "secure_boot", "system"]
+__all__ = ["gpus", "iommu", "kernel_args", "memory", "privilege", "secure_boot", "system"]
 
 NVIDIA = 0x10DE
 DISPLAY_CONTROLLER = 0x03
 
 # Memory of the cards with a GB202 (device ids 10de:2bb*), by device id, in MiB as nvidia-smi says it.
 CARD_MIB: Mapping[int, int] = {0x2BB1: 97887, 0x2BB3: 48935, 0x2BB4: 97887, 0x2BB5: 97887}
+
+# Of a machine with 256, one was lost to `amd_iommu=off` (the kernel's own words: "CPU 239 has invalid APIC ID ff").
+CPUS_WITHOUT_IOMMU = 254
+IOMMU_OFF = ("iommu=off", "amd_iommu=off", "intel_iommu=off")
 
 # Each engine process holds some GiB of host memory beside its GPU; less than this does not load a model.
 MEMORY_BYTES = 12 * GIB
@@ -129,4 +133,15 @@ def kernel_args(case: Case) -> None:
             f"the kernel was booted without {' '.join(lacking)} (`kernel_args`), and there is no update-grub",
             "add them where this host's boot loader reads them, as /etc/kernel/cmdline, and reboot; or set "
             "`kernel_args: []`",
+        )
+
+
+def iommu(case: Case) -> None:
+    off = [argument for argument in case.settings.kernel_args if argument in IOMMU_OFF]
+    if off and case.facts.cpus > CPUS_WITHOUT_IOMMU:
+        case.problem(
+            "kernel",
+            f"{' '.join(off)} (`kernel_args`), and {case.facts.cpus} CPUs: without an IOMMU those whose number in the "
+            "interrupt controller is 255 or more do not start",
+            "set iommu=pt in its place, which lets GPUs reach each other as well",
         )

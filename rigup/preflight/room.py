@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rigup.docker_files import USUAL_STORE, DockerStore, docker_store
 from rigup.packages import cuda_group, docker_group, driver_group, upstream
+from rigup.plan import ENGINES
 from rigup.preflight.seen import GIB, Case, amount
 from rigup.settings import Settings
 
@@ -12,7 +14,8 @@ __all__ = ["disk", "disk_paths", "holds", "own_disk", "source"]
 
 # An image on disk against its compressed size: unpacked about 2.2 times, and Docker 29's store keeps both.
 IMAGE_FACTOR = 3.2
-# What packages need below /: driver and Docker, and the CUDA toolkit.
+PROGRAMS, TOOLKIT = "/usr", "/usr/local"
+# What packages need below them: driver and Docker, and the CUDA toolkit.
 SYSTEM_BYTES = 4 * GIB
 CUDA_BYTES = 10 * GIB
 # torch, its CUDA libraries and the kernels of an engine that runs without a container, and their downloads.
@@ -21,9 +24,9 @@ VENV_BYTES = 24 * GIB
 MARGIN = 2 * GIB
 
 
-def disk_paths(settings: Settings) -> list[str]:
+def disk_paths(settings: Settings, store: DockerStore = USUAL_STORE) -> list[str]:
     """The paths whose file systems matter."""
-    return ["/", settings.model_store, "/var/lib/docker", "/var/lib/containerd"]
+    return [PROGRAMS, TOOLKIT, ENGINES, settings.model_store, store.data, store.containerd]
 
 
 def disk(case: Case) -> None:
@@ -60,12 +63,12 @@ def _needed_bytes(case: Case) -> list[tuple[str, int, str]]:
             needed.append((_image_path(case), int(sizes[image] * IMAGE_FACTOR), f"image {tag}"))
     for venv in case.plan.venvs:
         if venv.path not in case.facts.venvs:
-            needed.append(("/", VENV_BYTES, ", ".join(venv.packages)))
+            needed.append((ENGINES, VENV_BYTES, ", ".join(venv.packages)))
     if case.missing(driver_group(case.settings), docker_group(case.settings)):
-        needed.append(("/", SYSTEM_BYTES, "driver and Docker"))
+        needed.append((PROGRAMS, SYSTEM_BYTES, "driver and Docker"))
     cuda = cuda_group(case.settings)
     if cuda and case.missing(cuda):
-        needed.append(("/", CUDA_BYTES, cuda))
+        needed.append((TOOLKIT, CUDA_BYTES, cuda))
     return needed
 
 
@@ -87,11 +90,12 @@ def _own_disk_to_mount(case: Case) -> bool:
 
 def _image_path(case: Case) -> str:
     """Where images will lie: a fresh Docker 29 keeps them in containerd's directory, an older one in its own."""
+    store = docker_store(case.facts.daemon, case.facts.containerd)
     installed = case.facts.installed.get("docker-ce")
     coming = case.lock.packages.get(case.distro or "", {}).get(docker_group(case.settings), {}).get("docker-ce")
     version = installed or coming
     fresh = version is not None and int(upstream(version).split(".")[0]) >= 29
-    return "/var/lib/containerd" if fresh else "/var/lib/docker"
+    return store.containerd if (fresh if store.snapshotter is None else store.snapshotter) else store.data
 
 
 def source(case: Case) -> None:

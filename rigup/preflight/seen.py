@@ -71,7 +71,8 @@ class HostFacts:
     `serving` are the units of endpoints that run, `booted_with` the kernel's arguments; `grub`: there is `update-grub`.
     `source`: `model_source` is a directory there; `sourced` the paths of the checkpoints that it holds in full.
     `sources` has the addresses of repositories in each of apt's source files.
-    `proxies` are those by which programs of the host reach servers.
+    `proxies` are those by which programs of the host reach servers. `cpus` counts those that do not run too. `daemon`
+    and `containerd` are the texts of their configuration, `foreign` those of `FOREIGN` that are there.
     """
 
     os_release: Mapping[str, str]
@@ -102,6 +103,10 @@ class HostFacts:
     sourced: Collection[str] = ()
     sources: Mapping[str, Collection[str]] = field(default_factory=dict)
     proxies: Proxies = NO_PROXIES
+    cpus: int = 1
+    daemon: str | None = None
+    containerd: str | None = None
+    foreign: Collection[str] = ()
 
 
 class Case:

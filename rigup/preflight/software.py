@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+from rigup.docker_files import DAEMON_JSON
 from rigup.errors import RigupError
 from rigup.packages import (
     driver_install,
@@ -14,7 +17,12 @@ from rigup.packages import (
 )
 from rigup.preflight.seen import Case
 
-__all__ = ["apt_sources", "driver_change", "driver_cuda", "failed", "packages"]
+__all__ = ["FOREIGN", "apt_sources", "daemon_json", "driver_change", "driver_cuda", "failed", "foreign", "packages"]
+
+SNAP_DOCKER = "/snap/bin/docker"
+RUN_FILE_DRIVER = "/usr/bin/nvidia-uninstall"
+FOREIGN = (SNAP_DOCKER, RUN_FILE_DRIVER)
+"""What only installations have that apt does not know of."""
 
 
 def packages(case: Case) -> None:
@@ -86,3 +94,31 @@ def failed(case: Case) -> None:
                 f"{endpoint.recipe} as {endpoint.name} {why}",
                 "choose another recipe, or try it once more with `--data retry=true`",
             )
+
+
+def foreign(case: Case) -> None:
+    if SNAP_DOCKER in case.facts.foreign:
+        case.problem(
+            "docker",
+            f"Docker is installed as a snap ({SNAP_DOCKER}), beside which Docker's own packages do not work",
+            "save what its containers hold, and `snap remove docker` there",
+        )
+    if RUN_FILE_DRIVER in case.facts.foreign:
+        case.problem(
+            "driver",
+            f"a driver was installed by NVIDIA's .run file ({RUN_FILE_DRIVER}), whose files apt would write over",
+            "`nvidia-uninstall` there, and reboot",
+        )
+
+
+def daemon_json(case: Case) -> None:
+    try:
+        told = json.loads(case.facts.daemon or "{}")
+    except ValueError as error:
+        told = error
+    if not isinstance(told, dict):
+        case.problem(
+            "docker",
+            f"{DAEMON_JSON} is no JSON object{f': {told}' if isinstance(told, ValueError) else ''}",
+            "mend it, or move it away: our keys are merged into it",
+        )

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from rigup.docker_files import daemon_variables
 from rigup.facts.network import parse_proxies
 from rigup.lock import Lock
 from rigup.packages import repositories
 from rigup.preflight import destinations
-from rigup.proxies import Proxies, daemon_variables, proxy_for
+from rigup.proxies import Proxies, proxy_for
 from rigup.registry import HUB
 from rigup.settings import Settings
 from tasks.docker import docker
