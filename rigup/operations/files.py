@@ -221,16 +221,14 @@ def _object(text: str | None) -> dict[str, Any]:
 
 
 def _ours(text: str | None, values: Mapping[str, Any]) -> str:
-    """What a JSON file says of the keys in `values`, in their order."""
+    """What a JSON file says of the keys in `values`, in their order, and of entries of lists that are in them."""
 
-    def pick(there: Any, ours: Mapping[str, Any]) -> Any:
-        if not isinstance(there, Mapping):
-            return there
-        return {
-            key: pick(there[key], value) if isinstance(value, Mapping) else there[key]
-            for key, value in ours.items()
-            if key in there
-        }
+    def pick(there: Any, ours: Any) -> Any:
+        if isinstance(ours, Mapping) and isinstance(there, Mapping):
+            return {key: pick(there[key], value) for key, value in ours.items() if key in there}
+        if isinstance(ours, list) and isinstance(there, list):
+            return [each for each in there if each in ours]
+        return there
 
     return json.dumps(pick(json.loads(text), values), indent=4) + "\n" if text and text.strip() else ""
 
