@@ -112,13 +112,14 @@ def foreign(case: Case) -> None:
 
 
 def daemon_json(case: Case) -> None:
+    text, reason = (case.facts.daemon or "").strip() or "{}", ""
     try:
-        told = json.loads(case.facts.daemon or "{}")
+        if isinstance(json.loads(text), dict):
+            return
     except ValueError as error:
-        told = error
-    if not isinstance(told, dict):
-        case.problem(
-            "docker",
-            f"{DAEMON_JSON} is no JSON object{f': {told}' if isinstance(told, ValueError) else ''}",
-            "mend it, or move it away: our keys are merged into it",
-        )
+        reason = f": {error}"
+    case.problem(
+        "docker",
+        f"{DAEMON_JSON} is no JSON object{reason}",
+        "mend it, or move it away: our keys are merged into it",
+    )

@@ -53,7 +53,7 @@ def test_a_driver_from_a_run_file_is_told_with_what_to_do() -> None:
 def test_a_daemon_json_that_cannot_be_merged_into_is_told_before_anything_is_touched() -> None:
     # What nvidia-ctk was given on a real host, readable and not.
     given = {one.before or "" for one in recorded("nvidia-ctk-1.20/transcript.txt") if one.before is not None}
-    told = {text: problems(replace(SERVED, daemon=text)) for text in given}
+    told = {text: problems(replace(SERVED, daemon=text)) for text in (*given, " \n")}
     assert [text for text, found in told.items() if found] == ["{not json"]
     problem = only(told["{not json"])
     assert (problem.check, problem.found.partition(": ")[0]) == ("docker", "/etc/docker/daemon.json is no JSON object")
