@@ -23,8 +23,10 @@ __all__ = [
     "ROOMS",
     "Ledger",
     "Unmerged",
+    "added",
     "backup_of",
     "in_room",
+    "merge",
     "parse",
     "unmerge",
 ]
@@ -115,7 +117,7 @@ def parse(lines: Iterable[str]) -> Ledger:
         if kind == "file":
             files.setdefault(entry["path"], set()).add(entry["sha256"])
         elif kind == "keys":
-            keys.setdefault(entry["path"], {}).update(entry["values"])
+            keys[entry["path"]] = merge(keys.get(entry["path"], {}), entry["values"])
         else:
             # What makes way and had come with a deploy was nobody else's.
             ours = lists.get("packages", {}) if kind == "removed" else {}
@@ -145,8 +147,44 @@ class Unmerged:
     kept: tuple[str, ...] = ()
 
 
+def merge(present: Mapping[str, Any], ours: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """`present` with our keys in it: objects are merged, lists get what they lack of ours in front, other values are
+    replaced; the order and all other keys are kept.
+
+    Raises ValueError where one of our objects or lists meets something that is none.
+    """
+    merged = dict(present)
+    for key, value in ours.items():
+        there = merged.get(key)
+        for kind, name in ((Mapping, "an object"), (list, "a list")):
+            if isinstance(value, kind) and there is not None and not isinstance(there, kind):
+                raise ValueError(f"`{path}{key}` is {json.dumps(there)}, but must be {name}")
+        if isinstance(value, Mapping):
+            merged[key] = merge(there or {}, value, f"{path}{key}.")
+        elif isinstance(value, list):
+            merged[key] = [each for each in value if each not in (there or [])] + (there or [])
+        else:
+            merged[key] = value
+    return merged
+
+
+def added(ours: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]:
+    """Our keys, without those entries of lists that `present` has already: they are others'."""
+    new = dict(ours)
+    for key, value in ours.items():
+        there = present.get(key)
+        if isinstance(value, Mapping) and isinstance(there, Mapping):
+            new[key] = added(value, there)
+        elif isinstance(value, list) and isinstance(there, list):
+            new[key] = [each for each in value if each not in there]
+    return new
+
+
 def unmerge(present: Mapping[str, Any], ours: Mapping[str, Any], before: Mapping[str, Any], path: str = "") -> Unmerged:
-    """`present` with each of our values put back to what it was `before`, or removed where it was not there."""
+    """`present` with each of our values put back to what it was `before`, or removed where it was not there.
+
+    Of a list our entries go, and the others stay as they are.
+    """
     values, kept = dict(present), list[str]()
     for key, value in ours.items():
         if key not in present:
@@ -157,6 +195,12 @@ def unmerge(present: Mapping[str, Any], ours: Mapping[str, Any], before: Mapping
             values[key] = inner.values
             kept += inner.kept
             if not inner.values and key not in before:
+                del values[key]
+        elif isinstance(value, list) and isinstance(there, list):
+            values[key] = [each for each in there if each not in value]
+            if values[key] != (was or []):
+                kept.append(f"{path}{key}")
+            elif key not in before:
                 del values[key]
         elif there != value:
             kept.append(f"{path}{key}")

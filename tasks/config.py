@@ -57,7 +57,13 @@ def _engines(brief: Brief) -> None:
     apt.install(name="Install what engines need of the host", packages=dict.fromkeys(ENGINES_NEED))
     requirements = f"{UV}.lock"
     files.install(name="Name uv", dest=requirements, content=(FILES / "uv-requirements.lock").read_text())
-    venv.synced(name="Install uv", path=UV, requirements=requirements, index=brief.settings.pypi_index)
+    venv.synced(
+        name="Install uv",
+        path=UV,
+        requirements=requirements,
+        index=brief.settings.pypi_index,
+        _env=brief.proxies.environment,
+    )
     for wanted in brief.plan.venvs:
         packages = ", ".join(wanted.packages)
         files.install(name=f"Name the packages of {packages}", dest=f"{wanted.path}.lock", content=wanted.text)

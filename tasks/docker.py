@@ -29,6 +29,7 @@ def docker(brief: Brief) -> None:
             src=repository.key_url,
             dest=repository.key_path,
             sha256sum=brief.lock.keys[repository.key_url],
+            _env=brief.proxies.apt,
         )
         files.install(
             name=f"Name the {repository.name} repository",

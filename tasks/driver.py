@@ -40,6 +40,7 @@ def driver(brief: Brief) -> None:
         src=cuda.key_url,
         dest=KEYRING,
         sha256sum=brief.lock.keys[cuda.key_url],
+        _env=brief.proxies.apt,
     )
     apt.keyring(
         name="Install the CUDA repository's keyring", package="cuda-keyring", src=KEYRING, brings=cuda.source_path

@@ -40,6 +40,7 @@ def model(brief: Brief) -> None:
         path=f"{LIBRARY}/venv",
         requirements=f"{LIBRARY}/fetch-requirements.lock",
         index=brief.settings.pypi_index,
+        _env=brief.proxies.environment,
     )
     for program in PROGRAMS:
         files.install(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,13 +24,14 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_host
 
 from rigup import resolve
+from rigup.docker_files import CONTAINERD_TOML, DAEMON_JSON, daemon_variables, docker_store
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
 from rigup.facts.docker import ImageDigests
 from rigup.facts.endpoints import Endpoints
-from rigup.facts.files import FileInfo, FileState
-from rigup.facts.hardware import DiskFree, FileSystemLabels, PciDevices, SecureBoot, nvidia_gpus
+from rigup.facts.files import FileInfo, FileState, FileText
+from rigup.facts.hardware import CpuCount, DiskFree, FileSystemLabels, PciDevices, SecureBoot, nvidia_gpus
 from rigup.facts.kernel import KernelState
-from rigup.facts.network import Addresses, ListeningPorts, Reachable
+from rigup.facts.network import Addresses, HostProxies, ListeningPorts, Reachable
 from rigup.facts.nvidia import GpuList
 from rigup.facts.packages import AptSources, InstalledVersions
 from rigup.facts.serving import ModelStamp
@@ -43,7 +44,8 @@ from rigup.neighbours import Neighbour, fleet_of, neighbours_of
 from rigup.operations.systemd import SERVING
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan
-from rigup.preflight import HostFacts, check, destinations, disk_paths, holds
+from rigup.preflight import FOREIGN, HostFacts, check, destinations, disk_paths, holds
+from rigup.proxies import NO_PROXIES, Proxies
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.render import CLIENT
 from rigup.settings import Settings
@@ -62,7 +64,7 @@ class Brief:
     """What the steps work from: a host's plan, its settings, the lock, NVIDIA's name for its distribution, its GPUs.
 
     `prepared` are the operations that write what endpoints are made of. `neighbours` are the other hosts of the
-    inventory, those that this run leaves out included.
+    inventory, those that this run leaves out included. `proxies` are those that programs there go by.
     """
 
     plan: Plan
@@ -71,6 +73,7 @@ class Brief:
     distro: str
     gpus: int
     neighbours: tuple[Neighbour, ...] = ()
+    proxies: Proxies = NO_PROXIES
     prepared: list[OperationMeta] = field(default_factory=list)
 
 
@@ -134,6 +137,7 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
             distros[name] or "",
             len(nvidia_gpus(facts[name].pci)),
             neighbours_of(name, fleet),
+            facts[name].proxies,
         )
         for name, plan in plans.items()
     }
@@ -210,6 +214,10 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
     def fact(kind: type[FactBase[T]], **arguments: Any) -> T:
         return _fact(host, kind, sudo, **arguments)
 
+    proxies = fact(HostProxies)
+    # Docker takes its daemon.json's first.
+    daemon, containerd = fact(FileText, path=DAEMON_JSON), fact(FileText, path=CONTAINERD_TOML)
+    proxies = replace(proxies, docker={**proxies.docker, **daemon_variables(daemon)})
     endpoints = fact(Endpoints)
     stamps = {item.path: fact(ModelStamp, path=item.path) for item in plan.checkpoints}
     source = settings.model_source
@@ -230,11 +238,11 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         memory=fact(MemoryTotal),
         secure_boot=fact(SecureBoot),
         pci=fact(PciDevices),
-        disks=fact(DiskFree, paths=disk_paths(settings)),
+        disks=fact(DiskFree, paths=disk_paths(settings, docker_store(daemon, containerd))),
         listeners=fact(ListeningPorts),
         reachable={
             (address, port): fact(Reachable, address=address, port=port)
-            for address, port in destinations(plan, settings)
+            for address, port in destinations(plan, settings, proxies)
         },
         stored={path: stamp.present_bytes + stamp.arriving_bytes for path, stamp in stamps.items()},
         images=fact(ImageDigests),
@@ -247,6 +255,11 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         failed={key: f"was tried here at {tried.at} and {tried.why}" for key, tried in endpoints.failed.items()},
         labels=fact(FileSystemLabels) if settings.model_disk else (),
         sources=fact(AptSources),
+        proxies=proxies,
+        cpus=fact(CpuCount),
+        daemon=daemon,
+        containerd=containerd,
+        foreign=[path for path in FOREIGN if fact(FileInfo, path=path)],
         serving=fact(ActiveUnits, pattern=SERVING),
         booted_with=fact(KernelState).arguments,
         grub=fact(FileInfo, path=UPDATE_GRUB) is not None,

@@ -46,7 +46,11 @@ def serve(brief: Brief) -> None:
     content = (FILES / Path(requirements).name).read_text()
     files.install(name="Name the proof's packages", dest=requirements, content=content)
     venv.synced(
-        name="Install the proof's packages", path=CLIENT, requirements=requirements, index=brief.settings.pypi_index
+        name="Install the proof's packages",
+        path=CLIENT,
+        requirements=requirements,
+        index=brief.settings.pypi_index,
+        _env=brief.proxies.environment,
     )
     files.install(name="Install what the readiness check knows", dest=FATAL_LINES, content=fatal_text())
     # What the engine refuses is told before the longest wait.

@@ -11,6 +11,7 @@ from pyinfra.api.facts import FactBase
 from rigup.facts._reading import Value, reading
 
 __all__ = [
+    "CpuCount",
     "DiskFree",
     "DiskSpace",
     "FileSystemLabels",
@@ -79,6 +80,21 @@ def parse_disk_free(paths: Sequence[str], lines: list[str]) -> dict[str, DiskSpa
 def _mount_of(path: str, mounts: dict[str, DiskSpace]) -> str:
     holding = [mount for mount in mounts if mount == "/" or path == mount or path.startswith(f"{mount}/")]
     return max(holding, key=len)
+
+
+class CpuCount(FactBase[int]):
+    """How many CPUs the machine has, those included that do not run."""
+
+    @staticmethod
+    def default() -> int:
+        return 0
+
+    def command(self) -> str:
+        return "nproc --all"
+
+    @reading
+    def process(self, output: list[str]) -> int:
+        return int(output[0])
 
 
 class PciDevices(FactBase[list[PciDevice]]):

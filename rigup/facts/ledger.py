@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
+from rigup import ledger as places
 from rigup.facts._reading import Value, reading
-from rigup.ledger import BEFORE, LEDGER, ROOMS, Ledger, backup_of, parse
+from rigup.ledger import BEFORE, ROOMS, Ledger, backup_of, parse
 
 __all__ = ["HostLedger", "Remains", "RemainsValue", "Sums", "links_of", "parse_remains", "parse_sums", "remains_of"]
 
@@ -30,8 +31,8 @@ class HostLedger(FactBase[Ledger]):
     def default() -> Ledger:
         return Ledger()
 
-    def command(self) -> str:
-        return f"cat {LEDGER} 2>/dev/null || true"
+    def command(self) -> StringCommand:
+        return StringCommand("cat --", QuoteString(places.LEDGER), "2>/dev/null || true")
 
     @reading
     def process(self, output: list[str]) -> Ledger:

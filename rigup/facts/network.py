@@ -10,18 +10,23 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts._reading import Value, reading
+from rigup.proxies import Proxies, apt_variables, variables
 
 __all__ = [
     "Addresses",
+    "HostProxies",
     "Listener",
     "ListeningPorts",
     "Reachability",
     "Reachable",
     "parse_addresses",
     "parse_listeners",
+    "parse_proxies",
     "parse_reachability",
 ]
 
+ENVIRONMENT = "/etc/environment"
+DOCKER_DROP_INS = "/etc/systemd/system/docker.service.d/*.conf"
 LISTEN = "0A"
 REACHED = "reached"
 PATIENCE_S = 5
@@ -66,6 +71,14 @@ def parse_reachability(lines: list[str]) -> Reachability:
 def parse_addresses(lines: list[str]) -> list[str]:
     """From `hostname -I`: all addresses but those of loopback and those that hold on one link alone."""
     return sorted(str(ipaddress.ip_address(word)) for word in " ".join(lines).split())
+
+
+def parse_proxies(lines: list[str]) -> Proxies:
+    """From `grep -H` lines of the environment and of drop-ins of Docker's unit, and from `apt-config dump`."""
+    split = [line.partition(":")[::2] for line in lines]
+    environment = variables(text for path, text in split if path == ENVIRONMENT)
+    docker = variables(text for path, text in split if path.endswith(".conf"))
+    return Proxies(environment, apt_variables(lines, environment), docker)
 
 
 class Addresses(FactBase[list[str]]):
@@ -116,3 +129,21 @@ class Reachable(FactBase[Reachability]):
     @reading
     def process(self, output: list[str]) -> Reachability:
         return parse_reachability(output)
+
+
+class HostProxies(FactBase[Proxies]):
+    """The proxies that programs on the host are told to use; those in Docker's daemon.json are not looked at."""
+
+    @staticmethod
+    def default() -> Proxies:
+        return Proxies()
+
+    def command(self) -> str:
+        return (
+            f"grep -Hi '_proxy=' {ENVIRONMENT} {DOCKER_DROP_INS} 2>/dev/null; "
+            "apt-config dump Acquire 2>/dev/null | grep -i '::proxy' || true"
+        )
+
+    @reading
+    def process(self, output: list[str]) -> Proxies:
+        return parse_proxies(output)

@@ -11,6 +11,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
+from rigup.docker_files import DAEMON_JSON
 from rigup.facts.docker import ImageDigests
 from rigup.facts.nvidia import CdiDevices, parse_cdi_devices
 from rigup.facts.units import UnitState, UnitStateValue
@@ -25,7 +26,6 @@ __all__ = ["cdi", "daemon_config", "image"]
 
 Commands = Generator[FunctionCommand, None, None]
 
-DAEMON_JSON = "/etc/docker/daemon.json"
 DOCKER = "docker.service"
 CDI_REFRESH = "nvidia-cdi-refresh.service"
 VALIDATE = ("dockerd", "--validate", "--config-file=%s")

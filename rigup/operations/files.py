@@ -24,12 +24,14 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host, state
 from pyinfra.operations import files as pyinfra_files
 
+from rigup import ledger
 from rigup.facts.files import FileInfo, FileState, FileText
-from rigup.ledger import backup_of
+from rigup.facts.ledger import HostLedger
+from rigup.ledger import Ledger, added, backup_of, merge, unmerge
 from rigup.operations._host import check, refusal, run, work
 from rigup.operations._ledger import note_directory, note_file, note_keys
 
-__all__ = ["Rewrite", "absent", "download", "install", "merge", "merged_json", "place", "show_rewrites"]
+__all__ = ["Rewrite", "absent", "download", "install", "merged_json", "place", "show_rewrites"]
 
 Commands = Generator[FunctionCommand, None, None]
 
@@ -170,40 +172,6 @@ def install(
     yield work(put, f"install {dest}")
 
 
-def merge(present: Mapping[str, Any], ours: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """`present` with our keys in it: objects are merged, other values replaced, the order and all other keys kept.
-
-    Raises ValueError where one of our objects meets something that is none.
-    """
-    merged = dict(present)
-    for key, value in ours.items():
-        there = merged.get(key)
-        if isinstance(value, Mapping):
-            if there is not None and not isinstance(there, Mapping):
-                raise ValueError(f"`{path}{key}` is {json.dumps(there)}, but must be an object")
-            merged[key] = merge(there or {}, value, f"{path}{key}.")
-        else:
-            merged[key] = value
-    return merged
-
-
-def merged_text(dest: str, text: str | None, values: Mapping[str, Any]) -> str | None:
-    """The new text of the JSON file `dest`, or None where `text` already says all of `values`.
-
-    Raises OperationError where `text` is no JSON object or one that cannot take them.
-    """
-    try:
-        present = json.loads(text) if text and text.strip() else {}
-        if not isinstance(present, dict):
-            raise ValueError("it is no JSON object")
-        merged = merge(present, values)
-    except ValueError as error:
-        raise OperationError(f"{dest} cannot be merged into: {error}. Mend or move that file and run again.") from error
-    if text is not None and json.dumps(merged, sort_keys=True) == json.dumps(present, sort_keys=True):
-        return None
-    return json.dumps(merged, indent=4) + "\n"
-
-
 @dataclass(frozen=True)
 class Merged:
     """A JSON file as it shall be: its content, owner (whose `kind` is empty for a file not there yet), and our keys."""
@@ -216,33 +184,51 @@ class Merged:
 def merged_file(dest: str, values: Mapping[str, Any], mode: str) -> Merged | None:
     """What to write so that the JSON file `dest` on the current host contains `values`; None when it does.
 
+    What the ledger says that an earlier deploy of ours has put there, and that `values` no longer have, is taken out.
     Raises OperationError where the file cannot be merged into.
     """
     there: FileState | None = host.get_fact(FileInfo, path=dest)
     if problem := _occupied(dest, there):
         raise OperationError(f"{host.name}: {problem}")
-    present = host.get_fact(FileText, path=dest)
-    text = merged_text(f"{host.name}: {dest}", present, values)
-    if text is None:
+    text = host.get_fact(FileText, path=dest)
+    before = host.get_fact(FileText, path=f"{ledger.BEFORE}{dest}")
+    former: Ledger = host.get_fact(HostLedger)
+    try:
+        present = _object(text)
+        others = unmerge(present, former.keys.get(dest, {}), _object(before)).values
+        merged = merge(others, values)
+    except ValueError as error:
+        raise OperationError(
+            f"{host.name}: {dest} cannot be merged into: {error}. Mend or move that file and run again."
+        ) from error
+    if text is not None and json.dumps(merged, sort_keys=True) == json.dumps(present, sort_keys=True):
         return None
+    # In the order that was there.
+    content = json.dumps({key: merged[key] for key in (*present, *merged) if key in merged}, indent=4) + "\n"
     if _show:
         # Of our own keys alone: the others are not ours to show.
-        before, after = (_ours(each, values) for each in (present, text))
-        _show(host, Rewrite(dest, mode, there, after.encode(), before))
-    return Merged(text.encode(), there or FileState("", mode, "root", "root"), values)
+        then, now = (_ours(each, values) for each in (text, content))
+        _show(host, Rewrite(dest, mode, there, now.encode(), then))
+    return Merged(content.encode(), there or FileState("", mode, "root", "root"), added(values, others))
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    """The JSON object in a file. Raises ValueError where there is another thing."""
+    found = json.loads(text) if text and text.strip() else {}
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    return found
 
 
 def _ours(text: str | None, values: Mapping[str, Any]) -> str:
-    """What a JSON file says of the keys in `values`, in their order."""
+    """What a JSON file says of the keys in `values`, in their order, and of entries of lists that are in them."""
 
-    def pick(there: Any, ours: Mapping[str, Any]) -> Any:
-        if not isinstance(there, Mapping):
-            return there
-        return {
-            key: pick(there[key], value) if isinstance(value, Mapping) else there[key]
-            for key, value in ours.items()
-            if key in there
-        }
+    def pick(there: Any, ours: Any) -> Any:
+        if isinstance(ours, Mapping) and isinstance(there, Mapping):
+            return {key: pick(there[key], value) for key, value in ours.items() if key in there}
+        if isinstance(ours, list) and isinstance(there, list):
+            return [each for each in there if each in ours]
+        return there
 
     return json.dumps(pick(json.loads(text), values), indent=4) + "\n" if text and text.strip() else ""
 
@@ -273,7 +259,7 @@ def merged_json(
 ) -> Commands:
     """Make the JSON file `dest` contain `values`, and keep everything else in it, its owner and its mode.
 
-    + values: objects are merged key by key; lists and all other values replace what was there
+    + values: objects are merged key by key, lists get ours in front of others'; all other values replace what was there
     + validate: a command that judges the new file (`%s`) before it replaces the old one
     + backup: keep what was there in `DEST.rigup-backup`
     + mode: for a file that is not there yet

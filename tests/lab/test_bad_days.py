@@ -44,6 +44,8 @@ FOREIGN_DAEMON = {
     "max-concurrent-downloads": 2,
     "runtimes": {"other": {"path": "runc"}},
     "features": {"buildkit": True},
+    # Behind ours, so nobody asks it.
+    "registry-mirrors": ["http://192.0.2.54:5000"],
 }
 # Docker refuses an option that stands both here and in daemon.json; `dockerd --validate` cannot know of it.
 DOCKER_FLAG = (
@@ -339,6 +341,8 @@ def test_what_belongs_to_others_was_kept(day: Day) -> None:
     present = json.loads(day.read(DAEMON_JSON))
     assert present["features"] == {"buildkit": True, "cdi": True}
     assert set(present["runtimes"]) == {"other", "nvidia"}
+    ours, *others = present["registry-mirrors"]
+    assert others == FOREIGN_DAEMON["registry-mirrors"] != [ours]
     assert {key: present[key] for key in ("dns", "max-concurrent-downloads")} == {
         key: FOREIGN_DAEMON[key] for key in ("dns", "max-concurrent-downloads")
     }

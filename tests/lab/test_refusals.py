@@ -289,7 +289,9 @@ def test_a_server_that_the_host_cannot_reach_is_refused(alone: Rigs, host: Host)
         [row] = refusals(alone)
     assert row.check == "network"
     assert row.found.startswith(f"the host cannot connect to {GATEWAY}:{REGISTRY_PORT}: ")
-    assert row.remedy == "open the way from the host, or set registry_mirror to a mirror that it reaches"
+    assert row.remedy == (
+        "open the way from the host, name its proxy there, or set registry_mirror to a mirror that it reaches"
+    )
 
 
 def test_servers_that_are_down_are_named_with_their_settings(alone: Rigs) -> None:

@@ -116,7 +116,8 @@ class ActorConnector(FakeConnector):
         self, command: Any, print_output: bool = False, print_input: bool = False, **arguments: Any
     ) -> tuple[bool, CommandOutput]:
         text = command if isinstance(command, str) else command.get_raw_value()
-        self.executed_commands.append(text)
+        given = "".join(f"{name}={value} " for name, value in (arguments.get("_env") or {}).items())
+        self.executed_commands.append(given + text)
         for part, answers in self.host.data.script:
             if part in text:
                 said = answers.pop(0) if len(answers) > 1 else answers[0]

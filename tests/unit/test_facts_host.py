@@ -18,9 +18,25 @@ from pyinfra.api.facts import FactBase
 from rigup.facts.boot import BootMenu, parse_boot_menu
 from rigup.facts.docker import ImageDigests, parse_image_digests
 from rigup.facts.files import FileInfo, FileText
-from rigup.facts.hardware import DiskFree, DiskSpace, FileSystemLabels, PciDevices, SecureBoot, parse_disk_free
+from rigup.facts.hardware import (
+    CpuCount,
+    DiskFree,
+    DiskSpace,
+    FileSystemLabels,
+    PciDevices,
+    SecureBoot,
+    parse_disk_free,
+)
 from rigup.facts.kernel import BootId, KernelState, ModuleParameters, parse_kernel_state
-from rigup.facts.network import Listener, ListeningPorts, Reachability, Reachable, parse_listeners, parse_reachability
+from rigup.facts.network import (
+    HostProxies,
+    Listener,
+    ListeningPorts,
+    Reachability,
+    Reachable,
+    parse_listeners,
+    parse_reachability,
+)
 from rigup.facts.nvidia import CdiDevices, DriverState, GpuList
 from rigup.facts.packages import (
     AptSources,
@@ -54,7 +70,7 @@ from rigup.facts.units import (
 from tests.unit.host_world import FILES
 
 # A fresh minimal Debian has these; it has no python3, curl, nvidia-smi, docker or lspci.
-ESSENTIAL = ("bash", "cat", "df", "find", "grep", "id", "ls", "od", "readlink", "sed", "sh")
+ESSENTIAL = ("bash", "cat", "df", "find", "grep", "id", "ls", "nproc", "od", "readlink", "sed", "sh")
 ESSENTIAL += ("sha256sum", "stat", "timeout", "tr", "true", "uname")
 
 ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
@@ -66,6 +82,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (BootId, {}),
     (BrokenPackages, {}),
     (CdiDevices, {}),
+    (CpuCount, {}),
     (DiskFree, {"paths": ["/", "/srv/models/not/there"]}),
     (DriverState, {}),
     (FileInfo, {"path": "/not/there"}),
@@ -73,6 +90,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (FileSystemLabels, {}),
     (FileText, {"path": "/not/there"}),
     (GpuList, {}),
+    (HostProxies, {}),
     (ImageDigests, {}),
     (InitSystem, {}),
     (InstalledVersions, {"names": ["curl"]}),

@@ -67,6 +67,29 @@ def test_our_keys_go_and_what_others_had_or_changed_stays(
     assert ledger.unmerge(present, {"a": 1, "o": {"x": 1}}, before) == ledger.Unmerged(values, kept)
 
 
+@pytest.mark.parametrize(
+    ("present", "before", "values", "kept"),
+    [
+        ({"l": ["ours"]}, {}, {}, ()),
+        ({"l": ["ours", "theirs"]}, {"l": ["theirs"]}, {"l": ["theirs"]}, ()),
+        ({"l": ["later", "ours"]}, {}, {"l": ["later"]}, ("l",)),
+        ({"l": []}, {"l": []}, {"l": []}, ()),
+        ({"l": "no list"}, {}, {"l": "no list"}, ("l",)),
+    ],
+)
+def test_of_a_list_our_entries_go_and_the_others_stay(
+    present: dict[str, object], before: dict[str, object], values: dict[str, object], kept: tuple[str, ...]
+) -> None:
+    assert ledger.unmerge(present, {"l": ["ours"]}, before) == ledger.Unmerged(values, kept)
+
+
+def test_every_entry_that_we_ever_put_into_a_list_is_ours() -> None:
+    line = '{"added": "keys", "path": "/daemon.json", "values": {"log-driver": "%s", "registry-mirrors": ["%s"]}}'
+    book = ledger.parse([line % ("local", "http://a"), line % ("none", "http://b")])
+    assert book.keys["/daemon.json"]["log-driver"] == "none"
+    assert sorted(book.keys["/daemon.json"]["registry-mirrors"]) == ["http://a", "http://b"]
+
+
 def test_a_file_is_in_the_ledger_with_what_was_there_before_its_first_write(tmp_path: Path, room: Path) -> None:
     path = tmp_path / "it's a file"
     path.write_text("theirs")

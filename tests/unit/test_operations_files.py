@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pyinfra.api.hiddenvalue import HiddenValue
 
+from rigup import ledger
 from rigup.operations import files
 from tests.unit.deploys import Outcome, on_this_machine
 
@@ -197,6 +198,7 @@ def test_a_missing_or_empty_file_is_made(tmp_path: Path, text: str | None) -> No
         ('{"features": ', "cannot be merged into"),
         ("[]", "no JSON object"),
         ('{"runtimes": []}', "`runtimes` is []"),
+        ('{"runtimes": {"nvidia": {"args": "-x"}}}', '`runtimes.nvidia.args` is "-x", but must be a list'),
         ('{"features": {"cdi": true}, "runtimes": {"nvidia": "x"}}', "`runtimes.nvidia`"),
     ],
 )
@@ -209,3 +211,38 @@ def test_what_cannot_be_merged_into_is_named_and_left_alone(tmp_path: Path, text
     assert outcome.failed
     assert why in outcome.told
     assert path.read_text() == text
+
+
+MIRRORS = "registry-mirrors"
+
+
+def test_mirrors_of_others_stay_behind_ours_and_only_ours_make_way_for_another(tmp_path: Path, room: Path) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text(json.dumps({MIRRORS: ["http://theirs"], "data-root": "/mnt"}))
+
+    def mirrors_after(*ours: str) -> list[str]:
+        values: dict[str, Any] = {"log-driver": "local"}
+        if ours:
+            values[MIRRORS] = [*ours]
+        merge(path, values)
+        assert not merge(path, values).changed
+        found: list[str] = json.loads(path.read_text())[MIRRORS]
+        return found
+
+    assert mirrors_after("http://a") == ["http://a", "http://theirs"]
+    assert mirrors_after("http://b") == ["http://b", "http://theirs"]
+    # One of theirs is not ours for being in the settings too.
+    assert mirrors_after("http://theirs") == ["http://theirs"]
+    assert mirrors_after() == ["http://theirs"]
+
+    book = ledger.parse((room / "ledger").read_text().splitlines())
+    left = ledger.unmerge(json.loads(path.read_text()), book.keys[str(path)], {MIRRORS: ["http://theirs"]})
+    assert left == ledger.Unmerged({MIRRORS: ["http://theirs"], "data-root": "/mnt"})
+
+
+def test_a_key_that_is_no_longer_asked_for_is_again_what_it_was(tmp_path: Path, room: Path) -> None:
+    path = tmp_path / "daemon.json"
+    path.write_text(json.dumps({"debug": True, "mtu": 1400}))
+    merge(path, {"mtu": 9000, MIRRORS: ["http://a"]})
+    assert merge(path, {"log-driver": "local"}).changed
+    assert json.loads(path.read_text()) == {"debug": True, "mtu": 1400, "log-driver": "local"}

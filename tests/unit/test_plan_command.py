@@ -127,12 +127,24 @@ def test_what_somebody_hid_in_a_file_of_ours_is_in_no_plan(project: Project) -> 
 
 
 def test_of_a_merged_file_only_our_own_keys_are_shown(project: Project) -> None:
-    project.write('ours.merged_json(name="Merge", dest="PLACE/daemon.json", values={"log": {"driver": "local"}})')
-    there = {"proxies": {"http": "http://me:hunter2@proxy"}, "log": {"driver": "json-file", "opts": "theirs"}}
+    values = '{"log": {"driver": "local"}, "mirrors": ["mine"]}'
+    project.write(f'ours.merged_json(name="Merge", dest="PLACE/daemon.json", values={values})')
+    there = {
+        "proxies": {"http": "http://me:hunter2@proxy"},
+        "log": {"driver": "json-file", "opts": "theirs"},
+        "mirrors": ["http://me:hunter2@theirs"],
+    }
     (project.place / "daemon.json").write_text(json.dumps(there))
     (file,) = project.entries()["Merge"]["files"]
     changed = [line for line in file["diff"] if line[0] in "+-"]
-    assert changed == ['-        "driver": "json-file"', '+        "driver": "local"']
+    assert changed == [
+        '-        "driver": "json-file"',
+        '+        "driver": "local"',
+        '-    "mirrors": []',
+        '+    "mirrors": [',
+        '+        "mine"',
+        "+    ]",
+    ]
     assert not any("theirs" in line or "hunter2" in line for line in file["diff"])
 
 

@@ -102,9 +102,8 @@ def only(found: list[Problem]) -> Problem:
 def disks(**free: int) -> dict[str, Space]:
     """Free GiB by mount: `root`, and those that are mounts of their own."""
     mounts = {"/srv/models": "store", "/var/lib/docker": "docker", "/var/lib/containerd": "containerd"}
-    found = {"/": Space("/", free["root"] * GIB)}
-    for path, name in mounts.items():
-        found[path] = Space(path, free[name] * GIB) if name in free else found["/"]
+    found = dict.fromkeys(disk_paths(Settings()), Space("/", free["root"] * GIB))
+    found |= {path: Space(path, free[name] * GIB) for path, name in mounts.items() if name in free}
     return found
 
 

@@ -1,0 +1,62 @@
+"""Preflight: everything that would stop a deploy half way, told before anything is touched. Pure.
+
+What an earlier run of ours left is no problem: its own port, the part of a checkpoint that is there, packages that are
+installed. Only what is still missing counts.
+"""
+
+from __future__ import annotations
+
+from rigup.errors import Problem
+from rigup.lock import Lock
+from rigup.plan import Plan
+from rigup.preflight import machine, room, software, ways
+from rigup.preflight.room import disk_paths, holds
+from rigup.preflight.seen import Case, Disk, HostFacts, Listener, PciDevice, Reachability
+from rigup.preflight.software import FOREIGN
+from rigup.preflight.ways import destinations
+from rigup.settings import Settings
+
+__all__ = [
+    "FOREIGN",
+    "Disk",
+    "HostFacts",
+    "Listener",
+    "PciDevice",
+    "Reachability",
+    "check",
+    "destinations",
+    "disk_paths",
+    "holds",
+]
+
+LOOKS = (
+    machine.system,
+    machine.privilege,
+    software.packages,
+    software.apt_sources,
+    software.foreign,
+    software.daemon_json,
+    machine.gpus,
+    machine.memory,
+    room.disk,
+    room.own_disk,
+    room.source,
+    machine.secure_boot,
+    machine.kernel_args,
+    machine.iommu,
+    ways.public_addresses,
+    ways.ports,
+    software.failed,
+    software.driver_cuda,
+    software.driver_change,
+    ways.network,
+)
+"""Each adds the problems that it finds to a case; the table shows them in this order."""
+
+
+def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[Problem]:
+    """All problems of one host; an empty list means that a deploy may begin."""
+    case = Case(plan, settings, facts, lock)
+    for look in LOOKS:
+        look(case)
+    return case.problems

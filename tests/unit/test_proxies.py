@@ -1,0 +1,127 @@
+"""By which proxies a host reaches servers: as it is configured, as preflight judges it, and as the steps go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from rigup.docker_files import daemon_variables
+from rigup.facts.network import parse_proxies
+from rigup.lock import Lock
+from rigup.packages import repositories
+from rigup.preflight import destinations
+from rigup.proxies import Proxies, proxy_for
+from rigup.registry import HUB
+from rigup.settings import Settings
+from tasks.docker import docker
+from tasks.model import model
+from tasks.preflight import Brief
+from tests.unit.deploys import Actor
+from tests.unit.sample import lock, plan
+from tests.unit.test_preflight import BARE, OPEN, Way, only, problems
+
+PROXY = "http://proxy.lan:3128"
+EVERYWHERE = {"http_proxy": PROXY, "https_proxy": PROXY}
+THERE = ("proxy.lan", 3128)
+CLOSED = {place: Way(False, "Network is unreachable") for place in OPEN}
+
+# `grep -Hi _proxy=` of such files, and `apt-config dump Acquire` of apt 2.6 with such a configuration.
+SEEN = [
+    '/etc/environment:HTTPS_PROXY="http://proxy.lan:3128"',
+    "/etc/environment:export no_proxy=localhost,10.0.0.0/8",
+    "/etc/environment:# http_proxy=http://old",
+    '/etc/systemd/system/docker.service.d/proxy.conf:Environment="HTTP_PROXY=http://d:1" "HTTPS_PROXY=http://d:2"',
+    'Acquire::http::Proxy "http://cache:3142/";',
+    'Acquire::http::Proxy::repo.lan "DIRECT";',
+]
+
+
+def test_the_environment_apt_and_docker_each_have_their_own() -> None:
+    found = parse_proxies(SEEN)
+    environment = {"https_proxy": "http://proxy.lan:3128", "no_proxy": "localhost,10.0.0.0/8"}
+    assert found.environment == environment
+    assert found.docker == {"http_proxy": "http://d:1", "https_proxy": "http://d:2"}
+    # https goes by http's option, which is before the environment.
+    cache = "http://cache:3142/"
+    assert found.apt == {"http_proxy": cache, "https_proxy": cache, "no_proxy": "localhost,10.0.0.0/8,repo.lan"}
+    direct = parse_proxies([*SEEN[:1], 'Acquire::HTTPS::Proxy "DIRECT";', 'Acquire::http::Proxy "http://a:1";'])
+    assert direct.apt == {"http_proxy": "http://a:1"}
+    assert parse_proxies(SEEN[:2]).apt == environment
+
+
+def test_dockers_own_file_may_name_proxies_too() -> None:
+    text = '{"proxies": {"http-proxy": "http://p:1", "https-proxy": "", "no-proxy": "a,b"}}'
+    assert daemon_variables(text) == {"http_proxy": "http://p:1", "no_proxy": "a,b"}
+    for odd in (None, "", "{", "[]", "{}", '{"proxies": []}'):
+        assert daemon_variables(odd) == {}
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "url", "proxied"),
+    [
+        ("", "https://index.test/simple", True),
+        ("test", "https://index.test/simple", False),
+        ("index.test:443, x", "https://index.test/simple", False),
+        (".index.test", "https://files.index.test/", False),
+        ("*.index.test", "https://files.index.test/", False),
+        ("dex.test", "https://index.test/simple", True),
+        ("*", "https://index.test/simple", False),
+        ("10.0.0.0/8", "http://10.98.0.1:8000", False),
+        ("10.98.0.1", "http://10.98.0.1:8000", False),
+        ("10.0.0.0/16", "http://10.98.0.1:8000", True),
+        ("::1", "http://10.98.0.1:8000", True),
+    ],
+)
+def test_what_no_proxy_names_is_asked_itself(no_proxy: str, url: str, proxied: bool) -> None:
+    assert proxy_for(url, {**EVERYWHERE, "no_proxy": no_proxy}) == (PROXY if proxied else None)
+    assert proxy_for(url, {}) is None
+
+
+def test_a_host_behind_a_proxy_needs_no_other_way_out() -> None:
+    everywhere = Proxies(EVERYWHERE, EVERYWHERE, EVERYWHERE)
+    made = plan()
+    assert destinations(made, Settings(), everywhere) == {THERE: "cuda_mirror"}
+    assert problems(replace(BARE, proxies=everywhere, reachable={**CLOSED, THERE: Way(True)})) == []
+
+    problem = only(problems(replace(BARE, proxies=everywhere, reachable={THERE: Way(False, "refused")})))
+    assert problem.found == "the host cannot connect to its proxy proxy.lan:3128: refused"
+    assert "cuda_mirror, docker_mirror, hub_endpoint, pypi_index, registry_mirror, toolkit_mirror" in problem.remedy
+
+
+def test_each_program_goes_by_its_own_proxies() -> None:
+    facts = replace(BARE, proxies=Proxies(EVERYWHERE, EVERYWHERE), reachable={**CLOSED, THERE: Way(True)})
+    # Docker has been told of none.
+    assert (
+        only(problems(facts)).found
+        == f"the host cannot connect to {HUB.removeprefix('https://')}:443: Network is unreachable"
+    )
+
+
+def test_a_mirror_that_no_proxy_names_must_be_reached_directly() -> None:
+    names = {**EVERYWHERE, "no_proxy": "mirror.lan"}
+    mirror = {f"{name}_mirror": "http://mirror.lan:8000" for name in ("cuda", "docker", "toolkit")}
+    seen = {**OPEN, THERE: Way(True), ("mirror.lan", 8000): Way(False, "refused")}
+    problem = only(problems(replace(BARE, proxies=Proxies(names, names, names), reachable=seen), **mirror))
+    assert problem.found == "the host cannot connect to mirror.lan:8000: refused"
+
+
+def test_keys_come_the_way_that_apt_goes() -> None:
+    keys = {name: each.key_url for name, each in repositories("debian13", Settings()).items()}
+    known = lock().merged(Lock(keys=dict.fromkeys(keys.values(), "a" * 64)))
+    brief = Brief(plan(), Settings(), known, "debian13", gpus=4, proxies=Proxies(apt=EVERYWHERE))
+
+    commands = Actor().walks(docker, brief).commands
+
+    proxied = [each for each in commands if each.startswith(f"http_proxy={PROXY} https_proxy={PROXY} ")]
+    assert all(any(keys[name] in each for each in proxied) for name in ("docker", "toolkit"))
+    assert not any("daemon.json" in each for each in proxied)
+
+
+def test_the_downloaders_packages_come_by_the_proxy_of_the_environment() -> None:
+    brief = Brief(plan(), Settings(), lock(), "debian13", gpus=4, proxies=Proxies(environment=EVERYWHERE))
+
+    commands = Actor().walks(model, brief).commands
+
+    (pip,) = (each for each in commands if "/bin/pip" in each)
+    assert pip.startswith(f"http_proxy={PROXY} https_proxy={PROXY} ")
