@@ -126,7 +126,7 @@ def test_a_recipe_without_a_container_is_shown_as_the_unit_that_a_deploy_install
 
 def test_every_value_says_where_it_was_written() -> None:
     text = shown(CATALOGUE, "vllm-nvfp4-cu130-mtp2", "docker")
-    assert "# --max-num-seqs=128  <- argv[6] vllm-nvfp4-cu130-mtp2.yaml:" in text
+    assert "# --max-num-seqs=128  <- argv[3] vllm-nvfp4-cu130.yaml:" in text
     assert "# --tensor-parallel-size=4  <- parallel.tp vllm-nvfp4-cu130.yaml:" in text
     assert "# NCCL_P2P_LEVEL=PHB  <- env.NCCL_P2P_LEVEL vllm-nvfp4-cu130.yaml:" in text
     assert "# HF_HUB_OFFLINE=1  <- rigup\n" in text
