@@ -85,7 +85,7 @@ def _endpoint(
     if image and endpoint.image and endpoint.image.endswith(UNRESOLVED):
         endpoint = endpoint.model_copy(update={"image": image.tag})
     if endpoint.checkpoint.revision == NO_COMMIT:
-        endpoint = _on_branch(endpoint, checkpoint.branch)
+        endpoint = _on_branch(endpoint, checkpoint.wanted)
     return endpoint, notes
 
 
@@ -197,8 +197,7 @@ def bare(catalogue: Catalogue, recipe: Recipe) -> str:
         lines.append(["git", "clone", recipe.source.repo, "source"])
         lines.append(["git", "-C", "source", "checkout", recipe.source.commit or recipe.source.branch or "main"])
         lines += [["env", "--chdir=source", *step] for step in recipe.source.steps]
-    revision = checkpoint.revision or checkpoint.branch
-    lines.append(["hf", "download", checkpoint.repo, f"--revision={revision}", "--local-dir=model"])
+    lines.append(["hf", "download", checkpoint.repo, f"--revision={checkpoint.wanted}", "--local-dir=model"])
     server = ["vllm", "serve", "model"]
     if recipe.engine.name == "sglang":
         server = ["python3", "-m", "sglang.launch_server", "--model-path=model"]

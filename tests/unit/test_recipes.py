@@ -9,7 +9,7 @@ from rigup.engines import arguments
 from rigup.errors import InputError, RigupError
 from rigup.recipes import Catalogue, IgnorePatch, Recipe, default_catalogue, load_catalogue
 
-CHECKPOINT = "id: tiny\nrepo: acme/tiny\nquantization: NVFP4\n"
+CHECKPOINT = "id: tiny\nrepo: acme/tiny\nbranch: main\nquantization: NVFP4\n"
 RECIPE = """\
 id: one
 title: One
@@ -137,13 +137,21 @@ def test_wrong_environments_and_patches_are_refused(tmp_path: Path, addition: st
 @pytest.mark.parametrize(
     ("addition", "words"),
     [
-        ("revision: main\n", "checkpoints/tiny.yaml:4: revision: 'main' is no commit: 40 hexadecimal digits"),
-        ("revison: main\n", "checkpoints/tiny.yaml:4: revison: unknown key: did you mean revision?"),
-        ("branch: 'a b'\n", "is no branch"),
+        ("revision: main\n", "checkpoints/tiny.yaml:5: revision: 'main' is no commit: 40 hexadecimal digits"),
+        ("revison: main\n", "checkpoints/tiny.yaml:5: revison: unknown key: did you mean revision?"),
+        (f"revision: {'a' * 40}\n", "has a revision and a branch: revision: 40 hexadecimal digits, or branch: main"),
     ],
 )
 def test_wrong_checkpoints_are_refused(tmp_path: Path, addition: str, words: str) -> None:
     assert words in refused(tmp_path, checkpoint=CHECKPOINT + addition)
+
+
+@pytest.mark.parametrize(
+    ("branch", "words"),
+    [("", "has neither revision nor branch: revision: 40 hexadecimal"), ("branch: 'a b'", "is no branch")],
+)
+def test_a_checkpoint_says_whether_it_floats(tmp_path: Path, branch: str, words: str) -> None:
+    assert words in refused(tmp_path, checkpoint=CHECKPOINT.replace("branch: main", branch))
 
 
 def test_the_findings_of_all_files_come_together(tmp_path: Path) -> None:
