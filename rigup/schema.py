@@ -176,7 +176,10 @@ class Venv(Data):
 
 
 class Source(Data):
-    """A build from source. `steps` are commands, each a list of words; they run in the checkout."""
+    """A build from source. `steps` are commands, each a list of words; they run in the checkout.
+
+    Before them the pull requests are applied, in their order; only GitHub has those.
+    """
 
     repo: Annotated[str, Field(pattern=r"^https://[A-Za-z0-9./_-]+$")]
     branch: Branch | None = None
