@@ -188,6 +188,7 @@ def test_recipes_are_data_and_nothing_in_them_runs() -> None:
             "cu130 cu130-mtp1 cu130-mtp2 cu130-mtp5 cu130-dcp2 cu130-text chisleu kcramp-docker triton-k8s",
         ),
         ("compose, patched, built", "destroyed-mtp1 destroyed-mtp2 destroyed-mtp5 ixtrix-patched orangezed-mtp5"),
+        ("vLLM of March, and a patch alone", "orthozany aabbccddwasd"),
         ("vLLM of today", "voipmonitor voipmonitor-mtp2 voipmonitor-8gpu v2 cu130-adaptive"),
     ],
 )
@@ -197,10 +198,11 @@ def test_every_vllm_recipe_of_the_community_has_its_row(kind: str, names: str) -
 
 def test_every_other_recipe_of_the_community_has_its_row() -> None:
     wanted = """
-        vllm-fp8-8gpu-mtp2 vllm-stock-b12x vllm-stock-b12x-mtp2 vllm-carve-yarn-900k
+        vllm-fp8-8gpu-mtp2 vllm-fp8-6gpu vllm-stock-b12x vllm-stock-b12x-mtp2 vllm-carve-yarn-900k
         sglang-fp8-cyysky-8gpu sglang-nvfp4-festr-joninco sglang-nvfp4-minimal sglang-nvfp4-festr-full
         sglang-nvfp4-ixtrix sglang-nvfp4-ixtrix-spec sglang-nvfp4-kcramp sglang-nvfp4-kcramp-nextn
         sglang-nvfp4-b12x sglang-nvfp4-b12x-nomtp sglang-nvfp4-b12x-8gpu sglang-awq-cu130 sglang-awq-b12x-cu132
+        sglang-awq-yarn-524k glm-5.1-8gpu glm-5.1-8gpu-mtp3
         glm-5.3-flash glm-5.3-flash-mtp3 glm-5.3-flash-spark-2gpu deepseek-v4-flash-2gpu deepseek-v4-flash-vision-2gpu
         deepseek-v4.1-flash qwen3.8-flash-next qwen3.8-flash-next-2gpu
     """
