@@ -129,6 +129,11 @@ QUOTED = {
         --mamba-scheduler-strategy extra_buffer --speculative-algorithm EAGLE --speculative-num-steps 4
         --speculative-eagle-topk 1 --speculative-num-draft-tokens 5 --schedule-policy lpm --context-length 262144
     """,
+    "glm-5.3-flash-mtp3": """
+        PROFILE=glm53-flash HARDWARE_PROFILE=rtx-pro-6000-pcie TP=4 PORT=8000 --mode mtp --draft-tokens 3
+    """,
+    "glm-5.3-flash-spark-2gpu": "PRESET=glm53-spark-tp2 PORT=8000",
+    "deepseek-v4-flash-vision-2gpu": "PROFILE=ds4-vision HARDWARE_PROFILE=rtx-pro-6000-pcie TP=2 PORT=8000",
 }
 """By the recipe that the command became."""
 

@@ -8,15 +8,14 @@ import pytest
 
 from rigup.engines import arguments
 from rigup.recipes import Recipe, default_catalogue
-from rigup.schema import LAUNCHER
 from tests.unit.quotations import NEAREST, QUOTED
 
 CATALOGUE = default_catalogue()
 PRINTED = {**QUOTED, **NEAREST}
-# Other names of the same option, as the engine's own parser has them.
-SAME = {"--tp": "--tensor-parallel-size", "--tp-size": "--tensor-parallel-size"}
+# Other names of the same option, as the engine's own parser has them, or the launcher of the unified image.
+SAME = dict.fromkeys(("--tp", "--tp-size", "TP"), "--tensor-parallel-size")
 # What the endpoint gives in place of the source's, and what no engine reads but Docker.
-ENDPOINT = {"--host", "--port", "--served-model-name"}
+ENDPOINT = {"--host", "--port", "PORT", "--served-model-name"}
 DOCKERS = {"--shm-size"}
 NAME = re.compile(r"--[a-z][a-z0-9-]+|\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b")
 
@@ -38,7 +37,7 @@ def source(name: str) -> dict[str, object]:
             found[SAME.get(word, word)] = "" if following.startswith("--") else alike(following)
         elif "=" in word and not word.startswith("{"):
             variable, _, value = word.partition("=")
-            found[variable] = value
+            found[SAME.get(variable, variable)] = alike(value) if variable in SAME else value
     return found
 
 
@@ -73,5 +72,4 @@ def test_what_is_patched_beyond_the_source_is_told(name: str) -> None:
 
 def test_every_recipe_that_is_marked_as_a_quotation_has_one() -> None:
     marked = {name for name, recipe in CATALOGUE.recipes.items() if recipe.quoted}
-    # Those of the unified image quote the words for its launcher, which are none of the engine's arguments.
-    assert {name for name in marked if CATALOGUE.recipe(name).engine.fork != LAUNCHER} == set(QUOTED)
+    assert marked == set(QUOTED)
