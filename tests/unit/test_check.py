@@ -38,7 +38,7 @@ WRONG = [
         "speculation: {method: mtp, n: 2}\n",
         "mine.yaml:7: speculation: agents need tool calls, which speculation",
     ),
-    (GLM, "workload: [agents]\n", "glm-5.3-flash-mtp3.yaml:31: speculation: agents need tool calls, which speculation"),
+    (GLM, "workload: [agents]\n", "glm-5.3-flash-mtp3.yaml:32: speculation: agents need tool calls, which speculation"),
     (PLAIN, "tool_parser: null\n", "vllm-nvfp4-cu130.yaml:3: workload: agents need tool calls, and no parser"),
     (PLAIN, "parallel: {tp: 8}\n", "mine.yaml:7: parallel.tp: tp 8 x pp 1 x dp 1 is 8 GPUs, and gpus says 4"),
     (PLAIN, "parallel: {dcp: 3}\n", "mine.yaml:7: parallel.dcp: does not divide tp"),
