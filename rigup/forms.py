@@ -15,6 +15,7 @@ from typing import Any
 from rigup import lock as locks
 from rigup import resolve
 from rigup.engines import arguments
+from rigup.environments import index_arguments
 from rigup.errors import RigupError
 from rigup.inventory import load_inventory
 from rigup.known import place
@@ -53,7 +54,8 @@ def shown(catalogue: Catalogue, name: str, form: str, inventory: Path | None = N
     hosts = load_inventory(inventory) if inventory else None
     settings = hosts.host(host).settings if hosts and host else Settings.from_data({})
     endpoint, notes = _endpoint(catalogue, recipe, locks.read(hosts.lock) if hosts else Lock(), settings, bool(host))
-    return _about(recipe) + _comments(notes) + _origins(catalogue, recipe) + FORMS[form](endpoint)
+    text = bare(endpoint, endpoint.venv, settings) if endpoint.venv and form == "shell" else FORMS[form](endpoint)
+    return _about(recipe) + _comments(notes) + _origins(catalogue, recipe) + text
 
 
 def _endpoint(
@@ -163,9 +165,7 @@ def _lines(words: list[str]) -> str:
 
 
 def shell(endpoint: EndpointPlan) -> str:
-    """Pull, or install and fetch; then run."""
-    if endpoint.venv:
-        return bare(endpoint, endpoint.venv)
+    """Pull, then run."""
     return _lines([DOCKER, "pull", str(endpoint.image)]) + docker(endpoint)
 
 
@@ -207,8 +207,8 @@ def compose(endpoint: EndpointPlan) -> str:
     return yaml_text(document)
 
 
-def bare(endpoint: EndpointPlan, venv: VenvPlan) -> str:
-    """Environment, checkpoint and server without a container, at the paths that a deploy uses.
+def bare(endpoint: EndpointPlan, venv: VenvPlan, settings: Settings) -> str:
+    """For a shell: environment, checkpoint and server without a container, from and to the places that a deploy uses.
 
     Raises RigupError where the unit binds a patched file over the store's, which no plain command does.
     """
@@ -221,10 +221,13 @@ def bare(endpoint: EndpointPlan, venv: VenvPlan) -> str:
     checkpoint = endpoint.checkpoint
     pinned = [requirement.partition(" ")[0] for requirement in venv.requirements]
     env = [f"{name}={value}" for name, value in sorted(endpoint.env.items())]
+    pythons = f"UV_PYTHON_INSTALL_MIRROR={settings.python_mirror}"
+    index, hub = index_arguments(settings.pypi_index), f"HF_ENDPOINT={settings.hub_mirror or settings.hub_endpoint}"
+    fetch = ["hf", "download", checkpoint.repo, f"--revision={checkpoint.revision}", f"--local-dir={checkpoint.path}"]
     lines = [
-        ["uv", "venv", f"--python={venv.python}", venv.path],
-        ["uv", "pip", "install", f"--python={venv.path}/bin/python3", *pinned],
-        ["hf", "download", checkpoint.repo, f"--revision={checkpoint.revision}", f"--local-dir={checkpoint.path}"],
+        ["env", pythons, "uv", "venv", f"--python={venv.python}", venv.path],
+        ["uv", "pip", "install", *index, f"--python={venv.path}/bin/python3", *pinned],
+        ["env", hub, *fetch],
         ["env", *env, *argv],
     ]
     return "".join(map(_lines, lines))

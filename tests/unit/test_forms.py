@@ -262,17 +262,28 @@ def test_a_host_without_a_container_is_shown_its_locked_packages_its_paths_and_i
     rig: tuple[Path, Lock, Published], capsys: pytest.CaptureFixture[str]
 ) -> None:
     inventory, known, published = rig
+    mirrors = {
+        "pypi_index": "http://mirror:8000/simple",
+        "hub_endpoint": "http://hub:8001",
+        "python_mirror": "http://py",
+    }
+    data = yaml.safe_load(inventory.read_text())
+    data["hosts"]["rig1"] |= mirrors
+    inventory.write_text(yaml.safe_dump(data))
     assert shown_for_rig1("vllm-stock-b12x", "shell", inventory) == 0
     settings = Settings.from_data({"recipe": "vllm-stock-b12x", **WRITTEN})
     endpoint = make_plan("rig1", settings, CATALOGUE, known, published).endpoint("left")
     assert endpoint.venv
     words = words_of(capsys.readouterr().out)
     install = words.index("install")
-    assert words[install + 1 : install + 5] == [
+    assert words[install + 1 : install + 7] == [
+        *("--index-url=http://mirror:8000/simple", "--allow-insecure-host=mirror:8000"),
         f"--python={endpoint.venv.path}/bin/python3",
         *("b12x==1.5.1", "torch==2.14.0", "vllm==0.33.0"),
     ]
+    assert words[:4] == ["env", "UV_PYTHON_INSTALL_MIRROR=http://py", "uv", "venv"]
     fetch = words.index("download")
+    assert words[fetch - 2] == "HF_ENDPOINT=http://hub:8001"
     store = f"/data/models/{REPO}/{REVISION}"
     assert words[fetch + 1 : fetch + 4] == [REPO, f"--revision={REVISION}", f"--local-dir={store}"]
     assert {f"--model={store}", "--port=8005", "CUDA_VISIBLE_DEVICES=0,1,2,3"} <= set(words)
