@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,21 @@ from typing import Any
 from rigup import lock as locks
 from rigup import resolve
 from rigup.engines import arguments
+from rigup.environments import index_arguments
 from rigup.errors import RigupError
 from rigup.inventory import load_inventory
 from rigup.known import place
 from rigup.kubernetes import kubernetes
 from rigup.lock import CheckpointLock, ImageLock, Lock, VenvLock
 from rigup.make_plan import QUIET, make_plan, needed_patches
-from rigup.plan import EndpointPlan
+from rigup.plan import EndpointPlan, VenvPlan
 from rigup.recipes import Catalogue
 from rigup.render import DOCKER, cache_volumes, docker_argv, env_file_text, unit_text
-from rigup.schema import Recipe
+from rigup.schema import Checkpoint, Recipe, Source
 from rigup.settings import Settings
 from rigup.written import doubled, yaml_text
 
-__all__ = ["FORMS", "bare", "compose", "docker", "kubernetes", "shown", "systemd"]
+__all__ = ["FORMS", "compose", "docker", "kubernetes", "shown", "systemd"]
 
 UNRESOLVED = "sha256:" + "0" * 64
 NO_COMMIT = "0" * 40
@@ -40,17 +41,21 @@ def shown(catalogue: Catalogue, name: str, form: str, inventory: Path | None = N
     With an inventory the names in its lock are taken; with a host of it also that host's settings, and patched files.
     """
     recipe = catalogue.recipe(name)
-    if recipe.image is None and (form == "shell" or recipe.source):
+    if recipe.source:
         if form != "shell":
             raise RigupError(f"recipe {name} is built from source: only `--as shell` shows it")
-        return _origins(catalogue, recipe) + bare(catalogue, recipe)
-    if recipe.image is None and form != "systemd":
+        if host:
+            raise RigupError(f"recipe {name} is built from source, which no host does: leave out --host")
+        notes = [f"by hand, in model/: {patch.model_dump_json(exclude_none=True)}" for patch in recipe.patches]
+        text = built(recipe, catalogue.checkpoint(recipe.checkpoint), recipe.source)
+        return _about(recipe) + _comments(notes) + _origins(catalogue, recipe) + text
+    if recipe.venv and form not in ("shell", "systemd"):
         raise RigupError(f"recipe {name} runs without a container: `--as shell` and `--as systemd` show it")
     hosts = load_inventory(inventory) if inventory else None
     settings = hosts.host(host).settings if hosts and host else Settings.from_data({})
     endpoint, notes = _endpoint(catalogue, recipe, locks.read(hosts.lock) if hosts else Lock(), settings, bool(host))
-    text = "".join(f"# {_one_line(note)}\n" for note in notes)
-    return text + _origins(catalogue, recipe) + FORMS[form](endpoint)
+    text = bare(endpoint, endpoint.venv, settings) if endpoint.venv and form == "shell" else FORMS[form](endpoint)
+    return _about(recipe) + _comments(notes) + _origins(catalogue, recipe) + text
 
 
 def _endpoint(
@@ -85,7 +90,7 @@ def _endpoint(
     if image and endpoint.image and endpoint.image.endswith(UNRESOLVED):
         endpoint = endpoint.model_copy(update={"image": image.tag})
     if endpoint.checkpoint.revision == NO_COMMIT:
-        endpoint = _on_branch(endpoint, checkpoint.branch)
+        endpoint = _on_branch(endpoint, checkpoint.wanted)
     return endpoint, notes
 
 
@@ -108,6 +113,22 @@ def _on_branch(endpoint: EndpointPlan, branch: str) -> EndpointPlan:
             "argv": tuple(word.replace(old, path) for word in endpoint.argv),
         }
     )
+
+
+def _about(recipe: Recipe) -> str:
+    """What is known of the recipe, as comments: what was put together shall not pass for a quotation."""
+    status = f"{recipe.status} by {recipe.superseded_by}" if recipe.superseded_by else recipe.status
+    lines = [recipe.title, f"{status}; tool calls: {recipe.tool_calls}; {recipe.speed}"]
+    for evidence in recipe.evidence:
+        who = ", ".join(filter(None, (evidence.who, evidence.when)))
+        lines.append(f"{evidence.kind}: {evidence.source}" + (f" ({who})" if who else ""))
+        lines += [f"  {evidence.says}", *(f"  changed: {change}" for change in evidence.changed)]
+    lines += [f"mind: {caveat}" for caveat in recipe.caveats]
+    return _comments(lines)
+
+
+def _comments(lines: Iterable[str]) -> str:
+    return "".join(f"# {_one_line(line)}\n" for line in lines)
 
 
 def _origins(catalogue: Catalogue, recipe: Recipe) -> str:
@@ -186,28 +207,52 @@ def compose(endpoint: EndpointPlan) -> str:
     return yaml_text(document)
 
 
-def bare(catalogue: Catalogue, recipe: Recipe) -> str:
-    """The commands of a recipe without a container, for a shell: environment, installation, server."""
-    checkpoint = catalogue.checkpoint(recipe.checkpoint)
-    lines: list[list[str]] = []
-    if recipe.venv:
-        lines.append(["uv", "venv", f"--python={recipe.venv.python}", ".venv"])
-        lines.append(["uv", "pip", "install", "--python=.venv/bin/python", *recipe.venv.packages])
-    elif recipe.source:
-        lines.append(["git", "clone", recipe.source.repo, "source"])
-        lines.append(["git", "-C", "source", "checkout", recipe.source.commit or recipe.source.branch or "main"])
-        lines += [["env", "--chdir=source", *step] for step in recipe.source.steps]
-    revision = checkpoint.revision or checkpoint.branch
-    lines.append(["hf", "download", checkpoint.repo, f"--revision={revision}", "--local-dir=model"])
+def bare(endpoint: EndpointPlan, venv: VenvPlan, settings: Settings) -> str:
+    """For a shell: environment, checkpoint and server without a container, from and to the places that a deploy uses.
+
+    Raises RigupError where the unit binds a patched file over the store's, which no plain command does.
+    """
+    argv = list(endpoint.argv)
+    for mount in endpoint.mounts:
+        if mount.target.startswith(f"{endpoint.checkpoint.path}/"):
+            name = mount.target.rpartition("/")[2]
+            raise RigupError(f"a shell would read the published {name}, not the patched one: `--as systemd` shows both")
+        argv = [word.replace(mount.target, mount.source) for word in argv]
+    checkpoint = endpoint.checkpoint
+    pinned = [requirement.partition(" ")[0] for requirement in venv.requirements]
+    env = [f"{name}={value}" for name, value in sorted(endpoint.env.items())]
+    pythons = f"UV_PYTHON_INSTALL_MIRROR={settings.python_mirror}"
+    index, hub = index_arguments(settings.pypi_index), f"HF_ENDPOINT={settings.hub_mirror or settings.hub_endpoint}"
+    fetch = ["hf", "download", checkpoint.repo, f"--revision={checkpoint.revision}", f"--local-dir={checkpoint.path}"]
+    lines = [
+        ["env", pythons, "uv", "venv", f"--python={venv.python}", venv.path],
+        ["uv", "pip", "install", *index, f"--python={venv.path}/bin/python3", *pinned],
+        ["env", hub, *fetch],
+        ["env", *env, *argv],
+    ]
+    return "".join(map(_lines, lines))
+
+
+def built(recipe: Recipe, checkpoint: Checkpoint, source: Source) -> str:
+    """The commands of a build from source, for a shell; pull requests are applied as GitHub has them."""
+    lines = [
+        ["git", "clone", source.repo, "source"],
+        ["git", "-C", "source", "checkout", source.commit or source.branch or "main"],
+    ]
+    for number in source.pull_requests:
+        diff = f"{number}.diff"
+        page = f"{source.repo.removesuffix('.git')}/pull/{diff}"
+        lines.append(["curl", "--fail", "--location", f"--output={diff}", page])
+        lines.append(["git", "-C", "source", "apply", "--3way", f"../{diff}"])
+    lines += [["env", "--chdir=source", *step] for step in source.steps]
+    lines.append(["hf", "download", checkpoint.repo, f"--revision={checkpoint.wanted}", "--local-dir=model"])
     server = ["vllm", "serve", "model"]
     if recipe.engine.name == "sglang":
         server = ["python3", "-m", "sglang.launch_server", "--model-path=model"]
-    if recipe.venv:
-        server[0] = f".venv/bin/{server[0]}"
     env = [f"{name}={value}" for name, value in sorted(recipe.env.items())]
     own = [f"--served-model-name={recipe.served_name}", "--host=127.0.0.1", "--port=8000"]
     lines.append(["env", *env, *server, *own, *(argument for argument, _ in arguments(recipe))])
-    return "".join(_lines(line) for line in lines)
+    return "".join(map(_lines, lines))
 
 
 FORMS: Mapping[str, Callable[[EndpointPlan], str]] = {

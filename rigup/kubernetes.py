@@ -37,6 +37,8 @@ FETCH_SECONDS = 86400
 def kubernetes(endpoint: EndpointPlan) -> str:
     """The objects, and how to fill the Secret that the server reads its key from: until then no server starts."""
     documents = [_key(endpoint), _claim(endpoint), _job(endpoint), _deployment(endpoint), _service(endpoint)]
+    if endpoint.patched_files:
+        documents.insert(0, _files(endpoint))
     return _how_to_make_the_key(endpoint) + "---\n".join(yaml_text(document) for document in documents)
 
 
@@ -65,6 +67,12 @@ def _how_to_make_the_key(endpoint: EndpointPlan) -> str:
 def _key(endpoint: EndpointPlan) -> dict[str, Any]:
     # Empty: what is applied again leaves alone what it does not name.
     return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": _meta(endpoint, "-key")}
+
+
+def _files(endpoint: EndpointPlan) -> dict[str, Any]:
+    """The patched files; under another name when they change, as a pod keeps what it mounted at its start."""
+    meta = _meta(endpoint, f"-files-{endpoint.generation}")
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": dict(endpoint.patched_files)}
 
 
 def _claim(endpoint: EndpointPlan) -> dict[str, Any]:
@@ -112,6 +120,8 @@ def _deployment(endpoint: EndpointPlan) -> dict[str, Any]:
         *({"name": f"cache-{index}", "emptyDir": {}} for index, _ in enumerate(endpoint.caches)),
         *({"name": f"tmpfs-{index}", "emptyDir": {"medium": "Memory"}} for index, _ in enumerate(endpoint.tmpfs)),
     ]
+    if endpoint.patched_files:
+        volumes.append({"name": "files", "configMap": {"name": _files(endpoint)["metadata"]["name"]}})
     if endpoint.engine == "sglang":
         volumes.append({"name": "key", "secret": {"secretName": _secret(endpoint), "defaultMode": 0o400}})
     await_files = {
@@ -153,6 +163,10 @@ def _server(endpoint: EndpointPlan) -> dict[str, Any]:
         *({"name": f"cache-{index}", "mountPath": path} for index, path in enumerate(endpoint.caches)),
         *({"name": f"tmpfs-{index}", "mountPath": path} for index, path in enumerate(endpoint.tmpfs)),
     ]
+    for mount in endpoint.mounts:
+        if mount.target != MODEL:
+            name = mount.target.rpartition("/")[2]
+            mounts.append({"name": "files", "mountPath": mount.target, "subPath": name, "readOnly": True})
     if endpoint.engine == "sglang":
         argv += ["--config", f"{KEYS}/{SGLANG_KEY}"]
         mounts.append({"name": "key", "mountPath": KEYS, "readOnly": True})

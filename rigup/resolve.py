@@ -154,7 +154,7 @@ class _Filling:
         held = self.known.checkpoints.get(key)
         if key in self.checkpoints or (held and held.listing):
             return
-        wanted = held.revision if held else checkpoint.revision or checkpoint.branch
+        wanted = held.revision if held else checkpoint.wanted
         if found := self.attempt(lambda: checkpoint_lock(self.web, settings.hub_endpoint, checkpoint.repo, wanted)):
             self.checkpoints[key] = found
 

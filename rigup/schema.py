@@ -176,7 +176,10 @@ class Venv(Data):
 
 
 class Source(Data):
-    """A build from source. `steps` are commands, each a list of words; they run in the checkout."""
+    """A build from source. `steps` are commands, each a list of words; they run in the checkout.
+
+    Before them the pull requests are applied, in their order; only GitHub has those.
+    """
 
     repo: Annotated[str, Field(pattern=r"^https://[A-Za-z0-9./_-]+$")]
     branch: Branch | None = None
@@ -243,14 +246,14 @@ class Ready(Data):
 
 
 class Checkpoint(Data):
-    """A hub repository, at a 40-hex revision or at a branch that the lock pins.
+    """A hub repository, at a 40-hex revision, or at a branch that floats until the lock pins it: one of the two.
 
     `kv_cache` is what the engine makes of `auto`: fp8 where the files bring scales. `drafter`: its MTP layer fits.
     """
 
     id: str
     repo: Repo
-    branch: Branch = "main"
+    branch: Branch | None = None
     revision: Revision | None = None
     model: str = "Qwen3.5-397B-A17B"
     quantization: str
@@ -260,9 +263,21 @@ class Checkpoint(Data):
     notes: tuple[str, ...] = ()
 
     @property
+    def wanted(self) -> str:
+        """What the hub is asked for: a commit, or a branch."""
+        return self.revision or str(self.branch)
+
+    @property
     def key(self) -> str:
         """Its name in the lock."""
-        return f"{self.repo}@{self.revision or self.branch}"
+        return f"{self.repo}@{self.wanted}"
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Checkpoint:
+        if (self.revision is None) == (self.branch is None):
+            found = "neither revision nor branch" if self.branch is None else "a revision and a branch"
+            raise complaint(f"has {found}", "revision: 40 hexadecimal digits, or branch: main, which moves")
+        return self
 
 
 class Recipe(Data):

@@ -38,6 +38,7 @@ from rigup.facts.serving import ModelStamp
 from rigup.facts.store import FileSizes
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
 from rigup.facts.units import ActiveUnits, UnitState
+from rigup.fit import fit
 from rigup.lock import Lock
 from rigup.make_plan import make_plan, recipe_of
 from rigup.neighbours import Neighbour, fleet_of, neighbours_of
@@ -144,16 +145,21 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
 
 
 def _check_recipes(settings: dict[str, Settings], catalogue: Catalogue) -> None:
-    """Raises InputError with every recipe that the catalogue lacks."""
+    """Raises InputError with every recipe that the catalogue lacks, or that loads for minutes and cannot fit."""
     findings = []
     for name, wanted in settings.items():
         for endpoint, entry in wanted.endpoints.items():
+            key = f"endpoints.{endpoint}.recipe" if entry.recipe else "recipe"
             try:
-                recipe_of(wanted, endpoint, catalogue)
+                recipe = recipe_of(wanted, endpoint, catalogue)
             except RigupError as error:
                 message, _, remedy = str(error).partition(": ")
-                key = f"endpoints.{endpoint}.recipe" if entry.recipe else "recipe"
                 findings.append(Finding(name, None, key, message, remedy))
+                continue
+            estimate = fit(recipe, catalogue.checkpoint(recipe.checkpoint))
+            if estimate and estimate.impossible:
+                wrong = f"recipe {recipe.id} does not fit its GPUs, {estimate}"
+                findings.append(Finding(name, None, key, wrong, f"`rigup check {recipe.id}` says what to change"))
     if findings:
         raise InputError(findings)
 

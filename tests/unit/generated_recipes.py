@@ -77,7 +77,11 @@ SOURCES = st.fixed_dictionaries(
         "repo": PLAIN.map("https://example.org/{}".format),
         "steps": st.lists(st.lists(VALUES, min_size=1, max_size=3), min_size=1, max_size=3),
     },
-    optional={"branch": PLAIN, "commit": HEX.map(lambda text: text[:40])},
+    optional={
+        "branch": PLAIN,
+        "commit": HEX.map(lambda text: text[:40]),
+        "pull_requests": st.lists(st.integers(1, 99999), max_size=2),
+    },
 )
 SPECULATION = {
     "vllm": st.fixed_dictionaries(

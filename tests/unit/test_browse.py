@@ -56,7 +56,7 @@ extends: vllm-nvfp4-cu130
 status: assembled
 tool_calls: unknown
 evidence: [{source: here, kind: assembled, says: a try}]
-argv: {add: [--max-num-seqs=8]}
+argv: {add: [--max-model-len=4096]}
 """
 
 
@@ -88,7 +88,7 @@ def test_recipes_of_ones_own_are_listed_judged_shown_and_extend_the_catalogues(
     assert "ours " in said(capsys, "recipes")
     assert "ours: arguments known to vllm 0.17.0, vllm 0.33.0" in said(capsys, "check", "ours")
     text = said(capsys, "show", "ours", "--inventory", str(inventory))
-    assert "# --max-num-seqs=8  <- argv[5] ours.yaml:7" in text
+    assert "# --max-model-len=4096  <- argv[7] ours.yaml:7" in text
     assert "# --tensor-parallel-size=4  <- parallel.tp vllm-nvfp4-cu130.yaml:" in text
 
 
@@ -96,8 +96,8 @@ def test_a_wrong_recipe_of_ones_own_is_told_with_its_file_and_line(
     capsys: pytest.CaptureFixture[str], inventory: Path
 ) -> None:
     file = inventory.parent / "recipes" / "ours.yaml"
-    file.write_text(OWN.replace("--max-num-seqs", "--max-num-sequences"))
+    file.write_text(OWN.replace("--max-model-len", "--max-model-lenght"))
     text = said(capsys, "check", "ours", code=1)
-    assert f"{file}:7: argv[5]: vllm 0.33.0 has no option --max-num-sequences: did you mean --max-num-seqs" in text
+    assert f"{file}:7: argv[7]: vllm 0.33.0 has no option --max-model-lenght: did you mean --max-model-len" in text
     file.write_text(OWN.replace("extends: vllm-nvfp4-cu130", "extends: vllm-nvfp4-cu13"))
     assert f"{file}:3: extends: there is no recipe" in said(capsys, "check", code=1)

@@ -1,11 +1,13 @@
 """`rigup show`: every form hands the plan's arguments on unchanged, and says where each value was written."""
 
+import json
 import random
 import shlex
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -13,13 +15,16 @@ from rigup import cli, resolve
 from rigup import lock as locks
 from rigup.errors import RigupError
 from rigup.forms import FORMS, compose, docker, kubernetes, shell, shown, systemd
-from rigup.make_plan import make_plan
+from rigup.lock import Lock, VenvLock
+from rigup.make_plan import Published, make_plan
+from rigup.patches import TEMPLATE
 from rigup.plan import EndpointPlan
 from rigup.recipes import Catalogue
 from rigup.render import docker_argv
 from rigup.settings import Settings
 from tests.unit.sample import CATALOGUE, PUBLISHED, REPO, REVISION, image, lock, plan
 from tests.unit.systemd_words import exec_words
+from tests.unit.test_plan import REFUSING
 from tests.unit.test_render import HOSTILE, settings_of
 
 CONTAINERS = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.image)
@@ -37,6 +42,11 @@ def shell_words(command: str) -> list[str]:
     script = f"set -- {command}\nprintf '%s\\0' \"$@\""
     ran = subprocess.run(["sh", "-c", script], capture_output=True, check=True, timeout=60)
     return ran.stdout.decode().split("\0")[:-1]
+
+
+def words_of(text: str) -> list[str]:
+    """All words of a text of commands, whose lines go on after a backslash."""
+    return [word for word in shlex.split(text, comments=True) if word != "\n"]
 
 
 def command_of(text: str) -> str:
@@ -125,7 +135,7 @@ def test_a_recipe_without_a_container_is_shown_as_the_unit_that_a_deploy_install
 
 def test_every_value_says_where_it_was_written() -> None:
     text = shown(CATALOGUE, "vllm-nvfp4-cu130-mtp2", "docker")
-    assert "# --max-num-seqs=128  <- argv[6] vllm-nvfp4-cu130-mtp2.yaml:" in text
+    assert "# --max-num-seqs=128  <- argv[3] vllm-nvfp4-cu130.yaml:" in text
     assert "# --tensor-parallel-size=4  <- parallel.tp vllm-nvfp4-cu130.yaml:" in text
     assert "# NCCL_P2P_LEVEL=PHB  <- env.NCCL_P2P_LEVEL vllm-nvfp4-cu130.yaml:" in text
     assert "# HF_HUB_OFFLINE=1  <- rigup\n" in text
@@ -171,28 +181,145 @@ def test_what_a_container_needs_beyond_the_usual_is_in_its_command_and_in_its_di
     assert endpoint.digest != plain.digest
 
 
-def test_a_host_of_the_inventory_is_shown_what_it_would_run_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+WRITTEN = {"model_store": "/data/models", "endpoints": {"left": {"gpus": [0, 1, 2, 3], "port": 8005}}}
+SAMPLING = """\
+id: own-sampling
+title: With defaults of its own for requests
+extends: vllm-stock-b12x
+status: assembled
+tool_calls: unknown
+evidence: [{source: here, kind: assembled, says: a try}]
+patches: [{target: generation-defaults, set: {temperature: 0.5}, why: a try}]
+"""
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Lock, Published]:
+    """An inventory with rig1, whose lock is of an image that needs patches, and what the checkpoint published."""
     monkeypatch.chdir(tmp_path)
-    written = {"model_store": "/data/models", "endpoints": {"left": {"gpus": [0, 1, 2, 3], "port": 8005}}}
     inventory = tmp_path / "lab.yaml"
-    inventory.write_text(yaml.safe_dump({"hosts": {"rig1": {"address": "192.0.2.1", **written}}}))
-    locks.write(tmp_path / "lab.lock", lock(image(created=datetime(2026, 2, 20, tzinfo=UTC))))
-    for name, text in PUBLISHED[f"{REPO}@{REVISION}"].items():
-        kept = tmp_path / resolve.CACHE / "published" / REPO / REVISION / name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(text)
+    monkeypatch.setenv("RIGUP_INVENTORY", str(inventory))
+    inventory.write_text(yaml.safe_dump({"hosts": {"rig1": {"address": "192.0.2.1", **WRITTEN}}}))
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "own-sampling.yaml").write_text(SAMPLING)
+    venv = CATALOGUE.recipe("vllm-stock-b12x").venv
+    assert venv
+    pins = tuple(f"{name} --hash=sha256:{'ab' * 32}" for name in ("b12x==1.5.1", "torch==2.14.0", "vllm==0.33.0"))
+    known = lock(image(created=datetime(2026, 2, 20, tzinfo=UTC)))
+    known = known.merged(Lock(venvs={venv.key: VenvLock(requirements=pins)}))
+    locks.write(tmp_path / "lab.lock", known)
+    files = {**PUBLISHED[f"{REPO}@{REVISION}"], "chat_template.jinja": REFUSING, "generation_config.json": "{}"}
+    kept = tmp_path / resolve.CACHE / "published" / REPO / REVISION
+    kept.mkdir(parents=True)
+    for name, text in files.items():
+        (kept / name).write_text(text)
     for name in ("hf_quant_config.json", "tokenizer_config.json"):
-        (kept.parent / f"{name}.absent").touch()
+        (kept / f"{name}.absent").touch()
+    return inventory, known, {f"{REPO}@{REVISION}": files}
 
-    words = ["show", "vllm-nvfp4-cu130", "--inventory", str(inventory), "--host", "rig1", "--as", "systemd"]
-    assert cli.main(words) == 0
 
-    settings = Settings.from_data({"recipe": "vllm-nvfp4-cu130", **written})
-    made = lock(image(created=datetime(2026, 2, 20, tzinfo=UTC)))
-    endpoint = make_plan("rig1", settings, CATALOGUE, made, PUBLISHED).endpoint("left")
-    assert "config.json" in endpoint.patched_files
+def shown_for_rig1(name: str, form: str, inventory: Path) -> int:
+    return cli.main(["show", name, "--inventory", str(inventory), "--host", "rig1", "--as", form])
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_a_host_of_the_inventory_is_shown_what_it_would_run_itself(
+    rig: tuple[Path, Lock, Published], form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inventory, known, published = rig
+    assert shown_for_rig1("vllm-nvfp4-cu130", form, inventory) == 0
+    settings = Settings.from_data({"recipe": "vllm-nvfp4-cu130", **WRITTEN})
+    endpoint = make_plan("rig1", settings, CATALOGUE, known, published).endpoint("left")
+    assert set(endpoint.patched_files) == {"config.json", "chat_template.jinja"}
     text = capsys.readouterr().out
-    assert systemd(endpoint) in text
-    assert f"source={endpoint.directory}/config.json" in text and "left out" not in text
+    assert FORMS[form](endpoint) in text and "patched files are left out" not in text
+    assert "--chat-template=/rigup/chat_template.jinja" in text and "8005" in text
+
+
+def test_a_pod_of_a_host_has_its_patched_files_where_its_arguments_say(
+    rig: tuple[Path, Lock, Published], capsys: pytest.CaptureFixture[str]
+) -> None:
+    inventory = rig[0]
+    assert shown_for_rig1("vllm-nvfp4-cu130", "kubernetes", inventory) == 0
+    found = {each["kind"]: each for each in yaml.safe_load_all(capsys.readouterr().out)}
+    for each in found.values():
+        kubernetes_validate.validate(each, "1.34", strict=True)
+    files = found["ConfigMap"]
+    quantization = json.loads(files["data"]["config.json"])["quantization_config"]
+    assert "model.language_model.layers.*.mlp.gate" in quantization["ignore"]
+    pod = found["Deployment"]["spec"]["template"]["spec"]
+    assert {"name": "files", "configMap": {"name": files["metadata"]["name"]}} in pod["volumes"]
+    mounts = pod["containers"][0]["volumeMounts"]
+    order = [mount["mountPath"] for mount in mounts]
+    places = {mount["mountPath"]: mount["subPath"] for mount in mounts if mount["name"] == "files"}
+    assert places == {f"{over}/{name}": name for over, name in (("/model", "config.json"), ("/rigup", TEMPLATE))}
+    # A file over another lies in what was mounted before it.
+    assert order.index("/model") < order.index("/model/config.json")
+
+
+def test_a_host_without_a_container_is_shown_its_locked_packages_its_paths_and_its_template(
+    rig: tuple[Path, Lock, Published], capsys: pytest.CaptureFixture[str]
+) -> None:
+    inventory, known, published = rig
+    mirrors = {
+        "pypi_index": "http://mirror:8000/simple",
+        "hub_endpoint": "http://hub:8001",
+        "python_mirror": "http://py",
+    }
+    data = yaml.safe_load(inventory.read_text())
+    data["hosts"]["rig1"] |= mirrors
+    inventory.write_text(yaml.safe_dump(data))
+    assert shown_for_rig1("vllm-stock-b12x", "shell", inventory) == 0
+    settings = Settings.from_data({"recipe": "vllm-stock-b12x", **WRITTEN})
+    endpoint = make_plan("rig1", settings, CATALOGUE, known, published).endpoint("left")
+    assert endpoint.venv
+    words = words_of(capsys.readouterr().out)
+    install = words.index("install")
+    assert words[install + 1 : install + 7] == [
+        *("--index-url=http://mirror:8000/simple", "--allow-insecure-host=mirror:8000"),
+        f"--python={endpoint.venv.path}/bin/python3",
+        *("b12x==1.5.1", "torch==2.14.0", "vllm==0.33.0"),
+    ]
+    assert words[:4] == ["env", "UV_PYTHON_INSTALL_MIRROR=http://py", "uv", "venv"]
+    fetch = words.index("download")
+    assert words[fetch - 2] == "HF_ENDPOINT=http://hub:8001"
+    store = f"/data/models/{REPO}/{REVISION}"
+    assert words[fetch + 1 : fetch + 4] == [REPO, f"--revision={REVISION}", f"--local-dir={store}"]
+    assert {f"--model={store}", "--port=8005", "CUDA_VISIBLE_DEVICES=0,1,2,3"} <= set(words)
+    # What the unit binds to another place lies here for whoever asks.
+    assert f"--chat-template={endpoint.directory}/chat_template.jinja" in words
+
+
+def test_what_a_shell_cannot_do_as_the_host_does_it_is_refused(
+    rig: tuple[Path, Lock, Published], capsys: pytest.CaptureFixture[str]
+) -> None:
+    inventory = rig[0]
+    assert shown_for_rig1("own-sampling", "shell", inventory) == 1
+    assert "would read the published generation_config.json, not the patched one" in capsys.readouterr().err
+    assert shown_for_rig1("own-sampling", "systemd", inventory) == 0
+    assert shown_for_rig1("vllm-nvfp4-orangezed-mtp5", "shell", inventory) == 1
+    assert "is built from source, which no host does: leave out --host" in capsys.readouterr().err
+
+
+def test_what_is_shown_says_how_well_it_is_known() -> None:
+    text = shown(CATALOGUE, "vllm-nvfp4-ixtrix-patched", "docker")
+    assert "# superseded by vllm-nvfp4-voipmonitor-mtp2; tool calls: usually; not measured\n" in text
+    assert "# verbatim: community recipe collection of February 2026, recipe 10 (Ixtrix, 2026-02-27)\n" in text
+    assert "#   changed: his three changed files of vLLM, which were not published, are not mounted\n" in text
+    assert "# mind: They lay over compilation/passes/fusion/collective_fusion.py, " in text
+    assert "# rigup does not deploy this: it mounts three changed files" in text
+
+
+def test_a_build_from_source_applies_its_pull_requests_and_says_what_is_left_to_do() -> None:
+    text = shown(CATALOGUE, "vllm-nvfp4-orangezed-mtp5", "shell")
+    assert '# by hand, in model/: {"target":"quantization-ignore","add":["mtp.fc*"],' in text
+    words = words_of(text)
+    for number in (35219, 35421):
+        fetched = words.index(f"https://github.com/vllm-project/vllm/pull/{number}.diff")
+        assert words[fetched - 1 : fetched + 6] == [
+            f"--output={number}.diff",
+            words[fetched],
+            *("git", "-C", "source", "apply", "--3way"),
+        ]
+        assert words[fetched + 6] == f"../{number}.diff"
+    assert words.index("../35421.diff") < words.index("pip")

@@ -19,6 +19,7 @@ from rigup.engines import own_arguments
 from rigup.forms import FORMS, shown
 from rigup.lock import CheckpointLock, ImageLock, Lock
 from rigup.make_plan import QUIET, make_plan
+from rigup.plan import ENGINES
 from rigup.recipes import Recipe
 from rigup.render import DOCKER, docker_argv, env_file_text, unit_text
 from rigup.settings import Settings
@@ -57,7 +58,7 @@ class Stubs:
         calls.write_bytes(b"")
         path = f"{self.directory}:{os.environ['PATH']}"
         environment = {"PATH": path, "CALLS": str(calls), "LANG": "C.UTF-8"}
-        script = text.replace(f"\n{DOCKER} ", "\ndocker ").encode()
+        script = re.sub(rf"\n  {ENGINES}/[0-9a-f]+/", r"\n  .venv/", text.replace(f"\n{DOCKER} ", "\ndocker ")).encode()
         ran = subprocess.run(
             ["sh", "-e"], input=script, capture_output=True, timeout=60, env=environment, cwd=self.directory
         )
@@ -79,7 +80,7 @@ class Stubs:
 @pytest.fixture
 def stubs(tmp_path: Path) -> Stubs:
     stubs = Stubs(tmp_path)
-    stubs.add("docker", "uv", "git", "hf", "python3", ".venv/bin/vllm", ".venv/bin/python3", "vllm")
+    stubs.add("docker", "uv", "git", "curl", "hf", "python3", ".venv/bin/vllm", ".venv/bin/python3", "vllm")
     (tmp_path / "source").mkdir()
     return stubs
 

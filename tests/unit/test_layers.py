@@ -7,7 +7,7 @@ import pytest
 from rigup.errors import InputError
 from rigup.recipes import Catalogue, load_catalogue
 
-CHECKPOINT = "id: tiny\nrepo: acme/tiny\nquantization: NVFP4\n"
+CHECKPOINT = "id: tiny\nrepo: acme/tiny\nbranch: main\nquantization: NVFP4\n"
 BASE = """\
 id: base
 title: Base

@@ -9,7 +9,7 @@ from rigup.engines import arguments
 from rigup.errors import InputError, RigupError
 from rigup.recipes import Catalogue, Recipe, default_catalogue, load_catalogue
 
-CHECKPOINT = "id: tiny\nrepo: acme/tiny\nquantization: NVFP4\n"
+CHECKPOINT = "id: tiny\nrepo: acme/tiny\nbranch: main\nquantization: NVFP4\n"
 RECIPE = """\
 id: one
 title: One
@@ -126,13 +126,21 @@ def test_wrong_environments_and_patches_are_refused(tmp_path: Path, addition: st
 @pytest.mark.parametrize(
     ("addition", "words"),
     [
-        ("revision: main\n", "checkpoints/tiny.yaml:4: revision: 'main' is no commit: 40 hexadecimal digits"),
-        ("revison: main\n", "checkpoints/tiny.yaml:4: revison: unknown key: did you mean revision?"),
-        ("branch: 'a b'\n", "is no branch"),
+        ("revision: main\n", "checkpoints/tiny.yaml:5: revision: 'main' is no commit: 40 hexadecimal digits"),
+        ("revison: main\n", "checkpoints/tiny.yaml:5: revison: unknown key: did you mean revision?"),
+        (f"revision: {'a' * 40}\n", "has a revision and a branch: revision: 40 hexadecimal digits, or branch: main"),
     ],
 )
 def test_wrong_checkpoints_are_refused(tmp_path: Path, addition: str, words: str) -> None:
     assert words in refused(tmp_path, checkpoint=CHECKPOINT + addition)
+
+
+@pytest.mark.parametrize(
+    ("branch", "words"),
+    [("", "has neither revision nor branch: revision: 40 hexadecimal"), ("branch: 'a b'", "is no branch")],
+)
+def test_a_checkpoint_says_whether_it_floats(tmp_path: Path, branch: str, words: str) -> None:
+    assert words in refused(tmp_path, checkpoint=CHECKPOINT.replace("branch: main", branch))
 
 
 def test_the_findings_of_all_files_come_together(tmp_path: Path) -> None:
@@ -169,6 +177,7 @@ def test_recipes_are_data_and_nothing_in_them_runs() -> None:
             "cu130 cu130-mtp1 cu130-mtp2 cu130-mtp5 cu130-dcp2 cu130-text chisleu kcramp-docker triton-k8s",
         ),
         ("compose, patched, built", "destroyed-mtp1 destroyed-mtp2 destroyed-mtp5 ixtrix-patched orangezed-mtp5"),
+        ("vLLM of March, and a patch alone", "orthozany aabbccddwasd"),
         ("vLLM of today", "voipmonitor voipmonitor-mtp2 voipmonitor-8gpu v2 cu130-adaptive"),
     ],
 )
@@ -178,10 +187,11 @@ def test_every_vllm_recipe_of_the_community_has_its_row(kind: str, names: str) -
 
 def test_every_other_recipe_of_the_community_has_its_row() -> None:
     wanted = """
-        vllm-fp8-8gpu-mtp2 vllm-stock-b12x vllm-stock-b12x-mtp2 vllm-carve-yarn-900k
+        vllm-fp8-8gpu-mtp2 vllm-fp8-6gpu vllm-stock-b12x vllm-stock-b12x-mtp2 vllm-carve-yarn-900k
         sglang-fp8-cyysky-8gpu sglang-nvfp4-festr-joninco sglang-nvfp4-minimal sglang-nvfp4-festr-full
         sglang-nvfp4-ixtrix sglang-nvfp4-ixtrix-spec sglang-nvfp4-kcramp sglang-nvfp4-kcramp-nextn
         sglang-nvfp4-b12x sglang-nvfp4-b12x-nomtp sglang-nvfp4-b12x-8gpu sglang-awq-cu130 sglang-awq-b12x-cu132
+        sglang-awq-yarn-524k glm-5.1-8gpu glm-5.1-8gpu-mtp3
         glm-5.3-flash glm-5.3-flash-mtp3 glm-5.3-flash-spark-2gpu deepseek-v4-flash-2gpu deepseek-v4-flash-vision-2gpu
         deepseek-v4.1-flash qwen3.8-flash-next qwen3.8-flash-next-2gpu
     """

@@ -12,6 +12,7 @@ from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_host, ctx_state
 
 from rigup.errors import InputError
+from rigup.recipes import Catalogue
 from rigup.settings import Settings
 from tasks import preflight
 from tasks.docker import daemon_values
@@ -45,6 +46,15 @@ def test_every_unknown_recipe_of_every_host_is_named_at_once() -> None:
         "rig2: endpoints.chat.recipe: no recipe is named 'mtp1': did you mean "
         "vllm-nvfp4-cu130-mtp1 or vllm-nvfp4-destroyed-mtp1?"
     )
+
+
+def test_a_recipe_that_would_load_for_minutes_and_not_fit_is_refused() -> None:
+    large = CATALOGUE.recipe("vllm-nvfp4-cu130").model_copy(update={"id": "large", "checkpoint": "qwen3.5-397b-fp8"})
+    catalogue = Catalogue({**CATALOGUE.recipes, "large": large}, CATALOGUE.checkpoints)
+    with pytest.raises(InputError) as caught:
+        _check_recipes({"rig1": Settings(recipe="large"), "rig2": Settings()}, catalogue)
+    assert str(caught.value).startswith("rig1: recipe: recipe large does not fit its GPUs, weights 94.6")
+    assert str(caught.value).endswith("`rigup check large` says what to change")
 
 
 def test_a_distribution_counts_only_with_a_driver_of_the_wanted_branch() -> None:
