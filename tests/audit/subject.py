@@ -31,6 +31,39 @@ HUB_CACHE = Path(".rigup/hub")
 ABSENT = "nothing"
 YOU = "you"
 GPU_FIELDS = ("name", "driver_version", "persistence_mode")
+# What an endpoint's unit may not do, whatever it runs, as `systemctl show` says it.
+CONFINED = {
+    "CapabilityBoundingSet": "",
+    "NoNewPrivileges": "yes",
+    "ProtectSystem": "strict",
+    "PrivateTmp": "yes",
+    "ProtectKernelTunables": "yes",
+    "ProtectKernelModules": "yes",
+    "ProtectControlGroups": "yes",
+    "RestrictNamespaces": "yes",
+    "RestrictRealtime": "yes",
+    "RestrictSUIDSGID": "yes",
+    "LockPersonality": "yes",
+}
+PROPERTIES = (
+    "ActiveState",
+    "UnitFileState",
+    "NeedDaemonReload",
+    "FragmentPath",
+    "DropInPaths",
+    "User",
+    "ExecStart",
+    "ExecStartPost",
+    "EnvironmentFiles",
+    "Restart",
+    "TimeoutStartUSec",
+    "StartLimitIntervalUSec",
+    "StartLimitBurst",
+    "After",
+    "Requires",
+    "ProtectHome",
+    *CONFINED,
+)
 
 
 class Deviation(AssertionError):
@@ -254,10 +287,12 @@ class Subject:
             return None
 
     def unit(self, name: str) -> dict[str, str]:
-        """The properties of a unit that checks ask about."""
-        properties = "ActiveState,UnitFileState,NeedDaemonReload,FragmentPath"
-        shown = self.said(f"systemctl show --property={properties} -- %s", name)
-        return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+        """The properties of a unit that checks ask about, as systemd has them in effect; "" for what is not set."""
+        shown = self.said(f"systemctl show --property={','.join(PROPERTIES)} -- %s", name)
+        # A command's argument may hold a line break.
+        parts = re.split(rf"^({'|'.join(PROPERTIES)})=", shown, flags=re.MULTILINE)
+        found = {key: value.strip() for key, value in zip(parts[1::2], parts[2::2], strict=True)}
+        return dict.fromkeys(PROPERTIES, "") | found
 
     def gpus(self, field: str) -> list[str]:
         """What nvidia-smi says about each GPU; all fields are asked for at once."""
