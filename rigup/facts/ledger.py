@@ -18,8 +18,6 @@ __all__ = ["HostLedger", "Remains", "RemainsValue", "Sums", "links_of", "parse_r
 SEARCHED = ("/etc", "/usr/local", "/var/lib", "/var/cache", "/run", "/opt")
 # What a write that was cut short leaves beside its file, whose name the ledger may not have yet.
 STAGED = ".rigup-new.*"
-# The commands that run as units of their own; the ledger has the others.
-UNITS = ("rigup-apt.service", "rigup-switch.service", "rigup-pull-*.service", "rigup-engine-*.service")
 TABLE = "table inet rigup"
 
 
@@ -99,7 +97,7 @@ class Remains(FactBase[RemainsValue]):
         parts += [
             StringCommand(
                 "systemctl list-units --all --plain --no-legend --no-pager --full --",
-                *map(QuoteString, (*UNITS, *units)),
+                *map(QuoteString, units),
                 "2>/dev/null | sed 's/^/units /';",
             ),
             StringCommand(f"nft list tables 2>/dev/null | grep -x '{TABLE}' | sed 's/^/paths nftables: /';"),
@@ -127,7 +125,7 @@ def remains_of(ledger: Ledger) -> dict[str, list[str]]:
         "packages": sorted(ledger.packages),
         "users": sorted(ledger.users),
         "paths": sorted({*ROOMS, *written, *backups}),
-        "units": ledger.units,
+        "units": [*ledger.units, *ledger.commands],
         "links": links_of(ledger),
     }
 

@@ -20,6 +20,7 @@ from rigup.operations._ledger import note
 from rigup.operations._units import UnitFailed, run_as_unit, wait_for_leftover
 from rigup.operations.files import Merged, merged_file, place_merged
 from rigup.operations.systemd import serving_again, start
+from rigup.plan import pull_unit
 
 __all__ = ["cdi", "daemon_config", "image"]
 
@@ -120,7 +121,7 @@ def image(reference: str, tag: str, timeout: float = 7200) -> Commands:
         return
 
     def pull(host: Host) -> None:
-        unit = f"rigup-pull-{reference.rpartition(':')[2][:12]}.service"
+        unit = pull_unit(reference)
         wait_for_leftover(host, unit, f"the pull of {tag}", timeout)
         if not _is_here(host, reference):
             check(host, note("images", [reference]), failing=f"could not write the ledger of {host.name}")

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shlex
 import subprocess
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rigup.facts.packages import Conffiles, parse_edited
 from rigup.ledger import Ledger
 from rigup.operations import _host, apt, drain, undo
 from rigup.operations.serving import SWITCH_UNIT
+from rigup.plan import ENGINES
 from tasks.preflight import Refused
 from tasks.rebuild import _one_by_one, _yes_or_no
 from tests.unit.deploys import Actor, Said
@@ -88,7 +90,7 @@ def test_apt_that_is_at_work_is_waited_for_and_not_stopped() -> None:
     at_work, done = shown("activating", "start"), shown("active", "exited")
     actor = Actor().answers("show", at_work, at_work, done)
     actor.answers("list-units", ["llm@main.service loaded active running x", "rigup-switch.service loaded activating"])
-    outcome = actor.does(undo.stopped, units=BOOK.units)
+    outcome = actor.does(undo.stopped, book=BOOK)
     assert not outcome.failed
     waits = [number for number, command in enumerate(outcome.commands) if "systemctl show" in command]
     assert len(waits) == 3
@@ -100,7 +102,8 @@ def test_apt_that_is_at_work_is_waited_for_and_not_stopped() -> None:
 
 def test_only_units_that_a_deploy_wrote_are_looked_for() -> None:
     actor = Actor().answers("systemctl show", NO_UNIT)
-    outcome = actor.does(undo.stopped, units=BOOK.units)
+    book = replace(BOOK, images=(f"vllm@sha256:{'a' * 64}",), engines=(f"{ENGINES}/0123456789abcdef",))
+    outcome = actor.does(undo.stopped, book=book)
     (listing,) = [command for command in outcome.commands if "list-units --all" in command]
     patterns = shlex.split(listing.partition(" -- ")[2])
     assert "llm@main.service" in patterns
@@ -108,10 +111,13 @@ def test_only_units_that_a_deploy_wrote_are_looked_for() -> None:
     def found(unit: str) -> bool:
         return any(fnmatch(unit, pattern) for pattern in patterns)
 
-    # The commands that run as units have no file that the ledger could name.
-    pull, engine = "rigup-pull-0123456789ab.service", "rigup-engine-vllm-0.11.service"
+    # The commands that run as units have no file; what they were to fetch is in the ledger.
+    pull, engine = f"rigup-pull-{'a' * 12}.service", "rigup-engine-0123456789abcdef.service"
     assert all(map(found, (apt.UNIT, SWITCH_UNIT, pull, engine)))
-    assert not found("rigup-backup.service") and not found("rigup-backup.timer")
+    theirs = ("rigup-backup.service", "rigup-backup.timer", "rigup-pull-secrets.service", "rigup-engine-room.service")
+    assert not any(map(found, theirs))
+    remains = shlex.split(str(Remains().command(**remains_of(book))))
+    assert not any(fnmatch(unit, word) for unit in theirs for word in remains if word.endswith(".service"))
 
 
 # Docker
