@@ -38,7 +38,7 @@ def daemon_config(
 ) -> Commands:
     """Make Docker run with `values` in its daemon.json, beside what others have put there.
 
-    + values: merged as by `files.merged_json`
+    + values: merged as by `files.merged_file`
     + timeout: seconds until Docker must be up
     + at_a_time: on how many hosts of a run Docker may be restarted under what serves
     + ready_timeout: seconds until what served must serve again
@@ -47,7 +47,7 @@ def daemon_config(
     before is put back, Docker is started with it, and the operation fails.
     """
     try:
-        merged = merged_file(DAEMON_JSON, values, mode="644")
+        merged = merged_file(DAEMON_JSON, values)
     except OperationError as error:
         yield refusal(str(error))
         return
@@ -66,7 +66,7 @@ def daemon_config(
             start(host, DOCKER, timeout)
             return
         if merged is not None:
-            place_merged(host, DAEMON_JSON, merged, validate=VALIDATE)
+            place_merged(host, DAEMON_JSON, merged, VALIDATE)
         else:
             # Somebody has written it since Docker began: better one that runs on what it has read than none.
             check(

@@ -29,7 +29,7 @@ from rigup.ledger import backup_of
 from rigup.operations._host import check, refusal, run, work
 from rigup.operations._ledger import note_directory, note_file, note_keys
 
-__all__ = ["Rewrite", "absent", "download", "install", "merge", "merged_json", "place", "show_rewrites"]
+__all__ = ["Rewrite", "absent", "download", "install", "merge", "merged_file", "place", "place_merged", "show_rewrites"]
 
 Commands = Generator[FunctionCommand, None, None]
 
@@ -213,9 +213,10 @@ class Merged:
     values: Mapping[str, Any]
 
 
-def merged_file(dest: str, values: Mapping[str, Any], mode: str) -> Merged | None:
+def merged_file(dest: str, values: Mapping[str, Any]) -> Merged | None:
     """What to write so that the JSON file `dest` on the current host contains `values`; None when it does.
 
+    Objects are merged key by key; lists and all other values replace what was there. All else stays.
     Raises OperationError where the file cannot be merged into.
     """
     there: FileState | None = host.get_fact(FileInfo, path=dest)
@@ -225,11 +226,12 @@ def merged_file(dest: str, values: Mapping[str, Any], mode: str) -> Merged | Non
     text = merged_text(f"{host.name}: {dest}", present, values)
     if text is None:
         return None
+    owner = there or FileState("", "644", "root", "root")
     if _show:
         # Of our own keys alone: the others are not ours to show.
         before, after = (_ours(each, values) for each in (present, text))
-        _show(host, Rewrite(dest, mode, there, after.encode(), before))
-    return Merged(text.encode(), there or FileState("", mode, "root", "root"), values)
+        _show(host, Rewrite(dest, owner.mode, there, after.encode(), before))
+    return Merged(text.encode(), owner, values)
 
 
 def _ours(text: str | None, values: Mapping[str, Any]) -> str:
@@ -247,8 +249,8 @@ def _ours(text: str | None, values: Mapping[str, Any]) -> str:
     return json.dumps(pick(json.loads(text), values), indent=4) + "\n" if text and text.strip() else ""
 
 
-def place_merged(host: Host, dest: str, merged: Merged, *, validate: Sequence[str] | None, backup: bool = True) -> None:
-    """`place` for what `merged_file` came to, with the owner and mode that were there."""
+def place_merged(host: Host, dest: str, merged: Merged, validate: Sequence[str]) -> None:
+    """`place` for what `merged_file` came to, with the owner and mode that were there, and a backup of what was."""
     owner = merged.owner
     place(
         host,
@@ -258,40 +260,8 @@ def place_merged(host: Host, dest: str, merged: Merged, *, validate: Sequence[st
         user=owner.user,
         group=owner.group,
         validate=validate,
-        backup=backup and owner.is_regular,
+        backup=owner.is_regular,
         keys=merged.values,
-    )
-
-
-@operation()
-def merged_json(
-    dest: str,
-    values: Mapping[str, Any],
-    validate: Sequence[str] | None = None,
-    backup: bool = True,
-    mode: str = "644",
-) -> Commands:
-    """Make the JSON file `dest` contain `values`, and keep everything else in it, its owner and its mode.
-
-    + values: objects are merged key by key; lists and all other values replace what was there
-    + validate: a command that judges the new file (`%s`) before it replaces the old one
-    + backup: keep what was there in `DEST.rigup-backup`
-    + mode: for a file that is not there yet
-
-    What is not valid JSON, or no object, is refused and left alone.
-    """
-    try:
-        merged = merged_file(dest, values, mode)
-    except OperationError as error:
-        yield refusal(str(error))
-        return
-    if merged is None:
-        host.noop(f"{dest} already says so")
-        return
-    wanted = merged
-    yield work(
-        lambda host: place_merged(host, dest, wanted, validate=validate, backup=backup),
-        f"merge into {dest}",
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from rigup import ledger
 from rigup.facts.ledger import parse_remains, parse_sums, remains_of
 from rigup.load import running_requests
-from rigup.operations import files
+from rigup.operations import docker, files
 from rigup.operations.apt import parse_additions
 from tests.unit.deploys import on_this_machine
 
@@ -79,14 +79,14 @@ def test_a_file_is_in_the_ledger_with_what_was_there_before_its_first_write(tmp_
     assert room.stat().st_mode & 0o077 == 0
 
 
-def test_of_a_merged_file_only_the_keys_are_ours(tmp_path: Path, room: Path) -> None:
-    path = tmp_path / "daemon.json"
-    path.write_text('{"theirs": 1}')
-    on_this_machine(files.merged_json, dest=str(path), values={"ours": {"a": 1}})
+def test_of_a_merged_file_only_the_keys_are_ours(daemon_json: Path, room: Path) -> None:
+    daemon_json.parent.mkdir()
+    daemon_json.write_text('{"theirs": 1}')
+    on_this_machine(docker.daemon_config, values={"ours": {"a": 1}})
     book = ledger.parse((room / "ledger").read_text().splitlines())
-    assert book.keys == {str(path): {"ours": {"a": 1}}}
+    assert book.keys == {str(daemon_json): {"ours": {"a": 1}}}
     assert not book.files
-    assert json.loads((room / f"before{path}").read_text()) == {"theirs": 1}
+    assert json.loads((room / f"before{daemon_json}").read_text()) == {"theirs": 1}
 
 
 def test_a_removed_file_of_others_is_kept_for_later(tmp_path: Path, room: Path) -> None:
