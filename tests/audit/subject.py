@@ -26,6 +26,8 @@ from rigup.plan import Plan
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.settings import Settings
 
+PROGRAMS = "/usr/local/lib/rigup"
+UNITS = "/etc/systemd/system"
 FILES = Path(__file__).resolve().parents[2] / "files"
 HUB_CACHE = Path(".rigup/hub")
 ABSENT = "nothing"
@@ -140,10 +142,10 @@ def expect_at_least(what: str, floor: str, found: str) -> None:
         raise Deviation(f"{what} {floor} or newer", found if any(numbers[1]) else "none")
 
 
-def expect_programs(rig: Subject, *names: str) -> None:
-    """Raise Deviation unless these programs on the host are the ones in `files/`."""
+def expect_files(rig: Subject, directory: str, *names: str) -> None:
+    """Raise Deviation unless these files of a directory on the host are the ones in `files/`."""
     wanted = {name: hashlib.sha256((FILES / name).read_bytes()).hexdigest() for name in names}
-    listed = rig.said("cd /usr/local/lib/rigup && sha256sum -- *.py").splitlines()
+    listed = rig.said("cd %s && sha256sum -- *.py *.service *.timer 2>/dev/null || true", directory).splitlines()
     found = {name: digest for digest, _, name in (line.partition("  ") for line in listed)}
     expect(wanted, {name: found.get(name, "no such file") for name in wanted})
 

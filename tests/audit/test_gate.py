@@ -6,7 +6,7 @@ import ipaddress
 import re
 from typing import Any
 
-from subject import Subject, check, expect, expect_none
+from subject import UNITS, Subject, check, expect, expect_files, expect_none
 
 from rigup.plan import EndpointPlan
 
@@ -136,6 +136,8 @@ def admission_due(endpoint: EndpointPlan) -> dict[str, object]:
 def test_gate_files(rig: Subject) -> None:
     """Each gate lets in whom the plan names, also after a boot, and it runs; there is no other."""
     public = [endpoint for endpoint in rig.plan.endpoints if endpoint.public_address]
+    if public:
+        expect_files(rig, UNITS, "rigup-gate@.service")
     for endpoint in public:
         expect(admission_due(endpoint), admission(rig.text(f"{GATES}/{endpoint.name}.cfg") or ""))
         kept = rules_at_boot(rig.text(f"{GATES}/{endpoint.name}.nft") or "", f"endpoint-{endpoint.name}")

@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any
 
-from subject import Subject, check, expect, expect_none, expect_programs
+from subject import PROGRAMS, UNITS, Subject, check, expect, expect_files, expect_none
 
 from rigup import neighbours, testinfra_backend
 from rigup.plan import CheckpointPlan
@@ -116,7 +116,29 @@ def test_model_user(rig: Subject) -> None:
 @check("minor")
 def test_model_programs(rig: Subject) -> None:
     """The downloader is this version's: it decides what counts as whole."""
-    expect_programs(rig, "fetch.py", "fetch_hub.py", "fetch_request.py", "fetch_sources.py", "fetch_store.py")
+    expect_files(rig, PROGRAMS, "fetch.py", "fetch_hub.py", "fetch_request.py", "fetch_sources.py", "fetch_store.py")
+    expect_files(rig, UNITS, "model-fetch@.service")
+
+
+@check("critical", "hub_endpoint")
+def test_model_token(rig: Subject) -> None:
+    """The hub token, where there is one, is readable to root alone."""
+    found = rig.said("stat -c '%%a %%U' %s", "/etc/rigup/hub-token")
+    if found:
+        expect("600 root", found)
+
+
+@check("critical", "model_disk", "model_store")
+def test_model_disk(rig: Subject) -> None:
+    """A store that has a disk of its own lies on it, also after a boot."""
+    if rig.settings.model_disk is None:
+        return
+    store, disk = rig.settings.model_store, f"/dev/disk/by-label/{rig.settings.model_disk}"
+    unit = rig.said("systemd-escape --path --suffix=mount -- %s", store)
+    expect(
+        {"mounted": rig.said("mountpoint -x %s", disk) or f"{disk}, which is not there", "at boot": "enabled"},
+        {"mounted": rig.said("mountpoint -d %s", store), "at boot": rig.unit(unit)["UnitFileState"]},
+    )
 
 
 @check("minor", repair=("serve",))
@@ -152,4 +174,6 @@ def test_model_neighbours(rig: Subject) -> None:
         "state path": "/var/lib/rigup-fetch/shared",
     }
     expect(wanted, rsyncd(rig.text(neighbours.CONFIG) or ""))
-    expect("active", rig.unit(neighbours.UNIT)["ActiveState"] or "not there")
+    expect_files(rig, UNITS, neighbours.UNIT)
+    shown = rig.unit(neighbours.UNIT)
+    expect({"now": "active", "at boot": "enabled"}, {"now": shown["ActiveState"], "at boot": shown["UnitFileState"]})

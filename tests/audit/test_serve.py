@@ -5,7 +5,20 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from subject import CONFINED, YOU, Deviation, Subject, check, expect, expect_none, expect_programs, expect_text, veiled
+from subject import (
+    CONFINED,
+    PROGRAMS,
+    UNITS,
+    YOU,
+    Deviation,
+    Subject,
+    check,
+    expect,
+    expect_files,
+    expect_none,
+    expect_text,
+    veiled,
+)
 
 # Who engines without a container run as.
 USER = "rigup-serve"
@@ -32,7 +45,8 @@ def seconds(told: str) -> int:
 @check("major")
 def test_serve_programs(rig: Subject) -> None:
     """The programs that run on the host are this version's: they decide what counts as serving."""
-    expect_programs(rig, "judge.py", "prove.py", "smoke.py", "switch.py", "wait_ready.py")
+    expect_files(rig, PROGRAMS, "judge.py", "prove.py", "smoke.py", "switch.py", "wait_ready.py")
+    expect_files(rig, UNITS, "rigup-commit.service")
 
 
 @check("critical", "endpoints", "recipe")

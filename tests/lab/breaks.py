@@ -77,6 +77,7 @@ LIGHT = (
     Break("model-files", f"echo >>$(ls {STORE}/*/tokenizer_config.json)", also=("model-hashes",)),
     Break("model-user", "rm -r /usr/local/lib/rigup/venv"),
     Break("model-programs", "sed -i '1a # by hand' /usr/local/lib/rigup/fetch_store.py"),
+    Break("model-token", "umask 022 && echo x >/etc/rigup/hub-token"),
     Break("model-neighbours", "systemd-run --quiet --unit=rigup-neighbours sleep 900"),
     Break(
         "model-download-ended",

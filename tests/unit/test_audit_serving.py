@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import shlex
@@ -17,10 +18,13 @@ from rigup.inventory import load_inventory
 from rigup.neighbours import daemon_config
 from rigup.plan import Plan
 from rigup.render import docker_argv, unit_text, wait_argv
+from rigup.settings import Settings
+from tests.unit.host_world import FILES
 from tests.unit.sample import plan
 from tests.unit.test_bare import endpoint as bare_endpoint
 
 AUDIT = Path(__file__).resolve().parents[2] / "tests/audit"
+PROGRAMS, UNITS = "/usr/local/lib/rigup", "/etc/systemd/system"
 UNIT = "/usr/local/lib/systemd/system/llm@main.service"
 GATE = "/etc/rigup/gates/main"
 OPEN = {"main": {"address": "192.0.2.20", "networks": ["192.0.2.0/24", "198.51.100.7"]}}
@@ -55,6 +59,11 @@ NeedDaemonReload=no
 StartLimitIntervalUSec=3h 12min
 StartLimitBurst=4
 """  # noqa: E501
+
+
+def sums(pattern: str) -> str:
+    """What sha256sum says of files that are this version's."""
+    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in FILES.glob(pattern))
 
 
 @dataclass
@@ -97,7 +106,11 @@ class Audited:
         self.told = Told(
             {UNIT: unit_text(endpoint), f"{endpoint.directory}/llm.service": unit_text(endpoint)},
             {endpoint.unit: shown, endpoint.gate: shown},
-            {"ls -1 /etc/rigup/gates/": "main.cfg\nmain.nft\n" if endpoint.public_address else ""},
+            {
+                "ls -1 /etc/rigup/gates/": "main.cfg\nmain.nft\n" if endpoint.public_address else "",
+                f"cd {PROGRAMS} && sha256sum": sums("*.py"),
+                f"cd {UNITS} && sha256sum": sums("*.service"),
+            },
         )
         if endpoint.public_address:
             self.told.files |= {f"{GATE}.cfg": config_text(endpoint), f"{GATE}.nft": firewall_text(endpoint)}
@@ -232,12 +245,12 @@ def test_a_gate_that_lets_in_others_is_found(
 
 
 def test_a_gate_that_no_plan_names_is_found(gated: Audited) -> None:
-    gated.told.commands = {"ls -1 /etc/rigup/gates/": "main.cfg\nmain.nft\nold.cfg\n"}
+    gated.told.commands["ls -1 /etc/rigup/gates/"] += "old.cfg\n"
     assert "old.cfg" in gated.finding("gate", "files")
 
 
 def test_a_gate_that_does_not_run_or_does_not_take_its_key_is_found(gated: Audited) -> None:
-    gated.told.commands = {**gated.told.commands, "sed 's/^/Authorization: Bearer /' ": "401"}
+    gated.told.commands["sed 's/^/Authorization: Bearer /' "] = "401"
     assert "401" in gated.finding("gate", "opens")
     gated.told.units["rigup-gate@main.service"] = SHOWN.replace("=active", "=failed")
     assert "failed" in gated.finding("gate", "files")
@@ -255,3 +268,56 @@ def test_what_the_rsync_daemon_says_is_read_and_another_module_is_seen() -> None
         "/",
     )
     assert found == checks_of("model").rsyncd(text)
+
+
+# Files of this version, the store's disk, the hub's token
+
+
+@pytest.mark.parametrize(
+    ("step", "check", "directory", "name"),
+    [
+        ("serve", "programs", PROGRAMS, "switch.py"),
+        ("serve", "programs", UNITS, "rigup-commit.service"),
+        ("model", "programs", PROGRAMS, "fetch.py"),
+        ("model", "programs", UNITS, "model-fetch@.service"),
+        ("gate", "files", UNITS, "rigup-gate@.service"),
+    ],
+)
+def test_a_file_of_another_version_is_found(gated: Audited, step: str, check: str, directory: str, name: str) -> None:
+    assert gated.finding(step, check) == ""
+    command = f"cd {directory} && sha256sum"
+    gated.told.commands[command] = gated.told.commands[command].replace(f"  {name}", "  other")
+    assert f"{name}: no such file" in gated.finding(step, check)
+
+
+@pytest.mark.parametrize(
+    ("disk", "mounted", "at_boot", "said"),
+    [
+        ("7:1", "7:1", "enabled", ""),
+        ("7:1", "8:2", "enabled", "mounted: 8:2"),
+        ("7:1", "", "enabled", "mounted: nothing"),
+        ("", "", "enabled", "mounted: nothing"),
+        ("7:1", "7:1", "disabled", "at boot: disabled"),
+    ],
+)
+def test_a_store_that_does_not_lie_on_its_disk_is_found(
+    served: Audited, disk: str, mounted: str, at_boot: str, said: str
+) -> None:
+    assert served.finding("model", "disk") == ""
+    served.rig.settings = Settings.from_data({"model_disk": "models"})
+    served.told.commands |= {
+        "systemd-escape --path --suffix=mount -- /srv/models": "srv-models.mount\n",
+        "mountpoint -x /dev/disk/by-label/models": disk,
+        "mountpoint -d /srv/models": mounted,
+    }
+    served.told.units["srv-models.mount"] = f"UnitFileState={at_boot}\n"
+    assert served.finding("model", "disk").partition("\nfound:    ")[2] == said
+
+
+@pytest.mark.parametrize("found", ["644 root", "600 ops"])
+def test_a_hub_token_that_others_can_read_is_found(served: Audited, found: str) -> None:
+    assert served.finding("model", "token") == ""
+    served.told.commands["stat -c '%a %U' /etc/rigup/hub-token"] = "600 root"
+    assert served.finding("model", "token") == ""
+    served.told.commands["stat -c '%a %U' /etc/rigup/hub-token"] = found
+    assert served.finding("model", "token").endswith(found)
