@@ -111,9 +111,27 @@ def test_only_what_apt_installs_anew_is_an_addition() -> None:
 
 def test_remains_and_sums_are_read_from_their_lines() -> None:
     remains = parse_remains(
-        ["packages curl", "users rigup-fetch", "units llm@a.service loaded active", "paths /etc/a b"]
+        """\
+--- units
+llm@a.service loaded active running rigup endpoint a
+--- tables
+table inet other
+table inet rigup
+--- paths
+/etc/a b
+--- named
+/opt/rigup-notes
+/etc/a b
+--- packages
+config-files curl
+not-installed vim
+installed docker-ce
+--- users
+rigup-fetch:x:997:997::/nonexistent:/usr/sbin/nologin""".splitlines()
     )
-    assert remains.words() == ["package curl", "user rigup-fetch", "unit llm@a.service", "/etc/a b"]
+    things = ["package curl", "package docker-ce", "user rigup-fetch", "unit llm@a.service"]
+    assert remains.words() == [*things, "nftables: table inet rigup", "/etc/a b"]
+    assert remains.named == ("/opt/rigup-notes",)
     assert parse_sums(["aa  /etc/a b", "bb  /etc/c"]) == {"/etc/a b": "aa", "/etc/c": "bb"}
 
 

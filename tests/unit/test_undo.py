@@ -241,19 +241,20 @@ def test_what_only_bears_our_name_is_kept_and_told_and_what_was_cut_short_is_our
     assert str(ours) in remains.words() and str(theirs) not in remains.words()
     assert str(theirs) in remains.named and str(ours) not in remains.named
 
-    actor = Actor().answers("list-units", [f"named {theirs}"])
+    actor = Actor().answers("list-units", ["--- named", str(theirs)])
     outcome = actor.does(undo.closed, book=BOOK, kept=undo.Kept())
     assert not outcome.failed
     assert f"kept: {theirs}, which no deploy has made" in outcome.told
-    assert not Actor().answers("list-units", [f"paths {ours}"]).does(undo.closed, book=BOOK, kept=undo.Kept()).changed
+    left = Actor().answers("list-units", ["--- paths", str(ours)])
+    assert not left.does(undo.closed, book=BOOK, kept=undo.Kept()).changed
 
 
 def test_a_file_of_others_that_was_put_back_does_not_count_as_ours() -> None:
     path = "/etc/apt/keyrings/docker.asc"
-    actor = Actor().answers("list-units", [f"paths {path}"])
+    actor = Actor().answers("list-units", ["--- paths", path])
     actor.answers("sha256sum", [f"cc  {path}", f"cc  /var/lib/rigup/before{path}"])
     assert not actor.does(undo.closed, book=BOOK, kept=undo.Kept()).failed
-    ours = Actor().answers("list-units", [f"paths {path}"]).answers("sha256sum", [f"bb  {path}"])
+    ours = Actor().answers("list-units", ["--- paths", path]).answers("sha256sum", [f"bb  {path}"])
     outcome = ours.does(undo.closed, book=BOOK, kept=undo.Kept())
     assert outcome.failed and f"not bare yet: {path}" in outcome.told
 
