@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import socket
 import subprocess
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -50,6 +51,18 @@ def sh(command: str, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def really(command: str) -> Said:
+    """What a command comes to on this machine."""
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    return Said(done.stdout.splitlines(), ok=done.returncode == 0)
+
+
+def hurried(command: str) -> Said:
+    """The same, with less patience."""
+    assert "-m 10 " in command
+    return really(command.replace("-m 10 ", "-m 1 "))
+
+
 def position(commands: list[str], part: str) -> int:
     return next(number for number, command in enumerate(commands) if part in command)
 
@@ -80,10 +93,21 @@ def test_an_endpoint_that_does_not_count_its_requests_is_named_once_and_not_wait
 
 
 def test_an_endpoint_that_is_down_is_neither_waited_for_nor_named() -> None:
-    actor = Actor().answers("sed -i", Said(ok=False)).answers("curl", Said(ok=False))
-    outcome = actor.does(drain.drained, endpoints={"main": "http://127.0.0.1:8000/metrics"}, limit=60)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/metrics"
+    actor = Actor().answers("sed -i", Said(ok=False)).answers("curl", really)
+    outcome = actor.does(drain.drained, endpoints={"main": url}, limit=60)
     assert outcome.told.endswith("[@fake/rig1] Success")
     assert not [line for line in outcome.told.splitlines() if "request" in line]
+
+
+def test_an_endpoint_that_is_too_busy_to_count_its_requests_is_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/metrics"
+        actor = Actor().answers("sed -i", Said(ok=False)).answers("curl", hurried, IDLE)
+        outcome = actor.does(drain.drained, endpoints={"main": url}, limit=60)
+    assert "1 request runs (1 at main): waiting" in outcome.told
+    assert "all requests have ended" in outcome.told
 
 
 def test_apt_that_is_at_work_is_waited_for_and_not_stopped() -> None:
