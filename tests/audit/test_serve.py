@@ -125,6 +125,17 @@ def test_serve_running(rig: Subject) -> None:
 
 
 @check("critical", "endpoints")
+def test_serve_others(rig: Subject) -> None:
+    """No endpoint of ours serves that the inventory does not have: it would hold GPUs that others are to use."""
+    due = {endpoint.name for endpoint in rig.plan.endpoints}
+    # Others may have units of such names, but no files among ours.
+    ours = {*rig.said("ls -1 /etc/rigup/endpoints/").split()}
+    listed = rig.said("systemctl list-units --plain --no-legend --state=active,activating 'llm@*.service'")
+    names = [line.split()[0].removeprefix("llm@").removesuffix(".service") for line in listed.splitlines()]
+    expect_none("no other endpoint", [f"{name} serves" for name in names if name in ours - due])
+
+
+@check("critical", "endpoints")
 def test_serve_at_boot(rig: Subject) -> None:
     """Each endpoint serves again after a boot, and a switch that a power cut interrupts is finished by it."""
     commit = "rigup-commit.service"

@@ -93,6 +93,11 @@ LIGHT = (
     Break("config-patches", "sed -i s/NVFP4/FP4/ /etc/rigup/endpoints/main/*/config.json"),
     Break("serve-programs", "sed -i '1a # by hand' /usr/local/lib/rigup/wait_ready.py"),
     Break("serve-unit", f"echo '# mine' >>{UNIT}"),
+    Break(
+        "serve-others",
+        'cd /etc/rigup/endpoints && cp -a main old && sed -i \'s/: "main"/: "old"/\' old/*/endpoint.json && '
+        "systemd-run --quiet --unit=llm@old sleep 900",
+    ),
     Break("serve-at-boot", "systemctl disable --quiet llm@main.service"),
     # For a person: a deploy refuses, or has no say in it.
     Break(

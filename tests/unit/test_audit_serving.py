@@ -208,6 +208,15 @@ def test_a_unit_that_starts_another_generations_container_is_found(
     assert "label=rigup.plan: 0000" in host.finding("serve", "settings")
 
 
+def test_an_endpoint_that_the_inventory_no_longer_has_is_found_and_units_of_others_are_not(served: Audited) -> None:
+    served.told.commands["ls -1 /etc/rigup/endpoints/"] = "main\nold\n"
+    units = "llm@main.service loaded active running x\nllm@webui.service loaded active running x\n"
+    served.told.commands["systemctl list-units"] = units
+    assert served.finding("serve", "others") == ""
+    served.told.commands["systemctl list-units"] = units + "llm@old.service loaded activating start x\n"
+    assert served.finding("serve", "others").endswith("old serves")
+
+
 # Gates
 
 
