@@ -68,9 +68,8 @@ def statements(text: str) -> list[str]:
 def rules_at_boot(text: str, chain: str) -> list[dict[str, object]]:
     """The rules that a file gives to a chain when nft reads it, in the words of `rules_in_force`."""
     head = ("add table inet rigup", f"flush chain inet rigup {chain}")
-    form = (
-        rf"add rule inet rigup {chain} iif != (\S+) ip6? daddr (\S+) tcp dport (\d+) ip6? saddr != {{ (.*) }} drop\b.*"
-    )
+    where, who = r"iif != (\S+) ip6? daddr (\S+) tcp dport (\d+)", r"ip6? saddr != { (.*) }"
+    form = rf'add rule inet rigup {chain} {where} {who} drop comment "[^"]*"'
     rules: list[dict[str, object]] = []
     for line in statements(text):
         if match := re.fullmatch(form, line):

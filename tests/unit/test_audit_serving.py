@@ -238,6 +238,7 @@ def test_a_gate_as_planned_is_no_finding(gated: Audited) -> None:
         ("cfg", "    tcp-request connection reject", "    # tcp-request connection reject", "nothing"),
         ("nft", "saddr != { ", "saddr != { 203.0.113.0/24, ", "203.0.113.0/24"),
         ("nft", " drop comment", " accept comment", "accept comment"),
+        ("nft", " drop comment", ' drop comment "x"; add rule inet rigup endpoint-main accept comment', "accept"),
         ("nft", "dport 8000", "dport 8001", "8001"),
         ("nft", "add rule", "add rule inet rigup endpoint-main accept\nadd rule", "accept"),
         ("nft", "hook input", "hook output", "hook output"),
