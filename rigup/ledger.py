@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rigup.plan import engine_unit, pull_unit
+
 __all__ = [
     "ACCOUNTS",
     "BEFORE",
@@ -88,6 +90,7 @@ class Ledger:
     removed: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
 
@@ -101,6 +104,12 @@ class Ledger:
         written = [path for path, sums in self.files.items() if sums != {""}]
         names = {path.rpartition("/")[2] for path in written if path.rpartition("/")[0] in UNITS}
         return sorted(name.replace("@.", "@*.") for name in names)
+
+    @property
+    def commands(self) -> list[str]:
+        """Names of the units in which commands of a deploy run, and which have no file."""
+        fetching = [*map(pull_unit, self.images), *map(engine_unit, self.engines)]
+        return ["rigup-apt.service", "rigup-switch.service", *fetching]
 
 
 def parse(lines: Iterable[str]) -> Ledger:

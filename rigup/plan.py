@@ -25,10 +25,12 @@ __all__ = [
     "Plan",
     "Smoke",
     "VenvPlan",
+    "engine_unit",
     "fetch_unit",
     "instance_of",
     "kept_plan",
     "key_file",
+    "pull_unit",
 ]
 
 MODEL = "/model"
@@ -283,6 +285,16 @@ class Plan(Data):
 def fetch_unit(instance: str) -> str:
     """The unit that fetches the checkpoint of this instance."""
     return f"model-fetch@{instance}.service"
+
+
+def pull_unit(reference: str) -> str:
+    """The unit that pulls the image `REPOSITORY@sha256:...`."""
+    return f"rigup-pull-{reference.rpartition(':')[2][:12]}.service"
+
+
+def engine_unit(path: str) -> str:
+    """The unit that fills an engine's virtual environment."""
+    return f"rigup-engine-{path.rpartition('/')[2]}.service"
 
 
 def instance_of(repo: str, revision: str) -> str:

@@ -45,7 +45,7 @@ def rebuild() -> None:
         limit=settings.drain_timeout,
     )
     mounts = [unit for unit in book.units if unit.endswith(".mount")]
-    undo.stopped(name="Stop what serves and what downloads", units=[unit for unit in book.units if unit not in mounts])
+    undo.stopped(name="Stop what serves and what downloads", book=book, mounts=mounts)
     apt.repair(name="Finish what an interrupted dpkg left behind")
     undo.docker_emptied(name="Remove the images", book=book, kept=kept)
     undo.keys_removed(name="Take our keys out of files of others", book=book, kept=kept)

@@ -19,9 +19,9 @@ __all__ = ["HostLedger", "Remains", "RemainsValue", "Sums", "links_of", "parse_r
 SEARCHED = ("/etc", "/usr/local", "/var/lib", "/var/cache", "/run", "/opt")
 # What a write that was cut short leaves beside its file, whose name the ledger may not have yet.
 STAGED = ".rigup-new.*"
-# The commands that run as units of their own; the ledger has the others.
-UNITS = ("rigup-apt.service", "rigup-switch.service", "rigup-pull-*.service", "rigup-engine-*.service")
 TABLE = "table inet rigup"
+# Begins the line above what one of several commands prints.
+PART = "--- "
 
 
 class HostLedger(FactBase[Ledger]):
@@ -56,14 +56,24 @@ class RemainsValue(Value):
 
 
 def parse_remains(lines: list[str]) -> RemainsValue:
-    """From lines `KIND NAME`."""
-    found: dict[str, dict[str, None]] = {"packages": {}, "users": {}, "units": {}, "paths": {}, "named": {}}
+    """From what the commands of `Remains` print, each below a line `--- PART`."""
+    parts: dict[str, list[str]] = {}
+    here: list[str] = []
     for line in lines:
-        kind, _, name = line.strip().partition(" ")
-        if kind in found and name.strip():
-            found[kind][name.split()[0] if kind == "units" else name.strip()] = None
-    found["named"] = {path: None for path in found["named"] if path not in found["paths"]}
-    return RemainsValue(**{kind: tuple(names) for kind, names in found.items()})
+        if line.startswith(PART):
+            here = parts.setdefault(line.removeprefix(PART), [])
+        elif line.strip():
+            here.append(line)
+    packages = (line.split() for line in parts.get("packages", []))
+    tables = [f"nftables: {TABLE}"] if TABLE in parts.get("tables", []) else []
+    paths = dict.fromkeys([*tables, *parts.get("paths", [])])
+    return RemainsValue(
+        packages=tuple(dict.fromkeys(name for status, name in packages if status != "not-installed")),
+        users=tuple(line.partition(":")[0] for line in parts.get("users", [])),
+        units=tuple(line.split()[0] for line in parts.get("units", [])),
+        paths=tuple(paths),
+        named=tuple(path for path in parts.get("named", []) if path not in paths),
+    )
 
 
 class Remains(FactBase[RemainsValue]):
@@ -85,35 +95,23 @@ class Remains(FactBase[RemainsValue]):
         units: Sequence[str],
         links: Sequence[str],
     ) -> StringCommand:
-        parts: list[StringCommand] = []
+        find = ("find", *SEARCHED, "-xdev -maxdepth 5 -name")
+        listing = "systemctl list-units --all --plain --no-legend --no-pager --full --"
+        asked: list[tuple[str, list[str | QuoteString]]] = [
+            ("units", [listing, *map(QuoteString, units)]),
+            ("tables", ["nft list tables"]),
+            ("paths", ["ls -1d --", *links, *map(QuoteString, paths)]),
+            ("paths", [*find, f"'{STAGED}' -prune -print"]),
+            ("named", [*find, "'*rigup*' -prune -print"]),
+        ]
+        # Of no names these two would tell all that there is.
         if packages:
-            names = [QuoteString(name) for name in packages]
-            form = "'packages ${db:Status-Status} ${Package}\\n'"
-            parts.append(
-                StringCommand(
-                    "dpkg-query -W -f", form, *names, "2>/dev/null | grep -v ' not-installed ' | cut -d' ' -f1,3;"
-                )
-            )
+            form = "'${db:Status-Status} ${Package}\\n'"
+            asked.append(("packages", ["dpkg-query -W -f", form, "--", *map(QuoteString, packages)]))
         if users:
-            parts.append(StringCommand("getent passwd", *map(QuoteString, users), "| cut -d: -f1 | sed 's/^/users /';"))
-        wanted = [QuoteString(path) for path in paths]
-        parts += [
-            StringCommand(
-                "systemctl list-units --all --plain --no-legend --no-pager --full --",
-                *map(QuoteString, (*UNITS, *units)),
-                "2>/dev/null | sed 's/^/units /';",
-            ),
-            StringCommand(f"nft list tables 2>/dev/null | grep -x '{TABLE}' | sed 's/^/paths nftables: /';"),
-            StringCommand(
-                "{ ls -1d -- /nonexistent", *links, *wanted, "2>/dev/null; find", *SEARCHED,
-                f"-xdev -maxdepth 5 -name '{STAGED}' -prune -print 2>/dev/null; }} | sed 's/^/paths /';",
-            ),
-            StringCommand(
-                "find", *SEARCHED,
-                "-xdev -maxdepth 5 -name '*rigup*' -prune -print 2>/dev/null | sed 's/^/named /' || true",
-            ),
-        ]  # fmt: skip
-        return StringCommand(*parts)
+            asked.append(("users", ["getent passwd --", *map(QuoteString, users)]))
+        parts = (StringCommand(f"echo '{PART}{part}';", *command, "2>/dev/null;") for part, command in asked)
+        return StringCommand(*parts, "true")
 
     @reading
     def process(self, output: list[str]) -> RemainsValue:
@@ -128,7 +126,7 @@ def remains_of(ledger: Ledger) -> dict[str, list[str]]:
         "packages": sorted(ledger.packages),
         "users": sorted(ledger.users),
         "paths": sorted({*ROOMS, *written, *backups}),
-        "units": ledger.units,
+        "units": [*ledger.units, *ledger.commands],
         "links": links_of(ledger),
     }
 

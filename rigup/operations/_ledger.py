@@ -1,4 +1,7 @@
-"""Writing into the host's ledger (see `rigup.ledger`), always before the thing itself is done."""
+"""Writing into the host's ledger (see `rigup.ledger`), always before the thing itself is done.
+
+By commands of the shell and no program in a file: the first lines are written while the host has no Python yet.
+"""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from rigup.operations._ledger import note
 from rigup.operations._units import UnitFailed, run_as_unit, wait_for_leftover
 from rigup.operations.files import Merged, merged_file, place_merged
 from rigup.operations.systemd import serving_again, start
+from rigup.plan import pull_unit
 
 __all__ = ["cdi", "daemon_config", "image"]
 
@@ -37,7 +38,7 @@ def daemon_config(
 ) -> Commands:
     """Make Docker run with `values` in its daemon.json, beside what others have put there.
 
-    + values: merged as by `files.merged_json`
+    + values: merged as by `files.merged_file`
     + timeout: seconds until Docker must be up
     + at_a_time: on how many hosts of a run Docker may be restarted under what serves
     + ready_timeout: seconds until what served must serve again
@@ -46,7 +47,7 @@ def daemon_config(
     before is put back, Docker is started with it, and the operation fails.
     """
     try:
-        merged = merged_file(DAEMON_JSON, values, mode="644")
+        merged = merged_file(DAEMON_JSON, values)
     except OperationError as error:
         yield refusal(str(error))
         return
@@ -65,7 +66,7 @@ def daemon_config(
             start(host, DOCKER, timeout)
             return
         if merged is not None:
-            place_merged(host, DAEMON_JSON, merged, validate=VALIDATE)
+            place_merged(host, DAEMON_JSON, merged, VALIDATE)
         else:
             # Somebody has written it since Docker began: better one that runs on what it has read than none.
             check(
@@ -120,7 +121,7 @@ def image(reference: str, tag: str, timeout: float = 7200) -> Commands:
         return
 
     def pull(host: Host) -> None:
-        unit = f"rigup-pull-{reference.rpartition(':')[2][:12]}.service"
+        unit = pull_unit(reference)
         wait_for_leftover(host, unit, f"the pull of {tag}", timeout)
         if not _is_here(host, reference):
             check(host, note("images", [reference]), failing=f"could not write the ledger of {host.name}")

@@ -65,6 +65,11 @@ def _wait_for_requests(host: Host, endpoints: Mapping[str, str], limit: int) -> 
 
 
 def _requests(host: Host, url: str) -> int | None:
-    """How many requests run or wait; none where nothing answers, None where the answer does not say."""
-    answer = run(host, "curl -sS -m 10 --noproxy '*' --", QuoteString(url), "2>/dev/null")
-    return running_requests(answer.lines) if answer.ok else 0
+    """How many requests run or wait; none where nothing answers, None where the answer does not say.
+
+    What is too busy to answer in time (curl's status 28) counts as one.
+    """
+    answer = run(host, "curl -sS -m 10 --noproxy '*' --", QuoteString(url), "2>/dev/null || test $? -ne 28")
+    if not answer.ok:
+        return 1
+    return running_requests(answer.lines) if answer.lines else 0

@@ -31,7 +31,7 @@ from rigup.ledger import Ledger, added, backup_of, merge, unmerge
 from rigup.operations._host import check, refusal, run, work
 from rigup.operations._ledger import note_directory, note_file, note_keys
 
-__all__ = ["Rewrite", "absent", "download", "install", "merged_json", "place", "show_rewrites"]
+__all__ = ["Rewrite", "absent", "download", "install", "merged_file", "place", "place_merged", "show_rewrites"]
 
 Commands = Generator[FunctionCommand, None, None]
 
@@ -181,10 +181,11 @@ class Merged:
     values: Mapping[str, Any]
 
 
-def merged_file(dest: str, values: Mapping[str, Any], mode: str) -> Merged | None:
+def merged_file(dest: str, values: Mapping[str, Any]) -> Merged | None:
     """What to write so that the JSON file `dest` on the current host contains `values`; None when it does.
 
-    What the ledger says that an earlier deploy of ours has put there, and that `values` no longer have, is taken out.
+    Objects are merged key by key, lists get ours in front of others'; all other values replace what was there. What the
+    ledger says that an earlier deploy of ours has put there, and that `values` no longer have, is taken out.
     Raises OperationError where the file cannot be merged into.
     """
     there: FileState | None = host.get_fact(FileInfo, path=dest)
@@ -205,11 +206,12 @@ def merged_file(dest: str, values: Mapping[str, Any], mode: str) -> Merged | Non
         return None
     # In the order that was there.
     content = json.dumps({key: merged[key] for key in (*present, *merged) if key in merged}, indent=4) + "\n"
+    owner = there or FileState("", "644", "root", "root")
     if _show:
         # Of our own keys alone: the others are not ours to show.
         then, now = (_ours(each, values) for each in (text, content))
-        _show(host, Rewrite(dest, mode, there, now.encode(), then))
-    return Merged(content.encode(), there or FileState("", mode, "root", "root"), added(values, others))
+        _show(host, Rewrite(dest, owner.mode, there, now.encode(), then))
+    return Merged(content.encode(), owner, added(values, others))
 
 
 def _object(text: str | None) -> dict[str, Any]:
@@ -233,8 +235,8 @@ def _ours(text: str | None, values: Mapping[str, Any]) -> str:
     return json.dumps(pick(json.loads(text), values), indent=4) + "\n" if text and text.strip() else ""
 
 
-def place_merged(host: Host, dest: str, merged: Merged, *, validate: Sequence[str] | None, backup: bool = True) -> None:
-    """`place` for what `merged_file` came to, with the owner and mode that were there."""
+def place_merged(host: Host, dest: str, merged: Merged, validate: Sequence[str]) -> None:
+    """`place` for what `merged_file` came to, with the owner and mode that were there, and a backup of what was."""
     owner = merged.owner
     place(
         host,
@@ -244,40 +246,8 @@ def place_merged(host: Host, dest: str, merged: Merged, *, validate: Sequence[st
         user=owner.user,
         group=owner.group,
         validate=validate,
-        backup=backup and owner.is_regular,
+        backup=owner.is_regular,
         keys=merged.values,
-    )
-
-
-@operation()
-def merged_json(
-    dest: str,
-    values: Mapping[str, Any],
-    validate: Sequence[str] | None = None,
-    backup: bool = True,
-    mode: str = "644",
-) -> Commands:
-    """Make the JSON file `dest` contain `values`, and keep everything else in it, its owner and its mode.
-
-    + values: objects are merged key by key, lists get ours in front of others'; all other values replace what was there
-    + validate: a command that judges the new file (`%s`) before it replaces the old one
-    + backup: keep what was there in `DEST.rigup-backup`
-    + mode: for a file that is not there yet
-
-    What is not valid JSON, or no object, is refused and left alone.
-    """
-    try:
-        merged = merged_file(dest, values, mode)
-    except OperationError as error:
-        yield refusal(str(error))
-        return
-    if merged is None:
-        host.noop(f"{dest} already says so")
-        return
-    wanted = merged
-    yield work(
-        lambda host: place_merged(host, dest, wanted, validate=validate, backup=backup),
-        f"merge into {dest}",
     )
 
 

@@ -21,7 +21,7 @@ from pyinfra.context import host, state
 
 from rigup import ledger
 from rigup.facts.kernel import KernelState, parse_kernel_state
-from rigup.facts.ledger import SEARCHED, STAGED, UNITS, Remains, Sums, links_of, parse_remains, parse_sums, remains_of
+from rigup.facts.ledger import SEARCHED, STAGED, Remains, Sums, links_of, parse_remains, parse_sums, remains_of
 from rigup.facts.packages import Conffiles, parse_edited
 from rigup.ledger import ACCOUNTS, BEFORE, EMPTIED, LEFTOVERS, ROOM, ROOMS, Ledger, backup_of, unmerge
 from rigup.operations import apt
@@ -87,15 +87,16 @@ def confirmed() -> Commands:
 
 
 @operation()
-def stopped(units: Sequence[str], timeout: float = 3600) -> Commands:
-    """Have none of our units running or starting at boot. `units` may be patterns.
+def stopped(book: Ledger, mounts: Sequence[str] = (), timeout: float = 3600) -> Commands:
+    """Have none of our units running or starting at boot, but for `mounts`.
 
     What apt does for a deploy that was cut off is waited for, at most `timeout` seconds: dpkg is not to be killed.
     """
 
     def stop(host: Host) -> None:
         wait_for_leftover(host, apt.UNIT, "apt", timeout)
-        names = [QuoteString(unit) for unit in (*UNITS, *units)]
+        # Never none: systemctl would list what there is.
+        names = [QuoteString(unit) for unit in (*book.units, *book.commands) if unit not in mounts]
         listing = "systemctl list-units --all --plain --no-legend --no-pager --full --"
         files = "systemctl list-unit-files --plain --no-legend --no-pager --state=enabled --"
         there = [line.split()[0] for line in run(host, listing, *names).lines if line.strip()]

@@ -15,8 +15,9 @@ from pyinfra.facts.files import Sha256File
 from rigup.environments import UV
 from rigup.environments import index_arguments as uv_index
 from rigup.operations._host import check, work
+from rigup.operations._ledger import note
 from rigup.operations._units import run_as_unit, wait_for_leftover
-from rigup.plan import ENGINES, VenvPlan
+from rigup.plan import VenvPlan, engine_unit
 
 __all__ = ["engine", "index_arguments", "synced"]
 
@@ -73,8 +74,9 @@ def engine(
         return
 
     def make(host: Host) -> None:
-        unit, what = f"rigup-engine-{venv.path.removeprefix(f'{ENGINES}/')}.service", f"installing {venv.packages[0]}"
+        unit, what = engine_unit(venv.path), f"installing {venv.packages[0]}"
         wait_for_leftover(host, unit, what, timeout)
+        check(host, note("engines", [venv.path]), failing=f"could not write the ledger of {host.name}")
         uv, env = f"{UV}/bin/uv", {**UV_ENV, "UV_PYTHON_INSTALL_MIRROR": pythons}
         create = [uv, "venv", "--quiet", "--no-config", "--allow-existing", f"--python={venv.python}", venv.path]
         run_as_unit(host, unit, create, what=what, limit_s=timeout, env=env)

@@ -26,11 +26,46 @@ from rigup.plan import Plan
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.settings import Settings
 
+PROGRAMS = "/usr/local/lib/rigup"
+UNITS = "/etc/systemd/system"
 FILES = Path(__file__).resolve().parents[2] / "files"
 HUB_CACHE = Path(".rigup/hub")
 ABSENT = "nothing"
 YOU = "you"
 GPU_FIELDS = ("name", "driver_version", "persistence_mode")
+# What an endpoint's unit may not do, whatever it runs, as `systemctl show` says it.
+CONFINED = {
+    "CapabilityBoundingSet": "",
+    "NoNewPrivileges": "yes",
+    "ProtectSystem": "strict",
+    "PrivateTmp": "yes",
+    "ProtectKernelTunables": "yes",
+    "ProtectKernelModules": "yes",
+    "ProtectControlGroups": "yes",
+    "RestrictNamespaces": "yes",
+    "RestrictRealtime": "yes",
+    "RestrictSUIDSGID": "yes",
+    "LockPersonality": "yes",
+}
+PROPERTIES = (
+    "ActiveState",
+    "UnitFileState",
+    "NeedDaemonReload",
+    "FragmentPath",
+    "DropInPaths",
+    "User",
+    "ExecStart",
+    "ExecStartPost",
+    "EnvironmentFiles",
+    "Restart",
+    "TimeoutStartUSec",
+    "StartLimitIntervalUSec",
+    "StartLimitBurst",
+    "After",
+    "Requires",
+    "ProtectHome",
+    *CONFINED,
+)
 
 
 class Deviation(AssertionError):
@@ -107,10 +142,10 @@ def expect_at_least(what: str, floor: str, found: str) -> None:
         raise Deviation(f"{what} {floor} or newer", found if any(numbers[1]) else "none")
 
 
-def expect_programs(rig: Subject, *names: str) -> None:
-    """Raise Deviation unless these programs on the host are the ones in `files/`."""
+def expect_files(rig: Subject, directory: str, *names: str) -> None:
+    """Raise Deviation unless these files of a directory on the host are the ones in `files/`."""
     wanted = {name: hashlib.sha256((FILES / name).read_bytes()).hexdigest() for name in names}
-    listed = rig.said("cd /usr/local/lib/rigup && sha256sum -- *.py").splitlines()
+    listed = rig.said("cd %s && sha256sum -- *.py *.service *.timer 2>/dev/null || true", directory).splitlines()
     found = {name: digest for digest, _, name in (line.partition("  ") for line in listed)}
     expect(wanted, {name: found.get(name, "no such file") for name in wanted})
 
@@ -254,10 +289,12 @@ class Subject:
             return None
 
     def unit(self, name: str) -> dict[str, str]:
-        """The properties of a unit that checks ask about."""
-        properties = "ActiveState,UnitFileState,NeedDaemonReload,FragmentPath"
-        shown = self.said(f"systemctl show --property={properties} -- %s", name)
-        return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+        """The properties of a unit that checks ask about, as systemd has them in effect; "" for what is not set."""
+        shown = self.said(f"systemctl show --property={','.join(PROPERTIES)} -- %s", name)
+        # A command's argument may hold a line break.
+        parts = re.split(rf"^({'|'.join(PROPERTIES)})=", shown, flags=re.MULTILINE)
+        found = {key: value.strip() for key, value in zip(parts[1::2], parts[2::2], strict=True)}
+        return dict.fromkeys(PROPERTIES, "") | found
 
     def gpus(self, field: str) -> list[str]:
         """What nvidia-smi says about each GPU; all fields are asked for at once."""

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Any
 
-from subject import Subject, check, expect, expect_text
+from subject import UNITS, Subject, check, expect, expect_files, expect_none
 
-from rigup.gate import GATES, chain_of, config_path, config_text, firewall_text, parse_gate_names, rules_path
 from rigup.plan import EndpointPlan
+
+GATES = "/etc/rigup/gates"
+# What a gate's configuration may hold beside what the check reads: nothing that decides who gets in.
+HARMLESS = {"user", "group", "maxconn", "log", "mode", "option", "timeout"}
+DECIDING = ("bind", "acl", "tcp-request", "http-request", "default_backend", "server")
+SECTIONS = ("global", "defaults", "frontend", "backend")
 
 
 def networks(listed: Any) -> list[str]:
@@ -27,7 +33,7 @@ def collapsed(texts: list[str]) -> list[str]:
 
 def rules_in_force(rig: Subject, endpoint: EndpointPlan) -> list[dict[str, object]]:
     """The rules of the endpoint's chain, each as what it compares with what, and what becomes of what matches."""
-    listed = rig.json("nft -j list chain inet rigup %s", chain_of(endpoint.name)) or {}
+    listed = rig.json("nft -j list chain inet rigup %s", f"endpoint-{endpoint.name}") or {}
     rules = []
     for rule in (entry["rule"] for entry in listed.get("nftables", []) if "rule" in entry):
         told: dict[str, object] = {}
@@ -43,16 +49,109 @@ def rules_in_force(rig: Subject, endpoint: EndpointPlan) -> list[dict[str, objec
     return rules
 
 
+def rule_due(endpoint: EndpointPlan) -> dict[str, object]:
+    """The one rule of an endpoint's chain: whoever comes from elsewhere than its networks is dropped at its port."""
+    return {
+        "iif !=": "lo",
+        "daddr ==": str(ipaddress.ip_address(str(endpoint.public_address))),
+        "dport ==": endpoint.port,
+        "saddr !=": collapsed(list(endpoint.networks)),
+        "then": "drop",
+    }
+
+
+def statements(text: str) -> list[str]:
+    """The lines of a configuration that say something."""
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def rules_at_boot(text: str, chain: str) -> list[dict[str, object]]:
+    """The rules that a file gives to a chain when nft reads it, in the words of `rules_in_force`."""
+    head = ("add table inet rigup", f"flush chain inet rigup {chain}")
+    where, who = r"iif != (\S+) ip6? daddr (\S+) tcp dport (\d+)", r"ip6? saddr != { (.*) }"
+    form = rf'add rule inet rigup {chain} {where} {who} drop comment "[^"]*"'
+    rules: list[dict[str, object]] = []
+    for line in statements(text):
+        if match := re.fullmatch(form, line):
+            iif, address, port, sources = match.groups()
+            source = collapsed(sources.split(", "))
+            rule = {"iif !=": iif, "daddr ==": address, "dport ==": int(port), "saddr !=": source, "then": "drop"}
+            rules.append(rule)
+        elif line not in head and not line.startswith(f"add chain inet rigup {chain} {{ type filter hook input "):
+            rules.append({"then": line})
+    return rules
+
+
+def admission(text: str) -> dict[str, object]:
+    """Who gets in by a gate's configuration, and to what: its lines by their first word, in their order."""
+    found: dict[str, list[str]] = {}
+    for line in statements(text):
+        word, _, rest = line.partition(" ")
+        if word in DECIDING or word in SECTIONS:
+            found.setdefault(word, []).append(rest)
+        elif word not in HARMLESS:
+            found.setdefault("else", []).append(line)
+    # What a refusal says is for people.
+    asked = [re.sub(r" content-type .* unless ", " unless ", rule) for rule in found.get("http-request", [])]
+    sources = [re.fullmatch(r"connection reject unless { src (.*) }", rule) for rule in found.get("tcp-request", [])]
+    return {
+        **found,
+        "bind": [re.sub("^ipv[46]@", "", bind) for bind in found.get("bind", [])],
+        "acl": sorted(found.get("acl", [])),
+        "http-request": asked,
+        "tcp-request": [collapsed(match[1].split()) if match else "something else" for match in sources],
+    }
+
+
+def admission_due(endpoint: EndpointPlan) -> dict[str, object]:
+    """The same by the plan: its networks, and of them who has the key or asks for the health check."""
+    return {
+        "global": [""],
+        "defaults": [""],
+        "frontend": [endpoint.name],
+        "backend": [endpoint.name],
+        "default_backend": [endpoint.name],
+        "bind": [f"{endpoint.public_address}:{endpoint.port}"],
+        "server": [f"engine {endpoint.address}:{endpoint.port}"],
+        # The host itself comes from the address that it asks.
+        "tcp-request": [collapsed([*endpoint.networks, str(endpoint.public_address)])],
+        "acl": sorted(
+            (
+                "health method GET",
+                f"health_path path {endpoint.ready_path}",
+                f"known http_auth_bearer -m str -f {endpoint.key_file}",
+                f"known req.hdr(x-api-key) -m str -f {endpoint.key_file}",
+            )
+        ),
+        "http-request": [
+            "return status 401 unless known || health health_path",
+            "del-header authorization",
+            "del-header x-api-key",
+        ],
+    }
+
+
 @check("critical", "endpoints")
 def test_gate_files(rig: Subject) -> None:
-    """Each gate is the one that the plan describes, and it runs; there is no other."""
+    """Each gate lets in whom the plan names, also after a boot, and it runs; there is no other."""
     public = [endpoint for endpoint in rig.plan.endpoints if endpoint.public_address]
+    if public:
+        expect_files(rig, UNITS, "rigup-gate@.service")
     for endpoint in public:
-        expect_text(config_path(endpoint), config_text(endpoint), rig.text(config_path(endpoint)))
-        expect_text(rules_path(endpoint), firewall_text(endpoint), rig.text(rules_path(endpoint)))
+        expect(admission_due(endpoint), admission(rig.text(f"{GATES}/{endpoint.name}.cfg") or ""))
+        kept = rules_at_boot(rig.text(f"{GATES}/{endpoint.name}.nft") or "", f"endpoint-{endpoint.name}")
+        expect([rule_due(endpoint)], kept)
         shown = rig.unit(endpoint.gate)
-        expect("active, enabled", f"{shown.get('ActiveState')}, {shown.get('UnitFileState')}")
-    expect(sorted(each.name for each in public), parse_gate_names(rig.said(f"ls -1 {GATES}/").splitlines()))
+        expect(
+            {"now": "active", "at boot": "enabled", "needs daemon-reload": "no"},
+            {
+                "now": shown["ActiveState"],
+                "at boot": shown["UnitFileState"],
+                "needs daemon-reload": shown["NeedDaemonReload"],
+            },
+        )
+    names = {f"{endpoint.name}.{kind}" for endpoint in public for kind in ("cfg", "nft")}
+    expect_none("no other gate", sorted({*rig.said(f"ls -1 {GATES}/").split()} - names))
 
 
 @check("critical", "endpoints", root=True)
@@ -62,16 +161,20 @@ def test_gate_key(rig: Subject) -> None:
         if endpoint.public_address:
             owner, _, size = rig.said("stat -c '%%U %%a %%s' %s", endpoint.key_file).rpartition(" ")
             expect("root 600", owner if size not in ("", "0") else "no key")
-            rule = {
-                "iif !=": "lo",
-                "daddr ==": str(ipaddress.ip_address(endpoint.public_address)),
-                "dport ==": endpoint.port,
-                "saddr !=": collapsed(list(endpoint.networks)),
-                "then": "drop",
-            }
             found = rules_in_force(rig, endpoint)
             expect("1 rule", f"{len(found)} rule{'s' * (len(found) != 1)}")
-            expect(rule, found[0])
+            expect(rule_due(endpoint), found[0])
+
+
+@check("critical", "endpoints", root=True)
+def test_gate_opens(rig: Subject) -> None:
+    """With the key that lies on the host the gate lets through."""
+    for endpoint in rig.plan.endpoints:
+        if endpoint.public_url:
+            url = f"{endpoint.public_url}/v1/models"
+            # By standard input: no command line ever holds a key.
+            ask = "sed 's/^/Authorization: Bearer /' %s | curl -sS -m 20 -o /dev/null -w '%%{http_code}' -H @- %s"
+            expect({url: "200"}, {url: rig.said(ask, endpoint.key_file, url)})
 
 
 @check("critical", "endpoints")

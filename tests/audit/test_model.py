@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any
 
-from subject import Subject, check, expect, expect_none, expect_programs, expect_text
+from subject import PROGRAMS, UNITS, Subject, check, expect, expect_files, expect_none
 
 from rigup import neighbours, testinfra_backend
 from rigup.plan import CheckpointPlan
@@ -34,6 +34,18 @@ def sizes(rig: Subject, checkpoint: CheckpointPlan) -> dict[str, int]:
     """Every file in the checkpoint's directory, with its size."""
     listed = rig.said("find %s -type f -printf '%%s %%P\\n'", checkpoint.path)
     return {name: int(size) for size, _, name in (line.partition(" ") for line in listed.splitlines())}
+
+
+def rsyncd(text: str) -> dict[str, str]:
+    """What an rsync daemon's configuration says: values by their names, those of a module with its name before."""
+    found, module = {}, ""
+    for line in (line.strip() for line in text.splitlines()):
+        if line.startswith("["):
+            module = f"{line.strip('[]')} "
+        elif line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            found[f"{module}{name.strip()}"] = value.strip()
+    return found
 
 
 @check("major", "recipe", "model_store")
@@ -104,7 +116,29 @@ def test_model_user(rig: Subject) -> None:
 @check("minor")
 def test_model_programs(rig: Subject) -> None:
     """The downloader is this version's: it decides what counts as whole."""
-    expect_programs(rig, "fetch.py", "fetch_hub.py", "fetch_request.py", "fetch_sources.py", "fetch_store.py")
+    expect_files(rig, PROGRAMS, "fetch.py", "fetch_hub.py", "fetch_request.py", "fetch_sources.py", "fetch_store.py")
+    expect_files(rig, UNITS, "model-fetch@.service")
+
+
+@check("critical", "hub_endpoint")
+def test_model_token(rig: Subject) -> None:
+    """The hub token, where there is one, is readable to root alone."""
+    found = rig.said("stat -c '%%a %%U' %s", "/etc/rigup/hub-token")
+    if found:
+        expect("600 root", found)
+
+
+@check("critical", "model_disk", "model_store")
+def test_model_disk(rig: Subject) -> None:
+    """A store that has a disk of its own lies on it, also after a boot."""
+    if rig.settings.model_disk is None:
+        return
+    store, disk = rig.settings.model_store, f"/dev/disk/by-label/{rig.settings.model_disk}"
+    unit = rig.said("systemd-escape --path --suffix=mount -- %s", store)
+    expect(
+        {"mounted": rig.said("mountpoint -x %s", disk) or f"{disk}, which is not there", "at boot": "enabled"},
+        {"mounted": rig.said("mountpoint -d %s", store), "at boot": rig.unit(unit)["UnitFileState"]},
+    )
 
 
 @check("minor", repair=("serve",))
@@ -126,7 +160,20 @@ def test_model_neighbours(rig: Subject) -> None:
     if not others:
         expect("not running", "active" if rig.unit(neighbours.UNIT).get("ActiveState") == "active" else "not running")
         return
-    allowed = [each.address for each in others]
-    wanted = neighbours.daemon_config(rig.settings.model_store, rig.settings.neighbour_port, allowed)
-    expect_text(neighbours.CONFIG, wanted, rig.text(neighbours.CONFIG))
-    expect("active", rig.unit(neighbours.UNIT).get("ActiveState", "not there"))
+    wanted = {
+        "port": str(rig.settings.neighbour_port),
+        "use chroot": "no",
+        "read only": "yes",
+        "list": "no",
+        "reverse lookup": "no",
+        "hosts allow": " ".join(sorted(each.address for each in others)),
+        "hosts deny": "*",
+        "timeout": "60",
+        "models path": rig.settings.model_store,
+        "models exclude": ".arriving",
+        "state path": "/var/lib/rigup-fetch/shared",
+    }
+    expect(wanted, rsyncd(rig.text(neighbours.CONFIG) or ""))
+    expect_files(rig, UNITS, neighbours.UNIT)
+    shown = rig.unit(neighbours.UNIT)
+    expect({"now": "active", "at boot": "enabled"}, {"now": shown["ActiveState"], "at boot": shown["UnitFileState"]})

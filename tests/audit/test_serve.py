@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
-from subject import Deviation, Subject, check, expect, expect_programs, expect_text, veiled
+from subject import (
+    CONFINED,
+    PROGRAMS,
+    UNITS,
+    YOU,
+    Deviation,
+    Subject,
+    check,
+    expect,
+    expect_files,
+    expect_none,
+    expect_text,
+    veiled,
+)
 
-from rigup.render import USER, unit_text
+# Who engines without a container run as.
+USER = "rigup-serve"
+TIMES = {"w": 604800, "d": 86400, "h": 3600, "min": 60, "s": 1}
 
 
 def address_of(hexadecimal: str) -> str:
@@ -15,24 +31,91 @@ def address_of(hexadecimal: str) -> str:
     return str(ipaddress.ip_address(b"".join(words)))
 
 
+def command(told: str) -> str:
+    """The words of a unit's one command, as `systemctl show` tells them: without quotes, dollars doubled."""
+    words = re.findall(r"argv\[\]=(.*?) ; ignore_errors=", told, re.DOTALL)
+    return words[0].replace("$$", "$") if len(words) == 1 else f"{len(words)} commands"
+
+
+def seconds(told: str) -> int:
+    """`1h 30min` in seconds; 0 for what is no such time, such as `infinity`."""
+    return sum(int(number) * TIMES[unit] for number, unit in re.findall(r"(\d+)(w|d|h|min|s)\b", told))
+
+
 @check("major")
 def test_serve_programs(rig: Subject) -> None:
     """The programs that run on the host are this version's: they decide what counts as serving."""
     switch = ("switch.py", "switch_record.py", "switch_units.py")
-    expect_programs(rig, "judge.py", "prove.py", "smoke.py", *switch, "wait_ready.py")
+    expect_files(rig, PROGRAMS, "judge.py", "prove.py", "smoke.py", *switch, "wait_ready.py")
+    expect_files(rig, UNITS, "rigup-commit.service")
 
 
 @check("critical", "endpoints", "recipe")
 def test_serve_unit(rig: Subject) -> None:
-    """Each unit is the one that the plan describes, and systemd has read it."""
+    """Each unit is the one that was deployed for the plan's generation, and systemd has read it."""
     for endpoint in rig.plan.endpoints:
         path = endpoint.unit_file
-        expect_text(path, unit_text(endpoint), rig.text(path))
+        # Only a whole copy tells that nothing was added; each generation keeps its own, and the plan names it.
+        expect_text(path, rig.text(f"{endpoint.directory}/llm.service") or "", rig.text(path))
         read = rig.unit(endpoint.unit)
         expect(
             {"needs daemon-reload": "no", "unit that was read": path},
-            {"needs daemon-reload": read.get("NeedDaemonReload"), "unit that was read": read.get("FragmentPath")},
+            {"needs daemon-reload": read["NeedDaemonReload"], "unit that was read": read["FragmentPath"]},
         )
+
+
+@check("major", repair=(YOU,))
+def test_serve_drop_ins(rig: Subject) -> None:
+    """Nothing beside their files changes the units of what serves; no deploy takes such a file away."""
+    units = [unit for endpoint in rig.plan.endpoints for unit in (endpoint.unit, endpoint.gate)]
+    expect_none("no drop-in", [f"{path} of {unit}" for unit in units for path in rig.unit(unit)["DropInPaths"].split()])
+
+
+@check("critical", "endpoints", "recipe")
+def test_serve_settings(rig: Subject) -> None:
+    """What systemd has in effect is the plan: the command, its environment, the confinement, waiting and retrying."""
+    for endpoint in rig.plan.endpoints:
+        shown = rig.unit(endpoint.unit)
+        words, arguments = command(shown["ExecStart"]), " ".join(endpoint.argv)
+        files = re.findall(r"(\S+) \(ignore_errors=no\)", shown["EnvironmentFiles"])
+        needed = {"network-online.target", "nvidia-persistenced.service"}
+        if endpoint.image:
+            options, _, words = words.partition(f" {endpoint.image} ")
+            files = re.findall(r"--env-file=(\S+)", options)
+            marks = re.findall(r"--(name|label=rigup\.plan)=(\S+)", options)
+            expect({"name": endpoint.container, "label=rigup.plan": endpoint.digest}, dict(marks))
+            needed |= {"docker.service", "nvidia-cdi-refresh.service"}
+        expect(
+            {
+                **CONFINED,
+                "arguments": arguments,
+                "environment": [endpoint.env_file],
+                "User": USER if endpoint.venv else "",
+                "ProtectHome": "tmpfs" if endpoint.venv else "read-only",
+                "Restart": "on-failure",
+                "begins after": sorted(needed),
+                # A restart of Docker would stop it, and nothing would start it again.
+                "needs Docker to go on": False,
+            },
+            {
+                **{name: shown[name] for name in CONFINED},
+                "arguments": words,
+                "environment": files,
+                "User": shown["User"],
+                "ProtectHome": shown["ProtectHome"],
+                "Restart": shown["Restart"],
+                "begins after": sorted(needed & {*shown["After"].split()}),
+                "needs Docker to go on": "docker.service" in shown["Requires"].split(),
+            },
+        )
+        wait = command(shown["ExecStartPost"])
+        asked = dict(re.findall(r"--(url|health|timeout)=(\S+)", wait))
+        expect({"url": endpoint.url, "health": endpoint.ready_path, "timeout": str(endpoint.ready_timeout)}, asked)
+        start, burst = seconds(shown["TimeoutStartUSec"]), int(shown["StartLimitBurst"] or 0)
+        if start <= endpoint.ready_timeout:
+            raise Deviation(f"more than {endpoint.ready_timeout} s for a start", shown["TimeoutStartUSec"])
+        if not 0 < burst * start <= seconds(shown["StartLimitIntervalUSec"]):
+            raise Deviation("an end of starts that fail", f"{burst} within {shown['StartLimitIntervalUSec']}")
 
 
 @check("critical", "endpoints")
@@ -40,6 +123,17 @@ def test_serve_running(rig: Subject) -> None:
     """Each endpoint serves: its unit is active only while it answers."""
     for endpoint in rig.plan.endpoints:
         expect({endpoint.unit: "active"}, {endpoint.unit: rig.unit(endpoint.unit).get("ActiveState")})
+
+
+@check("critical", "endpoints")
+def test_serve_others(rig: Subject) -> None:
+    """No endpoint of ours serves that the inventory does not have: it would hold GPUs that others are to use."""
+    due = {endpoint.name for endpoint in rig.plan.endpoints}
+    # Others may have units of such names, but no files among ours.
+    ours = {*rig.said("ls -1 /etc/rigup/endpoints/").split()}
+    listed = rig.said("systemctl list-units --plain --no-legend --state=active,activating 'llm@*.service'")
+    names = [line.split()[0].removeprefix("llm@").removesuffix(".service") for line in listed.splitlines()]
+    expect_none("no other endpoint", [f"{name} serves" for name in names if name in ours - due])
 
 
 @check("critical", "endpoints")

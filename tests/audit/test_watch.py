@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from subject import Subject, check, expect
+from subject import PROGRAMS, UNITS, Subject, check, expect, expect_files
 
 
 @check("minor", "daily_audit")
@@ -11,3 +11,6 @@ def test_watch_timer(rig: Subject) -> None:
     shown = rig.unit("rigup-audit.timer")
     due = "active, enabled" if rig.settings.daily_audit else "inactive, "
     expect(due, f"{shown.get('ActiveState')}, {shown.get('UnitFileState')}")
+    if rig.settings.daily_audit:
+        expect_files(rig, UNITS, "rigup-audit.service", "rigup-audit.timer")
+        expect_files(rig, PROGRAMS, "daily_audit.py")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+UNIT = "/usr/local/lib/systemd/system/llm@main.service"
+DROP_INS = "/run/systemd/system/llm@main.service.d"
 STORE = "/srv/models/nvidia/Qwen3.5-397B-A17B-NVFP4"
 
 
@@ -75,6 +77,7 @@ LIGHT = (
     Break("model-files", f"echo >>$(ls {STORE}/*/tokenizer_config.json)", also=("model-hashes",)),
     Break("model-user", "rm -r /usr/local/lib/rigup/venv"),
     Break("model-programs", "sed -i '1a # by hand' /usr/local/lib/rigup/fetch_store.py"),
+    Break("model-token", "umask 022 && echo x >/etc/rigup/hub-token"),
     Break("model-neighbours", "systemd-run --quiet --unit=rigup-neighbours sleep 900"),
     Break(
         "model-download-ended",
@@ -89,9 +92,19 @@ LIGHT = (
     Break("config-environment", "chmod 644 /etc/rigup/endpoints/main/*/env"),
     Break("config-patches", "sed -i s/NVFP4/FP4/ /etc/rigup/endpoints/main/*/config.json"),
     Break("serve-programs", "sed -i '1a # by hand' /usr/local/lib/rigup/wait_ready.py"),
-    Break("serve-unit", "echo '# mine' >>/usr/local/lib/systemd/system/llm@main.service"),
+    Break("serve-unit", f"echo '# mine' >>{UNIT}"),
+    Break(
+        "serve-others",
+        'cd /etc/rigup/endpoints && cp -a main old && sed -i \'s/: "main"/: "old"/\' old/*/endpoint.json && '
+        "systemd-run --quiet --unit=llm@old sleep 900",
+    ),
     Break("serve-at-boot", "systemctl disable --quiet llm@main.service"),
     # For a person: a deploy refuses, or has no say in it.
+    Break(
+        "serve-drop-ins",
+        f"mkdir -p {DROP_INS} && printf '[Service]\\nNice=1\\n' >{DROP_INS}/mine.conf && systemctl daemon-reload",
+        undo=f"rm -r {DROP_INS} && systemctl daemon-reload",
+    ),
     Break(
         "preflight-system",
         SHAM.format(name="uname", path="/usr/bin/uname", text='[ "$1" = -m ] && echo aarch64 || exec /run/uname "$@"'),
@@ -147,6 +160,9 @@ DOCKER = (
     ),
 )
 LIST = (
+    Break(
+        "serve-settings", f"sed -i 's/^Restart=.*/Restart=no/' {UNIT} && systemctl daemon-reload", also=("serve-unit",)
+    ),
     Break("docker-cdi", "rm /var/run/cdi/nvidia.yaml"),
     Break(
         "docker-toolkit",
@@ -186,3 +202,5 @@ GATE = {
     "gate-refuses": f"cp {CONFIG} /run/gate.cfg && sed -i 's/ unless known .*/ if FALSE/' {CONFIG} && "
     f"systemctl kill --kill-whom=main --signal=USR2 rigup-gate@main && sleep 1 && cp /run/gate.cfg {CONFIG}",
 }
+# Together with those, any key would open.
+KEY = Break("gate-opens", "openssl rand -hex -out /etc/rigup/endpoints/main/key 32")

@@ -31,9 +31,11 @@ FOREIGN = {
     "/etc/apt/sources.list.d/other.list": "# deb http://other.example.org/debian trixie main\n",
     "/etc/nftables.conf": "#!/usr/sbin/nft -f\n"
     "table inet other {\n  chain arriving { type filter hook input priority 0; }\n}\n",
-    # With our name, and a unit with a name like ours.
+    # With our name, and units with names like ours.
     "/opt/rigup-notes/today": "theirs\n",
     "/etc/systemd/system/llm@webui.service": "[Service]\nExecStart=/bin/sleep infinity\n",
+    "/etc/systemd/system/rigup-pull-secrets.service": "[Service]\nExecStart=/bin/sleep infinity\n"
+    "[Install]\nWantedBy=multi-user.target\n",
     DAEMON_JSON: DAEMON,
 }
 # Older guides' ways to name Docker's repository, and the one of an installer: they make way for a while.
@@ -144,7 +146,7 @@ def node(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         host.shell("apt-get -qq update && apt-get -qq -y install nftables")
         for path, text in {**FOREIGN, **SUPERSEDED}.items():
             host.shell(f"install -D -m 644 /dev/stdin {path}", stdin=text)
-        host.shell("systemctl daemon-reload && systemctl enable --quiet --now nftables")
+        host.shell("systemctl daemon-reload && systemctl enable --quiet --now nftables rigup-pull-secrets")
         yield Node(host, rigs, host.files())
     finally:
         host.remove()
@@ -256,6 +258,7 @@ def test_the_next_rebuild_ends_with_a_bare_host_and_an_untouched_store(node: Nod
     assert node.store() == store
     assert node.others() == {**FOREIGN, **SUPERSEDED}
     assert "hook input" in node.firewall()
+    assert node.host.shell("systemctl is-active rigup-pull-secrets").stdout.strip() == "active"
     assert "kept: /opt/rigup-notes, which no deploy has made" in result.output
     assert node.gate() == "000"
     assert "mitigations=off" in node.host.shell("cat /proc/cmdline").stdout

@@ -289,6 +289,12 @@ def test_a_rebuilt_host_whose_store_has_a_disk_of_its_own_verifies_and_downloads
     host.kill()
     assert mounted(host) == "/srv/models ext4"
     assert fleet.deploy(*only).changed() == []
+    audit = ("--hosts", host.name, "-k", "model-disk")
+    assert fleet.rigs.audit(*audit).code == 0
+    host.shell("systemctl disable --quiet srv-models.mount")
+    assert fleet.rigs.audit(*audit).code == 2
+    assert fleet.deploy(*only).changed() == [f"{host.name} model | Mount the store's disk"]
+    assert fleet.rigs.audit(*audit).code == 0
 
     machine_id = host.shell("cat /etc/machine-id").stdout
     host.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from lab.mirror import aptrepo, keys, nvidia
 from lab.mirror.keys import Key
 from rigup import ledger
+from rigup.operations import docker
 from tests.unit.private_apt import CUDA, DISTRIBUTION, DKMS
 
 
@@ -20,6 +22,21 @@ def room(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ledger, "LEDGER", f"{room}/ledger")
     monkeypatch.setattr(ledger, "BEFORE", f"{room}/before")
     return room
+
+
+@pytest.fixture
+def daemon_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Docker here has its configuration; stand-ins say that it is valid, and that Docker runs with it."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    up = "LoadState=loaded\nActiveState=active\nSubState=running\nJob=0"
+    for name, body in {"dockerd": "exit 0", "systemctl": f"[ $1 = show ] && echo '{up}' || exit 0"}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    path = tmp_path / "docker/daemon.json"
+    monkeypatch.setattr(docker, "DAEMON_JSON", str(path))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -273,6 +273,9 @@ def test_an_environment_is_filled_by_a_unit_of_its_own_and_marked_last() -> None
     runs = [command for command in outcome.commands if "systemd-run" in command]
     assert ["uv venv" in runs[0], "uv pip sync" in runs[1], len(runs)] == [True, True, 2]
     assert "--require-hashes" in runs[1] and "UV_PYTHON_INSTALL_MIRROR=https://p" in runs[0]
+    # So that a rebuild finds the unit, however early it was cut off.
+    noted = next(number for number, command in enumerate(outcome.commands) if '"engines"' in command)
+    assert wanted.path in outcome.commands[noted] and noted < outcome.commands.index(runs[0])
     assert outcome.commands[-1] == f"install -m 0644 /x.lock {wanted.path}/requirements.lock"
 
 

@@ -10,7 +10,7 @@ import pytest
 from rigup import ledger
 from rigup.facts.ledger import parse_remains, parse_sums, remains_of
 from rigup.load import running_requests
-from rigup.operations import files
+from rigup.operations import docker, files
 from rigup.operations.apt import parse_additions
 from tests.unit.deploys import on_this_machine
 
@@ -102,14 +102,14 @@ def test_a_file_is_in_the_ledger_with_what_was_there_before_its_first_write(tmp_
     assert room.stat().st_mode & 0o077 == 0
 
 
-def test_of_a_merged_file_only_the_keys_are_ours(tmp_path: Path, room: Path) -> None:
-    path = tmp_path / "daemon.json"
-    path.write_text('{"theirs": 1}')
-    on_this_machine(files.merged_json, dest=str(path), values={"ours": {"a": 1}})
+def test_of_a_merged_file_only_the_keys_are_ours(daemon_json: Path, room: Path) -> None:
+    daemon_json.parent.mkdir()
+    daemon_json.write_text('{"theirs": 1}')
+    on_this_machine(docker.daemon_config, values={"ours": {"a": 1}})
     book = ledger.parse((room / "ledger").read_text().splitlines())
-    assert book.keys == {str(path): {"ours": {"a": 1}}}
+    assert book.keys == {str(daemon_json): {"ours": {"a": 1}}}
     assert not book.files
-    assert json.loads((room / f"before{path}").read_text()) == {"theirs": 1}
+    assert json.loads((room / f"before{daemon_json}").read_text()) == {"theirs": 1}
 
 
 def test_a_removed_file_of_others_is_kept_for_later(tmp_path: Path, room: Path) -> None:
@@ -134,9 +134,27 @@ def test_only_what_apt_installs_anew_is_an_addition() -> None:
 
 def test_remains_and_sums_are_read_from_their_lines() -> None:
     remains = parse_remains(
-        ["packages curl", "users rigup-fetch", "units llm@a.service loaded active", "paths /etc/a b"]
+        """\
+--- units
+llm@a.service loaded active running rigup endpoint a
+--- tables
+table inet other
+table inet rigup
+--- paths
+/etc/a b
+--- named
+/opt/rigup-notes
+/etc/a b
+--- packages
+config-files curl
+not-installed vim
+installed docker-ce
+--- users
+rigup-fetch:x:997:997::/nonexistent:/usr/sbin/nologin""".splitlines()
     )
-    assert remains.words() == ["package curl", "user rigup-fetch", "unit llm@a.service", "/etc/a b"]
+    things = ["package curl", "package docker-ce", "user rigup-fetch", "unit llm@a.service"]
+    assert remains.words() == [*things, "nftables: table inet rigup", "/etc/a b"]
+    assert remains.named == ("/opt/rigup-notes",)
     assert parse_sums(["aa  /etc/a b", "bb  /etc/c"]) == {"/etc/a b": "aa", "/etc/c": "bb"}
 
 

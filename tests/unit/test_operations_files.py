@@ -1,4 +1,4 @@
-"""files.install and files.merged_json, on this machine, for real."""
+"""files.install, and what is merged into Docker's daemon.json, on this machine, for real."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from pyinfra.api.hiddenvalue import HiddenValue
 
 from rigup import ledger
-from rigup.operations import files
+from rigup.operations import docker, files
 from tests.unit.deploys import Outcome, on_this_machine
 
 ME = {"user": pwd.getpwuid(os.geteuid()).pw_name, "group": grp.getgrgid(os.getegid()).gr_name}
@@ -150,46 +150,50 @@ OTHERS = {"data-root": "/mnt/docker", "features": {"containerd-snapshotter": Fal
 OURS = {"features": {"cdi": True}, "runtimes": {"nvidia": {"path": "nvidia-container-runtime", "args": []}}}
 
 
-def merge(path: Path, values: dict[str, Any], **arguments: Any) -> Outcome:
-    return on_this_machine(files.merged_json, dest=str(path), values=values, **arguments)
+@pytest.fixture
+def daemon(daemon_json: Path) -> Path:
+    """Docker's configuration, in a directory that is there."""
+    daemon_json.parent.mkdir()
+    return daemon_json
 
 
-def test_our_keys_are_merged_and_all_others_stay(tmp_path: Path) -> None:
-    path = tmp_path / "daemon.json"
-    path.write_text(json.dumps(OTHERS))
-    path.chmod(0o600)
+def merge(values: dict[str, Any] = OURS) -> Outcome:
+    return on_this_machine(docker.daemon_config, values=values)
 
-    first, second = merge(path, OURS), merge(path, OURS)
+
+def test_our_keys_are_merged_and_all_others_stay(daemon: Path) -> None:
+    daemon.write_text(json.dumps(OTHERS))
+    daemon.chmod(0o600)
+
+    first, second = merge(), merge()
 
     assert first.changed
     assert not second.changed
     assert not second.foreseen
-    merged = json.loads(path.read_text())
+    merged = json.loads(daemon.read_text())
     assert merged == {**OTHERS, **OURS, "features": {"containerd-snapshotter": False, "cdi": True}}
     assert list(merged)[:3] == list(OTHERS)
-    assert mode(path) == 0o600
-    assert json.loads(Path(files.backup_of(str(path))).read_text()) == OTHERS
+    assert mode(daemon) == 0o600
+    assert json.loads(Path(files.backup_of(str(daemon))).read_text()) == OTHERS
     assert "u:p@x" not in first.told
 
 
-def test_another_layout_of_the_same_json_is_left_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "daemon.json"
-    path.write_text(json.dumps(OURS, indent=1, sort_keys=True))
-    before = path.read_text()
+def test_another_layout_of_the_same_json_is_left_as_it_is(daemon: Path) -> None:
+    daemon.write_text(json.dumps(OURS, indent=1, sort_keys=True))
+    before = daemon.read_text()
 
-    assert not merge(path, OURS).changed
-    assert path.read_text() == before
+    assert not merge().changed
+    assert daemon.read_text() == before
 
 
 @pytest.mark.parametrize("text", [None, "", "  \n"])
-def test_a_missing_or_empty_file_is_made(tmp_path: Path, text: str | None) -> None:
-    path = tmp_path / "etc" / "daemon.json"
+def test_a_missing_or_empty_file_is_made(daemon_json: Path, text: str | None) -> None:
     if text is not None:
-        path.parent.mkdir()
-        path.write_text(text)
+        daemon_json.parent.mkdir()
+        daemon_json.write_text(text)
 
-    assert merge(path, OURS).changed
-    assert json.loads(path.read_text()) == OURS
+    assert merge().changed
+    assert json.loads(daemon_json.read_text()) == OURS
 
 
 @pytest.mark.parametrize(
@@ -202,31 +206,29 @@ def test_a_missing_or_empty_file_is_made(tmp_path: Path, text: str | None) -> No
         ('{"features": {"cdi": true}, "runtimes": {"nvidia": "x"}}', "`runtimes.nvidia`"),
     ],
 )
-def test_what_cannot_be_merged_into_is_named_and_left_alone(tmp_path: Path, text: str, why: str) -> None:
-    path = tmp_path / "daemon.json"
-    path.write_text(text)
+def test_what_cannot_be_merged_into_is_named_and_left_alone(daemon: Path, text: str, why: str) -> None:
+    daemon.write_text(text)
 
-    outcome = merge(path, OURS)
+    outcome = merge()
 
     assert outcome.failed
     assert why in outcome.told
-    assert path.read_text() == text
+    assert daemon.read_text() == text
 
 
 MIRRORS = "registry-mirrors"
 
 
-def test_mirrors_of_others_stay_behind_ours_and_only_ours_make_way_for_another(tmp_path: Path, room: Path) -> None:
-    path = tmp_path / "daemon.json"
-    path.write_text(json.dumps({MIRRORS: ["http://theirs"], "data-root": "/mnt"}))
+def test_mirrors_of_others_stay_behind_ours_and_only_ours_make_way_for_another(daemon: Path, room: Path) -> None:
+    daemon.write_text(json.dumps({MIRRORS: ["http://theirs"], "data-root": "/mnt"}))
 
     def mirrors_after(*ours: str) -> list[str]:
         values: dict[str, Any] = {"log-driver": "local"}
         if ours:
             values[MIRRORS] = [*ours]
-        merge(path, values)
-        assert not merge(path, values).changed
-        found: list[str] = json.loads(path.read_text())[MIRRORS]
+        merge(values)
+        assert not merge(values).changed
+        found: list[str] = json.loads(daemon.read_text())[MIRRORS]
         return found
 
     assert mirrors_after("http://a") == ["http://a", "http://theirs"]
@@ -236,13 +238,12 @@ def test_mirrors_of_others_stay_behind_ours_and_only_ours_make_way_for_another(t
     assert mirrors_after() == ["http://theirs"]
 
     book = ledger.parse((room / "ledger").read_text().splitlines())
-    left = ledger.unmerge(json.loads(path.read_text()), book.keys[str(path)], {MIRRORS: ["http://theirs"]})
+    left = ledger.unmerge(json.loads(daemon.read_text()), book.keys[str(daemon)], {MIRRORS: ["http://theirs"]})
     assert left == ledger.Unmerged({MIRRORS: ["http://theirs"], "data-root": "/mnt"})
 
 
-def test_a_key_that_is_no_longer_asked_for_is_again_what_it_was(tmp_path: Path, room: Path) -> None:
-    path = tmp_path / "daemon.json"
-    path.write_text(json.dumps({"debug": True, "mtu": 1400}))
-    merge(path, {"mtu": 9000, MIRRORS: ["http://a"]})
-    assert merge(path, {"log-driver": "local"}).changed
-    assert json.loads(path.read_text()) == {"debug": True, "mtu": 1400, "log-driver": "local"}
+def test_a_key_that_is_no_longer_asked_for_is_again_what_it_was(daemon: Path, room: Path) -> None:
+    daemon.write_text(json.dumps({"debug": True, "mtu": 1400}))
+    merge({"mtu": 9000, MIRRORS: ["http://a"]})
+    assert merge({"log-driver": "local"}).changed
+    assert json.loads(daemon.read_text()) == {"debug": True, "mtu": 1400, "log-driver": "local"}

@@ -128,7 +128,8 @@ def test_what_somebody_hid_in_a_file_of_ours_is_in_no_plan(project: Project) -> 
 
 def test_of_a_merged_file_only_our_own_keys_are_shown(project: Project) -> None:
     values = '{"log": {"driver": "local"}, "mirrors": ["mine"]}'
-    project.write(f'ours.merged_json(name="Merge", dest="PLACE/daemon.json", values={values})')
+    body = 'from rigup.operations import docker\ndocker.DAEMON_JSON = "PLACE/daemon.json"\n'
+    project.write(f'{body}docker.daemon_config(name="Merge", values={values})')
     there = {
         "proxies": {"http": "http://me:hunter2@proxy"},
         "log": {"driver": "json-file", "opts": "theirs"},
@@ -149,18 +150,17 @@ def test_of_a_merged_file_only_our_own_keys_are_shown(project: Project) -> None:
 
 
 def test_what_looks_at_a_file_that_is_about_to_be_written_cannot_be_known(project: Project) -> None:
-    body = MOTTO + '\nours.merged_json(name="Merge", dest="PLACE/motto.json", values={})'
+    body = MOTTO + '\nours.absent(name="Remove", path="PLACE/motto.json")'
     body += "\nfrom rigup.operations import venv"
     body += '\nvenv.synced(name="Sync", path="PLACE/venv", requirements="PLACE/motto", index="x")'
     project.write(body)
     (project.place / "motto").write_text("by hand\n")
-    (project.place / "motto.json").write_text("{}")
     (project.place / "venv").mkdir()
     (project.place / "venv/requirements.lock").write_text("by hand\n")
     entries = project.entries()
     assert entries["Sync"]["result"] == "unknown"
     assert entries["Sync"]["after"] == ["base: Write the motto"]
-    assert entries["Merge"]["result"] == "nothing"
+    assert entries["Remove"]["result"] == "nothing"
     assert "known once this has run: base: Write the motto" in project.plan().stdout
 
 

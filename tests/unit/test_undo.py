@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import socket
 import subprocess
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from rigup.facts.packages import Conffiles, parse_edited
 from rigup.ledger import Ledger
 from rigup.operations import _host, apt, drain, undo
 from rigup.operations.serving import SWITCH_UNIT
+from rigup.plan import ENGINES
 from tasks.preflight import Refused
 from tasks.rebuild import _one_by_one, _yes_or_no
 from tests.unit.deploys import Actor, Said
@@ -46,6 +49,18 @@ def no_naps(monkeypatch: pytest.MonkeyPatch) -> None:
 def sh(command: str, **environment: str) -> list[str]:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env={**os.environ, **environment})
     return done.stdout.splitlines()
+
+
+def really(command: str) -> Said:
+    """What a command comes to on this machine."""
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    return Said(done.stdout.splitlines(), ok=done.returncode == 0)
+
+
+def hurried(command: str) -> Said:
+    """The same, with less patience."""
+    assert "-m 10 " in command
+    return really(command.replace("-m 10 ", "-m 1 "))
 
 
 def position(commands: list[str], part: str) -> int:
@@ -78,17 +93,28 @@ def test_an_endpoint_that_does_not_count_its_requests_is_named_once_and_not_wait
 
 
 def test_an_endpoint_that_is_down_is_neither_waited_for_nor_named() -> None:
-    actor = Actor().answers("sed -i", Said(ok=False)).answers("curl", Said(ok=False))
-    outcome = actor.does(drain.drained, endpoints={"main": "http://127.0.0.1:8000/metrics"}, limit=60)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/metrics"
+    actor = Actor().answers("sed -i", Said(ok=False)).answers("curl", really)
+    outcome = actor.does(drain.drained, endpoints={"main": url}, limit=60)
     assert outcome.told.endswith("[@fake/rig1] Success")
     assert not [line for line in outcome.told.splitlines() if "request" in line]
+
+
+def test_an_endpoint_that_is_too_busy_to_count_its_requests_is_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/metrics"
+        actor = Actor().answers("sed -i", Said(ok=False)).answers("curl", hurried, IDLE)
+        outcome = actor.does(drain.drained, endpoints={"main": url}, limit=60)
+    assert "1 request runs (1 at main): waiting" in outcome.told
+    assert "all requests have ended" in outcome.told
 
 
 def test_apt_that_is_at_work_is_waited_for_and_not_stopped() -> None:
     at_work, done = shown("activating", "start"), shown("active", "exited")
     actor = Actor().answers("show", at_work, at_work, done)
     actor.answers("list-units", ["llm@main.service loaded active running x", "rigup-switch.service loaded activating"])
-    outcome = actor.does(undo.stopped, units=BOOK.units)
+    outcome = actor.does(undo.stopped, book=BOOK)
     assert not outcome.failed
     waits = [number for number, command in enumerate(outcome.commands) if "systemctl show" in command]
     assert len(waits) == 3
@@ -100,7 +126,8 @@ def test_apt_that_is_at_work_is_waited_for_and_not_stopped() -> None:
 
 def test_only_units_that_a_deploy_wrote_are_looked_for() -> None:
     actor = Actor().answers("systemctl show", NO_UNIT)
-    outcome = actor.does(undo.stopped, units=BOOK.units)
+    book = replace(BOOK, images=(f"vllm@sha256:{'a' * 64}",), engines=(f"{ENGINES}/0123456789abcdef",))
+    outcome = actor.does(undo.stopped, book=book)
     (listing,) = [command for command in outcome.commands if "list-units --all" in command]
     patterns = shlex.split(listing.partition(" -- ")[2])
     assert "llm@main.service" in patterns
@@ -108,10 +135,13 @@ def test_only_units_that_a_deploy_wrote_are_looked_for() -> None:
     def found(unit: str) -> bool:
         return any(fnmatch(unit, pattern) for pattern in patterns)
 
-    # The commands that run as units have no file that the ledger could name.
-    pull, engine = "rigup-pull-0123456789ab.service", "rigup-engine-vllm-0.11.service"
+    # The commands that run as units have no file; what they were to fetch is in the ledger.
+    pull, engine = f"rigup-pull-{'a' * 12}.service", "rigup-engine-0123456789abcdef.service"
     assert all(map(found, (apt.UNIT, SWITCH_UNIT, pull, engine)))
-    assert not found("rigup-backup.service") and not found("rigup-backup.timer")
+    theirs = ("rigup-backup.service", "rigup-backup.timer", "rigup-pull-secrets.service", "rigup-engine-room.service")
+    assert not any(map(found, theirs))
+    remains = shlex.split(str(Remains().command(**remains_of(book))))
+    assert not any(fnmatch(unit, word) for unit in theirs for word in remains if word.endswith(".service"))
 
 
 # Docker
@@ -235,19 +265,20 @@ def test_what_only_bears_our_name_is_kept_and_told_and_what_was_cut_short_is_our
     assert str(ours) in remains.words() and str(theirs) not in remains.words()
     assert str(theirs) in remains.named and str(ours) not in remains.named
 
-    actor = Actor().answers("list-units", [f"named {theirs}"])
+    actor = Actor().answers("list-units", ["--- named", str(theirs)])
     outcome = actor.does(undo.closed, book=BOOK, kept=undo.Kept())
     assert not outcome.failed
     assert f"kept: {theirs}, which no deploy has made" in outcome.told
-    assert not Actor().answers("list-units", [f"paths {ours}"]).does(undo.closed, book=BOOK, kept=undo.Kept()).changed
+    left = Actor().answers("list-units", ["--- paths", str(ours)])
+    assert not left.does(undo.closed, book=BOOK, kept=undo.Kept()).changed
 
 
 def test_a_file_of_others_that_was_put_back_does_not_count_as_ours() -> None:
     path = "/etc/apt/keyrings/docker.asc"
-    actor = Actor().answers("list-units", [f"paths {path}"])
+    actor = Actor().answers("list-units", ["--- paths", path])
     actor.answers("sha256sum", [f"cc  {path}", f"cc  /var/lib/rigup/before{path}"])
     assert not actor.does(undo.closed, book=BOOK, kept=undo.Kept()).failed
-    ours = Actor().answers("list-units", [f"paths {path}"]).answers("sha256sum", [f"bb  {path}"])
+    ours = Actor().answers("list-units", ["--- paths", path]).answers("sha256sum", [f"bb  {path}"])
     outcome = ours.does(undo.closed, book=BOOK, kept=undo.Kept())
     assert outcome.failed and f"not bare yet: {path}" in outcome.told
 

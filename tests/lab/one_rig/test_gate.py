@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.settings import GATEWAY, SUBNET
-from tests.lab.breaks import GATE
+from tests.lab.breaks import GATE, KEY
 from tests.lab.one_rig.rig import NAME, OneRig
 from tests.lab.rigs import ROOT, Result, status_of
 
@@ -99,6 +99,10 @@ def test_exactly_what_was_broken_at_the_gate_is_found_and_the_deploy_repairs_it(
     assert findings() == sorted(GATE)
     repaired = rig.deploy()
     assert {line.split()[1] for line in repaired.changed()} == {"gate", "verify"}, repaired.changed()
+    assert findings() == []
+    rig.host.shell(KEY.command)
+    assert findings() == [KEY.check]
+    assert "gate" in {line.split()[1] for line in rig.deploy().changed()}
     assert findings() == []
 
 

@@ -1,0 +1,333 @@
+"""What the audit makes of units and gates, whose files its own code has never written; the host's answers are given."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rigup.gate import config_text, firewall_text
+from rigup.inventory import load_inventory
+from rigup.neighbours import daemon_config
+from rigup.plan import Plan
+from rigup.render import docker_argv, unit_text, wait_argv
+from rigup.settings import Settings
+from tests.unit.host_world import FILES
+from tests.unit.sample import plan
+from tests.unit.test_bare import endpoint as bare_endpoint
+
+AUDIT = Path(__file__).resolve().parents[2] / "tests/audit"
+PROGRAMS, UNITS = "/usr/local/lib/rigup", "/etc/systemd/system"
+UNIT = "/usr/local/lib/systemd/system/llm@main.service"
+GATE = "/etc/rigup/gates/main"
+OPEN = {"main": {"address": "192.0.2.20", "networks": ["192.0.2.0/24", "198.51.100.7"]}}
+OPEN_6 = {"main": {"address": "2001:db8::20", "networks": ["2001:db8::/32", "fd00::/8"]}}
+
+# As systemd 252 showed a rendered unit, but for the commands.
+SHOWN = """\
+Restart=on-failure
+TimeoutStartUSec=46min
+ExecStart={{ path={program} ; argv[]={start} ; ignore_errors=no ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }}
+ExecStartPost={{ path=/usr/bin/python3 ; argv[]={wait} ; ignore_errors=no ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }}
+CapabilityBoundingSet=
+User={user}
+{environment}PrivateTmp=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectControlGroups=yes
+ProtectHome={home}
+ProtectSystem=strict
+NoNewPrivileges=yes
+LockPersonality=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RestrictNamespaces=yes
+Requires=system-llm.slice sysinit.target
+After=basic.target nvidia-cdi-refresh.service network-online.target nvidia-persistenced.service docker.service
+ActiveState=active
+FragmentPath=/usr/local/lib/systemd/system/llm@main.service
+DropInPaths=
+UnitFileState=enabled
+NeedDaemonReload=no
+StartLimitIntervalUSec=3h 12min
+StartLimitBurst=4
+"""  # noqa: E501
+
+
+def sums(pattern: str) -> str:
+    """What sha256sum says of files that are this version's."""
+    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in FILES.glob(pattern))
+
+
+@dataclass
+class Told:
+    """Stands for testinfra's host: files by their path, units by their name, other commands by their first words."""
+
+    files: dict[str, str]
+    units: dict[str, str]
+    commands: dict[str, str]
+
+    def run(self, command: str, *arguments: str) -> SimpleNamespace:
+        line = command % tuple(map(shlex.quote, arguments)) if arguments else command
+        words = shlex.split(line)
+        if words[0] == "cat":
+            found = self.files.get(words[-1])
+        elif words[:2] == ["systemctl", "show"]:
+            found = self.units.get(words[-1], "")
+        else:
+            found = next((said for start, said in self.commands.items() if line.startswith(start)), None)
+        return SimpleNamespace(rc=int(found is None), stdout=found or "", stderr="")
+
+
+class Audited:
+    """A host that is as its plan says, until a test changes what it tells."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, directory: Path, due: Plan) -> None:
+        monkeypatch.syspath_prepend(str(AUDIT))
+        self.subject: Any = importlib.import_module("subject")
+        (endpoint,) = due.endpoints
+        argv = list(endpoint.argv) if endpoint.venv else docker_argv(endpoint)
+        start, wait = (" ".join(words).replace("$", "$$") for words in (argv, wait_argv(endpoint)))
+        shown = SHOWN.format(
+            program=argv[0],
+            start=start,
+            wait=wait,
+            user="rigup-serve" if endpoint.venv else "",
+            environment=f"EnvironmentFiles={endpoint.env_file} (ignore_errors=no)\n" if endpoint.venv else "",
+            home="tmpfs" if endpoint.venv else "read-only",
+        )
+        self.told = Told(
+            {UNIT: unit_text(endpoint), f"{endpoint.directory}/llm.service": unit_text(endpoint)},
+            {endpoint.unit: shown, endpoint.gate: shown},
+            {
+                "ls -1 /etc/rigup/gates/": "main.cfg\nmain.nft\n" if endpoint.public_address else "",
+                f"cd {PROGRAMS} && sha256sum": sums("*.py"),
+                f"cd {UNITS} && sha256sum": sums("*.service"),
+            },
+        )
+        if endpoint.public_address:
+            self.told.files |= {f"{GATE}.cfg": config_text(endpoint), f"{GATE}.nft": firewall_text(endpoint)}
+        inventory = directory / "lab.yaml"
+        inventory.write_text("hosts: {rig1: {address: 192.0.2.1}}\n")
+        self.rig = self.subject.Subject(load_inventory(inventory).host("rig1"))
+        self.rig.host, self.rig.plan = self.told, due
+
+    def finding(self, step: str, check: str) -> str:
+        """What a check has found; nothing where all is as planned."""
+        try:
+            getattr(checks_of(step), f"test_{step}_{check}")(self.rig)
+        except self.subject.Deviation as deviation:
+            return str(deviation)
+        return ""
+
+
+def checks_of(step: str) -> ModuleType:
+    """The audit's file of checks for a step; a test here has the same name."""
+    spec = importlib.util.spec_from_file_location(f"audit_{step}", AUDIT / f"test_{step}.py")
+    assert spec and spec.loader
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+@pytest.fixture(params=["container", "environment"])
+def served(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Audited:
+    """A host whose endpoint is on loopback, in a container and without one."""
+    due = plan()
+    if request.param == "environment":
+        due = due.model_copy(update={"endpoints": (bare_endpoint(),)})
+    return Audited(monkeypatch, tmp_path, due)
+
+
+@pytest.fixture(params=[OPEN, OPEN_6], ids=["ipv4", "ipv6"])
+def gated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Audited:
+    """A host whose endpoint has a gate."""
+    return Audited(monkeypatch, tmp_path, plan(endpoints=request.param))
+
+
+# Units
+
+
+def test_a_unit_as_planned_is_no_finding(served: Audited) -> None:
+    assert [served.finding("serve", check) for check in ("unit", "drop_ins", "settings")] == ["", "", ""]
+
+
+def test_a_line_more_in_a_unit_file_is_found(served: Audited) -> None:
+    served.told.files[UNIT] += "# mine\n"
+    assert "the end\nfound:    # mine" in served.finding("serve", "unit")
+
+
+def test_a_unit_without_its_generations_copy_is_found(served: Audited) -> None:
+    del served.told.files[f"{served.rig.plan.endpoint('main').directory}/llm.service"]
+    assert "the end" in served.finding("serve", "unit")
+
+
+@pytest.mark.parametrize(
+    ("check", "line", "instead", "said"),
+    [
+        ("unit", "NeedDaemonReload=no", "NeedDaemonReload=yes", "needs daemon-reload: yes"),
+        ("unit", f"FragmentPath={UNIT}", "FragmentPath=/run/systemd/system/llm@main.service", "was read: /run/"),
+        ("drop_ins", "DropInPaths=", "DropInPaths=/etc/systemd/system/llm@main.service.d/x.conf", "x.conf of llm@main"),
+        ("settings", "Restart=on-failure", "Restart=no", "Restart: no"),
+        ("settings", "ProtectSystem=strict", "ProtectSystem=no", "ProtectSystem: no"),
+        ("settings", "CapabilityBoundingSet=", "CapabilityBoundingSet=cap_sys_admin", "cap_sys_admin"),
+        ("settings", " ; ignore_errors=no", " --one-more=1 ; ignore_errors=no", "--one-more=1"),
+        ("settings", "User=", "User=nobody-", "User: nobody-"),
+        ("settings", "ProtectHome=", "ProtectHome=no", "ProtectHome: no"),
+        ("settings", "network-online.target ", "", "nvidia-persistenced.service"),
+        ("settings", "Requires=", "Requires=docker.service ", "needs Docker to go on: True"),
+        ("settings", "/endpoints/main/", "/endpoints/other/", "/endpoints/other/"),
+        ("settings", "--url=http://127.0.0.1:8000", "--url=http://127.0.0.1:8001", "url: http://127.0.0.1:8001"),
+        ("settings", "TimeoutStartUSec=46min", "TimeoutStartUSec=44min 59s", "44min 59s"),
+        ("settings", "StartLimitIntervalUSec=3h 12min", "StartLimitIntervalUSec=3h", "4 within 3h"),
+        ("settings", "StartLimitBurst=4", "StartLimitBurst=0", "0 within 3h 12min"),
+    ],
+)  # fmt: skip
+def test_what_systemd_has_in_effect_otherwise_is_found(
+    served: Audited, check: str, line: str, instead: str, said: str
+) -> None:
+    told = served.told.units["llm@main.service"]
+    assert line in told
+    served.told.units["llm@main.service"] = told.replace(line, instead, 1)
+    assert said in served.finding("serve", check).partition("\nfound:    ")[2]
+
+
+def test_a_unit_that_starts_another_generations_container_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    host = Audited(monkeypatch, tmp_path, plan())
+    digest = host.rig.plan.endpoint("main").digest
+    host.told.units["llm@main.service"] = host.told.units["llm@main.service"].replace(digest, "0" * 64)
+    assert "label=rigup.plan: 0000" in host.finding("serve", "settings")
+
+
+def test_an_endpoint_that_the_inventory_no_longer_has_is_found_and_units_of_others_are_not(served: Audited) -> None:
+    served.told.commands["ls -1 /etc/rigup/endpoints/"] = "main\nold\n"
+    units = "llm@main.service loaded active running x\nllm@webui.service loaded active running x\n"
+    served.told.commands["systemctl list-units"] = units
+    assert served.finding("serve", "others") == ""
+    served.told.commands["systemctl list-units"] = units + "llm@old.service loaded activating start x\n"
+    assert served.finding("serve", "others").endswith("old serves")
+
+
+# Gates
+
+
+def test_a_gate_as_planned_is_no_finding(gated: Audited) -> None:
+    assert gated.finding("gate", "files") == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "instead", "said"),
+    [
+        ("cfg", "    bind ipv", "    bind ipv4@*:9000\n    bind ipv", "*:9000"),
+        ("cfg", "    server engine ", "    server other 192.0.2.9:8000\n    server engine ", "192.0.2.9"),
+        ("cfg", " unless known ||", " unless TRUE ||", "unless TRUE"),
+        ("cfg", "    http-request return", "    http-request allow if health\n    http-request return", "allow if"),
+        ("cfg", "endpoints/main/key", "endpoints/other/key", "endpoints/other/key"),
+        ("cfg", "    default_backend", "    stats enable\n    default_backend", "stats enable"),
+        ("cfg", "    default_backend", "    use_backend other if health\n    default_backend", "use_backend other"),
+        ("cfg", "reject unless { src ", "reject unless { src 203.0.113.0/24 ", "203.0.113.0/24"),
+        ("cfg", "    tcp-request connection reject", "    # tcp-request connection reject", "nothing"),
+        ("nft", "saddr != { ", "saddr != { 203.0.113.0/24, ", "203.0.113.0/24"),
+        ("nft", " drop comment", " accept comment", "accept comment"),
+        ("nft", " drop comment", ' drop comment "x"; add rule inet rigup endpoint-main accept comment', "accept"),
+        ("nft", "dport 8000", "dport 8001", "8001"),
+        ("nft", "add rule", "add rule inet rigup endpoint-main accept\nadd rule", "accept"),
+        ("nft", "hook input", "hook output", "hook output"),
+    ],
+)  # fmt: skip
+def test_a_gate_that_lets_in_others_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, line: str, instead: str, said: str
+) -> None:
+    host = Audited(monkeypatch, tmp_path, plan(endpoints=OPEN))
+    text = host.told.files[f"{GATE}.{kind}"]
+    assert line in text
+    host.told.files[f"{GATE}.{kind}"] = text.replace(line, instead, 1)
+    assert said in host.finding("gate", "files").partition("\nfound:    ")[2]
+
+
+def test_a_gate_that_no_plan_names_is_found(gated: Audited) -> None:
+    gated.told.commands["ls -1 /etc/rigup/gates/"] += "old.cfg\n"
+    assert "old.cfg" in gated.finding("gate", "files")
+
+
+def test_a_gate_that_does_not_run_or_does_not_take_its_key_is_found(gated: Audited) -> None:
+    gated.told.commands["sed 's/^/Authorization: Bearer /' "] = "401"
+    assert "401" in gated.finding("gate", "opens")
+    gated.told.units["rigup-gate@main.service"] = SHOWN.replace("=active", "=failed")
+    assert "failed" in gated.finding("gate", "files")
+
+
+# Neighbours
+
+
+def test_what_the_rsync_daemon_says_is_read_and_another_module_is_seen() -> None:
+    text = daemon_config("/srv/models", 8730, ["192.0.2.2", "192.0.2.1"])
+    found = checks_of("model").rsyncd(text + "[all]\npath = /\n")
+    assert (found["hosts allow"], found["models path"], found.pop("all path")) == (
+        "192.0.2.1 192.0.2.2",
+        "/srv/models",
+        "/",
+    )
+    assert found == checks_of("model").rsyncd(text)
+
+
+# Files of this version, the store's disk, the hub's token
+
+
+@pytest.mark.parametrize(
+    ("step", "check", "directory", "name"),
+    [
+        ("serve", "programs", PROGRAMS, "switch.py"),
+        ("serve", "programs", UNITS, "rigup-commit.service"),
+        ("model", "programs", PROGRAMS, "fetch.py"),
+        ("model", "programs", UNITS, "model-fetch@.service"),
+        ("gate", "files", UNITS, "rigup-gate@.service"),
+    ],
+)
+def test_a_file_of_another_version_is_found(gated: Audited, step: str, check: str, directory: str, name: str) -> None:
+    assert gated.finding(step, check) == ""
+    command = f"cd {directory} && sha256sum"
+    gated.told.commands[command] = gated.told.commands[command].replace(f"  {name}", "  other")
+    assert f"{name}: no such file" in gated.finding(step, check)
+
+
+@pytest.mark.parametrize(
+    ("disk", "mounted", "at_boot", "said"),
+    [
+        ("7:1", "7:1", "enabled", ""),
+        ("7:1", "8:2", "enabled", "mounted: 8:2"),
+        ("7:1", "", "enabled", "mounted: nothing"),
+        ("", "", "enabled", "mounted: nothing"),
+        ("7:1", "7:1", "disabled", "at boot: disabled"),
+    ],
+)
+def test_a_store_that_does_not_lie_on_its_disk_is_found(
+    served: Audited, disk: str, mounted: str, at_boot: str, said: str
+) -> None:
+    assert served.finding("model", "disk") == ""
+    served.rig.settings = Settings.from_data({"model_disk": "models"})
+    served.told.commands |= {
+        "systemd-escape --path --suffix=mount -- /srv/models": "srv-models.mount\n",
+        "mountpoint -x /dev/disk/by-label/models": disk,
+        "mountpoint -d /srv/models": mounted,
+    }
+    served.told.units["srv-models.mount"] = f"UnitFileState={at_boot}\n"
+    assert served.finding("model", "disk").partition("\nfound:    ")[2] == said
+
+
+@pytest.mark.parametrize("found", ["644 root", "600 ops"])
+def test_a_hub_token_that_others_can_read_is_found(served: Audited, found: str) -> None:
+    assert served.finding("model", "token") == ""
+    served.told.commands["stat -c '%a %U' /etc/rigup/hub-token"] = "600 root"
+    assert served.finding("model", "token") == ""
+    served.told.commands["stat -c '%a %U' /etc/rigup/hub-token"] = found
+    assert served.finding("model", "token").endswith(found)
