@@ -318,7 +318,7 @@ class Fetch:
         fetching = [each for each in self.hood.all if each.is_fetching]
         if not any(hub.is_ready for hub in self.hubs):
             self.give_up_if_alone(left, bool(fetching))
-            return
+            left = []
         slots = max(2, WORKERS // (1 + len(fetching))) - sum(len(hub.at_work) for hub in self.hubs)
         free = [file for file in left if not self.hood.is_taken(file.path)]
         # Neighbours begin with different files; alone, the largest come first, as the last one ends the download.
@@ -342,8 +342,14 @@ class Fetch:
 
     def agreed(self, chosen: list[File]) -> list[File]:
         """Of these files, those that no neighbour fetches or is about to."""
-        if not self.hood.all or not chosen:
+        if not self.hood.all:
             return chosen
+        if not chosen:
+            # The neighbour with the better right to a file waits until nobody else wants it.
+            if self.wants:
+                self.wants = set()
+                self.share()
+            return []
         self.wants = {file.path for file in chosen}
         self.share()
         self.hood.listen()

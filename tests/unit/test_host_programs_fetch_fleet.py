@@ -22,7 +22,7 @@ import pytest
 
 from bench.delay import delayed
 from rigup.neighbours import Neighbour, daemon_config
-from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, Rig, RunningHub
+from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, Rig, RunningHub, listing
 
 pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 
@@ -217,6 +217,26 @@ def test_what_a_host_that_died_was_fetching_is_fetched_by_another(hub: RunningHu
         assert result.returncode == 0, result.stdout + result.stderr
         assert second.is_as_published()
         assert json.loads(second.progress.read_text())["step"] == "complete"
+
+
+def test_a_host_that_can_fetch_nothing_now_keeps_no_other_one_waiting(hub: RunningHub, tmp_path: Path) -> None:
+    """Of several that want a file the first by name fetches it, once all the others have said that they do not."""
+    hub.err(f"429,path={SECOND},times=1,value=60")
+    with fleet(hub, tmp_path, 3) as (_, rig, other):
+        state = f"{REPO.replace('/', '--')}--{hub.repository.commit[:12]}.json"
+
+        def wants() -> list[str]:
+            """What it says that it wants, while the other one goes on to want the first file."""
+            said = {"beat": time.time_ns(), "active": True, "held": [], "wants": [FIRST], "fetching": []}
+            (other.shared / "new").write_text(json.dumps(said))
+            (other.shared / "new").replace(other.shared / state)
+            return list(json.loads((rig.shared / state).read_text())["wants"]) if (rig.shared / state).exists() else []
+
+        wants()
+        files = listing(hub.repository)
+        with rig.fetching(files={name: files[name] for name in (FIRST, SECOND)}):
+            rig.until(lambda: wants() == [FIRST])
+            rig.until(lambda: wants() == [])
 
 
 def test_a_host_that_is_no_neighbour_gets_nothing_and_nobody_can_write(hub: RunningHub, tmp_path: Path) -> None:

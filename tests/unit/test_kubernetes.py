@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from hypothesis import given, settings
+from kubernetes_validate import utils
 
 from rigup.forms import shown
 from rigup.recipes import Recipe
@@ -18,6 +20,8 @@ from tests.unit.sample import CATALOGUE
 
 CONTAINERS = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.image)
 API = "1.34"
+# Each validation would read the schemas of all of the API anew.
+utils.schema_contents = cache(utils.schema_contents)
 
 
 def objects(text: str) -> dict[str, dict[str, Any]]:

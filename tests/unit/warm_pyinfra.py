@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,8 @@ STREAMS = ("stdin", "stdout", "stderr")
 def _parent() -> subprocess.Popen[str]:
     """Ends with this process, as its input does."""
     argv = [sys.executable, "-P", __file__]
-    return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, bufsize=1, start_new_session=True)
 
 
 def run(
@@ -40,7 +42,8 @@ def run(
         print(json.dumps({"argv": argv, "cwd": str(cwd), "env": dict(env), "at": directory}), file=parent.stdin)
         if not select.select([parent.stdout], [], [], timeout_s)[0]:
             _parent.cache_clear()
-            parent.kill()
+            # With the run that hangs.
+            os.killpg(parent.pid, signal.SIGKILL)
             raise TimeoutError(f"{argv} has not ended within {timeout_s} s")
         status = int(parent.stdout.readline())
         return subprocess.CompletedProcess(argv, status, *(streams[name].read_text() for name in STREAMS[1:]))
