@@ -91,7 +91,7 @@ def test_a_file_that_stalls_is_asked_for_again_while_the_others_go_on(rig: Rig) 
     assert ended[0] == SECOND and sorted(ended) == [FIRST, SECOND, SECOND, THIRD]
 
 
-@pytest.mark.parametrize(("wait", "told"), [(2, "next try in [12] s"), (86400, "next try in 3600 s")])
+@pytest.mark.parametrize(("wait", "told"), [(8, "next try in [1-8] s"), (86400, "next try in 3600 s")])
 def test_a_hub_may_say_as_a_date_when_it_wants_to_be_asked_again(rig: Rig, wait: int, told: str) -> None:
     then = format_datetime(datetime.now(UTC) + timedelta(seconds=wait), usegmt=True)
     faults.write(rig.hub.directory / "faults.json", [faults.Rule("429", path=FIRST, times=1, value=then)])
