@@ -223,14 +223,14 @@ def test_a_host_that_can_fetch_nothing_now_keeps_no_other_one_waiting(hub: Runni
     """Of several that want a file the first by name fetches it, once all the others have said that they do not."""
     hub.err(f"429,path={SECOND},times=1,value=60")
     with fleet(hub, tmp_path, 3) as (_, rig, other):
-        state = f"{REPO.replace('/', '--')}--{hub.repository.commit[:12]}.json"
+        other.shared.parent.mkdir(parents=True)
 
         def wants() -> list[str]:
             """What it says that it wants, while the other one goes on to want the first file."""
             said = {"beat": time.time_ns(), "active": True, "held": [], "wants": [FIRST], "fetching": []}
-            (other.shared / "new").write_text(json.dumps(said))
-            (other.shared / "new").replace(other.shared / state)
-            return list(json.loads((rig.shared / state).read_text())["wants"]) if (rig.shared / state).exists() else []
+            other.shared.with_suffix(".new").write_text(json.dumps(said))
+            other.shared.with_suffix(".new").replace(other.shared)
+            return list(json.loads(rig.shared.read_text())["wants"]) if rig.shared.exists() else []
 
         wants()
         files = listing(hub.repository)
