@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 from rigup.errors import RigupError
-from rigup.plan import EndpointPlan
+from rigup.patches import TEMPLATE
+from rigup.plan import EndpointPlan, Mount
 from rigup.templates import filled
 
 __all__ = [
@@ -81,7 +82,7 @@ def docker_argv(endpoint: EndpointPlan) -> list[str]:
     # CDI names, not --gpus: the older way loses its GPUs at the next systemctl daemon-reload.
     arguments += _devices(endpoint)
     arguments += [f"--ulimit={limit}={value}" for limit, value in sorted(endpoint.ulimits.items())]
-    arguments += _mounts(endpoint)
+    arguments += _mounts(endpoint.mounts)
     volumes = cache_volumes(endpoint)
     arguments += [f"--mount=type=volume,source={volume},target={path}" for path, volume in volumes.items()]
     arguments += [f"--mount=type=tmpfs,target={path}" for path in endpoint.tmpfs]
@@ -97,8 +98,8 @@ def _devices(endpoint: EndpointPlan) -> list[str]:
     return [f"--device=nvidia.com/gpu={device}" for device in devices]
 
 
-def _mounts(endpoint: EndpointPlan) -> list[str]:
-    return [f"--mount=type=bind,source={mount.source},target={mount.target},readonly" for mount in endpoint.mounts]
+def _mounts(mounts: Iterable[Mount]) -> list[str]:
+    return [f"--mount=type=bind,source={mount.source},target={mount.target},readonly" for mount in mounts]
 
 
 def inputs_of(endpoint: EndpointPlan) -> list[str]:
@@ -107,39 +108,42 @@ def inputs_of(endpoint: EndpointPlan) -> list[str]:
 
 
 def judge_argv(endpoint: EndpointPlan) -> list[str]:
-    """The command that has the engine's own parser judge the engine's arguments, and loads nothing."""
+    """The command that has the engine's own parser judge the engine's arguments, and loads nothing.
+
+    It has no need of the checkpoint, which may still be on its way; of the patched files it sees the one that an argument
+    names.
+    """
+    mounts = [mount for mount in endpoint.mounts if PurePath(mount.source).name == TEMPLATE]
     first = next(index for index, word in enumerate(endpoint.argv) if word.startswith("--model"))
     words = [JUDGE, endpoint.engine, *endpoint.argv[first:]]
     if endpoint.image is None:
         python = f"{PurePath(endpoint.argv[0]).parent}/python3"
         # systemd puts variables into the words of a transient unit as well.
-        return [*_confined(endpoint), "--", python, *(word.replace("$", "$$") for word in words)]
+        return [*_confined(endpoint, mounts), "--", python, *(word.replace("$", "$$") for word in words)]
     arguments = [DOCKER, "run", "--rm", "--pull=never", "--log-driver=none", "--network=none"]
     arguments.append(f"--label=rigup.plan={endpoint.digest}")
     arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
     # vLLM looks at the GPUs to know which of its platforms it is on.
-    arguments += [*_devices(endpoint), *_mounts(endpoint)]
+    arguments += [*_devices(endpoint), *_mounts(mounts)]
     arguments += [f"--mount=type=bind,source={JUDGE},target={JUDGE},readonly", f"--env-file={endpoint.env_file}"]
     return [*arguments, "--entrypoint=python3", endpoint.image, *words]
 
 
-def _confined(endpoint: EndpointPlan) -> list[str]:
+def _confined(endpoint: EndpointPlan, mounts: Iterable[Mount]) -> list[str]:
     """Begins a command that runs as the endpoint's engine would without a container, and waits for its end."""
     settings = [
         f"User={USER}",
         f"EnvironmentFile={endpoint.env_file}",
         f"CacheDirectory=rigup/{endpoint.name}",
         *("ProtectSystem=strict", "ProtectHome=tmpfs", "PrivateTmp=yes", "NoNewPrivileges=yes"),
-        *(f"BindReadOnlyPaths={bind}" for bind in _binds(endpoint)),
+        *(f"BindReadOnlyPaths={bind}" for bind in _binds(mounts)),
     ]
     run = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]
     return [*run, *(f"--property={setting}" for setting in settings)]
 
 
-def _binds(endpoint: EndpointPlan) -> list[str]:
-    """What an engine without a container finds where homes are hidden: the checkpoint, and over it patched files."""
-    mounts = (systemd_quote(f"{mount.source}:{mount.target}") for mount in endpoint.mounts)
-    return [systemd_quote(endpoint.checkpoint.path), *mounts]
+def _binds(mounts: Iterable[Mount]) -> list[str]:
+    return [systemd_quote(f"{mount.source}:{mount.target}") for mount in mounts]
 
 
 def cache_volumes(endpoint: EndpointPlan) -> dict[str, str]:
@@ -256,7 +260,8 @@ def unit_text(endpoint: EndpointPlan) -> str:
         endpoint=endpoint,
         start_seconds=start_seconds(endpoint),
         user=USER,
-        binds=_binds(endpoint),
+        # Where homes are hidden, the checkpoint too; patched files over it.
+        binds=[systemd_quote(endpoint.checkpoint.path), *_binds(endpoint.mounts)],
         limits={f"Limit{name.upper()}": "infinity" if value < 0 else value for name, value in endpoint.ulimits.items()},
         remove=systemd_command([DOCKER, "rm", "--force", endpoint.container]),
         run=_broken(served_argv(endpoint)),

@@ -171,7 +171,6 @@ def test_model_neighbours(rig: Subject) -> None:
         "timeout": "60",
         "models path": rig.settings.model_store,
         "models exclude": ".arriving",
-        "state path": "/var/lib/rigup-fetch/shared",
     }
     expect(wanted, rsyncd(rig.text(neighbours.CONFIG) or ""))
     expect_files(rig, UNITS, neighbours.UNIT)

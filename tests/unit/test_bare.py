@@ -63,6 +63,8 @@ def test_its_own_parser_judges_the_arguments_as_the_user_that_would_serve() -> N
     run, judged = command[: command.index("--")], command[command.index("--") + 1 :]
     assert made.venv and judged[:3] == [f"{made.venv.path}/bin/python3", "/usr/local/lib/rigup/judge.py", "vllm"]
     assert [word.replace("$$", "$") for word in judged[3:]] == list(made.argv[2:])
+    # It may be asked before the checkpoint is there.
+    assert not any("BindReadOnlyPaths" in word for word in run)
     assert "--property=User=rigup-serve" in run and f"--property=EnvironmentFile={made.env_file}" in run
 
 
@@ -127,7 +129,6 @@ def test_the_unit_is_confined_as_that_of_a_container_and_reads_a_store_below_a_h
 
     made = endpoint(model_store="/home/models")
     assert settings_of(unit_text(made))["BindReadOnlyPaths"] == [f"/home/models/{REPO}/{REVISION}"]
-    assert f"--property=BindReadOnlyPaths=/home/models/{REPO}/{REVISION}" in judge_argv(made)
 
 
 def test_a_unit_with_hostile_arguments_hands_them_on_unchanged() -> None:

@@ -214,6 +214,14 @@ def test_a_value_that_the_format_cannot_hold_is_refused() -> None:
         env_file_text(endpoint)
 
 
+def test_arguments_are_judged_before_the_checkpoint_is_there() -> None:
+    patched = {"config.json": "{}", "chat_template.jinja": ""}
+    endpoint = plan().endpoint("main").model_copy(update={"patched_files": patched})
+    template = f"source={endpoint.directory}/chat_template.jinja,target=/rigup/chat_template.jinja,readonly"
+    mounts = [word.removeprefix("--mount=type=bind,") for word in judge_argv(endpoint) if word.startswith("--mount=")]
+    assert mounts == [template, "source=/usr/local/lib/rigup/judge.py,target=/usr/local/lib/rigup/judge.py,readonly"]
+
+
 def test_what_everybody_may_read_and_what_stands_in_process_lists_holds_no_value_of_the_environment() -> None:
     endpoint = plan().endpoint("main").model_copy(update={"env": {"AWS_SECRET_ACCESS_KEY": "planted"}})
     shown = [unit_text(endpoint), record_text(endpoint), *docker_argv(endpoint), *judge_argv(endpoint)]
