@@ -110,8 +110,8 @@ def inputs_of(endpoint: EndpointPlan) -> list[str]:
 def judge_argv(endpoint: EndpointPlan) -> list[str]:
     """The command that has the engine's own parser judge the engine's arguments, and loads nothing.
 
-    It has no need of the checkpoint, which may still be on its way; of the patched files it sees the one that an argument
-    names.
+    It has no need of the checkpoint, which may still be on its way; of the patched files it sees the one whose path is
+    an argument.
     """
     mounts = [mount for mount in endpoint.mounts if PurePath(mount.source).name == TEMPLATE]
     first = next(index for index, word in enumerate(endpoint.argv) if word.startswith("--model"))

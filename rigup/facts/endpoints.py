@@ -12,9 +12,11 @@ from pyinfra.api.facts import FactBase
 from rigup.facts._reading import Value, read_object, reading
 from rigup.plan import ENDPOINTS, UNITS
 
-__all__ = ["Endpoints", "EndpointsValue", "Tried", "parse_endpoints"]
+__all__ = ["JUDGED", "Endpoints", "EndpointsValue", "Tried", "parse_endpoints"]
 
 SWITCHES = "/var/lib/rigup/switch.json"
+# Until the next boot: a verdict is a matter of seconds.
+JUDGED = "/run/rigup/judged"
 PARTS = ("judged", "units", "active", "switches")
 # A unit that is being tried comes before the one in force (systemd.unit(5)).
 TRIALS = "/run/systemd/system"
@@ -78,13 +80,13 @@ def parse_endpoints(lines: list[str]) -> EndpointsValue:
         else:
             here.append(line)
     records = [found for line in parts["records"] if (found := read_object(line))]
-    marks = (line.split("/") for line in parts.get("judged", []) if line.startswith(f"{ENDPOINTS}/"))
+    marks = (line.split("/") for line in parts.get("judged", []) if line.startswith(f"{JUDGED}/"))
     units = [match for line in parts.get("units", []) if (match := UNIT_LINE.match(line))]
     active = (re.match(r"llm@(.+)\.service ", line) for line in parts.get("active", []))
     switches = read_object("\n".join(parts.get("switches", [])))
     return EndpointsValue(
         records={(record["name"], record["generation"]): record for record in records},
-        judged=frozenset((words[-3], words[-2]) for words in marks),
+        judged=frozenset((words[-2], words[-1]) for words in marks),
         in_force={match["name"]: match["generation"] for match in units if match["place"] == UNITS},
         on_trial={match["name"]: match["generation"] for match in units if match["place"] == TRIALS},
         active=frozenset(match[1] for match in active if match),
@@ -107,7 +109,7 @@ class Endpoints(FactBase[EndpointsValue]):
     def command(self) -> str:
         return (
             f"cat {ENDPOINTS}/*/*/endpoint.json 2>/dev/null; "
-            f"echo '--- judged'; ls -d {ENDPOINTS}/*/*/judged 2>/dev/null; "
+            f"echo '--- judged'; ls -d {JUDGED}/*/* 2>/dev/null; "
             f"echo '--- units'; grep -H '^Generation=' {UNITS}/llm@*.service {TRIALS}/llm@*.service 2>/dev/null; "
             "echo '--- active'; systemctl list-units --plain --no-legend --no-pager "
             "--state=active,activating,reloading -- 'llm@*.service' 2>/dev/null; "

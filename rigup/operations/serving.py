@@ -19,7 +19,7 @@ from pyinfra.context import host
 
 from rigup import notes
 from rigup.diagnosis import explain
-from rigup.facts.endpoints import Endpoints, EndpointsValue, parse_endpoints
+from rigup.facts.endpoints import JUDGED, Endpoints, EndpointsValue, parse_endpoints
 from rigup.facts.files import FileInfo, FileState, parse_file_info
 from rigup.facts.serving import ModelStamp
 from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
@@ -103,7 +103,8 @@ def judged(endpoint: EndpointPlan) -> Commands:
         for line in answer.lines:
             if line.startswith("not judged: "):
                 say(host, f"{endpoint.recipe}: {line}")
-        check(host, "touch --", QuoteString(f"{endpoint.directory}/judged"), failing="could not keep the verdict")
+        mark = QuoteString(f"{JUDGED}/{endpoint.name}/{endpoint.generation}")
+        check(host, "install -D -m 644 /dev/null", mark, failing="could not keep the verdict")
 
     yield work(judge, f"judge {endpoint.recipe}")
 

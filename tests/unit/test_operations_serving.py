@@ -27,7 +27,7 @@ SWITCHING = "/usr/local/lib/rigup/switch.py"
 def here(*generations: str, in_force: str = "", on_trial: str = "", judged: str = "", **switches: Any) -> list[str]:
     """What a host prints about its endpoint main."""
     records = [json.dumps({"name": "main", "generation": each, "port": 8000}) for each in generations]
-    marks = [f"/etc/rigup/endpoints/main/{judged}/judged"] if judged else []
+    marks = [f"/run/rigup/judged/main/{judged}"] if judged else []
     places = {"/usr/local/lib/systemd/system": in_force, "/run/systemd/system": on_trial}
     units = [f"{place}/llm@main.service:Generation={generation}" for place, generation in places.items() if generation]
     active = ["llm@main.service loaded active running rigup endpoint main"] if in_force else []
@@ -185,12 +185,12 @@ def test_arguments_are_judged_once_and_only_where_the_engine_cannot_start_at_onc
     assert not judge(SERVED).changed
     assert not judge(here(OLD, NEW, in_force=OLD, judged=NEW)).changed
 
-    assert judge(here(), stamp=ABSENT).ran(f"touch -- {ENDPOINT.directory}/judged") == 1
+    assert judge(here(), stamp=ABSENT).ran(f"/run/rigup/judged/main/{NEW}") == 1
 
     outcome = judge(here(OLD, NEW, in_force=OLD))
 
     assert outcome.changed
-    assert outcome.ran(f"touch -- {ENDPOINT.directory}/judged") == 1
+    assert outcome.ran(f"/run/rigup/judged/main/{NEW}") == 1
     # By which a rebuild knows its container.
     assert outcome.ran(f"--label=rigup.plan={ENDPOINT.digest}") == 1
 
@@ -208,7 +208,7 @@ def test_refused_arguments_fail_before_anything_is_stopped() -> None:
 
     assert outcome.failed
     assert "unrecognized arguments: --x" in outcome.told
-    assert not outcome.ran("touch")
+    assert not outcome.ran("install -D")
 
 
 def test_an_engine_whose_parser_is_not_known_is_tried_all_the_same() -> None:
