@@ -16,6 +16,7 @@ import paramiko
 from rigup.asking import agreed
 from rigup.batch import Answer, Ask
 from rigup.errors import RigupError
+from rigup.facts.serving import incoming_path, shared_path, stamp_path
 from rigup.facts.store import Stored, StoredModels
 from rigup.inventory import Host, find_inventory, load_inventory
 from rigup.plan import PLAN, fetch_unit
@@ -139,13 +140,9 @@ def chosen(stored: Iterable[Stored], what: str, host: str) -> list[Stored]:
 
 def removal(store: str, stored: Stored) -> str:
     """The command that removes a checkpoint: first what promises it, then what asks for it, then its files."""
-    place = f"{store}/{stored.repo}"
-    promises = [f"{place}/{stored.revision}.verified.json", f"{place}/{stored.revision}.shared.json"]
-    trees = [
-        f"{place}/{stored.revision}",
-        f"{place}/.{stored.revision}.incoming",
-        f"/etc/rigup/models/{stored.instance}.json",
-    ]
+    place = f"{store}/{stored.repo}/{stored.revision}"
+    promises = [stamp_path(place), shared_path(place)]
+    trees = [place, incoming_path(place), f"/etc/rigup/models/{stored.instance}.json"]
     steps = [
         ["systemctl", "disable", "--quiet", "--now", "--", fetch_unit(stored.instance)],
         ["rm", "-f", "--", *promises],

@@ -11,7 +11,17 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts._reading import Value, read_object, reading
 
-__all__ = ["ModelStamp", "ModelStampValue", "Proof", "ProofValue", "parse_model_stamp", "parse_proof"]
+__all__ = [
+    "ModelStamp",
+    "ModelStampValue",
+    "Proof",
+    "ProofValue",
+    "incoming_path",
+    "parse_model_stamp",
+    "parse_proof",
+    "shared_path",
+    "stamp_path",
+]
 
 SIZES, ARRIVING, MACHINE = "--- sizes", "--- arriving", "--- machine"
 STATE = "--- state"
@@ -124,6 +134,11 @@ class ModelStamp(FactBase[ModelStampValue]):
 def stamp_path(path: str) -> str:
     """Where the stamp of the checkpoint directory `path` stands: outside, for the directory is exactly as published."""
     return f"{path.rstrip('/')}.verified.json"
+
+
+def shared_path(path: str) -> str:
+    """Where the neighbours are told what is there of the checkpoint directory `path`."""
+    return f"{path.rstrip('/')}.shared.json"
 
 
 def incoming_path(path: str) -> str:

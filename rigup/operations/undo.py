@@ -23,6 +23,7 @@ from rigup import ledger
 from rigup.facts.kernel import KernelState, parse_kernel_state
 from rigup.facts.ledger import SEARCHED, STAGED, Remains, Sums, links_of, parse_remains, parse_sums, remains_of
 from rigup.facts.packages import Conffiles, parse_edited
+from rigup.facts.serving import incoming_path, shared_path, stamp_path
 from rigup.ledger import ACCOUNTS, BEFORE, EMPTIED, LEFTOVERS, ROOM, ROOMS, Ledger, backup_of, unmerge
 from rigup.operations import apt
 from rigup.operations._host import check, duration, run, say, work
@@ -362,11 +363,9 @@ def store_removed(book: Ledger, mounts: Sequence[str] = ()) -> Commands:
                 "Mount it and run again, or run without remove_store",
             )
         for path in book.checkpoints:
-            parent = posixpath.dirname(path)
-            incoming = f"{parent}/.{posixpath.basename(path)}.incoming"
-            gone = (path, f"{path}.verified.json", f"{path}.shared.json", incoming)
+            gone = (path, stamp_path(path), shared_path(path), incoming_path(path))
             check(host, "rm -rf --", *map(QuoteString, gone), failing=f"could not remove {path} on {host.name}")
-            run(host, "rmdir -p --ignore-fail-on-non-empty --", QuoteString(parent), "2>/dev/null")
+            run(host, "rmdir -p --ignore-fail-on-non-empty --", QuoteString(posixpath.dirname(path)), "2>/dev/null")
 
     yield work(remove, "remove checkpoints")
 
