@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 hosts ?= 1
 export PYTHONUNBUFFERED := 1
+LABS := 0 1 2
 
 # What the lab and the tests need of this machine (Debian 12, root).
 APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg iproute2 kmod mmdebstrap nftables \
@@ -20,10 +21,10 @@ lab: apt-packages $(VENV)/.ready ## Build and boot the lab, deploy to it, audit 
 lab-down: $(VENV)/.ready ## Stop the lab and remove all it made; caches stay
 	@$(BIN)/python -m lab down
 
-# Two processes with a lab each: most of the time a deploy waits. The tests of a file share hosts, in their order.
+# Three processes with a lab each: most of the time a deploy waits. The tests of a file share hosts, in their order.
 test: apt-packages $(VENV)/.ready ## Everything that proves the project
 	@$(MAKE) --no-print-directory -j2 checks lab-caches
-	$(BIN)/pytest --dist loadfile --tx popen//env:RIGUP_LAB=0 --tx popen//env:RIGUP_LAB=1 tests/lab
+	$(BIN)/pytest --dist loadfile $(LABS:%=--tx popen//env:RIGUP_LAB=%) tests/lab
 
 soak: apt-packages $(VENV)/.ready ## The long repetitions
 	$(BIN)/pytest tests/lab --soak -m soak
@@ -36,8 +37,9 @@ checks: lint
 lab-caches: $(VENV)/.ready
 	@$(BIN)/python -m lab caches
 
+# Many of them wait, and those that do stand together: whoever is done takes from the others.
 unit: $(VENV)/.ready
-	$(BIN)/pytest -n 4 tests/unit
+	$(BIN)/pytest -n 8 --dist worksteal tests/unit
 
 audit: $(VENV)/.ready ## Check the hosts of the inventory against their plan
 	$(BIN)/pytest tests/audit

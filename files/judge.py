@@ -11,6 +11,7 @@ one: it refuses them.
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -27,6 +28,8 @@ class Unknown(Exception):
 
 def main(argv: list[str]) -> int:
     engine, arguments = argv[0], argv[1:]
+    # What imports make lives to the end; looking for garbage in it takes a fifth of the time.
+    gc.disable()
     try:
         {"vllm": vllm, "sglang": sglang}[engine](arguments)
     except Unknown as error:

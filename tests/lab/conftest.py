@@ -15,6 +15,19 @@ from lab import world
 from lab.registry import image, tree
 
 
+LONGEST = (
+    "one_rig",
+    "test_rebuild.py",
+    "two_rigs",
+    "test_switch.py",
+    "test_bad_days.py",
+    "test_store.py",
+    "test_tour.py",
+    "test_fleet.py",
+)
+"""The directories and files that take more than a minute, the longest first; all others come after them."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="run the long repetitions too")
 
@@ -34,13 +47,19 @@ class ByHost(LoadFileScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByHost:
+    # xdist's own order, by number of tests, ends with a few long ones, and with processes that have nothing to do.
+    config.option.loadscopereorder = False
     return ByHost(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def turn(item: pytest.Item) -> int:
+        return next((turn for turn, name in enumerate(LONGEST) if name in item.path.parts), len(LONGEST))
+
+    items.sort(key=turn)
     if not config.getoption("--soak"):
         for item in items:
-            if "soak" in item.keywords:
+            if item.get_closest_marker("soak"):
                 item.add_marker(pytest.mark.skip(reason="a long repetition: make soak"))
 
 

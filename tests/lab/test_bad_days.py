@@ -190,7 +190,7 @@ def day(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Da
     host = machine.start(NAME)
     hub = Hub(directory)
     try:
-        host.reset(release="trixie", gpus=4, login="ops")
+        host.reset(release="bookworm", gpus=4, login="ops")
         machine.write_known_hosts()
         hub.start()
         day = Day(host, Rigs(directory, {NAME: world.connection(host)}, world.defaults()), hub)

@@ -19,11 +19,14 @@ from tests.lab.two_rigs.conftest import FIRST, SECOND
 KILLS = [
     r"base \| Install the tools",
     r"model \| Install the downloader's packages",
+    r"kernel \| Install the kernel headers",
     r"driver \| Install the driver",
+    r"cuda \| Install the CUDA toolkit",
     r"docker \| Install Docker",
     r"reboot \| Reboot if",
     r"config \| Pull",
     r"serve \| Serve",
+    r"verify \| Prove",
 ]
 
 # Done to a converged host by hand, the check of the audit that must notice, and the operation that must repair it.
