@@ -14,7 +14,6 @@ from xdist.scheduler import LoadFileScheduling
 from lab import world
 from lab.registry import image, tree
 
-
 LONGEST = (
     "one_rig",
     "test_rebuild.py",
