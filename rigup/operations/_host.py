@@ -15,7 +15,7 @@ from typing import Any
 from paramiko import SSHException
 from pyinfra import logger
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS
-from pyinfra.api.command import FunctionCommand, StringCommand
+from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
 from pyinfra.api.exceptions import ConnectError, OperationError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
@@ -27,6 +27,7 @@ __all__ = [
     "Answer",
     "Clock",
     "ConnectionLost",
+    "alone",
     "check",
     "duration",
     "pause",
@@ -59,6 +60,14 @@ class Answer:
         said = [line for line in (*self.lines, *self.errors) if line.strip()]
         complaints = [line for line in self.errors if line.strip()]
         return (complaints or said or ["it said nothing"])[-1].strip()
+
+
+def alone(directory: str, *bits: Any) -> StringCommand:
+    """A program that has `directory` to itself.
+
+    What a killed run has begun goes on on the host; the next run waits for its end rather than work beside it.
+    """
+    return StringCommand("flock", QuoteString(directory), *bits)
 
 
 def run(host: Host, *bits: Any, stdin: str | None = None) -> Answer:

@@ -14,12 +14,14 @@ from pyinfra.context import host
 from pyinfra.facts.server import Which
 
 from rigup.facts.boot import Outdated
+from rigup.operations._host import alone
 
-__all__ = ["grub", "initramfs"]
+__all__ = ["BOOT", "grub", "initramfs"]
 
 Commands = Generator[StringCommand, None, None]
 
-INITRD = "/boot/initrd.img-"
+BOOT = "/boot"
+INITRD = f"{BOOT}/initrd.img-"
 
 
 def _foreseen(written: OperationMeta) -> bool:
@@ -36,12 +38,12 @@ def initramfs(source: str, written: OperationMeta) -> Commands:
     if not host.get_fact(Which, command="update-initramfs"):
         host.noop("this host does not boot with initramfs-tools")
         return
-    stale = host.get_fact(Outdated, directory="/boot", pattern="initrd.img-*", source=source)
+    stale = host.get_fact(Outdated, directory=BOOT, pattern="initrd.img-*", source=source)
     if not stale and not _foreseen(written):
         host.noop(f"every initramfs is newer than {source}")
         return
     for kernel in [path.removeprefix(INITRD) for path in stale] or ["all"]:
-        yield StringCommand("update-initramfs -u -k", QuoteString(kernel))
+        yield alone(BOOT, "update-initramfs -u -k", QuoteString(kernel))
 
 
 @operation()
@@ -57,4 +59,4 @@ def grub(source: str, written: OperationMeta) -> Commands:
     if not stale and not _foreseen(written):
         host.noop(f"grub.cfg is newer than {source}")
         return
-    yield StringCommand("update-grub")
+    yield alone(BOOT, "update-grub")

@@ -26,8 +26,9 @@ from rigup.facts.packages import Conffiles, parse_edited
 from rigup.facts.serving import incoming_path, shared_path, stamp_path
 from rigup.ledger import ACCOUNTS, BEFORE, EMPTIED, LEFTOVERS, ROOM, ROOMS, Ledger, backup_of, unmerge
 from rigup.operations import apt
-from rigup.operations._host import check, duration, run, say, work
+from rigup.operations._host import alone, check, duration, run, say, work
 from rigup.operations._units import wait_for_leftover
+from rigup.operations.boot import BOOT
 from rigup.operations.files import place
 from rigup.operations.reboot import reboot_and_wait
 
@@ -299,7 +300,9 @@ def files_restored(book: Ledger, kept: Kept) -> Commands:
                 program = command.partition(" ")[0]
                 check(
                     host,
-                    f"if command -v {program} >/dev/null; then {command}; fi",
+                    f"if command -v {program} >/dev/null; then",
+                    alone(BOOT, command),
+                    "; fi",
                     failing=f"`{command}` failed on {host.name}",
                 )
         check(host, "systemctl daemon-reload", failing=f"systemd on {host.name} could not read its units again")

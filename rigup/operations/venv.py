@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from collections.abc import Generator
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from pyinfra.facts.files import Sha256File
 
 from rigup.environments import UV
 from rigup.environments import index_arguments as uv_index
-from rigup.operations._host import check, work
+from rigup.operations._host import alone, check, work
 from rigup.operations._ledger import note
 from rigup.operations._units import run_as_unit, wait_for_leftover
 from rigup.plan import VenvPlan, engine_unit
@@ -44,8 +45,10 @@ def synced(path: str, requirements: str, index: str) -> Generator[StringCommand,
     if wanted and wanted == host.get_fact(Sha256File, path=done):
         host.noop(f"{path} holds what {requirements} asks for")
         return
-    yield StringCommand("python3 -m venv --clear", QuoteString(path))
-    yield StringCommand(
+    beside = posixpath.dirname(path)
+    yield alone(beside, "python3 -m venv --clear", QuoteString(path))
+    yield alone(
+        beside,
         QuoteString(f"{path}/bin/pip"),
         "install --quiet --no-input --no-cache-dir --disable-pip-version-check --require-hashes --requirement",
         QuoteString(requirements),

@@ -1,10 +1,15 @@
 """Operations on generated files, environments and users: what they run, and when they have nothing to do."""
 
+import subprocess
+import time
+from pathlib import Path
+
 import pytest
 from deploys import Actor
 from pyinfra.api.operation import OperationMeta
 
 from rigup.operations import boot, users, venv
+from rigup.operations._host import alone
 
 SOURCE = "/etc/modprobe.d/rigup.conf"
 UNCHANGED = OperationMeta("source", is_change=False)
@@ -17,9 +22,9 @@ def test_every_initramfs_that_is_older_than_the_options_is_made_anew() -> None:
     host.answers("find /boot ", ["/boot/initrd.img-6.12.0-1-amd64", "/boot/initrd.img-6.1.0-9-amd64"])
     outcome = host.does(boot.initramfs, source=SOURCE, written=UNCHANGED)
     assert outcome.changed
-    assert [command for command in outcome.commands if command.startswith("update-initramfs")] == [
-        "update-initramfs -u -k 6.1.0-9-amd64",
-        "update-initramfs -u -k 6.12.0-1-amd64",
+    assert [command for command in outcome.commands if command.startswith("flock ")] == [
+        "flock /boot update-initramfs -u -k 6.1.0-9-amd64",
+        "flock /boot update-initramfs -u -k 6.12.0-1-amd64",
     ]
 
 
@@ -38,7 +43,24 @@ def test_a_plan_foresees_the_initramfs_of_options_that_are_still_to_be_written()
 def test_a_menu_older_than_its_drop_in_is_made_anew() -> None:
     host = Actor().answers("command -v update-grub", ["/usr/sbin/update-grub"])
     host.answers("find /boot/grub ", ["/boot/grub/grub.cfg"])
-    assert host.does(boot.grub, source="/etc/default/grub.d/60-rigup.cfg", written=UNCHANGED).ran("update-grub") >= 1
+    assert (
+        host.does(boot.grub, source="/etc/default/grub.d/60-rigup.cfg", written=UNCHANGED).ran(
+            "flock /boot update-grub"
+        )
+        >= 1
+    )
+
+
+def test_what_a_killed_run_has_begun_is_waited_for(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = alone(str(tmp_path), f"sh -c 'test -e {log} || echo begun >>{log}; sleep 0.5; echo ended >>{log}'")
+    left_over = subprocess.Popen(["sh", "-c", command.get_raw_value()])
+    while not log.exists():
+        assert left_over.poll() is None
+        time.sleep(0.01)
+    subprocess.run(["sh", "-c", alone(str(tmp_path), f"sh -c 'echo next >>{log}'").get_raw_value()], check=True)
+    assert left_over.wait() == 0
+    assert log.read_text().split() == ["begun", "ended", "next"]
 
 
 @pytest.mark.parametrize("operation", [boot.grub, boot.initramfs])
@@ -55,9 +77,9 @@ def test_an_environment_is_made_anew_where_its_packages_are_not_the_locked_ones_
     )
     made = [command for command in outcome.commands if "sha256" not in command]
     assert made == [
-        "python3 -m venv --clear /opt/venv",
-        "/opt/venv/bin/pip install --quiet --no-input --no-cache-dir --disable-pip-version-check --require-hashes "
-        "--requirement /opt/wanted.lock --index-url http://mirror:8000/simple --trusted-host mirror",
+        "flock /opt python3 -m venv --clear /opt/venv",
+        "flock /opt /opt/venv/bin/pip install --quiet --no-input --no-cache-dir --disable-pip-version-check "
+        "--require-hashes --requirement /opt/wanted.lock --index-url http://mirror:8000/simple --trusted-host mirror",
         "install -m 0644 /opt/wanted.lock /opt/venv/requirements.lock",
     ]
 
