@@ -27,7 +27,10 @@ MAX_GPUS = 8
 
 @dataclass(frozen=True)
 class PciDevice:
-    """One function on the PCI bus, as sysfs shows it. `driver` binds to it when that module is loaded."""
+    """One function on the PCI bus, as sysfs shows it. `drivers`: the modules that may bind to it.
+
+    `regions` are the sizes of its windows into memory (BARs) in bytes, 0 for the second half of one of 64 bits.
+    """
 
     bdf: str
     vendor: int
@@ -36,6 +39,9 @@ class PciDevice:
     subsystem_vendor: int
     subsystem_device: int
     drivers: tuple[str, ...] = ()
+    regions: tuple[int, ...] = ()
+    lanes: int = 0
+    card_lanes: int = 0
 
     def config_space(self) -> bytes:
         """The 64-byte standard header (type 0) that lspci reads."""
@@ -83,7 +89,16 @@ class Gpu:
         # nouveau is loaded first where it is allowed to be; whoever binds first keeps the card.
         drivers = ("nouveau", "nvidia")
         return PciDevice(
-            self.bdf, NVIDIA, int(self.device_id, 16), 0x030000, NVIDIA, int(self.subsystem_id, 16), drivers
+            self.bdf,
+            NVIDIA,
+            int(self.device_id, 16),
+            0x030000,
+            NVIDIA,
+            int(self.subsystem_id, 16),
+            drivers,
+            (64 << 20, self.bar1_mib << 20, 0, 32 << 20, 0, 128),
+            self.pcie["width"],
+            16,
         )
 
 

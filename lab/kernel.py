@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab import modprobe
-from lab.hardware import Gpu, Hardware
+from lab.hardware import Gpu, Hardware, PciDevice
 from lab.kernel_module import read_modinfo
 from lab.rooted import resolve
 
@@ -253,7 +253,9 @@ def _write_pci(kernel: Kernel, hardware: Hardware, directory: Path) -> None:
             "irq": "0",
             "numa_node": "0",
             "enable": "1",
-            "resource": "\n".join(["0x0000000000000000 0x0000000000000000 0x0000000000000000"] * 13),
+            "resource": _regions(device),
+            "current_link_width": str(device.lanes),
+            "max_link_width": str(device.card_lanes),
         }
         for name, value in values.items():
             _write(here / name, value + "\n")
@@ -261,6 +263,17 @@ def _write_pci(kernel: Kernel, hardware: Hardware, directory: Path) -> None:
         driver = next((name for name in device.drivers if name in kernel.modules), None)
         if driver is not None:
             (here / "driver").symlink_to(f"../../../../bus/pci/drivers/{driver}")
+
+
+def _regions(device: PciDevice) -> str:
+    """Thirteen lines with first byte, last byte and flags, one behind the other from the 4 TiB that firmware likes."""
+    lines, free = [], 1 << 42
+    for size in (*device.regions, *[0] * (13 - len(device.regions))):
+        # A region lies at a multiple of its size.
+        first = -(-free // size) * size if size else 0
+        lines.append(f"0x{first:016x} 0x{first + size - 1 if size else 0:016x} 0x{0x14220C if size else 0:016x}")
+        free = max(free, first + size)
+    return "\n".join(lines)
 
 
 def _write_modules(kernel: Kernel, directory: Path) -> None:

@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Finding", "InputError", "Problem", "ProblemsError", "RigupError", "near"]
+__all__ = ["Finding", "InputError", "Problem", "ProblemsError", "RigupError", "near", "table_of"]
 
 
 class RigupError(Exception):
@@ -66,30 +66,32 @@ class ProblemsError(RigupError):
 
     def table(self, width: int = 120, color: bool = False) -> str:
         """The problems as a table of at most `width` columns, with ANSI colours where asked."""
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for name in ("host", "check"):
-            table.add_column(name, no_wrap=True)
-        table.add_column("found", overflow="fold")
-        table.add_column("what to do", overflow="fold")
-        for problem in self.problems:
-            # Text, not markup: what a host answers may hold square brackets.
-            table.add_row(
-                Text(problem.host), Text(problem.check, style="red"), Text(problem.found), Text(problem.remedy)
-            )
-        console = Console(
-            file=io.StringIO(), width=width, force_terminal=color, color_system="standard" if color else None
-        )
         count = len(self.problems)
-        console.print(f"{count} problem{'s' if count != 1 else ''}; nothing was changed.")
-        console.print(table)
-        output = console.file
-        assert isinstance(output, io.StringIO)
-        return output.getvalue().rstrip()
+        return table_of(
+            self.problems, f"{count} problem{'s' if count != 1 else ''}; nothing was changed.", width, color
+        )
+
+
+def table_of(problems: Sequence[Problem], title: str, width: int = 120, color: bool = False) -> str:
+    """A title, and below it problems as a table of at most `width` columns, with ANSI colours where asked."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in ("host", "check"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("found", overflow="fold")
+    table.add_column("what to do", overflow="fold")
+    for problem in problems:
+        # Text, not markup: what a host answers may hold square brackets.
+        table.add_row(Text(problem.host), Text(problem.check, style="red"), Text(problem.found), Text(problem.remedy))
+    output = io.StringIO()
+    console = Console(file=output, width=width, force_terminal=color, color_system="standard" if color else None)
+    console.print(title)
+    console.print(table)
+    return output.getvalue().rstrip()
 
 
 def near(word: str, known: Iterable[str], limit: int = 3) -> list[str]:

@@ -25,11 +25,11 @@ from pyinfra.context import ctx_host
 
 from rigup import resolve
 from rigup.docker_files import CONTAINERD_TOML, DAEMON_JSON, daemon_variables, docker_store
-from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError
+from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError, table_of
 from rigup.facts.docker import ImageDigests
 from rigup.facts.endpoints import Endpoints
 from rigup.facts.files import FileInfo, FileState, FileText
-from rigup.facts.hardware import CpuCount, DiskFree, FileSystemLabels, PciDevices, SecureBoot, nvidia_gpus
+from rigup.facts.hardware import CpuCount, DiskFree, FileSystemLabels, PciDevices, SecureBoot, Slots, nvidia_gpus
 from rigup.facts.kernel import KernelState
 from rigup.facts.network import Addresses, HostProxies, ListeningPorts, Reachable
 from rigup.facts.nvidia import GpuList
@@ -45,7 +45,7 @@ from rigup.neighbours import Neighbour, fleet_of, neighbours_of
 from rigup.operations.systemd import SERVING
 from rigup.packages import distro_id, driver_packages
 from rigup.plan import Plan
-from rigup.preflight import FOREIGN, HostFacts, check, destinations, disk_paths, holds
+from rigup.preflight import FOREIGN, HostFacts, check, destinations, disk_paths, holds, remarks
 from rigup.proxies import NO_PROXIES, Proxies
 from rigup.recipes import Catalogue, default_catalogue
 from rigup.render import CLIENT
@@ -56,6 +56,7 @@ __all__ = ["Brief", "preflight"]
 FILES = Path(__file__).resolve().parent.parent / "files"
 # Named whole: a login without root has no sbin in its PATH, and is told of that alone.
 UPDATE_GRUB = "/usr/sbin/update-grub"
+COLOR = sys.stderr.isatty()
 
 T = TypeVar("T")
 
@@ -95,13 +96,15 @@ def preflight() -> Brief:
             try:
                 _briefs.update(_look_at(sorted(state.inventory.get_active_hosts(), key=lambda host: host.name)))
             except RigupError as error:
-                width = {"width": 120, "color": sys.stderr.isatty()}
-                text = error.table(**width) if isinstance(error, ProblemsError) else str(error)
-                print(f"\n{text}\n", file=sys.stderr)
+                _show(error.table(color=COLOR) if isinstance(error, ProblemsError) else str(error))
                 _refusals.append(error)
         if _refusals:
             raise Refused("preflight refused; nothing was changed") from _refusals[0]
     return _briefs[current_host.name]
+
+
+def _show(text: str) -> None:
+    print(f"\n{text}\n", file=sys.stderr)
 
 
 def _look_at(hosts: list[Host]) -> dict[str, Brief]:
@@ -121,6 +124,8 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
     problems = [problem for name, plan in plans.items() for problem in check(plan, settings[name], facts[name], lock)]
     if problems:
         raise ProblemsError(problems)
+    if said := [each for name, plan in plans.items() for each in remarks(plan, settings[name], facts[name], lock)]:
+        _show(table_of(said, "Worth knowing; the deploy goes on.", color=COLOR))
     # The whole inventory, also where this run is limited to some hosts.
     fleet = fleet_of(
         (
@@ -235,6 +240,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         if source
     }
     gates = {each.name: fact(UnitState, unit=each.gate) for each in plan.endpoints if each.public_address}
+    pci = fact(PciDevices)
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
     return HostFacts(
         os_release=system.os_release,
@@ -243,7 +249,8 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         privilege=system.privilege,
         memory=fact(MemoryTotal),
         secure_boot=fact(SecureBoot),
-        pci=fact(PciDevices),
+        pci=pci,
+        slots=fact(Slots, addresses=[card.address for card in nvidia_gpus(pci)]),
         disks=fact(DiskFree, paths=disk_paths(settings, docker_store(daemon, containerd))),
         listeners=fact(ListeningPorts),
         reachable={

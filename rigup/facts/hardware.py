@@ -1,7 +1,8 @@
-"""What is built into a host: the PCI bus, the firmware's Secure Boot switch, the space on its disks."""
+"""What is built into a host: the PCI bus and its slots, the firmware's Secure Boot switch, the space on its disks."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,9 +19,12 @@ __all__ = [
     "PciDevice",
     "PciDevices",
     "SecureBoot",
+    "Slot",
+    "Slots",
     "nvidia_gpus",
     "parse_disk_free",
     "parse_pci_devices",
+    "parse_slots",
 ]
 
 NVIDIA = 0x10DE
@@ -37,6 +41,18 @@ class PciDevice(Value):
     vendor: int
     device: int
     class_code: int
+
+
+@dataclass(frozen=True)
+class Slot(Value):
+    """How a card is connected: it runs on `lanes` of its `card_lanes` (0: unknown) and shows `window` bytes at once.
+
+    The window is its largest region on the bus: of a GPU BAR1, through which others reach its memory.
+    """
+
+    lanes: int
+    card_lanes: int
+    window: int
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,27 @@ def parse_pci_devices(lines: list[str]) -> list[PciDevice]:
 def nvidia_gpus(devices: Sequence[PciDevice]) -> list[PciDevice]:
     """NVIDIA's display controllers: no BMC's, no CPU's graphics, and not the audio function of the same card."""
     return [device for device in devices if device.vendor == NVIDIA and device.class_code >> 16 == DISPLAY_CONTROLLER]
+
+
+def parse_slots(lines: Sequence[str]) -> dict[str, Slot]:
+    """Slots by the address of their card, from lines `/sys/bus/pci/devices/ADDRESS/FILE:CONTENT`."""
+    lanes: dict[str, int] = {}
+    card_lanes: dict[str, int] = {}
+    windows: dict[str, int] = {}
+    for line in lines:
+        found = re.fullmatch(r".*/([^/]+)/(\w+):(.*)", line)
+        if found is None:
+            continue
+        address, file, content = found.groups()
+        if file == "resource":
+            # Of each region the first and the last byte; of one that is not there, zeros.
+            first, last = (int(word, 16) for word in content.split()[:2])
+            windows[address] = max(windows.get(address, 0), last - first + 1 if last else 0)
+        elif content.isdigit():
+            (lanes if file == "current_link_width" else card_lanes)[address] = int(content)
+    return {
+        address: Slot(lanes.get(address, 0), card_lanes.get(address, 0), window) for address, window in windows.items()
+    }
 
 
 def parse_disk_free(paths: Sequence[str], lines: list[str]) -> dict[str, DiskSpace]:
@@ -111,6 +148,23 @@ class PciDevices(FactBase[list[PciDevice]]):
     @reading
     def process(self, output: list[str]) -> list[PciDevice]:
         return parse_pci_devices(output)
+
+
+class Slots(FactBase[dict[str, Slot]]):
+    """How the cards at these addresses are connected; those that are not there are left out."""
+
+    @staticmethod
+    def default() -> dict[str, Slot]:
+        return {}
+
+    def command(self, addresses: Sequence[str]) -> StringCommand:
+        files = ("resource", "current_link_width", "max_link_width")
+        paths = [f"/sys/bus/pci/devices/{address}/{file}" for address in addresses for file in files]
+        return StringCommand("grep -H .", *map(QuoteString, paths), "/dev/null 2>/dev/null || true")
+
+    @reading
+    def process(self, output: list[str]) -> dict[str, Slot]:
+        return parse_slots(output)
 
 
 class SecureBoot(FactBase[bool]):

@@ -11,7 +11,7 @@ from rigup.lock import Lock
 from rigup.plan import Plan
 from rigup.preflight import machine, room, software, ways
 from rigup.preflight.room import disk_paths, holds
-from rigup.preflight.seen import Case, Disk, HostFacts, Listener, PciDevice, Reachability
+from rigup.preflight.seen import Case, Disk, HostFacts, Listener, PciDevice, Reachability, Slot
 from rigup.preflight.software import FOREIGN
 from rigup.preflight.ways import destinations
 from rigup.settings import Settings
@@ -23,10 +23,12 @@ __all__ = [
     "Listener",
     "PciDevice",
     "Reachability",
+    "Slot",
     "check",
     "destinations",
     "disk_paths",
     "holds",
+    "remarks",
 ]
 
 LOOKS = (
@@ -54,9 +56,21 @@ LOOKS = (
 """Each adds the problems that it finds to a case; the table shows them in this order."""
 
 
+REMARKS = (machine.slots,)
+"""Likewise, of what nothing need stop for."""
+
+
 def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[Problem]:
     """All problems of one host; an empty list means that a deploy may begin."""
     case = Case(plan, settings, facts, lock)
     for look in LOOKS:
+        look(case)
+    return case.problems
+
+
+def remarks(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[Problem]:
+    """What its owner should know of a host where nothing serves yet, though a deploy may begin."""
+    case = Case(plan, settings, facts, lock)
+    for look in () if facts.serving else REMARKS:
         look(case)
     return case.problems

@@ -9,7 +9,7 @@ from rigup.packages import distro_id
 from rigup.preflight.seen import GIB, Case, amount
 from rigup.settings import gpu_indices
 
-__all__ = ["gpus", "iommu", "kernel_args", "memory", "privilege", "secure_boot", "system"]
+__all__ = ["gpus", "iommu", "kernel_args", "memory", "privilege", "secure_boot", "slots", "system"]
 
 NVIDIA = 0x10DE
 DISPLAY_CONTROLLER = 0x03
@@ -105,6 +105,34 @@ def gpus(case: Case) -> None:
                     f"needs {amount(endpoint.vram_mib << 20)}",
                     "choose a recipe that fits",
                 )
+
+
+def slots(case: Case) -> None:
+    """Software cannot mend these, and a rig may be built so; it serves, and slower."""
+    narrow: dict[tuple[int, int], list[str]] = {}
+    hidden: dict[int, list[str]] = {}
+    for card in case.facts.pci:
+        slot, memory = case.facts.slots.get(card.address), CARD_MIB.get(card.device)
+        if slot is None or memory is None or card.vendor != NVIDIA:
+            continue
+        if 0 < slot.lanes < slot.card_lanes:
+            narrow.setdefault((slot.lanes, slot.card_lanes), []).append(card.address)
+        if 0 < slot.window < memory << 20:
+            hidden.setdefault(slot.window, []).append(card.address)
+    for (lanes, card_lanes), cards in narrow.items():
+        case.problem(
+            "gpus",
+            f"{lanes} of {card_lanes} lanes: the GPU at {', '.join(cards)}",
+            "if it is so under load too, look at the riser, the slot and its bifurcation in the BIOS: all that GPUs "
+            "tell each other goes over these lanes",
+        )
+    for window, cards in hidden.items():
+        case.problem(
+            "gpus",
+            f"{amount(window)} of memory on the bus (BAR1): the GPU at {', '.join(cards)}",
+            "switch Above 4G decoding and Resizable BAR on in the BIOS: without them GPUs do not reach each other's "
+            "memory",
+        )
 
 
 def memory(case: Case) -> None:

@@ -13,7 +13,7 @@ from rigup.plan import CheckpointPlan, Plan
 from rigup.proxies import NO_PROXIES, Proxies
 from rigup.settings import Settings
 
-__all__ = ["GIB", "Case", "Disk", "HostFacts", "Listener", "PciDevice", "Reachability", "amount"]
+__all__ = ["GIB", "Case", "Disk", "HostFacts", "Listener", "PciDevice", "Reachability", "Slot", "amount"]
 
 GIB = 1 << 30
 
@@ -29,6 +29,17 @@ class PciDevice(Protocol):
     def device(self) -> int: ...
     @property
     def class_code(self) -> int: ...
+
+
+class Slot(Protocol):
+    """How a card is connected: lanes, 0 where unknown, and how many bytes of it the bus shows at once."""
+
+    @property
+    def lanes(self) -> int: ...
+    @property
+    def card_lanes(self) -> int: ...
+    @property
+    def window(self) -> int: ...
 
 
 class Disk(Protocol):
@@ -72,7 +83,8 @@ class HostFacts:
     `source`: `model_source` is a directory there; `sourced` the paths of the checkpoints that it holds in full.
     `sources` has the addresses of repositories in each of apt's source files.
     `proxies` are those by which programs of the host reach servers. `cpus` counts those that do not run too. `daemon`
-    and `containerd` are the texts of their configuration, `foreign` those of `FOREIGN` that are there.
+    and `containerd` are the texts of their configuration, `foreign` those of `FOREIGN` that are there. `slots` has the
+    GPUs' by their address on the bus.
     """
 
     os_release: Mapping[str, str]
@@ -107,10 +119,11 @@ class HostFacts:
     daemon: str | None = None
     containerd: str | None = None
     foreign: Collection[str] = ()
+    slots: Mapping[str, Slot] = field(default_factory=dict)
 
 
 class Case:
-    """One host: what it shall become, what was seen on it, and its problems in the making."""
+    """One host: what it shall become, what was seen on it, and what there is to say of it in the making."""
 
     def __init__(self, plan: Plan, settings: Settings, facts: HostFacts, lock: Lock):
         self.plan, self.settings, self.facts, self.lock = plan, settings, facts, lock

@@ -282,6 +282,18 @@ def test_secure_boot_is_refused(alone: Rigs, host: Host) -> None:
         assert alone.deploy("--dry").code == 0
 
 
+def test_cards_that_are_connected_badly_are_told_and_refused_nothing(alone: Rigs, host: Host) -> None:
+    [first, *_] = host.shell("grep -l 0x2bb1 /sys/bus/pci/devices/*/device | cut -d/ -f6").stdout.split()
+    width = f"/sys/bus/pci/devices/{first}/current_link_width"
+    with on(host, f"echo 4 >/run/width && mount --bind /run/width {width}", undo=f"umount {width}"):
+        result = alone.deploy("--dry")
+    assert result.code == 0, result.output
+    assert "Worth knowing; the deploy goes on." in result.output
+    [row] = rows(result.output)
+    assert (row.host, row.check, row.found) == (NAME, "gpus", f"4 of 16 lanes: the GPU at {first}")
+    assert "riser" in row.remedy
+
+
 def test_a_server_that_the_host_cannot_reach_is_refused(alone: Rigs, host: Host) -> None:
     """The control machine could reach it, and has to ask it nothing: the lock knows."""
     rule = f"to {GATEWAY} ipproto tcp dport {REGISTRY_PORT} prohibit"

@@ -25,6 +25,7 @@ from rigup.facts.hardware import (
     FileSystemLabels,
     PciDevices,
     SecureBoot,
+    Slots,
     parse_disk_free,
 )
 from rigup.facts.kernel import BootId, KernelState, ModuleParameters, parse_kernel_state
@@ -107,6 +108,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (Proof, {"path": "/not/there", "unit": "docker.service"}),
     (Reachable, {"address": "127.0.0.1", "port": 1}),
     (SecureBoot, {}),
+    (Slots, {"addresses": ["0000:99:00.0"]}),
     (UnitState, {"unit": "docker.service", "inputs": ["/not/there"]}),
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rigup.facts.hardware import PciDevice, nvidia_gpus, parse_pci_devices
+from rigup.facts.hardware import PciDevice, Slot, nvidia_gpus, parse_pci_devices, parse_slots
 from rigup.facts.kernel import parse_kernel_state, parse_module_parameters
 from rigup.facts.nvidia import Gpu, parse_cdi_devices, parse_driver_state, parse_gpu_list
 from tests.captures import capture, section
@@ -120,6 +120,20 @@ def test_only_nvidias_display_controllers_are_gpus() -> None:
         PciDevice("0000:06:00.0", 0x10DE, 0x2BB5, 0x030200),
         PciDevice("0000:c1:00.0", 0x10DE, 0x2BB1, 0x030000),
     ]
+
+
+def test_a_card_has_its_lanes_and_its_largest_region_on_the_bus() -> None:
+    here = "/sys/bus/pci/devices"
+    lines = [
+        f"{here}/0000:c1:00.0/resource:0x00000000b8000000 0x00000000bbffffff 0x0000000000040200",
+        f"{here}/0000:c1:00.0/resource:0x0000028000000000 0x00000280ffffffff 0x000000000014220c",
+        f"{here}/0000:c1:00.0/resource:0x0000000000000000 0x0000000000000000 0x0000000000000000",
+        f"{here}/0000:c1:00.0/resource:0x0000029000000000 0x0000029001ffffff 0x000000000014220c",
+        f"{here}/0000:c1:00.0/current_link_width:8",
+        f"{here}/0000:c1:00.0/max_link_width:16",
+        f"{here}/0000:06:00.0/resource:0x0000000000000000 0x0000000000000000 0x0000000000000000",
+    ]
+    assert parse_slots(lines) == {"0000:c1:00.0": Slot(8, 16, 4 << 30), "0000:06:00.0": Slot(0, 0, 0)}
 
 
 def test_a_real_command_line_is_split_into_arguments() -> None:

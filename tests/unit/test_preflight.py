@@ -8,7 +8,7 @@ import pytest
 from rigup.errors import Problem, ProblemsError
 from rigup.lock import Lock
 from rigup.make_plan import make_plan
-from rigup.preflight import HostFacts, check, destinations, disk_paths, holds
+from rigup.preflight import HostFacts, check, destinations, disk_paths, holds, remarks
 from rigup.settings import Settings
 from tests.unit.sample import CATALOGUE, DIGEST, GIB, PUBLISHED, REPO, REVISION, image, lock, plan
 
@@ -22,6 +22,13 @@ class Device:
     vendor: int
     device: int
     class_code: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    lanes: int
+    card_lanes: int
+    window: int
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,11 @@ SERVED = replace(
 def problems(facts: HostFacts, cuda: str | None = "13.0.1", **settings: object) -> list[Problem]:
     wanted, known = Settings.from_data(settings), lock(image(cuda=cuda))
     return check(make_plan("rig1", wanted, CATALOGUE, known, PUBLISHED), wanted, facts, known)
+
+
+def said(facts: HostFacts) -> list[Problem]:
+    wanted, known = Settings(), lock(image(cuda="13.0.1"))
+    return remarks(make_plan("rig1", wanted, CATALOGUE, known, PUBLISHED), wanted, facts, known)
 
 
 def only(found: list[Problem]) -> Problem:
@@ -370,6 +382,36 @@ def test_all_problems_come_at_once_and_fit_one_table() -> None:
     assert text.startswith(f"{len(found)} problems; nothing was changed.")
     assert all(len(line) <= 100 for line in text.splitlines())
     assert str(ProblemsError(found[:1])).startswith("1 problem; nothing was changed.")
+
+
+WHOLE = Slot(16, 16, 128 * GIB)
+
+
+def test_a_host_whose_cards_are_connected_as_they_should_be_is_not_remarked_upon() -> None:
+    slots = {card.address: WHOLE for card in CARDS}
+    assert said(replace(BARE, slots=slots)) == []
+    assert said(replace(BARE, slots=dict.fromkeys(slots, Slot(0, 0, 0)))) == []
+
+
+def test_cards_with_fewer_lanes_are_told_in_one_row_and_stop_nothing() -> None:
+    first, second, *others = (card.address for card in CARDS)
+    slots = {**dict.fromkeys((first, second), Slot(8, 16, 128 * GIB)), **dict.fromkeys(others, WHOLE)}
+    facts = replace(BARE, slots=slots)
+    assert only(said(facts)).found == f"8 of 16 lanes: the GPU at {first}, {second}"
+    assert problems(facts) == []
+
+
+def test_a_card_that_shows_little_of_its_memory_is_told_with_the_switch_in_the_bios() -> None:
+    slots = {card.address: WHOLE for card in CARDS} | {CARDS[2].address: Slot(16, 16, 256 << 20)}
+    remark = only(said(replace(BARE, slots=slots)))
+    assert remark.found == f"256 MiB of memory on the bus (BAR1): the GPU at {CARDS[2].address}"
+    assert "Resizable BAR" in remark.remedy
+
+
+def test_where_something_serves_nothing_is_remarked_upon_again() -> None:
+    slots = {card.address: Slot(8, 16, 256 << 20) for card in CARDS}
+    assert len(said(replace(BARE, slots=slots))) == 2
+    assert said(replace(BARE, slots=slots, serving={"llm@main.service"})) == []
 
 
 def test_square_brackets_in_what_a_host_says_are_shown_as_they_are() -> None:
