@@ -132,8 +132,18 @@ def test_a_card_has_its_lanes_and_its_largest_region_on_the_bus() -> None:
         f"{here}/0000:c1:00.0/current_link_width:8",
         f"{here}/0000:c1:00.0/max_link_width:16",
         f"{here}/0000:06:00.0/resource:0x0000000000000000 0x0000000000000000 0x0000000000000000",
+        # An H200's, whose driver says that BAR1 has 262144 MiB.
+        f"{here}/0000:00:06.0/resource:0x0000104002000000 0x0000104002ffffff 0x000000000014220c",
+        f"{here}/0000:00:06.0/resource:0x0000100000000000 0x0000103fffffffff 0x000000000014220c",
+        f"{here}/0000:00:06.0/resource:0x0000104000000000 0x0000104001ffffff 0x000000000014220c",
+        f"{here}/0000:00:06.0/current_link_width:16",
+        f"{here}/0000:00:06.0/max_link_width:16",
     ]
-    assert parse_slots(lines) == {"0000:c1:00.0": Slot(8, 16, 4 << 30), "0000:06:00.0": Slot(0, 0, 0)}
+    assert parse_slots(lines) == {
+        "0000:c1:00.0": Slot(8, 16, 4 << 30),
+        "0000:06:00.0": Slot(0, 0, 0),
+        "0000:00:06.0": Slot(16, 16, 262144 << 20),
+    }
 
 
 def test_a_real_command_line_is_split_into_arguments() -> None:
