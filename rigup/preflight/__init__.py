@@ -56,7 +56,7 @@ LOOKS = (
 """Each adds the problems that it finds to a case; the table shows them in this order."""
 
 
-REMARKS = (machine.slots,)
+REMARKS = (machine.slots, software.cdi)
 """Likewise, of what nothing need stop for."""
 
 

@@ -17,11 +17,22 @@ from rigup.packages import (
 )
 from rigup.preflight.seen import Case
 
-__all__ = ["FOREIGN", "apt_sources", "daemon_json", "driver_change", "driver_cuda", "failed", "foreign", "packages"]
+__all__ = [
+    "FOREIGN",
+    "apt_sources",
+    "cdi",
+    "daemon_json",
+    "driver_change",
+    "driver_cuda",
+    "failed",
+    "foreign",
+    "packages",
+]
 
 SNAP_DOCKER = "/snap/bin/docker"
 RUN_FILE_DRIVER = "/usr/bin/nvidia-uninstall"
-FOREIGN = (SNAP_DOCKER, RUN_FILE_DRIVER)
+CDI_BY_HAND = "/etc/cdi/nvidia.yaml"
+FOREIGN = (SNAP_DOCKER, RUN_FILE_DRIVER, CDI_BY_HAND)
 """What only installations have that apt does not know of."""
 
 
@@ -108,6 +119,16 @@ def foreign(case: Case) -> None:
             "driver",
             f"a driver was installed by NVIDIA's .run file ({RUN_FILE_DRIVER}), whose files apt would write over",
             "`nvidia-uninstall` there, and reboot",
+        )
+
+
+def cdi(case: Case) -> None:
+    """The toolkit's own lies in /run, is made anew at each boot, and comes before this one once it is there."""
+    if CDI_BY_HAND in case.facts.foreign:
+        case.problem(
+            "docker",
+            f"{CDI_BY_HAND} describes the GPUs, by hand: after a change of the driver it names files that are gone",
+            "remove it: the toolkit makes its own at every boot",
         )
 
 

@@ -408,6 +408,12 @@ def test_a_card_that_shows_little_of_its_memory_is_told_with_the_switch_in_the_b
     assert "Resizable BAR" in remark.remedy
 
 
+def test_a_description_of_the_gpus_made_by_hand_is_told_and_stops_nothing() -> None:
+    facts = replace(BARE, foreign=["/etc/cdi/nvidia.yaml"])
+    assert "/etc/cdi/nvidia.yaml" in only(said(facts)).found
+    assert problems(facts) == []
+
+
 def test_where_something_serves_nothing_is_remarked_upon_again() -> None:
     slots = {card.address: Slot(8, 16, 256 << 20) for card in CARDS}
     assert len(said(replace(BARE, slots=slots))) == 2
