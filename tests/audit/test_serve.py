@@ -7,6 +7,7 @@ import re
 
 from subject import (
     CONFINED,
+    FILES,
     PROGRAMS,
     UNITS,
     YOU,
@@ -19,6 +20,8 @@ from subject import (
     expect_text,
     veiled,
 )
+
+from rigup.diagnosis import fatal_text
 
 # Who engines without a container run as.
 USER = "rigup-serve"
@@ -48,6 +51,15 @@ def test_serve_programs(rig: Subject) -> None:
     switch = ("switch.py", "switch_record.py", "switch_units.py")
     expect_files(rig, PROGRAMS, "judge.py", "prove.py", "smoke.py", *switch, "wait_ready.py")
     expect_files(rig, UNITS, "rigup-commit.service")
+    lines = f"{PROGRAMS}/fatal.json"
+    expect_text(lines, fatal_text(), rig.text(lines))
+
+
+@check("major", "pypi_index")
+def test_serve_client(rig: Subject) -> None:
+    """The proof's packages are those of the lock, a copy of which is written once they are all there."""
+    copy = f"{PROGRAMS}/client/requirements.lock"
+    expect_text(copy, (FILES / "client-requirements.lock").read_text(), rig.text(copy))
 
 
 @check("critical", "endpoints", "recipe")

@@ -92,6 +92,7 @@ LIGHT = (
     Break("config-environment", "chmod 644 /etc/rigup/endpoints/main/*/env"),
     Break("config-patches", "sed -i s/NVFP4/FP4/ /etc/rigup/endpoints/main/*/config.json"),
     Break("serve-programs", "sed -i '1a # by hand' /usr/local/lib/rigup/wait_ready.py"),
+    Break("serve-client", "rm /usr/local/lib/rigup/client/requirements.lock"),
     Break("serve-unit", f"echo '# mine' >>{UNIT}"),
     Break(
         "serve-others",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rigup.diagnosis import fatal_text
 from rigup.gate import config_text, firewall_text
 from rigup.inventory import load_inventory
 from rigup.neighbours import daemon_config
@@ -27,6 +28,7 @@ AUDIT = Path(__file__).resolve().parents[2] / "tests/audit"
 PROGRAMS, UNITS = "/usr/local/lib/rigup", "/etc/systemd/system"
 UNIT = "/usr/local/lib/systemd/system/llm@main.service"
 GATE = "/etc/rigup/gates/main"
+LINES, CLIENT = f"{PROGRAMS}/fatal.json", f"{PROGRAMS}/client/requirements.lock"
 OPEN = {"main": {"address": "192.0.2.20", "networks": ["192.0.2.0/24", "198.51.100.7"]}}
 OPEN_6 = {"main": {"address": "2001:db8::20", "networks": ["2001:db8::/32", "fd00::/8"]}}
 
@@ -104,7 +106,12 @@ class Audited:
             home="tmpfs" if endpoint.venv else "read-only",
         )
         self.told = Told(
-            {UNIT: unit_text(endpoint), f"{endpoint.directory}/llm.service": unit_text(endpoint)},
+            {
+                UNIT: unit_text(endpoint),
+                f"{endpoint.directory}/llm.service": unit_text(endpoint),
+                LINES: fatal_text(),
+                CLIENT: (FILES / "client-requirements.lock").read_text(),
+            },
             {endpoint.unit: shown, endpoint.gate: shown},
             {
                 "ls -1 /etc/rigup/gates/": "main.cfg\nmain.nft\n" if endpoint.public_address else "",
@@ -298,6 +305,15 @@ def test_a_file_of_another_version_is_found(gated: Audited, step: str, check: st
     command = f"cd {directory} && sha256sum"
     gated.told.commands[command] = gated.told.commands[command].replace(f"  {name}", "  other")
     assert f"{name}: no such file" in gated.finding(step, check)
+
+
+@pytest.mark.parametrize(("check", "path"), [("programs", LINES), ("client", CLIENT)])
+def test_what_the_proof_works_with_is_found_where_it_differs(served: Audited, check: str, path: str) -> None:
+    assert served.finding("serve", check) == ""
+    served.told.files[path] += "more\n"
+    assert f"{path}, line" in served.finding("serve", check)
+    del served.told.files[path]
+    assert served.finding("serve", check).split() == ["expected:", path, "found:", "no", "such", "file"]
 
 
 @pytest.mark.parametrize(
