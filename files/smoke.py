@@ -1,4 +1,4 @@
-"""What an endpoint must be able to do, tried with the client that its users have: the package `openai`.
+"""What an endpoint must be able to do, tried as its users would.
 
 `prove.py` runs these. What is tried goes by what the recipe is for (`Expectation`), from the health check over tool
 calls in several steps to an image. A check that fails says what it means and which recipe avoids it. Of a checkpoint
@@ -12,17 +12,15 @@ import json
 import re
 import struct
 import time
-import urllib.error
-import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import openai
 from prove import Check, Failed, Noted
+from smoke_ask import Endpoint, parsed, thoughts
 
-PLAIN: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
 THINKING: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": True}}
 
 PARAGRAPH = "Write one paragraph of about one hundred words about the sea, in plain English."
@@ -30,8 +28,6 @@ MAGIC = "7319-cobalt"
 FILLER = "The quick brown fox jumps over the lazy dog while the grey cat sleeps in the warm sun. "
 STOCK = {"A1": 7, "B2": 11, "C3": 13, "D4": 17, "E5": 19}
 
-# Models that think although they were asked not to must come to their answer all the same; they end by themselves.
-ROOM = 8192
 # Words that no English paragraph does without; tokens drawn at random hardly ever make one.
 COMMON = frozenset(("the", "a", "an", "and", "of", "to", "in", "is", "it", "that", "with", "as", "on", "for", "are"))
 
@@ -87,7 +83,7 @@ MEANINGS = {
     "speculates": Meaning("the drafter costs time and brings nothing"),
 }
 
-TOOL_NAMES = {
+TOOLS = {
     "get_weather": ("The weather in a city now.", {"city": {"type": "string", "enum": ["Paris", "Oslo", "Lima"]}}),
     "get_stock": ("How many of an article are in stock.", {"article": {"type": "string", "enum": sorted(STOCK)}}),
     "get_time": ("The time in a city.", {"city": {"type": "string"}}),
@@ -99,31 +95,18 @@ TOOL_NAMES = {
 
 def tool(name: str) -> dict[str, Any]:
     """A tool as the API describes it; every argument is required."""
-    text, properties = TOOL_NAMES[name]
+    text, properties = TOOLS[name]
     parameters = {"type": "object", "properties": properties, "required": list(properties)}
     return {"type": "function", "function": {"name": name, "description": text, "parameters": parameters}}
-
-
-@dataclass
-class Calls:
-    """Tool calls of one answer: names and arguments, in order."""
-
-    finish: str
-    calls: list[tuple[str, str, str]] = field(default_factory=list)
-    content: str = ""
 
 
 class Smoke:
     """The checks of one endpoint."""
 
     def __init__(self, url: str, health: str, model: str, limit: float, expect: Expectation) -> None:
-        self.url, self.health, self.model, self.limit, self.expect = url.rstrip("/"), health, model, limit, expect
-        # A proxy is for elsewhere, and a request that is sent twice would hide the first one's failure.
-        direct = openai.DefaultHttpxClient(trust_env=False, timeout=limit)
-        self.client = openai.OpenAI(
-            base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=limit, http_client=direct
-        )
+        self.health, self.model, self.expect = health, model, expect
         self.sense = not expect.random_weights
+        self.endpoint = Endpoint(url.rstrip("/"), model, limit, ends=self.sense)
 
     def checks(self) -> list[Check]:
         """All that this endpoint is to be tried for, in order; each raises Failed or Noted."""
@@ -167,11 +150,11 @@ class Smoke:
         return told
 
     def is_healthy(self) -> str:
-        self._get(self.health)
+        self.endpoint.get(self.health)
         return "200"
 
     def lists_model(self) -> str:
-        listed = {model.id: model for model in self.client.models.list()}
+        listed = {model.id: model for model in self.endpoint.client.models.list()}
         if self.model not in listed:
             raise Failed(f"it lists {', '.join(listed) or 'nothing'}, not {self.model}")
         context = getattr(listed[self.model], "max_model_len", None)
@@ -181,7 +164,7 @@ class Smoke:
 
     def chats(self) -> str:
         """One short completion, without sampling and without thinking."""
-        answer = self._ask("Reply with exactly: OK-7319", max_tokens=32)
+        answer = self.endpoint.ask("Reply with exactly: OK-7319", max_tokens=32)
         tokens = answer.usage.completion_tokens if answer.usage else 0
         if tokens < 1:
             raise Failed("the completion has no tokens")
@@ -192,7 +175,7 @@ class Smoke:
 
     def writes_sense(self) -> str:
         """A whole paragraph: a broken kernel may still get a first word right."""
-        text = self._ask(PARAGRAPH, max_tokens=300).choices[0].message.content or ""
+        text = self.endpoint.ask(PARAGRAPH, max_tokens=300).choices[0].message.content or ""
         nonsense = why_nonsense(text)
         if self.sense and nonsense:
             raise Failed(f"it writes nonsense ({nonsense}): {text[:120]!r}")
@@ -203,7 +186,7 @@ class Smoke:
     def streams(self) -> str:
         began, first, pieces, finish = time.monotonic(), 0.0, 0, None
         question = {"role": "user", "content": "Count from 1 to 20."}
-        for chunk in self._stream([question], max_tokens=self._room(96)):
+        for chunk in self.endpoint.stream([question], max_tokens=self.endpoint.room(96)):
             if not chunk.choices:
                 continue
             finish = chunk.choices[0].finish_reason or finish
@@ -212,13 +195,13 @@ class Smoke:
                 pieces += 1
         if pieces < 2 or finish is None:
             raise Failed(f"{pieces} pieces, finish_reason {finish}")
-        self._ended(finish)
+        self.endpoint.ended(finish)
         return f"{pieces} pieces, the first after {first:.2f} s"
 
     def keeps_reasoning_apart(self) -> str:
         messages = [{"role": "user", "content": "What is 17 * 23? Answer with the number."}]
-        choice = self._complete(messages, max_tokens=self._room(64), extra_body=THINKING).choices[0]
-        self._ended(choice.finish_reason)
+        choice = self.endpoint.complete(messages, max_tokens=self.endpoint.room(64), extra_body=THINKING).choices[0]
+        self.endpoint.ended(choice.finish_reason)
         message = choice.message
         content, reasoning = message.content or "", thoughts(message)
         if "<think>" in content or "</think>" in content:
@@ -231,8 +214,8 @@ class Smoke:
 
     def calls_tool(self, choice: str, stream: bool) -> str:
         messages = [{"role": "user", "content": "What is the weather in Paris? Use the tool."}]
-        answer = self._call(messages, ["get_weather"], choice, stream)
-        name, arguments = self._one_call(answer)
+        answer = self.endpoint.call(messages, [tool("get_weather")], choice, stream)
+        name, arguments = answer.first()
         # What guided decoding ends with differs between versions.
         if choice == "auto" and answer.finish != "tool_calls":
             raise Failed(f"finish_reason is {answer.finish}, not tool_calls: agents go by it")
@@ -246,9 +229,9 @@ class Smoke:
         listed = ", ".join(STOCK)
         task = f"Look up the stock of {listed}, one at a time with get_stock. Then reply with the sum alone."
         messages: list[dict[str, Any]] = [{"role": "user", "content": task}]
-        asked: set[str] = set()
+        tools, asked = [tool(name) for name in TOOLS], set[str]()
         for step in range(1, 3 * len(STOCK) + 1):
-            answer = self._call(messages, list(TOOL_NAMES), "auto", stream=step % 2 == 0)
+            answer = self.endpoint.call(messages, tools, "auto", stream=step % 2 == 0)
             if not answer.calls:
                 break
             calls = [{"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -274,7 +257,7 @@ class Smoke:
             {"role": "user", "content": "Say hello."},
         ]
         try:
-            self._complete(messages, max_tokens=16)
+            self.endpoint.complete(messages, max_tokens=16)
         except openai.BadRequestError as error:
             # Qwen's own template allows one; it serves all the same.
             if self.expect.merges_system or "System message must be at the beginning" not in str(error):
@@ -286,11 +269,11 @@ class Smoke:
         return "200"
 
     def reads_long_prompt(self) -> str:
-        per_token = len(FILLER * 20) / self._tokens(FILLER * 20)
+        per_token = len(FILLER * 20) / self.endpoint.tokens(FILLER * 20)
         count = max(1, int(self.expect.long_prompt * per_token / len(FILLER)))
         fact = f"Remember: the magic word is {MAGIC}. "
         text = fact + FILLER * count + "What is the magic word? Reply with it alone."
-        answer = self._ask(text, max_tokens=32)
+        answer = self.endpoint.ask(text, max_tokens=32)
         content, read = answer.choices[0].message.content or "", answer.usage.prompt_tokens if answer.usage else 0
         if read < self.expect.long_prompt / 2:
             raise Failed(f"it read {read} tokens of about {self.expect.long_prompt}")
@@ -304,17 +287,19 @@ class Smoke:
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": "Which colour is this square? One word."},
         ]
-        choice = self._complete([{"role": "user", "content": parts}], max_tokens=self._room(32)).choices[0]
-        self._ended(choice.finish_reason)
+        choice = self.endpoint.complete(
+            [{"role": "user", "content": parts}], max_tokens=self.endpoint.room(32)
+        ).choices[0]
+        self.endpoint.ended(choice.finish_reason)
         text = choice.message.content or ""
         if self.sense and "red" not in text.lower():
             raise Failed(f"a red square is {text[:80]!r} to it")
         return repr(text[:40])
 
     def speculates(self) -> str:
-        before = self._speculation()
-        self._ask("Count from 1 to 60, separated by commas.", max_tokens=200)
-        after = self._speculation()
+        before = self.endpoint.speculation()
+        self.endpoint.ask("Count from 1 to 60, separated by commas.", max_tokens=200)
+        after = self.endpoint.speculation()
         if not before or not after:
             raise Noted("it counts no drafted tokens in /metrics, so how many of them are accepted is not known")
         drafted, accepted = (now - then for now, then in zip(after, before, strict=True))
@@ -323,100 +308,6 @@ class Smoke:
         if accepted / drafted < 0.05 and self.sense:
             raise Failed(f"{accepted:.0f} of {drafted:.0f} drafted tokens were accepted")
         return f"{accepted / drafted:.0%} of {drafted:.0f} drafted tokens were accepted"
-
-    # What the checks are made of
-
-    def _room(self, max_tokens: int) -> int:
-        """How many tokens an answer may have; random weights never come to an end."""
-        return ROOM if self.sense else max_tokens
-
-    def _get(self, path: str) -> str:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(self.url + path, timeout=self.limit) as response:
-            return str(response.read().decode(errors="replace"))
-
-    def _complete(self, messages: list[dict[str, Any]], **more: Any) -> Any:
-        more = {"extra_body": PLAIN, **more}
-        answer = self.client.chat.completions.create(
-            model=self.model, messages=messages, temperature=0, stream=False, **more
-        )
-        if not getattr(answer, "choices", None):
-            raise Failed(f"the answer is no chat completion: {str(answer)[:120]}")
-        return answer
-
-    def _ask(self, question: str, max_tokens: int) -> Any:
-        answer = self._complete([{"role": "user", "content": question}], max_tokens=self._room(max_tokens))
-        self._ended(answer.choices[0].finish_reason)
-        return answer
-
-    def _ended(self, finish: str | None) -> None:
-        """Raises Failed where an answer was cut off; random weights never come to an end."""
-        if self.sense and finish != "stop":
-            raise Failed(
-                f"the answer does not come to an end: finish_reason is {finish}, and {ROOM} tokens are allowed"
-            )
-
-    def _stream(self, messages: list[dict[str, Any]], **more: Any) -> Iterator[Any]:
-        more = {"extra_body": PLAIN, **more}
-        yield from self.client.chat.completions.create(
-            model=self.model, messages=messages, temperature=0, stream=True, **more
-        )
-
-    def _call(self, messages: list[dict[str, Any]], tools: list[str], choice: str, stream: bool) -> Calls:
-        asked: dict[str, Any] = {"tools": [tool(name) for name in tools], "tool_choice": choice}
-        asked["max_tokens"] = self._room(192)
-        if not stream:
-            answer = self._complete(messages, **asked).choices[0]
-            calls = [(call.id, call.function.name, call.function.arguments) for call in answer.message.tool_calls or []]
-            return Calls(answer.finish_reason, calls, answer.message.content or "")
-        finish, content, pieces = "", "", dict[int, list[str]]()
-        for chunk in self._stream(messages, **asked):
-            for delta in chunk.choices:
-                finish = delta.finish_reason or finish
-                content += delta.delta.content or ""
-                for call in delta.delta.tool_calls or []:
-                    parts = pieces.setdefault(call.index, ["", "", ""])
-                    function = call.function
-                    said = (call.id, function.name if function else None, function.arguments if function else None)
-                    for at, part in enumerate(said):
-                        parts[at] += part or ""
-        return Calls(finish, [(parts[0], parts[1], parts[2]) for _, parts in sorted(pieces.items())], content)
-
-    def _one_call(self, answer: Calls) -> tuple[str, dict[str, Any]]:
-        if not answer.calls:
-            raise Failed(f"no tool call; finish_reason {answer.finish}: {answer.content[:120]!r}")
-        _, name, text = answer.calls[0]
-        return name, parsed(text, "the call")
-
-    def _tokens(self, text: str) -> int:
-        answer = self._complete([{"role": "user", "content": text}], max_tokens=1)
-        return int(answer.usage.prompt_tokens)
-
-    def _speculation(self) -> list[float]:
-        """Drafted and accepted tokens so far; empty where the engine does not count them."""
-        try:
-            text = self._get("/metrics")
-        except urllib.error.HTTPError:
-            return []
-        names = (rf"^vllm:spec_decode_num_{kind}_tokens_total\S* (\S+)$" for kind in ("draft", "accepted"))
-        counts = [[float(value) for value in re.findall(name, text, re.MULTILINE)] for name in names]
-        return [sum(values) for values in counts] if all(counts) else []
-
-
-def thoughts(message: Any) -> str:
-    """The reasoning in a message or a piece of one: vLLM and SGLang have named it both ways."""
-    return getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None) or ""
-
-
-def parsed(text: str, where: str) -> dict[str, Any]:
-    """The arguments of a tool call."""
-    try:
-        arguments = json.loads(text)
-    except ValueError as error:
-        raise Failed(f"the arguments of {where} are no JSON: {text[:120]!r}") from error
-    if not isinstance(arguments, dict):
-        raise Failed(f"the arguments of {where} are no object: {text[:120]!r}")
-    return arguments
 
 
 def why_nonsense(text: str) -> str:

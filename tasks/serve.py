@@ -17,10 +17,11 @@ __all__ = ["serve"]
 FILES = Path(__file__).resolve().parent.parent / "files"
 LIBRARY = "/usr/local/lib/rigup"
 COMMIT_UNIT = "rigup-commit.service"
-# The switch comes after what it imports: one that is installed without it would not run.
+# What is imported comes first: a program that is installed without it would not run.
 PROGRAMS = {
     "readiness check": WAIT_READY,
     "proof": PROVE,
+    "smoke set's way to ask": f"{LIBRARY}/smoke_ask.py",
     "smoke set": SMOKE,
     "judge of arguments": JUDGE,
     "switch's record": f"{LIBRARY}/switch_record.py",

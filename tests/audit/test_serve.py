@@ -49,7 +49,7 @@ def seconds(told: str) -> int:
 def test_serve_programs(rig: Subject) -> None:
     """The programs that run on the host are this version's: they decide what counts as serving."""
     switch = ("switch.py", "switch_record.py", "switch_units.py")
-    expect_files(rig, PROGRAMS, "judge.py", "prove.py", "smoke.py", *switch, "wait_ready.py")
+    expect_files(rig, PROGRAMS, "judge.py", "prove.py", "smoke.py", "smoke_ask.py", *switch, "wait_ready.py")
     expect_files(rig, UNITS, "rigup-commit.service")
     lines = f"{PROGRAMS}/fatal.json"
     expect_text(lines, fatal_text(), rig.text(lines))
