@@ -164,8 +164,11 @@ def down(say: Callable[[str], None] = print) -> None:
     say(f"the lab is down ({len(hosts)} hosts removed)")
 
 
+_PARTS = {"mirror": mirror, "hub": hub, "registry": registry}
+
+
 @contextlib.contextmanager
-def services(say: Callable[[str], None] = quietly) -> Iterator[None]:
+def services(say: Callable[[str], None] = quietly, names: Iterable[str] = _PARTS) -> Iterator[None]:
     """The network, mirror, hub and registry for as long as the context lasts; what ran before runs on afterwards.
 
     Raises LabError, NetworkError, ServiceError.
@@ -177,10 +180,10 @@ def services(say: Callable[[str], None] = quietly) -> Iterator[None]:
     try:
         with machine.locked("world", say):
             network.up()
-            for part, name in ((mirror, "mirror"), (hub, "hub"), (registry, "registry")):
+            for name in names:
                 if running(name) is None:
-                    begun.append(part.stop)
-                part.start()
+                    begun.append(_PARTS[name].stop)
+                _PARTS[name].start()
                 say(f"{name}: ready")
         yield
     finally:
@@ -192,10 +195,12 @@ def services(say: Callable[[str], None] = quietly) -> Iterator[None]:
 
 def fill_caches(say: Callable[[str], None] = quietly) -> None:
     """Make what the lab keeps for later, as far as it is missing. Raises LabError, NetworkError, ServiceError."""
-    # The registry begins with its images.
-    with services(say):
-        for release in RELEASES:
-            rootfs.build(release, say)
+    # Everything else is fetched through the mirror; the registry begins with its images.
+    with services(say, ("mirror",)), ThreadPoolExecutor() as pool:
+        disks = [pool.submit(rootfs.build, release, say) for release in RELEASES]
+        with services(say):
+            for disk in disks:
+                disk.result()
 
 
 def defaults() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The bottom layer: a minimal Debian 12 with Python 3.11, as an archive without device nodes."""
 
 import hashlib
+import io
 import subprocess
 import tarfile
 import tempfile
@@ -18,10 +19,13 @@ EPOCH = 1771545600
 
 _LEFT_OUT = ("dev/", "var/cache/apt/", "var/lib/apt/lists/", "var/log/")
 
+_FORM = 1
+"""To be raised when `build` makes something else of the same settings."""
+
 
 def key() -> str:
     """Names the archive that `build` makes."""
-    return hashlib.sha256(repr((SUITE, PACKAGES, EPOCH, _LEFT_OUT)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((_FORM, SUITE, PACKAGES, EPOCH, _LEFT_OUT)).encode()).hexdigest()[:16]
 
 
 def build() -> Path:
@@ -54,4 +58,13 @@ def _rewrite(raw: Path, target: Path) -> None:
                 member.linkname = member.linkname.removeprefix("./")
             member.mtime = EPOCH
             member.pax_headers = {}
-            layer.addfile(member, source.extractfile(member) if member.isreg() else None)
+            content = source.extractfile(member) if member.isreg() else None
+            if content and member.name.endswith(".pyc"):
+                content = io.BytesIO(_of_epoch(content.read()))
+            layer.addfile(member, content)
+
+
+def _of_epoch(compiled: bytes) -> bytes:
+    """A compiled module with EPOCH as its source's time (PEP 552), or every start of Python would compile it anew."""
+    by_time = compiled[4:8] == bytes(4)
+    return compiled[:8] + EPOCH.to_bytes(4, "little") + compiled[12:] if by_time else compiled

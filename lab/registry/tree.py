@@ -30,7 +30,16 @@ TORCHVISION = "torchvision==0.28.0"
 PLACE = "usr/local/lib/python3.11/dist-packages"
 """Where Debian's interpreter looks for packages that Debian did not ship."""
 
-_NEVER_READ = ("bin", "torch/include", "torch/share", "torch/test", "torchvision.libs")
+_NEVER_READ = (
+    "bin",
+    "cv2",  # for videos alone, which nobody asks about
+    "opencv_python_headless.libs",
+    "mistral_common/data",
+    "torch/include",
+    "torch/share",
+    "torch/test",
+    "torchvision.libs",
+)
 _KEPT_TOOL = "torch_shm_manager"  # torch does not import without it
 _STRIPPED = ("vllm/*.so", "torch/lib/libtorch_*.so")
 
@@ -62,13 +71,34 @@ _SERVING = (
 """What a server imports; its compiled form goes into the image, so that a start does not compile it again."""
 
 
-_FORM = 1
+_COMPILED = (
+    "PIL/*.py",
+    "anyio/**/*.py",
+    "httptools/**/*.py",
+    "interegular/**/*.py",
+    "jmespath/*.py",
+    "lmformatenforcer/**/*.py",
+    "model_hosting_container_standards/**/*.py",
+    "prometheus_fastapi_instrumentator/*.py",
+    "pydantic/v1/*.py",
+    "transformers/models/*/__init__.py",
+    "transformers/models/*/video_processing_*.py",
+    "uvicorn/**/*.py",
+    "vllm/entrypoints/**/*.py",
+    "vllm/model_executor/layers/quantization/**/*.py",
+    "vllm/v1/**/*.py",
+    "websockets/**/*.py",
+)
+"""Where it finds what it imports only once it runs, likewise."""
+
+
+_FORM = 2
 """To be raised when `build` makes something else of the same settings."""
 
 
 def key() -> str:
     """Names the tree that `build` makes."""
-    settings = (_FORM, base.key(), TORCH, TORCHVISION, PLACE, _NEVER_READ, _STRIPPED, _OPERATORS, _SERVING)
+    settings = (_FORM, base.key(), TORCH, TORCHVISION, PLACE, _NEVER_READ, _STRIPPED, _OPERATORS, _SERVING, _COMPILED)
     return hashlib.sha256(LOCK.read_bytes() + repr(settings).encode()).hexdigest()[:16]
 
 
@@ -156,12 +186,14 @@ def _strip(tree: Path) -> None:
 
 
 def _compile(tree: Path, debian: Path, root: Path) -> None:
-    """Have Debian's own interpreter import what serving imports; it leaves the compiled modules in the tree."""
+    """Have Debian's own interpreter import what serving imports, which leaves the compiled modules in the tree."""
     with tarfile.open(debian) as layer:
         layer.extractall(root, filter="tar")
     (root / PLACE).mkdir(parents=True, exist_ok=True)
     (root / "dev").mkdir(exist_ok=True)
     run_in(root, tree, "-c", f"import importlib\nfor name in {_SERVING!r}:\n    importlib.import_module(name)")
+    more = [f"/{PLACE}/{path.relative_to(tree)}" for pattern in _COMPILED for path in sorted(tree.glob(pattern))]
+    run_in(root, tree, "-m", "compileall", "-q", *more)
 
 
 def run_in(root: Path, tree: Path, *python: str) -> None:
