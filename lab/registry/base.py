@@ -43,12 +43,13 @@ def build() -> Path:
         if result.returncode != 0:
             raise ServiceError(f"mmdebstrap could not make the image's Debian:\n{result.stderr.strip()[-2000:]}")
         made = Path(beside) / "layer.tar"
-        _rewrite(raw, made)
+        rewrite(raw, made)
         made.rename(archive)
     return archive
 
 
-def _rewrite(raw: Path, target: Path) -> None:
+def rewrite(raw: Path, target: Path) -> None:
+    """Make a layer of mmdebstrap's archive: without what a container does not need, all of one time."""
     with tarfile.open(raw) as source, tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as layer:
         for member in source:
             member.name = member.name.removeprefix("./").removeprefix(".")

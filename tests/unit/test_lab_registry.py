@@ -2,9 +2,11 @@
 
 import json
 import os
+import py_compile
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import time
 import urllib.request
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.registry import configuration, image, storage, tree
+from lab.registry import base, configuration, image, storage, tree
 from lab.registry.client import INDEX_TYPE, MANIFEST_TYPE, Registry, RegistryError
 from lab.registry.layers import of_bytes, of_file, write_files, write_tree
 
@@ -54,6 +56,21 @@ def test_a_layer_puts_files_where_they_belong_for_root(packages: Path, tmp_path:
     }
     assert members["opt/x/link"].linkname == "vllm"
     assert {(member.uid, member.gid, member.mtime) for member in members.values()} == {(0, 0, 1771545600)}
+
+
+def test_a_module_that_was_compiled_before_is_not_compiled_anew_in_the_image(tmp_path: Path) -> None:
+    made, into = tmp_path / "made", tmp_path / "into"
+    made.mkdir()
+    (made / "module.py").write_text("print('here')\n")
+    compiled = Path(py_compile.compile(str(made / "module.py"), doraise=True))
+    with tarfile.open(tmp_path / "raw.tar", "w") as raw:
+        raw.add(made, ".")
+    base.rewrite(tmp_path / "raw.tar", tmp_path / "layer.tar")
+    with tarfile.open(tmp_path / "layer.tar") as layer:
+        layer.extractall(into, filter="tar")
+    found = into / compiled.relative_to(made)
+    done = subprocess.run([sys.executable, "-v", "-c", "import module"], cwd=into, capture_output=True, text=True)
+    assert f"{found} matches {into / 'module.py'}" in done.stderr
 
 
 def test_the_image_says_when_it_was_made_and_starts_as_vllms_own() -> None:
