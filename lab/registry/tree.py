@@ -31,6 +31,7 @@ PLACE = "usr/local/lib/python3.11/dist-packages"
 """Where Debian's interpreter looks for packages that Debian did not ship."""
 
 _NEVER_READ = (
+    "anthropic",  # three thousand files of a client
     "bin",
     "cv2",  # for videos alone, which nobody asks about
     "opencv_python_headless.libs",
