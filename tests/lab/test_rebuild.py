@@ -267,9 +267,12 @@ def test_the_next_rebuild_ends_with_a_bare_host_and_an_untouched_store(node: Nod
     assert (again.code, again.changed() if "report: " in again.output else []) == (0, []), again.output
 
 
-def test_a_deploy_brings_the_host_back_as_it_was(node: Node) -> None:
+def test_a_deploy_brings_the_host_back_as_it_was_over_pyinfras_own_connector_too(node: Node) -> None:
     store = node.store()
-    node.deploy()
+    deployed = node.rigs.deploy("-y", "--limit", NAME, RIGUP_CONNECTOR="ssh")
+    assert deployed.code == 0, deployed.output
+    plan = node.rigs.run("rigup", "plan")
+    assert plan.code == 0, plan.output
     assert node.installed() == node.packages
     assert node.store() == store
     present = json.loads(node.host.shell(f"cat {DAEMON_JSON}").stdout)

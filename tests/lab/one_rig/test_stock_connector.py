@@ -1,4 +1,8 @@
-"""pyinfra's own ssh connector and `@rig` see the same: their plans are equal, whatever state the host is in."""
+"""pyinfra's own ssh connector and `@rig` see the same: their plans are equal, whatever state the host is in.
+
+That it takes a bare host to the same state, to the last package, is seen in `test_rebuild.py`. The last test here leaves
+the host bare, so no other file may come after this one.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +45,3 @@ def test_on_a_fresh_host_under_the_same_name_no_answer_of_the_old_one_is_believe
     # All but what a bare host has already: no conflicting packages, no stale sources, one kernel setting.
     assert len(names(fresh, "change")) > len(fresh) * 2 / 3
     assert {"docker | Install Docker", "cuda | Install the CUDA toolkit"} <= before & names(fresh, "change")
-
-
-def test_plain_ssh_alone_takes_the_bare_host_to_the_same_state(one_rig: OneRig) -> None:
-    result = one_rig.rigs.deploy(RIGUP_CONNECTOR="ssh")
-    assert result.code == 0, result.output
-    assert names(plan_of_both(one_rig, 0), "change", "unknown") == set()
-    audit = one_rig.rigs.audit()
-    assert audit.code == 0, audit.output
