@@ -1,7 +1,7 @@
 """pyinfra's own ssh connector and `@rig` see the same: their plans are equal, whatever state the host is in.
 
-That it takes a bare host to the same state, to the last package, is seen in `test_rebuild.py`. The last test here leaves
-the host bare, so no other file may come after this one.
+That it takes a bare host to the same state, to the last package, is seen in `test_rebuild.py`. The last test here
+leaves the host bare, so no other file may come after this one.
 """
 
 from __future__ import annotations
