@@ -287,9 +287,8 @@ class Smoke:
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": "Which colour is this square? One word."},
         ]
-        choice = self.endpoint.complete(
-            [{"role": "user", "content": parts}], max_tokens=self.endpoint.room(32)
-        ).choices[0]
+        messages = [{"role": "user", "content": parts}]
+        choice = self.endpoint.complete(messages, max_tokens=self.endpoint.room(32)).choices[0]
         self.endpoint.ended(choice.finish_reason)
         text = choice.message.content or ""
         if self.sense and "red" not in text.lower():

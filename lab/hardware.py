@@ -96,9 +96,9 @@ class Gpu:
             NVIDIA,
             int(self.subsystem_id, 16),
             drivers,
-            (64 << 20, self.bar1_mib << 20, 0, 32 << 20, 0, 128),
-            self.pcie["width"],
-            16,
+            regions=(64 << 20, self.bar1_mib << 20, 0, 32 << 20, 0, 128),
+            lanes=self.pcie["width"],
+            card_lanes=16,
         )
 
 

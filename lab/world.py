@@ -171,6 +171,8 @@ _PARTS = {"mirror": mirror, "hub": hub, "registry": registry}
 def services(say: Callable[[str], None] = quietly, names: Iterable[str] = _PARTS) -> Iterator[None]:
     """The network, mirror, hub and registry for as long as the context lasts; what ran before runs on afterwards.
 
+    + names: those of the three that are needed, in the order in which they need each other
+
     Raises LabError, NetworkError, ServiceError.
     """
     check_machine()
@@ -198,7 +200,7 @@ def fill_caches(say: Callable[[str], None] = quietly) -> None:
     # Everything else is fetched through the mirror; the registry begins with its images.
     with services(say, ("mirror",)), ThreadPoolExecutor() as pool:
         disks = [pool.submit(rootfs.build, release, say) for release in RELEASES]
-        with services(say):
+        with services(say, ("hub", "registry")):
             for disk in disks:
                 disk.result()
 

@@ -67,9 +67,8 @@ class ProblemsError(RigupError):
     def table(self, width: int = 120, color: bool = False) -> str:
         """The problems as a table of at most `width` columns, with ANSI colours where asked."""
         count = len(self.problems)
-        return table_of(
-            self.problems, f"{count} problem{'s' if count != 1 else ''}; nothing was changed.", width, color
-        )
+        title = f"{count} problem{'s' if count != 1 else ''}; nothing was changed."
+        return table_of(self.problems, title, width, color)
 
 
 def table_of(problems: Sequence[Problem], title: str, width: int = 120, color: bool = False) -> str:

@@ -56,7 +56,6 @@ __all__ = ["Brief", "preflight"]
 FILES = Path(__file__).resolve().parent.parent / "files"
 # Named whole: a login without root has no sbin in its PATH, and is told of that alone.
 UPDATE_GRUB = "/usr/sbin/update-grub"
-COLOR = sys.stderr.isatty()
 
 T = TypeVar("T")
 
@@ -96,7 +95,7 @@ def preflight() -> Brief:
             try:
                 _briefs.update(_look_at(sorted(state.inventory.get_active_hosts(), key=lambda host: host.name)))
             except RigupError as error:
-                _show(error.table(color=COLOR) if isinstance(error, ProblemsError) else str(error))
+                _show(error.table(color=sys.stderr.isatty()) if isinstance(error, ProblemsError) else str(error))
                 _refusals.append(error)
         if _refusals:
             raise Refused("preflight refused; nothing was changed") from _refusals[0]
@@ -125,7 +124,7 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
     if problems:
         raise ProblemsError(problems)
     if said := [each for name, plan in plans.items() for each in remarks(plan, settings[name], facts[name], lock)]:
-        _show(table_of(said, "Worth knowing; the deploy goes on.", color=COLOR))
+        _show(table_of(said, "Worth knowing; the deploy goes on.", color=sys.stderr.isatty()))
     # The whole inventory, also where this run is limited to some hosts.
     fleet = fleet_of(
         (

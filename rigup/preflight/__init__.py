@@ -6,6 +6,8 @@ installed. Only what is still missing counts.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from rigup.errors import Problem
 from rigup.lock import Lock
 from rigup.plan import Plan
@@ -62,15 +64,15 @@ REMARKS = (machine.slots, software.cdi)
 
 def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[Problem]:
     """All problems of one host; an empty list means that a deploy may begin."""
-    case = Case(plan, settings, facts, lock)
-    for look in LOOKS:
-        look(case)
-    return case.problems
+    return _told(LOOKS, Case(plan, settings, facts, lock))
 
 
 def remarks(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[Problem]:
     """What its owner should know of a host where nothing serves yet, though a deploy may begin."""
-    case = Case(plan, settings, facts, lock)
-    for look in () if facts.serving else REMARKS:
+    return [] if facts.serving else _told(REMARKS, Case(plan, settings, facts, lock))
+
+
+def _told(looks: Iterable[Callable[[Case], None]], case: Case) -> list[Problem]:
+    for look in looks:
         look(case)
     return case.problems

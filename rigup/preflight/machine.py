@@ -113,7 +113,7 @@ def slots(case: Case) -> None:
     hidden: dict[int, list[str]] = {}
     for card in case.facts.pci:
         slot, memory = case.facts.slots.get(card.address), CARD_MIB.get(card.device)
-        if slot is None or memory is None or card.vendor != NVIDIA:
+        if slot is None or memory is None:
             continue
         if 0 < slot.lanes < slot.card_lanes:
             narrow.setdefault((slot.lanes, slot.card_lanes), []).append(card.address)

@@ -271,8 +271,9 @@ def test_a_deploy_brings_the_host_back_as_it_was_over_pyinfras_own_connector_too
     store = node.store()
     deployed = node.rigs.deploy("-y", "--limit", NAME, RIGUP_CONNECTOR="ssh")
     assert deployed.code == 0, deployed.output
-    plan = node.rigs.run("rigup", "plan")
-    assert plan.code == 0, plan.output
+    for connector in ("rig", "ssh"):
+        plan = node.rigs.run("rigup", "plan", RIGUP_CONNECTOR=connector)
+        assert plan.code == 0, plan.output
     assert node.installed() == node.packages
     assert node.store() == store
     present = json.loads(node.host.shell(f"cat {DAEMON_JSON}").stdout)

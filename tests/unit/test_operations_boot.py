@@ -43,12 +43,8 @@ def test_a_plan_foresees_the_initramfs_of_options_that_are_still_to_be_written()
 def test_a_menu_older_than_its_drop_in_is_made_anew() -> None:
     host = Actor().answers("command -v update-grub", ["/usr/sbin/update-grub"])
     host.answers("find /boot/grub ", ["/boot/grub/grub.cfg"])
-    assert (
-        host.does(boot.grub, source="/etc/default/grub.d/60-rigup.cfg", written=UNCHANGED).ran(
-            "flock /boot update-grub"
-        )
-        >= 1
-    )
+    outcome = host.does(boot.grub, source="/etc/default/grub.d/60-rigup.cfg", written=UNCHANGED)
+    assert outcome.ran("flock /boot update-grub") >= 1
 
 
 def test_what_a_killed_run_has_begun_is_waited_for(tmp_path: Path) -> None:
