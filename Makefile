@@ -47,7 +47,7 @@ audit: $(VENV)/.ready ## Check the hosts of the inventory against their plan
 bench: apt-packages $(VENV)/.ready ## Measure deploy and audit beside stock pyinfra, Ansible and testinfra
 	@$(BIN)/python -m bench
 
-bench-store: apt-packages $(VENV)/.ready ## Measure downloads beside hf and curl, a fleet with neighbours, a cold deploy
+bench-store: apt-packages $(VENV)/.ready ## Measure downloads beside hf and curl, a fleet with peers, a cold deploy
 	@$(BIN)/python -m bench.store
 
 lint: $(VENV)/.ready

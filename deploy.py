@@ -4,14 +4,14 @@
 nothing where that state holds already, so a run that was interrupted anywhere is finished by the next one.
 """
 
-from rigup.console import calm
-from rigup.events import record
+from rigup.run.console import calm
+from rigup.run.recorder import record
 from tasks.base import base
 from tasks.config import config
 from tasks.cuda import cuda
 from tasks.docker import docker
 from tasks.driver import driver
-from tasks.gate import gate
+from tasks.gateway import gateway
 from tasks.kernel import kernel
 from tasks.model import model
 from tasks.preflight import preflight
@@ -23,18 +23,18 @@ from tasks.watch import watch
 calm()
 record()
 
-brief = preflight()
-record(brief.plan)
+context = preflight()
+record(context.plan)
 
-base(brief)
-model(brief)
-kernel(brief)
-driver(brief)
-cuda(brief)
-docker(brief)
-reboot(brief)
-config(brief)
-serve(brief)
-gate(brief)
-verify(brief)
-watch(brief)
+base(context)
+model(context)
+kernel(context)
+driver(context)
+cuda(context)
+docker(context)
+reboot(context)
+config(context)
+serve(context)
+gateway(context)
+verify(context)
+watch(context)

@@ -4,8 +4,8 @@
 first; without `-y` it asks for the host's name before it begins. `--data remove_store=yes` removes the checkpoints too.
 """
 
-from rigup.console import calm
-from rigup.events import record
+from rigup.run.console import calm
+from rigup.run.recorder import record
 from tasks.rebuild import rebuild
 
 calm()

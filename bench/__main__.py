@@ -29,7 +29,7 @@ from bench.rig import HOSTS, Bench
 from bench.timing import ROOT, BenchError, Case, Command, run
 from lab import machine, world
 from lab.settings import CACHE
-from rigup.inventory import load_inventory, lock_path
+from rigup.config.inventory import load_inventory, lock_path
 
 BIN = Path(sys.executable).parent
 REQUIREMENTS = ROOT / "bench" / "requirements.txt"

@@ -14,7 +14,7 @@ import testinfra.backend  # type: ignore[import-untyped]
 from testinfra.backend.paramiko import ParamikoBackend  # type: ignore[import-untyped]
 from testinfra.backend.ssh import SshBackend  # type: ignore[import-untyped]
 
-from rigup.testinfra_backend import NAME, inventory
+from rigup.ssh.testinfra_backend import NAME, inventory
 
 
 class Ssh(SshBackend):  # type: ignore[misc]

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from lab.machine import Host
-from rigup import lock as locks
-from rigup import resolve
-from rigup.inventory import Inventory
-from rigup.make_plan import make_plan
-from rigup.packages import CONFLICTS_DOCKER, distro_id, driver_install, locked_packages, repositories
-from rigup.plan import Plan
-from rigup.recipes import default_catalogue
-from rigup.render import CLIENT, FATAL_LINES, gpus_proof, inputs_of, proof_of
+from rigup.catalog.loader import default_catalog
+from rigup.config.inventory import Inventory
+from rigup.distros.apt_sources import repositories
+from rigup.distros.driver import CONFLICTS_DOCKER
+from rigup.distros.table import distro_id
+from rigup.lock import lockfile as locks
+from rigup.lock import resolve
+from rigup.lock.packages import driver_install, locked_packages
+from rigup.plan.build import make_plan
+from rigup.plan.model import Plan
+from rigup.render.systemd import CLIENT, FATAL_LINES, gpus_proof, inputs_of, proof_of
 from tasks import model, serve
 from tasks.base import PACKAGES
 from tasks.cuda import PROFILE
@@ -30,9 +33,9 @@ LIBRARY = "/usr/local/lib/rigup"
 def plan_of(inventory: Inventory, name: str) -> Plan:
     """The plan of a host of an inventory that was deployed."""
     settings, lock = inventory.host(name).settings, locks.read(inventory.lock)
-    catalogue = default_catalogue()
-    published = resolve.published_for(settings, catalogue, lock, Path(".rigup/hub"))
-    return make_plan(name, settings, catalogue, lock, published)
+    catalog = default_catalog()
+    published = resolve.published_for(settings, catalog, lock, Path(".rigup/hub"))
+    return make_plan(name, settings, catalog, lock, published)
 
 
 def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> dict[str, Any]:

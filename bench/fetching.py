@@ -1,4 +1,4 @@
-"""Measures our download beside `hf download` and parallel `curl`, and a fleet with neighbours beside one without.
+"""Measures our download beside `hf download` and parallel `curl`, and a fleet with peers beside one without.
 
 All of it over loopback, against the lab's hub in a process of its own, on files of random bytes: what is measured is
 what programs cost, not a network. A download only counts when every byte is as published.
@@ -25,7 +25,7 @@ from typing import Any
 
 from bench.timing import ROOT, BenchError
 from lab.hub.repository import Repository
-from rigup.neighbours import Neighbour, daemon_config
+from rigup.render.peers import Peer, daemon_config
 
 REPO = "bench/model"
 VENV = Path(sys.executable).parents[1]
@@ -95,7 +95,7 @@ def wait_for(port: int) -> None:
     raise BenchError(f"nothing listens on port {port}")
 
 
-def request(repository: Repository, url: str, store: Path, name: str, neighbours: Sequence[Neighbour]) -> Path:
+def request(repository: Repository, url: str, store: Path, name: str, peers: Sequence[Peer]) -> Path:
     """What `fetch.py` is asked for."""
     entries = repository.entries.values()
     told = {
@@ -105,7 +105,7 @@ def request(repository: Repository, url: str, store: Path, name: str, neighbours
         "hubs": [url],
         "venv": str(VENV),
         "name": name,
-        "neighbours": [asdict(each) for each in neighbours],
+        "peers": [asdict(each) for each in peers],
         "files": {e.path: f"{e.size} {f'sha256:{e.sha256}' if e.sha256 else f'git:{e.oid}'}" for e in entries},
     }
     store.mkdir(parents=True, exist_ok=True)
@@ -194,8 +194,8 @@ def verify(repository: Repository, target: Path) -> None:
 
 
 def fleet(repository: Repository, directory: Path, count: int, rate: int, share: bool) -> dict[str, Any]:
-    """So many hosts at once, with neighbours or without: bytes from the hub, and seconds to the last host."""
-    everybody = [Neighbour(f"rig{number}", "127.0.0.1", free_port()) for number in range(1, count + 1)]
+    """So many hosts at once, with peers or without: bytes from the hub, and seconds to the last host."""
+    everybody = [Peer(f"rig{number}", "127.0.0.1", free_port()) for number in range(1, count + 1)]
     with hub(repository, directory, rate) as served, ExitStack() as stack:
         argvs = []
         for own in everybody:
@@ -219,7 +219,7 @@ def fleet(repository: Repository, directory: Path, count: int, rate: int, share:
     total = size_of(repository)
     return {
         "hosts": count,
-        "neighbours": share,
+        "peers": share,
         "limit_bytes_per_s": rate,
         "seconds": round(seconds, 1),
         "checkpoints_from_hub": round(sent / total, 3),

@@ -21,8 +21,8 @@ from bench import desired
 from bench.delay import Address
 from lab import machine, world
 from lab.machine import Host
-from rigup.inventory import Inventory, load_inventory, lock_path
-from rigup.plan import PLAN
+from rigup.config.inventory import Inventory, load_inventory, lock_path
+from rigup.plan.model import PLAN
 
 __all__ = ["HOSTS", "Bench"]
 

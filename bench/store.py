@@ -1,7 +1,7 @@
 """Measures the model store: `make bench-store`, or `python -m bench.store --help`.
 
 Our download beside `hf download` and parallel `curl`, at a limited rate and without a limit; eight hosts with
-neighbours beside eight without; and a cold deploy with a slow hub against the longer of its two parts.
+peers beside eight without; and a cold deploy with a slow hub against the longer of its two parts.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Brings one commit of a checkpoint to the disk, verifies every byte, and says so in a stamp beside it.
 
-Every file is taken where it is nearest: a directory on this host, a neighbour that holds it, a mirror, the hub. It gets
+Every file is taken where it is nearest: a directory on this host, a peer that holds it, a mirror, the hub. It gets
 its name only once it is verified against the list in the request, and what is wrong is fetched again, alone. When all
 are there, the directory is renamed into place and the stamp is written. Started again, it goes on: verified files are
 kept, and files still arriving are continued.
 
 The request is a JSON file: repo, revision (40 hex digits), dest, files (`{path: "SIZE sha256:HEX"}`, or `git:HEX`),
 hubs (as they are asked: mirrors, over plain HTTP, and last the hub itself), venv; and, if wanted, sources
-(directories), name and neighbours (`[{name, address, port}]`). A hub token is the credential `hub-token`, JSON with
+(directories), name and peers (`[{name, address, port}]`). A hub token is the credential `hub-token`, JSON with
 `host` and `token`; no other host sees it.
 
 Exit status: 0 complete, 2 trying again cannot help, 3 given up after hours without progress; 1, Python's own, is what
@@ -32,7 +32,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fetch_request import Counted, Progress, Request, credential
-from fetch_sources import Hub, Neighbour, Neighbourhood
+from fetch_sources import Hub, Peer, Peerhood
 from fetch_store import BUFFER, File, Hopeless, Setback
 
 HOME = Path("/var/lib/rigup-fetch")
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--system", type=Path, nargs="*", default=SYSTEM, help="directories whose file systems must not fill up"
     )
-    parser.add_argument("--silence", type=float, default=20.0, help="seconds after which a mute neighbour is dead")
+    parser.add_argument("--silence", type=float, default=20.0, help="seconds after which a mute peer is dead")
     parser.add_argument("--stall", type=float, default=90.0, help="seconds without a byte that count as stalled")
     options = parser.parse_args(argv)
     os.umask(0o022)
@@ -110,12 +110,12 @@ class Fetch:
         for mirror in self.hubs[:-1]:
             # The way to xet that it hands on leads past it, to the hub's own storage on the internet.
             mirror.xet = False
-        for neighbour in request.neighbours:
-            neighbour.silence_s = options.silence
-        self.hood = Neighbourhood(request.name, request.neighbours, self.store, options.home)
+        for peer in request.peers:
+            peer.silence_s = options.silence
+        self.hood = Peerhood(request.name, request.peers, self.store, options.home)
         self.missing: dict[str, File] = {}
         self.wants: set[str] = set()
-        self.copies: dict[str, tuple[Neighbour, subprocess.Popen[bytes]]] = {}
+        self.copies: dict[str, tuple[Peer, subprocess.Popen[bytes]]] = {}
         self.checks: dict[str, Future[bool]] = {}
         self.touched: dict[str, set[str]] = {}
         self.distrusted: dict[str, set[str]] = {}
@@ -251,18 +251,18 @@ class Fetch:
         say(f"{path} from {hub.name}: {why}; next try in {rest:.0f} s")
 
     def end_copies(self) -> None:
-        for path, (neighbour, process) in list(self.copies.items()):
+        for path, (peer, process) in list(self.copies.items()):
             if process.poll() is None:
                 continue
             del self.copies[path]
             if self.store.has_arrived(self.missing[path]):
                 self.check(path)
                 continue
-            say(f"{path} from {neighbour.name}: rsync ended with {process.returncode}")
+            say(f"{path} from {peer.name}: rsync ended with {process.returncode}")
             if process.returncode in (0, NO_SUCH_FILE):
-                self.distrusted.setdefault(path, set()).add(neighbour.name)
+                self.distrusted.setdefault(path, set()).add(peer.name)
             else:
-                neighbour.rest()
+                peer.rest()
             self.check_space()
 
     def check(self, path: str) -> None:
@@ -303,7 +303,7 @@ class Fetch:
         self.hood.tell(held, self.wants, fetching, active=True)
 
     def assign(self) -> None:
-        """Give idle files to where they come from: neighbours that hold them first, then a hub."""
+        """Give idle files to where they come from: peers that hold them first, then a hub."""
         left = []
         for file in self.idle():
             if self.store.has_arrived(file):
@@ -321,7 +321,7 @@ class Fetch:
             left = []
         slots = max(2, WORKERS // (1 + len(fetching))) - sum(len(hub.at_work) for hub in self.hubs)
         free = [file for file in left if not self.hood.is_taken(file.path)]
-        # Neighbours begin with different files; alone, the largest come first, as the last one ends the download.
+        # Peers begin with different files; alone, the largest come first, as the last one ends the download.
         key = (lambda file: self.rank(file)) if self.hood.all else (lambda file: -file.size)
         chosen = sorted(free, key=key)[: max(0, slots)]
         for file in self.agreed(chosen):
@@ -341,11 +341,11 @@ class Fetch:
         return hashlib.sha1(f"{self.hood.own} {file.path}".encode()).digest()
 
     def agreed(self, chosen: list[File]) -> list[File]:
-        """Of these files, those that no neighbour fetches or is about to."""
+        """Of these files, those that no peer fetches or is about to."""
         if not self.hood.all:
             return chosen
         if not chosen:
-            # The neighbour with the better right to a file waits until nobody else wants it.
+            # The peer with the better right to a file waits until nobody else wants it.
             if self.wants:
                 self.wants = set()
                 self.share()
@@ -355,16 +355,16 @@ class Fetch:
         self.hood.listen()
         free = [file for file in chosen if not self.hood.is_taken(file.path)]
         free = [file for file in free if not self.trusted(self.hood.holders(file.path), file)]
-        # Those stay wanted until the neighbour that must give way has seen it.
+        # Those stay wanted until the peer that must give way has seen it.
         self.wants = {file.path for file in free if self.hood.is_undecided(file.path)}
         return [file for file in free if file.path not in self.wants]
 
-    def trusted(self, holders: list[Neighbour], file: File) -> list[Neighbour]:
+    def trusted(self, holders: list[Peer], file: File) -> list[Peer]:
         return [each for each in holders if each.name not in self.distrusted.get(file.path, ())]
 
-    def copy(self, file: File, neighbour: Neighbour) -> None:
-        self.touched.setdefault(file.path, set()).add(neighbour.name)
-        self.copies[file.path] = neighbour, self.hood.transfer(neighbour, file, self.store.arriving(file))
+    def copy(self, file: File, peer: Peer) -> None:
+        self.touched.setdefault(file.path, set()).add(peer.name)
+        self.copies[file.path] = peer, self.hood.transfer(peer, file, self.store.arriving(file))
 
     def give_up_if_alone(self, left: list[File], others_fetch: bool) -> None:
         hopeless = [hub.hopeless for hub in self.hubs if hub.hopeless]
@@ -394,7 +394,7 @@ class Fetch:
     def report(self) -> None:
         done = self.there()
         doing = [f"{len(hub.at_work)} files from {hub.name}" for hub in self.hubs if hub.at_work]
-        names = [neighbour.name for neighbour, _ in self.copies.values()]
+        names = [peer.name for peer, _ in self.copies.values()]
         doing += [f"{names.count(name)} files from {name}" for name in sorted(set(names))]
         doing += [f"{len(self.checks)} files verified"] if self.checks else []
         resting = [hub for hub in self.hubs if not hub.is_ready and not hub.hopeless]
@@ -405,7 +405,7 @@ class Fetch:
             wait = max(0.0, hub.rest_until - time.monotonic())
             self.progress.tell("waiting before the next try", done, f"{wait:.0f} s, {hub.name} failed: {hub.setback}")
         else:
-            self.progress.tell("waiting for neighbours", done)
+            self.progress.tell("waiting for peers", done)
 
     def stop(self) -> None:
         self.stopping = True

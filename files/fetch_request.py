@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fetch_sources import Neighbour
+from fetch_sources import Peer
 from fetch_store import REVISION, File, Hopeless, Store, now, write
 
 TELL_S = 1.0
@@ -27,7 +27,7 @@ class Request:
     venv: Path
     sources: tuple[Path, ...]
     name: str
-    neighbours: tuple[Neighbour, ...]
+    peers: tuple[Peer, ...]
 
     @classmethod
     def read(cls, path: Path) -> Request:
@@ -36,14 +36,14 @@ class Request:
             data = json.loads(path.read_text())
             files = {name: File.read(name, entry) for name, entry in data["files"].items()}
             store = Store(str(data["repo"]), str(data["revision"]), Path(data["dest"]), files)
-            neighbours = [Neighbour(n["name"], n["address"], int(n["port"])) for n in data.get("neighbours", [])]
+            peers = [Peer(n["name"], n["address"], int(n["port"])) for n in data.get("peers", [])]
             request = cls(
                 store=store,
                 hubs=tuple(map(str, data["hubs"])),
                 venv=Path(data["venv"]),
                 sources=tuple(map(Path, data.get("sources", []))),
                 name=str(data.get("name", "")),
-                neighbours=tuple(neighbours),
+                peers=tuple(peers),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Hopeless(f"{path} is no request: {type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""Where the files of a checkpoint come from: hubs, through their client, and neighbours, through rsync.
+"""Where the files of a checkpoint come from: hubs, through their client, and peers, through rsync.
 
 Nobody is believed: whatever arrives is verified against the list of published files, and a source that sent something
 else is not asked for that file again.
@@ -149,7 +149,7 @@ class Hub:
 
 
 @dataclass
-class Neighbour:
+class Peer:
     """Another host of the inventory, and what it last said of this checkpoint."""
 
     name: str
@@ -198,12 +198,12 @@ class Neighbour:
         return self.is_fetching and path in self.said.get("wants", ())
 
 
-class Neighbourhood:
-    """The neighbours, asked and told through files that each host serves to the others."""
+class Peerhood:
+    """The peers, asked and told through files that each host serves to the others."""
 
-    def __init__(self, own: str, neighbours: Iterable[Neighbour], store: Store, home: Path) -> None:
+    def __init__(self, own: str, peers: Iterable[Peer], store: Store, home: Path) -> None:
         self.own = own
-        self.all = list(neighbours)
+        self.all = list(peers)
         self._store = store
         self._beat = time.time_ns()
         self._pool = ThreadPoolExecutor(max(1, len(self.all)))
@@ -211,7 +211,7 @@ class Neighbourhood:
         self._heard.mkdir(parents=True, exist_ok=True)
 
     def tell(self, held: Iterable[str], wants: Iterable[str], fetching: Iterable[str], active: bool) -> None:
-        """Let the neighbours know what is here, and what is being fetched from a hub."""
+        """Let the peers know what is here, and what is being fetched from a hub."""
         self._beat += 1
         said = {
             "beat": self._beat,
@@ -223,19 +223,19 @@ class Neighbourhood:
         write(self._store.shared_path, json.dumps(said) + "\n")
 
     def listen(self) -> None:
-        """Ask all neighbours, side by side, what they hold and what they are at."""
+        """Ask all peers, side by side, what they hold and what they are at."""
         now = time.monotonic()
         asked = [each for each in self.all if not each.is_resting]
-        for neighbour, said in zip(asked, self._pool.map(self._ask, asked), strict=True):
-            neighbour.hear(said)
+        for peer, said in zip(asked, self._pool.map(self._ask, asked), strict=True):
+            peer.hear(said)
             if time.monotonic() - now > PATIENCE_S and not said:
-                neighbour.deaf_until = time.monotonic() + DEAF_S
+                peer.deaf_until = time.monotonic() + DEAF_S
 
-    def _ask(self, neighbour: Neighbour) -> dict[str, Any]:
+    def _ask(self, peer: Peer) -> dict[str, Any]:
         # Always the same name: where a run is killed, the next one writes over it.
         shared = self._store.shared_path
-        to = self._heard / f"{neighbour.name}--{shared.name}"
-        argv = [*RSYNC, "--timeout=5", "--inplace", neighbour.url(shared), str(to)]
+        to = self._heard / f"{peer.name}--{shared.name}"
+        argv = [*RSYNC, "--timeout=5", "--inplace", peer.url(shared), str(to)]
         if subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
             return {}
         try:
@@ -245,21 +245,21 @@ class Neighbourhood:
             return {}
         return said if isinstance(said, dict) else {}
 
-    def holders(self, path: str) -> list[Neighbour]:
+    def holders(self, path: str) -> list[Peer]:
         return [each for each in self.all if each.holds(path)] if PLAIN.fullmatch(path) else []
 
     def is_taken(self, path: str) -> bool:
-        """Whether a neighbour has the better right to this file: it is at it, or wants it and comes first by name."""
+        """Whether a peer has the better right to this file: it is at it, or wants it and comes first by name."""
         return any(each.is_at(path) or (each.wants(path) and each.name < self.own) for each in self.all)
 
     def is_undecided(self, path: str) -> bool:
-        """Whether a neighbour that must give way may not have noticed yet."""
+        """Whether a peer that must give way may not have noticed yet."""
         return any(each.wants(path) and each.name > self.own for each in self.all)
 
-    def transfer(self, neighbour: Neighbour, file: File, to: Path) -> subprocess.Popen[bytes]:
-        """Begin to copy a file from a neighbour, after the bytes that are there already."""
+    def transfer(self, peer: Peer, file: File, to: Path) -> subprocess.Popen[bytes]:
+        """Begin to copy a file from a peer, after the bytes that are there already."""
         # It may be renaming the directory into place at this very moment: one of the two is there.
         places = [self._store.staging, self._store.dest]
-        sources = [f"{neighbour.url(place)}/{file.path}" for place in places]
+        sources = [f"{peer.url(place)}/{file.path}" for place in places]
         argv = [*RSYNC, "--timeout=30", "--append", "--inplace", "--no-motd", *sources, f"{to.parent}/"]
         return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

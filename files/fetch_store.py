@@ -93,7 +93,7 @@ class Store:
 
     @property
     def shared_path(self) -> Path:
-        """What the neighbours are told: in the store, since a store that outlives its host serves them too."""
+        """What the peers are told: in the store, since a store that outlives its host serves them too."""
         return self.dest.parent / f"{self.dest.name}.shared.json"
 
     @property

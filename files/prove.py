@@ -2,7 +2,7 @@
 """Tries out what a host promises and writes down what came of it.
 
 `prove.py gpus` starts containers and looks for the GPUs in them; `prove.py endpoint` tries what an endpoint is for;
-`prove.py gate` asks it where it is reachable from elsewhere, with and without its key. Each check is one line on
+`prove.py gateway` asks it where it is reachable from elsewhere, with and without its key. Each check is one line on
 standard output; a failed one also says why on standard error. The result stands in a JSON file with the invocation of
 the unit that it was made for: it proves nothing once that unit was started again. `endpoint` needs the package
 `openai`.
@@ -29,7 +29,7 @@ from pathlib import Path
 
 DOCKER_S = 300
 # Containers with it are rigup's.
-LABEL = "--label=rigup.plan=proof"
+LABEL = "--label=rigup.plan.model=proof"
 
 
 class Failed(Exception):
@@ -50,7 +50,7 @@ Check = tuple[str, Callable[[], str]]
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     invocation = invocation_of(options.unit)
-    checks = {"gpus": gpu_checks, "endpoint": endpoint_checks, "gate": gate_checks}[options.what](options)
+    checks = {"gpus": gpu_checks, "endpoint": endpoint_checks, "gateway": gateway_checks}[options.what](options)
     results = run_checks(checks, options.within)
     passed = all(result["ok"] for result in results)
     if invocation_of(options.unit) != invocation:
@@ -88,11 +88,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     endpoint.add_argument(
         "--expect", type=json.loads, default={}, help="what it is for: the fields of smoke.Expectation"
     )
-    gate = commands.add_parser("gate", parents=[common], help="ask an endpoint with and without its key")
-    gate.add_argument("--url", required=True, help="its base, such as http://192.168.1.20:8000")
-    gate.add_argument("--health", default="/health", help="the one path that needs no key")
-    gate.add_argument("--key-file", required=True, help="where its key lies; it is never shown")
-    gate.add_argument("--timeout", type=float, default=60, help="seconds that one request may take")
+    gateway = commands.add_parser("gateway", parents=[common], help="ask an endpoint with and without its key")
+    gateway.add_argument("--url", required=True, help="its base, such as http://192.168.1.20:8000")
+    gateway.add_argument("--health", default="/health", help="the one path that needs no key")
+    gateway.add_argument("--key-file", required=True, help="where its key lies; it is never shown")
+    gateway.add_argument("--timeout", type=float, default=60, help="seconds that one request may take")
     return parser.parse_args(argv)
 
 
@@ -193,7 +193,7 @@ def endpoint_checks(options: argparse.Namespace) -> list[Check]:
     return Smoke(options.url, options.health, options.model, options.timeout, Expectation(**options.expect)).checks()
 
 
-def gate_checks(options: argparse.Namespace) -> list[Check]:
+def gateway_checks(options: argparse.Namespace) -> list[Check]:
     url, limit = options.url.rstrip("/"), options.timeout
     paths = ("/v1/models", "/metrics", "/docs")
     # Beyond /v1 too: the engine's own check would end there.
@@ -220,11 +220,13 @@ def gate_checks(options: argparse.Namespace) -> list[Check]:
             raise Failed(f"/v1/models answered {code} to the key in {options.key_file}")
         return "200"
 
-    refusals = [(f"gate refuses {who}", lambda headers=headers: refuses(headers)) for who, headers in strangers.items()]
+    refusals = [
+        (f"gateway refuses {who}", lambda headers=headers: refuses(headers)) for who, headers in strangers.items()
+    ]
     return [
-        ("gate lets the health check through", healthy),
+        ("gateway lets the health check through", healthy),
         *refusals,
-        ("gate opens with the key", admits),
+        ("gateway opens with the key", admits),
     ]
 
 

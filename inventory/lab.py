@@ -6,9 +6,9 @@
 import os
 from pathlib import Path
 
+from rigup.config.inventory import find_inventory, load_inventory
 from rigup.errors import RigupError
-from rigup.events import expect
-from rigup.inventory import find_inventory, load_inventory
+from rigup.run.recorder import expect
 
 try:
     lab = load_inventory(find_inventory(Path(__file__).resolve().parent)).pyinfra_hosts(

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.settings import STATE
-from rigup import report
-from rigup.inventory import load_inventory
+from rigup.config.inventory import load_inventory
+from rigup.run import report
 
 __all__ = ["tour"]
 

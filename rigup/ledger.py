@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rigup.plan import engine_unit, pull_unit
+from rigup.plan.model import engine_unit, pull_unit
 
 __all__ = [
     "ACCOUNTS",

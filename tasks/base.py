@@ -8,7 +8,7 @@ from pyinfra.facts.server import Sysctl
 from pyinfra.operations import server
 
 from rigup.operations import apt, files
-from tasks.preflight import Brief
+from tasks.preflight import Context
 
 __all__ = ["base"]
 
@@ -23,7 +23,7 @@ HELD_BACK = ("nvidia-", "libnvidia-", "cuda-", "docker-ce", "containerd\\.io$", 
 
 
 @deploy("base")
-def base(brief: Brief) -> None:
+def base(context: Context) -> None:
     """Packages, apt's lock timeout, sysctl values in effect and kept, unattended upgrades kept off the driver."""
     files.install(
         name="Let apt wait for its lock",
@@ -40,8 +40,8 @@ def base(brief: Brief) -> None:
     apt.install(name="Install the tools that later steps need", packages=dict.fromkeys(PACKAGES))
 
     # Which keys a kernel has does not change within a run; one that it lacks would make sysctl fail at every boot.
-    known = host.get_fact(Sysctl, keys=sorted(brief.settings.sysctl))
-    wanted = {key: value for key, value in sorted(brief.settings.sysctl.items()) if key in known}
+    known = host.get_fact(Sysctl, keys=sorted(context.settings.sysctl))
+    wanted = {key: value for key, value in sorted(context.settings.sysctl.items()) if key in known}
     files.install(
         name="Keep the kernel settings over reboots",
         dest="/etc/sysctl.d/60-rigup.conf",

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pyinfra.api.deploy import deploy
 
-from rigup.environments import UV
+from rigup.lock.pypi import UV
 from rigup.operations import apt, docker, files, users, venv
-from rigup.render import USER, env_file_text, record_text, unit_text
-from tasks.preflight import Brief
+from rigup.render.systemd import USER, env_file_text, record_text, unit_text
+from tasks.preflight import Context
 
 __all__ = ["config"]
 
@@ -23,13 +23,13 @@ ENGINES_NEED = ("g++", "gcc", "libnuma1", "python3-dev")
 
 
 @deploy("config")
-def config(brief: Brief) -> None:
+def config(context: Context) -> None:
     """Images are here by digest, packages by hash, and beside them all that is mounted. Nothing is stopped for it."""
-    _engines(brief)
-    for reference, tag in brief.plan.images.items():
+    _engines(context)
+    for reference, tag in context.plan.images.items():
         docker.image(name=f"Pull {tag}", reference=reference, tag=tag)
-    for endpoint in brief.plan.endpoints:
-        brief.prepared.append(
+    for endpoint in context.plan.endpoints:
+        context.prepared.append(
             files.install(
                 name=f"Write the environment of {endpoint.name}",
                 dest=endpoint.env_file,
@@ -42,16 +42,16 @@ def config(brief: Brief) -> None:
         texts["unit"] = ("llm.service", unit_text(endpoint))
         texts["record"] = ("endpoint.json", record_text(endpoint))
         for what, (name, text) in texts.items():
-            brief.prepared.append(
+            context.prepared.append(
                 files.install(
                     name=f"Write the {what} of {endpoint.name}", dest=f"{endpoint.directory}/{name}", content=text
                 )
             )
 
 
-def _engines(brief: Brief) -> None:
+def _engines(context: Context) -> None:
     """The engines that run without a container."""
-    if not brief.plan.venvs:
+    if not context.plan.venvs:
         return
     users.system(name="Make the engines' user", user=USER)
     apt.install(name="Install what engines need of the host", packages=dict.fromkeys(ENGINES_NEED))
@@ -61,16 +61,16 @@ def _engines(brief: Brief) -> None:
         name="Install uv",
         path=UV,
         requirements=requirements,
-        index=brief.settings.pypi_index,
-        _env=brief.proxies.environment,
+        index=context.settings.pypi_index,
+        _env=context.proxies.environment,
     )
-    for wanted in brief.plan.venvs:
+    for wanted in context.plan.venvs:
         packages = ", ".join(wanted.packages)
         files.install(name=f"Name the packages of {packages}", dest=f"{wanted.path}.lock", content=wanted.text)
         venv.engine(
             name=f"Install {packages}",
             venv=wanted,
             requirements=f"{wanted.path}.lock",
-            index=brief.settings.pypi_index,
-            pythons=brief.settings.python_mirror,
+            index=context.settings.pypi_index,
+            pythons=context.settings.python_mirror,
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
+from rigup.lock.packages import locked_packages
 from rigup.operations import apt, files
-from rigup.packages import locked_packages
-from tasks.preflight import Brief
+from tasks.preflight import Context
 
 __all__ = ["cuda"]
 
@@ -14,9 +14,9 @@ PROFILE = "/etc/profile.d/rigup-cuda.sh"
 
 
 @deploy("cuda")
-def cuda(brief: Brief) -> None:
+def cuda(context: Context) -> None:
     """`cuda-toolkit-13-N` at its locked version and nvcc on the PATH, or neither."""
-    wanted = locked_packages(brief.lock, brief.distro, brief.settings).get("cuda")
+    wanted = locked_packages(context.lock, context.distro, context.settings).get("cuda")
     if wanted is None:
         files.absent(name="Take the CUDA toolkit off the PATH", path=PROFILE)
         return

@@ -7,41 +7,42 @@ from typing import Any
 from pyinfra import host
 from pyinfra.api.deploy import deploy
 
+from rigup.config.settings import Settings
+from rigup.distros.apt_sources import repositories, superseded_sources
 from rigup.facts.packages import AptSources
+from rigup.lock.packages import locked_packages
 from rigup.operations import apt, files, systemd
 from rigup.operations import docker as docker_operations
-from rigup.packages import locked_packages, repositories, superseded_sources
-from rigup.settings import Settings
-from tasks.preflight import Brief
+from tasks.preflight import Context
 
 __all__ = ["docker"]
 
 
 @deploy("docker")
-def docker(brief: Brief) -> None:
+def docker(context: Context) -> None:
     """Both repositories, Docker and the container toolkit at their locked versions, our keys in daemon.json."""
     sources = host.get_fact(AptSources)
-    for repository in (repositories(brief.distro, brief.settings)[key] for key in ("docker", "toolkit")):
+    for repository in (repositories(context.distro, context.settings)[key] for key in ("docker", "toolkit")):
         for path in superseded_sources(repository, sources):
             files.absent(name=f"Remove {path}, which names the same repository", path=path)
         files.download(
             name=f"Fetch the {repository.name} repository's key",
             src=repository.key_url,
             dest=repository.key_path,
-            sha256sum=brief.lock.keys[repository.key_url],
-            _env=brief.proxies.apt,
+            sha256sum=context.lock.keys[repository.key_url],
+            _env=context.proxies.apt,
         )
         files.install(
             name=f"Name the {repository.name} repository",
             dest=repository.source_path,
             content=repository.source_text,
         )
-    wanted = locked_packages(brief.lock, brief.distro, brief.settings)
-    rolling = {"at_a_time": brief.settings.at_a_time, "ready_timeout": brief.settings.ready_timeout}
+    wanted = locked_packages(context.lock, context.distro, context.settings)
+    rolling = {"max_unavailable": context.settings.max_unavailable, "ready_timeout": context.settings.ready_timeout}
     apt.install(name="Install Docker", packages=wanted["docker"], **rolling)
     apt.install(name="Install the container toolkit", packages=wanted["toolkit"])
     docker_operations.daemon_config(
-        name="Merge our keys into daemon.json", values=daemon_values(brief.settings), **rolling
+        name="Merge our keys into daemon.json", values=daemon_values(context.settings), **rolling
     )
     systemd.enabled(name="Start Docker at boot", unit="docker.service")
     systemd.enabled(name="List the GPUs for containers at boot", unit="nvidia-cdi-refresh.service")

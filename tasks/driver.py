@@ -9,10 +9,12 @@ from pyinfra.api.deploy import deploy
 from pyinfra.facts.deb import DebPackages
 from pyinfra.operations import files as pyinfra_files
 
+from rigup.distros.apt_sources import repositories, superseded_sources
+from rigup.distros.driver import PIN, conflicting, other_drivers
 from rigup.facts.packages import AptSources
+from rigup.lock.packages import driver_install
 from rigup.operations import apt, files, systemd
-from rigup.packages import PIN, conflicting, driver_install, other_drivers, repositories, superseded_sources
-from tasks.preflight import Brief
+from tasks.preflight import Context
 
 __all__ = ["PERSISTENCED", "PERSISTENCED_DROP_IN", "driver"]
 
@@ -22,7 +24,7 @@ PERSISTENCED_DROP_IN = f"/etc/systemd/system/{PERSISTENCED}.d/rigup.conf"
 
 
 @deploy("driver")
-def driver(brief: Brief) -> None:
+def driver(context: Context) -> None:
     """The CUDA repository and its key, the branch pin, the driver, persistence."""
     # Packages that get in the way were there before the run; nothing in it installs one.
     installed = host.get_fact(DebPackages)
@@ -31,7 +33,7 @@ def driver(brief: Brief) -> None:
         packages=conflicting(installed),
     )
 
-    cuda = repositories(brief.distro, brief.settings)["cuda"]
+    cuda = repositories(context.distro, context.settings)["cuda"]
     for path in superseded_sources(cuda, host.get_fact(AptSources)):
         files.absent(name=f"Remove {path}, which names the same repository", path=path)
     pyinfra_files.directory(name="Make a place for the keyring package", path=posixpath.dirname(KEYRING))
@@ -39,8 +41,8 @@ def driver(brief: Brief) -> None:
         name="Fetch the CUDA repository's keyring package",
         src=cuda.key_url,
         dest=KEYRING,
-        sha256sum=brief.lock.keys[cuda.key_url],
-        _env=brief.proxies.apt,
+        sha256sum=context.lock.keys[cuda.key_url],
+        _env=context.proxies.apt,
     )
     apt.keyring(
         name="Install the CUDA repository's keyring", package="cuda-keyring", src=KEYRING, brings=cuda.source_path
@@ -48,16 +50,18 @@ def driver(brief: Brief) -> None:
     # The package brings NVIDIA's own address; a mirror is named here.
     files.install(name="Name the CUDA repository", dest=cuda.source_path, content=cuda.source_text)
 
-    wanted = driver_install(brief.lock, brief.distro, brief.settings)
+    wanted = driver_install(context.lock, context.distro, context.settings)
     others = other_drivers(installed, wanted)
     if wanted.pin:
         # A pin that arrives in the same transaction has no say in it. There can be only one.
         pins = [name for name in others if name.startswith(PIN)]
-        apt.install(name=f"Pin the driver branch {brief.settings.driver_branch}", packages=wanted.pin, instead_of=pins)
+        apt.install(
+            name=f"Pin the driver branch {context.settings.driver_branch}", packages=wanted.pin, instead_of=pins
+        )
         others = [name for name in others if name not in pins]
     apt.install(name=f"Install the driver {wanted.version}", packages=wanted.packages, instead_of=others)
 
-    mode = "--persistence-mode" if brief.settings.persistence else "--no-persistence-mode"
+    mode = "--persistence-mode" if context.settings.persistence else "--no-persistence-mode"
     drop_in = files.install(
         name="Set the driver's persistence",
         dest=PERSISTENCED_DROP_IN,

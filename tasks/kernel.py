@@ -5,11 +5,11 @@ from __future__ import annotations
 from pyinfra import host
 from pyinfra.api.deploy import deploy
 
+from rigup.distros.table import header_packages
 from rigup.facts.kernel import KernelState
 from rigup.facts.packages import InstalledVersions
 from rigup.operations import apt, boot, files
-from rigup.packages import header_packages
-from tasks.preflight import Brief
+from tasks.preflight import Context
 
 __all__ = ["kernel"]
 
@@ -18,11 +18,11 @@ GRUB = "/etc/default/grub.d/60-rigup.cfg"
 
 
 @deploy("kernel")
-def kernel(brief: Brief) -> None:
+def kernel(context: Context) -> None:
     """Headers for the kernel that boots next and those after it, options of modules, the arguments it boots with."""
     # Both as they were before the run.
     images = host.get_fact(InstalledVersions, names=["linux-image-*"])
-    headers, *metas = header_packages(brief.distro, host.get_fact(KernelState).newest, images)
+    headers, *metas = header_packages(context.distro, host.get_fact(KernelState).newest, images)
     apt.install(
         name="Install the kernel headers",
         packages=dict.fromkeys((headers, *metas)),
@@ -32,13 +32,13 @@ def kernel(brief: Brief) -> None:
 
     options = "".join(
         f"options {module} {' '.join(f'{key}={value}' for key, value in sorted(values.items()))}\n"
-        for module, values in sorted(brief.settings.modprobe_options.items())
+        for module, values in sorted(context.settings.modprobe_options.items())
     )
     written = files.install(name="Set the module options", dest=MODPROBE, content=options)
     boot.initramfs(name="Carry the module options into the initramfs", source=MODPROBE, written=written)
 
     # A drop-in that appends: what others have put into GRUB_CMDLINE_LINUX_DEFAULT stays.
-    arguments = " ".join(brief.settings.kernel_args)
+    arguments = " ".join(context.settings.kernel_args)
     line = f'GRUB_CMDLINE_LINUX_DEFAULT="${{GRUB_CMDLINE_LINUX_DEFAULT}} {arguments}"\n' if arguments else ""
     written = files.install(name="Set the kernel arguments", dest=GRUB, content=line)
     boot.grub(name="Carry the kernel arguments into GRUB's menu", source=GRUB, written=written)

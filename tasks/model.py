@@ -7,13 +7,13 @@ from pathlib import Path
 from pyinfra.api.deploy import deploy
 from pyinfra.api.hiddenvalue import HiddenValue
 
-from rigup.hub import token_for
-from rigup.mounts import mount_text, mount_unit
-from rigup.neighbours import CONFIG, UNIT, daemon_config
+from rigup.lock.hub import token_for
 from rigup.operations import apt, files, systemd, users, venv
 from rigup.operations import model as model_operations
 from rigup.operations.model import Sources
-from tasks.preflight import Brief
+from rigup.render.peers import CONFIG, UNIT, daemon_config
+from rigup.render.systemd import mount_text, mount_unit
+from tasks.preflight import Context
 
 __all__ = ["model"]
 
@@ -25,10 +25,10 @@ TOKEN = "/etc/rigup/hub-token"
 
 
 @deploy("model")
-def model(brief: Brief) -> None:
+def model(context: Context) -> None:
     """The downloader is there, and every checkpoint that is not in the store is on its way."""
-    if brief.settings.model_disk:
-        _mount_store(brief.settings.model_store, brief.settings.model_disk)
+    if context.settings.model_disk:
+        _mount_store(context.settings.model_store, context.settings.model_disk)
     users.system(name="Make the downloader's user", user=USER)
     files.install(
         name="Name the downloader's packages",
@@ -39,8 +39,8 @@ def model(brief: Brief) -> None:
         name="Install the downloader's packages",
         path=f"{LIBRARY}/venv",
         requirements=f"{LIBRARY}/fetch-requirements.lock",
-        index=brief.settings.pypi_index,
-        _env=brief.proxies.environment,
+        index=context.settings.pypi_index,
+        _env=context.proxies.environment,
     )
     for program in PROGRAMS:
         files.install(
@@ -54,24 +54,24 @@ def model(brief: Brief) -> None:
         dest="/etc/systemd/system/model-fetch@.service",
         content=(FILES / "model-fetch@.service").read_text(),
     )
-    settings = brief.settings
+    settings = context.settings
     token = token_for(settings.hub_endpoint)
     if token:
         files.install(name="Hand over the hub token", dest=TOKEN, content=HiddenValue(token), mode="600", secret=True)
     else:
         files.absent(name="Have no hub token", path=TOKEN)
-    if brief.neighbours:
-        _serve_neighbours(brief)
+    if context.peers:
+        _serve_peers(context)
     else:
         systemd.stopped(name="Serve nobody", unit=UNIT)
     sources = Sources(
         hubs=tuple(url for url in (settings.hub_mirror, settings.hub_endpoint) if url),
-        name=brief.plan.host,
-        neighbours=brief.neighbours,
+        name=context.plan.host,
+        peers=context.peers,
         directory=settings.model_source,
         token=TOKEN if token else None,
     )
-    for checkpoint in brief.plan.checkpoints:
+    for checkpoint in context.plan.checkpoints:
         model_operations.fetch(name=f"Start the download of {checkpoint.repo}", checkpoint=checkpoint, sources=sources)
 
 
@@ -89,23 +89,23 @@ def _mount_store(path: str, label: str) -> None:
     systemd.converge(name="Mount the store's disk", unit=unit, reload_for=[written], timeout=100)
 
 
-def _serve_neighbours(brief: Brief) -> None:
+def _serve_peers(context: Context) -> None:
     """What this host has verified is there for the other hosts of the inventory, and for nobody else."""
     apt.install(name="Install rsync", packages={"rsync": None})
     config = files.install(
-        name="Say who the neighbours are",
+        name="Say who the peers are",
         dest=CONFIG,
         content=daemon_config(
-            brief.settings.model_store, brief.settings.neighbour_port, [each.address for each in brief.neighbours]
+            context.settings.model_store, context.settings.peer_port, [each.address for each in context.peers]
         ),
     )
     unit = files.install(
-        name="Install the neighbours' unit",
+        name="Install the peers' unit",
         dest=f"/etc/systemd/system/{UNIT}",
-        content=(FILES / "rigup-neighbours.service").read_text(),
+        content=(FILES / "rigup-peers.service").read_text(),
     )
     systemd.converge(
-        name="Serve the neighbours",
+        name="Serve the peers",
         unit=UNIT,
         inputs=[CONFIG],
         reload_for=[config, unit],

@@ -23,8 +23,12 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_host
 
-from rigup import resolve
-from rigup.docker_files import CONTAINERD_TOML, DAEMON_JSON, daemon_variables, docker_store
+from rigup.catalog.loader import Catalog, default_catalog
+from rigup.catalog.memory import fit
+from rigup.catalog.select import recipe_of
+from rigup.config.settings import Settings
+from rigup.distros.driver import driver_packages
+from rigup.distros.table import distro_id
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError, table_of
 from rigup.facts.docker import ImageDigests
 from rigup.facts.endpoints import Endpoints
@@ -38,20 +42,17 @@ from rigup.facts.serving import ModelStamp
 from rigup.facts.store import FileSizes
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
 from rigup.facts.units import ActiveUnits, UnitState
-from rigup.fit import fit
-from rigup.lock import Lock
-from rigup.make_plan import make_plan, recipe_of
-from rigup.neighbours import Neighbour, fleet_of, neighbours_of
+from rigup.host_config import CONTAINERD_TOML, DAEMON_JSON, NO_PROXIES, Proxies, daemon_variables, docker_store
+from rigup.lock import resolve
+from rigup.lock.lockfile import Lock
 from rigup.operations.systemd import SERVING
-from rigup.packages import distro_id, driver_packages
-from rigup.plan import Plan
+from rigup.plan.build import make_plan
+from rigup.plan.model import Plan
 from rigup.preflight import FOREIGN, HostFacts, check, destinations, disk_paths, holds, remarks
-from rigup.proxies import NO_PROXIES, Proxies
-from rigup.recipes import Catalogue, default_catalogue
-from rigup.render import CLIENT
-from rigup.settings import Settings
+from rigup.render.peers import Peer, fleet_of, peers_of
+from rigup.render.systemd import CLIENT
 
-__all__ = ["Brief", "preflight"]
+__all__ = ["Context", "preflight"]
 
 FILES = Path(__file__).resolve().parent.parent / "files"
 # Named whole: a login without root has no sbin in its PATH, and is told of that alone.
@@ -61,10 +62,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Brief:
+class Context:
     """What the steps work from: a host's plan, its settings, the lock, NVIDIA's name for its distribution, its GPUs.
 
-    `prepared` are the operations that write what endpoints are made of. `neighbours` are the other hosts of the
+    `prepared` are the operations that write what endpoints are made of. `peers` are the other hosts of the
     inventory, those that this run leaves out included. `proxies` are those that programs there go by.
     """
 
@@ -73,7 +74,7 @@ class Brief:
     lock: Lock
     distro: str
     gpus: int
-    neighbours: tuple[Neighbour, ...] = ()
+    peers: tuple[Peer, ...] = ()
     proxies: Proxies = NO_PROXIES
     prepared: list[OperationMeta] = field(default_factory=list)
 
@@ -83,40 +84,40 @@ class Refused(PyinfraError):
 
 
 _looking = RLock()
-_briefs: dict[str, Brief] = {}
+_contexts: dict[str, Context] = {}
 _refusals: list[RigupError] = []
 
 
-def preflight() -> Brief:
-    """The brief of the current host. Stops the run, with one table of all hosts' problems, unless there are none."""
+def preflight() -> Context:
+    """The context of the current host. Stops the run, with one table of all hosts' problems, unless there are none."""
     with _looking:
         # Hosts that waited meanwhile are told as well, but not in another table.
-        if not _briefs and not _refusals:
+        if not _contexts and not _refusals:
             try:
-                _briefs.update(_look_at(sorted(state.inventory.get_active_hosts(), key=lambda host: host.name)))
+                _contexts.update(_look_at(sorted(state.inventory.get_active_hosts(), key=lambda host: host.name)))
             except RigupError as error:
                 _show(error.table(color=sys.stderr.isatty()) if isinstance(error, ProblemsError) else str(error))
                 _refusals.append(error)
         if _refusals:
             raise Refused("preflight refused; nothing was changed") from _refusals[0]
-    return _briefs[current_host.name]
+    return _contexts[current_host.name]
 
 
 def _show(text: str) -> None:
     print(f"\n{text}\n", file=sys.stderr)
 
 
-def _look_at(hosts: list[Host]) -> dict[str, Brief]:
-    """The briefs of all hosts. Raises ProblemsError, or another RigupError for what was written wrongly."""
-    catalogue = default_catalogue()
+def _look_at(hosts: list[Host]) -> dict[str, Context]:
+    """The contexts of all hosts. Raises ProblemsError, or another RigupError for what was written wrongly."""
+    catalog = default_catalog()
     settings = {host.name: Settings.from_data(host.data.dict(), host.name) for host in hosts}
-    _check_recipes(settings, catalogue)
+    _check_recipes(settings, catalog)
     systems = _on_each(hosts, _system)
     distros = {name: _distro(system, settings[name]) for name, system in systems.items()}
     wants = [resolve.Want(settings[name], distro) for name, distro in distros.items()]
-    lock = resolve.ensure(Path(hosts[0].data.rigup_lock), wants, catalogue)
+    lock = resolve.ensure(Path(hosts[0].data.rigup_lock), wants, catalog)
     plans = {
-        name: make_plan(name, wanted, catalogue, lock, resolve.published_for(wanted, catalogue, lock, resolve.CACHE))
+        name: make_plan(name, wanted, catalog, lock, resolve.published_for(wanted, catalog, lock, resolve.CACHE))
         for name, wanted in settings.items()
     }
     facts = _on_each(hosts, lambda host: _facts(host, systems[host.name], plans[host.name], settings[host.name], lock))
@@ -135,32 +136,32 @@ def _look_at(hosts: list[Host]) -> dict[str, Brief]:
         for host in state.inventory
     )
     return {
-        name: Brief(
+        name: Context(
             plan,
             settings[name],
             lock,
             distros[name] or "",
             len(nvidia_gpus(facts[name].pci)),
-            neighbours_of(name, fleet),
+            peers_of(name, fleet),
             facts[name].proxies,
         )
         for name, plan in plans.items()
     }
 
 
-def _check_recipes(settings: dict[str, Settings], catalogue: Catalogue) -> None:
-    """Raises InputError with every recipe that the catalogue lacks, or that loads for minutes and cannot fit."""
+def _check_recipes(settings: dict[str, Settings], catalog: Catalog) -> None:
+    """Raises InputError with every recipe that the catalog lacks, or that loads for minutes and cannot fit."""
     findings = []
     for name, wanted in settings.items():
         for endpoint, entry in wanted.endpoints.items():
             key = f"endpoints.{endpoint}.recipe" if entry.recipe else "recipe"
             try:
-                recipe = recipe_of(wanted, endpoint, catalogue)
+                recipe = recipe_of(wanted, endpoint, catalog)
             except RigupError as error:
                 message, _, remedy = str(error).partition(": ")
                 findings.append(Finding(name, None, key, message, remedy))
                 continue
-            estimate = fit(recipe, catalogue.checkpoint(recipe.checkpoint))
+            estimate = fit(recipe, catalog.checkpoint(recipe.checkpoint))
             if estimate and estimate.impossible:
                 wrong = f"recipe {recipe.id} does not fit its GPUs, {estimate}"
                 findings.append(Finding(name, None, key, wrong, f"`rigup check {recipe.id}` says what to change"))
@@ -238,7 +239,7 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         for item in plan.checkpoints
         if source
     }
-    gates = {each.name: fact(UnitState, unit=each.gate) for each in plan.endpoints if each.public_address}
+    gateways = {each.name: fact(UnitState, unit=each.gateway) for each in plan.endpoints if each.public_address}
     pci = fact(PciDevices)
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
     return HostFacts(
@@ -262,7 +263,9 @@ def _facts(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
         installed=fact(InstalledVersions, names=sorted(names)),
         gpus={gpu.uuid: gpu.index for gpu in fact(GpuList)},
         our_ports=endpoints.busy_ports,
-        gates={name: port for name, unit in gates.items() if unit.runs and (port := endpoints.port_in_force(name))},
+        gateways={
+            name: port for name, unit in gateways.items() if unit.runs and (port := endpoints.port_in_force(name))
+        },
         addresses=fact(Addresses),
         failed={key: f"was tried here at {tried.at} and {tried.why}" for key, tried in endpoints.failed.items()},
         labels=fact(FileSystemLabels) if settings.model_disk else (),

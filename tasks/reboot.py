@@ -8,29 +8,29 @@ from pyinfra.api.deploy import deploy
 from rigup.facts.files import FileText
 from rigup.operations import docker, systemd
 from rigup.operations import reboot as reboot_operations
-from rigup.plan import PLAN, kept_plan
+from rigup.plan.model import PLAN, kept_plan
 from tasks.driver import PERSISTENCED, PERSISTENCED_DROP_IN
-from tasks.preflight import Brief
+from tasks.preflight import Context
 
 __all__ = ["reboot"]
 
 
 @deploy("reboot")
-def reboot(brief: Brief) -> None:
+def reboot(context: Context) -> None:
     """The running kernel, its arguments and its modules are the installed ones; containers can see the GPUs."""
-    settings = brief.settings
+    settings = context.settings
     former = kept_plan(host.get_fact(FileText, path=PLAN)).get("settings", {}).get("kernel_args", [])
     reboot_operations.when_needed(
         name="Reboot if what runs is not what is installed",
         kernel_args=list(settings.kernel_args),
         modprobe_options=settings.modprobe_options,
         former_args=[argument for argument in former if argument not in settings.kernel_args],
-        gpus=brief.gpus,
+        gpus=context.gpus,
         allowed=settings.reboot == "when-needed",
         timeout=settings.reboot_timeout,
     )
     systemd.converge(
         name="Run the persistence daemon as its drop-in says", unit=PERSISTENCED, inputs=[PERSISTENCED_DROP_IN]
     )
-    uuids = [uuid for endpoint in brief.plan.endpoints for uuid in endpoint.gpu_uuids]
-    docker.cdi(name="List the GPUs for containers", gpus=brief.gpus, uuids=uuids)
+    uuids = [uuid for endpoint in context.plan.endpoints for uuid in endpoint.gpu_uuids]
+    docker.cdi(name="List the GPUs for containers", gpus=context.gpus, uuids=uuids)

@@ -9,12 +9,12 @@ from pydantic import TypeAdapter, ValidationError
 from pyinfra import host, state
 from pyinfra.api.deploy import deploy
 
+from rigup.config.settings import Settings
 from rigup.facts.files import FileText
 from rigup.facts.ledger import HostLedger, Remains, RemainsValue, remains_of
 from rigup.ledger import Ledger
-from rigup.operations import apt, drain, undo
-from rigup.plan import PLAN, kept_plan
-from rigup.settings import Settings
+from rigup.operations import apt, drain, teardown
+from rigup.plan.model import PLAN, kept_plan
 from tasks.preflight import Refused
 
 __all__ = ["rebuild"]
@@ -28,7 +28,7 @@ def rebuild() -> None:
     data: dict[str, Any] = host.data.dict()
     with_store = _yes_or_no(data.pop(REMOVE_STORE, "no"))
     settings = Settings.from_data(data, host.name)
-    _one_by_one(settings.at_a_time)
+    _one_by_one(settings.max_unavailable)
     book: Ledger = host.get_fact(HostLedger)
     remains: RemainsValue = host.get_fact(Remains, **remains_of(book))
     if not book.files and not remains.words():
@@ -36,27 +36,27 @@ def rebuild() -> None:
         return
     print(_told(host.name, book, remains, with_store), file=sys.stderr)
     plan = kept_plan(host.get_fact(FileText, path=PLAN))
-    kept = undo.Kept()
+    kept = teardown.Kept()
 
-    undo.confirmed(name="Ask for the host's name")
+    teardown.confirmed(name="Ask for the host's name")
     drain.drained(
         name="Wait for running requests",
         endpoints={entry["name"]: _metrics(entry) for entry in plan.get("endpoints", [])},
         limit=settings.drain_timeout,
     )
     mounts = [unit for unit in book.units if unit.endswith(".mount")]
-    undo.stopped(name="Stop what serves and what downloads", book=book, mounts=mounts)
+    teardown.stopped(name="Stop what serves and what downloads", book=book, mounts=mounts)
     apt.repair(name="Finish what an interrupted dpkg left behind")
-    undo.docker_emptied(name="Remove the images", book=book, kept=kept)
-    undo.keys_removed(name="Take our keys out of files of others", book=book, kept=kept)
-    undo.packages_purged(name="Purge the packages", book=book, kept=kept)
-    undo.users_removed(name="Remove the users", book=book, kept=kept)
+    teardown.docker_emptied(name="Remove the images", book=book, kept=kept)
+    teardown.keys_removed(name="Take our keys out of files of others", book=book, kept=kept)
+    teardown.packages_purged(name="Purge the packages", book=book, kept=kept)
+    teardown.users_removed(name="Remove the users", book=book, kept=kept)
     if with_store:
-        undo.store_removed(name="Remove the checkpoints", book=book, mounts=mounts)
+        teardown.store_removed(name="Remove the checkpoints", book=book, mounts=mounts)
     # Until here it was needed: what lies on it was to be removed, or become root's.
-    undo.unmounted(name="Unmount the store's disk", mounts=mounts)
-    undo.files_restored(name="Remove the files", book=book, kept=kept)
-    undo.rebooted(
+    teardown.unmounted(name="Unmount the store's disk", mounts=mounts)
+    teardown.files_restored(name="Remove the files", book=book, kept=kept)
+    teardown.rebooted(
         name="Reboot if our driver or arguments are in effect",
         book=book,
         kernel_args=plan.get("settings", {}).get("kernel_args", []),
@@ -64,8 +64,8 @@ def rebuild() -> None:
         timeout=settings.reboot_timeout,
         kept=kept,
     )
-    undo.rooms_removed(name="Remove our directories", book=book)
-    undo.closed(name="Prove that nothing is left", book=book, kept=kept)
+    teardown.rooms_removed(name="Remove our directories", book=book)
+    teardown.closed(name="Prove that nothing is left", book=book, kept=kept)
 
 
 def _yes_or_no(value: object) -> bool:
@@ -79,13 +79,14 @@ def _yes_or_no(value: object) -> bool:
         ) from error
 
 
-def _one_by_one(at_a_time: int) -> None:
+def _one_by_one(max_unavailable: int) -> None:
     """Raises Refused where the run would take more hosts out of service than may be at a time."""
     hosts = sorted(each.name for each in state.inventory.get_active_hosts())
-    if len(hosts) > at_a_time:
+    if len(hosts) > max_unavailable:
         raise Refused(
-            f"{', '.join(hosts)} would not serve until the next deploy, and at_a_time is {at_a_time}: begin with "
-            f"`--limit {hosts[0]}` and deploy it, or take all with `--data at_a_time={len(hosts)}`; nothing was changed"
+            f"{', '.join(hosts)} would not serve until the next deploy, and max_unavailable is {max_unavailable}: "
+            f"begin with `--limit {hosts[0]}` and deploy it, or take all with `--data max_unavailable={len(hosts)}`; "
+            "nothing was changed"
         )
 
 

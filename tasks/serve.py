@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pyinfra.api.deploy import deploy
 
-from rigup.diagnosis import fatal_text
+from rigup.diagnosis.explain import fatal_text
 from rigup.operations import files, model, serving, systemd, venv
-from rigup.plan import PLAN
-from rigup.render import CLIENT, FATAL_LINES, JUDGE, PROVE, SMOKE, WAIT_READY
-from tasks.preflight import Brief
+from rigup.plan.model import PLAN
+from rigup.render.systemd import CLIENT, FATAL_LINES, JUDGE, PROVE, SMOKE, WAIT_READY
+from tasks.preflight import Context
 
 __all__ = ["serve"]
 
@@ -31,9 +31,9 @@ PROGRAMS = {
 
 
 @deploy("serve")
-def serve(brief: Brief) -> None:
+def serve(context: Context) -> None:
     """Every endpoint of the plan serves what the plan says, or what served before still does."""
-    endpoints = brief.plan.endpoints
+    endpoints = context.plan.endpoints
     for what, path in PROGRAMS.items():
         content = (FILES / Path(path).name).read_text()
         files.install(name=f"Install the {what}", dest=path, content=content, mode="755")
@@ -50,18 +50,18 @@ def serve(brief: Brief) -> None:
         name="Install the proof's packages",
         path=CLIENT,
         requirements=requirements,
-        index=brief.settings.pypi_index,
-        _env=brief.proxies.environment,
+        index=context.settings.pypi_index,
+        _env=context.proxies.environment,
     )
     files.install(name="Install what the readiness check knows", dest=FATAL_LINES, content=fatal_text())
     # What the engine refuses is told before the longest wait.
     for endpoint in endpoints:
         serving.judged(name=f"Have the engine judge the arguments of {endpoint.name}", endpoint=endpoint)
-    for checkpoint in brief.plan.checkpoints:
+    for checkpoint in context.plan.checkpoints:
         model.wait(
             name=f"Have {checkpoint.repo} whole and verified",
             checkpoint=checkpoint,
-            timeout=brief.settings.fetch_timeout,
+            timeout=context.settings.fetch_timeout,
         )
     for endpoint in endpoints:
         files.absent(name=f"Have no other unit of {endpoint.name}", path=f"/etc/systemd/system/{endpoint.unit}")
@@ -69,9 +69,9 @@ def serve(brief: Brief) -> None:
     serving.serve(
         name=f"Serve {named}",
         endpoints=endpoints,
-        reload_for=brief.prepared,
-        at_a_time=brief.settings.at_a_time,
+        reload_for=context.prepared,
+        max_unavailable=context.settings.max_unavailable,
     )
     serving.tidy(name="Remove the files of earlier generations", endpoints=endpoints)
     # With the recipes' environments in it, which may hold a secret.
-    files.install(name="Keep the plan on the host", dest=PLAN, content=brief.plan.text(), mode="600", secret=True)
+    files.install(name="Keep the plan on the host", dest=PLAN, content=context.plan.text(), mode="600", secret=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import verify as verify_operations
-from tasks.preflight import Brief
+from tasks.preflight import Context
 
 __all__ = ["verify"]
 
 
 @deploy("verify")
-def verify(brief: Brief) -> None:
+def verify(context: Context) -> None:
     """Every endpoint was tried since it was started; what was proven for this start is not tried again."""
-    for endpoint in brief.plan.endpoints:
-        verify_operations.proof(name=f"Prove that {endpoint.name} serves", endpoint=endpoint, gpus=brief.gpus)
+    for endpoint in context.plan.endpoints:
+        verify_operations.proof(name=f"Prove that {endpoint.name} serves", endpoint=endpoint, gpus=context.gpus)

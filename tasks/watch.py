@@ -7,7 +7,7 @@ from pathlib import Path
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import files, systemd
-from tasks.preflight import Brief
+from tasks.preflight import Context
 
 __all__ = ["watch"]
 
@@ -18,9 +18,9 @@ PROGRAM = "/usr/local/lib/rigup/daily_audit.py"
 
 
 @deploy("watch")
-def watch(brief: Brief) -> None:
+def watch(context: Context) -> None:
     """A timer audits the host once a day, or there is none."""
-    if not brief.settings.daily_audit:
+    if not context.settings.daily_audit:
         systemd.absent(name="Have no daily audit", unit="rigup-audit.timer", files=[TIMER, SERVICE])
         return
     files.install(

@@ -1,4 +1,4 @@
-"""The lab's Hugging Face hub: serves the catalogue's checkpoints, in miniature, to lab hosts and control machine."""
+"""The lab's Hugging Face hub: serves the catalog's checkpoints, in miniature, to lab hosts and control machine."""
 
 import contextlib
 import functools
@@ -11,7 +11,7 @@ from lab import checkpoint
 from lab.service import Service, daemonise, running
 from lab.service import stop as stop_service
 from lab.settings import GATEWAY, HUB_PORT, HUB_URL, STATE
-from rigup.recipes import load_catalogue
+from rigup.catalog.loader import load_catalog
 
 NAME = "hub"
 MODEL = "Qwen3.5-397B-A17B"
@@ -25,14 +25,14 @@ JOURNAL = STATE / "hub" / "journal.jsonl"
 
 @functools.cache
 def repositories() -> dict[str, Path]:
-    """Folders by OWNER/NAME, or OWNER/NAME@COMMIT where the catalogue has the commit.
+    """Folders by OWNER/NAME, or OWNER/NAME@COMMIT where the catalog has the commit.
 
     NVIDIA's first checkpoint is as it was published. The others are of the same model, so they are the same miniature,
     without the fault of the first.
     """
     root = Path(__file__).parents[2]
     first, others = checkpoint.build(), checkpoint.build_repaired()
-    known = load_catalogue(root / "recipes").checkpoints.values()
+    known = load_catalog(root / "recipes").checkpoints.values()
     return {
         f"{each.repo}@{each.revision}" if each.revision else each.repo: first
         if each.repo == checkpoint.REPOSITORY

@@ -1,6 +1,6 @@
 """Puts the lab's images together from their layers and pushes what the registry lacks.
 
-The real vLLM for CPUs and a stand-in for SGLang are offered under all names that recipes of the catalogue use, with the
+The real vLLM for CPUs and a stand-in for SGLang are offered under all names that recipes of the catalog use, with the
 date that an image of this name has; a stand-in that starts at once and misbehaves on request is for tests alone.
 """
 
@@ -19,7 +19,7 @@ from lab.registry import base, tree
 from lab.registry.client import INDEX_TYPE, MANIFEST_TYPE, Registry
 from lab.registry.layers import LAYER_TYPE, Blob, of_bytes, of_file, write_files, write_tree
 from lab.settings import CACHE
-from rigup.known import fork_of, releases
+from rigup.catalog.engine_options import fork_of, releases
 
 NAME = "vllm/vllm-openai"
 TAG = "cu130-nightly"

@@ -10,7 +10,7 @@ from typing import Any
 from pyinfra.api.facts import FactBase
 
 from rigup.facts._reading import Value, read_object, reading
-from rigup.plan import ENDPOINTS, UNITS
+from rigup.plan.model import ENDPOINTS, UNITS
 
 __all__ = ["JUDGED", "Endpoints", "EndpointsValue", "Tried", "parse_endpoints"]
 
@@ -36,7 +36,8 @@ class Tried(Value):
 class EndpointsValue(Value):
     """Generations are named `(endpoint, generation)`.
 
-    `records` has what `rigup.render.record_text` wrote of each generation whose files are there, `judged` those whose
+    `records` has what `rigup.render.systemd.record_text` wrote of each generation whose files are there, `judged`
+    those whose
     image's parser took their arguments, `in_force` the generation of each endpoint's unit, `on_trial` that of a switch
     under way, `active` the endpoints that serve or start, `failed` what was tried here in vain, and `last` what the
     last switch came to.

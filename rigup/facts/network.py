@@ -10,11 +10,13 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts._reading import Value, reading
-from rigup.proxies import Proxies, apt_variables, variables
+from rigup.host_config import Proxies, apt_variables, variables
 
 __all__ = [
+    "PATIENCE_S",
     "Addresses",
     "HostProxies",
+    "HttpStatus",
     "Listener",
     "ListeningPorts",
     "Reachability",
@@ -147,3 +149,25 @@ class HostProxies(FactBase[Proxies]):
     @reading
     def process(self, output: list[str]) -> Proxies:
         return parse_proxies(output)
+
+
+PATIENCE_S = 5
+
+
+class HttpStatus(FactBase[int]):
+    """The status with which `url` answers the host itself; 0 where nothing does."""
+
+    @staticmethod
+    def default() -> int:
+        return 0
+
+    def command(self, url: str) -> StringCommand:
+        return StringCommand(
+            f"curl -s --noproxy '*' -m {PATIENCE_S} -o /dev/null -w '%{{http_code}}'",
+            QuoteString(url),
+            "2>/dev/null || true",
+        )
+
+    @reading
+    def process(self, output: list[str]) -> int:
+        return int("".join(output).strip() or 0)

@@ -16,9 +16,12 @@ __all__ = [
     "DriverStateValue",
     "Gpu",
     "GpuList",
+    "GpuUse",
+    "GpuUseValue",
     "parse_cdi_devices",
     "parse_driver_state",
     "parse_gpu_list",
+    "parse_gpu_use",
 ]
 
 GPU_LINE = re.compile(r"GPU (\d+): (.+) \(UUID: (\S+)\)")
@@ -138,3 +141,39 @@ class CdiDevices(FactBase[list[str]]):
     @reading
     def process(self, output: list[str]) -> list[str]:
         return parse_cdi_devices(output)
+
+
+@dataclass(frozen=True)
+class GpuUseValue(Value):
+    """Memory of one GPU in MiB, and how busy it is in percent; None where the card does not say."""
+
+    index: int
+    used: int
+    total: int
+    busy: int | None
+
+
+def parse_gpu_use(lines: list[str]) -> list[GpuUseValue]:
+    """From `nvidia-smi --query-gpu`; its error messages are no GPUs."""
+    rows = [[cell.strip() for cell in line.split(",")] for line in lines]
+    numbers = [row for row in rows if len(row) == 4 and all(cell.isdigit() for cell in row[:3])]
+    return [
+        GpuUseValue(int(index), int(used), int(total), int(busy) if busy.isdigit() else None)
+        for index, used, total, busy in numbers
+    ]
+
+
+class GpuUse(FactBase[list[GpuUseValue]]):
+    """How full the GPUs are."""
+
+    @staticmethod
+    def default() -> list[GpuUseValue]:
+        return []
+
+    def command(self) -> str:
+        fields = "index,memory.used,memory.total,utilization.gpu"
+        return f"nvidia-smi --query-gpu={fields} --format=csv,noheader,nounits 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> list[GpuUseValue]:
+        return parse_gpu_use(output)

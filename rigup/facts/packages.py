@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
+from rigup.distros.apt_sources import source_uris
 from rigup.facts._reading import Value, reading
-from rigup.packages import source_uris
 
 __all__ = [
     "AptSources",
@@ -85,7 +85,7 @@ def parse_apt_sources(lines: list[str]) -> dict[str, set[str]]:
 
 
 class AptSources(FactBase[dict[str, set[str]]]):
-    """The repositories' addresses in each of apt's source files, as `rigup.packages.source_uris` has them."""
+    """The repositories' addresses in each of apt's source files, as `rigup.distros.driver.source_uris` has them."""
 
     @staticmethod
     def default() -> dict[str, set[str]]:

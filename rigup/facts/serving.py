@@ -137,7 +137,7 @@ def stamp_path(path: str) -> str:
 
 
 def shared_path(path: str) -> str:
-    """Where the neighbours are told what is there of the checkpoint directory `path`."""
+    """Where the peers are told what is there of the checkpoint directory `path`."""
     return f"{path.rstrip('/')}.shared.json"
 
 

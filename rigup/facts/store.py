@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +12,20 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts._reading import Value, read_object, reading
-from rigup.plan import PLAN as KEPT_PLAN
-from rigup.plan import UNITS as IN_FORCE
-from rigup.plan import instance_of
+from rigup.plan.model import PLAN as KEPT_PLAN
+from rigup.plan.model import UNITS as IN_FORCE
+from rigup.plan.model import instance_of
 
-__all__ = ["FetchProgress", "FileSizes", "Stored", "StoredModels", "parse_stored_models"]
+__all__ = [
+    "FETCH_UNIT",
+    "Downloads",
+    "FetchProgress",
+    "FileSizes",
+    "Stored",
+    "StoredModels",
+    "parse_downloads",
+    "parse_stored_models",
+]
 
 STAMP, PLAN, UNITS, RUNNING = "--- stamp ", "--- plan", "--- units", "--- running"
 FILE = re.compile(r"(\d+) ([^/]+/[^/]+)/(\.?)([0-9a-f]{40})(\.incoming)?/.+")
@@ -117,7 +127,7 @@ class FileSizes(FactBase[Mapping[str, int] | None]):
 class FetchProgress(FactBase[Mapping[str, Any]]):
     """What the download of `instance` (`CheckpointPlan.instance`) last said of itself; empty before its first word.
 
-    `rigup.progress.progress_line` makes a line of it.
+    `rigup.text.progress_line` makes a line of it.
     """
 
     @staticmethod
@@ -155,3 +165,58 @@ class StoredModels(FactBase[list[Stored]]):
     @reading
     def process(self, output: list[str]) -> list[Stored]:
         return parse_stored_models(output)
+
+
+FETCH_UNIT = "model-fetch@"
+
+
+def parse_downloads(lines: list[str]) -> list[dict[str, Any]]:
+    """From units, lines `PATH:JSON` of how far each checkpoint is, and `last FETCH_UNIT LINE` of those units that
+    failed.
+
+    One object for each unit, with `checkpoint` and, once it has said something, `step`, `bytes_done` and `bytes_total`.
+    The step of a failed one is `given up`, and its last line what it is `doing`.
+    """
+    said: dict[str, dict[str, Any]] = {}
+    last: dict[str, str] = {}
+    units: dict[str, bool] = {}
+    for line in lines:
+        if line.startswith(FETCH_UNIT):
+            name, _, active, *_ = line.split()
+            units[_instance(name)] = active == "failed"
+        elif line.startswith(f"last {FETCH_UNIT}"):
+            name, _, text = line.removeprefix("last ").partition(" ")
+            last[_instance(name)] = text
+        elif line.startswith("/"):
+            path, _, text = line.partition(":")
+            said[path.split("/")[-2]] = json.loads(text)
+    found = []
+    for checkpoint, failed in sorted(units.items()):
+        end = {"step": "given up", "doing": last.get(checkpoint, ""), "rate": 0} if failed else {}
+        found.append({"checkpoint": checkpoint, **said.get(checkpoint, {}), **end})
+    return found
+
+
+def _instance(unit: str) -> str:
+    return unit.removeprefix(FETCH_UNIT).removesuffix(".service")
+
+
+class Downloads(FactBase[list[dict[str, Any]]]):
+    """The checkpoints that are being fetched, and how far they are; also those that were given up, and why."""
+
+    @staticmethod
+    def default() -> list[dict[str, Any]]:
+        return []
+
+    def command(self) -> str:
+        units = f"systemctl list-units --plain --no-legend --no-pager '{FETCH_UNIT}*' 2>/dev/null --state"
+        return (
+            f"{units}=active,activating,failed; {units}=failed | while read -r unit rest; do "
+            "printf 'last %s %s\\n' \"$unit\" "
+            '"$(journalctl --no-pager --quiet --output=cat --lines=1 "_SYSTEMD_UNIT=$unit")"; done; '
+            "grep -H . /run/rigup-fetch/*/progress.json 2>/dev/null || true"
+        )
+
+    @reading
+    def process(self, output: list[str]) -> list[dict[str, Any]]:
+        return parse_downloads(output)

@@ -20,7 +20,7 @@ from pyinfra.api.exceptions import ConnectError, OperationError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
-from rigup.progress import duration
+from rigup.text import duration
 
 __all__ = [
     "SAY_EVERY_S",

@@ -27,10 +27,10 @@ class Turns:
         self._busy: list[str] = []
 
     @contextmanager
-    def take(self, host: Host, at_a_time: int) -> Iterator[None]:
-        """Hold one of `at_a_time` turns. Raises OperationError where another host's failed."""
+    def take(self, host: Host, max_unavailable: int) -> Iterator[None]:
+        """Hold one of `max_unavailable` turns. Raises OperationError where another host's failed."""
         if self._slots is None:
-            self._slots = BoundedSemaphore(at_a_time)
+            self._slots = BoundedSemaphore(max_unavailable)
         if self._slots.locked():
             say(host, f"serves on until it is its turn, after {', '.join(self._busy)}")
         with self._slots:

@@ -13,7 +13,7 @@ from pyinfra.api.command import QuoteString
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 
-from rigup.diagnosis import explain
+from rigup.diagnosis.explain import explain
 from rigup.facts.units import UnitState, UnitStateValue, parse_unit_state
 from rigup.operations._host import Clock, ConnectionLost, check, duration, run, say, try_reconnect
 

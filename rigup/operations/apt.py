@@ -94,7 +94,7 @@ def install(
     or_else: Mapping[str, Collection[str]] | None = None,
     recommends: bool = False,
     timeout: float = 3600,
-    at_a_time: int = 0,
+    max_unavailable: int = 0,
     ready_timeout: float = 2700,
 ) -> Commands:
     """Have `packages` installed, in one transaction; one that would remove what nobody named is refused.
@@ -104,7 +104,8 @@ def install(
     + or_else: for packages that sources may have dropped, those that come, at apt's choice, where they have
     + recommends: whether recommended packages come too
     + timeout: seconds until it must be done
-    + at_a_time: for packages whose upgrade interrupts serving, on how many hosts of a run that may be; 0 for others
+    + max_unavailable: for packages whose upgrade interrupts serving, on how many hosts of a run that may be; 0 for
+    others
     + ready_timeout: seconds until what served must serve again
 
     apt's lists are updated where they do not offer what is asked for, or where the archive has moved on.
@@ -135,7 +136,7 @@ def install(
         _refuse_removals(host, arguments, going)
         what = f"apt installs {_listed(missing(wanted, there) or wanted)}"
         what += f" and removes {', '.join(going)}" if going else ""
-        with serving_again(host, at_a_time, ready_timeout) if at_a_time else nullcontext():
+        with serving_again(host, max_unavailable, ready_timeout) if max_unavailable else nullcontext():
             _apt_get(host, arguments, what, timeout)
         if left := missing(wanted, _installed(host, wanted)):
             raise OperationError(

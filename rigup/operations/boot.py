@@ -13,7 +13,7 @@ from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.context import host
 from pyinfra.facts.server import Which
 
-from rigup.facts.boot import Outdated
+from rigup.facts.kernel import Outdated
 from rigup.operations._host import alone
 
 __all__ = ["BOOT", "grub", "initramfs"]

@@ -11,17 +11,17 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
-from rigup.docker_files import DAEMON_JSON
 from rigup.facts.docker import ImageDigests
 from rigup.facts.nvidia import CdiDevices, parse_cdi_devices
 from rigup.facts.units import UnitState, UnitStateValue
+from rigup.host_config import DAEMON_JSON
 from rigup.ledger import backup_of
 from rigup.operations._host import check, refusal, run, work
 from rigup.operations._ledger import note
 from rigup.operations._units import UnitFailed, run_as_unit, wait_for_leftover
 from rigup.operations.files import Merged, merged_file, place_merged
 from rigup.operations.systemd import serving_again, start
-from rigup.plan import pull_unit
+from rigup.plan.model import pull_unit
 
 __all__ = ["cdi", "daemon_config", "image"]
 
@@ -34,13 +34,13 @@ VALIDATE = ("dockerd", "--validate", "--config-file=%s")
 
 @operation()
 def daemon_config(
-    values: Mapping[str, Any], timeout: float = 180, at_a_time: int = 1, ready_timeout: float = 2700
+    values: Mapping[str, Any], timeout: float = 180, max_unavailable: int = 1, ready_timeout: float = 2700
 ) -> Commands:
     """Make Docker run with `values` in its daemon.json, beside what others have put there.
 
     + values: merged as by `files.merged_file`
     + timeout: seconds until Docker must be up
-    + at_a_time: on how many hosts of a run Docker may be restarted under what serves
+    + max_unavailable: on how many hosts of a run Docker may be restarted under what serves
     + ready_timeout: seconds until what served must serve again
 
     Docker is restarted only where it runs without the file's present content. Where it does not come up, the file from
@@ -57,7 +57,7 @@ def daemon_config(
         return
 
     def configure(host: Host) -> None:
-        with serving_again(host, at_a_time, ready_timeout):
+        with serving_again(host, max_unavailable, ready_timeout):
             restart(host)
 
     def restart(host: Host) -> None:

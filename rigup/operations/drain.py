@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import re
+from collections.abc import Generator, Iterable, Mapping
 
 from pyinfra.api.command import FunctionCommand, QuoteString
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
-from rigup.gate import DRAIN, GATES
-from rigup.load import running_requests
 from rigup.operations._host import Clock, duration, run, say, work
+from rigup.render.gateway import DRAIN, GATEWAYS
 
-__all__ = ["drained"]
+__all__ = [
+    "drained",
+    "running_requests",
+]
 
 Commands = Generator[FunctionCommand, None, None]
 
 
 @operation()
 def drained(endpoints: Mapping[str, str], limit: int) -> Commands:
-    """Let no new request in at the gates, and wait until none runs at any endpoint (name to metrics URL).
+    """Let no new request in at the gateways, and wait until none runs at any endpoint (name to metrics URL).
 
     It waits at most `limit` seconds, and says how many run. An endpoint without metrics is named and not waited for.
-    Who asks on the host itself passes no gate, and may go on asking.
+    Who asks on the host itself passes no gateway, and may go on asking.
     """
     if not endpoints:
         host.noop("there is no endpoint")
@@ -32,9 +35,9 @@ def drained(endpoints: Mapping[str, str], limit: int) -> Commands:
     def drain(host: Host) -> None:
         for name in endpoints:
             # HAProxy's reload: what runs ends in the former process, what comes meets the present one.
-            reload = ("systemctl kill --kill-whom=main --signal=USR2 --", QuoteString(f"rigup-gate@{name}.service"))
-            if run(host, "sed -i", QuoteString(DRAIN), QuoteString(f"{GATES}/{name}.cfg"), "&&", *reload).ok:
-                say(host, f"the gate of {name} answers new requests with 503")
+            reload = ("systemctl kill --kill-whom=main --signal=USR2 --", QuoteString(f"rigup-gateway@{name}.service"))
+            if run(host, "sed -i", QuoteString(DRAIN), QuoteString(f"{GATEWAYS}/{name}.cfg"), "&&", *reload).ok:
+                say(host, f"the gateway of {name} answers new requests with 503")
         _wait_for_requests(host, endpoints, limit)
 
     yield work(drain, "wait for requests")
@@ -73,3 +76,15 @@ def _requests(host: Host, url: str) -> int | None:
     if not answer.ok:
         return 1
     return running_requests(answer.lines) if answer.lines else 0
+
+
+# vLLM's v1/metrics/loggers.py and SGLang's metrics_collector.py: one line for each engine or worker.
+_GAUGE = re.compile(
+    r"(?:vllm:num_requests_(?:running|waiting)|sglang:num_(?:running|queue)_reqs)(?:\{[^}]*\})?\s+([0-9.eE+-]+)"
+)
+
+
+def running_requests(lines: Iterable[str]) -> int | None:
+    """Requests that run or wait, from the metrics' text; None where it does not say."""
+    counts = [float(match[1]) for line in lines if (match := _GAUGE.match(line))]
+    return round(sum(counts)) if counts else None

@@ -22,13 +22,13 @@ from rigup.facts.files import FileInfo, FileState
 from rigup.facts.serving import ModelStamp, ModelStampValue, parse_model_stamp
 from rigup.facts.store import FetchProgress
 from rigup.facts.units import UnitState, UnitStateValue
-from rigup.neighbours import Neighbour
 from rigup.operations._host import Clock, check, duration, run, say, work
 from rigup.operations._ledger import note
 from rigup.operations._units import failure, show_patiently
 from rigup.operations.files import place
-from rigup.plan import CheckpointPlan, fetch_unit
-from rigup.progress import progress_line, size
+from rigup.plan.model import CheckpointPlan, fetch_unit
+from rigup.render.peers import Peer
+from rigup.text import progress_line, size
 
 __all__ = ["Sources", "fetch", "request", "wait"]
 
@@ -44,14 +44,14 @@ def request_of(checkpoint: CheckpointPlan) -> str:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a host's files come from, nearest first: a directory on it, its neighbours, then hubs in this order.
+    """Where a host's files come from, nearest first: a directory on it, its peers, then hubs in this order.
 
     `name` is the host's own in the inventory. `token` is the file that its unit takes the hub's token from, if any.
     """
 
     hubs: tuple[str, ...]
     name: str = ""
-    neighbours: tuple[Neighbour, ...] = ()
+    peers: tuple[Peer, ...] = ()
     directory: str | None = None
     token: str | None = None
 
@@ -64,7 +64,7 @@ def request(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> s
         "dest": checkpoint.path,
         "sources": checkpoint.places_in(sources.directory) if sources.directory else (),
         "name": sources.name,
-        "neighbours": [asdict(neighbour) for neighbour in sources.neighbours],
+        "peers": [asdict(peer) for peer in sources.peers],
         "hubs": sources.hubs,
         # Not read there: a download that began with a token is begun anew without it.
         "token": sources.token is not None,

@@ -14,13 +14,14 @@ from pyinfra.connectors.util import clear_askpass_cache
 from pyinfra.context import host, state
 
 from rigup import ledger
-from rigup.facts.boot import BootMenu, parse_boot_menu
 from rigup.facts.kernel import (
     BootId,
+    BootMenu,
     KernelState,
     KernelStateValue,
     ModuleParameters,
     ModuleParametersValue,
+    parse_boot_menu,
     parse_kernel_state,
     parse_module_parameters,
 )

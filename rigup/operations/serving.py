@@ -17,12 +17,12 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.context import host
 
-from rigup import notes
-from rigup.diagnosis import explain
+from rigup.diagnosis.explain import explain
 from rigup.facts.endpoints import JUDGED, Endpoints, EndpointsValue, parse_endpoints
 from rigup.facts.files import FileInfo, FileState, parse_file_info
 from rigup.facts.serving import ModelStamp
 from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
+from rigup.operations import _notes
 from rigup.operations._host import check, run, say, work
 from rigup.operations._ledger import note, note_directory, note_file
 from rigup.operations._turns import TURNS
@@ -37,16 +37,9 @@ from rigup.operations._units import (
 )
 from rigup.operations.model import is_done
 from rigup.operations.systemd import ENABLED, stale_reasons
-from rigup.plan import ENDPOINTS, UNITS, EndpointPlan
-from rigup.render import (
-    PROOF_SECONDS,
-    cache_volumes,
-    inputs_of,
-    judge_argv,
-    served_argv,
-    start_seconds,
-    unit_text,
-)
+from rigup.plan.model import ENDPOINTS, UNITS, EndpointPlan
+from rigup.render.docker import cache_volumes
+from rigup.render.systemd import PROOF_SECONDS, inputs_of, judge_argv, served_argv, start_seconds, unit_text
 
 __all__ = ["judged", "serve", "tidy"]
 
@@ -110,11 +103,13 @@ def judged(endpoint: EndpointPlan) -> Commands:
 
 
 @operation()
-def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta] = (), at_a_time: int = 0) -> Commands:
+def serve(
+    endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta] = (), max_unavailable: int = 0
+) -> Commands:
     """Have the host serve these endpoints, each by the generation of its plan, and no others.
 
     + reload_for: operations that write the generations' files, so that a plan can foresee what follows
-    + at_a_time: where it is not 0, on how many hosts of a run what serves may be stopped at a time
+    + max_unavailable: where it is not 0, on how many hosts of a run what serves may be stopped at a time
 
     What runs as planned is left alone. All the rest is switched together: where one endpoint does not come up or fails
     its proof, all that was stopped serves again as before, and the operation fails with what was found.
@@ -144,7 +139,7 @@ def serve(endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta]
         for name in removed:
             argv += ["--remove", name]
         stops = bool(removed) or any(each.restart for each in now)
-        with TURNS.take(host, at_a_time) if stops and at_a_time else nullcontext():
+        with TURNS.take(host, max_unavailable) if stops and max_unavailable else nullcontext():
             try:
                 # on-abnormal: not for its verdicts, but where it was killed half way.
                 run_as_unit(host, SWITCH_UNIT, argv, what="the switch", limit_s=limit, tell=True, restart="on-abnormal")
@@ -206,7 +201,7 @@ def _result(host: Host) -> EndpointsValue:
     """What the host's endpoints are after a switch; for how long nothing answered becomes a part of the report."""
     found = parse_endpoints(list(run(host, Endpoints().command()).lines))
     if found.last.get("downtime_s") is not None:
-        notes.note(host.name, downtime_s=found.last["downtime_s"])
+        _notes.note(host.name, downtime_s=found.last["downtime_s"])
     return found
 
 

@@ -103,7 +103,7 @@ def converge(
     reload_for: Sequence[OperationMeta] = (),
     enabled: bool = True,
     timeout: float = 300,
-    at_a_time: int = 0,
+    max_unavailable: int = 0,
 ) -> Commands:
     """Make `unit` run on what its files say now: started if it is down, restarted only if it runs on old input.
 
@@ -112,7 +112,7 @@ def converge(
     + reload_for: operations that write those files or the unit's, so that a plan can foresee what follows
     + enabled: whether it must start at boot
     + timeout: seconds until it must be active; a unit that is already starting is waited for, not started again
-    + at_a_time: where it is not 0, on how many hosts of a run the unit may be restarted at a time
+    + max_unavailable: where it is not 0, on how many hosts of a run the unit may be restarted at a time
 
     Fails with the unit's last lines where it does not become active.
     """
@@ -133,7 +133,7 @@ def converge(
         if enable:
             check(host, "systemctl enable --quiet --", name, failing=f"could not enable {unit} on {host.name}")
         if reasons:
-            with TURNS.take(host, at_a_time) if at_a_time else nullcontext():
+            with TURNS.take(host, max_unavailable) if max_unavailable else nullcontext():
                 say(host, f"{unit} is restarted: {'; '.join(reasons)}")
                 start(host, unit, timeout, verb="restart")
         elif state.active != "active":
@@ -143,7 +143,7 @@ def converge(
 
 
 @contextmanager
-def serving_again(host: Host, at_a_time: int, timeout: float) -> Iterator[None]:
+def serving_again(host: Host, max_unavailable: int, timeout: float) -> Iterator[None]:
     """Around what interrupts serving without changing it: takes a turn, and has what served before serve again.
 
     What does not come up is said and left to the deploy's later steps, which may repair just that; other hosts wait no
@@ -154,7 +154,7 @@ def serving_again(host: Host, at_a_time: int, timeout: float) -> Iterator[None]:
     if not serving:
         yield
         return
-    with TURNS.take(host, at_a_time):
+    with TURNS.take(host, max_unavailable):
         yield
         for unit in serving:
             try:

@@ -13,12 +13,12 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host
 from pyinfra.facts.files import Sha256File
 
-from rigup.environments import UV
-from rigup.environments import index_arguments as uv_index
+from rigup.lock.pypi import UV
+from rigup.lock.pypi import index_arguments as uv_index
 from rigup.operations._host import alone, check, work
 from rigup.operations._ledger import note
 from rigup.operations._units import run_as_unit, wait_for_leftover
-from rigup.plan import VenvPlan, engine_unit
+from rigup.plan.model import VenvPlan, engine_unit
 
 __all__ = ["engine", "index_arguments", "synced"]
 

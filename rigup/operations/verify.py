@@ -10,12 +10,12 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
-from rigup.diagnosis import explain
+from rigup.diagnosis.explain import explain
 from rigup.facts.serving import Proof, ProofValue
 from rigup.operations._host import run, say, work
 from rigup.operations._units import DIAGNOSED_LINES, SHOWN_LINES, last_lines, show
-from rigup.plan import EndpointPlan
-from rigup.render import PROVE, PYTHON, gpus_proof, proof_of, prove_argv, recording
+from rigup.plan.model import EndpointPlan
+from rigup.render.systemd import PROVE, PYTHON, gpus_proof, proof_of, prove_argv, recording
 
 __all__ = ["proof"]
 
@@ -41,8 +41,8 @@ def proof(endpoint: EndpointPlan, gpus: int) -> Commands:
         yield from _proven(name, DOCKER, digest, [*argv, *recording(name, DOCKER, digest)])
     yield from _proven(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, prove_argv(endpoint))
     if endpoint.public_url:
-        argv = [PYTHON, PROVE, "gate", f"--url={endpoint.public_url}", f"--health={endpoint.ready_path}"]
-        name, unit, digest = f"gate-{endpoint.name}", endpoint.gate, endpoint.public_url
+        argv = [PYTHON, PROVE, "gateway", f"--url={endpoint.public_url}", f"--health={endpoint.ready_path}"]
+        name, unit, digest = f"gateway-{endpoint.name}", endpoint.gateway, endpoint.public_url
         argv += [f"--key-file={endpoint.key_file}", *recording(name, unit, digest)]
         yield from _proven(name, unit, digest, argv)
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from rigup.config.settings import Settings
 from rigup.errors import Problem
-from rigup.lock import Lock
-from rigup.plan import Plan
-from rigup.preflight import machine, room, software, ways
-from rigup.preflight.room import disk_paths, holds
-from rigup.preflight.seen import Case, Disk, HostFacts, Listener, PciDevice, Reachability, Slot
+from rigup.lock.lockfile import Lock
+from rigup.plan.model import Plan
+from rigup.preflight import disk, hardware, network, software
+from rigup.preflight.disk import disk_paths, holds
+from rigup.preflight.network import destinations
+from rigup.preflight.snapshot import Case, Disk, HostFacts, Listener, PciDevice, Reachability, Slot
 from rigup.preflight.software import FOREIGN
-from rigup.preflight.ways import destinations
-from rigup.settings import Settings
 
 __all__ = [
     "FOREIGN",
@@ -34,31 +34,31 @@ __all__ = [
 ]
 
 LOOKS = (
-    machine.system,
-    machine.privilege,
+    hardware.system,
+    hardware.privilege,
     software.packages,
     software.apt_sources,
     software.foreign,
     software.daemon_json,
-    machine.gpus,
-    machine.memory,
-    room.disk,
-    room.own_disk,
-    room.source,
-    machine.secure_boot,
-    machine.kernel_args,
-    machine.iommu,
-    ways.public_addresses,
-    ways.ports,
+    hardware.gpus,
+    hardware.memory,
+    disk.disk,
+    disk.own_disk,
+    disk.source,
+    hardware.secure_boot,
+    hardware.kernel_args,
+    hardware.iommu,
+    network.public_addresses,
+    network.ports,
     software.failed,
     software.driver_cuda,
     software.driver_change,
-    ways.network,
+    network.network,
 )
 """Each adds the problems that it finds to a case; the table shows them in this order."""
 
 
-REMARKS = (machine.slots, software.cdi)
+REMARKS = (hardware.slots, software.cdi)
 """Likewise, of what nothing need stop for."""
 
 

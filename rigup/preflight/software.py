@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 
-from rigup.docker_files import DAEMON_JSON
+from rigup.distros.apt_sources import entangled_sources, repositories
+from rigup.distros.driver import driver_packages, upstream
+from rigup.distros.table import major_minor, short_of_cuda
 from rigup.errors import RigupError
-from rigup.packages import (
-    driver_install,
-    driver_packages,
-    entangled_sources,
-    major_minor,
-    repositories,
-    short_of_cuda,
-    upstream,
-)
-from rigup.preflight.seen import Case
+from rigup.host_config import DAEMON_JSON
+from rigup.lock.packages import driver_install
+from rigup.preflight.snapshot import Case
 
 __all__ = [
     "FOREIGN",

@@ -23,8 +23,8 @@ import pytest
 from outcomes import Outcome, exit_code, write
 from subject import YOU, About, Deviation, Subject
 
-from rigup import testinfra_backend
 from rigup.errors import RigupError
+from rigup.ssh import testinfra_backend
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +39,7 @@ STEPS = (
     "model",
     "config",
     "serve",
-    "gate",
+    "gateway",
     "verify",
     "watch",
 )

@@ -15,16 +15,19 @@ from typing import Any, Literal, TypeVar
 import testinfra
 from testinfra.host import Host as Testinfra
 
-from rigup import lock as locks
-from rigup import resolve, testinfra_backend
+from rigup.catalog.loader import Catalog, default_catalog
+from rigup.config.inventory import Host
+from rigup.config.settings import Settings
+from rigup.distros.driver import DriverInstall
+from rigup.distros.table import distro_id
 from rigup.errors import RigupError
-from rigup.inventory import Host
-from rigup.lock import Lock
-from rigup.make_plan import make_plan
-from rigup.packages import DriverInstall, distro_id, driver_install, locked_packages
-from rigup.plan import Plan
-from rigup.recipes import Catalogue, default_catalogue
-from rigup.settings import Settings
+from rigup.lock import lockfile as locks
+from rigup.lock import resolve
+from rigup.lock.lockfile import Lock
+from rigup.lock.packages import driver_install, locked_packages
+from rigup.plan.build import make_plan
+from rigup.plan.model import Plan
+from rigup.ssh import testinfra_backend
 
 PROGRAMS = "/usr/local/lib/rigup"
 UNITS = "/etc/systemd/system"
@@ -186,8 +189,8 @@ def _shown(value: object) -> str:
 
 
 @cache
-def catalogue() -> Catalogue:
-    return default_catalogue()
+def catalog() -> Catalog:
+    return default_catalog()
 
 
 class Subject:
@@ -217,8 +220,8 @@ class Subject:
 
     @cached_property
     def plan(self) -> Plan:
-        published = resolve.published_for(self.settings, catalogue(), self.lock, HUB_CACHE)
-        return make_plan(self.name, self.settings, catalogue(), self.lock, published)
+        published = resolve.published_for(self.settings, catalog(), self.lock, HUB_CACHE)
+        return make_plan(self.name, self.settings, catalog(), self.lock, published)
 
     @cached_property
     def driver(self) -> DriverInstall:

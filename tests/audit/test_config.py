@@ -7,8 +7,8 @@ import re
 
 from subject import Deviation, Subject, check, expect, expect_text, veiled
 
-from rigup.environments import UV
-from rigup.plan import PLAN
+from rigup.lock.pypi import UV
+from rigup.plan.model import PLAN
 
 
 def flat(value: object, name: str = "") -> dict[str, str]:

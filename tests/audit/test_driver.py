@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from subject import YOU, Subject, check, expect, expect_at_least, expect_none, expect_repository
 
-from rigup.packages import conflicting
+from rigup.distros.driver import conflicting
 
 NAME = "RTX PRO 6000"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from subject import Subject, check, expect, expect_none
 
-from rigup.packages import header_packages
+from rigup.distros.table import header_packages
 
 TRUTH = {"Y": "1", "N": "0"}
 

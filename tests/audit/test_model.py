@@ -9,8 +9,9 @@ from typing import Any
 
 from subject import PROGRAMS, UNITS, Subject, check, expect, expect_files, expect_none
 
-from rigup import neighbours, testinfra_backend
-from rigup.plan import CheckpointPlan
+from rigup.plan.model import CheckpointPlan
+from rigup.render import peers
+from rigup.ssh import testinfra_backend
 
 # Hex digits of git's own sums, which the hub gives for small files.
 GIT = 40
@@ -151,17 +152,17 @@ def test_model_download_ended(rig: Subject) -> None:
     expect_none("no download", busy)
 
 
-@check("major", "neighbours", "neighbour_port", "neighbour_address")
-def test_model_neighbours(rig: Subject) -> None:
+@check("major", "peers", "peer_port", "peer_address")
+def test_model_peers(rig: Subject) -> None:
     """It serves what it holds to the inventory's other hosts, and to nobody else."""
     hosts = testinfra_backend.inventory().hosts.values()
-    fleet = neighbours.fleet_of((host.name, host.connection.address, host.settings) for host in hosts)
-    others = neighbours.neighbours_of(rig.name, fleet)
+    fleet = peers.fleet_of((host.name, host.connection.address, host.settings) for host in hosts)
+    others = peers.peers_of(rig.name, fleet)
     if not others:
-        expect("not running", "active" if rig.unit(neighbours.UNIT).get("ActiveState") == "active" else "not running")
+        expect("not running", "active" if rig.unit(peers.UNIT).get("ActiveState") == "active" else "not running")
         return
     wanted = {
-        "port": str(rig.settings.neighbour_port),
+        "port": str(rig.settings.peer_port),
         "use chroot": "no",
         "read only": "yes",
         "list": "no",
@@ -172,7 +173,7 @@ def test_model_neighbours(rig: Subject) -> None:
         "models path": rig.settings.model_store,
         "models exclude": ".arriving",
     }
-    expect(wanted, rsyncd(rig.text(neighbours.CONFIG) or ""))
-    expect_files(rig, UNITS, neighbours.UNIT)
-    shown = rig.unit(neighbours.UNIT)
+    expect(wanted, rsyncd(rig.text(peers.CONFIG) or ""))
+    expect_files(rig, UNITS, peers.UNIT)
+    shown = rig.unit(peers.UNIT)
     expect({"now": "active", "at boot": "enabled"}, {"now": shown["ActiveState"], "at boot": shown["UnitFileState"]})

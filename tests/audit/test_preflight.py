@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from subject import YOU, Subject, check, expect
 
-from rigup.packages import DISTROS
+from rigup.distros.table import DISTROS
 
 
 @check("critical", repair=(YOU,))

@@ -21,7 +21,7 @@ from subject import (
     veiled,
 )
 
-from rigup.diagnosis import fatal_text
+from rigup.diagnosis.explain import fatal_text
 
 # Who engines without a container run as.
 USER = "rigup-serve"
@@ -79,7 +79,7 @@ def test_serve_unit(rig: Subject) -> None:
 @check("major", repair=(YOU,))
 def test_serve_drop_ins(rig: Subject) -> None:
     """Nothing beside their files changes the units of what serves; no deploy takes such a file away."""
-    units = [unit for endpoint in rig.plan.endpoints for unit in (endpoint.unit, endpoint.gate)]
+    units = [unit for endpoint in rig.plan.endpoints for unit in (endpoint.unit, endpoint.gateway)]
     expect_none("no drop-in", [f"{path} of {unit}" for unit in units for path in rig.unit(unit)["DropInPaths"].split()])
 
 
@@ -95,7 +95,7 @@ def test_serve_settings(rig: Subject) -> None:
             options, _, words = words.partition(f" {endpoint.image} ")
             files = re.findall(r"--env-file=(\S+)", options)
             marks = re.findall(r"--(name|label=rigup\.plan)=(\S+)", options)
-            expect({"name": endpoint.container, "label=rigup.plan": endpoint.digest}, dict(marks))
+            expect({"name": endpoint.container, "label=rigup.plan.model": endpoint.digest}, dict(marks))
             needed |= {"docker.service", "nvidia-cdi-refresh.service"}
         expect(
             {
@@ -170,7 +170,7 @@ def test_serve_process(rig: Subject) -> None:
         expect({"user": USER}, {"user": rig.said("stat -c '%%U' %s", f"/proc/{int(pid or 0)}")})
 
 
-@check("critical", "endpoints", repair=("serve", "gate"))
+@check("critical", "endpoints", repair=("serve", "gateway"))
 def test_serve_reach(rig: Subject) -> None:
     """Each endpoint is reached at its own addresses and no other: who can reach it is what the inventory says."""
     for endpoint in rig.plan.endpoints:
@@ -220,7 +220,7 @@ def test_serve_container(rig: Subject) -> None:
                 **{f"mount {mount.target}": mount.source for mount in endpoint.mounts},
             },
             {
-                "plan": config.get("Labels", {}).get("rigup.plan", "no mark")[:12],
+                "plan": config.get("Labels", {}).get("rigup.plan.model", "no mark")[:12],
                 "image": config.get("Image", "none"),
                 "arguments": config.get("Cmd") or [],
                 "GPUs": sorted(devices),

@@ -78,7 +78,7 @@ LIGHT = (
     Break("model-user", "rm -r /usr/local/lib/rigup/venv"),
     Break("model-programs", "sed -i '1a # by hand' /usr/local/lib/rigup/fetch_store.py"),
     Break("model-token", "umask 022 && echo x >/etc/rigup/hub-token"),
-    Break("model-neighbours", "systemd-run --quiet --unit=rigup-neighbours sleep 900"),
+    Break("model-peers", "systemd-run --quiet --unit=rigup-peers sleep 900"),
     Break(
         "model-download-ended",
         "systemctl enable --quiet model-fetch@$(cd /etc/rigup/models; ls *.json | sed s/.json//).service",
@@ -194,14 +194,14 @@ LIST = (
 )
 STOPPED = (Break("serve-running", "systemctl stop llm@main", also=AT_WORK),)
 
-# What is broken at an open gate: by check, a command.
-CONFIG = "/etc/rigup/gates/main.cfg"
-GATE = {
-    "gate-files": "systemctl disable --quiet rigup-gate@main",
-    "gate-key": "nft delete table inet rigup",
+# What is broken at an open gateway: by check, a command.
+CONFIG = "/etc/rigup/gateways/main.cfg"
+GATEWAY_BREAKS = {
+    "gateway-files": "systemctl disable --quiet rigup-gateway@main",
+    "gateway-key": "nft delete table inet rigup",
     # HAProxy runs without the question for the key; the file asks it again.
-    "gate-refuses": f"cp {CONFIG} /run/gate.cfg && sed -i 's/ unless known .*/ if FALSE/' {CONFIG} && "
-    f"systemctl kill --kill-whom=main --signal=USR2 rigup-gate@main && sleep 1 && cp /run/gate.cfg {CONFIG}",
+    "gateway-refuses": f"cp {CONFIG} /run/gateway.cfg && sed -i 's/ unless known .*/ if FALSE/' {CONFIG} && "
+    f"systemctl kill --kill-whom=main --signal=USR2 rigup-gateway@main && sleep 1 && cp /run/gateway.cfg {CONFIG}",
 }
 # Together with those, any key would open.
-KEY = Break("gate-opens", "openssl rand -hex -out /etc/rigup/endpoints/main/key 32")
+KEY = Break("gateway-opens", "openssl rand -hex -out /etc/rigup/endpoints/main/key 32")

@@ -2,16 +2,16 @@
 
 from pyinfra.api.deploy import deploy
 
-from rigup.console import calm
-from rigup.events import record
 from rigup.operations import model as operations
+from rigup.run.console import calm
+from rigup.run.recorder import record
 from tasks.base import base
 from tasks.model import model
-from tasks.preflight import Brief, preflight
+from tasks.preflight import Context, preflight
 
 
 @deploy("wait")
-def wait(brief: Brief) -> None:
+def wait(brief: Context) -> None:
     for checkpoint in brief.plan.checkpoints:
         operations.wait(name=f"Have {checkpoint.repo} whole and verified", checkpoint=checkpoint, timeout=300)
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from lab.registry import tree
-from rigup.engines import option
-from rigup.recipes import default_catalogue
-from rigup.schema import Speculation
+from rigup.catalog.engine_args import option
+from rigup.catalog.loader import default_catalog
+from rigup.catalog.recipe import Speculation
 
 # The same text in the vLLM that the lab has (0.32.0) and in 0.33.0.
 SOURCE = "vllm/v1/spec_decode/dynamic/utils.py"
-ADAPTIVE = default_catalogue().recipe("vllm-nvfp4-cu130-adaptive")
+ADAPTIVE = default_catalog().recipe("vllm-nvfp4-cu130-adaptive")
 
 STEPS = [
     [[1, 4, 3], [5, 16, 2], [17, 128, 0]],

@@ -20,7 +20,7 @@ from lab.machine import Host
 from lab.settings import SUBNET
 from tests.lab.rigs import BIN, ROOT, Result, Rigs, status_of
 
-NAME, NEIGHBOUR = "rig7", "rig8"
+NAME, PEER = "rig7", "rig8"
 DAEMON_JSON = "/etc/docker/daemon.json"
 DAEMON = '{"dns": ["192.0.2.53"], "log-driver": "json-file", "features": {"buildkit": true}}\n'
 
@@ -113,8 +113,8 @@ class Node:
         """The rules of others that are in force."""
         return self.host.shell("nft list table inet other").stdout
 
-    def gate(self) -> str:
-        """What the control machine is answered at the endpoint's gate."""
+    def gateway(self) -> str:
+        """What the control machine is answered at the endpoint's gateway."""
         return status_of(f"http://{self.host.address}:8000/health")
 
     def names(self) -> set[str]:
@@ -154,17 +154,17 @@ def node(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 
 @pytest.fixture
-def neighbour(node: Node) -> Iterator[Host]:
+def peer(node: Node) -> Iterator[Host]:
     """Another host of the inventory, for as long as a test needs one."""
-    host = machine.get(NEIGHBOUR)
+    host = machine.get(PEER)
     try:
         host.create(machine.Spec(release="bookworm", login="root"))
         machine.write_known_hosts()
-        node.rigs.hosts[NEIGHBOUR] = world.connection(host)
+        node.rigs.hosts[PEER] = world.connection(host)
         node.rigs.write()
         yield host
     finally:
-        del node.rigs.hosts[NEIGHBOUR]
+        del node.rigs.hosts[PEER]
         node.rigs.write()
         host.remove()
         machine.write_known_hosts()
@@ -186,7 +186,7 @@ def test_a_dry_run_shows_all_that_will_go_and_changes_nothing(node: Node) -> Non
         **dict.fromkeys(SUPERSEDED, ""),
     }
     assert daemon["dns"] == ["192.0.2.53"]
-    assert (node.firewall(), node.gate()) == (firewall, "200")
+    assert (node.firewall(), node.gateway()) == (firewall, "200")
     node.packages = node.installed()
     before = node.host.files()
     result = node.rebuild("--dry")
@@ -227,7 +227,7 @@ def test_running_requests_are_waited_for_and_counted(node: Node) -> None:
         "systemd-run --quiet --unit=asking --property=StandardOutput=file:/run/answer curl -sS "
         f"-H Content-Type:application/json http://127.0.0.1:8000/v1/chat/completions --data '{json.dumps(question)}'"
     )
-    seen, at_the_gate = "", ""
+    seen, at_the_gateway = "", ""
     with node.rigs.begun("pyinfra", "inventory/lab.py", "rebuild.py", "-y", "-v") as rebuild:
         assert rebuild.stdout is not None
         for line in rebuild.stdout:
@@ -235,10 +235,10 @@ def test_running_requests_are_waited_for_and_counted(node: Node) -> None:
             if "1 request runs (1 at main): waiting" in line:
                 # HAProxy reloads while we look.
                 time.sleep(1)
-                at_the_gate = node.gate()
+                at_the_gateway = node.gateway()
             if "Stop what serves" in line:
                 break
-    assert at_the_gate == "503", seen
+    assert at_the_gateway == "503", seen
     assert "all requests have ended after" in seen
     answer = json.loads(node.host.shell("cat /run/answer").stdout)
     assert answer["usage"]["completion_tokens"] == 6000
@@ -260,7 +260,7 @@ def test_the_next_rebuild_ends_with_a_bare_host_and_an_untouched_store(node: Nod
     assert "hook input" in node.firewall()
     assert node.host.shell("systemctl is-active rigup-pull-secrets").stdout.strip() == "active"
     assert "kept: /opt/rigup-notes, which no deploy has made" in result.output
-    assert node.gate() == "000"
+    assert node.gateway() == "000"
     assert "mitigations=off" in node.host.shell("cat /proc/cmdline").stdout
     assert "iommu=pt" not in node.host.shell("cat /proc/cmdline").stdout
     again = node.rebuild()
@@ -282,7 +282,7 @@ def test_a_deploy_brings_the_host_back_as_it_was_over_pyinfras_own_connector_too
     others = node.others()
     assert all(others[path] == text for path, text in FOREIGN.items() if path != DAEMON_JSON)
     assert "hook input" in node.firewall()
-    assert node.gate() == "200"
+    assert node.gateway() == "200"
     audit = node.rigs.audit()
     assert audit.code == 0, audit.output
 
@@ -304,8 +304,8 @@ def test_what_others_have_come_to_need_or_changed_is_kept_and_listed(node: Node)
     assert "MINE=1" in node.host.shell("cat /var/backups/rigup/etc/profile.d/rigup-cuda.sh").stdout
 
 
-def test_a_host_thrown_away_and_made_anew_serves_again_from_its_neighbours_files_once_its_key_is_accepted(
-    node: Node, neighbour: Host
+def test_a_host_thrown_away_and_made_anew_serves_again_from_its_peers_files_once_its_key_is_accepted(
+    node: Node, peer: Host
 ) -> None:
     filled = node.rigs.run("pyinfra", "inventory/lab.py", "tests/lab/store_steps.py", "-y")
     assert filled.code == 0, filled.output
@@ -325,7 +325,7 @@ def test_a_host_thrown_away_and_made_anew_serves_again_from_its_neighbours_files
     files = [line for line in answers if line["about"] not in ("", "/api")]
     assert [line for line in files if line["client"] == node.host.address] == []
     assert node.checkpoint() == checkpoint
-    assert node.gate() == "200"
+    assert node.gateway() == "200"
     assert node.rigs.lock.read_text() == lock
     assert node.packages.items() <= node.installed().items()
     audit = node.rigs.audit("--hosts", NAME)

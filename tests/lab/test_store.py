@@ -166,7 +166,7 @@ def test_nobody_else_is_served(fleet: Fleet) -> None:
 
 def test_a_download_goes_on_after_a_power_cut_without_any_deploy(fleet: Fleet) -> None:
     host, other = fleet.hosts
-    other.shell("systemctl stop rigup-neighbours")
+    other.shell("systemctl stop rigup-peers")
     fleet.empty(host)
     fleet.hub.send(1_500_000)
     fleet.hub.refuse_xet()
@@ -181,13 +181,13 @@ def test_a_download_goes_on_after_a_power_cut_without_any_deploy(fleet: Fleet) -
 
     assert fleet.sums(host) == published()
     assert fleet.hub.sent < locked_bytes() + 4_000_000
-    other.shell("systemctl start rigup-neighbours")
+    other.shell("systemctl start rigup-peers")
     assert fleet.deploy().code == 0
 
 
 def test_status_tells_how_far_a_download_is(fleet: Fleet) -> None:
     host = fleet.hosts[0]
-    fleet.rigs.write(hub_endpoint=fleet.hub.url, neighbours=False)
+    fleet.rigs.write(hub_endpoint=fleet.hub.url, peers=False)
     fleet.empty(host)
     fleet.hub.send(400_000)
     host.shell("rm -f /run/rigup-fetch/*/progress.json")
@@ -214,7 +214,7 @@ def test_a_token_reaches_its_own_hub_stands_nowhere_else_and_goes_with_its_setti
     # The download of the test before is under way, without a token: that is for a hub of this name alone.
     host, log = fleet.hosts[0], tmp_path / "log"
     host.shell(f"echo {GATEWAY} huggingface.co >>/etc/hosts")
-    fleet.rigs.write(hub_endpoint=f"http://huggingface.co:{fleet.hub.port}", neighbours=False)
+    fleet.rigs.write(hub_endpoint=f"http://huggingface.co:{fleet.hub.port}", peers=False)
     for environment, found in (({"HF_TOKEN": TOKEN}, ["/etc/rigup/hub-token"]), ({}, [])):
         fleet.hub.forget()
         with (
@@ -236,7 +236,7 @@ def test_a_token_reaches_its_own_hub_stands_nowhere_else_and_goes_with_its_setti
     fleet.rigs.write(hub_endpoint=fleet.hub.url)
 
 
-def test_a_store_below_home_is_filled_from_a_copy_of_a_store_and_serves_its_neighbour(fleet: Fleet) -> None:
+def test_a_store_below_home_is_filled_from_a_copy_of_a_store_and_serves_its_peer(fleet: Fleet) -> None:
     first, second = fleet.hosts
     fleet.hub.forget()
     fleet.rigs.write(hub_endpoint=fleet.hub.url, model_store="/home/models", model_source="/not/there")
@@ -356,7 +356,9 @@ def test_a_rebuild_that_shall_remove_the_store_empties_its_disk_and_asks_for_a_c
     host = fleet.hosts[0]
     rebuild = ("pyinfra", "inventory/lab.py", "rebuild.py", "-y")
     both = fleet.rigs.run(*rebuild)
-    assert both.code != 0 and "at_a_time is 1: begin with `--limit rig7`" in " ".join(both.output.split()), both.output
+    assert both.code != 0 and "max_unavailable is 1: begin with `--limit rig7`" in " ".join(both.output.split()), (
+        both.output
+    )
     unclear = fleet.rigs.run(*rebuild, "--limit", host.name, "--data", "remove_store=perhaps")
     assert unclear.code != 0 and "remove_store=perhaps is neither yes nor no" in unclear.output, unclear.output
     assert fleet.sums(host) == published()

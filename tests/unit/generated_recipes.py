@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rigup.recipes import Catalogue
-from rigup.schema import NCCL_LEVELS, Recipe
+from rigup.catalog.loader import Catalog
+from rigup.catalog.recipe import NCCL_LEVELS, Recipe
 from tests.unit.sample import CATALOGUE
 from tests.unit.test_render import HOSTILE
 
-__all__ = ["CHECKPOINTS", "PUBLISHED", "catalogue_of", "generated", "recipes"]
+__all__ = ["CHECKPOINTS", "PUBLISHED", "catalog_of", "generated", "recipes"]
 
 CHECKPOINTS = CATALOGUE.checkpoints
 
@@ -163,8 +163,8 @@ PUBLISHED = {
 """What a checkpoint must have published for all of the patches to be made."""
 
 
-def catalogue_of(recipe: Recipe) -> Catalogue:
-    return Catalogue({recipe.id: recipe}, CHECKPOINTS)
+def catalog_of(recipe: Recipe) -> Catalog:
+    return Catalog({recipe.id: recipe}, CHECKPOINTS)
 
 
 def generated(count: int) -> list[Recipe]:

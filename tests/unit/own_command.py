@@ -8,7 +8,7 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
-from rigup.cli import main
+from rigup.cli.main import main
 
 __all__ = ["rigup"]
 

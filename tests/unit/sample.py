@@ -1,15 +1,16 @@
-"""One resolved world for the tests: the project's catalogue, a lock that fits it, the published config files."""
+"""One resolved world for the tests: the project's catalog, a lock that fits it, the published config files."""
 
 from datetime import UTC, datetime
 
-from rigup.lock import CheckpointLock, ImageLock, Lock
-from rigup.make_plan import Published, make_plan
-from rigup.packages import TOOLKIT_PACKAGES
-from rigup.plan import Plan
-from rigup.recipes import default_catalogue
-from rigup.settings import Settings
+from rigup.catalog.apply_patches import Published
+from rigup.catalog.loader import default_catalog
+from rigup.config.settings import Settings
+from rigup.distros.driver import TOOLKIT_PACKAGES
+from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock
+from rigup.plan.build import make_plan
+from rigup.plan.model import Plan
 
-CATALOGUE = default_catalogue()
+CATALOGUE = default_catalog()
 TAG = "vllm/vllm-openai:cu130-nightly"
 REPO = "nvidia/Qwen3.5-397B-A17B-NVFP4"
 DIGEST = "sha256:" + "ab" * 32

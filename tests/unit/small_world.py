@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import json
 
-from rigup.packages import TOOLKIT_PACKAGES
+from rigup.distros.driver import TOOLKIT_PACKAGES
 from tests.unit.loopback import Answer, Site
 from tests.unit.sample import REPO, REVISION, TAG
 

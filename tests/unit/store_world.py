@@ -198,7 +198,7 @@ class Rig:
         )
 
     def is_clean(self) -> bool:
-        """Whether there is the checkpoint, its stamp and what the neighbours are told, and nothing else."""
+        """Whether there is the checkpoint, its stamp and what the peers are told, and nothing else."""
         names = {self.dest.name, self.stamp.name, self.shared.name}
         return {path.name for path in self.dest.parent.iterdir()} == names
 

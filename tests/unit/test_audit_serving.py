@@ -1,4 +1,4 @@
-"""What the audit makes of units and gates, whose files its own code has never written; the host's answers are given."""
+"""The audit of units and gateways, whose files its own code has never written; the host's answers are given."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from rigup.diagnosis import fatal_text
-from rigup.gate import config_text, firewall_text
-from rigup.inventory import load_inventory
-from rigup.neighbours import daemon_config
-from rigup.plan import Plan
-from rigup.render import docker_argv, unit_text, wait_argv
-from rigup.settings import Settings
+from rigup.config.inventory import load_inventory
+from rigup.config.settings import Settings
+from rigup.diagnosis.explain import fatal_text
+from rigup.plan.model import Plan
+from rigup.render.docker import docker_argv
+from rigup.render.gateway import config_text, firewall_text
+from rigup.render.peers import daemon_config
+from rigup.render.systemd import unit_text, wait_argv
 from tests.unit.host_world import FILES
 from tests.unit.sample import plan
 from tests.unit.test_bare import endpoint as bare_endpoint
@@ -27,7 +28,7 @@ from tests.unit.test_bare import endpoint as bare_endpoint
 AUDIT = Path(__file__).resolve().parents[2] / "tests/audit"
 PROGRAMS, UNITS = "/usr/local/lib/rigup", "/etc/systemd/system"
 UNIT = "/usr/local/lib/systemd/system/llm@main.service"
-GATE = "/etc/rigup/gates/main"
+GATEWAY = "/etc/rigup/gateways/main"
 LINES, CLIENT = f"{PROGRAMS}/fatal.json", f"{PROGRAMS}/client/requirements.lock"
 OPEN = {"main": {"address": "192.0.2.20", "networks": ["192.0.2.0/24", "198.51.100.7"]}}
 OPEN_6 = {"main": {"address": "2001:db8::20", "networks": ["2001:db8::/32", "fd00::/8"]}}
@@ -112,15 +113,15 @@ class Audited:
                 LINES: fatal_text(),
                 CLIENT: (FILES / "client-requirements.lock").read_text(),
             },
-            {endpoint.unit: shown, endpoint.gate: shown},
+            {endpoint.unit: shown, endpoint.gateway: shown},
             {
-                "ls -1 /etc/rigup/gates/": "main.cfg\nmain.nft\n" if endpoint.public_address else "",
+                "ls -1 /etc/rigup/gateways/": "main.cfg\nmain.nft\n" if endpoint.public_address else "",
                 f"cd {PROGRAMS} && sha256sum": sums("*.py"),
                 f"cd {UNITS} && sha256sum": sums("*.service"),
             },
         )
         if endpoint.public_address:
-            self.told.files |= {f"{GATE}.cfg": config_text(endpoint), f"{GATE}.nft": firewall_text(endpoint)}
+            self.told.files |= {f"{GATEWAY}.cfg": config_text(endpoint), f"{GATEWAY}.nft": firewall_text(endpoint)}
         inventory = directory / "lab.yaml"
         inventory.write_text("hosts: {rig1: {address: 192.0.2.1}}\n")
         self.rig = self.subject.Subject(load_inventory(inventory).host("rig1"))
@@ -155,7 +156,7 @@ def served(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.fixture(params=[OPEN, OPEN_6], ids=["ipv4", "ipv6"])
 def gated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Audited:
-    """A host whose endpoint has a gate."""
+    """A host whose endpoint has a gateway."""
     return Audited(monkeypatch, tmp_path, plan(endpoints=request.param))
 
 
@@ -212,7 +213,7 @@ def test_a_unit_that_starts_another_generations_container_is_found(
     host = Audited(monkeypatch, tmp_path, plan())
     digest = host.rig.plan.endpoint("main").digest
     host.told.units["llm@main.service"] = host.told.units["llm@main.service"].replace(digest, "0" * 64)
-    assert "label=rigup.plan: 0000" in host.finding("serve", "settings")
+    assert "label=rigup.plan.model: 0000" in host.finding("serve", "settings")
 
 
 def test_an_endpoint_that_the_inventory_no_longer_has_is_found_and_units_of_others_are_not(served: Audited) -> None:
@@ -224,11 +225,11 @@ def test_an_endpoint_that_the_inventory_no_longer_has_is_found_and_units_of_othe
     assert served.finding("serve", "others").endswith("old serves")
 
 
-# Gates
+# Gateways
 
 
-def test_a_gate_as_planned_is_no_finding(gated: Audited) -> None:
-    assert gated.finding("gate", "files") == ""
+def test_a_gateway_as_planned_is_no_finding(gated: Audited) -> None:
+    assert gated.finding("gateway", "files") == ""
 
 
 @pytest.mark.parametrize(
@@ -251,29 +252,29 @@ def test_a_gate_as_planned_is_no_finding(gated: Audited) -> None:
         ("nft", "hook input", "hook output", "hook output"),
     ],
 )  # fmt: skip
-def test_a_gate_that_lets_in_others_is_found(
+def test_a_gateway_that_lets_in_others_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, line: str, instead: str, said: str
 ) -> None:
     host = Audited(monkeypatch, tmp_path, plan(endpoints=OPEN))
-    text = host.told.files[f"{GATE}.{kind}"]
+    text = host.told.files[f"{GATEWAY}.{kind}"]
     assert line in text
-    host.told.files[f"{GATE}.{kind}"] = text.replace(line, instead, 1)
-    assert said in host.finding("gate", "files").partition("\nfound:    ")[2]
+    host.told.files[f"{GATEWAY}.{kind}"] = text.replace(line, instead, 1)
+    assert said in host.finding("gateway", "files").partition("\nfound:    ")[2]
 
 
-def test_a_gate_that_no_plan_names_is_found(gated: Audited) -> None:
-    gated.told.commands["ls -1 /etc/rigup/gates/"] += "old.cfg\n"
-    assert "old.cfg" in gated.finding("gate", "files")
+def test_a_gateway_that_no_plan_names_is_found(gated: Audited) -> None:
+    gated.told.commands["ls -1 /etc/rigup/gateways/"] += "old.cfg\n"
+    assert "old.cfg" in gated.finding("gateway", "files")
 
 
-def test_a_gate_that_does_not_run_or_does_not_take_its_key_is_found(gated: Audited) -> None:
+def test_a_gateway_that_does_not_run_or_does_not_take_its_key_is_found(gated: Audited) -> None:
     gated.told.commands["sed 's/^/Authorization: Bearer /' "] = "401"
-    assert "401" in gated.finding("gate", "opens")
-    gated.told.units["rigup-gate@main.service"] = SHOWN.replace("=active", "=failed")
-    assert "failed" in gated.finding("gate", "files")
+    assert "401" in gated.finding("gateway", "opens")
+    gated.told.units["rigup-gateway@main.service"] = SHOWN.replace("=active", "=failed")
+    assert "failed" in gated.finding("gateway", "files")
 
 
-# Neighbours
+# Peers
 
 
 def test_what_the_rsync_daemon_says_is_read_and_another_module_is_seen() -> None:
@@ -297,7 +298,7 @@ def test_what_the_rsync_daemon_says_is_read_and_another_module_is_seen() -> None
         ("serve", "programs", UNITS, "rigup-commit.service"),
         ("model", "programs", PROGRAMS, "fetch.py"),
         ("model", "programs", UNITS, "model-fetch@.service"),
-        ("gate", "files", UNITS, "rigup-gate@.service"),
+        ("gateway", "files", UNITS, "rigup-gateway@.service"),
     ],
 )
 def test_a_file_of_another_version_is_found(gated: Audited, step: str, check: str, directory: str, name: str) -> None:

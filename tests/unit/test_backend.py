@@ -13,8 +13,10 @@ import pytest
 import testinfra.host
 from loopback_sshd import ROOT, Sshd, running_sshd
 
-from rigup import remote, testinfra_backend, wire
 from rigup.errors import RigupError
+from rigup.ssh import client as remote
+from rigup.ssh import testinfra_backend
+from rigup.ssh import transport as wire
 
 
 @pytest.fixture

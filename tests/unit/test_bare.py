@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from rigup.environments import index_arguments, requirements, venv_lock
+from rigup.catalog.recipe import Venv
+from rigup.config.settings import Settings
 from rigup.errors import RigupError
-from rigup.lock import Lock, VenvLock, read, write
-from rigup.make_plan import make_plan
+from rigup.lock.http import Unresolved
+from rigup.lock.lockfile import Lock, VenvLock, read, write
+from rigup.lock.pypi import index_arguments, requirements, venv_lock
 from rigup.operations import venv
-from rigup.plan import EndpointPlan, Mount
-from rigup.render import docker_argv, env_file_text, judge_argv, served_argv, unit_text
-from rigup.schema import Venv
-from rigup.settings import Settings
-from rigup.web import Unresolved
+from rigup.plan.build import make_plan
+from rigup.plan.model import EndpointPlan, Mount
+from rigup.render.docker import docker_argv
+from rigup.render.systemd import env_file_text, judge_argv, served_argv, unit_text
 from tests.unit.deploys import Actor, Said
 from tests.unit.loopback import Answer, Site, serving
 from tests.unit.sample import CATALOGUE, PUBLISHED, REPO, REVISION, lock, plan

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rigup.cli import main
-from rigup.lock import write
+from rigup.cli.main import main
+from rigup.lock.lockfile import write
 from tests.unit.sample import DIGEST, REPO, REVISION, lock
 
 
@@ -82,7 +82,7 @@ def test_show_takes_digests_and_commits_from_the_lock_beside_an_inventory(
     assert "# the image is not in a lock" in without and DIGEST not in without
 
 
-def test_recipes_of_ones_own_are_listed_judged_shown_and_extend_the_catalogues(
+def test_recipes_of_ones_own_are_listed_judged_shown_and_extend_the_catalogs(
     capsys: pytest.CaptureFixture[str], inventory: Path
 ) -> None:
     assert "ours " in said(capsys, "recipes")

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from lab.checkpoint import build
-from rigup.chat_template import changed, of_tokenizer, render, takes_two_system_messages
+from rigup.catalog.apply_patches import patch_files
+from rigup.catalog.chat_template import changed, of_tokenizer, render, takes_two_system_messages
+from rigup.catalog.patch import TemplatePatch
 from rigup.errors import RigupError
-from rigup.patch_schema import TemplatePatch
-from rigup.patches import patch_files
 from tests.unit.sample import CATALOGUE
 
 # In the shape of Qwen3.5's: one system message, at the beginning; thinking on unless told otherwise.

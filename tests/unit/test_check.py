@@ -1,16 +1,16 @@
-"""What `rigup check` finds: wrong recipes, each with its finding; the catalogue's own, without any."""
+"""What `rigup check` finds: wrong recipes, each with its finding; the catalog's own, without any."""
 
 from pathlib import Path
 
 import pytest
 import yaml
 
-from rigup.check import Hardware, check_catalogue, check_recipe
-from rigup.engines import arguments
+from rigup.catalog.engine_args import arguments
+from rigup.catalog.engine_options import releases, releases_of
+from rigup.catalog.lint import Hardware, check_catalog, check_recipe
+from rigup.catalog.loader import Catalog, IgnorePatch, load_catalog
+from rigup.catalog.memory import fit
 from rigup.errors import InputError
-from rigup.fit import fit
-from rigup.known import releases, releases_of
-from rigup.recipes import Catalogue, IgnorePatch, load_catalogue
 from tests.unit.sample import CATALOGUE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -25,9 +25,9 @@ evidence: [{{source: here, kind: assembled, says: a guess}}]
 """
 
 
-def mine(directory: Path, base: str, text: str) -> Catalogue:
+def mine(directory: Path, base: str, text: str) -> Catalog:
     (directory / "mine.yaml").write_text(OWN.format(base=base) + text, encoding="utf-8")
-    return load_catalogue(RECIPES, directory)
+    return load_catalog(RECIPES, directory)
 
 
 GLM = "glm-5.3-flash-mtp3"
@@ -156,18 +156,18 @@ WRONG = [
 @pytest.mark.parametrize(("base", "text", "words"), WRONG, ids=[words for _, _, words in WRONG])
 def test_a_wrong_recipe_gets_its_finding(tmp_path: Path, base: str, text: str, words: str) -> None:
     text = text.replace("0.33.0", '"0.33.0"').replace("0.17.0", '"0.17.0"').replace("0.34.0", '"0.34.0"')
-    findings = check_catalogue(mine(tmp_path, base, text), ["mine"])
+    findings = check_catalog(mine(tmp_path, base, text), ["mine"])
     assert any(words in str(finding) for finding in findings), findings
     # What it extends has no such fault: it is this change that was found.
-    assert not check_catalogue(CATALOGUE, [base])
+    assert not check_catalog(CATALOGUE, [base])
 
 
-def test_the_catalogues_own_recipes_are_sound() -> None:
-    assert [str(finding) for finding in check_catalogue(CATALOGUE)] == []
+def test_the_catalogs_own_recipes_are_sound() -> None:
+    assert [str(finding) for finding in check_catalog(CATALOGUE)] == []
 
 
 def test_more_gpus_than_there_are_is_a_finding() -> None:
-    found = check_catalogue(CATALOGUE, ["vllm-fp8-8gpu-mtp2"], Hardware(gpus=4))
+    found = check_catalog(CATALOGUE, ["vllm-fp8-8gpu-mtp2"], Hardware(gpus=4))
     assert [str(finding).split(": ", 1)[1] for finding in found] == [
         "gpus: needs 8 GPUs where 4 are: choose a recipe for fewer"
     ]
@@ -189,18 +189,18 @@ def test_more_gpus_than_there_are_is_a_finding() -> None:
     ],
 )
 def test_a_driver_older_than_the_images_cuda_is_a_finding(name: str, branch: int, words: str | None) -> None:
-    found = [str(finding) for finding in check_catalogue(CATALOGUE, [name], Hardware(driver_branch=branch))]
+    found = [str(finding) for finding in check_catalog(CATALOGUE, [name], Hardware(driver_branch=branch))]
     assert len(found) == (words is not None) and (words is None or words in found[0]), found
 
 
 def test_gpus_with_too_little_memory_are_a_finding() -> None:
-    found = [str(finding) for finding in check_catalogue(CATALOGUE, [PLAIN], Hardware(vram_mib=49140))]
+    found = [str(finding) for finding in check_catalog(CATALOGUE, [PLAIN], Hardware(vram_mib=49140))]
     assert len(found) == 1 and "does not fit: weights 58" in found[0], found
 
 
 def test_a_length_with_a_suffix_counts_as_the_engine_reads_it(tmp_path: Path) -> None:
     for text, tokens in (("1M", 1 << 20), ("1m", 10**6), ("900k", 900000), ("921600", 921600)):
-        found = check_catalogue(mine(tmp_path, PLAIN, f"argv: {{add: [--max-model-len={text}]}}\n"), ["mine"])
+        found = check_catalog(mine(tmp_path, PLAIN, f"argv: {{add: [--max-model-len={text}]}}\n"), ["mine"])
         assert any("beyond the native 262144 tokens" in str(finding) for finding in found), text
         recipe = mine(tmp_path, PLAIN, f"argv: {{add: [--max-model-len={text}]}}\n").recipe("mine")
         estimate = fit(recipe, CATALOGUE.checkpoint(recipe.checkpoint))
@@ -208,9 +208,9 @@ def test_a_length_with_a_suffix_counts_as_the_engine_reads_it(tmp_path: Path) ->
 
 
 def test_a_finding_names_the_file_of_the_recipe_that_was_extended(tmp_path: Path) -> None:
-    catalogue = mine(tmp_path, "vllm-nvfp4-v2", "workload: [chat]\n")
-    recipe = catalogue.recipe("mine").model_copy(update={"gpus": 8})
-    assert any("vllm-nvfp4-cu130.yaml" in finding.where for finding in check_recipe(catalogue, recipe))
+    catalog = mine(tmp_path, "vllm-nvfp4-v2", "workload: [chat]\n")
+    recipe = catalog.recipe("mine").model_copy(update={"gpus": 8})
+    assert any("vllm-nvfp4-cu130.yaml" in finding.where for finding in check_recipe(catalog, recipe))
 
 
 @pytest.mark.parametrize(
@@ -287,9 +287,9 @@ def test_a_launcher_that_speculates_by_itself_is_told_what_to_do(name: str, told
 @pytest.mark.parametrize("packages", ["vllm[b12x]==0.33.0", "vllm[audio,b12x]==0.33.0", "vllm==0.33.0, b12x==1.5.1"])
 def test_a_pinned_engine_gives_its_version_and_may_bring_b12x_as_an_extra(tmp_path: Path, packages: str) -> None:
     text = f"engine: {{min: '0.30.0'}}\nvenv: {{packages: [{', '.join(map(repr, packages.split(', ')))}]}}\n"
-    catalogue = mine(tmp_path, "vllm-stock-b12x", text)
-    assert check_catalogue(catalogue, ["mine"]) == []
-    assert catalogue.recipe("mine").engine_version == "0.33.0"
+    catalog = mine(tmp_path, "vllm-stock-b12x", text)
+    assert check_catalog(catalog, ["mine"]) == []
+    assert catalog.recipe("mine").engine_version == "0.33.0"
 
 
 def test_nothing_assembled_is_marked_as_quoted() -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from rigup.choice import Need, best, ranked
+from rigup.catalog.rank import best, ranked
+from rigup.config.inventory import load_inventory
+from rigup.config.need import Need
+from rigup.config.settings import Settings
 from rigup.errors import InputError, RigupError
-from rigup.inventory import load_inventory
-from rigup.settings import Settings
 from tests.unit.sample import CATALOGUE, plan
 
 

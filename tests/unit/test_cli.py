@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rigup import lock as locks
-from rigup.cli import main
+from rigup.cli.main import main
+from rigup.lock import lockfile as locks
 from tests.unit.loopback import Answer, Site, serving
 from tests.unit.sample import REPO, TAG
 from tests.unit.small_world import hub_pages, image_pages, packages, world

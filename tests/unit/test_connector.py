@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from loopback_sshd import PYINFRA, Sshd, running_sshd
 
-from rigup import wire
+from rigup.ssh import transport
 
 DEPLOY = """
 from io import StringIO
@@ -244,7 +244,7 @@ with open("options.json", "w") as file:
     run = sshd.pyinfra(str(sshd.inventory()), write_deploy(sshd, text), "-y")
     assert run.returncode == 0, run.stderr
     options = json.loads((sshd.folder / "options.json").read_text())
-    assert options == {"TCP_NODELAY": 1, "TCP_USER_TIMEOUT": wire.DEAD_AFTER_MS}
+    assert options == {"TCP_NODELAY": 1, "TCP_USER_TIMEOUT": transport.DEAD_AFTER_MS}
 
 
 def test_a_connection_on_which_nothing_happens_is_kept_alive(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rigup import batch
-from rigup.batch import Answer, Ask, Batch
-from rigup.wire import FORGOTTEN_AFTER, LEFT_OUT_FOR, Memory, memory_file
+from rigup.ssh import batch
+from rigup.ssh.batch import Answer, Ask, Batch
+from rigup.ssh.transport import FORGOTTEN_AFTER, LEFT_OUT_FOR, Memory, memory_file
 
 MARK = "0123456789abcdef"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rigup.console import Calm
+from rigup.run.console import Calm
 
 
 class Shown(logging.Handler):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rigup import cli
-from rigup.diagnosis import causes, explain, fatal_text, fingerprints
+from rigup.cli import main
+from rigup.diagnosis.explain import causes, explain, fatal_text, fingerprints
 from tests.unit.sample import CATALOGUE
 
 CORE = "(EngineCore pid=171) ERROR 11-23 20:56:31 [core.py:1100]"
@@ -177,12 +177,12 @@ def test_the_command_reads_a_log_and_says_by_its_exit_code_whether_it_knows_it(
 ) -> None:
     log = tmp_path / "log"
     log.write_text(FAILURES["port-taken"])
-    assert cli.main(["diagnose", str(log)]) == 0
+    assert main.main(["diagnose", str(log)]) == 0
     assert "(port-taken)" in capsys.readouterr().out
     log.write_text(HARMLESS["loading"])
-    assert cli.main(["diagnose", str(log)]) == 1
+    assert main.main(["diagnose", str(log)]) == 1
     assert "No known failure" in capsys.readouterr().out
-    assert cli.main(["diagnose", str(tmp_path / "none")]) == 1
+    assert main.main(["diagnose", str(tmp_path / "none")]) == 1
     assert "No such file" in capsys.readouterr().err
 
 

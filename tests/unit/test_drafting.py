@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from rigup.engines import option
-from rigup.known import misshapen, releases
+from rigup.catalog.engine_args import option
+from rigup.catalog.engine_options import misshapen, releases
 from tests.unit.sample import CATALOGUE
 
 VLLM = next(release for release in releases() if release.name == "vllm 0.33.0")

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from lab.mirror.keys import Key
-from rigup.apt_index import choose_driver, parse_index
-from rigup.lock import Lock
+from rigup.config.settings import Settings
+from rigup.distros.apt_sources import repositories
+from rigup.distros.driver import driver_packages
+from rigup.lock.apt import choose_driver, parse_index
+from rigup.lock.lockfile import Lock
+from rigup.lock.packages import driver_group, driver_install
 from rigup.operations import apt as apt_operations
-from rigup.packages import driver_group, driver_install, driver_packages, repositories
-from rigup.settings import Settings
 from tasks.driver import driver
-from tasks.preflight import Brief
+from tasks.preflight import Context
 from tests.unit.deploys import Actor, Outcome, Said
 from tests.unit.private_apt import apt_for
 from tests.unit.sample import plan
@@ -36,15 +38,15 @@ class Rig:
         self.apt = apt_for(directory, self.repository, key)
         self.transactions: list[str] = []
 
-    def brief(self, settings: Settings) -> Brief:
+    def brief(self, settings: Settings) -> Context:
         index = parse_index((self.repository / "Packages").read_text())
         table = driver_packages(self.distro, settings.driver_branch)
         chosen = choose_driver(index, table, settings.driver_version, "the mirror")
         key_url = repositories(self.distro, settings)["cuda"].key_url
         lock = Lock(packages={self.distro: {driver_group(settings): chosen}}, keys={key_url: "0" * 64})
-        return Brief(plan(), settings, lock, self.distro, gpus=4)
+        return Context(plan(), settings, lock, self.distro, gpus=4)
 
-    def deploys(self, brief: Brief) -> Outcome:
+    def deploys(self, brief: Context) -> Outcome:
         actor = Actor().answers("systemctl show", shown("active", "exited")).answers("--simulate", self._simulates)
         actor.answers("--unit=rigup-apt.service", self._transacts).answers("apt-cache madison", self._offers)
         actor.answers("dpkg-query", self._lists).answers("dpkg -l", self._knows)

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 import pytest
 from pydantic import ValidationError
 
-from rigup.recipes import IgnorePatch
+from rigup.catalog.loader import IgnorePatch
 from tests.unit.sample import CATALOGUE
 
 FUSED = {"gate_up_proj": ("gate_proj", "up_proj"), "qkv_proj": ("q_proj", "k_proj", "v_proj")}
@@ -106,7 +106,7 @@ def test_sglang_hits_nothing_with_vllms_names() -> None:
     assert sglang_hits("*.mlp.gate") == {"model.layers.0.mlp.gate", "model.layers.59.mlp.gate", "mtp.layers.0.mlp.gate"}
 
 
-def test_every_pattern_of_the_catalogue_hits_what_it_is_meant_for() -> None:
+def test_every_pattern_of_the_catalog_hits_what_it_is_meant_for() -> None:
     meant = {"model.language_model.layers.*.mlp.gate": GATES, "mtp.fc*": {"mtp.fc"}}
     patterns = {
         pattern

@@ -15,7 +15,6 @@ from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import FactProcessError
 from pyinfra.api.facts import FactBase
 
-from rigup.facts.boot import BootMenu, parse_boot_menu
 from rigup.facts.docker import ImageDigests, parse_image_digests
 from rigup.facts.files import FileInfo, FileText
 from rigup.facts.hardware import (
@@ -28,7 +27,7 @@ from rigup.facts.hardware import (
     Slots,
     parse_disk_free,
 )
-from rigup.facts.kernel import BootId, KernelState, ModuleParameters, parse_kernel_state
+from rigup.facts.kernel import BootId, BootMenu, KernelState, ModuleParameters, parse_boot_menu, parse_kernel_state
 from rigup.facts.network import (
     HostProxies,
     Listener,

@@ -11,17 +11,18 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from rigup import cli, resolve
-from rigup import lock as locks
+from rigup.catalog.apply_patches import TEMPLATE, Published
+from rigup.catalog.loader import Catalog
+from rigup.cli import main
+from rigup.config.settings import Settings
 from rigup.errors import RigupError
-from rigup.forms import FORMS, compose, docker, kubernetes, shell, shown, systemd
-from rigup.lock import Lock, VenvLock
-from rigup.make_plan import Published, make_plan
-from rigup.patches import TEMPLATE
-from rigup.plan import EndpointPlan
-from rigup.recipes import Catalogue
-from rigup.render import docker_argv
-from rigup.settings import Settings
+from rigup.lock import lockfile as locks
+from rigup.lock import resolve
+from rigup.lock.lockfile import Lock, VenvLock
+from rigup.plan.build import make_plan
+from rigup.plan.model import EndpointPlan
+from rigup.render.docker import docker_argv
+from rigup.render.export import FORMS, compose, docker, kubernetes, shell, shown, systemd
 from tests.unit.sample import CATALOGUE, PUBLISHED, REPO, REVISION, image, lock, plan
 from tests.unit.systemd_words import exec_words
 from tests.unit.test_plan import REFUSING
@@ -144,7 +145,7 @@ def test_every_value_says_where_it_was_written() -> None:
 def test_a_line_break_in_a_value_does_not_leave_its_comment() -> None:
     recipe = CATALOGUE.recipe("vllm-nvfp4-cu130")
     hostile = recipe.model_copy(update={"argv": ("--x=a\nrm -rf /", "--y=\u2028b")})
-    text = shown(Catalogue({recipe.id: hostile}, CATALOGUE.checkpoints), recipe.id, "docker")
+    text = shown(Catalog({recipe.id: hostile}, CATALOGUE.checkpoints), recipe.id, "docker")
     assert "rm -rf /" in text
     assert shell_words(command_of(text))[-2:] == ["--x=a\nrm -rf /", "--y=\u2028b"]
 
@@ -219,7 +220,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Lock, Pu
 
 
 def shown_for_rig1(name: str, form: str, inventory: Path) -> int:
-    return cli.main(["show", name, "--inventory", str(inventory), "--host", "rig1", "--as", form])
+    return main.main(["show", name, "--inventory", str(inventory), "--host", "rig1", "--as", form])
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))

@@ -15,15 +15,16 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 
-from rigup.engines import own_arguments
-from rigup.forms import FORMS, shown
-from rigup.lock import CheckpointLock, ImageLock, Lock
-from rigup.make_plan import QUIET, make_plan
-from rigup.plan import ENGINES
-from rigup.recipes import Recipe
-from rigup.render import DOCKER, docker_argv, env_file_text, unit_text
-from rigup.settings import Settings
-from tests.unit.generated_recipes import CHECKPOINTS, PUBLISHED, catalogue_of, recipes
+from rigup.catalog.engine_args import own_arguments
+from rigup.catalog.loader import Recipe
+from rigup.config.settings import Settings
+from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock
+from rigup.plan.build import QUIET, make_plan
+from rigup.plan.model import ENGINES
+from rigup.render.docker import DOCKER, docker_argv
+from rigup.render.export import FORMS, shown
+from rigup.render.systemd import env_file_text, unit_text
+from tests.unit.generated_recipes import CHECKPOINTS, PUBLISHED, catalog_of, recipes
 from tests.unit.systemd_words import exec_words
 from tests.unit.test_render import settings_of
 
@@ -120,7 +121,7 @@ def expanded(value: str) -> str:
 def test_a_shell_starts_docker_with_exactly_the_recipes_arguments(stubs: Stubs, recipe: Recipe) -> None:
     env = {f"--env={name}={value}" for name, value in {**QUIET, **recipe.env}.items()}
     for form in ("docker", "shell"):
-        *pulls, run = stubs.run(shown(catalogue_of(recipe), recipe.id, form))
+        *pulls, run = stubs.run(shown(catalog_of(recipe), recipe.id, form))
         words = server_words(recipe)
         assert run[-len(words) :] == words
         assert {word for word in run[: -len(words)] if word.startswith("--env=")} == env
@@ -135,7 +136,7 @@ def test_a_shell_starts_a_bare_server_with_exactly_the_recipes_arguments(stubs: 
     # Steps of a build from source are any commands: nothing to start for real.
     source = recipe.source and recipe.source.model_copy(update={"steps": (("git", "status"),)})
     recipe = recipe.model_copy(update={"source": source})
-    *_, server = stubs.run(shown(catalogue_of(recipe), recipe.id, "shell"))
+    *_, server = stubs.run(shown(catalog_of(recipe), recipe.id, "shell"))
     words = [word.replace("--model=/model", "").replace("--model-path=/model", "") for word in server_words(recipe)]
     words = [word for word in words if word]
     assert server[-len(words) :] == words
@@ -146,7 +147,7 @@ def test_a_shell_starts_a_bare_server_with_exactly_the_recipes_arguments(stubs: 
 @often
 @given(recipes(containers=True))
 def test_compose_gets_exactly_the_recipes_arguments(recipe: Recipe) -> None:
-    document = yaml.safe_load(shown(catalogue_of(recipe), recipe.id, "compose"))
+    document = yaml.safe_load(shown(catalog_of(recipe), recipe.id, "compose"))
     service = document["services"]["llm-main"]
     assert [interpolated(word) for word in service["command"]] == server_words(recipe)
     assert {name: interpolated(each) for name, each in service["environment"].items()} == {**QUIET, **recipe.env}
@@ -155,7 +156,7 @@ def test_compose_gets_exactly_the_recipes_arguments(recipe: Recipe) -> None:
 @often
 @given(recipes(containers=True))
 def test_kubernetes_gets_exactly_the_recipes_arguments_and_a_key(recipe: Recipe) -> None:
-    documents = list(yaml.safe_load_all(shown(catalogue_of(recipe), recipe.id, "kubernetes")))
+    documents = list(yaml.safe_load_all(shown(catalog_of(recipe), recipe.id, "kubernetes")))
     [pod] = [each["spec"]["template"]["spec"] for each in documents if each["kind"] == "Deployment"]
     [server] = pod["containers"]
     words = [expanded(word) for word in server["args"]]
@@ -183,7 +184,7 @@ def test_a_unit_and_its_environment_file_hold_exactly_what_the_recipe_says(recip
         checkpoints={checkpoint.key: CheckpointLock(revision="0" * 40, bytes=1, files=1)},
     )
     published = {f"{checkpoint.repo}@{'0' * 40}": PUBLISHED}
-    plan = make_plan("rig1", Settings.from_data({"recipe": recipe.id}), catalogue_of(deployable), lock, published)
+    plan = make_plan("rig1", Settings.from_data({"recipe": recipe.id}), catalog_of(deployable), lock, published)
     endpoint = plan.endpoint("main")
     unit = settings_of(unit_text(endpoint))
     words = exec_words(unit["ExecStart"][0])
@@ -200,7 +201,7 @@ def test_a_unit_and_its_environment_file_hold_exactly_what_the_recipe_says(recip
 def test_only_whole_numbers_stand_without_quotes_where_another_reader_sees_a_number(recipe: Recipe) -> None:
     """YAML 1.2 has `1e3` and `0o17` for numbers, which Python's reader takes for texts."""
     for form in ("compose", "kubernetes"):
-        for event in yaml.parse(shown(catalogue_of(recipe), recipe.id, form)):
+        for event in yaml.parse(shown(catalog_of(recipe), recipe.id, form)):
             if isinstance(event, yaml.ScalarEvent) and event.style is None:
                 assert not re.match(r"[-+]?\.?\d|[-+]?\.(inf|nan)", event.value, re.IGNORECASE) or re.fullmatch(
                     r"-?\d+", event.value
@@ -211,6 +212,6 @@ def test_only_whole_numbers_stand_without_quotes_where_another_reader_sees_a_num
 @given(recipe=recipes(containers=True))
 @settings(max_examples=20, deadline=None)
 def test_no_text_that_is_shown_breaks_its_terminal(form: str, recipe: Recipe) -> None:
-    text = shown(catalogue_of(recipe), recipe.id, form)
+    text = shown(catalog_of(recipe), recipe.id, form)
     text.encode("utf-8")
     assert "\0" not in text

@@ -1,4 +1,4 @@
-"""The gate in front of a public endpoint: what is rendered, what is read back, who is told what."""
+"""The gateway in front of a public endpoint: what is rendered, what is read back, who is told what."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from rigup import cli
-from rigup.facts.gate import parse_gate_state
-from rigup.gate import DRAIN, config_text, firewall_text, parse_gate_names, rule_digest
-from rigup.operations import gate as gate_operations
-from rigup.plan import EndpointPlan
-from rigup.render import docker_argv, env_file_text, unit_text
+from rigup.cli import main
+from rigup.facts.gateway import parse_gateway_state
+from rigup.operations import gateway as gateway_operations
+from rigup.plan.model import EndpointPlan
+from rigup.render.docker import docker_argv
+from rigup.render.gateway import DRAIN, config_text, firewall_text, parse_gateway_names, rule_digest
+from rigup.render.systemd import env_file_text, unit_text
 from tests.unit.deploys import Outcome, on_this_machine
 from tests.unit.host_world import FILES
 from tests.unit.sample import plan
@@ -53,7 +54,7 @@ def test_the_health_check_is_the_one_path_that_needs_no_key() -> None:
     assert json.loads(text.partition("string '")[2].partition("'")[0])["error"]["code"] == "invalid_api_key"
 
 
-def test_a_gate_that_is_drained_has_no_server_left_and_drains_only_once() -> None:
+def test_a_gateway_that_is_drained_has_no_server_left_and_drains_only_once() -> None:
     text = config_text(endpoint())
     drained = subprocess.run(["sed", DRAIN], input=text, capture_output=True, text=True, check=True).stdout
     assert [line for line in drained.splitlines() if line not in text.splitlines()] == [
@@ -63,7 +64,7 @@ def test_a_gate_that_is_drained_has_no_server_left_and_drains_only_once() -> Non
     assert again == drained
 
 
-def test_the_gate_too_knows_the_networks_and_the_host_itself() -> None:
+def test_the_gateway_too_knows_the_networks_and_the_host_itself() -> None:
     assert "reject unless { src 192.0.2.0/24 198.51.100.7/32 192.0.2.20 }" in config_text(endpoint())
 
 
@@ -100,14 +101,14 @@ def test_the_rule_in_force_is_known_by_its_digest() -> None:
         '\t\tiif != "lo" ip daddr 192.0.2.20 tcp dport 8000 ip saddr != 192.0.2.0/24 drop comment '
         f'"rigup {rule_digest(endpoint())}"',
     ]
-    state = parse_gate_state(listed)
+    state = parse_gateway_state(listed)
     assert (state.key_is_safe, state.rule) == (True, rule_digest(endpoint()))
     assert rule_digest(endpoint(networks=["192.0.2.0/24"])) != state.rule
 
 
 @pytest.mark.parametrize("line", ["key=root 644 65", "key=ops 600 65", "key=root 600 0"])
 def test_a_key_that_others_can_read_or_that_is_empty_is_none(line: str) -> None:
-    assert not parse_gate_state([line]).key_is_safe
+    assert not parse_gateway_state([line]).key_is_safe
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a key is root's")
@@ -115,7 +116,7 @@ def test_a_key_is_made_once_for_root_alone_and_made_anew_only_where_it_is_gone(t
     file = tmp_path / "endpoints/main/key"
 
     def have() -> Outcome:
-        return on_this_machine(gate_operations.key, endpoint="main", path=str(file))
+        return on_this_machine(gateway_operations.key, endpoint="main", path=str(file))
 
     made = have()
     first = file.read_text()
@@ -138,16 +139,16 @@ def test_a_key_is_made_once_for_root_alone_and_made_anew_only_where_it_is_gone(t
 
 
 def test_the_rule_is_in_force_before_anything_listens_on_the_new_address() -> None:
-    unit = (FILES / "rigup-gate@.service").read_text()
-    assert unit.index("ExecStartPre=/usr/sbin/nft -f /etc/rigup/gates/%i.nft") < unit.index(
+    unit = (FILES / "rigup-gateway@.service").read_text()
+    assert unit.index("ExecStartPre=/usr/sbin/nft -f /etc/rigup/gateways/%i.nft") < unit.index(
         "ExecStart=/usr/sbin/haproxy"
     )
     # The engine itself never does.
     assert "--host=127.0.0.1" in endpoint().argv
 
 
-def test_gates_are_known_by_their_files() -> None:
-    assert parse_gate_names(["left.cfg", "left.nft", "main.cfg"]) == ["left", "main"]
+def test_gateways_are_known_by_their_files() -> None:
+    assert parse_gateway_names(["left.cfg", "left.nft", "main.cfg"]) == ["left", "main"]
 
 
 @pytest.mark.parametrize(
@@ -165,5 +166,5 @@ def test_a_key_that_there_is_not_is_told_of(
     inventory = tmp_path / "lab.yaml"
     endpoints = "{left: {gpus: [0, 1, 2, 3]}, right: {gpus: [4, 5, 6, 7], port: 8001}}"
     inventory.write_text(f"hosts: {{rig1: {{address: 192.0.2.1, endpoints: {endpoints}}}}}\n")
-    assert cli.main(["key", *words, "--inventory", str(inventory)]) == 1
+    assert main.main(["key", *words, "--inventory", str(inventory)]) == 1
     assert message in capsys.readouterr().err

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rigup.facts.audit import DailyAuditValue, parse_daily_audit
+from rigup.facts.drift import DailyAuditValue, parse_daily_audit
 
 ROOT = Path(__file__).resolve().parents[2]
 

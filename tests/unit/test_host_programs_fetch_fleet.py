@@ -1,4 +1,4 @@
-"""fetch.py between hosts: each file comes from the hub once, and whatever a neighbour does, the bytes are right.
+"""fetch.py between hosts: each file comes from the hub once, and whatever a peer does, the bytes are right.
 
 The hosts are directories on this machine, each with a real rsync daemon on an address of its own.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from bench.delay import delayed
-from rigup.neighbours import Neighbour, daemon_config
+from rigup.render.peers import Peer, daemon_config
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, Rig, RunningHub, listing
 
 pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
@@ -60,12 +60,12 @@ def serving(rig: Rig, port: int, allowed: str = "127.0.0.1") -> Iterator[subproc
 @contextmanager
 def fleet(hub: RunningHub, directory: Path, count: int) -> Iterator[list[Rig]]:
     """So many hosts, each with its daemon, that know each other."""
-    everybody = [Neighbour(f"rig{number}", "127.0.0.1", free_port()) for number in range(1, count + 1)]
+    everybody = [Peer(f"rig{number}", "127.0.0.1", free_port()) for number in range(1, count + 1)]
     rigs = []
     with ExitStack() as stack:
         for own in everybody:
             others = [asdict(each) for each in everybody if each != own]
-            rig = Rig(directory / own.name, hub, own.name, {"neighbours": others})
+            rig = Rig(directory / own.name, hub, own.name, {"peers": others})
             stack.enter_context(serving(rig, own.port))
             rigs.append(rig)
         yield rigs
@@ -98,7 +98,7 @@ def test_hosts_that_begin_together_bring_each_file_from_the_hub_once(hub: Runnin
         assert hub.sent() == total(hub)
 
 
-def test_a_corrupt_file_of_a_neighbour_is_noticed_and_comes_from_the_hub(hub: RunningHub, tmp_path: Path) -> None:
+def test_a_corrupt_file_of_a_peer_is_noticed_and_comes_from_the_hub(hub: RunningHub, tmp_path: Path) -> None:
     with fleet(hub, tmp_path, 2) as (first, second):
         assert first.fetch().returncode == 0
         with (first.dest / FIRST).open("r+b") as file:
@@ -163,7 +163,7 @@ def mortal(port: int, life: int) -> Iterator[int]:
         die()
 
 
-def test_what_a_neighbour_that_dies_in_the_middle_of_its_files_did_not_send_comes_from_the_hub(
+def test_what_a_peer_that_dies_in_the_middle_of_its_files_did_not_send_comes_from_the_hub(
     hub: RunningHub, tmp_path: Path
 ) -> None:
     rig, other = Rig(tmp_path / "rig1", hub), Rig(tmp_path / "rig2", hub, "rig2")
@@ -171,7 +171,7 @@ def test_what_a_neighbour_that_dies_in_the_middle_of_its_files_did_not_send_come
     assert other.fetch().returncode == 0
     hub.forget()
     with serving(other, port), mortal(port, 4_000_000) as last:
-        result = rig.fetch(neighbours=[asdict(Neighbour("rig2", "127.0.0.1", last))])
+        result = rig.fetch(peers=[asdict(Peer("rig2", "127.0.0.1", last))])
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert rig.is_as_published() and rig.is_clean()
@@ -182,7 +182,7 @@ def test_what_a_neighbour_that_dies_in_the_middle_of_its_files_did_not_send_come
     assert 3 * SHARD_BYTES - 4_000_000 <= hub.sent() <= 3 * SHARD_BYTES - 3_000_000
 
 
-def test_the_files_of_a_client_that_dies_while_neighbours_are_asked_are_not_forgotten(
+def test_the_files_of_a_client_that_dies_while_peers_are_asked_are_not_forgotten(
     hub: RunningHub, tmp_path: Path
 ) -> None:
     rig, other = Rig(tmp_path / "rig1", hub), Rig(tmp_path / "rig2", hub, "rig2")
@@ -193,7 +193,7 @@ def test_the_files_of_a_client_that_dies_while_neighbours_are_asked_are_not_forg
     with (
         serving(other, port),
         delayed([("127.0.0.1", port)], 0.15) as ((address, far),),
-        rig.fetching(neighbours=[asdict(Neighbour("rig2", address, far))]) as process,
+        rig.fetching(peers=[asdict(Peer("rig2", address, far))]) as process,
     ):
         assert process.stdout is not None
         while "answered 503" not in process.stdout.readline():
@@ -239,7 +239,7 @@ def test_a_host_that_can_fetch_nothing_now_keeps_no_other_one_waiting(hub: Runni
             rig.until(lambda: wants() == [])
 
 
-def test_a_host_that_is_no_neighbour_gets_nothing_and_nobody_can_write(hub: RunningHub, tmp_path: Path) -> None:
+def test_a_host_that_is_no_peer_gets_nothing_and_nobody_can_write(hub: RunningHub, tmp_path: Path) -> None:
     rig = Rig(tmp_path / "rig1", hub)
     assert rig.fetch().returncode == 0
     port = free_port()

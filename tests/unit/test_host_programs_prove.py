@@ -58,7 +58,7 @@ def test_nothing_is_pulled_and_the_container_that_stayed_is_removed_by_its_own_n
     started = [call for call in asked if call.startswith("run")]
     assert all("--pull=never" in call and IMAGE in call for call in started)
     # By which a rebuild knows them.
-    assert all("--label=rigup.plan=" in call for call in started)
+    assert all("--label=rigup.plan.model=" in call for call in started)
     assert "--gpus all" in started[0]
     assert "--device nvidia.com/gpu=all" in started[1]
     name = next(word for word in started[2].split() if word.startswith("--name=")).removeprefix("--name=")
@@ -114,8 +114,8 @@ def test_a_unit_started_anew_meanwhile_makes_the_proof_void(tools: Path) -> None
     assert not record["passed"]
 
 
-def gate(tools: Path, key: str, open_paths: tuple[str, ...] = ("/health",)) -> subprocess.CompletedProcess[str]:
-    """Proves a gate that knows the key `planted-key`."""
+def gateway(tools: Path, key: str, open_paths: tuple[str, ...] = ("/health",)) -> subprocess.CompletedProcess[str]:
+    """Proves a gateway that knows the key `planted-key`."""
     key_file = tools.parent / "key"
     key_file.write_text(f"{key}\n")
 
@@ -124,27 +124,27 @@ def gate(tools: Path, key: str, open_paths: tuple[str, ...] = ("/health",)) -> s
         return Page(status=200 if known or path in open_paths else 401)
 
     with site_with_headers(answers) as url:
-        result, record = prove("gate", "--url", url, "--key-file", str(key_file), tools=tools)
+        result, record = prove("gateway", "--url", url, "--key-file", str(key_file), tools=tools)
     assert "planted-key" not in json.dumps(record) + result.stdout + result.stderr
     return result
 
 
-def test_a_gate_that_asks_for_the_key_is_proven(tools: Path) -> None:
-    result = gate(tools, "planted-key")
+def test_a_gateway_that_asks_for_the_key_is_proven(tools: Path) -> None:
+    result = gateway(tools, "planted-key")
 
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("ok ") == 4
 
 
-def test_a_gate_that_guards_only_the_api_is_not_proven(tools: Path) -> None:
-    result = gate(tools, "planted-key", open_paths=("/health", "/metrics"))
+def test_a_gateway_that_guards_only_the_api_is_not_proven(tools: Path) -> None:
+    result = gateway(tools, "planted-key", open_paths=("/health", "/metrics"))
 
     assert result.returncode == 1
     assert "401 was due, but /metrics answered 200" in result.stderr
 
 
-def test_a_gate_that_does_not_know_the_key_is_not_proven(tools: Path) -> None:
-    result = gate(tools, "planted-key-of-yesterday")
+def test_a_gateway_that_does_not_know_the_key_is_not_proven(tools: Path) -> None:
+    result = gateway(tools, "planted-key-of-yesterday")
 
     assert result.returncode == 1
     assert "/v1/models answered 401 to the key in" in result.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rigup.diagnosis import causes, fatal_text
+from rigup.diagnosis.explain import causes, fatal_text
 from tests.unit.host_world import Page, program, run_program, site
 
 RUNNING = "echo running $$"

@@ -11,8 +11,8 @@ import paramiko
 import pytest
 from loopback_sshd import PYINFRA, ROOT, Sshd, running_sshd
 
-from rigup import hostkeys
 from rigup.errors import RigupError
+from rigup.ssh import host_keys
 from tests.unit.own_command import rigup
 
 OLD = paramiko.RSAKey.generate(2048)
@@ -29,14 +29,14 @@ def replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
         known.write_text(
             "# ours\n"
             f"other.example.org,[127.0.0.1]:{server.port} ssh-rsa {OLD.get_base64()} old\n"
-            f"neighbour ssh-rsa {OLD.get_base64()}\n"
+            f"peer ssh-rsa {OLD.get_base64()}\n"
         )
         known.chmod(0o640)
         yield server
 
 
 def audit() -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rigup.cli", "audit"]
+    command = [sys.executable, "-m", "rigup.cli.main", "audit"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
@@ -65,7 +65,7 @@ def test_the_new_key_is_shown_and_accepted_and_all_others_stay(replaced: Sshd) -
     assert lines[:3] == [
         "# ours",
         f"other.example.org ssh-rsa {OLD.get_base64()} old",
-        f"neighbour ssh-rsa {OLD.get_base64()}",
+        f"peer ssh-rsa {OLD.get_base64()}",
     ]
     assert known.stat().st_mode & 0o777 == 0o640
     assert "no connection" not in audit().stdout
@@ -76,11 +76,11 @@ def test_the_new_key_is_shown_and_accepted_and_all_others_stay(replaced: Sshd) -
 def test_hashed_names_are_found_too() -> None:
     hashed = paramiko.HostKeys.hash_host("[192.0.2.7]:2222")
     lines = [f"{hashed} ssh-rsa {OLD.get_base64()}", f"192.0.2.7 ssh-rsa {OLD.get_base64()}", "", "no key at all"]
-    kept, keys = hostkeys.without(lines, "[192.0.2.7]:2222")
+    kept, keys = host_keys.without(lines, "[192.0.2.7]:2222")
     assert (kept, keys) == (lines[1:], [OLD.fingerprint])
 
 
 def test_a_file_that_cannot_be_written_is_told_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RigupError, match=r"known_hosts: cannot be written: .*and run again"):
-        hostkeys.accept(tmp_path / "file" / "known_hosts", [], "rig1", OLD)
+        host_keys.accept(tmp_path / "file" / "known_hosts", [], "rig1", OLD)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rigup.config.inventory import find_inventory, load_inventory
 from rigup.errors import InputError, RigupError
-from rigup.inventory import find_inventory, load_inventory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -13,9 +13,9 @@ import yaml
 from hypothesis import given, settings
 from kubernetes_validate import utils
 
-from rigup.forms import shown
-from rigup.recipes import Recipe
-from tests.unit.generated_recipes import catalogue_of, recipes
+from rigup.catalog.loader import Recipe
+from rigup.render.export import shown
+from tests.unit.generated_recipes import catalog_of, recipes
 from tests.unit.sample import CATALOGUE
 
 CONTAINERS = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.image)
@@ -60,7 +60,7 @@ def test_every_object_of_every_recipe_is_valid_to_the_api(name: str) -> None:
 @settings(max_examples=20, deadline=None)
 @given(recipes(containers=True))
 def test_any_recipe_is_valid_to_the_api(recipe: Recipe) -> None:
-    for each in objects(shown(catalogue_of(recipe), recipe.id, "kubernetes")).values():
+    for each in objects(shown(catalog_of(recipe), recipe.id, "kubernetes")).values():
         kubernetes_validate.validate(each, API, strict=True)
 
 

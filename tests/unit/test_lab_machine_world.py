@@ -136,7 +136,7 @@ def test_a_host_that_is_gone_leaves_the_inventory(state: Path) -> None:
 
 
 def test_the_inventory_is_one_that_rigup_accepts(state: Path) -> None:
-    from rigup.inventory import load_inventory
+    from rigup.config.inventory import load_inventory
 
     made(state, "rig1")
     loaded = load_inventory(world.write_inventory(["rig1"]))

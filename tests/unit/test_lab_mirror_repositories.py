@@ -10,7 +10,7 @@ import pytest
 from lab.mirror import aptrepo, debfile, keys, nvidia, toolkit
 from lab.mirror.debfile import File, Package
 from lab.mirror.keys import Key
-from rigup.packages import TOOLKIT_PACKAGES
+from rigup.distros.driver import TOOLKIT_PACKAGES
 from tests.unit.private_apt import CUDA, DISTRIBUTION, DKMS, Apt, apt_for
 
 pytestmark = pytest.mark.skipif(

@@ -20,7 +20,7 @@ from openai import APIStatusError, BadRequestError, OpenAI
 import lab.engine
 import lab.sglang
 from lab.registry.image import known_options
-from rigup.engines import arguments
+from rigup.catalog.engine_args import arguments
 from tests.unit.host_world import FILES
 
 # Host programs find each other in one directory.
@@ -118,7 +118,7 @@ def test_a_longer_context_needs_its_variable(released: Image) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_of_the_catalogue_is_understood_by_its_image(released: Image, forked: Image, name: str) -> None:
+def test_every_recipe_of_the_catalog_is_understood_by_its_image(released: Image, forked: Image, name: str) -> None:
     recipe = CATALOGUE.recipe(name)
     image = forked if recipe.engine.fork else released
     words = [argument for argument, _ in arguments(recipe)]

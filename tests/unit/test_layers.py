@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from rigup.catalog.loader import Catalog, load_catalog
 from rigup.errors import InputError
-from rigup.recipes import Catalogue, load_catalogue
 
 CHECKPOINT = "id: tiny\nrepo: acme/tiny\nbranch: main\nquantization: NVFP4\n"
 BASE = """\
@@ -35,13 +35,13 @@ evidence: [{source: here, kind: assembled, says: a guess}]
 """
 
 
-def load(directory: Path, **files: str) -> Catalogue:
+def load(directory: Path, **files: str) -> Catalog:
     (directory / "checkpoints").mkdir(exist_ok=True)
     (directory / "checkpoints" / "tiny.yaml").write_text(CHECKPOINT, encoding="utf-8")
     (directory / "base.yaml").write_text(BASE, encoding="utf-8")
     for name, text in files.items():
         (directory / f"{name}.yaml").write_text(f"id: {name}\n{text}", encoding="utf-8")
-    return load_catalogue(directory)
+    return load_catalog(directory)
 
 
 def refused(directory: Path, **files: str) -> str:
@@ -91,12 +91,12 @@ def test_a_variant_of_a_variant_knows_where_each_value_was_written(tmp_path: Pat
     assert places["('env', 'NCCL_P2P_LEVEL')"] == "base.yaml:16"
 
 
-def test_recipes_of_the_user_extend_the_catalogues(tmp_path: Path) -> None:
+def test_recipes_of_the_user_extend_the_catalogs(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     load(tmp_path)
     (mine / "own.yaml").write_text("id: own\n" + OWN, encoding="utf-8")
-    assert load_catalogue(tmp_path, mine).recipe("own").gpus == 4
+    assert load_catalog(tmp_path, mine).recipe("own").gpus == 4
 
 
 @pytest.mark.parametrize(
@@ -127,6 +127,6 @@ def test_a_mistake_in_the_base_is_told_once_and_there(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(BASE.replace("gpus: 4", "gpus: 0"), encoding="utf-8")
     (tmp_path / "variant.yaml").write_text("id: variant\n" + OWN, encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        load_catalogue(tmp_path)
+        load_catalog(tmp_path)
     assert [finding.key for finding in caught.value.findings] == ["gpus"]
     assert "base.yaml:12" in str(caught.value)

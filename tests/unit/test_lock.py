@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rigup.errors import InputError, RigupError
-from rigup.lock import CheckpointLock, ImageLock, Lock, read, write
+from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock, read, write
 
 FULL = Lock(
     images={

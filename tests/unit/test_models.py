@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from rigup import cli
-from rigup.asking import agreed
+from rigup.cli import main
+from rigup.cli._confirm import agreed
+from rigup.cli.models import chosen, removal, table
 from rigup.errors import RigupError
 from rigup.facts.store import Stored, StoredModels, parse_stored_models
-from rigup.models import chosen, removal, table
-from rigup.render import unit_text
+from rigup.render.systemd import unit_text
 from tests.unit.sample import plan
 
 A, B = "a" * 40, "b" * 40
@@ -127,8 +127,8 @@ def test_what_is_being_fetched_or_may_be_in_use_is_not_removed() -> None:
     ],
 )
 def test_the_inventory_may_be_named_before_or_behind_rm(words: list[str]) -> None:
-    assert cli.parser().parse_args(words).inventory == Path("x.yaml")
-    assert cli.parser().parse_args(["models", "rm", "rig1", "a/b"]).inventory is None
+    assert main.parser().parse_args(words).inventory == Path("x.yaml")
+    assert main.parser().parse_args(["models", "rm", "rig1", "a/b"]).inventory is None
 
 
 def test_where_nobody_answers_nothing_is_agreed_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rigup.mounts import mount_text, mount_unit
+from rigup.render.systemd import mount_text, mount_unit
 
 PATHS = {"/srv/models": "srv-models.mount", "/mnt/my-disk/a.b": r"mnt-my\x2ddisk-a.b.mount"}
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rigup.neighbours import Neighbour
 from rigup.operations import model, verify
+from rigup.render.peers import Peer
 from tests.unit.deploys import Actor, Outcome, Said
 from tests.unit.sample import plan
 from tests.unit.test_operations_units import DOWN, NEWER, NO_UNIT, OLDER, shown
@@ -24,7 +24,7 @@ SIZES = ["--- sizes", "10 1763900000.5000000010", "20 1763800000.0000000000"]
 MACHINE = ["--- arriving", "--- machine", "aa"]
 COMPLETE = [json.dumps(STAMP), *SIZES, *MACHINE]
 ABSENT = ["", "--- sizes", *MACHINE]
-SOURCES = model.Sources(("http://hub:8001",), "rig1", (Neighbour("rig2", "10.0.0.12"),), "/mnt/disk")
+SOURCES = model.Sources(("http://hub:8001",), "rig1", (Peer("rig2", "10.0.0.12"),), "/mnt/disk")
 RUNNING = shown()
 OVER = shown("inactive", "dead", UnitFileState="disabled")
 
@@ -137,7 +137,7 @@ def test_a_download_that_has_given_up_is_told_in_its_own_words() -> None:
 def test_the_request_names_every_source_and_every_file() -> None:
     told = json.loads(model.request(CHECKPOINT, SOURCES))
 
-    assert told["neighbours"] == [{"name": "rig2", "address": "10.0.0.12", "port": 8730}]
+    assert told["peers"] == [{"name": "rig2", "address": "10.0.0.12", "port": 8730}]
     assert (told["hubs"], told["name"]) == (["http://hub:8001"], "rig1")
     name = CHECKPOINT.repo.partition("/")[2]
     assert told["sources"] == [f"/mnt/disk/{CHECKPOINT.repo}/{CHECKPOINT.revision}", f"/mnt/disk/{name}", "/mnt/disk"]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from rigup import notes
 from rigup.facts.endpoints import Tried, parse_endpoints
-from rigup.operations import serving
-from rigup.plan import EndpointPlan
-from rigup.render import docker_argv, unit_text
+from rigup.operations import _notes, serving
+from rigup.plan.model import EndpointPlan
+from rigup.render.docker import docker_argv
+from rigup.render.systemd import unit_text
 from tests.unit.deploys import Actor, Outcome, Said
 from tests.unit.sample import plan
 from tests.unit.test_operations_model import ABSENT, COMPLETE
@@ -154,7 +154,7 @@ def test_a_failed_switch_tells_the_cause_the_log_and_what_serves_now(
     outcome = actor.does(serving.serve, endpoints=[ENDPOINT])
 
     assert outcome.failed
-    assert notes.taken("@fake/rig1") == {"downtime_s": 95.4}
+    assert _notes.taken("@fake/rig1") == {"downtime_s": 95.4}
     wanted = ("broken-one as main did not come up", "the last line", "(tool-parser-unknown)", "journalctl -u llm@main")
     for part in (*wanted, *told):
         assert part in outcome.told
@@ -192,7 +192,7 @@ def test_arguments_are_judged_once_and_only_where_the_engine_cannot_start_at_onc
     assert outcome.changed
     assert outcome.ran(f"/run/rigup/judged/main/{NEW}") == 1
     # By which a rebuild knows its container.
-    assert outcome.ran(f"--label=rigup.plan={ENDPOINT.digest}") == 1
+    assert outcome.ran(f"--label=rigup.plan.model={ENDPOINT.digest}") == 1
 
 
 def test_the_arguments_of_an_endpoint_that_takes_the_place_of_another_are_judged() -> None:

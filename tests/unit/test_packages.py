@@ -4,27 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from rigup.config.settings import Settings
+from rigup.distros.apt_sources import entangled_sources, repositories, source_uris, superseded_sources
+from rigup.distros.driver import conflicting, driver_packages, upstream
+from rigup.distros.table import DISTROS, distro_id, header_packages
 from rigup.errors import RigupError
-from rigup.lock import Lock
-from rigup.packages import (
-    DISTROS,
-    conflicting,
-    cuda_group,
-    distro_id,
-    docker_group,
-    driver_group,
-    driver_install,
-    driver_packages,
-    entangled_sources,
-    header_packages,
-    locked_packages,
-    repositories,
-    source_uris,
-    superseded_sources,
-    toolkit_group,
-    upstream,
-)
-from rigup.settings import Settings
+from rigup.lock.lockfile import Lock
+from rigup.lock.packages import cuda_group, docker_group, driver_group, driver_install, locked_packages, toolkit_group
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 
+from rigup.catalog.apply_patches import applies
+from rigup.catalog.apply_patches import patch_files as patch_files_for
+from rigup.catalog.loader import IgnorePatch, When
 from rigup.errors import RigupError
-from rigup.patches import applies
-from rigup.patches import patch_files as patch_files_for
-from rigup.recipes import IgnorePatch, When
 from tests.unit.sample import CATALOGUE
 
 GATE = "model.language_model.layers.*.mlp.gate"

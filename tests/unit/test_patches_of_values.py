@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from rigup.check import check_catalogue
-from rigup.engines import arguments
+from rigup.catalog.apply_patches import patch_files, reads
+from rigup.catalog.engine_args import arguments
+from rigup.catalog.lint import check_catalog
+from rigup.catalog.loader import load_catalog
+from rigup.catalog.patch import SamplingPatch, YarnPatch
 from rigup.errors import InputError, RigupError
-from rigup.patch_schema import SamplingPatch, YarnPatch
-from rigup.patches import patch_files, reads
-from rigup.recipes import load_catalogue
 from tests.unit.sample import CATALOGUE
 
 ROPE = {"mrope_interleaved": True, "mrope_section": [11, 11, 10], "partial_rotary_factor": 0.25, "rope_theta": 10000000}
@@ -120,10 +120,10 @@ def test_an_option_that_a_patch_gives_stands_only_there(tmp_path: Path) -> None:
 
 
 def test_more_context_than_yarn_reaches_is_a_finding(tmp_path: Path) -> None:
-    catalogue = mine(
+    catalog = mine(
         tmp_path, "sglang-awq-yarn-524k", "argv: {remove: [--context-length], add: [--context-length=524289]}\n"
     )
-    [finding] = check_catalogue(catalogue, ["mine"])
+    [finding] = check_catalog(catalog, ["mine"])
     assert "factor: 2 x 262144 tokens are 524288, and 524289 are asked for" in str(finding)
 
 
@@ -131,4 +131,4 @@ def mine(directory: Path, base: str, text: str) -> Any:
     own = "id: mine\ntitle: Mine\nextends: {}\nstatus: assembled\ntool_calls: unknown\n"
     own += "evidence: [{{source: here, kind: assembled, says: a guess}}]\n"
     (directory / "mine.yaml").write_text(own.format(base) + text)
-    return load_catalogue(Path(__file__).resolve().parents[2] / "recipes", directory)
+    return load_catalog(Path(__file__).resolve().parents[2] / "recipes", directory)

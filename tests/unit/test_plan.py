@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rigup.engines import arguments
+from rigup.catalog.engine_args import arguments
+from rigup.config.settings import Settings
 from rigup.errors import RigupError
-from rigup.lock import Lock
-from rigup.make_plan import make_plan
-from rigup.plan import EndpointPlan, Mount, Plan
-from rigup.render import docker_argv, env_file_text
-from rigup.settings import Settings
+from rigup.lock.lockfile import Lock
+from rigup.plan.build import make_plan
+from rigup.plan.model import EndpointPlan, Mount, Plan
+from rigup.render.docker import docker_argv
+from rigup.render.systemd import env_file_text
 from tests.unit.sample import CATALOGUE, DIGEST, PUBLISHED, REPO, REVISION, TAG, image, lock, plan
 
 REFUSING = "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('no') }}{% endif %}"
@@ -95,7 +96,7 @@ def test_the_order_of_endpoints_in_the_inventory_does_not_matter() -> None:
 
 def process(endpoint: EndpointPlan) -> tuple[list[str], str, dict[str, str]]:
     """What a host would run, without what only names the digest."""
-    argv = [word for word in docker_argv(endpoint) if not word.startswith("--label=rigup.plan=")]
+    argv = [word for word in docker_argv(endpoint) if not word.startswith("--label=rigup.plan.model=")]
     argv = [word.replace(endpoint.generation, "GENERATION") for word in argv]
     return argv, env_file_text(endpoint), endpoint.patched_files
 

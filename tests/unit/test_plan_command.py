@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from rigup.planning import difference, exit_code, foresee, hidden_because
+from rigup.cli.plan import exit_code
+from rigup.run.foresee import difference, foresee, hidden_because
 from tests.unit.own_command import rigup
 
 USER = pwd.getpwuid(os.getuid()).pw_name
@@ -206,9 +207,9 @@ def test_without_a_deploy_here_the_plan_says_where_it_looked(tmp_path: Path) -> 
 
 
 def test_a_plan_leaves_no_run_behind(project: Project) -> None:
-    project.write("from rigup.events import record\nrecord()\n" + MOTTO)
+    project.write("from rigup.run.recorder import record\nrecord()\n" + MOTTO)
     assert project.plan().returncode == 2
-    project.write('from rigup.events import record\nrecord()\nraise Exception("broken")')
+    project.write('from rigup.run.recorder import record\nrecord()\nraise Exception("broken")')
     assert project.plan().returncode == 1
     assert not (project.directory / ".rigup/runs").exists()
 

@@ -5,11 +5,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from rigup.config.settings import Settings
 from rigup.errors import Problem, ProblemsError
-from rigup.lock import Lock
-from rigup.make_plan import make_plan
+from rigup.lock.lockfile import Lock
+from rigup.plan.build import make_plan
 from rigup.preflight import HostFacts, check, destinations, disk_paths, holds, remarks
-from rigup.settings import Settings
 from tests.unit.sample import CATALOGUE, DIGEST, GIB, PUBLISHED, REPO, REVISION, image, lock, plan
 
 STORE = f"/srv/models/{REPO}/{REVISION}"
@@ -522,7 +522,7 @@ def test_a_public_address_of_another_host_is_a_problem_that_names_this_ones() ->
     assert problem.remedy.endswith("192.0.2.9")
 
 
-def test_a_port_taken_on_the_public_address_is_a_problem_unless_our_gate_has_it() -> None:
+def test_a_port_taken_on_the_public_address_is_a_problem_unless_our_gateway_has_it() -> None:
     taken = replace(BARE, listeners=[Socket("192.0.2.20", 8000)])
     assert only(public_problems(taken)).found == "port 8000 of endpoint main is taken on 192.0.2.20"
-    assert public_problems(replace(taken, gates={"main": 8000})) == []
+    assert public_problems(replace(taken, gateways={"main": 8000})) == []

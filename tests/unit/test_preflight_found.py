@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from rigup.docker_files import docker_store
+from rigup.config.settings import Settings
 from rigup.facts.hardware import CpuCount, parse_disk_free
+from rigup.host_config import docker_store
 from rigup.preflight import disk_paths
-from rigup.settings import Settings
 from tests.captures import capture, recorded
 from tests.unit.sample import GIB, lock
 from tests.unit.test_preflight import BARE, SERVED, Space, disks, installed, only, problems

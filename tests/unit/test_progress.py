@@ -1,6 +1,6 @@
 """The line that says how far a download is."""
 
-from rigup.progress import progress_line
+from rigup.text import progress_line
 
 
 def test_it_says_bytes_of_bytes_rate_time_left_and_what_it_does() -> None:

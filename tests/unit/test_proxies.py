@@ -6,17 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from rigup.docker_files import daemon_variables
+from rigup.config.settings import Settings
+from rigup.distros.apt_sources import repositories
 from rigup.facts.network import parse_proxies
-from rigup.lock import Lock
-from rigup.packages import repositories
+from rigup.host_config import Proxies, daemon_variables, proxy_for
+from rigup.lock.lockfile import Lock
+from rigup.lock.registry import HUB
 from rigup.preflight import destinations
-from rigup.proxies import Proxies, proxy_for
-from rigup.registry import HUB
-from rigup.settings import Settings
 from tasks.docker import docker
 from tasks.model import model
-from tasks.preflight import Brief
+from tasks.preflight import Context
 from tests.unit.deploys import Actor
 from tests.unit.sample import lock, plan
 from tests.unit.test_preflight import BARE, OPEN, Way, only, problems
@@ -109,7 +108,7 @@ def test_a_mirror_that_no_proxy_names_must_be_reached_directly() -> None:
 def test_keys_come_the_way_that_apt_goes() -> None:
     keys = {name: each.key_url for name, each in repositories("debian13", Settings()).items()}
     known = lock().merged(Lock(keys=dict.fromkeys(keys.values(), "a" * 64)))
-    brief = Brief(plan(), Settings(), known, "debian13", gpus=4, proxies=Proxies(apt=EVERYWHERE))
+    brief = Context(plan(), Settings(), known, "debian13", gpus=4, proxies=Proxies(apt=EVERYWHERE))
 
     commands = Actor().walks(docker, brief).commands
 
@@ -119,7 +118,7 @@ def test_keys_come_the_way_that_apt_goes() -> None:
 
 
 def test_the_downloaders_packages_come_by_the_proxy_of_the_environment() -> None:
-    brief = Brief(plan(), Settings(), lock(), "debian13", gpus=4, proxies=Proxies(environment=EVERYWHERE))
+    brief = Context(plan(), Settings(), lock(), "debian13", gpus=4, proxies=Proxies(environment=EVERYWHERE))
 
     commands = Actor().walks(model, brief).commands
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from pyinfra.api import arguments, util
 
-from rigup import quick
+from rigup.run import quick
 
 DEPLOY = (
     "import pyinfra.api.util as util\n\n\ndef order(state):\n    return util.get_operation_order_from_stack(state)\n"
@@ -63,6 +63,6 @@ def test_modules_are_kept_compiled_where_python_was_not_told_otherwise(flags: li
 
 
 def test_who_resolves_nothing_reads_no_http_client() -> None:
-    code = "import sys, rigup.resolve; print([name for name in ('httpx', 'rich') if name in sys.modules])"
+    code = "import sys, rigup.lock.resolve; print([name for name in ('httpx', 'rich') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -6,11 +6,11 @@ import shlex
 
 import pytest
 
-from rigup.engines import arguments
-from rigup.recipes import Recipe, default_catalogue
+from rigup.catalog.engine_args import arguments
+from rigup.catalog.loader import Recipe, default_catalog
 from tests.unit.quotations import NEAREST, QUOTED
 
-CATALOGUE = default_catalogue()
+CATALOGUE = default_catalog()
 PRINTED = {**QUOTED, **NEAREST}
 # Other names of the same option, as the engine's own parser has them, or the launcher of the unified image.
 SAME = dict.fromkeys(("--tp", "--tp-size", "TP"), "--tensor-parallel-size")

@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from rigup.settings import settings_table
+from rigup.config.settings import settings_table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

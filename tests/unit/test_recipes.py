@@ -1,13 +1,13 @@
-"""The catalogue: the project's own recipes, and what a wrong one is told."""
+"""The catalog: the project's own recipes, and what a wrong one is told."""
 
 from pathlib import Path
 
 import pytest
 import yaml
 
-from rigup.engines import arguments
+from rigup.catalog.engine_args import arguments
+from rigup.catalog.loader import Catalog, Recipe, default_catalog, load_catalog
 from rigup.errors import InputError, RigupError
-from rigup.recipes import Catalogue, Recipe, default_catalogue, load_catalogue
 
 CHECKPOINT = "id: tiny\nrepo: acme/tiny\nbranch: main\nquantization: NVFP4\n"
 RECIPE = """\
@@ -27,16 +27,16 @@ argv: [--trust-remote-code]
 """
 
 
-def catalogue(directory: Path, recipe: str = RECIPE, checkpoint: str = CHECKPOINT) -> Catalogue:
+def catalog(directory: Path, recipe: str = RECIPE, checkpoint: str = CHECKPOINT) -> Catalog:
     (directory / "checkpoints").mkdir()
     (directory / "one.yaml").write_text(recipe, encoding="utf-8")
     (directory / "checkpoints" / "tiny.yaml").write_text(checkpoint, encoding="utf-8")
-    return load_catalogue(directory)
+    return load_catalog(directory)
 
 
 def refused(directory: Path, recipe: str = RECIPE, checkpoint: str = CHECKPOINT) -> str:
     with pytest.raises(InputError) as caught:
-        catalogue(directory, recipe, checkpoint)
+        catalog(directory, recipe, checkpoint)
     return str(caught.value)
 
 
@@ -44,8 +44,8 @@ def all_arguments(recipe: Recipe) -> list[str]:
     return [argument for argument, _ in arguments(recipe)]
 
 
-def test_the_projects_own_catalogue_is_valid_and_has_the_default_recipe() -> None:
-    recipe = default_catalogue().recipe("vllm-nvfp4-cu130")
+def test_the_projects_own_catalog_is_valid_and_has_the_default_recipe() -> None:
+    recipe = default_catalog().recipe("vllm-nvfp4-cu130")
     assert recipe.image.tag == "vllm/vllm-openai:cu130-nightly"
     assert recipe.tool_calls == "reliable"
     assert not any("speculative" in argument for argument in all_arguments(recipe))
@@ -53,24 +53,24 @@ def test_the_projects_own_catalogue_is_valid_and_has_the_default_recipe() -> Non
 
 
 def test_speculation_goes_by_the_name_that_is_not_deprecated() -> None:
-    for recipe in default_catalogue().recipes.values():
+    for recipe in default_catalog().recipes.values():
         assert not any("qwen3_next_mtp" in argument for argument in all_arguments(recipe))
         assert not any("qwen35_coder" in argument for argument in all_arguments(recipe))
 
 
 def test_a_minimal_recipe_is_read(tmp_path: Path) -> None:
-    found = catalogue(tmp_path)
+    found = catalog(tmp_path)
     assert found.recipe("one").checkpoint == found.checkpoint("tiny").id
     assert found.checkpoint("tiny").key == "acme/tiny@main"
 
 
 def test_an_unknown_recipe_names_the_near_ones(tmp_path: Path) -> None:
     with pytest.raises(RigupError, match="did you mean vllm-nvfp4-cu130"):
-        default_catalogue().recipe("vllm-nvpf4-cu130")
+        default_catalog().recipe("vllm-nvpf4-cu130")
     with pytest.raises(RigupError, match=r"did you mean .*-mtp\d"):
-        default_catalogue().recipe("mtp")
+        default_catalog().recipe("mtp")
     with pytest.raises(RigupError, match="`rigup recipes` lists them"):
-        default_catalogue().recipe("zzz")
+        default_catalog().recipe("zzz")
 
 
 @pytest.mark.parametrize(
@@ -150,17 +150,17 @@ def test_the_findings_of_all_files_come_together(tmp_path: Path) -> None:
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no directory of recipes"):
-        load_catalogue(tmp_path / "recipes")
+        load_catalog(tmp_path / "recipes")
 
 
 def test_the_same_id_in_two_directories_is_refused(tmp_path: Path) -> None:
     one, two = tmp_path / "a", tmp_path / "b"
     one.mkdir()
     two.mkdir()
-    catalogue(one)
+    catalog(one)
     (two / "one.yaml").write_text(RECIPE, encoding="utf-8")
     with pytest.raises(InputError, match="'one' is there already"):
-        load_catalogue(one, two)
+        load_catalog(one, two)
 
 
 def test_recipes_are_data_and_nothing_in_them_runs() -> None:
@@ -182,7 +182,7 @@ def test_recipes_are_data_and_nothing_in_them_runs() -> None:
     ],
 )
 def test_every_vllm_recipe_of_the_community_has_its_row(kind: str, names: str) -> None:
-    assert not {f"vllm-nvfp4-{name}" for name in names.split()} - set(default_catalogue().recipes), kind
+    assert not {f"vllm-nvfp4-{name}" for name in names.split()} - set(default_catalog().recipes), kind
 
 
 def test_every_other_recipe_of_the_community_has_its_row() -> None:
@@ -195,4 +195,4 @@ def test_every_other_recipe_of_the_community_has_its_row() -> None:
         glm-5.3-flash glm-5.3-flash-mtp3 glm-5.3-flash-spark-2gpu deepseek-v4-flash-2gpu deepseek-v4-flash-vision-2gpu
         deepseek-v4.1-flash qwen3.8-flash-next qwen3.8-flash-next-2gpu
     """
-    assert not set(wanted.split()) - set(default_catalogue().recipes)
+    assert not set(wanted.split()) - set(default_catalog().recipes)

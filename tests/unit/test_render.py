@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from rigup.errors import RigupError
-from rigup.plan import EndpointPlan
-from rigup.render import (
+from rigup.plan.model import EndpointPlan
+from rigup.render.docker import docker_argv
+from rigup.render.systemd import (
     WAIT_READY,
-    docker_argv,
     env_file_text,
     judge_argv,
     record_text,

@@ -17,10 +17,10 @@ import pytest
 import yaml
 from loopback_sshd import PYINFRA, Sshd, running_sshd
 
-from rigup import report
-from rigup.cli import main
+from rigup.cli.main import main
+from rigup.run import report
 
-RECORD = "from rigup.events import record\nrecord()\n"
+RECORD = "from rigup.run.recorder import record\nrecord()\n"
 
 DEPLOY = (
     RECORD

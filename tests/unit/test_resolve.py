@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from rigup import lock as locks
-from rigup.lock import Lock
-from rigup.make_plan import make_plan
-from rigup.packages import driver_install
-from rigup.recipes import Catalogue
-from rigup.registry import image_lock, registry_of
-from rigup.resolve import ResolveError, Want, ensure, published_file, published_for, resolve
-from rigup.settings import Settings
-from rigup.web import Unresolved, Web
+from rigup.catalog.loader import Catalog
+from rigup.config.settings import Settings
+from rigup.lock import lockfile as locks
+from rigup.lock.http import Unresolved, Web
+from rigup.lock.lockfile import Lock
+from rigup.lock.packages import driver_install
+from rigup.lock.registry import image_lock, registry_of
+from rigup.lock.resolve import ResolveError, Want, ensure, published_file, published_for, resolve
+from rigup.plan.build import make_plan
 from tests.unit.loopback import Answer, Asked, Site, serving
 from tests.unit.sample import CATALOGUE, REPO, REVISION, TAG
 from tests.unit.small_world import CREATED, image_pages, packages, world
@@ -34,9 +34,9 @@ def want(site: Site, **settings: object) -> Want:
     return Want(Settings.from_data({**world(site), **settings}), "debian13")
 
 
-def unresolved(site: Site, wanted: Want, catalogue: Catalogue = CATALOGUE) -> str:
+def unresolved(site: Site, wanted: Want, catalog: Catalog = CATALOGUE) -> str:
     with pytest.raises(ResolveError) as caught:
-        resolve([wanted], catalogue, Lock())
+        resolve([wanted], catalog, Lock())
     return str(caught.value).replace(site.url, "")
 
 
@@ -231,10 +231,10 @@ def test_a_recipe_with_a_digest_gets_that_image_and_no_other(site: Site) -> None
     digest = image_pages(site, NAME, "older", created="2026-01-01T00:00:00Z")
     recipe = CATALOGUE.recipe("vllm-nvfp4-cu130")
     exact = recipe.model_copy(update={"image": recipe.image.model_copy(update={"digest": digest})})
-    catalogue = Catalogue({recipe.id: exact}, CATALOGUE.checkpoints)
+    catalog = Catalog({recipe.id: exact}, CATALOGUE.checkpoints)
     # What the lock holds for the tag is of no use then.
     known = resolve([wanted], CATALOGUE, Lock())
-    found = resolve([wanted], catalogue, known).images[TAG]
+    found = resolve([wanted], catalog, known).images[TAG]
     assert found.digest == digest
     assert found.created == datetime(2026, 1, 1, tzinfo=UTC)
 

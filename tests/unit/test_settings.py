@@ -2,8 +2,8 @@
 
 import pytest
 
+from rigup.config.settings import Connection, Endpoint, Settings, gpu_indices, settings_table
 from rigup.errors import InputError
-from rigup.settings import Connection, Endpoint, Settings, gpu_indices, settings_table
 
 
 def refused(data: dict[str, object]) -> str:

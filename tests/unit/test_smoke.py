@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from rigup.plan import Smoke
-from rigup.render import prove_argv
+from rigup.plan.model import Smoke
+from rigup.render.systemd import prove_argv
 from tests.unit.host_world import FILES, program, run_program
 from tests.unit.sample import plan
 

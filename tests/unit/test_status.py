@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rigup import cli, status
+from rigup.cli import main, status
 from rigup.facts.endpoints import EndpointsValue
+from rigup.facts.nvidia import parse_gpu_use
 from rigup.facts.serving import ProofValue
-from rigup.facts.status import parse_downloads, parse_gpu_use
+from rigup.facts.store import parse_downloads
 from rigup.facts.units import UnitStateValue
 
 SERVES = {
@@ -148,7 +149,7 @@ def test_a_host_that_cannot_be_reached_is_told_as_json_with_exit_code_1(
 ) -> None:
     inventory = tmp_path / "lab.yaml"
     inventory.write_text("hosts: {rig1: {address: 127.0.0.1, port: 1, known_hosts: /dev/null}}\n")
-    assert cli.main(["status", "--json", "--inventory", str(inventory)]) == 1
+    assert main.main(["status", "--json", "--inventory", str(inventory)]) == 1
     told = json.loads(capsys.readouterr().out)
     assert "no connection to root@127.0.0.1, port 1" in told["hosts"]["rig1"]["error"]
 

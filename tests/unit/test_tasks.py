@@ -11,13 +11,13 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_host, ctx_state
 
+from rigup.catalog.loader import Catalog
+from rigup.config.settings import Settings
 from rigup.errors import InputError
-from rigup.recipes import Catalogue
-from rigup.settings import Settings
 from tasks import preflight
 from tasks.docker import daemon_values
 from tasks.kernel import kernel
-from tasks.preflight import Brief, System, _check_recipes, _distro
+from tasks.preflight import Context, System, _check_recipes, _distro
 from tests.unit.deploys import Actor
 from tests.unit.sample import CATALOGUE, lock, plan
 from tests.unit.test_operations_units import shown
@@ -50,9 +50,9 @@ def test_every_unknown_recipe_of_every_host_is_named_at_once() -> None:
 
 def test_a_recipe_that_would_load_for_minutes_and_not_fit_is_refused() -> None:
     large = CATALOGUE.recipe("vllm-nvfp4-cu130").model_copy(update={"id": "large", "checkpoint": "qwen3.5-397b-fp8"})
-    catalogue = Catalogue({**CATALOGUE.recipes, "large": large}, CATALOGUE.checkpoints)
+    catalog = Catalog({**CATALOGUE.recipes, "large": large}, CATALOGUE.checkpoints)
     with pytest.raises(InputError) as caught:
-        _check_recipes({"rig1": Settings(recipe="large"), "rig2": Settings()}, catalogue)
+        _check_recipes({"rig1": Settings(recipe="large"), "rig2": Settings()}, catalog)
     assert str(caught.value).startswith("rig1: recipe: recipe large does not fit its GPUs, weights 94.6")
     assert str(caught.value).endswith("`rigup check large` says what to change")
 
@@ -78,7 +78,7 @@ def test_headers_are_those_of_the_kernel_that_boots_next_or_come_with_a_newer_on
     host.answers("'linux-image-*'", ["ii \tlinux-image-amd64\t6.12.57-1"])
     host.answers("systemctl show", shown("active", "exited"))
 
-    outcome = host.walks(kernel, Brief(plan(), Settings(), lock(), "debian13", gpus=4))
+    outcome = host.walks(kernel, Context(plan(), Settings(), lock(), "debian13", gpus=4))
 
     assert [command.endswith(f" {installs}") for command in outcome.commands if "systemd-run" in command].count(
         True

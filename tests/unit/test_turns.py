@@ -25,12 +25,12 @@ class Name:
         self.said.append(message.strip())
 
 
-def run(turns: Turns, at_a_time: int, work: Callable[[str], None], count: int = 4) -> dict[str, str]:
+def run(turns: Turns, max_unavailable: int, work: Callable[[str], None], count: int = 4) -> dict[str, str]:
     """What came of each host's turn: empty, or why it was none."""
 
     def one(host: Name) -> str:
         try:
-            with turns.take(cast(Host, host), at_a_time):
+            with turns.take(cast(Host, host), max_unavailable):
                 work(host.name)
         except OperationError as error:
             return str(error)
@@ -41,8 +41,8 @@ def run(turns: Turns, at_a_time: int, work: Callable[[str], None], count: int = 
     return {name: job.value for name, job in jobs.items()}
 
 
-@pytest.mark.parametrize("at_a_time", [1, 2])
-def test_no_more_hosts_than_the_setting_says_are_interrupted_at_a_time(at_a_time: int) -> None:
+@pytest.mark.parametrize("max_unavailable", [1, 2])
+def test_no_more_hosts_than_the_setting_says_are_interrupted_at_a_time(max_unavailable: int) -> None:
     busy: set[str] = set()
     most = 0
 
@@ -53,8 +53,8 @@ def test_no_more_hosts_than_the_setting_says_are_interrupted_at_a_time(at_a_time
         gevent.sleep(0.01)
         busy.remove(name)
 
-    assert set(run(Turns(), at_a_time, work).values()) == {""}
-    assert most == at_a_time
+    assert set(run(Turns(), max_unavailable, work).values()) == {""}
+    assert most == max_unavailable
 
 
 def test_a_host_whose_turn_failed_may_try_again_and_no_other() -> None:

@@ -21,9 +21,9 @@ from rigup.facts import ledger as facts
 from rigup.facts.ledger import Remains, links_of, parse_remains, remains_of
 from rigup.facts.packages import Conffiles, parse_edited
 from rigup.ledger import Ledger
-from rigup.operations import _host, apt, drain, undo
+from rigup.operations import _host, apt, drain, teardown
 from rigup.operations.serving import SWITCH_UNIT
-from rigup.plan import ENGINES
+from rigup.plan.model import ENGINES
 from tasks.preflight import Refused
 from tasks.rebuild import _one_by_one, _yes_or_no
 from tests.unit.deploys import Actor, Said
@@ -70,14 +70,14 @@ def position(commands: list[str], part: str) -> int:
 # Draining and stopping
 
 
-def test_the_gates_let_nobody_in_before_running_requests_are_counted() -> None:
+def test_the_gateways_let_nobody_in_before_running_requests_are_counted() -> None:
     actor = Actor().answers("curl", BUSY, IDLE)
     outcome = actor.does(drain.drained, endpoints={"main": "http://127.0.0.1:8000/metrics"}, limit=60)
     assert not outcome.failed
-    gate = position(outcome.commands, "--signal=USR2 -- rigup-gate@main.service")
-    assert "/etc/rigup/gates/main.cfg" in outcome.commands[gate]
-    assert gate < position(outcome.commands, "curl")
-    assert "the gate of main answers new requests with 503" in outcome.told
+    gateway = position(outcome.commands, "--signal=USR2 -- rigup-gateway@main.service")
+    assert "/etc/rigup/gateways/main.cfg" in outcome.commands[gateway]
+    assert gateway < position(outcome.commands, "curl")
+    assert "the gateway of main answers new requests with 503" in outcome.told
     assert "2 requests run (2 at main): waiting" in outcome.told
     assert "all requests have ended" in outcome.told
 
@@ -114,7 +114,7 @@ def test_apt_that_is_at_work_is_waited_for_and_not_stopped() -> None:
     at_work, done = shown("activating", "start"), shown("active", "exited")
     actor = Actor().answers("show", at_work, at_work, done)
     actor.answers("list-units", ["llm@main.service loaded active running x", "rigup-switch.service loaded activating"])
-    outcome = actor.does(undo.stopped, book=BOOK)
+    outcome = actor.does(teardown.stopped, book=BOOK)
     assert not outcome.failed
     waits = [number for number, command in enumerate(outcome.commands) if "systemctl show" in command]
     assert len(waits) == 3
@@ -127,7 +127,7 @@ def test_apt_that_is_at_work_is_waited_for_and_not_stopped() -> None:
 def test_only_units_that_a_deploy_wrote_are_looked_for() -> None:
     actor = Actor().answers("systemctl show", NO_UNIT)
     book = replace(BOOK, images=(f"vllm@sha256:{'a' * 64}",), engines=(f"{ENGINES}/0123456789abcdef",))
-    outcome = actor.does(undo.stopped, book=book)
+    outcome = actor.does(teardown.stopped, book=book)
     (listing,) = [command for command in outcome.commands if "list-units --all" in command]
     patterns = shlex.split(listing.partition(" -- ")[2])
     assert "llm@main.service" in patterns
@@ -148,10 +148,10 @@ def test_only_units_that_a_deploy_wrote_are_looked_for() -> None:
 
 
 def test_containers_are_known_by_our_label_and_volumes_by_the_ledger() -> None:
-    actor = Actor().answers("--filter label=rigup.plan", ["llm-main"])
+    actor = Actor().answers("--filter label=rigup.plan.model", ["llm-main"])
     actor.answers("docker ps", ["llm-webui"]).answers("docker volume ls", ["llm-webui-data"])
-    kept = undo.Kept()
-    outcome = actor.does(undo.docker_emptied, book=BOOK, kept=kept)
+    kept = teardown.Kept()
+    outcome = actor.does(teardown.docker_emptied, book=BOOK, kept=kept)
     removals = [command for command in outcome.commands if " rm " in command]
     assert removals == [
         "docker rm --force -- llm-main",
@@ -190,8 +190,8 @@ def test_edited_configuration_of_a_package_is_put_aside_before_the_purge_and_tol
     actor = Actor().answers("Conffiles", edited)
     actor.answers("dpkg-query", ["installed docker-ce", "installed haproxy"])
     actor.answers("systemctl show rigup-apt", NO_UNIT).answers("systemctl show", shown("active", "exited"))
-    kept = undo.Kept()
-    outcome = actor.does(undo.packages_purged, book=BOOK, kept=kept)
+    kept = teardown.Kept()
+    outcome = actor.does(teardown.packages_purged, book=BOOK, kept=kept)
     assert not outcome.failed, outcome.told
     copy = position(outcome.commands, "/var/backups/rigup/etc/haproxy/haproxy.cfg")
     purge = position(outcome.commands, "systemd-run")
@@ -207,8 +207,8 @@ def test_packages_that_others_need_stay_and_so_does_their_configuration() -> Non
     actor.answers("--simulate purge docker-ce haproxy", ["Purg docker-ce", "Purg haproxy", "Purg their-balancer"])
     actor.answers("apt-cache depends", ["their-balancer", "  Depends: haproxy"])
     actor.answers("systemctl show", NO_UNIT, NO_UNIT, shown("active", "exited"))
-    kept = undo.Kept()
-    outcome = actor.does(undo.packages_purged, book=BOOK, kept=kept)
+    kept = teardown.Kept()
+    outcome = actor.does(teardown.packages_purged, book=BOOK, kept=kept)
     assert kept.packages == {"haproxy"}
     (asked,) = [command for command in outcome.commands if "Conffiles" in command]
     assert "-- docker-ce 2>" in asked
@@ -219,10 +219,10 @@ def test_packages_that_others_need_stay_and_so_does_their_configuration() -> Non
 
 def test_checkpoints_on_a_disk_of_their_own_are_removed_from_that_disk_or_not_at_all() -> None:
     mounts = ["srv-models.mount"]
-    outcome = Actor().does(undo.store_removed, book=BOOK, mounts=mounts)
+    outcome = Actor().does(teardown.store_removed, book=BOOK, mounts=mounts)
     assert position(outcome.commands, "systemctl start -- srv-models.mount") < position(outcome.commands, "rm -rf")
     missing = Actor().answers("systemctl start", Said(ok=False, errors=["no such device"]))
-    outcome = missing.does(undo.store_removed, book=BOOK, mounts=mounts)
+    outcome = missing.does(teardown.store_removed, book=BOOK, mounts=mounts)
     assert outcome.failed and outcome.ran("rm -rf") == 0
     assert "is not mounted, so they cannot be removed" in outcome.told
 
@@ -246,7 +246,7 @@ def test_a_fleet_is_rebuilt_host_by_host() -> None:
     with ctx_state.use(state):
         _one_by_one(1)
         state.activate_host(state.inventory.get_host("@fake/rig2"))
-        with pytest.raises(Refused, match="at_a_time is 1: begin with `--limit @fake/rig1`"):
+        with pytest.raises(Refused, match="max_unavailable is 1: begin with `--limit @fake/rig1`"):
             _one_by_one(1)
         _one_by_one(2)
 
@@ -266,20 +266,20 @@ def test_what_only_bears_our_name_is_kept_and_told_and_what_was_cut_short_is_our
     assert str(theirs) in remains.named and str(ours) not in remains.named
 
     actor = Actor().answers("list-units", ["--- named", str(theirs)])
-    outcome = actor.does(undo.closed, book=BOOK, kept=undo.Kept())
+    outcome = actor.does(teardown.closed, book=BOOK, kept=teardown.Kept())
     assert not outcome.failed
     assert f"kept: {theirs}, which no deploy has made" in outcome.told
     left = Actor().answers("list-units", ["--- paths", str(ours)])
-    assert not left.does(undo.closed, book=BOOK, kept=undo.Kept()).changed
+    assert not left.does(teardown.closed, book=BOOK, kept=teardown.Kept()).changed
 
 
 def test_a_file_of_others_that_was_put_back_does_not_count_as_ours() -> None:
     path = "/etc/apt/keyrings/docker.asc"
     actor = Actor().answers("list-units", ["--- paths", path])
     actor.answers("sha256sum", [f"cc  {path}", f"cc  /var/lib/rigup/before{path}"])
-    assert not actor.does(undo.closed, book=BOOK, kept=undo.Kept()).failed
+    assert not actor.does(teardown.closed, book=BOOK, kept=teardown.Kept()).failed
     ours = Actor().answers("list-units", ["--- paths", path]).answers("sha256sum", [f"bb  {path}"])
-    outcome = ours.does(undo.closed, book=BOOK, kept=undo.Kept())
+    outcome = ours.does(teardown.closed, book=BOOK, kept=teardown.Kept())
     assert outcome.failed and f"not bare yet: {path}" in outcome.told
 
 

@@ -54,7 +54,7 @@ def serve() -> None:
     fork, wait = os.fork, os.waitpid
     from pyinfra_cli.main import main
 
-    import rigup.connector  # noqa: F401
+    import rigup.ssh.connector  # noqa: F401
 
     for line in sys.stdin:
         asked = json.loads(line)

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rigup.facts.audit import RESULT, DailyAuditValue, parse_daily_audit
+from rigup.facts.drift import RESULT, DailyAuditValue, parse_daily_audit
 from tests.lab.breaks import DOCKER, HEAVY, LIGHT, LIST, STOPPED, Break
 from tests.lab.one_rig.rig import NAME, OneRig
 

@@ -1,4 +1,4 @@
-"""The catalogue's container recipes, deployed: those of vLLM on the real engine, those of SGLang on the stand-in."""
+"""The catalog's container recipes, deployed: those of vLLM on the real engine, those of SGLang on the stand-in."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from lab import machine, world
 from lab.hub import MODEL
 from lab.registry.image import OFFERS
-from rigup.recipes import Recipe, default_catalogue
+from rigup.catalog.loader import Recipe, default_catalog
 from tests.lab.one_rig.rig import OneRig
 from tests.lab.rigs import Rigs
 
-CATALOGUE = default_catalogue()
+CATALOGUE = default_catalog()
 # One image is for tests that need an engine that misbehaves.
 OFFERED = {f"{offer.name}:{offer.tag}" for offer in OFFERS if offer.engine != "standin"}
 # The lab has a miniature of this model alone.
@@ -105,7 +105,7 @@ def eight(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     host = machine.start("rig7", release="trixie", login="ops", gpus=8)
     host.reset()
     machine.write_known_hosts()
-    rigs = Rigs(tmp_path_factory.mktemp("catalogue"), {host.name: world.connection(host)}, world.defaults())
+    rigs = Rigs(tmp_path_factory.mktemp("catalog"), {host.name: world.connection(host)}, world.defaults())
     yield rigs, host
     host.remove()
     machine.write_known_hosts()

@@ -13,18 +13,19 @@ import pytest
 from lab.checkpoint import REPOSITORY
 from lab.registry.image import NAME, TAG
 from lab.settings import HUB_URL
-from rigup.forms import shown
-from rigup.kubernetes import FETCH
-from rigup.lock import CheckpointLock, ImageLock, Lock, read
-from rigup.make_plan import make_plan
-from rigup.patch_schema import YarnPatch
-from rigup.patches import TEMPLATE
-from rigup.plan import BESIDE, EndpointPlan
-from rigup.recipes import Catalogue, Recipe, default_catalogue
-from rigup.render import DOCKER, docker_argv, env_file_text, unit_text
-from rigup.settings import Settings
+from rigup.catalog.apply_patches import TEMPLATE
+from rigup.catalog.loader import Catalog, Recipe, default_catalog
+from rigup.catalog.patch import YarnPatch
+from rigup.config.settings import Settings
+from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock, read
+from rigup.plan.build import make_plan
+from rigup.plan.model import BESIDE, EndpointPlan
+from rigup.render.docker import DOCKER, docker_argv
+from rigup.render.export import shown
+from rigup.render.kubernetes import FETCH
+from rigup.render.systemd import env_file_text, unit_text
 from tests.lab.one_rig.rig import OneRig
-from tests.unit.generated_recipes import PUBLISHED, catalogue_of, generated
+from tests.unit.generated_recipes import PUBLISHED, catalog_of, generated
 
 PLACE = "/run/rigup-forms"
 GENERATED = 25
@@ -40,8 +41,8 @@ printf '%s\\0' "$@" >"$0.$name"
 
 def planned(recipe: Recipe, name: str) -> EndpointPlan:
     """The endpoint of that name as a deploy would serve this recipe."""
-    catalogue = default_catalogue()
-    checkpoint = catalogue.checkpoint(recipe.checkpoint)
+    catalog = default_catalog()
+    checkpoint = catalog.checkpoint(recipe.checkpoint)
     assert recipe.image
     image = ImageLock(digest="sha256:" + "0" * 64, created=datetime(2026, 1, 1, tzinfo=UTC), bytes=1)
     commit = CheckpointLock(revision="0" * 40, bytes=1, files=1)
@@ -52,7 +53,7 @@ def planned(recipe: Recipe, name: str) -> EndpointPlan:
     config["text_config"]["rope_parameters"] = ropes[0] if ropes else {}
     published = {f"{checkpoint.repo}@{commit.revision}": {**PUBLISHED, "config.json": json.dumps(config)}}
     settings = Settings.from_data({"recipe": recipe.id, "endpoints": {name: {}}})
-    only = Catalogue({recipe.id: recipe.model_copy(update={"not_deployable": None})}, catalogue.checkpoints)
+    only = Catalog({recipe.id: recipe.model_copy(update={"not_deployable": None})}, catalog.checkpoints)
     return make_plan("rig", settings, only, lock, published).endpoint(name)
 
 
@@ -66,17 +67,15 @@ def write(rig: OneRig, files: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def every() -> dict[str, Recipe]:
-    """The catalogue's containers, and made-up ones."""
-    found = {f"c{n}": recipe for n, recipe in enumerate(default_catalogue().recipes.values()) if recipe.image}
+    """The catalog's containers, and made-up ones."""
+    found = {f"c{n}": recipe for n, recipe in enumerate(default_catalog().recipes.values()) if recipe.image}
     return found | {f"g{n}": recipe for n, recipe in enumerate(generated(GENERATED))}
 
 
 def test_docker_compose_reads_every_recipe_and_hands_on_every_argument(
     one_rig: OneRig, every: dict[str, Recipe]
 ) -> None:
-    files = {
-        f"{PLACE}/{name}.yaml": shown(catalogue_of(recipe), recipe.id, "compose") for name, recipe in every.items()
-    }
+    files = {f"{PLACE}/{name}.yaml": shown(catalog_of(recipe), recipe.id, "compose") for name, recipe in every.items()}
     write(one_rig, files)
     # A variable that compose would put in, were one not quoted.
     loop = (

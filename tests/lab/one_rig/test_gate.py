@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.settings import GATEWAY, SUBNET
-from tests.lab.breaks import GATE, KEY
+from tests.lab.breaks import GATEWAY_BREAKS, KEY
 from tests.lab.one_rig.rig import NAME, OneRig
 from tests.lab.rigs import ROOT, Result, status_of
 
@@ -40,13 +40,13 @@ def invocation(rig: OneRig) -> str:
     return rig.host.shell("systemctl show --value --property=InvocationID llm@main").stdout.strip()
 
 
-def test_a_planted_key_opens_the_gate_and_stands_nowhere_else(rig: OneRig) -> None:
+def test_a_planted_key_opens_the_gateway_and_stands_nowhere_else(rig: OneRig) -> None:
     engine = invocation(rig)
     # A key that is there is kept: so one can be planted before anything is opened.
     rig.host.shell("umask 077 && cat > /etc/rigup/endpoints/main/key", stdin=f"{PLANTED}\n")
     opened = open_to(rig, SUBNET)
     url = f"http://{rig.host.address}:{PORT}"
-    assert invocation(rig) == engine, "opening the gate restarted the engine"
+    assert invocation(rig) == engine, "opening the gateway restarted the engine"
 
     said = [opened.output]
     for path in ("/v1/models", "/metrics", "/version", "/docs", "/tokenize", "/no-such-path"):
@@ -87,47 +87,47 @@ def assert_nowhere_on_the_control_machine(rig: OneRig) -> None:
             assert not (path.is_file() and PLANTED.encode() in path.read_bytes()), path
 
 
-def test_exactly_what_was_broken_at_the_gate_is_found_and_the_deploy_repairs_it(rig: OneRig) -> None:
+def test_exactly_what_was_broken_at_the_gateway_is_found_and_the_deploy_repairs_it(rig: OneRig) -> None:
     def findings() -> list[str]:
         told = json.loads(rig.rigs.run("rigup", "audit", "--json").output)
         return sorted(check["check"] for check in told["checks"] if check["result"] == "finding")
 
     assert findings() == []
-    # The rule last: whoever loads the gate anew loads it too.
-    for check in ("gate-files", "gate-refuses", "gate-key"):
-        rig.host.shell(GATE[check])
-    assert findings() == sorted(GATE)
+    # The rule last: whoever loads the gateway anew loads it too.
+    for check in ("gateway-files", "gateway-refuses", "gateway-key"):
+        rig.host.shell(GATEWAY_BREAKS[check])
+    assert findings() == sorted(GATEWAY_BREAKS)
     repaired = rig.deploy()
-    assert {line.split()[1] for line in repaired.changed()} == {"gate", "verify"}, repaired.changed()
+    assert {line.split()[1] for line in repaired.changed()} == {"gateway", "verify"}, repaired.changed()
     assert findings() == []
     rig.host.shell(KEY.command)
     assert findings() == [KEY.check]
-    assert "gate" in {line.split()[1] for line in rig.deploy().changed()}
+    assert "gateway" in {line.split()[1] for line in rig.deploy().changed()}
     assert findings() == []
 
 
-def test_a_stranger_is_dropped_by_the_firewall_and_by_the_gate(rig: OneRig) -> None:
+def test_a_stranger_is_dropped_by_the_firewall_and_by_the_gateway(rig: OneRig) -> None:
     open_to(rig, "192.0.2.0/24")
     url = f"http://{rig.host.address}:{PORT}/health"
     assert status_of(url) == "000"
     # Docker's own rules are where they were.
     assert "docker" in rig.host.shell("nft list ruleset").stdout
-    # Somebody clears the rules away: the gate itself still knows who may come in.
+    # Somebody clears the rules away: the gateway itself still knows who may come in.
     rig.host.shell("nft delete table inet rigup")
     assert status_of(url) == "000"
     repaired = rig.deploy()
-    assert [name.partition(" | ")[0] for name in repaired.changed()] == [f"{NAME} gate"], repaired.changed()
+    assert [name.partition(" | ")[0] for name in repaired.changed()] == [f"{NAME} gateway"], repaired.changed()
     assert status_of(url) == "000"
 
 
-def test_an_endpoint_that_goes_back_to_loopback_leaves_no_gate(rig: OneRig) -> None:
+def test_an_endpoint_that_goes_back_to_loopback_leaves_no_gateway(rig: OneRig) -> None:
     open_to(rig, f"{GATEWAY}/32")
     assert status_of(f"http://{rig.host.address}:{PORT}/health") == "200"
     del rig.rigs.hosts[NAME]["endpoints"]
     rig.rigs.write()
     closed = rig.deploy()
-    assert f"{NAME} gate | Close gates that are no longer wanted" in closed.changed()
+    assert f"{NAME} gateway | Close gateways that are no longer wanted" in closed.changed()
     assert status_of(f"http://{rig.host.address}:{PORT}/health") == "000"
-    left = "systemctl is-active rigup-gate@main; nft list chain inet rigup endpoint-main; ls /etc/rigup/gates"
+    left = "systemctl is-active rigup-gateway@main; nft list chain inet rigup endpoint-main; ls /etc/rigup/gateways"
     assert rig.host.shell(f"({left}) 2>/dev/null; true").stdout.split() == ["inactive"]
     assert rig.deploy().changed() == []

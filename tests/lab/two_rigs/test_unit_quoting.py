@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from rigup.inventory import Host, load_inventory
-from rigup.render import systemd_command
+from rigup.config.inventory import Host, load_inventory
+from rigup.render.systemd import systemd_command
 from tests.lab.rigs import Rigs
 from tests.unit.test_render import HOSTILE
 

@@ -1,0 +1,215 @@
+"""A recipe's arguments and environment against what engines know (`recipes/engines/`).
+
+The data of releases comes from the wheels (`tools/engine_options.py`). It judges recipes whose version range holds that
+release. A fork is judged by the release that it is most like, and by what else is known of it (`forks/`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rigup.catalog.engine_args import arguments
+from rigup.catalog.recipe import Recipe, option_name
+from rigup.config.yaml_file import Loc
+from rigup.errors import near
+
+__all__ = ["Complaint", "Release", "judge", "misshapen", "releases", "releases_of"]
+
+DIRECTORY = Path(__file__).resolve().parents[2] / "recipes" / "engines"
+
+# Only names with these prefixes are an engine's own.
+PREFIXES = {"vllm": ("VLLM_",), "sglang": ("SGLANG_", "SGL_")}
+
+Kind = str | tuple[str, ...]
+
+# What a value of each kind looks like, and its name. Python's own readers take more (`1_000`), which nobody writes.
+LOOKS = {
+    "int": (r"[+-]?\d+", "a whole number"),
+    "float": (r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", "a number"),
+    "size": (r"-1|auto|\d+|\d+(\.\d+)?[kmgt]|\d+[KMGT]i?", "a number such as 8192, 8k or 8K"),
+}
+ARTICLES = {"int": "a whole number", "float": "a number", "bool": "true or false", "text": "a text"}
+EXAMPLES = {"int": "such as 8", "float": "such as 0.5", "bool": "without quotes", "text": 'such as "auto"'}
+
+# (where in the recipe, what is wrong, what to do)
+Complaint = tuple[Loc, str, str]
+
+
+@dataclass(frozen=True)
+class Release:
+    """What one release knows, or a fork of it.
+
+    An option is a `flag`, one of a list, or takes an `int`, a `float`, a `size` (a number that may end in k or M, or
+    `auto`), a `text`, `json`, or a `value` whose type was not found out; `keys` are those of options that take JSON,
+    each with the shape of its value: `int`, `float`, `bool`, `text`, a list to choose from, `{list: SHAPE}`,
+    `{tuple: [SHAPE, ...]}` or `any`.
+    """
+
+    engine: str
+    version: str
+    options: Mapping[str, Kind]
+    keys: Mapping[str, Mapping[str, Any]]
+    environment: frozenset[str]
+    fork: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine} {self.version}" + (f" as {self.fork} builds it" if self.fork else "")
+
+    def remedy(self, meant: Sequence[str]) -> str:
+        """What to do about an option or a variable that is not known, where these are near."""
+        likely = f"did you mean {' or '.join(meant)}?" if meant else ""
+        if self.fork:
+            place = f"recipes/engines/forks/{self.fork}-{self.engine}.yaml"
+            return f"{likely or 'remove it.'} What the fork does know goes into {place}, with its source"
+        return likely or "remove it, or set engine.max"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    data: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    return data
+
+
+def _options(data: Mapping[str, Any]) -> dict[str, Kind]:
+    return {name: tuple(kind) if isinstance(kind, list) else kind for name, kind in data.items()}
+
+
+@cache
+def releases() -> tuple[Release, ...]:
+    """All releases that the catalog has data of."""
+    found = []
+    for path in sorted(DIRECTORY.glob("*.yaml")):
+        data = _read(path)
+        known = frozenset(data["environment"])
+        found.append(Release(data["engine"], data["version"], _options(data["options"]), data["keys"], known))
+    return tuple(found)
+
+
+@cache
+def fork_of(engine: str, fork: str) -> Release:
+    """What a fork knows: the release that it is said to be like, or the newest, and all that is known beyond."""
+    path = DIRECTORY / "forks" / f"{fork}-{engine}.yaml"
+    data = _read(path) if path.is_file() else {}
+    own = [release for release in releases() if release.engine == engine]
+    like = max(own, key=lambda each: (each.version == data.get("like"), ordered(each.version)))
+    options = {**like.options, **_options(data.get("options", {}))}
+    for name, more in data.get("values", {}).items():
+        known = options[name]
+        assert isinstance(known, tuple), f"{path}: {name} takes any value"
+        options[name] = (*known, *more)
+    environment = like.environment | set(data.get("environment", ()))
+    return replace(like, options=options, environment=environment, fork=fork)
+
+
+def ordered(version: str) -> tuple[int, ...]:
+    """A version for comparisons: `0.17.0` before `0.17.0.post1` before `0.17.1`."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def releases_of(recipe: Recipe) -> list[Release]:
+    """The releases in a recipe's range; for a fork, what is known of it."""
+    if recipe.engine.fork:
+        return [fork_of(recipe.engine.name, recipe.engine.fork)]
+    low, high = recipe.engine.min, recipe.engine.max
+    return [
+        each
+        for each in releases()
+        if each.engine == recipe.engine.name
+        and (low is None or ordered(low) <= ordered(each.version))
+        and (high is None or ordered(each.version) <= ordered(high))
+    ]
+
+
+def place(key: str) -> Loc:
+    """`argv[3]` as `("argv", 3)`."""
+    return tuple(int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", key))
+
+
+def judge(recipe: Recipe, release: Release) -> Iterator[Complaint]:
+    """What this release would say to the recipe."""
+    for argument, key in arguments(recipe):
+        yield from ((place(key), message, remedy) for message, remedy in _argument(argument, release))
+    for name in recipe.env:
+        if name.startswith(PREFIXES[release.engine]) and name not in release.environment:
+            remedy = release.remedy(near(name, release.environment))
+            yield ("env", name), f"{release.name} does not read {name}", remedy
+
+
+def _argument(argument: str, release: Release) -> Iterator[tuple[str, str]]:
+    name, equals, value = argument.partition("=")
+    if release.engine == "vllm":
+        # vLLM takes underscores too, and `--attention-config.backend`.
+        name = option_name(argument).split(".")[0]
+    known = release.options
+    kind = known.get(name)
+    if kind is None and name.startswith("--no-") and known.get("--" + name.removeprefix("--no-")) == "flag":
+        kind = "flag"
+    if kind is None:
+        begun = [each for each in known if name.startswith("--") and each.startswith(name)]
+        if len(begun) > 1 and release.engine == "sglang":
+            yield f"{release.name} finds {name} ambiguous and exits", f"write {' or '.join(sorted(begun)[:3])}"
+        else:
+            yield f"{release.name} has no option {name}", release.remedy(begun[:1] or near(name, known))
+    elif kind == "flag" and equals:
+        yield f"{name} of {release.name} takes no value", f"write {name} alone"
+    elif kind != "flag" and not equals:
+        yield f"{name} of {release.name} needs a value", f"{name}=VALUE"
+    elif isinstance(kind, tuple) and value not in kind:
+        meant = near(value, kind)
+        remedy = f"did you mean {' or '.join(meant)}?" if meant else f"one of {', '.join(kind)}"
+        yield f"{name} of {release.name} does not take {value!r}", remedy
+    elif "." in argument.partition("=")[0]:
+        return
+    elif kind == "json" or (name in release.keys and value.startswith("{")):
+        yield from _json(name, value, release)
+    elif kind in LOOKS and not re.fullmatch(LOOKS[kind][0], value):
+        yield f"{name} of {release.name} does not take {value!r}", LOOKS[kind][1]
+
+
+def _json(name: str, value: str, release: Release) -> Iterator[tuple[str, str]]:
+    try:
+        data: Any = json.loads(value)
+    except json.JSONDecodeError as error:
+        yield f"{name} is no JSON: {error.msg} at character {error.pos}", "mind quotes and braces"
+        return
+    for key in data if name in release.keys else ():
+        if key not in release.keys[name]:
+            meant = near(key, release.keys[name])
+            remedy = f"did you mean {' or '.join(meant)}?" if meant else "remove it"
+            yield f"{name} of {release.name} has no key {key!r}", remedy
+        elif fault := misshapen(data[key], release.keys[name][key]):
+            yield f"{key} in {name} of {release.name} {fault[0]}", fault[1]
+
+
+def misshapen(value: Any, shape: Any) -> tuple[str, str] | None:
+    """What is wrong with a JSON value, and the remedy; null stands for the default."""
+    numbers = {"int": (int,), "float": (int, float)}
+    if shape == "any" or value is None:
+        return None
+    if isinstance(shape, list):
+        if value in shape:
+            return None
+        meant = near(str(value), shape)
+        remedy = f"did you mean {' or '.join(meant)}?" if meant else f"one of {', '.join(shape)}"
+        return f"does not take {value!r}", remedy
+    if isinstance(shape, dict):
+        [(kind, inside)] = shape.items()
+        shapes = [inside] * len(value) if kind == "list" and isinstance(value, list) else inside
+        if not isinstance(value, list) or len(value) != len(shapes):
+            wanted = "a list" if kind == "list" else f"a list of {len(inside)}"
+            return f"has {json.dumps(value)} where {wanted} is due", "mind the brackets"
+        return next((fault for pair in zip(value, shapes, strict=True) if (fault := misshapen(*pair))), None)
+    if shape in numbers:
+        right = isinstance(value, numbers[shape]) and not isinstance(value, bool)
+    else:
+        right = isinstance(value, bool if shape == "bool" else str)
+    return None if right else (f"has {json.dumps(value)} where {ARTICLES[shape]} is due", EXAMPLES[shape])

@@ -1,0 +1,121 @@
+"""Variants: a recipe that `extends` another one, merged so that every value still knows its file and line.
+
+Mappings are merged, key by key, and `null` removes a key. Lists and all else replace what was there. `argv` may be a
+list, which replaces, or `{remove: [--option, ...], add: [--option=value, ...]}`: first the named options go, each of
+which must be there, then the new ones follow, none of which may be there still. What says how well a recipe is known
+(OWN) is never inherited: nobody vouched for the variant.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from rigup.catalog.recipe import option_name
+from rigup.config.yaml_file import Document, Loc, dotted
+from rigup.errors import Finding, near
+
+__all__ = ["OWN", "Layered", "Place", "layered"]
+
+OWN = ("id", "title", "extends", "status", "superseded_by", "tool_calls", "evidence", "caveats")
+SECTIONS = ("add", "remove")
+
+
+class Place(NamedTuple):
+    """Where a value was written."""
+
+    document: Document
+    loc: Loc
+
+    def __str__(self) -> str:
+        return f"{self.document.path.name}:{self.document.line(self.loc)}"
+
+
+@dataclass
+class Layered:
+    """The merged data of a recipe, and the place of each value in it."""
+
+    document: Document
+    data: Any
+    places: dict[Loc, Place] = field(default_factory=dict)
+
+    def place(self, loc: Loc) -> Place:
+        """Where `loc` was written, or its nearest parent."""
+        for length in range(len(loc), 0, -1):
+            if found := self.places.get(loc[:length]):
+                return found
+        return Place(self.document, loc)
+
+    def finding(self, loc: Loc, message: str, remedy: str = "") -> Finding:
+        place = self.place(loc)
+        line = place.document.line(place.loc)
+        return Finding(str(place.document.path), line, dotted(loc), message, remedy)
+
+
+def layered(document: Document, base: Layered | None, findings: list[Finding]) -> Layered:
+    """A document over what it extends; what cannot be merged goes to `findings`."""
+    result = Layered(document, {})
+    if not isinstance(document.data, dict):
+        result.data = document.data
+        return result
+    if base is not None and isinstance(base.data, dict):
+        result.data = {key: copy.deepcopy(value) for key, value in base.data.items() if key not in OWN}
+        result.places = {loc: place for loc, place in base.places.items() if loc[0] not in OWN}
+    changes = dict(document.data)
+    if base is not None and isinstance(changes.get("argv"), Mapping):
+        _argv(result, changes.pop("argv"), findings)
+    _merge(result, result.data, changes, ())
+    return result
+
+
+def _merge(result: Layered, into: dict[str, Any], changes: Mapping[Any, Any], at: Loc) -> None:
+    for key, value in changes.items():
+        loc = (*at, str(key))
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(result, into[key], value, loc)
+            continue
+        for old in [place for place in result.places if place[: len(loc)] == loc]:
+            del result.places[old]
+        if value is None and key in into:
+            del into[key]
+            continue
+        into[key] = copy.deepcopy(value)
+        for each in result.document.lines:
+            if each[: len(loc)] == loc:
+                result.places[each] = Place(result.document, each)
+
+
+def _argv(result: Layered, changes: Mapping[Any, Any], findings: list[Finding]) -> None:
+    document = result.document
+
+    def wrong(loc: Loc, message: str, remedy: str = "") -> None:
+        findings.append(document.finding(("argv", *loc), message, remedy))
+
+    lists: dict[str, list[str]] = {section: [] for section in SECTIONS}
+    for key, value in changes.items():
+        if key not in SECTIONS:
+            wrong((str(key),), "unknown key", f"known keys: {', '.join(SECTIONS)}")
+        elif not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            wrong((key,), "must be a list of texts")
+        else:
+            lists[key] = value
+    old = result.data.get("argv")
+    old = old if isinstance(old, list) else []
+    kept = [(item, result.place(("argv", index))) for index, item in enumerate(old)]
+    for index, name in enumerate(lists["remove"]):
+        names = [option_name(str(item)) for item, _ in kept]
+        if option_name(name) not in names:
+            meant = near(name, names)
+            remedy = f"did you mean {' or '.join(meant)}?" if meant else f"it has {', '.join(names) or 'no options'}"
+            wrong(("remove", index), f"{name} is not there to be removed", remedy)
+        kept = [(item, place) for item, place in kept if option_name(str(item)) != option_name(name)]
+    for index, item in enumerate(lists["add"]):
+        if option_name(item) in [option_name(str(other)) for other, _ in kept]:
+            wrong(("add", index), f"{option_name(item)} is there already", "name it under argv.remove too")
+        kept.append((item, Place(document, ("argv", "add", index))))
+    for loc in [loc for loc in result.places if loc[0] == "argv"]:
+        del result.places[loc]
+    result.data["argv"] = [item for item, _ in kept]
+    result.places |= {("argv", index): place for index, (_, place) in enumerate(kept)}

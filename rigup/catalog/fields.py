@@ -1,0 +1,89 @@
+"""The words that recipes are written in: strings of a certain form, each refused with an example of a right one."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+
+from rigup.config.yaml_file import complaint
+
+__all__ = [
+    "Argument",
+    "Branch",
+    "Data",
+    "Day",
+    "Digest",
+    "EnvName",
+    "Inside",
+    "Int",
+    "Pinned",
+    "PythonVersion",
+    "Repo",
+    "Revision",
+    "Tag",
+    "Version",
+    "Word",
+    "unpinned",
+]
+
+
+def _matching(pattern: str, what: str, example: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise complaint(f"{value!r} is no {what}", example)
+        return value
+
+    return AfterValidator(check)
+
+
+def _tag(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._/:-]*:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", value):
+        raise complaint(f"{value!r} names no image with a tag", "for example vllm/vllm-openai:cu130-nightly")
+    return value
+
+
+def _argument(value: str) -> str:
+    if "\0" in value:
+        raise complaint("holds a NUL character, which no argument can", "remove it")
+    return value
+
+
+def _day(value: Any) -> Any:
+    # YAML reads 2026-02-26 as a date, and 2026-02 as text.
+    return value.isoformat() if isinstance(value, date) else value
+
+
+Int = Annotated[int, Strict()]
+Tag = Annotated[str, AfterValidator(_tag)]
+Revision = Annotated[str, _matching(r"[0-9a-f]{40}", "commit", "40 hexadecimal digits, as the hub shows in `History`")]
+Digest = Annotated[str, _matching(r"sha256:[0-9a-f]{64}", "digest", "sha256: and 64 hexadecimal digits")]
+Repo = Annotated[
+    str,
+    _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", "hub repository", "ORGANISATION/NAME"),
+]
+Branch = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "branch", "for example main")]
+Version = Annotated[str, _matching(r"\d+(\.\d+){1,3}(\.?(post|rc|dev)\d+)?", "version", 'for example "0.17.0", quoted')]
+Pinned = Annotated[
+    str,
+    _matching(r"[A-Za-z0-9._-]+(\[[a-z0-9,_-]+\])?==[0-9][A-Za-z0-9.+!]*", "pinned package", "NAME==VERSION"),
+]
+PythonVersion = Annotated[str, _matching(r"3\.\d+", "Python", '"3.12", quoted')]
+Inside = Annotated[str, _matching(r"(/[A-Za-z0-9._-]+)+", "absolute path", "for example /cache/jit")]
+Day = Annotated[str, BeforeValidator(_day), _matching(r"20\d\d(-\d\d){0,2}", "day", "2026-02-26, or 2026-02")]
+Argument = Annotated[str, AfterValidator(_argument)]
+Word = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "plain word", "letters, digits and . _ -")]
+EnvName = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+def unpinned(package: str) -> tuple[str, list[str], str]:
+    """Name, extras and version of a Pinned: `vllm`, `b12x` and `0.33.0` of `vllm[b12x]==0.33.0`."""
+    named, _, version = package.partition("==")
+    name, *extras = re.split(r"[\[,]", named.removesuffix("]"))
+    return name, extras, version
+
+
+class Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")

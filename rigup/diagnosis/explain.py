@@ -1,0 +1,103 @@
+"""What a log says of a failure: known fingerprints, what they mean, what to do. Pure.
+
+The fingerprints are data, in `fingerprints.yaml` beside this file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+from rigup.config.yaml_file import read_document
+
+__all__ = ["Cause", "Fingerprint", "causes", "explain", "fatal_text", "fingerprints"]
+
+SHOWN = 2
+"""Causes that are told of one log: the first is most probably the one, the second what it led to."""
+
+LINE_WIDTH = 300
+# What `wait_ready.py` says of a start that does not go on.
+STALLED = re.compile(r"it has stalled: .*; its last line: (.*)")
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def _expression(value: str) -> str:
+    re.compile(value)
+    return value
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class Fingerprint(BaseModel):
+    """A failure that is known by its lines; the fields are explained in `fingerprints.yaml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    log: Annotated[tuple[Annotated[str, AfterValidator(_expression)], ...], BeforeValidator(_listed)]
+    meaning: str
+    remedy: str
+    source: str
+    fatal: bool = False
+    stalled: bool = False
+
+    @property
+    def expression(self) -> str:
+        return "|".join(f"(?:{each})" for each in self.log)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A fingerprint that was found, and the line that shows it."""
+
+    fingerprint: Fingerprint
+    line: str
+
+
+@cache
+def fingerprints() -> tuple[Fingerprint, ...]:
+    """All known fingerprints, in the order in which they are looked for."""
+    entries = read_document(Path(__file__).with_name("fingerprints.yaml")).data
+    return tuple(Fingerprint.model_validate(entry) for entry in entries)
+
+
+def causes(lines: Iterable[str]) -> list[Cause]:
+    """The known causes that a log shows, the most probable first, each with the first line that shows it."""
+    log = [line for line in (ANSI.sub("", line).strip() for line in lines) if line]
+    last_lines = [match[1] for line in log if (match := STALLED.search(line))]
+    found = []
+    for fingerprint in fingerprints():
+        expression = re.compile(fingerprint.expression)
+        looked_at = last_lines if fingerprint.stalled else log
+        if line := next((line for line in looked_at if expression.search(line)), None):
+            found.append(Cause(fingerprint, line))
+    return found
+
+
+def explain(lines: Iterable[str]) -> list[str]:
+    """The known causes in words, for the person at the keyboard; no lines where nothing is known."""
+    said = []
+    for at, cause in enumerate(causes(lines)[:SHOWN]):
+        known = cause.fingerprint
+        said += [
+            f"{'Known cause' if at == 0 else 'Also seen'}: {known.meaning} ({known.id})",
+            f"    it says    {cause.line[:LINE_WIDTH]}",
+            f"    try this   {known.remedy}",
+            f"    known from {known.source}",
+        ]
+    return said
+
+
+def fatal_text() -> str:
+    """As JSON, the lines after which no start becomes ready, for the readiness check on a host."""
+    fatal = [{"id": each.id, "log": each.expression, "meaning": each.meaning} for each in fingerprints() if each.fatal]
+    return json.dumps(fatal, indent=2) + "\n"

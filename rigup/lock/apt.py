@@ -1,0 +1,117 @@
+"""Apt repositories' package indexes: which versions there are, and which one to take.
+
+Only names and versions are read here. Whether an index is signed by the right key is for apt on the host to decide: it
+verifies every index and every package before it installs anything.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+
+from debian.debian_support import Version
+
+from rigup.distros.apt_sources import Repository
+from rigup.distros.driver import DOCKER_PACKAGES, PIN, TOOLKIT_FLOOR, TOOLKIT_PACKAGES, DriverPackages, upstream
+from rigup.lock.http import Unresolved, Web
+
+__all__ = ["Index", "choose_cuda", "choose_docker", "choose_driver", "choose_toolkit", "parse_index", "read_index"]
+
+Index = Mapping[str, list[str]]
+
+
+def parse_index(text: str) -> dict[str, list[str]]:
+    """`{package: versions}` of a Packages file, for amd64, oldest first."""
+    found: dict[str, set[str]] = {}
+    for paragraph in text.split("\n\n"):
+        fields = dict(
+            line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and not line.startswith((" ", "\t"))
+        )
+        if fields.get("Architecture") in ("amd64", "all") and "Package" in fields and "Version" in fields:
+            found.setdefault(fields["Package"].strip(), set()).add(fields["Version"].strip())
+    return {name: sorted(versions, key=Version) for name, versions in found.items()}
+
+
+def read_index(web: Web, repository: Repository) -> dict[str, list[str]]:
+    """A repository's index. Raises Unresolved."""
+    setting = f"{repository.name}_mirror"
+    answer = web.get(setting, repository.index_url)
+    try:
+        text = gzip.decompress(answer.content).decode("utf-8")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise Unresolved(setting, repository.index_url, "is no gzip'd package index", f"check {setting}") from error
+    return parse_index(text)
+
+
+class _Chooser:
+    """Chooses versions from one index and words what is missing."""
+
+    def __init__(self, index: Index, setting: str, url: str):
+        self.index, self.setting, self.url = index, setting, url
+
+    def newest(self, name: str, wanted: Callable[[str], bool] = lambda version: True, what: str = "") -> str:
+        offered = self.index.get(name, [])
+        fitting = [version for version in offered if wanted(version)]
+        if fitting:
+            return max(fitting, key=Version)
+        shown = ", ".join(dict.fromkeys(upstream(version) for version in offered)) or "none at all"
+        reason = f"offers no {name}{' ' + what if what else ''}; it has {shown}"
+        raise Unresolved(self.setting, self.url, reason, f"change {self.setting}, or use a mirror that has it")
+
+    def same(self, names: Iterable[str], version: str) -> dict[str, str]:
+        """These packages at one upstream version."""
+        return {name: self.newest(name, lambda v: upstream(v) == version, version) for name in names}
+
+
+def choose_driver(index: Index, table: DriverPackages, exact: str | None, url: str) -> dict[str, str]:
+    """The pin and the driver's packages, all of one version: `exact`, else the branch's newest. Raises Unresolved."""
+    chooser = _Chooser(index, "driver_version" if exact else "driver_branch", url)
+    if exact:
+        module = chooser.newest(table.module, lambda version: upstream(version) == exact, exact)
+    else:
+        branch = f"{table.branch}."
+        module = chooser.newest(table.module, lambda v: upstream(v).startswith(branch), f"of branch {table.branch}")
+    version = upstream(module)
+    chosen = chooser.same(dict.fromkeys((*table.packages, table.module)), version)
+    if table.pin:
+        # The pin of the very version, where there is one: it holds the dependencies, too, at what the lock says.
+        names = [f"{PIN}{version}", table.pin]
+        pin = next((name for name in names if name in index), table.pin)
+        chosen[pin] = chooser.newest(pin)
+    return chosen
+
+
+def choose_docker(index: Index, exact: str | None, url: str) -> dict[str, str]:
+    """Docker's packages: engine and client at `exact`, else the newest; the others the newest. Raises Unresolved."""
+    chooser = _Chooser(index, "docker_version" if exact else "docker_mirror", url)
+    engine, client, *others = DOCKER_PACKAGES
+    version = exact or upstream(chooser.newest(engine, _released))
+    return chooser.same((engine, client), version) | {name: chooser.newest(name, _released) for name in others}
+
+
+def choose_toolkit(index: Index, exact: str | None, url: str) -> dict[str, str]:
+    """The toolkit's four packages at one version: `exact`, else the newest that all have. Raises Unresolved."""
+    chooser = _Chooser(index, "container_toolkit_version" if exact else "toolkit_mirror", url)
+    if exact:
+        return chooser.same(TOOLKIT_PACKAGES, exact)
+    complete = set.intersection(*({upstream(v) for v in index.get(name, [])} for name in TOOLKIT_PACKAGES))
+
+    def fits(version: str) -> bool:
+        return (
+            _released(version)
+            and upstream(version) in complete
+            and Version(upstream(version)) >= Version(TOOLKIT_FLOOR)
+        )
+
+    newest = chooser.newest(TOOLKIT_PACKAGES[0], fits, f"of {TOOLKIT_FLOOR} or newer with all four packages")
+    return chooser.same(TOOLKIT_PACKAGES, upstream(newest))
+
+
+def choose_cuda(index: Index, package: str, url: str) -> dict[str, str]:
+    """The CUDA toolkit's newest version. Raises Unresolved."""
+    return {package: _Chooser(index, "cuda_toolkit", url).newest(package)}
+
+
+def _released(version: str) -> bool:
+    return "~rc" not in version and "~beta" not in version

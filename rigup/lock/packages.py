@@ -1,0 +1,66 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rigup.config.settings import Settings
+from rigup.distros.driver import PIN, DriverInstall, driver_packages, upstream
+from rigup.errors import RigupError
+from rigup.lock.lockfile import Lock
+
+__all__ = [
+    "cuda_group",
+    "docker_group",
+    "driver_group",
+    "driver_install",
+    "locked_packages",
+    "toolkit_group",
+]
+
+
+def driver_group(settings: Settings) -> str:
+    """The driver's name in the lock."""
+    return f"driver-{settings.driver_version or settings.driver_branch}"
+
+
+def docker_group(settings: Settings) -> str:
+    """Docker's name in the lock."""
+    return f"docker-{settings.docker_version}" if settings.docker_version else "docker"
+
+
+def toolkit_group(settings: Settings) -> str:
+    """The container toolkit's name in the lock."""
+    wanted = settings.container_toolkit_version
+    return f"toolkit-{wanted}" if wanted else "toolkit"
+
+
+def cuda_group(settings: Settings) -> str | None:
+    """The CUDA toolkit's apt package, which is its name in the lock too; None where the setting is off.
+
+    Never `cuda` or `cuda-13-2`: those metapackages pull in a driver.
+    """
+    return f"cuda-toolkit-{settings.cuda_toolkit}" if settings.cuda_toolkit else None
+
+
+def driver_install(lock: Lock, distro: str, settings: Settings) -> DriverInstall:
+    """The driver's exact packages from the lock. Raises RigupError where they were never resolved."""
+    table = driver_packages(distro, settings.driver_branch)
+    versions = dict(lock.versions(distro, driver_group(settings)))
+    pin = {name: version for name, version in versions.items() if name.startswith(PIN)}
+    module = versions.get(table.module)
+    if module is None:
+        raise RigupError(f"the lock has no {table.module} for {distro}: run `rigup update packages`")
+    packages = {name: version for name, version in versions.items() if name not in pin}
+    return DriverInstall(upstream(module), table.module, pin, packages)
+
+
+def locked_packages(lock: Lock, distro: str, settings: Settings) -> dict[str, Mapping[str, str]]:
+    """The groups a host needs: `docker`, `toolkit`, and `cuda` where it is on. Raises RigupError for a missing one."""
+    groups = {
+        "docker": lock.versions(distro, docker_group(settings)),
+        "toolkit": lock.versions(distro, toolkit_group(settings)),
+    }
+    if cuda := cuda_group(settings):
+        groups["cuda"] = lock.versions(distro, cuda)
+    return groups

@@ -1,0 +1,143 @@
+"""Container registries: what a tag names today (the OCI distribution protocol, as far as a pull needs it)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from rigup.lock.http import Unresolved, Web
+from rigup.lock.lockfile import ImageLock
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["HUB", "image_lock", "registry_of"]
+
+HUB = "https://registry-1.docker.io"
+MANIFESTS = ", ".join(
+    (
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+)
+
+
+def registry_of(tag: str, mirror: str | None) -> tuple[str, str, str]:
+    """Where an image lies: base URL, repository there, and its tag. A mirror stands for Docker Hub only."""
+    name, _, version = tag.rpartition(":")
+    host, slash, rest = name.partition("/")
+    # Docker's own rule: a first part with a dot or a port is a registry.
+    if slash and ("." in host or ":" in host or host == "localhost"):
+        return f"https://{host}", rest, version
+    return mirror or HUB, name if slash else f"library/{name}", version
+
+
+def image_lock(web: Web, tag: str, mirror: str | None, digest: str | None = None) -> ImageLock:
+    """What `tag` names, or the image of that `digest` in the same repository. Raises Unresolved."""
+    base, repository, version = registry_of(tag, mirror)
+    session = _Session(web, base, repository, "registry_mirror" if base in (mirror, HUB) else f"image {tag}")
+    top, found = session.manifest(digest or version)
+    image = top
+    if "manifests" in top:
+        image, _ = session.manifest(session.platform(top))
+    config = session.blob(str(image["config"]["digest"]))
+    environment = dict(entry.split("=", 1) for entry in (config.get("config") or {}).get("Env") or [] if "=" in entry)
+    layers = [image["config"], *image["layers"]]
+    return ImageLock(
+        digest=found,
+        created=datetime.fromisoformat(config["created"]),
+        bytes=sum(int(layer["size"]) for layer in layers),
+        cuda=environment.get("CUDA_VERSION"),
+    )
+
+
+class _Session:
+    """One repository of one registry, with the token that its registry hands out to anyone."""
+
+    def __init__(self, web: Web, base: str, repository: str, setting: str):
+        self.web, self.base, self.repository, self.setting = web, base, repository, setting
+        self.token: str | None = None
+
+    def manifest(self, reference: str) -> tuple[dict[str, Any], str]:
+        """A manifest or an index, and its digest."""
+        url = f"{self.base}/v2/{self.repository}/manifests/{reference}"
+        answer = self._get(url, {"Accept": MANIFESTS})
+        digest = "sha256:" + hashlib.sha256(answer.content).hexdigest()
+        for claimed in (answer.headers.get("Docker-Content-Digest"), reference):
+            if claimed and claimed.startswith("sha256:") and claimed != digest:
+                raise Unresolved(
+                    self.setting, url, f"the answer's digest is {digest}, not {claimed}", "use another mirror"
+                )
+        manifest = self._parsed(url, answer)
+        if "manifests" not in manifest and not ("config" in manifest and "layers" in manifest):
+            raise Unresolved(self.setting, url, "answered a manifest of an unknown form", "check the image's name")
+        return manifest, digest
+
+    def platform(self, index: dict[str, Any]) -> str:
+        """The digest of an index's image for linux on amd64."""
+        for entry in index["manifests"]:
+            platform = entry.get("platform") or {}
+            if (platform.get("os"), platform.get("architecture")) == ("linux", "amd64"):
+                return str(entry["digest"])
+        raise Unresolved(
+            self.setting, f"{self.base}/{self.repository}", "has no image for linux/amd64", "choose another tag"
+        )
+
+    def blob(self, digest: str) -> dict[str, Any]:
+        """An image's configuration."""
+        url = f"{self.base}/v2/{self.repository}/blobs/{digest}"
+        config = self._parsed(url, self._get(url, {}))
+        if "created" not in config:
+            raise Unresolved(self.setting, url, "says not when the image was made", "choose another tag")
+        return config
+
+    def _get(self, url: str, headers: dict[str, str]) -> httpx.Response:
+        answer = self.web.ask(self.setting, url, headers | self._authorization())
+        if answer.status_code == 401 and self.token is None:
+            self.token = self._fetch_token(url, answer.headers.get("WWW-Authenticate", ""))
+            answer = self.web.ask(self.setting, url, headers | self._authorization())
+        if answer.status_code in (401, 403):
+            raise Unresolved(
+                self.setting, url, f"answered {answer.status_code}: it needs a login", "use a public image or a mirror"
+            )
+        if answer.status_code == 404:
+            raise Unresolved(
+                self.setting,
+                url,
+                "has no such image or tag",
+                # Docker Hub purges nightly-COMMIT tags after a while.
+                "nightly tags are purged with time: choose a recipe with another image, or a mirror that has it",
+            )
+        return self.web.get(self.setting, url, headers | self._authorization())
+
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+    def _fetch_token(self, url: str, challenge: str) -> str:
+        fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+        if not challenge.lower().startswith("bearer ") or not fields.get("realm", "").startswith(
+            ("http://", "https://")
+        ):
+            raise Unresolved(self.setting, url, "needs a login", "use a public image or a mirror")
+        query = {key: fields[key] for key in ("service", "scope") if key in fields}
+        query.setdefault("scope", f"repository:{self.repository}:pull")
+        answer = self.web.json(self.setting, f"{fields['realm']}?{urlencode(query)}")
+        token = answer.get("token") or answer.get("access_token") if isinstance(answer, dict) else None
+        if not isinstance(token, str):
+            raise Unresolved(self.setting, fields["realm"], "handed out no token", "try again, or use a mirror")
+        return token
+
+    def _parsed(self, url: str, answer: httpx.Response) -> dict[str, Any]:
+        try:
+            data = json.loads(answer.content)
+        except ValueError as error:
+            raise Unresolved(self.setting, url, "answered no JSON", f"check that {self.base} is a registry") from error
+        if not isinstance(data, dict):
+            raise Unresolved(self.setting, url, "answered no object", f"check that {self.base} is a registry")
+        return data
