@@ -15,7 +15,14 @@ __all__ = ["Finding", "InputError", "Problem", "ProblemsError", "RigupError", "n
 
 
 class RigupError(Exception):
-    """Anything that stops rigup and that a person can act on. `str(error)` is the whole message."""
+    """Anything that stops rigup and that a person can act on.
+
+    `message` says what is wrong and where, `remedy` what to do about it. `str(error)` is both, separated by a colon.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.message, self.remedy = message, remedy
+        super().__init__(f"{message}: {remedy}" if remedy else message)
 
 
 @dataclass(frozen=True)
