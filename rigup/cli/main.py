@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="rigup", description="From bare GPU machines to a served model.", epilog=EXIT_CODES)
+    top.add_argument("--version", action="version", version=f"rigup {version('rigup')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
     plan = commands.add_parser(

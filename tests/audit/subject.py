@@ -27,11 +27,11 @@ from rigup.lock.lockfile import Lock
 from rigup.lock.packages import driver_install, locked_packages
 from rigup.plan.build import make_plan
 from rigup.plan.model import Plan
+from rigup.resources import FILES
 from rigup.ssh import testinfra_backend
 
 PROGRAMS = "/usr/local/lib/rigup"
 UNITS = "/etc/systemd/system"
-FILES = Path(__file__).resolve().parents[2] / "files"
 HUB_CACHE = Path(".rigup/hub")
 ABSENT = "nothing"
 YOU = "you"
