@@ -56,6 +56,7 @@ docs: $(VENV)/.ready ## Build the documentation into site/
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 # Debian's docker-registry starts a registry of its own; the lab runs one on its own address.
