@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -203,12 +203,12 @@ class Endpoint(BaseModel):
         None, description="Recipe of this endpoint alone; without it the host's `recipe` holds."
     )
     gpus: Gpus = Field("all", description="`all`, or GPUs by number or UUID, as `nvidia-smi -L` prints them.")
-    address: Address = Field(
+    listen: Address = Field(
         "127.0.0.1",
         description="Address it answers on. Beyond loopback every request needs the endpoint's key (`rigup key`).",
     )
     port: Port = Field(8000, description="TCP port it listens on.")
-    networks: tuple[Network, ...] = Field(
+    allowed_networks: tuple[Network, ...] = Field(
         (),
         description="Who may reach it beyond loopback, such as `[192.168.1.0/24]`; the firewall drops all others.",
     )
@@ -216,22 +216,23 @@ class Endpoint(BaseModel):
     @property
     def is_public(self) -> bool:
         """Whether it can be reached from beyond the host."""
-        return not ipaddress.ip_address(self.address).is_loopback
+        return not ipaddress.ip_address(self.listen).is_loopback
 
     @model_validator(mode="after")
     def _has_a_door(self) -> Endpoint:
-        if self.is_public and not self.networks:
+        if self.is_public and not self.allowed_networks:
             raise complaint(
-                f"{self.address} is reachable from elsewhere, and networks does not say for whom",
-                f"networks: [192.168.1.0/24], or leave address out and use `ssh -L {self.port}:127.0.0.1:{self.port}`",
+                f"{self.listen} is reachable from other hosts, and allowed_networks is not set",
+                "allowed_networks: [192.168.1.0/24], or leave listen out and use "
+                f"`ssh -L {self.port}:127.0.0.1:{self.port}`",
             )
-        if self.networks and not self.is_public:
+        if self.allowed_networks and not self.is_public:
             raise complaint(
-                f"networks has no meaning on {self.address}", "set address to one of the host's, or remove it"
+                f"allowed_networks has no meaning on {self.listen}", "set listen to one of the host's, or remove it"
             )
-        family = ipaddress.ip_address(self.address).version
-        if other := [each for each in self.networks if ipaddress.ip_network(each).version != family]:
-            raise complaint(f"{', '.join(other)}: nobody there can reach {self.address}", f"use IPv{family} networks")
+        family = ipaddress.ip_address(self.listen).version
+        if other := [each for each in self.allowed_networks if ipaddress.ip_network(each).version != family]:
+            raise complaint(f"{', '.join(other)}: nobody there can reach {self.listen}", f"use IPv{family} networks")
         return self
 
 
@@ -283,6 +284,16 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    # Keys of earlier versions: each is refused, and the error names its replacement.
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "at_a_time": "max_unavailable",
+        "neighbours": "peers",
+        "neighbour_port": "peer_port",
+        "neighbour_address": "peer_address",
+        "endpoints.*.networks": "allowed_networks",
+        "endpoints.*.address": "listen",
+    }
+
     recipe: RecipeOrNeed = Field(
         "vllm-nvfp4-cu130",
         description="How to serve: a name from `rigup recipes`, or a need such as `{for: agents, gpus: 4}`. "
@@ -290,7 +301,7 @@ class Settings(BaseModel):
     )
     endpoints: Annotated[dict[Name, Endpoint], AfterValidator(_side_by_side)] = Field(
         default_factory=lambda: {"main": Endpoint()},  # type: ignore[call-arg]
-        description="What serves on this host, by name: `{recipe, gpus, address, port, networks}` each.",
+        description="What serves on this host, by name: `{recipe, gpus, listen, port, allowed_networks}` each.",
     )
 
     driver_branch: Annotated[Int, AfterValidator(_branch)] = Field(

@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,8 @@ def words(details: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
     if kind == "rigup":
         return str(context["message"]), str(context["remedy"])
     if kind == "extra_forbidden":
+        if replacement := _replacement(model, loc):
+            return "was renamed", f"use {replacement}"
         known = _keys_at(model, loc[:-1])
         meant = near(str(loc[-1]), known)
         remedy = f"did you mean {' or '.join(meant)}?" if meant else f"known keys: {', '.join(sorted(known))}"
@@ -149,6 +152,12 @@ def words(details: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
         else []
     )
     return message + got, f"did you mean {' or '.join(meant)}?" if meant else ""
+
+
+def _replacement(model: type[BaseModel], loc: Loc) -> str | None:
+    """Return the new name of a renamed key, from the model's `RENAMED` table; its keys may hold `*` for any name."""
+    table: Mapping[str, str] = getattr(model, "RENAMED", {})
+    return next((new for old, new in table.items() if fnmatchcase(dotted(loc), old)), None)
 
 
 def _keys_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:

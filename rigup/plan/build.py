@@ -119,10 +119,10 @@ def _endpoint(
         gpus=endpoint.gpus,
         gpu_count=recipe.gpus,
         vram_mib=recipe.vram_mib,
-        address=LOOPBACK if endpoint.is_public else endpoint.address,
+        address=LOOPBACK if endpoint.is_public else endpoint.listen,
         port=endpoint.port,
-        public_address=endpoint.address if endpoint.is_public else None,
-        networks=endpoint.networks,
+        public_address=endpoint.listen if endpoint.is_public else None,
+        allowed_networks=endpoint.allowed_networks,
         served_name=recipe.served_name,
         argv=(*(_program(recipe, venv) if venv else recipe.container_image().command), *argv),
         env={**QUIET, **(_bare_env(name, endpoint, settings, venv) if venv else {}), **recipe.env},
@@ -187,7 +187,7 @@ def _arguments(recipe: Recipe, endpoint: Endpoint, path: str) -> tuple[str, ...]
     return (
         f"{model}={path}",
         f"--served-model-name={recipe.served_name}",
-        f"--host={LOOPBACK if endpoint.is_public else endpoint.address}",
+        f"--host={LOOPBACK if endpoint.is_public else endpoint.listen}",
         f"--port={endpoint.port}",
         *(argument for argument, _ in arguments(recipe)),
     )

@@ -152,7 +152,7 @@ def test_all_that_is_wrong_in_the_inventory_is_named_with_file_line_and_key(alon
         "    reboot: sometimes",
         "    model_store: models",
         "    endpoints:",
-        "      main: {address: 0.0.0.0, port: '8000'}",
+        "      main: {listen: 0.0.0.0, port: '8000'}",
     ]
     alone.inventory.write_text("\n".join(lines) + "\n")
     output = refused(alone).output
@@ -161,7 +161,7 @@ def test_all_that_is_wrong_in_the_inventory_is_named_with_file_line_and_key(alon
         (1, "persistence", "boolean"),
         (2, "reboot", "when-needed"),
         (3, "model_store", "for example /srv/models"),
-        (5, "endpoints.main.address", "name the one under which clients reach it"),
+        (5, "endpoints.main.listen", "name the one under which clients reach it"),
         (5, "endpoints.main.port", "number"),
     ]:
         place = f"{alone.inventory}:{first + offset}: hosts.{NAME}.{key}: "

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rigup.config.inventory import find_inventory, load_inventory
+from rigup.config.settings import Settings
 from rigup.errors import InputError, RigupError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -88,7 +89,7 @@ def test_every_mistake_is_told_at_once_with_file_line_and_key(tmp_path: Path) ->
     ) == [
         "lab.yaml:1: default: unknown key: did you mean defaults?",
         "lab.yaml:4: hosts.rig1.address: is missing",
-        "lab.yaml:5: hosts.rig1.adress: unknown key: did you mean address?",
+        "lab.yaml:5: hosts.rig1.adress: unknown key: did you mean address or peer_address?",
         "lab.yaml:6: hosts.rig1.docker_version: must be text, and YAML reads 29.6 as a number: put it in quotes",
         "lab.yaml:8: hosts.rig1.endpoints.main.gpu: unknown key: did you mean gpus?",
     ]
@@ -100,6 +101,19 @@ def test_a_wrong_default_is_told_once_and_at_its_own_line(tmp_path: Path) -> Non
     ) == [
         "lab.yaml:2: defaults.driver_branch: 470 is no driver branch for these GPUs: "
         "595 is on all three distributions; 580 is the oldest"
+    ]
+
+
+@pytest.mark.parametrize(("old", "new"), Settings.RENAMED.items())
+def test_a_renamed_key_is_refused_at_its_line_with_its_new_name(tmp_path: Path, old: str, new: str) -> None:
+    *parents, key = old.replace("*", "main").split(".")
+    lines = ["hosts:", "  rig1:", "    address: a"]
+    for depth, part in enumerate((*parents, key), start=2):
+        lines.append(f"{'  ' * depth}{part}:")
+    lines[-1] += " 1"
+    where = ".".join((*parents, key))
+    assert findings(tmp_path, "\n".join(lines) + "\n") == [
+        f"lab.yaml:{len(lines)}: hosts.rig1.{where}: was renamed: use {new}"
     ]
 
 
@@ -130,7 +144,7 @@ def test_two_names_for_one_host_are_refused(tmp_path: Path) -> None:
         ("hosts: {'rig 1': {address: a}}\n", "is no host name"),
         ("hosts: {rig1: {address: a\n", "is not valid YAML"),
         ("defaults: {address: a}\nhosts: {rig1: {}}\n", "cannot be the same for all hosts"),
-        ("hosts: {rig1: {address: a, endpoints: {main: {address: 0.0.0.0}}}}\n", "is no address of one host"),
+        ("hosts: {rig1: {address: a, endpoints: {main: {listen: 0.0.0.0}}}}\n", "is no address of one host"),
         ("hosts: {rig1: {address: a, endpoints: [main]}}\n", "hosts.rig1.endpoints"),
         ("hosts: {rig1: {address: a, port: '22'}}\n", "leave the quotes out"),
         ("hosts: {rig1: {address: a, user: 'x; rm'}}\n", "hosts.rig1.user"),
@@ -209,5 +223,5 @@ def test_pyinfra_reads_the_hosts_as_group_lab_with_defaults_below_and_data_above
 def test_pyinfra_shows_a_mistake_as_one_message_without_a_traceback(tmp_path: Path) -> None:
     ran = pyinfra(written(tmp_path, "hosts: {rig1: {adress: 127.0.0.1}}\n"))
     assert ran.returncode == 1
-    assert "lab.yaml:1: hosts.rig1.adress: unknown key: did you mean address?" in ran.stderr
+    assert "lab.yaml:1: hosts.rig1.adress: unknown key: did you mean address or peer_address?" in ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr

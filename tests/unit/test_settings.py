@@ -54,6 +54,23 @@ def test_an_unknown_key_names_the_near_one_and_its_host() -> None:
     )
 
 
+@pytest.mark.parametrize(("old", "new"), Settings.RENAMED.items())
+def test_a_renamed_key_is_refused_with_its_new_name(old: str, new: str) -> None:
+    *parents, key = old.replace("*", "main").split(".")
+    data: dict[str, object] = {key: 1}
+    for parent in reversed(parents):
+        data = {parent: data}
+    where = ".".join((*parents, key))
+    assert refused(data) == f"rig1: --data or group_data: {where}: was renamed: use {new}"
+
+
+def test_a_replacement_of_a_renamed_key_is_a_setting() -> None:
+    for old, new in Settings.RENAMED.items():
+        model = Endpoint if old.startswith("endpoints.") else Settings
+        assert new in model.model_fields
+        assert old.rpartition(".")[2] not in model.model_fields
+
+
 def test_a_key_of_the_connection_says_how_to_set_it_for_one_run() -> None:
     assert "--data ssh_user=..." in refused({"user": "root"})
 
@@ -100,7 +117,7 @@ def test_all_wrong_keys_are_told_at_once() -> None:
         ({"endpoints": {"main": {"gpus": [0, 0]}}}, "names a GPU twice"),
         ({"endpoints": {"main": {"gpus": [0, -1]}}}, "is no GPU number"),
         ({"endpoints": {"main": {"gpus": 4}}}, "a list of GPU numbers"),
-        ({"endpoints": {"main": {"address": "localhost"}}}, "is no IP address"),
+        ({"endpoints": {"main": {"listen": "localhost"}}}, "is no IP address"),
         ({"endpoints": {"a": {"gpus": [0]}, "b": {"gpus": [1]}}}, "both listen on port 8000"),
         ({"endpoints": {"a": {"gpus": [0, 1]}, "b": {"gpus": [1], "port": 8001}}}, "both take GPU 1"),
         ({"endpoints": {"a": {}, "b": {"gpus": [1], "port": 8001}}}, "takes all GPUs beside others"),
@@ -113,13 +130,13 @@ def test_what_cannot_work_is_refused(data: dict[str, object], words: str) -> Non
 @pytest.mark.parametrize(
     ("endpoint", "message"),
     [
-        ({"address": "192.168.1.5"}, "networks does not say for whom"),
-        ({"address": "0.0.0.0", "networks": ["10.0.0.0/8"]}, "is no address of one host"),
-        ({"address": "::", "networks": ["fd00::/8"]}, "is no address of one host"),
-        ({"networks": ["10.0.0.0/8"]}, "networks has no meaning on 127.0.0.1"),
-        ({"address": "192.168.1.5", "networks": ["fd00::/8"]}, "nobody there can reach 192.168.1.5"),
-        ({"address": "192.168.1.5", "networks": ["192.168.1.0/240"]}, "is no network"),
-        ({"address": "192.168.1.5", "networks": ["192.168.1.5/24"]}, "is no network"),
+        ({"listen": "192.168.1.5"}, "allowed_networks is not set"),
+        ({"listen": "0.0.0.0", "allowed_networks": ["10.0.0.0/8"]}, "is no address of one host"),
+        ({"listen": "::", "allowed_networks": ["fd00::/8"]}, "is no address of one host"),
+        ({"allowed_networks": ["10.0.0.0/8"]}, "allowed_networks has no meaning on 127.0.0.1"),
+        ({"listen": "192.168.1.5", "allowed_networks": ["fd00::/8"]}, "nobody there can reach 192.168.1.5"),
+        ({"listen": "192.168.1.5", "allowed_networks": ["192.168.1.0/240"]}, "is no network"),
+        ({"listen": "192.168.1.5", "allowed_networks": ["192.168.1.5/24"]}, "is no network"),
     ],
 )
 def test_an_address_that_others_can_reach_needs_to_say_for_whom(endpoint: dict[str, object], message: str) -> None:
@@ -127,15 +144,15 @@ def test_an_address_that_others_can_reach_needs_to_say_for_whom(endpoint: dict[s
 
 
 def test_an_address_that_others_can_reach_is_accepted_with_its_networks() -> None:
-    endpoint = {"address": "192.168.1.5", "networks": ["192.168.1.0/24", "10.1.2.3"]}
+    endpoint = {"listen": "192.168.1.5", "allowed_networks": ["192.168.1.0/24", "10.1.2.3"]}
     found = Settings.from_data({"endpoints": {"main": endpoint}}).endpoints["main"]
     assert found.is_public
-    assert found.networks == ("192.168.1.0/24", "10.1.2.3/32")
+    assert found.allowed_networks == ("192.168.1.0/24", "10.1.2.3/32")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1"])
 def test_loopback_is_accepted(address: str) -> None:
-    assert Settings.from_data({"endpoints": {"main": {"address": address}}}).endpoints["main"].address == address
+    assert Settings.from_data({"endpoints": {"main": {"listen": address}}}).endpoints["main"].listen == address
 
 
 def test_a_slash_at_the_end_of_a_mirror_does_not_matter() -> None:
