@@ -346,9 +346,6 @@ class Settings(BaseModel):
         description="Limits in the container (bytes, -1 = none). NCCL pins memory and needs deep stacks.",
     )
 
-    random_weights: Bool = Field(
-        False, description="For checkpoints with random weights, as in the lab: nonsense is then what they must write."
-    )
     model_store: HostPath = Field("/srv/models", description="Where checkpoints lie, exactly as published.")
     model_disk: Annotated[str, AfterValidator(_label)] | None = Field(
         None, description="Label of a file system of its own that is mounted there; it survives a rebuilt host."

@@ -134,7 +134,7 @@ def _endpoint(
         ready_path=recipe.ready.path,
         ready_timeout=recipe.ready.timeout or settings.ready_timeout,
         stall_timeout=settings.stall_timeout,
-        smoke=_smoke(recipe, catalog, settings, patched),
+        smoke=_smoke(recipe, catalog, bool(size.random_weights), patched),
     )
 
 
@@ -160,8 +160,8 @@ def _bare_env(name: str, endpoint: Endpoint, settings: Settings, venv: VenvPlan)
     return {"HOME": f"{CACHES}/{name}", "PATH": ":".join(path), **cuda, **order, **chosen}
 
 
-def _smoke(recipe: Recipe, catalog: Catalog, settings: Settings, patched: Mapping[str, str]) -> Smoke:
-    context, long_prompt = asked_context(recipe), SHORT_PROMPT if settings.random_weights else LONG_PROMPT
+def _smoke(recipe: Recipe, catalog: Catalog, random_weights: bool, patched: Mapping[str, str]) -> Smoke:
+    context, long_prompt = asked_context(recipe), SHORT_PROMPT if random_weights else LONG_PROMPT
     model = catalog.checkpoint(recipe.checkpoint).model
     steady = (
         other.id
@@ -175,7 +175,7 @@ def _smoke(recipe: Recipe, catalog: Catalog, settings: Settings, patched: Mappin
         # SGLang counts only with --enable-metrics, under other names in each version.
         speculation=recipe.speculation is not None and recipe.engine.name == "vllm",
         merges_system=apply_patches.TEMPLATE in patched,
-        random_weights=settings.random_weights,
+        random_weights=random_weights,
         long_prompt=min(long_prompt, context // 2) if context else long_prompt,
         context=context,
         instead=next((id for id in steady if id != recipe.id), None),
