@@ -59,7 +59,7 @@ def _lookup(name: str, known: Mapping[str, Entry], kind: str, where: str) -> Ent
     if name in known:
         return known[name]
     meant = near(name, known)
-    raise RigupError(f"no {kind} is named {name!r}: " + (f"did you mean {' or '.join(meant)}?" if meant else where))
+    raise RigupError(f"no {kind} is named {name!r}", f"did you mean {' or '.join(meant)}?" if meant else where)
 
 
 def default_catalog(root: Path | None = None) -> Catalog:

@@ -139,7 +139,7 @@ def test_an_unsupported_system_is_one_problem_and_not_ten(release: dict[str, str
     problem = only(problems(replace(BARE, os_release=release)))
     assert problem.check == "system"
     assert found in problem.found
-    assert problem.remedy == "install one of them: Debian 12, Debian 13, Ubuntu 24.04"
+    assert problem.remedy == "install one of these: Debian 12, Debian 13, Ubuntu 24.04"
 
 
 @pytest.mark.parametrize(
