@@ -15,7 +15,8 @@ from rigup.catalog.memory import asked_context
 from rigup.catalog.rank import ranked
 from rigup.catalog.recipe import Venv
 from rigup.catalog.select import recipe_of
-from rigup.config.settings import Endpoint, Settings
+from rigup.config.endpoint import Endpoint
+from rigup.config.settings import Settings
 from rigup.errors import RigupError
 from rigup.lock.lockfile import Lock, checkpoint_revision
 from rigup.lock.packages import cuda_group

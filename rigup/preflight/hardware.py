@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rigup.config.settings import gpu_indices
+from rigup.config.endpoint import gpu_indices
 from rigup.distros.table import distro_id
 from rigup.errors import RigupError
 from rigup.preflight.snapshot import GIB, Case, amount
