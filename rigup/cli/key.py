@@ -47,7 +47,7 @@ def endpoint_of(host: Host, wanted: str | None) -> str:
     if not endpoints[name].is_public:
         raise RigupError(
             f"{host.name}: endpoint {name} is on the host's loopback alone and needs no key: "
-            f"set endpoints.{name}.address and networks to have it reachable from elsewhere, with a key"
+            f"set endpoints.{name}.listen and allowed_networks to have it reachable from elsewhere, with a key"
         )
     return name
 
