@@ -1,4 +1,4 @@
-"""The peers of a host: the other hosts of the inventory, which serve each other what they have verified. Pure."""
+"""The peers of a host: the other hosts of the inventory, which serve verified files to each other. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PORT = 8730
 
 @dataclass(frozen=True)
 class Peer:
-    """A host of the inventory, and where it serves files to the others."""
+    """A host of the inventory, and the address and port at which it serves files to the others."""
 
     name: str
     address: str
@@ -25,7 +25,7 @@ class Peer:
 
 
 def fleet_of(hosts: Iterable[tuple[str, str, Settings]]) -> list[Peer]:
-    """The hosts of an inventory that share their files, from each one's name, address for ssh and settings."""
+    """Return the hosts of an inventory that share files, from the name, ssh address and settings of each."""
     return [
         Peer(name, settings.peer_address or address, settings.peer_port)
         for name, address, settings in sorted(hosts, key=lambda each: each[0])
@@ -34,9 +34,9 @@ def fleet_of(hosts: Iterable[tuple[str, str, Settings]]) -> list[Peer]:
 
 
 def peers_of(name: str, fleet: Sequence[Peer]) -> tuple[Peer, ...]:
-    """The others of a fleet, as one host sees them; none where it takes no part itself.
+    """Return the other hosts of a fleet, from one host's point of view; none if it does not share files itself.
 
-    Hosts behind one address cannot be told apart by it, and are left out.
+    Hosts that have an address in common cannot be told apart, and are left out.
     """
     own = next((each for each in fleet if each.name == name), None)
     if own is None:
@@ -46,7 +46,7 @@ def peers_of(name: str, fleet: Sequence[Peer]) -> tuple[Peer, ...]:
 
 
 def daemon_config(store: str, port: int, allowed: Sequence[str]) -> str:
-    """The configuration of the rsync daemon that serves the store, read-only, to these addresses alone."""
+    """Return the configuration of the rsync daemon that serves the store, read-only, to these addresses only."""
     return f"""\
 # Written by rigup; the next deploy undoes changes made here.
 port = {port}

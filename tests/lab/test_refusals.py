@@ -131,14 +131,14 @@ def on(host: Host, *commands: str, undo: str) -> Iterator[None]:
 
 def test_an_unknown_recipe_is_refused_with_the_near_ones(alone: Rigs) -> None:
     result = refused(alone, "--data", "recipe=vllm-nvfp4-cu13")
-    message = f"\n{NAME}: recipe: no recipe is named 'vllm-nvfp4-cu13': did you mean vllm-nvfp4-cu130"
+    message = f"\n{NAME}: recipe: there is no recipe 'vllm-nvfp4-cu13': did you mean vllm-nvfp4-cu130"
     assert message in result.output
     alone.write(endpoints={"one": {"recipe": "mtp1", "gpus": [0]}, "two": {"recipe": "z", "gpus": [1], "port": 8001}})
     result = refused(alone)
     for message in (
-        f"\n{NAME}: endpoints.one.recipe: no recipe is named 'mtp1': did you mean "
+        f"\n{NAME}: endpoints.one.recipe: there is no recipe 'mtp1': did you mean "
         "vllm-nvfp4-cu130-mtp1 or vllm-nvfp4-destroyed-mtp1?\n",
-        f"\n{NAME}: endpoints.two.recipe: no recipe is named 'z': `rigup recipes` lists them\n",
+        f"\n{NAME}: endpoints.two.recipe: there is no recipe 'z': `rigup recipes --all` lists them\n",
     ):
         assert message in result.output
 

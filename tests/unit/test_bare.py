@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rigup.catalog.recipe import Venv
+from rigup.catalog.recipe_parts import Venv
 from rigup.config.settings import Settings
 from rigup.errors import RigupError
 from rigup.lock.http import Unresolved
@@ -20,7 +20,8 @@ from rigup.operations import venv
 from rigup.plan.build import make_plan
 from rigup.plan.model import EndpointPlan, Mount
 from rigup.render.docker import docker_argv
-from rigup.render.systemd import env_file_text, judge_argv, served_argv, unit_text
+from rigup.render.systemd import env_file_text, served_argv, unit_text
+from rigup.render.verify import check_args_argv
 from tests.unit.deploys import Actor, Said
 from tests.unit.loopback import Answer, Site, serving
 from tests.unit.sample import CATALOGUE, PUBLISHED, REPO, REVISION, lock, plan
@@ -60,7 +61,7 @@ def test_the_engine_runs_from_the_locked_environment_on_the_store_itself() -> No
 
 def test_its_own_parser_judges_the_arguments_as_the_user_that_would_serve() -> None:
     made = endpoint()
-    command = judge_argv(made)
+    command = check_args_argv(made)
     run, judged = command[: command.index("--")], command[command.index("--") + 1 :]
     assert made.venv and judged[:3] == [f"{made.venv.path}/bin/python3", "/usr/local/lib/rigup/judge.py", "vllm"]
     assert [word.replace("$$", "$") for word in judged[3:]] == list(made.argv[2:])
@@ -134,7 +135,7 @@ def test_the_unit_is_confined_as_that_of_a_container_and_reads_a_store_below_a_h
 
 def test_a_unit_with_hostile_arguments_hands_them_on_unchanged() -> None:
     made = endpoint()
-    hostile = made.model_copy(update={"argv": (*made.argv, *HOSTILE)})
+    hostile = made.model_copy(update={"options": (*made.options, *HOSTILE)})
     assert exec_words(settings_of(unit_text(hostile))["ExecStart"][0]) == list(hostile.argv)
 
 
@@ -173,7 +174,7 @@ def test_a_lock_with_environments_is_written_and_read(tmp_path: Path) -> None:
     write(path, locked())
     assert read(path) == locked()
     assert locked().flat()["venv python3.12 vllm[b12x]==0.33.0 b12x==1.5.1 vllm"] == "0.33.0"
-    assert "venvs" not in (write(path, lock()) and path.read_text())
+    assert "\nvenvs: {}\n" in (write(path, lock()) and path.read_text())
 
 
 def test_without_its_packages_in_the_lock_there_is_no_plan() -> None:
@@ -181,10 +182,8 @@ def test_without_its_packages_in_the_lock_there_is_no_plan() -> None:
         make_plan("rig1", Settings.from_data({"recipe": RECIPE.id}), CATALOGUE, lock(), PUBLISHED)
 
 
-def test_a_build_from_source_is_refused_with_where_its_commands_are() -> None:
-    with pytest.raises(
-        RigupError, match="is built from source, which rigup does not do: `rigup show` has the commands"
-    ):
+def test_a_build_from_source_is_refused() -> None:
+    with pytest.raises(RigupError, match="is built from source, which rigup does not do: `rigup recipes` lists"):
         wanted = Settings.from_data({"recipe": "vllm-nvfp4-orangezed-mtp5"})
         make_plan("rig1", wanted, CATALOGUE, lock(), PUBLISHED)
 

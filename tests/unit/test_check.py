@@ -8,8 +8,9 @@ import yaml
 from rigup.catalog.engine_args import arguments
 from rigup.catalog.engine_options import releases, releases_of
 from rigup.catalog.lint import Hardware, check_catalog, check_recipe
-from rigup.catalog.loader import Catalog, IgnorePatch, load_catalog
+from rigup.catalog.loader import Catalog, load_catalog
 from rigup.catalog.memory import fit
+from rigup.catalog.patch import IgnorePatch
 from rigup.errors import InputError
 from tests.unit.sample import CATALOGUE
 
@@ -37,20 +38,24 @@ WRONG = [
     (
         PLAIN,
         "speculation: {method: mtp, n: 2}\n",
-        "mine.yaml:7: speculation: agents need tool calls, which speculation",
+        "mine.yaml:7: speculation: agents need tool calls, and speculation",
     ),
-    (GLM, "workload: [agents]\n", "glm-5.3-flash-mtp3.yaml:32: speculation: agents need tool calls, which speculation"),
-    (PLAIN, "tool_parser: null\n", "vllm-nvfp4-cu130.yaml:3: workload: agents need tool calls, and no parser"),
-    (PLAIN, "parallel: {tp: 8}\n", "mine.yaml:7: parallel.tp: tp 8 x pp 1 x dp 1 is 8 GPUs, and gpus says 4"),
+    (GLM, "workload: [agents]\n", "glm-5.3-flash-mtp3.yaml:32: speculation: agents need tool calls, and speculation"),
+    (PLAIN, "tool_parser: null\n", "vllm-nvfp4-cu130.yaml:3: workload: agents need tool calls, but no parser"),
+    (PLAIN, "parallel: {tp: 8}\n", "mine.yaml:7: parallel.tp: tp 8 x pp 1 x dp 1 is 8 GPUs, but gpus is 4"),
     (PLAIN, "parallel: {dcp: 3}\n", "mine.yaml:7: parallel.dcp: does not divide tp"),
     (PLAIN, "argv: {add: [--enable-expert-parallel]}\n", "mine.yaml:7: argv[7]: expert parallelism is slower"),
     (PLAIN, "argv: {add: [-ep]}\n", "mine.yaml:7: argv[7]: expert parallelism is slower"),
     (PLAIN, "argv: {add: [--moe-backend=b12x]}\n", "no released image of this engine has the b12x kernels"),
-    (PLAIN, "env: {NCCL_GRAPH_FILE: /etc/nccl_graph_opt.xml}\n", "env.NCCL_GRAPH_FILE: is made for eight GPUs on two"),
-    (PLAIN, 'env: {NCCL_PROTO: ""}\n', "env.NCCL_PROTO: is empty, which NCCL takes for an error"),
-    (PLAIN, "argv: {add: [--max-model-len=921600]}\n", "is beyond the native 262144 tokens"),
-    (PLAIN, "argv: {add: [--language-model-only]}\n", "no vision encoder with --language-model-only"),
-    (PLAIN, "argv: {add: [--kv-cache-dtype=nvfp4]}\n", "an FP4 KV cache has no kernels for these cards"),
+    (PLAIN, "env: {NCCL_GRAPH_FILE: /etc/nccl_graph_opt.xml}\n", "env.NCCL_GRAPH_FILE: is for eight GPUs on two"),
+    (PLAIN, 'env: {NCCL_PROTO: ""}\n', "env.NCCL_PROTO: is empty, which NCCL treats as an error"),
+    (PLAIN, "argv: {add: [--max-model-len=921600]}\n", "exceeds the native 262144 tokens"),
+    (
+        PLAIN,
+        "argv: {add: [--language-model-only]}\n",
+        "has no effect with --language-model-only, which leaves out the vision encoder",
+    ),
+    (PLAIN, "argv: {add: [--kv-cache-dtype=nvfp4]}\n", "there are no FP4 KV cache kernels for these cards"),
     (PLAIN, "checkpoint: qwen3.5-397b-fp8\n", "gpus: does not fit: weights 94.6"),
     (PLAIN, "argv: {add: [--disable-log-requests]}\n", "vllm 0.33.0 has no option --disable-log-requests"),
     (PLAIN, "argv: {add: [--swap-space=4]}\n", "vllm 0.33.0 has no option --swap-space"),
@@ -62,13 +67,17 @@ WRONG = [
         "argv: {add: ['--attention-config={\"use_trtlm_attention\":false}']}\n",
         "has no key 'use_trtlm_attention'",
     ),
-    (PLAIN, "argv: {add: ['--attention-config={use_trtllm_attention:false}']}\n", "--attention-config is no JSON"),
+    (
+        PLAIN,
+        "argv: {add: ['--attention-config={use_trtllm_attention:false}']}\n",
+        "--attention-config is not valid JSON",
+    ),
     (
         PLAIN,
         'argv: {add: [\'--attention-config={"use_trtllm_attention":"no"}\']}\n',
-        'has "no" where true or false is due',
+        'has "no" instead of true or false',
     ),
-    (PLAIN, "argv: {add: ['--eplb-config={\"window_size\":0.5}']}\n", "has 0.5 where a whole number is due"),
+    (PLAIN, "argv: {add: ['--eplb-config={\"window_size\":0.5}']}\n", "has 0.5 instead of a whole number"),
     (
         "vllm-nvfp4-cu130-mtp1",
         "speculation: {method: mpt, n: 1}\n",
@@ -80,21 +89,25 @@ WRONG = [
     (
         PLAIN,
         "engine: {min: 0.17.1, max: 0.32.0}\n",
-        "mine.yaml:7: engine.min: no release in this range has its",
+        "mine.yaml:7: engine.min: there are no options on file",
     ),
-    (PLAIN, "engine: {max: 0.16.0}\n", "engine.max: no release in this range has its options known"),
+    (PLAIN, "engine: {max: 0.16.0}\n", "engine.max: there are no options on file"),
     ("vllm-stock-b12x", "venv: {packages: ['vllm[b12y]==0.33.1']}\n", "no released image of this engine has the b12x"),
-    ("vllm-stock-b12x", "engine: {min: 0.34.0}\n", "vllm[b12x]==0.33.0 is outside of engine's min and max"),
+    ("vllm-stock-b12x", "engine: {min: 0.34.0}\n", "vllm[b12x]==0.33.0 is outside engine.min and engine.max"),
     ("vllm-carve-yarn-900k", "speculation: {method: mtp, n: 1}\n", "the drafter does not fit the weights of vpyn/"),
     ("vllm-nvfp4-cu130-mtp1", "speculation: {n: 5}\n", "more than 3 speculated tokens were never stable"),
-    (SGLANG, "argv: {add: [--cuda-graph-max-bs=16]}\n", "sglang 0.5.23 finds --cuda-graph-max-bs ambiguous and exits"),
+    (
+        SGLANG,
+        "argv: {add: [--cuda-graph-max-bs=16]}\n",
+        "--cuda-graph-max-bs is ambiguous in sglang 0.5.23, which exits",
+    ),
     (SGLANG, "argv: {add: [--mamba-scheduler-strategy=extra_buffer]}\n", "no option --mamba-scheduler-strategy"),
     (SGLANG, "argv: {add: [--fp4-gemm-backend=b12x]}\n", "--fp4-gemm-backend of sglang 0.5.23 does not take 'b12x'"),
     (SGLANG, "tool_parser: qwen3_xml\n", "--tool-call-parser of sglang 0.5.23 does not take 'qwen3_xml'"),
     (SGLANG, "argv: {add: ['--json-model-override-args={}']}\n", "changes no rope in SGLang"),
     (SGLANG, 'env: {SGLANG_ENABLE_SPEC_V2: "True"}\n', "sglang 0.5.23 does not read SGLANG_ENABLE_SPEC_V2"),
-    (SGLANG, "checkpoint: qwen3.5-397b-nvfp4-v2\n", "of mixed precision: --quantization=modelopt_mixed"),
-    (B12X, "checkpoint: qwen3.5-397b-awq\n", "says itself how it is quantized: remove it"),
+    (SGLANG, "checkpoint: qwen3.5-397b-nvfp4-v2\n", "has mixed precision: use --quantization=modelopt_mixed"),
+    (B12X, "checkpoint: qwen3.5-397b-awq\n", "already says how it is quantized: remove it"),
     (
         PLAIN,
         "argv: {remove: [--max-num-seqs], add: [--max-num-seqs=many]}\n",
@@ -107,7 +120,7 @@ WRONG = [
     ),
     (PLAIN, "argv: [--gpu-memory-utilization=90%]\n", "does not take '90%': a number"),
     (PLAIN, "argv: {add: [--max-model-len=256KB]}\n", "does not take '256KB': a number such as 8192, 8k or 8K"),
-    (PLAIN, "argv: {add: ['--mm-processor-kwargs={1: 2}']}\n", "--mm-processor-kwargs is no JSON"),
+    (PLAIN, "argv: {add: ['--mm-processor-kwargs={1: 2}']}\n", "--mm-processor-kwargs is not valid JSON"),
     (
         SGLANG,
         "argv: {add: [--mem-fraction-static=most]}\n",
@@ -121,12 +134,12 @@ WRONG = [
     (
         B12X,
         "argv: {add: [--enable-pcie-oneshot-alreduce]}\n",
-        "sglang 0.5.23 as voipmonitor builds it has no option --enable-pcie-oneshot-alreduce: did you mean",
+        "sglang 0.5.23 (fork voipmonitor) has no option --enable-pcie-oneshot-alreduce: did you mean",
     ),
     (
         B12X,
         "argv: [--moe-runner-backend=b13x]\n",
-        "--moe-runner-backend of sglang 0.5.23 as voipmonitor builds it does not take",
+        "--moe-runner-backend of sglang 0.5.23 (fork voipmonitor) does not take",
     ),
     (
         B12X,
@@ -136,19 +149,19 @@ WRONG = [
     (
         GLM,
         "speculation: {method: mpt}\n",
-        "speculation: --mode of vllm 0.33.0 as local-inference-lab builds it does not take 'mpt': did you mean mtp?",
+        "speculation: --mode of vllm 0.33.0 (fork local-inference-lab) does not take 'mpt': did you mean mtp?",
     ),
-    (GLM, "speculation: {n: [[1, 4, 3]]}\n", "speculation: --draft-tokens of vllm 0.33.0 as local-inference-lab"),
+    (GLM, "speculation: {n: [[1, 4, 3]]}\n", "speculation: --draft-tokens of vllm 0.33.0 (fork local-inference-lab"),
     (GLM, "speculation: {n: 4}\n", "mine.yaml:7: speculation.n: more than 3 speculated tokens were never stable"),
     (
         PLAIN,
         "engine: {fork: somebody}\nargv: {add: [--own-option]}\n",
-        "What the fork does know goes into recipes/engines/forks/somebody-vllm.yaml, with its source",
+        "If the fork has it, add it to recipes/engines/forks/somebody-vllm.yaml with its source",
     ),
     (
         SGLANG,
         "patches: [{target: quantization-ignore, add: [model.language_model.layers.*.mlp.gate], why: x}]\n",
-        "SGLang knows no module below model.language_model",
+        "SGLang has no modules below model.language_model",
     ),
 ]
 
@@ -169,7 +182,7 @@ def test_the_catalogs_own_recipes_are_sound() -> None:
 def test_more_gpus_than_there_are_is_a_finding() -> None:
     found = check_catalog(CATALOGUE, ["vllm-fp8-8gpu-mtp2"], Hardware(gpus=4))
     assert [str(finding).split(": ", 1)[1] for finding in found] == [
-        "gpus: needs 8 GPUs where 4 are: choose a recipe for fewer"
+        "gpus: needs 8 GPUs, but there are 4: choose a recipe for fewer GPUs"
     ]
 
 
@@ -181,9 +194,9 @@ def test_more_gpus_than_there_are_is_a_finding() -> None:
         (
             "sglang-awq-b12x-cu132",
             580,
-            "image.tag: needs CUDA 13.2, and driver branch 580 brings 13.0: a driver of branch",
+            "image.tag: needs CUDA 13.2, but driver branch 580 has CUDA 13.0: use driver branch",
         ),
-        (GLM, 595, "min_driver_cuda: needs CUDA 13.4, and driver branch 595 brings 13.2: a driver of branch 615"),
+        (GLM, 595, "min_driver_cuda: needs CUDA 13.4, but driver branch 595 has CUDA 13.2: use driver branch 615"),
         (GLM, 615, None),
         (GLM, 620, None),
     ],
@@ -201,7 +214,7 @@ def test_gpus_with_too_little_memory_are_a_finding() -> None:
 def test_a_length_with_a_suffix_counts_as_the_engine_reads_it(tmp_path: Path) -> None:
     for text, tokens in (("1M", 1 << 20), ("1m", 10**6), ("900k", 900000), ("921600", 921600)):
         found = check_catalog(mine(tmp_path, PLAIN, f"argv: {{add: [--max-model-len={text}]}}\n"), ["mine"])
-        assert any("beyond the native 262144 tokens" in str(finding) for finding in found), text
+        assert any("exceeds the native 262144 tokens" in str(finding) for finding in found), text
         recipe = mine(tmp_path, PLAIN, f"argv: {{add: [--max-model-len={text}]}}\n").recipe("mine")
         estimate = fit(recipe, CATALOGUE.checkpoint(recipe.checkpoint))
         assert estimate and estimate.context == tokens
@@ -216,37 +229,45 @@ def test_a_finding_names_the_file_of_the_recipe_that_was_extended(tmp_path: Path
 @pytest.mark.parametrize(
     ("base", "text", "words"),
     [
-        (PLAIN, "argv: {add: [--tensor-parallel-size=8]}\n", "which has a key of its own: write it as parallel.tp"),
-        (PLAIN, "argv: {add: [--tensor_parallel_size=8]}\n", "which has a key of its own: write it as parallel.tp"),
-        (PLAIN, "argv: {add: [-pp=2]}\n", "which has a key of its own: write it as parallel.pp"),
-        (PLAIN, "argv: {add: [-dp=2]}\n", "which has a key of its own: write it as parallel.dp"),
-        (PLAIN, "argv: {add: [-dcp=2]}\n", "which has a key of its own: write it as parallel.dcp"),
-        (PLAIN, "argv: {add: [--api_key=secret]}\n", "argv holds --api-key, which comes from the endpoint"),
-        (PLAIN, "argv: {add: ['--speculative_config={}']}\n", "has a key of its own: write it as speculation"),
-        (PLAIN, "argv: {add: [--speculative-config.method=mtp]}\n", "has a key of its own: write it as speculation"),
-        (PLAIN, "argv: {add: ['-sc={}']}\n", "argv holds -sc, which has a key of its own: write it as speculation"),
+        (PLAIN, "argv: {add: [--tensor-parallel-size=8]}\n", "which has its own key: write it as parallel.tp"),
+        (PLAIN, "argv: {add: [--tensor_parallel_size=8]}\n", "which has its own key: write it as parallel.tp"),
+        (PLAIN, "argv: {add: [-pp=2]}\n", "which has its own key: write it as parallel.pp"),
+        (PLAIN, "argv: {add: [-dp=2]}\n", "which has its own key: write it as parallel.dp"),
+        (PLAIN, "argv: {add: [-dcp=2]}\n", "which has its own key: write it as parallel.dcp"),
+        (PLAIN, "argv: {add: [--api_key=secret]}\n", "argv has --api-key, which comes from the endpoint"),
+        (PLAIN, "argv: {add: ['--speculative_config={}']}\n", "has its own key: write it as speculation"),
+        (PLAIN, "argv: {add: [--speculative-config.method=mtp]}\n", "has its own key: write it as speculation"),
+        (PLAIN, "argv: {add: ['-sc={}']}\n", "argv has -sc, which has its own key: write it as speculation"),
         (
             "vllm-carve-yarn-900k",
             "argv: {add: [--hf_overrides.x=1]}\n",
-            "argv holds --hf-overrides, which the yarn patch gives",
+            "argv has --hf-overrides, which the yarn patch also sets",
         ),
-        (GLM, "argv: [--mode=mtp]\n", "argv holds --mode, which has a key of its own: write it as speculation"),
-        (GLM, "argv: [--draft-tokens=3]\n", "which has a key of its own: write it as speculation.n"),
-        (PLAIN, "argv: {add: [--enable-prefix-caching, --enable_prefix_caching]}\n", "is there already"),
-        (PLAIN, "argv: {add: [max-num-seqs=8]}\n", "which is no option"),
-        (PLAIN, "speculation: {method: qwen3_next_mtp, n: 2}\n", "deprecated name of the same drafter: mtp"),
-        (PLAIN, "speculation: {method: mtp, n: [[1, 4, 3], [6, 9, 0]]}\n", "[6, 9, 0] where a step from 5 is due"),
+        (GLM, "argv: [--mode=mtp]\n", "argv has --mode, which has its own key: write it as speculation"),
+        (GLM, "argv: [--draft-tokens=3]\n", "which has its own key: write it as speculation.n"),
+        (PLAIN, "argv: {add: [--enable-prefix-caching, --enable_prefix_caching]}\n", "already exists"),
+        (PLAIN, "argv: {add: [max-num-seqs=8]}\n", "which is not an option"),
+        (PLAIN, "speculation: {method: qwen3_next_mtp, n: 2}\n", "deprecated name of the same drafter: use mtp"),
+        (
+            PLAIN,
+            "speculation: {method: mtp, n: [[1, 4, 3], [6, 9, 0]]}\n",
+            "[6, 9, 0], but the next step must start at 5",
+        ),
         (
             PLAIN,
             "speculation: {method: mtp, n: [[1, 9, 0]]}\n",
-            "n drafts nothing at any batch size: speculation: null",
+            "n drafts no tokens at any batch size: use speculation: null",
         ),
-        (PLAIN, "speculation: {method: mtp, n: 2, steps: 3, topk: 1}\n", "speculation of vllm has no steps and topk"),
-        (SGLANG, "speculation: {method: NEXTN, n: 4}\n", "speculation of sglang needs steps and topk"),
+        (
+            PLAIN,
+            "speculation: {method: mtp, n: 2, steps: 3, topk: 1}\n",
+            "speculation with vllm does not take steps and topk",
+        ),
+        (SGLANG, "speculation: {method: NEXTN, n: 4}\n", "speculation with sglang needs steps and topk"),
         (PLAIN, 'venv: {python: "3.12", packages: ["vllm==0.33.0"]}\n', "has image and venv to install the engine"),
-        (PLAIN, "image: null\n", "has no way to install the engine"),
-        (PLAIN, 'image: null\nvenv: {python: "3.12", packages: [vllm]}\n', "'vllm' is no pinned package"),
-        (PLAIN, "superseded_by: vllm-nvfp4-v2\n", "superseded and superseded_by go together"),
+        (PLAIN, "image: null\n", "has nothing to install the engine from"),
+        (PLAIN, 'image: null\nvenv: {python: "3.12", packages: [vllm]}\n', "'vllm' is not a pinned package"),
+        (PLAIN, "superseded_by: vllm-nvfp4-v2\n", "status is assembled with superseded_by"),
         (PLAIN, "env: {NCCL_P2P_LEVEL: '4'}\n", "NCCL_P2P_LEVEL is '4'"),
         (PLAIN, "container: {security_opt: [apparmor=unconfined]}\n", "container.security_opt[0]"),
     ],

@@ -23,11 +23,11 @@ def config() -> dict[str, Any]:
     ("value", "fault"),
     [
         ([[1, 4, 3]], None),
-        ([[1, 4]], "has [1, 4] where a list of 3 is due"),
-        ([[1, 4, "3"]], 'has "3" where a whole number is due'),
-        ([[1, 4, True]], "has true where a whole number is due"),
-        ({"1": 3}, 'has {"1": 3} where a list is due'),
-        (3, "has 3 where a list is due"),
+        ([[1, 4]], "has [1, 4] instead of a list of 3"),
+        ([[1, 4, "3"]], 'has "3" instead of a whole number'),
+        ([[1, 4, True]], "has true instead of a whole number"),
+        ({"1": 3}, 'has {"1": 3} instead of a list'),
+        (3, "has 3 instead of a list"),
     ],
     ids=str,
 )

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 import pytest
 from pydantic import ValidationError
 
-from rigup.catalog.loader import IgnorePatch
+from rigup.catalog.patch import IgnorePatch
 from tests.unit.sample import CATALOGUE
 
 FUSED = {"gate_up_proj": ("gate_proj", "up_proj"), "qkv_proj": ("q_proj", "k_proj", "v_proj")}
@@ -91,7 +91,7 @@ def test_what_vllm_hits(entry: str, hit: set[str]) -> None:
 )
 def test_a_gate_that_hits_projections_in_one_of_the_engines_is_refused(entry: str) -> None:
     assert any(name.endswith("gate_up_proj") for name in vllm_hits(entry) | sglang_hits(entry))
-    with pytest.raises(ValidationError, match="hits gate_up_proj as well"):
+    with pytest.raises(ValidationError, match="also matches gate_up_proj"):
         IgnorePatch(target="quantization-ignore", add=(entry,), why="x")
 
 

@@ -11,15 +11,15 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from rigup.catalog.apply_patches import TEMPLATE, Published
+from rigup.catalog.apply_patches import TEMPLATE
 from rigup.catalog.loader import Catalog
 from rigup.cli import main
 from rigup.config.settings import Settings
 from rigup.errors import RigupError
 from rigup.lock import lockfile as locks
-from rigup.lock import resolve
 from rigup.lock.lockfile import Lock, VenvLock
-from rigup.plan.build import make_plan
+from rigup.plan.build import Published, make_plan
+from rigup.plan.host import CACHE
 from rigup.plan.model import EndpointPlan
 from rigup.render.docker import docker_argv
 from rigup.render.export import FORMS, compose, docker, kubernetes, shell, shown, systemd
@@ -29,7 +29,7 @@ from tests.unit.test_plan import REFUSING
 from tests.unit.test_render import HOSTILE, settings_of
 
 CONTAINERS = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.image)
-BARE = sorted(set(CATALOGUE.recipes) - set(CONTAINERS))
+BARE = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.venv)
 
 
 def undoubled(text: str) -> str:
@@ -84,7 +84,7 @@ def test_hostile_values_arrive_as_they_are_in_every_form(form: str) -> None:
         source = random.Random(seed)
         values = ["".join(source.choices(alphabet, k=source.randrange(14))) for _ in range(3)]
         hostile = [f"--x{n}={value}" for n, value in enumerate([*values, source.choice(HOSTILE)])]
-        endpoint = base.model_copy(update={"argv": (*base.argv, *hostile)})
+        endpoint = base.model_copy(update={"options": (*base.options, *hostile)})
         assert arguments_in(form, endpoint) == list(endpoint.argv), seed
 
 
@@ -117,15 +117,15 @@ def test_every_container_recipe_has_every_form(name: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("name", BARE)
-def test_a_recipe_without_a_container_is_shown_as_commands_alone(name: str) -> None:
+def test_a_recipe_without_a_container_is_shown_as_commands_only(name: str) -> None:
     words = shlex.split(shown(CATALOGUE, name, "shell"), comments=True)
-    assert {"uv", "git"} & set(words)
+    assert "uv" in words
     assert "--host=127.0.0.1" in words
     with pytest.raises(RigupError, match="`--as shell`"):
         shown(CATALOGUE, name, "docker")
 
 
-@pytest.mark.parametrize("name", [name for name in BARE if CATALOGUE.recipe(name).venv])
+@pytest.mark.parametrize("name", BARE)
 def test_a_recipe_without_a_container_is_shown_as_the_unit_that_a_deploy_installs(name: str) -> None:
     text = shown(CATALOGUE, name, "systemd")
     assert "# the packages are not in a lock" in text
@@ -210,7 +210,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Lock, Pu
     known = known.merged(Lock(venvs={venv.key: VenvLock(requirements=pins)}))
     locks.write(tmp_path / "lab.lock", known)
     files = {**PUBLISHED[f"{REPO}@{REVISION}"], "chat_template.jinja": REFUSING, "generation_config.json": "{}"}
-    kept = tmp_path / resolve.CACHE / "published" / REPO / REVISION
+    kept = tmp_path / CACHE / "published" / REPO / REVISION
     kept.mkdir(parents=True)
     for name, text in files.items():
         (kept / name).write_text(text)
@@ -298,8 +298,6 @@ def test_what_a_shell_cannot_do_as_the_host_does_it_is_refused(
     assert shown_for_rig1("own-sampling", "shell", inventory) == 1
     assert "would read the published generation_config.json, not the patched one" in capsys.readouterr().err
     assert shown_for_rig1("own-sampling", "systemd", inventory) == 0
-    assert shown_for_rig1("vllm-nvfp4-orangezed-mtp5", "shell", inventory) == 1
-    assert "is built from source, which no host does: leave out --host" in capsys.readouterr().err
 
 
 def test_what_is_shown_says_how_well_it_is_known() -> None:
@@ -307,20 +305,11 @@ def test_what_is_shown_says_how_well_it_is_known() -> None:
     assert "# superseded by vllm-nvfp4-voipmonitor-mtp2; tool calls: usually; not measured\n" in text
     assert "# verbatim: community recipe collection of February 2026, recipe 10 (Ixtrix, 2026-02-27)\n" in text
     assert "#   changed: his three changed files of vLLM, which were not published, are not mounted\n" in text
-    assert "# mind: They lay over compilation/passes/fusion/collective_fusion.py, " in text
-    assert "# rigup does not deploy this: it mounts three changed files" in text
+    assert "# caveat: They lay over compilation/passes/fusion/collective_fusion.py, " in text
+    assert "# rigup does not deploy this recipe: it mounts three changed files" in text
 
 
-def test_a_build_from_source_applies_its_pull_requests_and_says_what_is_left_to_do() -> None:
-    text = shown(CATALOGUE, "vllm-nvfp4-orangezed-mtp5", "shell")
-    assert '# by hand, in model/: {"target":"quantization-ignore","add":["mtp.fc*"],' in text
-    words = words_of(text)
-    for number in (35219, 35421):
-        fetched = words.index(f"https://github.com/vllm-project/vllm/pull/{number}.diff")
-        assert words[fetched - 1 : fetched + 6] == [
-            f"--output={number}.diff",
-            words[fetched],
-            *("git", "-C", "source", "apply", "--3way"),
-        ]
-        assert words[fetched + 6] == f"../{number}.diff"
-    assert words.index("../35421.diff") < words.index("pip")
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_a_recipe_built_from_source_is_not_shown_as_commands(form: str) -> None:
+    with pytest.raises(RigupError, match="is built from source, which rigup does not do"):
+        shown(CATALOGUE, "vllm-nvfp4-orangezed-mtp5", form)

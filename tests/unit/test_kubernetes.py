@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from kubernetes_validate import utils
 
-from rigup.catalog.loader import Recipe
+from rigup.catalog.recipe import Recipe
 from rigup.render.export import shown
 from tests.unit.generated_recipes import catalog_of, recipes
 from tests.unit.sample import CATALOGUE

@@ -83,7 +83,7 @@ def test_a_variant_of_a_variant_knows_where_each_value_was_written(tmp_path: Pat
         variant=OWN + "argv: {add: [--x]}\n",
         third=OWN.replace("base", "variant") + "env: {A: third}\n",
     )
-    places = {str(loc): str(place) for loc, place in found.layers["third"].places.items()}
+    places = {str(loc): str(place) for loc, place in found.merged["third"].places.items()}
     assert found.recipe("third").argv == ("--trust-remote-code", "--max-num-seqs=8", "--x")
     assert places["('argv', 1)"] == "base.yaml:15"
     assert places["('argv', 2)"] == "variant.yaml:7"
@@ -103,14 +103,17 @@ def test_recipes_of_the_user_extend_the_catalogs(tmp_path: Path) -> None:
     ("text", "words"),
     [
         (OWN.replace("base", "bass"), "variant.yaml:3: extends: there is no recipe 'bass': did you mean base?"),
-        (OWN.replace("base", "variant"), "extends: leads back to itself: variant -> variant"),
-        (OWN + "argv: {remove: [--max-num-seq]}\n", "argv.remove[0]: --max-num-seq is not there to be removed"),
-        (OWN + "argv: {add: [--max-num-seqs=9]}\n", "argv.add[0]: --max-num-seqs is there already: name it under"),
+        (OWN.replace("base", "variant"), "extends: extends itself: variant -> variant"),
+        (
+            OWN + "argv: {remove: [--max-num-seq]}\n",
+            "argv.remove[0]: --max-num-seq is not an option of the extended recipe",
+        ),
+        (OWN + "argv: {add: [--max-num-seqs=9]}\n", "argv.add[0]: --max-num-seqs already exists: list it under"),
         (OWN + "argv: {append: [--x]}\n", "variant.yaml:7: argv.append: unknown key: known keys: add, remove"),
-        (OWN + "argv: {add: --x}\n", "argv.add: must be a list of texts"),
+        (OWN + "argv: {add: --x}\n", "argv.add: must be a list of strings"),
         (OWN + "gpu: 2\n", "variant.yaml:7: gpu: unknown key: did you mean gpus?"),
         (OWN + "env: {A: 1}\n", "variant.yaml:7: env.A: must be text, and YAML reads 1 as a number"),
-        (OWN + "argv: {add: [--port=1]}\n", "argv holds --port"),
+        (OWN + "argv: {add: [--port=1]}\n", "argv has --port"),
     ],
 )
 def test_a_wrong_variant_is_told_with_its_own_file_and_line(tmp_path: Path, text: str, words: str) -> None:
@@ -119,7 +122,7 @@ def test_a_wrong_variant_is_told_with_its_own_file_and_line(tmp_path: Path, text
 
 def test_a_circle_of_variants_is_refused(tmp_path: Path) -> None:
     message = refused(tmp_path, one=OWN.replace("base", "two"), two=OWN.replace("base", "one"))
-    assert "leads back to itself" in message
+    assert "extends itself: one -> two -> one" in message
 
 
 def test_a_mistake_in_the_base_is_told_once_and_there(tmp_path: Path) -> None:

@@ -84,8 +84,8 @@ def test_a_lock_that_cannot_be_written_says_so_and_leaves_the_old_one(tmp_path: 
             "checkpoints:\n  a/b@main: {revision: main, bytes: 1, files: 1}\n",
             "lab.lock:2: checkpoints.a/b@main.revision",
         ),
-        ("keys:\n  http://x: abc\n", "'abc' is no sha256: remove this entry"),
-        ("packages: {debian13: {docker: {docker-ce: newest}}}\n", "'newest' is no apt version"),
+        ("keys:\n  http://x: abc\n", "'abc' is not a sha256: remove this entry"),
+        ("packages: {debian13: {docker: {docker-ce: newest}}}\n", "'newest' is not an apt version"),
     ],
 )
 def test_a_damaged_lock_is_refused_with_its_line(tmp_path: Path, text: str, words: str) -> None:

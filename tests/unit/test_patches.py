@@ -8,7 +8,7 @@ import pytest
 
 from rigup.catalog.apply_patches import applies
 from rigup.catalog.apply_patches import patch_files as patch_files_for
-from rigup.catalog.loader import IgnorePatch, When
+from rigup.catalog.patch import IgnorePatch, When
 from rigup.errors import RigupError
 from tests.unit.sample import CATALOGUE
 
@@ -100,8 +100,8 @@ def test_a_patch_that_has_nothing_to_act_on_is_an_error(published: dict[str, str
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "is no JSON: line 1"),
-        ("[]", "holds no JSON object"),
+        ("{", "is not valid JSON .line 1"),
+        ("[]", "is not a JSON object"),
         ('{"quantization_config": []}', "has no list of names"),
         ('{"quantization_config": {"ignore": "lm_head"}}', "has no list of names"),
         ('{"quantization_config": {"ignore": [1]}}', "has no list of names"),

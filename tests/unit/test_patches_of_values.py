@@ -65,7 +65,7 @@ def test_vllm_gets_yarn_as_an_argument_and_its_config_stays_as_published() -> No
     ],
 )
 def test_a_rope_that_is_not_the_checkpoints_own_is_refused(engine: str, published: dict[str, Any]) -> None:
-    with pytest.raises(RigupError, match="the yarn patch repeats the rope"):
+    with pytest.raises(RigupError, match="the yarn patch has the rope"):
         patch_files({"config.json": json.dumps({"text_config": published})}, [yarn()], engine)
 
 
@@ -96,7 +96,7 @@ def test_only_the_files_that_a_patch_looks_at_are_asked_for() -> None:
     ("patch", "words"),
     [
         ("{target: yarn, factor: 2, tokens: 262144, why: x}", "mine.yaml:7: patches[0].rope: is missing"),
-        ("{target: chat-template, why: x}", "patches[0]: changes nothing: text, system: merge or thinking: false"),
+        ("{target: chat-template, why: x}", "patches[0]: changes nothing: use text, system: merge or thinking: false"),
         ("{target: chat-template, sistem: merge, why: x}", "patches[0].sistem: unknown key: did you mean system?"),
         ("{target: generation-defaults, set: {temprature: 1}, why: x}", "temprature: unknown key: did you mean temp"),
         (
@@ -105,7 +105,7 @@ def test_only_the_files_that_a_patch_looks_at_are_asked_for() -> None:
         ),
         ("{target: rope, why: x}", "patches[0]: has no known target: target: one of 'quantization-ignore', 'yarn'"),
         ("{add: [mtp.fc*], why: x}", "patches[0]: has no known target"),
-        ("{target: quantization-ignore, add: [mlp.gate], why: x}", "patches[0]: 'mlp.gate' hits gate_up_proj as well"),
+        ("{target: quantization-ignore, add: [mlp.gate], why: x}", "patches[0]: 'mlp.gate' also matches gate_up_proj"),
     ],
 )
 def test_a_wrong_patch_is_refused_where_it_stands(tmp_path: Path, patch: str, words: str) -> None:
@@ -115,7 +115,7 @@ def test_a_wrong_patch_is_refused_where_it_stands(tmp_path: Path, patch: str, wo
 
 
 def test_an_option_that_a_patch_gives_stands_only_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="argv holds --hf-overrides, which the yarn patch gives: keep one"):
+    with pytest.raises(InputError, match="argv has --hf-overrides, which the yarn patch also sets: keep one"):
         mine(tmp_path, "vllm-carve-yarn-900k", "argv: {add: ['--hf-overrides={}']}\n")
 
 
@@ -124,7 +124,7 @@ def test_more_context_than_yarn_reaches_is_a_finding(tmp_path: Path) -> None:
         tmp_path, "sglang-awq-yarn-524k", "argv: {remove: [--context-length], add: [--context-length=524289]}\n"
     )
     [finding] = check_catalog(catalog, ["mine"])
-    assert "factor: 2 x 262144 tokens are 524288, and 524289 are asked for" in str(finding)
+    assert "factor: 2 x 262144 tokens are 524288, but the context is 524289" in str(finding)
 
 
 def mine(directory: Path, base: str, text: str) -> Any:

@@ -107,7 +107,10 @@ def process(endpoint: EndpointPlan) -> tuple[list[str], str, dict[str, str]]:
         {"name": "other"},
         {"image": "vllm/vllm-openai@sha256:" + "cd" * 32},
         {"gpus": (0, 1, 2, 3)},
-        {"argv": ("--model=/model", "--other")},
+        {"options": ("--other",)},
+        {"command": ("serve",)},
+        {"port": 8001},
+        {"served_name": "other"},
         {"env": {"A": "1"}},
         {"ulimits": {"memlock": 0}},
         {"checkpoint": plan().endpoint("main").checkpoint.model_copy(update={"path": "/srv/other"})},
@@ -155,14 +158,14 @@ def test_one_endpoints_change_leaves_the_others_process_alone() -> None:
 
 
 def test_an_unknown_recipe_names_the_near_ones() -> None:
-    with pytest.raises(RigupError, match="no recipe is named 'vllm-nvfp4-cu310': did you mean vllm-nvfp4-cu130"):
+    with pytest.raises(RigupError, match="there is no recipe 'vllm-nvfp4-cu310': did you mean vllm-nvfp4-cu130"):
         plan(recipe="vllm-nvfp4-cu310")
     with pytest.raises(RigupError, match="did you mean"):
         plan(endpoints={"main": {"recipe": "vllm-nvfp4"}})
 
 
 def test_a_wrong_number_of_gpus_is_refused() -> None:
-    with pytest.raises(RigupError, match="endpoint main names 2 GPUs and recipe vllm-nvfp4-cu130 needs 4"):
+    with pytest.raises(RigupError, match="endpoint main has 2 GPUs, but recipe vllm-nvfp4-cu130 needs 4"):
         plan(endpoints={"main": {"gpus": [0, 1]}})
 
 
@@ -174,5 +177,5 @@ def test_what_the_lock_lacks_is_named() -> None:
 
 
 def test_an_unknown_endpoint_names_those_there_are() -> None:
-    with pytest.raises(RigupError, match="rig1 has no endpoint 'mian': main"):
+    with pytest.raises(RigupError, match="rig1 has no endpoint 'mian': it has main"):
         plan().endpoint("mian")

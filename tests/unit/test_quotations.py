@@ -7,7 +7,8 @@ import shlex
 import pytest
 
 from rigup.catalog.engine_args import arguments
-from rigup.catalog.loader import Recipe, default_catalog
+from rigup.catalog.loader import default_catalog
+from rigup.catalog.recipe import Recipe
 from tests.unit.quotations import NEAREST, QUOTED
 
 CATALOGUE = default_catalog()

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from rigup.catalog.engine_args import arguments
-from rigup.catalog.loader import Catalog, Recipe, default_catalog, load_catalog
+from rigup.catalog.loader import Catalog, default_catalog, load_catalog
+from rigup.catalog.recipe import Recipe
 from rigup.errors import InputError, RigupError
 
 CHECKPOINT = "id: tiny\nrepo: acme/tiny\nbranch: main\nquantization: NVFP4\n"
@@ -69,7 +70,7 @@ def test_an_unknown_recipe_names_the_near_ones(tmp_path: Path) -> None:
         default_catalog().recipe("vllm-nvpf4-cu130")
     with pytest.raises(RigupError, match=r"did you mean .*-mtp\d"):
         default_catalog().recipe("mtp")
-    with pytest.raises(RigupError, match="`rigup recipes` lists them"):
+    with pytest.raises(RigupError, match="`rigup recipes --all` lists them"):
         default_catalog().recipe("zzz")
 
 
@@ -86,11 +87,11 @@ def test_an_unknown_recipe_names_the_near_ones(tmp_path: Path) -> None:
         ),
         ("status: reported", "status: reportd", "one.yaml:4: status: must be 'current'"),
         ("{name: vllm}", "{nam: vllm}", "one.yaml:7: engine.nam: unknown key: did you mean name?"),
-        (":nightly", "", "names no image with a tag"),
-        ('nightly"', 'nightly", digest: abc', "one.yaml:8: image.digest: 'abc' is no digest"),
+        (":nightly", "", "is not an image with a tag"),
+        ('nightly"', 'nightly", digest: abc', "one.yaml:8: image.digest: 'abc' is not a digest"),
         ("[--trust-remote-code]", "--trust-remote-code", "one.yaml:13: argv"),
-        ("[--trust-remote-code]", "[--port=80]", "argv holds --port, which comes from the endpoint"),
-        ("[--trust-remote-code]", "[--host, 0.0.0.0]", "argv holds --host"),
+        ("[--trust-remote-code]", "[--port=80]", "argv has --port, which comes from the endpoint"),
+        ("[--trust-remote-code]", "[--host, 0.0.0.0]", "argv has --host"),
         ("[--trust-remote-code]", "[--max-model-len, 4096]", "argv[1]: must be text, and YAML reads 4096 as a number"),
         ("evidence: [{source: a page, kind: verbatim, says: it works}]", "evidence: []", "one.yaml:6: evidence"),
         ("says: it works", "sais: it works", "evidence[0].sais: unknown key: did you mean says?"),
@@ -103,13 +104,13 @@ def test_wrong_recipes_are_refused_with_file_line_and_key(tmp_path: Path, old: s
 @pytest.mark.parametrize(
     ("addition", "words"),
     [
-        ("env: {NCCL_P2P_LEVEL: '4'}\n", "a name: LOC, NVL, PIX, PXB, PHB, SYS"),
+        ("env: {NCCL_P2P_LEVEL: '4'}\n", "use one of LOC, NVL, PIX, PXB, PHB, SYS"),
         ("env: {NCCL_IB_DISABLE: 1}\n", "put it in quotes"),
         ("env: {'A B': x}\n", "env"),
-        ('env: {A: "x\\ny"}\n', "env.A holds a line break"),
+        ('env: {A: "x\\ny"}\n', "env.A contains a line break"),
         ("patches: [{target: quantization-ignore, add: [], why: x}]\n", "patches[0].add"),
         ("patches: [{target: quantization-ignore, add: [model.layers..mlp.gate], why: x}]\n", "with the star"),
-        ("patches: [{target: quantization-ignore, add: [mlp.gate], why: x}]\n", "hits gate_up_proj"),
+        ("patches: [{target: quantization-ignore, add: [mlp.gate], why: x}]\n", "also matches gate_up_proj"),
         ("patches: [{target: config, add: [a], why: x}]\n", "patches[0]: has no known target"),
         (
             "patches: [{target: quantization-ignore, add: [a], why: x, when: {image_befor: 2026-01-01}}]\n",
@@ -126,9 +127,9 @@ def test_wrong_environments_and_patches_are_refused(tmp_path: Path, addition: st
 @pytest.mark.parametrize(
     ("addition", "words"),
     [
-        ("revision: main\n", "checkpoints/tiny.yaml:5: revision: 'main' is no commit: 40 hexadecimal digits"),
+        ("revision: main\n", "checkpoints/tiny.yaml:5: revision: 'main' is not a commit: use 40 hexadecimal digits"),
         ("revison: main\n", "checkpoints/tiny.yaml:5: revison: unknown key: did you mean revision?"),
-        (f"revision: {'a' * 40}\n", "has a revision and a branch: revision: 40 hexadecimal digits, or branch: main"),
+        (f"revision: {'a' * 40}\n", "has a revision and a branch: give it revision: COMMIT"),
     ],
 )
 def test_wrong_checkpoints_are_refused(tmp_path: Path, addition: str, words: str) -> None:
@@ -137,7 +138,7 @@ def test_wrong_checkpoints_are_refused(tmp_path: Path, addition: str, words: str
 
 @pytest.mark.parametrize(
     ("branch", "words"),
-    [("", "has neither revision nor branch: revision: 40 hexadecimal"), ("branch: 'a b'", "is no branch")],
+    [("", "has neither revision nor branch: give it revision: COMMIT"), ("branch: 'a b'", "is not a branch")],
 )
 def test_a_checkpoint_says_whether_it_floats(tmp_path: Path, branch: str, words: str) -> None:
     assert words in refused(tmp_path, checkpoint=CHECKPOINT.replace("branch: main", branch))
@@ -149,8 +150,26 @@ def test_the_findings_of_all_files_come_together(tmp_path: Path) -> None:
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no directory of recipes"):
+    with pytest.raises(InputError, match="is not a directory"):
         load_catalog(tmp_path / "recipes")
+
+
+def test_superseded_recipes_are_in_the_archive_and_no_others() -> None:
+    catalog = default_catalog()
+    archived = {path.stem for path in (Path(__file__).parents[2] / "recipes" / "archive").glob("*.yaml")}
+    assert archived == {name for name, recipe in catalog.recipes.items() if recipe.status == "superseded"}
+
+
+def test_an_archived_recipe_can_be_extended_and_extend_but_not_share_an_id(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    own = "status: assembled\ntool_calls: unknown\nevidence: [{source: here, kind: assembled, says: a guess}]\n"
+    (tmp_path / "archive" / "old.yaml").write_text(f"id: old\ntitle: Old\nextends: one\ngpus: 2\n{own}")
+    (tmp_path / "new.yaml").write_text(f"id: new\ntitle: New\nextends: old\n{own}")
+    found = catalog(tmp_path)
+    assert (found.recipe("old").gpus, found.recipe("new").gpus) == (2, 2)
+    (tmp_path / "archive" / "one.yaml").write_text(RECIPE)
+    with pytest.raises(InputError, match=r"archive/one.yaml:1: id: 'one' already exists in .*/one.yaml"):
+        load_catalog(tmp_path)
 
 
 def test_the_same_id_in_two_directories_is_refused(tmp_path: Path) -> None:
@@ -159,7 +178,7 @@ def test_the_same_id_in_two_directories_is_refused(tmp_path: Path) -> None:
     two.mkdir()
     catalog(one)
     (two / "one.yaml").write_text(RECIPE, encoding="utf-8")
-    with pytest.raises(InputError, match="'one' is there already"):
+    with pytest.raises(InputError, match=r"'one' already exists in .*/one.yaml"):
         load_catalog(one, two)
 
 

@@ -11,15 +11,8 @@ import pytest
 from rigup.errors import RigupError
 from rigup.plan.model import EndpointPlan
 from rigup.render.docker import docker_argv
-from rigup.render.systemd import (
-    WAIT_READY,
-    env_file_text,
-    judge_argv,
-    record_text,
-    systemd_command,
-    systemd_quote,
-    unit_text,
-)
+from rigup.render.systemd import WAIT_READY, env_file_text, systemd_command, systemd_quote, unit_text
+from rigup.render.verify import check_args_argv, record_text
 from tests.unit.sample import DIGEST, image, plan
 from tests.unit.systemd_words import exec_words
 
@@ -175,7 +168,7 @@ def test_the_unit_serves_in_the_foreground_and_is_active_once_it_answers() -> No
 
 def hostile_endpoint() -> EndpointPlan:
     endpoint = plan().endpoint("main")
-    return endpoint.model_copy(update={"argv": (*endpoint.argv, *HOSTILE)})
+    return endpoint.model_copy(update={"options": (*endpoint.options, *HOSTILE)})
 
 
 def test_a_unit_with_hostile_arguments_hands_them_on_unchanged() -> None:
@@ -210,7 +203,7 @@ def test_the_environment_file_holds_values_as_docker_reads_them() -> None:
 
 def test_a_value_that_the_format_cannot_hold_is_refused() -> None:
     endpoint = plan().endpoint("main").model_copy(update={"env": {"A": "x\nLD_PRELOAD=/evil"}})
-    with pytest.raises(RigupError, match="env A holds a line break"):
+    with pytest.raises(RigupError, match=r"env\.A contains a line break"):
         env_file_text(endpoint)
 
 
@@ -218,12 +211,14 @@ def test_arguments_are_judged_before_the_checkpoint_is_there() -> None:
     patched = {"config.json": "{}", "chat_template.jinja": ""}
     endpoint = plan().endpoint("main").model_copy(update={"patched_files": patched})
     template = f"source={endpoint.directory}/chat_template.jinja,target=/rigup/chat_template.jinja,readonly"
-    mounts = [word.removeprefix("--mount=type=bind,") for word in judge_argv(endpoint) if word.startswith("--mount=")]
+    mounts = [
+        word.removeprefix("--mount=type=bind,") for word in check_args_argv(endpoint) if word.startswith("--mount=")
+    ]
     assert mounts == [template, "source=/usr/local/lib/rigup/judge.py,target=/usr/local/lib/rigup/judge.py,readonly"]
 
 
 def test_what_everybody_may_read_and_what_stands_in_process_lists_holds_no_value_of_the_environment() -> None:
     endpoint = plan().endpoint("main").model_copy(update={"env": {"AWS_SECRET_ACCESS_KEY": "planted"}})
-    shown = [unit_text(endpoint), record_text(endpoint), *docker_argv(endpoint), *judge_argv(endpoint)]
+    shown = [unit_text(endpoint), record_text(endpoint), *docker_argv(endpoint), *check_args_argv(endpoint)]
     assert [text for text in shown if "planted" in text] == []
     assert "planted" in env_file_text(endpoint)

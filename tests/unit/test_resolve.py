@@ -11,11 +11,12 @@ from rigup.catalog.loader import Catalog
 from rigup.config.settings import Settings
 from rigup.lock import lockfile as locks
 from rigup.lock.http import Unresolved, Web
+from rigup.lock.hub import published_file
 from rigup.lock.lockfile import Lock
 from rigup.lock.packages import driver_install
 from rigup.lock.registry import image_lock, registry_of
-from rigup.lock.resolve import ResolveError, Want, ensure, published_file, published_for, resolve
-from rigup.plan.build import make_plan
+from rigup.lock.resolve import ResolveError, Want, ensure, resolve
+from rigup.plan.host import plan_host
 from tests.unit.loopback import Answer, Asked, Site, serving
 from tests.unit.sample import CATALOGUE, REPO, REVISION, TAG
 from tests.unit.small_world import CREATED, image_pages, packages, world
@@ -50,8 +51,7 @@ def test_everything_a_host_wants_is_resolved_and_the_plan_can_be_made(site: Site
     assert image.bytes > 1234
     checkpoint = found.checkpoints[f"{REPO}@main"]
     assert (checkpoint.revision, checkpoint.bytes, checkpoint.files) == (REVISION, 5100, 2)
-    published = published_for(wanted.settings, CATALOGUE, found, tmp_path)
-    made = make_plan("rig1", wanted.settings, CATALOGUE, found, published)
+    made = plan_host("rig1", wanted.settings, CATALOGUE, found, tmp_path)
     # The image is a day older than the fix: the patch applies.
     assert set(made.endpoint("main").patched_files) == {"config.json"}
 
@@ -118,6 +118,25 @@ def test_two_hosts_of_one_kind_ask_once(site: Site) -> None:
     assert len(site.paths()) == len(set(site.paths()))
 
 
+def test_a_need_keeps_its_locked_recipe_until_it_is_updated(site: Site, tmp_path: Path) -> None:
+    need = {"for": "agents", "engine": "vllm", "model": "Qwen3.5-397B-A17B"}
+    wanted = Want(want(site, recipe=need).settings)
+    key = "agents-4gpu-vllm-Qwen3.5-397B-A17B"
+    first = resolve([wanted], CATALOGUE, Lock())
+    assert first.choices == {key: "vllm-nvfp4-cu130"}
+    better = CATALOGUE.recipe("vllm-nvfp4-cu130").model_copy(update={"id": "better", "status": "verified"})
+    newer = Catalog({**CATALOGUE.recipes, "better": better}, CATALOGUE.checkpoints)
+    assert resolve([wanted], newer, Lock()).choices == {key: "better"}
+
+    kept = resolve([wanted], newer, first)
+    assert kept == first
+    assert plan_host("rig1", wanted.settings, newer, kept, tmp_path).endpoint("main").recipe == "vllm-nvfp4-cu130"
+    for word in ("choices", key):
+        moved = resolve([wanted], newer, first.without([word]))
+        assert plan_host("rig1", wanted.settings, newer, moved, tmp_path).endpoint("main").recipe == "better"
+    assert moved.images == first.images
+
+
 def test_without_a_distribution_image_and_checkpoint_are_resolved_alone(site: Site) -> None:
     found = resolve([Want(want(site).settings)], CATALOGUE, Lock())
     assert found.images and found.checkpoints and not found.packages and not found.keys
@@ -141,9 +160,7 @@ def test_everything_that_cannot_be_resolved_is_told_at_once_and_the_rest_is_kept
         ensure(path, [wanted], CATALOGUE)
     lines = str(caught.value).replace(site.url, "").splitlines()
     assert [line.split(":")[0] for line in lines] == ["driver_branch", "registry_mirror", "toolkit_mirror"]
-    assert (
-        "offers no nvidia-kernel-open-dkms of branch 590; it has 595.9.1, 595.71.05, 595.91.07, 610.57.04" in lines[0]
-    )
+    assert "has no nvidia-kernel-open-dkms of branch 590, only 595.9.1, 595.71.05, 595.91.07, 610.57.04" in lines[0]
     assert "/toolkit/gpgkey: answered 404" in lines[2]
     assert locks.read(path).versions("debian13", "docker")
 
@@ -158,15 +175,15 @@ def test_where_nothing_can_be_resolved_no_lock_is_left(site: Site, tmp_path: Pat
 
 def test_an_exact_version_that_is_not_there_is_an_error_and_not_another_version(site: Site) -> None:
     assert "driver_version: " + CUDA_INDEX in unresolved(site, want(site, driver_version="595.58.03"))
-    assert "offers no docker-ce 28.0.0; it has" in unresolved(site, want(site, docker_version="28.0.0"))
+    assert "has no docker-ce 28.0.0, only" in unresolved(site, want(site, docker_version="28.0.0"))
     message = unresolved(site, want(site, container_toolkit_version="1.20.2"))
-    assert message.startswith("container_toolkit_version: ") and "it has 1.19.1, 1.20.1" in message
+    assert message.startswith("container_toolkit_version: ") and "only 1.19.1, 1.20.1" in message
 
 
 def test_a_mirror_with_an_old_toolkit_only_is_an_error(site: Site) -> None:
     wanted = want(site)
     site.pages["/toolkit/stable/deb/amd64/Packages.gz"] = packages(("nvidia-container-toolkit", "1.19.1-1"))
-    assert "of 1.20.1 or newer with all four packages; it has 1.19.1" in unresolved(site, wanted)
+    assert "of 1.20.1 or newer with all four packages, only 1.19.1" in unresolved(site, wanted)
 
 
 def test_a_branch_that_the_distribution_lacks_is_an_error_in_the_tables_words(site: Site) -> None:
@@ -176,7 +193,7 @@ def test_a_branch_that_the_distribution_lacks_is_an_error_in_the_tables_words(si
 def test_an_index_that_is_none_is_an_error(site: Site) -> None:
     wanted = want(site)
     site.pages[CUDA_INDEX] = Answer(b"<html>login</html>")
-    assert f"cuda_mirror: {CUDA_INDEX}: is no gzip'd package index" in unresolved(site, wanted)
+    assert f"cuda_mirror: {CUDA_INDEX}: is not a gzipped package index" in unresolved(site, wanted)
 
 
 def test_a_server_that_does_not_answer_is_named_with_its_setting() -> None:
@@ -190,7 +207,7 @@ def test_a_server_that_does_not_answer_is_named_with_its_setting() -> None:
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(404, f"there is no {REPO} at main"), (401, "set HF_TOKEN"), (503, "answered 503"), (429, "asks to wait")],
+    [(404, f"there is no {REPO} at main"), (401, "set HF_TOKEN"), (503, "answered 503"), (429, "limits requests")],
 )
 def test_the_hubs_refusals_are_put_in_words(site: Site, status: int, words: str) -> None:
     wanted = want(site)
@@ -216,7 +233,7 @@ def test_an_image_that_was_tampered_with_is_refused(site: Site) -> None:
     page = site.pages[f"/v2/{NAME}/manifests/{VERSION}"]
     assert isinstance(page, Answer)
     page.body += b" "
-    assert "the answer's digest is sha256:" in unresolved(site, wanted)
+    assert "the response has the digest sha256:" in unresolved(site, wanted)
 
 
 def test_an_image_for_other_machines_only_is_refused(site: Site) -> None:
@@ -297,5 +314,5 @@ def test_a_hub_that_fails_is_not_taken_for_an_absent_file(site: Site, tmp_path: 
 
 
 def test_published_files_are_only_read_at_a_commit(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no commit"):
+    with pytest.raises(ValueError, match="is not a commit"):
         published_file("http://127.0.0.1:9", REPO, "main", "config.json", tmp_path)
