@@ -48,8 +48,8 @@ from rigup.lock.lockfile import Lock
 from rigup.operations.systemd import SERVING
 from rigup.plan.host import plan_host
 from rigup.plan.model import Plan
+from rigup.plan.peers import Peer, fleet_of, peers_of
 from rigup.preflight import FOREIGN, HostFacts, check, destinations, disk_paths, holds, remarks
-from rigup.render.peers import Peer, fleet_of, peers_of
 from rigup.render.systemd import CLIENT
 
 __all__ = ["Context", "preflight"]

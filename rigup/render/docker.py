@@ -23,7 +23,7 @@ def docker_argv(endpoint: EndpointPlan) -> list[str]:
     arguments.append("--log-driver=none")
     # NCCL needs the host's shared memory (then --shm-size has no effect); endpoints listen on the host's loopback.
     arguments += ["--network=host", "--ipc=host"]
-    arguments += [f"--label=rigup.endpoint={endpoint.name}", f"--label=rigup.plan.model={endpoint.digest}"]
+    arguments += [f"--label=rigup.endpoint={endpoint.name}", f"--label=rigup.plan={endpoint.digest}"]
     # CDI names, not --gpus: with that a container loses its GPUs at the next systemctl daemon-reload.
     arguments += device_arguments(endpoint)
     arguments += [f"--ulimit={limit}={value}" for limit, value in sorted(endpoint.ulimits.items())]

@@ -39,7 +39,7 @@ def check_args_argv(endpoint: EndpointPlan) -> list[str]:
         # systemd expands variables in the arguments of a transient unit, too.
         return [*_confined(endpoint, mounts), "--", python, *(word.replace("$", "$$") for word in words)]
     arguments = [DOCKER, "run", "--rm", "--pull=never", "--log-driver=none", "--network=none"]
-    arguments.append(f"--label=rigup.plan.model={endpoint.digest}")
+    arguments.append(f"--label=rigup.plan={endpoint.digest}")
     arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
     # vLLM detects its platform from the GPUs.
     arguments += [*device_arguments(endpoint), *mount_arguments(mounts)]

@@ -95,7 +95,7 @@ def test_serve_settings(rig: Subject) -> None:
             options, _, words = words.partition(f" {endpoint.image} ")
             files = re.findall(r"--env-file=(\S+)", options)
             marks = re.findall(r"--(name|label=rigup\.plan)=(\S+)", options)
-            expect({"name": endpoint.container, "label=rigup.plan.model": endpoint.digest}, dict(marks))
+            expect({"name": endpoint.container, "label=rigup.plan": endpoint.digest}, dict(marks))
             needed |= {"docker.service", "nvidia-cdi-refresh.service"}
         expect(
             {
@@ -220,7 +220,7 @@ def test_serve_container(rig: Subject) -> None:
                 **{f"mount {mount.target}": mount.source for mount in endpoint.mounts},
             },
             {
-                "plan": config.get("Labels", {}).get("rigup.plan.model", "no mark")[:12],
+                "plan": config.get("Labels", {}).get("rigup.plan", "no mark")[:12],
                 "image": config.get("Image", "none"),
                 "arguments": config.get("Cmd") or [],
                 "GPUs": sorted(devices),

@@ -1,6 +1,7 @@
 """Who is whose peer, and what the daemon that serves them allows."""
 
-from rigup.render.peers import Peer, daemon_config, peers_of
+from rigup.plan.peers import Peer, peers_of
+from rigup.render.peers import daemon_config
 
 FLEET = [Peer("a", "10.0.0.1"), Peer("b", "10.0.0.2"), Peer("c", "10.0.0.3")]
 
