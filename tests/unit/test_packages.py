@@ -59,9 +59,7 @@ def test_ubuntus_names_changed_at_590() -> None:
 
 def test_debian_13_has_no_580() -> None:
     assert driver_packages("debian12", 580).pin == "nvidia-driver-pinning-580"
-    with pytest.raises(
-        RigupError, match="driver_branch 580 does not exist for Debian 13: NVIDIA's oldest there is 590"
-    ):
+    with pytest.raises(RigupError, match="driver_branch 580 does not exist for Debian 13: the oldest one there is 590"):
         driver_packages("debian13", 580)
 
 
