@@ -305,7 +305,7 @@ def test_what_is_shown_says_how_well_it_is_known() -> None:
     assert "# superseded by vllm-nvfp4-voipmonitor-mtp2; tool calls: usually; not measured\n" in text
     assert "# verbatim: community recipe collection of February 2026, recipe 10 (Ixtrix, 2026-02-27)\n" in text
     assert "#   changed: his three changed files of vLLM, which were not published, are not mounted\n" in text
-    assert "# caveat: They lay over compilation/passes/fusion/collective_fusion.py, " in text
+    assert "# caveat: They replaced compilation/passes/fusion/collective_fusion.py, " in text
     assert "# rigup does not deploy this recipe: it mounts three changed files" in text
 
 
