@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rigup.catalog.loader import Catalog
 from rigup.catalog.recipe import NCCL_LEVELS, Recipe
 from tests.unit.sample import CATALOGUE
-from tests.unit.test_render import HOSTILE
+from tests.unit.test_render_systemd import HOSTILE
 
 __all__ = ["CHECKPOINTS", "PUBLISHED", "catalog_of", "generated", "recipes"]
 

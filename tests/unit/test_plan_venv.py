@@ -26,8 +26,8 @@ from tests.unit.deploys import Actor, Said
 from tests.unit.loopback import Answer, Site, serving
 from tests.unit.sample import CATALOGUE, PUBLISHED, REPO, REVISION, lock, plan
 from tests.unit.systemd_words import exec_words
-from tests.unit.test_plan import REFUSING
-from tests.unit.test_render import HOSTILE, settings_of
+from tests.unit.test_plan_build import REFUSING
+from tests.unit.test_render_systemd import HOSTILE, settings_of
 
 RECIPE = CATALOGUE.recipe("vllm-stock-b12x")
 STORE = f"/srv/models/{REPO}/{REVISION}"

@@ -25,8 +25,8 @@ from rigup.render.docker import docker_argv
 from rigup.render.export import FORMS, compose, docker, kubernetes, shell, shown, systemd
 from tests.unit.sample import CATALOGUE, PUBLISHED, REPO, REVISION, image, lock, plan
 from tests.unit.systemd_words import exec_words
-from tests.unit.test_plan import REFUSING
-from tests.unit.test_render import HOSTILE, settings_of
+from tests.unit.test_plan_build import REFUSING
+from tests.unit.test_render_systemd import HOSTILE, settings_of
 
 CONTAINERS = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.image)
 BARE = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.venv)

@@ -26,7 +26,7 @@ from rigup.render.export import FORMS, shown
 from rigup.render.systemd import env_file_text, unit_text
 from tests.unit.generated_recipes import CHECKPOINTS, PUBLISHED, catalog_of, recipes
 from tests.unit.systemd_words import exec_words
-from tests.unit.test_render import settings_of
+from tests.unit.test_render_systemd import settings_of
 
 # How many words, then the words, each with a NUL, which none can hold; then the environment in a file of its own.
 STUB = """\
