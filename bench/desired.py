@@ -13,11 +13,11 @@ from rigup.distros.apt_sources import repositories
 from rigup.distros.driver import CONFLICTS_DOCKER
 from rigup.distros.table import distro_id
 from rigup.lock import lockfile as locks
-from rigup.lock import resolve
 from rigup.lock.packages import driver_install, locked_packages
-from rigup.plan.build import make_plan
+from rigup.plan.host import plan_host
 from rigup.plan.model import Plan
-from rigup.render.systemd import CLIENT, FATAL_LINES, gpus_proof, inputs_of, proof_of
+from rigup.render.systemd import CLIENT, FATAL_LINES, inputs_of
+from rigup.render.verify import gpus_verification, result_path
 from tasks import model, serve
 from tasks.base import PACKAGES
 from tasks.cuda import PROFILE
@@ -33,9 +33,7 @@ LIBRARY = "/usr/local/lib/rigup"
 def plan_of(inventory: Inventory, name: str) -> Plan:
     """The plan of a host of an inventory that was deployed."""
     settings, lock = inventory.host(name).settings, locks.read(inventory.lock)
-    catalog = default_catalog()
-    published = resolve.published_for(settings, catalog, lock, Path(".rigup/hub"))
-    return make_plan(name, settings, catalog, lock, published)
+    return plan_host(name, settings, default_catalog(), lock)
 
 
 def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> dict[str, Any]:
@@ -92,7 +90,7 @@ def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> d
         "kernel_args": list(settings.kernel_args),
         "image": endpoint.image,
         "unit": endpoint.unit,
-        "proofs": [proof_of(gpus_proof(endpoint.image or "")), proof_of(f"endpoint-{endpoint.name}")],
+        "proofs": [result_path(gpus_verification(endpoint.image or "")), result_path(f"endpoint-{endpoint.name}")],
     }  # fmt: skip
 
 

@@ -25,7 +25,8 @@ from typing import Any
 
 from bench.timing import ROOT, BenchError
 from lab.hub.repository import Repository
-from rigup.render.peers import Peer, daemon_config
+from rigup.plan.peers import Peer
+from rigup.render.peers import daemon_config
 
 REPO = "bench/model"
 VENV = Path(sys.executable).parents[1]

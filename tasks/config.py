@@ -9,7 +9,8 @@ from pyinfra.api.deploy import deploy
 
 from rigup.lock.pypi import UV
 from rigup.operations import apt, docker, files, users, venv
-from rigup.render.systemd import USER, env_file_text, record_text, unit_text
+from rigup.render.systemd import USER, env_file_text, unit_text
+from rigup.render.verify import record_text
 from rigup.resources import FILES
 from tasks.preflight import Context
 

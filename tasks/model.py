@@ -9,7 +9,8 @@ from rigup.lock.hub import token_for
 from rigup.operations import apt, files, systemd, users, venv
 from rigup.operations import model as model_operations
 from rigup.operations.model import Sources
-from rigup.render.peers import CONFIG, UNIT, daemon_config
+from rigup.plan.peers import CONFIG, UNIT
+from rigup.render.peers import daemon_config
 from rigup.render.systemd import mount_text, mount_unit
 from rigup.resources import FILES
 from tasks.preflight import Context

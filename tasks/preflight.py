@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,13 +43,13 @@ from rigup.facts.store import FileSizes
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
 from rigup.facts.units import ActiveUnits, UnitState
 from rigup.host_config import CONTAINERD_TOML, DAEMON_JSON, NO_PROXIES, Proxies, daemon_variables, docker_store
-from rigup.lock import resolve
+from rigup.lock import lockfile, resolve
 from rigup.lock.lockfile import Lock
 from rigup.operations.systemd import SERVING
-from rigup.plan.build import make_plan
+from rigup.plan.host import plan_host
 from rigup.plan.model import Plan
+from rigup.plan.peers import Peer, fleet_of, peers_of
 from rigup.preflight import FOREIGN, HostFacts, check, destinations, disk_paths, holds, remarks
-from rigup.render.peers import Peer, fleet_of, peers_of
 from rigup.render.systemd import CLIENT
 from rigup.resources import FILES
 
@@ -111,15 +111,13 @@ def _look_at(hosts: list[Host]) -> dict[str, Context]:
     """The contexts of all hosts. Raises ProblemsError, or another RigupError for what was written wrongly."""
     catalog = default_catalog()
     settings = {host.name: Settings.from_data(host.data.dict(), host.name) for host in hosts}
-    _check_recipes(settings, catalog)
+    locked = Path(hosts[0].data.rigup_lock)
+    _check_recipes(settings, catalog, lockfile.read(locked).choices)
     systems = _on_each(hosts, _system)
     distros = {name: _distro(system, settings[name]) for name, system in systems.items()}
     wants = [resolve.Want(settings[name], distro) for name, distro in distros.items()]
-    lock = resolve.ensure(Path(hosts[0].data.rigup_lock), wants, catalog)
-    plans = {
-        name: make_plan(name, wanted, catalog, lock, resolve.published_for(wanted, catalog, lock, resolve.CACHE))
-        for name, wanted in settings.items()
-    }
+    lock = resolve.ensure(locked, wants, catalog)
+    plans = {name: plan_host(name, wanted, catalog, lock) for name, wanted in settings.items()}
     facts = _on_each(hosts, lambda host: _facts(host, systems[host.name], plans[host.name], settings[host.name], lock))
     problems = [problem for name, plan in plans.items() for problem in check(plan, settings[name], facts[name], lock)]
     if problems:
@@ -149,14 +147,14 @@ def _look_at(hosts: list[Host]) -> dict[str, Context]:
     }
 
 
-def _check_recipes(settings: dict[str, Settings], catalog: Catalog) -> None:
+def _check_recipes(settings: dict[str, Settings], catalog: Catalog, choices: Mapping[str, str]) -> None:
     """Raises InputError with every recipe that the catalog lacks, or that loads for minutes and cannot fit."""
     findings = []
     for name, wanted in settings.items():
         for endpoint, entry in wanted.endpoints.items():
             key = f"endpoints.{endpoint}.recipe" if entry.recipe else "recipe"
             try:
-                recipe = recipe_of(wanted, endpoint, catalog)
+                recipe = recipe_of(wanted, endpoint, catalog, choices)
             except RigupError as error:
                 findings.append(Finding(name, None, key, error.message, error.remedy))
                 continue

@@ -1,7 +1,7 @@
-"""Typed patches to a checkpoint's published files; pure, and without effect when applied twice.
+"""Apply a recipe's patches to a checkpoint's published files. Pure and idempotent.
 
-What they give lies in an overlay: it is mounted over the published files, or handed to the engine, and the store itself
-is never written. A patch whose condition does not hold, or that the checkpoint does not need, gives nothing.
+The patched files form an overlay: they are mounted over the published ones, or passed to the engine, and the store is
+never written. A patch whose condition does not hold, or that the checkpoint does not need, changes nothing.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from rigup.catalog.patch import IgnorePatch, Patch, SamplingPatch, TemplatePatch
 from rigup.catalog.recipe import Recipe
 from rigup.errors import RigupError
 
-__all__ = ["TEMPLATE", "Published", "applies", "needed_patches", "patch_files", "reads"]
+__all__ = ["TEMPLATE", "applies", "needed_patches", "patch_files", "reads"]
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
 TOKENIZER = "tokenizer_config.json"
 
-# Where each file holds its list of modules that are not quantized. Either may be missing, not both.
+# Where each file has its list of modules that are not quantized. One of the files may be missing, but not both.
 IGNORE_LISTS: Mapping[str, tuple[str, str]] = {
     CONFIG: ("quantization_config", "ignore"),
     "hf_quant_config.json": ("quantization", "exclude_modules"),
 }
 
-# The published files that a patch looks at.
+NOT_FITTING = "remove the patch from the recipe, or use the checkpoint that it was written for"
+
+# The published files that each kind of patch reads.
 READS: Mapping[str, tuple[str, ...]] = {
     "quantization-ignore": tuple(IGNORE_LISTS),
     "yarn": (CONFIG,),
@@ -39,17 +41,22 @@ READS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def needed_patches(recipe: Recipe, image_created: datetime | None) -> tuple[Patch, ...]:
+    """Return the patches that the recipe needs with an image built at that time; None for a recipe without one."""
+    return tuple(patch for patch in recipe.patches if applies(patch, recipe, image_created))
+
+
 def applies(patch: Patch, recipe: Recipe, image_created: datetime | None) -> bool:
-    """Whether this recipe needs the patch with an image made at that time; None for one that has no image."""
+    """Whether the recipe needs the patch with an image built at that time; None for a recipe without one."""
     when = None if isinstance(patch, YarnPatch) else patch.when
     if when is None:
         return True
-    # What is installed by version is judged by `engine_before`.
+    # Without an image the engine is installed by version, for which there is `engine_before`.
     if when.image_before is not None and (
         image_created is None or image_created.astimezone(UTC).date() >= when.image_before
     ):
         return False
-    # A recipe without a floor may run with any version, so the patch stays.
+    # A recipe without a lowest version may run with any, so it keeps the patch.
     lowest = recipe.engine_version
     if when.engine_before is not None and lowest is not None and _version(lowest) >= _version(when.engine_before):
         return False
@@ -61,22 +68,22 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def reads(patches: Iterable[Patch]) -> list[str]:
-    """The names of the published files that these patches look at."""
+    """Return the names of the published files that these patches read."""
     return list(dict.fromkeys(name for patch in patches for name in READS[patch.target]))
 
 
 def patch_files(published: Mapping[str, str], patches: Iterable[Patch], engine: str) -> dict[str, str]:
-    """The patched files by name; only those whose text has to differ from what was published.
+    """Return the patched files by name: only those whose text differs from the published one.
 
-    `published` maps a file's name to its text. TEMPLATE is for the engine's --chat-template, as not every checkpoint
-    has such a file; the others take the place of the published ones. Raises RigupError for a patch that does not fit
-    the checkpoint, and for a file that is no JSON.
+    `published` maps a file's name to its text. TEMPLATE goes to the engine's --chat-template, because not every
+    checkpoint has such a file; the others replace the published ones. Raises RigupError for a patch that does not fit
+    the checkpoint, and for a file that is not JSON.
     """
-    wanted = list(patches)
+    patches = list(patches)
     files = dict(published)
-    if ignored := [patch for patch in wanted if isinstance(patch, IgnorePatch)]:
+    if ignored := [patch for patch in patches if isinstance(patch, IgnorePatch)]:
         _ignore(files, ignored)
-    for patch in wanted:
+    for patch in patches:
         if isinstance(patch, YarnPatch):
             _yarn(files, patch, engine)
         elif isinstance(patch, SamplingPatch):
@@ -88,7 +95,7 @@ def patch_files(published: Mapping[str, str], patches: Iterable[Patch], engine: 
 
 def _ignore(files: dict[str, str], patches: Iterable[IgnorePatch]) -> None:
     additions = list(dict.fromkeys(pattern for patch in patches for pattern in patch.add))
-    seen = False
+    found = False
     for name, (section, key) in IGNORE_LISTS.items():
         if name not in files:
             continue
@@ -98,54 +105,56 @@ def _ignore(files: dict[str, str], patches: Iterable[IgnorePatch]) -> None:
             continue
         listed = block.get(key, []) if isinstance(block, dict) else None
         if not isinstance(listed, list) or not all(isinstance(entry, str) for entry in listed):
-            raise RigupError(f"the published {name} has no list of names at {section}.{key}: the patch does not fit it")
-        seen = True
+            raise RigupError(f"the published {name} has no list of names at {section}.{key}", NOT_FITTING)
+        found = True
         missing = [pattern for pattern in additions if not _covered(pattern, listed)]
         if missing:
             block[key] = [*listed, *missing]
             files[name] = _text(config)
-    if not seen:
+    if not found:
         raise RigupError(
             "the checkpoint has neither config.json with a quantization_config nor hf_quant_config.json with a "
-            "quantization block: a patch of its ignore list has nothing to act on"
+            "quantization block, so its ignore list cannot be patched",
+            NOT_FITTING,
         )
 
 
 def _covered(pattern: str, listed: Iterable[str]) -> bool:
-    """Whether the list has it already, or has a wider pattern: checkpoints exported since March 2026 list `mtp*`."""
-    # Two names that the pattern matches: an entry for one layer alone covers one of them.
+    """Whether the list has the pattern or a wider one: checkpoints exported since March 2026 list `mtp*`."""
+    # Two names that the pattern matches, because an entry for a single layer would cover only one of them.
     examples = [pattern.replace("*", name) for name in ("0", "other")]
     return any(pattern == entry or all(fnmatch.fnmatchcase(example, entry) for example in examples) for entry in listed)
 
 
 def _yarn(files: dict[str, str], patch: YarnPatch, engine: str) -> None:
-    """Refuses a rope that is not the checkpoint's own, on either route; vLLM gets the rest as an argument."""
+    """Raise RigupError if the patch repeats another rope than the checkpoint's; vLLM gets the rest as an argument."""
     config = _parsed(CONFIG, files.get(CONFIG, "{}"))
     text = config.get("text_config")
     rope = text.get("rope_parameters") if isinstance(text, dict) else None
     if not isinstance(text, dict) or not isinstance(rope, dict):
-        raise RigupError(f"the published {CONFIG} has no text_config.rope_parameters: the yarn patch does not fit it")
-    wanted = json.loads(json.dumps(patch.parameters))
-    if rope == wanted:
+        raise RigupError(f"the published {CONFIG} has no text_config.rope_parameters", NOT_FITTING)
+    patched = json.loads(json.dumps(patch.parameters))
+    if rope == patched:
         return
     own = {key: value for key, value in rope.items() if key != "rope_type"}
     repeated = json.loads(json.dumps(patch.rope))
     if (own, text.get("max_position_embeddings")) != (repeated, patch.tokens):
         raise RigupError(
-            f"the yarn patch repeats the rope {repeated} of {patch.tokens} tokens, and the published {CONFIG} has "
-            f"{own} of {text.get('max_position_embeddings')}: correct the recipe's patch"
+            f"the yarn patch has the rope {repeated} of {patch.tokens} tokens, but the published {CONFIG} has "
+            f"{own} of {text.get('max_position_embeddings')}",
+            "correct the recipe's patch",
         )
     if engine == "sglang":
-        text["rope_parameters"] = wanted
+        text["rope_parameters"] = patched
         files[CONFIG] = _text(config)
 
 
 def _sampling(files: dict[str, str], patch: SamplingPatch) -> None:
     if GENERATION not in files:
-        # There is nothing to mount it over, and a mount makes no file in a store that is read-only.
+        # A mount needs a file to cover, and cannot create one in the read-only store.
         raise RigupError(
-            f"the checkpoint has no {GENERATION} to patch: give --override-generation-config (vLLM) or "
-            "--preferred-sampling-params (SGLang) in argv"
+            f"the checkpoint has no {GENERATION} to patch",
+            "use --override-generation-config (vLLM) or --preferred-sampling-params (SGLang) in argv",
         )
     config = _parsed(GENERATION, files[GENERATION])
     changed = {**config, **patch.set.model_dump(exclude_none=True)}
@@ -159,8 +168,8 @@ def _template(files: dict[str, str], patch: TemplatePatch) -> None:
         own = chat_template.of_tokenizer(_parsed(TOKENIZER, files[TOKENIZER]))
     if patch.text is None and own is None:
         raise RigupError(
-            f"the checkpoint has neither {TEMPLATE} nor a chat template in {TOKENIZER} to patch: "
-            "give the patch one as text"
+            f"the checkpoint has neither {TEMPLATE} nor a chat template in {TOKENIZER} to patch",
+            "give the patch a template as `text`",
         )
     base = patch.text if patch.text is not None else own or ""
     changed = chat_template.changed(base, merge=patch.system == "merge", thinking=patch.thinking)
@@ -176,16 +185,7 @@ def _parsed(name: str, text: str) -> dict[str, Any]:
     try:
         config = json.loads(text)
     except json.JSONDecodeError as error:
-        raise RigupError(f"the published {name} is no JSON: line {error.lineno}: {error.msg}") from error
+        raise RigupError(f"the published {name} is not valid JSON (line {error.lineno}, {error.msg})") from error
     if not isinstance(config, dict):
-        raise RigupError(f"the published {name} holds no JSON object")
+        raise RigupError(f"the published {name} is not a JSON object")
     return config
-
-
-# Small published files by "repo@revision", then by name.
-Published = Mapping[str, Mapping[str, str]]
-
-
-def needed_patches(recipe: Recipe, image_created: datetime | None) -> list[Patch]:
-    """The recipe's patches that an image made at that time needs."""
-    return [patch for patch in recipe.patches if applies(patch, recipe, image_created)]

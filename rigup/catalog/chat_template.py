@@ -1,7 +1,7 @@
-"""Chat templates: what is put before a published one, and whether it is needed.
+"""Prepend a prelude to a published chat template, if it needs one.
 
-A prelude changes `messages` and `enable_thinking` and leaves the rest to the published template, so the model is
-prompted exactly as it was trained. It prints nothing.
+A prelude changes `messages` and `enable_thinking`, prints nothing, and leaves the rest to the published template, so
+that the model is prompted exactly as it was trained.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from rigup.errors import RigupError
 
 __all__ = ["changed", "of_tokenizer", "render"]
 
-# OpenCode sends two system messages. One alone at the beginning stays as it is. The parts of a message that is no
-# plain text are kept; engines allow no change in place (`append`), so lists are made anew.
+# OpenCode sends two system messages. A single one at the beginning is left alone. The parts of a message that is not
+# plain text are kept. Engines forbid changing lists in place (`append`), so each step builds a new one.
 MERGE = """\
 {%- set rigup = namespace(system=[], parts=[], plain=true, late=false, others=[]) -%}
 {%- for message in messages -%}
@@ -47,7 +47,7 @@ PROBE = ("Be brief.", "Answer in French.")
 
 
 def changed(template: str, merge: bool = False, thinking: bool | None = None) -> str:
-    """The template with preludes before it; system messages are merged only where it cannot take two of them."""
+    """Return the template with preludes; system messages are merged only if the template cannot take two of them."""
     text = template
     if merge and not takes_two_system_messages(template):
         text = MERGE + text
@@ -57,7 +57,7 @@ def changed(template: str, merge: bool = False, thinking: bool | None = None) ->
 
 
 def takes_two_system_messages(template: str) -> bool:
-    """Whether both of two system messages reach the prompt; not so where the template cannot be rendered here."""
+    """Whether both of two system messages reach the prompt; False if the template cannot be rendered here."""
     messages = [{"role": "system", "content": text} for text in PROBE]
     try:
         prompt = render(template, [*messages, {"role": "user", "content": "Hello"}])
@@ -67,9 +67,9 @@ def takes_two_system_messages(template: str) -> bool:
 
 
 def render(template: str, messages: list[dict[str, Any]], **values: Any) -> str:
-    """The prompt, as transformers 5 renders it; in a sandbox, as templates come from the hub.
+    """Return the prompt as transformers 5 renders it, in a sandbox, because templates come from the hub.
 
-    Raises RigupError for what the template refuses, and where it is no template.
+    Raises RigupError if the template is invalid or refuses the messages.
     """
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = _to_json
@@ -77,7 +77,7 @@ def render(template: str, messages: list[dict[str, Any]], **values: Any) -> str:
     try:
         return environment.from_string(template).render(messages=messages, add_generation_prompt=True, **values)
     except (jinja2.TemplateError, TypeError, ValueError) as error:
-        raise RigupError(f"the chat template says: {error}") from error
+        raise RigupError(f"the chat template cannot be rendered ({error})", "use another `text` for it") from error
 
 
 def _refuse(message: str) -> None:
@@ -90,7 +90,7 @@ def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
 
 
 def of_tokenizer(config: Mapping[str, Any]) -> str | None:
-    """The template in a tokenizer_config.json, where older checkpoints keep it; of several, the default one."""
+    """Return the template in a tokenizer_config.json, where older checkpoints have it; of several, the default."""
     found = config.get("chat_template")
     if isinstance(found, list):
         named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}

@@ -1,4 +1,4 @@
-"""How a recipe's fields are written as arguments of its engine. Names as in vLLM 0.33.0 and SGLang 0.5.23."""
+"""Turn a recipe's fields into arguments of its engine. Option names as in vLLM 0.33.0 and SGLang 0.5.23."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from rigup.catalog.patch import YarnPatch
-from rigup.catalog.recipe import LAUNCHER, Parallel, Recipe, option_name
+from rigup.catalog.recipe import LAUNCHER, Recipe, option_name
+from rigup.catalog.recipe_parts import Parallel
 
 __all__ = ["arguments", "option", "own_arguments"]
 
@@ -22,12 +23,12 @@ PARALLEL = {
 
 
 def arguments(recipe: Recipe) -> list[tuple[str, str]]:
-    """All of a recipe's arguments in order, each with the key it comes from (`parallel.tp`, `argv[3]`)."""
+    """Return all of a recipe's arguments in order, each with the key it comes from (`parallel.tp`, `argv[3]`)."""
     return [*own_arguments(recipe), *((value, f"argv[{index}]") for index, value in enumerate(recipe.argv))]
 
 
 def own_arguments(recipe: Recipe) -> list[tuple[str, str]]:
-    """The arguments that come from fields, each with its field."""
+    """Return the arguments that come from fields, each with its field."""
     names = PARALLEL[recipe.engine.name]
     found = [
         (f"{names[field]}={getattr(recipe.parallel, field)}", f"parallel.{field}")
@@ -50,31 +51,31 @@ def own_arguments(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _speculation(recipe: Recipe) -> list[str]:
-    wanted = recipe.speculation
+    speculation = recipe.speculation
     if recipe.engine.fork == LAUNCHER:
-        # Left to themselves, most of its profiles speculate.
-        return [f"--mode={wanted.method}", f"--draft-tokens={wanted.n}"] if wanted else ["--mode=off"]
-    if wanted is None:
+        # By default most of its profiles speculate.
+        return [f"--mode={speculation.method}", f"--draft-tokens={speculation.n}"] if speculation else ["--mode=off"]
+    if speculation is None:
         return []
     if recipe.engine.name == "sglang":
         return [
-            f"--speculative-algorithm={wanted.method}",
-            f"--speculative-num-steps={wanted.steps}",
-            f"--speculative-eagle-topk={wanted.topk}",
-            f"--speculative-num-draft-tokens={wanted.n}",
+            f"--speculative-algorithm={speculation.method}",
+            f"--speculative-num-steps={speculation.steps}",
+            f"--speculative-eagle-topk={speculation.topk}",
+            f"--speculative-num-draft-tokens={speculation.n}",
         ]
-    config: dict[str, Any] = {"method": wanted.method}
-    if isinstance(wanted.n, int):
-        config["num_speculative_tokens"] = wanted.n
+    config: dict[str, Any] = {"method": speculation.method}
+    if isinstance(speculation.n, int):
+        config["num_speculative_tokens"] = speculation.n
     else:
-        # The larger number is what vLLM makes room for; the list says how many are used at which batch size.
-        config["num_speculative_tokens"] = max(tokens for _, _, tokens in wanted.n)
-        config["num_speculative_tokens_per_batch_size"] = [list(step) for step in wanted.n]
+        # vLLM reserves memory for the largest number; the list says how many are used at which batch size.
+        config["num_speculative_tokens"] = max(tokens for _, _, tokens in speculation.n)
+        config["num_speculative_tokens_per_batch_size"] = [list(step) for step in speculation.n]
     return [f"--speculative-config={json.dumps(config, separators=(',', ':'))}"]
 
 
 def option(recipe: Recipe, *names: str) -> str | None:
-    """The value of the first of these options that the recipe has; "" for one without a value."""
+    """Return the value of the first of these options that the recipe has, "" for a flag; None if it has none."""
     for argument, _ in arguments(recipe):
         if option_name(argument) in names:
             return argument.partition("=")[2]

@@ -1,7 +1,7 @@
-"""A recipe's arguments and environment against what engines know (`recipes/engines/`).
+"""Check a recipe's arguments and environment against the options that engines have (`recipes/engines/`).
 
-The data of releases comes from the wheels (`tools/engine_options.py`). It judges recipes whose version range holds that
-release. A fork is judged by the release that it is most like, and by what else is known of it (`forks/`).
+The data of a release comes from its wheels (`tools/engine_options.py`), and is used for recipes whose version range
+includes that release. A fork is checked against the release that it resembles most, and its own options (`forks/`).
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from rigup.config.yaml_file import Loc
 from rigup.errors import near
 from rigup.resources import RECIPES
 
-__all__ = ["Complaint", "Release", "judge", "misshapen", "releases", "releases_of"]
+__all__ = ["Complaint", "Release", "check_options", "misshapen", "ordered", "place", "releases", "releases_of"]
 
 DIRECTORY = RECIPES / "engines"
 
-# Only names with these prefixes are an engine's own.
+# Only variables with these prefixes belong to the engine.
 PREFIXES = {"vllm": ("VLLM_",), "sglang": ("SGLANG_", "SGL_")}
 
 Kind = str | tuple[str, ...]
 
-# What a value of each kind looks like, and its name. Python's own readers take more (`1_000`), which nobody writes.
+# The form of each kind of value, and its name. Python's parsers accept more (`1_000`), which nobody writes.
 LOOKS = {
     "int": (r"[+-]?\d+", "a whole number"),
     "float": (r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", "a number"),
     "size": (r"-1|auto|\d+|\d+(\.\d+)?[kmgt]|\d+[KMGT]i?", "a number such as 8192, 8k or 8K"),
 }
-ARTICLES = {"int": "a whole number", "float": "a number", "bool": "true or false", "text": "a text"}
-EXAMPLES = {"int": "such as 8", "float": "such as 0.5", "bool": "without quotes", "text": 'such as "auto"'}
+ARTICLES = {"int": "a whole number", "float": "a number", "bool": "true or false", "text": "a string"}
+EXAMPLES = {"int": "for example 8", "float": "for example 0.5", "bool": "without quotes", "text": 'for example "auto"'}
 
-# (where in the recipe, what is wrong, what to do)
+# Where in the recipe, what is wrong, and what to do.
 Complaint = tuple[Loc, str, str]
 
 
 @dataclass(frozen=True)
 class Release:
-    """What one release knows, or a fork of it.
+    """The options and variables of one release, or of a fork of it.
 
     An option is a `flag`, one of a list, or takes an `int`, a `float`, a `size` (a number that may end in k or M, or
-    `auto`), a `text`, `json`, or a `value` whose type was not found out; `keys` are those of options that take JSON,
-    each with the shape of its value: `int`, `float`, `bool`, `text`, a list to choose from, `{list: SHAPE}`,
+    `auto`), a `text`, `json`, or a `value` of unknown type. `keys` are the keys of options that take JSON, each with
+    the shape of its value: `int`, `float`, `bool`, `text`, a list to choose from, `{list: SHAPE}`,
     `{tuple: [SHAPE, ...]}` or `any`.
     """
 
@@ -63,14 +63,15 @@ class Release:
 
     @property
     def name(self) -> str:
-        return f"{self.engine} {self.version}" + (f" as {self.fork} builds it" if self.fork else "")
+        """The release in messages, such as `vllm 0.33.0 (fork voipmonitor)`."""
+        return f"{self.engine} {self.version}" + (f" (fork {self.fork})" if self.fork else "")
 
     def remedy(self, meant: Sequence[str]) -> str:
-        """What to do about an option or a variable that is not known, where these are near."""
+        """Return what to do about an unknown option or variable; `meant` are similar ones."""
         likely = f"did you mean {' or '.join(meant)}?" if meant else ""
         if self.fork:
             place = f"recipes/engines/forks/{self.fork}-{self.engine}.yaml"
-            return f"{likely or 'remove it.'} What the fork does know goes into {place}, with its source"
+            return f"{likely or 'remove it.'} If the fork has it, add it to {place} with its source"
         return likely or "remove it, or set engine.max"
 
 
@@ -86,7 +87,7 @@ def _options(data: Mapping[str, Any]) -> dict[str, Kind]:
 
 @cache
 def releases() -> tuple[Release, ...]:
-    """All releases that the catalog has data of."""
+    """Return all releases that the catalog has data of."""
     found = []
     for path in sorted(DIRECTORY.glob("*.yaml")):
         data = _read(path)
@@ -97,7 +98,7 @@ def releases() -> tuple[Release, ...]:
 
 @cache
 def fork_of(engine: str, fork: str) -> Release:
-    """What a fork knows: the release that it is said to be like, or the newest, and all that is known beyond."""
+    """Return the options of a fork: those of the release that it is like (by default the newest), and its own."""
     path = DIRECTORY / "forks" / f"{fork}-{engine}.yaml"
     data = _read(path) if path.is_file() else {}
     own = [release for release in releases() if release.engine == engine]
@@ -105,19 +106,19 @@ def fork_of(engine: str, fork: str) -> Release:
     options = {**like.options, **_options(data.get("options", {}))}
     for name, more in data.get("values", {}).items():
         known = options[name]
-        assert isinstance(known, tuple), f"{path}: {name} takes any value"
+        assert isinstance(known, tuple), f"{path}: {name} is not an option with a list of values"
         options[name] = (*known, *more)
     environment = like.environment | set(data.get("environment", ()))
     return replace(like, options=options, environment=environment, fork=fork)
 
 
 def ordered(version: str) -> tuple[int, ...]:
-    """A version for comparisons: `0.17.0` before `0.17.0.post1` before `0.17.1`."""
+    """Return a version as numbers, so that `0.17.0` < `0.17.0.post1` < `0.17.1`."""
     return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
 def releases_of(recipe: Recipe) -> list[Release]:
-    """The releases in a recipe's range; for a fork, what is known of it."""
+    """Return the releases in a recipe's version range; for a fork, that fork."""
     if recipe.engine.fork:
         return [fork_of(recipe.engine.name, recipe.engine.fork)]
     low, high = recipe.engine.min, recipe.engine.max
@@ -131,12 +132,12 @@ def releases_of(recipe: Recipe) -> list[Release]:
 
 
 def place(key: str) -> Loc:
-    """`argv[3]` as `("argv", 3)`."""
+    """Return `("argv", 3)` for `argv[3]`."""
     return tuple(int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", key))
 
 
-def judge(recipe: Recipe, release: Release) -> Iterator[Complaint]:
-    """What this release would say to the recipe."""
+def check_options(recipe: Recipe, release: Release) -> Iterator[Complaint]:
+    """Yield what this release would refuse or ignore in the recipe."""
     for argument, key in arguments(recipe):
         yield from ((place(key), message, remedy) for message, remedy in _argument(argument, release))
     for name in recipe.env:
@@ -148,7 +149,7 @@ def judge(recipe: Recipe, release: Release) -> Iterator[Complaint]:
 def _argument(argument: str, release: Release) -> Iterator[tuple[str, str]]:
     name, equals, value = argument.partition("=")
     if release.engine == "vllm":
-        # vLLM takes underscores too, and `--attention-config.backend`.
+        # vLLM also accepts underscores, and `--attention-config.backend`.
         name = option_name(argument).split(".")[0]
     known = release.options
     kind = known.get(name)
@@ -157,7 +158,7 @@ def _argument(argument: str, release: Release) -> Iterator[tuple[str, str]]:
     if kind is None:
         begun = [each for each in known if name.startswith("--") and each.startswith(name)]
         if len(begun) > 1 and release.engine == "sglang":
-            yield f"{release.name} finds {name} ambiguous and exits", f"write {' or '.join(sorted(begun)[:3])}"
+            yield f"{name} is ambiguous in {release.name}, which exits", f"write {' or '.join(sorted(begun)[:3])}"
         else:
             yield f"{release.name} has no option {name}", release.remedy(begun[:1] or near(name, known))
     elif kind == "flag" and equals:
@@ -180,7 +181,7 @@ def _json(name: str, value: str, release: Release) -> Iterator[tuple[str, str]]:
     try:
         data: Any = json.loads(value)
     except json.JSONDecodeError as error:
-        yield f"{name} is no JSON: {error.msg} at character {error.pos}", "mind quotes and braces"
+        yield f"{name} is not valid JSON: {error.msg} at character {error.pos}", "check quotes and braces"
         return
     for key in data if name in release.keys else ():
         if key not in release.keys[name]:
@@ -192,7 +193,7 @@ def _json(name: str, value: str, release: Release) -> Iterator[tuple[str, str]]:
 
 
 def misshapen(value: Any, shape: Any) -> tuple[str, str] | None:
-    """What is wrong with a JSON value, and the remedy; null stands for the default."""
+    """Return what is wrong with a JSON value, and the remedy; null means the default and is always right."""
     numbers = {"int": (int,), "float": (int, float)}
     if shape == "any" or value is None:
         return None
@@ -207,10 +208,10 @@ def misshapen(value: Any, shape: Any) -> tuple[str, str] | None:
         shapes = [inside] * len(value) if kind == "list" and isinstance(value, list) else inside
         if not isinstance(value, list) or len(value) != len(shapes):
             wanted = "a list" if kind == "list" else f"a list of {len(inside)}"
-            return f"has {json.dumps(value)} where {wanted} is due", "mind the brackets"
+            return f"has {json.dumps(value)} instead of {wanted}", "check the brackets"
         return next((fault for pair in zip(value, shapes, strict=True) if (fault := misshapen(*pair))), None)
     if shape in numbers:
         right = isinstance(value, numbers[shape]) and not isinstance(value, bool)
     else:
         right = isinstance(value, bool if shape == "bool" else str)
-    return None if right else (f"has {json.dumps(value)} where {ARTICLES[shape]} is due", EXAMPLES[shape])
+    return None if right else (f"has {json.dumps(value)} instead of {ARTICLES[shape]}", EXAMPLES[shape])

@@ -1,9 +1,9 @@
-"""Variants: a recipe that `extends` another one, merged so that every value still knows its file and line.
+"""Merge a recipe with the one that it extends, and remember file and line of every value.
 
-Mappings are merged, key by key, and `null` removes a key. Lists and all else replace what was there. `argv` may be a
-list, which replaces, or `{remove: [--option, ...], add: [--option=value, ...]}`: first the named options go, each of
-which must be there, then the new ones follow, none of which may be there still. What says how well a recipe is known
-(OWN) is never inherited: nobody vouched for the variant.
+Mappings are merged key by key, and `null` removes a key. Lists and all other values replace the inherited one. `argv`
+is either a list, which replaces the inherited one, or `{remove: [--option, ...], add: [--option=value, ...]}`: the
+options under `remove` must exist and are removed first; those under `add` must not exist and are appended. The keys in
+OWN, which say how far to trust a recipe, are never inherited: nobody tried the variant.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from rigup.catalog.recipe import option_name
 from rigup.config.yaml_file import Document, Loc, dotted
 from rigup.errors import Finding, near
 
-__all__ = ["OWN", "Layered", "Place", "layered"]
+__all__ = ["OWN", "Merged", "Place", "merge"]
 
 OWN = ("id", "title", "extends", "status", "superseded_by", "tool_calls", "evidence", "caveats")
 SECTIONS = ("add", "remove")
 
 
 class Place(NamedTuple):
-    """Where a value was written."""
+    """The place where a value is written."""
 
     document: Document
     loc: Loc
@@ -34,29 +34,30 @@ class Place(NamedTuple):
 
 
 @dataclass
-class Layered:
-    """The merged data of a recipe, and the place of each value in it."""
+class Merged:
+    """The data of a recipe, merged with all that it extends, and the place of each value."""
 
     document: Document
     data: Any
     places: dict[Loc, Place] = field(default_factory=dict)
 
     def place(self, loc: Loc) -> Place:
-        """Where `loc` was written, or its nearest parent."""
+        """Return where `loc`, or its nearest parent, is written."""
         for length in range(len(loc), 0, -1):
             if found := self.places.get(loc[:length]):
                 return found
         return Place(self.document, loc)
 
     def finding(self, loc: Loc, message: str, remedy: str = "") -> Finding:
+        """Return a finding about `loc`, with the file and line where it is written."""
         place = self.place(loc)
         line = place.document.line(place.loc)
         return Finding(str(place.document.path), line, dotted(loc), message, remedy)
 
 
-def layered(document: Document, base: Layered | None, findings: list[Finding]) -> Layered:
-    """A document over what it extends; what cannot be merged goes to `findings`."""
-    result = Layered(document, {})
+def merge(document: Document, base: Merged | None, findings: list[Finding]) -> Merged:
+    """Return a document merged with what it extends; what cannot be merged is added to `findings`."""
+    result = Merged(document, {})
     if not isinstance(document.data, dict):
         result.data = document.data
         return result
@@ -70,7 +71,7 @@ def layered(document: Document, base: Layered | None, findings: list[Finding]) -
     return result
 
 
-def _merge(result: Layered, into: dict[str, Any], changes: Mapping[Any, Any], at: Loc) -> None:
+def _merge(result: Merged, into: dict[str, Any], changes: Mapping[Any, Any], at: Loc) -> None:
     for key, value in changes.items():
         loc = (*at, str(key))
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
@@ -87,7 +88,7 @@ def _merge(result: Layered, into: dict[str, Any], changes: Mapping[Any, Any], at
                 result.places[each] = Place(result.document, each)
 
 
-def _argv(result: Layered, changes: Mapping[Any, Any], findings: list[Finding]) -> None:
+def _argv(result: Merged, changes: Mapping[Any, Any], findings: list[Finding]) -> None:
     document = result.document
 
     def wrong(loc: Loc, message: str, remedy: str = "") -> None:
@@ -98,7 +99,7 @@ def _argv(result: Layered, changes: Mapping[Any, Any], findings: list[Finding]) 
         if key not in SECTIONS:
             wrong((str(key),), "unknown key", f"known keys: {', '.join(SECTIONS)}")
         elif not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            wrong((key,), "must be a list of texts")
+            wrong((key,), "must be a list of strings")
         else:
             lists[key] = value
     old = result.data.get("argv")
@@ -108,12 +109,13 @@ def _argv(result: Layered, changes: Mapping[Any, Any], findings: list[Finding]) 
         names = [option_name(str(item)) for item, _ in kept]
         if option_name(name) not in names:
             meant = near(name, names)
-            remedy = f"did you mean {' or '.join(meant)}?" if meant else f"it has {', '.join(names) or 'no options'}"
-            wrong(("remove", index), f"{name} is not there to be removed", remedy)
+            there = f"the recipe has {', '.join(names) or 'no options'}"
+            remedy = f"did you mean {' or '.join(meant)}?" if meant else there
+            wrong(("remove", index), f"{name} is not an option of the extended recipe", remedy)
         kept = [(item, place) for item, place in kept if option_name(str(item)) != option_name(name)]
     for index, item in enumerate(lists["add"]):
         if option_name(item) in [option_name(str(other)) for other, _ in kept]:
-            wrong(("add", index), f"{option_name(item)} is there already", "name it under argv.remove too")
+            wrong(("add", index), f"{option_name(item)} already exists", "list it under argv.remove too")
         kept.append((item, Place(document, ("argv", "add", index))))
     for loc in [loc for loc in result.places if loc[0] == "argv"]:
         del result.places[loc]

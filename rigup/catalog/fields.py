@@ -1,4 +1,4 @@
-"""The words that recipes are written in: strings of a certain form, each refused with an example of a right one."""
+"""Field types that recipes and checkpoints use. A value of the wrong form is refused with an example of a right one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 def _matching(pattern: str, what: str, example: str) -> AfterValidator:
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
-            raise complaint(f"{value!r} is no {what}", example)
+            raise complaint(f"{value!r} is not {what}", example)
         return value
 
     return AfterValidator(check)
@@ -41,13 +41,13 @@ def _matching(pattern: str, what: str, example: str) -> AfterValidator:
 
 def _tag(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9._/:-]*:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", value):
-        raise complaint(f"{value!r} names no image with a tag", "for example vllm/vllm-openai:cu130-nightly")
+        raise complaint(f"{value!r} is not an image with a tag", "for example vllm/vllm-openai:cu130-nightly")
     return value
 
 
 def _argument(value: str) -> str:
     if "\0" in value:
-        raise complaint("holds a NUL character, which no argument can", "remove it")
+        raise complaint("contains a NUL character, which no argument can", "remove it")
     return value
 
 
@@ -58,32 +58,38 @@ def _day(value: Any) -> Any:
 
 Int = Annotated[int, Strict()]
 Tag = Annotated[str, AfterValidator(_tag)]
-Revision = Annotated[str, _matching(r"[0-9a-f]{40}", "commit", "40 hexadecimal digits, as the hub shows in `History`")]
-Digest = Annotated[str, _matching(r"sha256:[0-9a-f]{64}", "digest", "sha256: and 64 hexadecimal digits")]
+Revision = Annotated[
+    str, _matching(r"[0-9a-f]{40}", "a commit", "use 40 hexadecimal digits, as the hub shows in `History`")
+]
+Digest = Annotated[str, _matching(r"sha256:[0-9a-f]{64}", "a digest", "use sha256: and 64 hexadecimal digits")]
 Repo = Annotated[
     str,
-    _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", "hub repository", "ORGANISATION/NAME"),
+    _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", "a hub repository", "use ORGANIZATION/NAME"),
 ]
-Branch = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "branch", "for example main")]
-Version = Annotated[str, _matching(r"\d+(\.\d+){1,3}(\.?(post|rc|dev)\d+)?", "version", 'for example "0.17.0", quoted')]
+Branch = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "a branch", "for example main")]
+Version = Annotated[
+    str, _matching(r"\d+(\.\d+){1,3}(\.?(post|rc|dev)\d+)?", "a version", 'for example "0.17.0", in quotes')
+]
 Pinned = Annotated[
     str,
-    _matching(r"[A-Za-z0-9._-]+(\[[a-z0-9,_-]+\])?==[0-9][A-Za-z0-9.+!]*", "pinned package", "NAME==VERSION"),
+    _matching(r"[A-Za-z0-9._-]+(\[[a-z0-9,_-]+\])?==[0-9][A-Za-z0-9.+!]*", "a pinned package", "use NAME==VERSION"),
 ]
-PythonVersion = Annotated[str, _matching(r"3\.\d+", "Python", '"3.12", quoted')]
-Inside = Annotated[str, _matching(r"(/[A-Za-z0-9._-]+)+", "absolute path", "for example /cache/jit")]
-Day = Annotated[str, BeforeValidator(_day), _matching(r"20\d\d(-\d\d){0,2}", "day", "2026-02-26, or 2026-02")]
+PythonVersion = Annotated[str, _matching(r"3\.\d+", "a Python version", 'for example "3.12", in quotes')]
+Inside = Annotated[str, _matching(r"(/[A-Za-z0-9._-]+)+", "an absolute path", "for example /cache/jit")]
+Day = Annotated[str, BeforeValidator(_day), _matching(r"20\d\d(-\d\d){0,2}", "a day", "use 2026-02-26 or 2026-02")]
 Argument = Annotated[str, AfterValidator(_argument)]
-Word = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "plain word", "letters, digits and . _ -")]
+Word = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a plain word", "use letters, digits and . _ -")]
 EnvName = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 def unpinned(package: str) -> tuple[str, list[str], str]:
-    """Name, extras and version of a Pinned: `vllm`, `b12x` and `0.33.0` of `vllm[b12x]==0.33.0`."""
+    """Return name, extras and version of a Pinned: `vllm`, `b12x` and `0.33.0` for `vllm[b12x]==0.33.0`."""
     named, _, version = package.partition("==")
     name, *extras = re.split(r"[\[,]", named.removesuffix("]"))
     return name, extras, version
 
 
 class Data(BaseModel):
+    """The base of all catalog models: frozen, and strict about unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""What the patches of a recipe are made of; `rigup.catalog.apply_patches` applies them."""
+"""The schema of a recipe's patches; `rigup.catalog.apply_patches` applies them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rigup.config.yaml_file import complaint
 
 __all__ = ["IgnorePatch", "Patch", "Sampling", "SamplingPatch", "TemplatePatch", "When", "YarnPatch"]
 
-# A pattern without a star is a part of a name for vLLM, and a star at the end is the rest of a name for both engines.
+# vLLM looks for a pattern without a star anywhere in a name, and a star at the end matches the rest of it.
 BARE_GATE = re.compile(r"\.?(mlp\.)?gate|(.*[.*])?gate\*+")
 
 
 class When(Data):
-    """All conditions that are given must hold. `image_before`: made before that day, in UTC."""
+    """When a patch is needed: all given conditions must hold. `image_before`: built before that day, in UTC."""
 
     image_before: date | None = None
     engine_before: Version | None = None
@@ -27,14 +27,14 @@ class When(Data):
     @model_validator(mode="after")
     def _something(self) -> When:
         if self.image_before is None and self.engine_before is None and self.speculation is None:
-            raise complaint("names no condition", "image_before, engine_before or speculation; or leave `when` out")
+            raise complaint("has no condition", "use image_before, engine_before or speculation, or remove `when`")
         return self
 
 
 class IgnorePatch(Data):
-    """Patterns to add to a quantized checkpoint's list of modules that are not quantized.
+    """Add patterns to a quantized checkpoint's list of modules that are not quantized.
 
-    It acts on `quantization_config.ignore` in config.json and `quantization.exclude_modules` in hf_quant_config.json.
+    Changes `quantization_config.ignore` in config.json and `quantization.exclude_modules` in hf_quant_config.json.
     """
 
     target: Literal["quantization-ignore"]
@@ -45,20 +45,22 @@ class IgnorePatch(Data):
     @model_validator(mode="after")
     def _patterns_hit(self) -> IgnorePatch:
         for pattern in self.add:
-            # Markdown ate the star of `layers.*.mlp` in most copies of this patch; what is left matches nothing.
+            # Markdown removed the star of `layers.*.mlp` in most copies of this patch; the rest matches nothing.
             if ".." in pattern or not pattern.strip():
-                raise complaint(f"{pattern!r} matches no layer", "layers.*.mlp.gate, with the star")
+                raise complaint(f"{pattern!r} matches no layer", "write layers.*.mlp.gate, with the star")
             if BARE_GATE.fullmatch(pattern):
-                raise complaint(f"{pattern!r} hits gate_up_proj as well", "model.language_model.layers.*.mlp.gate")
+                raise complaint(
+                    f"{pattern!r} also matches gate_up_proj", "write model.language_model.layers.*.mlp.gate"
+                )
         return self
 
 
 class YarnPatch(Data):
-    """A longer context by YaRN: `factor` times the checkpoint's own `tokens`.
+    """Extend the context with YaRN to `factor` times the checkpoint's own `tokens`.
 
-    `rope` repeats the published `rope_parameters`, less their type: what an override leaves out falls to a default.
-    vLLM gets it as --hf-overrides. SGLang's own override does nothing in its flat form and crashes in its nested one
-    (sglang 27974), so there config.json is patched.
+    `rope` repeats the published `rope_parameters` without their type, because what an override leaves out falls back to
+    a default. vLLM gets it as --hf-overrides. SGLang's override has no effect in its flat form and crashes in its
+    nested form (sglang 27974), so config.json is patched instead.
     """
 
     target: Literal["yarn"]
@@ -69,17 +71,17 @@ class YarnPatch(Data):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The rope as engines read it."""
+        """The rope parameters as engines read them."""
         own = {"rope_type": "yarn", "factor": self.factor, "original_max_position_embeddings": self.tokens}
         return {**self.rope, **own}
 
 
 class TemplatePatch(Data):
-    """Another chat template, given to the engine as --chat-template.
+    """Change the chat template, which the engine gets as --chat-template.
 
-    `text` takes the place of the published one. `system: merge` puts all system and developer messages together at
-    the beginning, where Qwen's template refuses any but the first. `thinking` is what holds unless a request says
-    `enable_thinking`. A merge that the template does not need is not made.
+    `text` replaces the published one. `system: merge` merges all system and developer messages into one at the
+    beginning, because Qwen's template refuses any but the first; it is skipped if the template does not need it.
+    `thinking` is the default for requests that do not set `enable_thinking`.
     """
 
     target: Literal["chat-template"]
@@ -92,12 +94,12 @@ class TemplatePatch(Data):
     @model_validator(mode="after")
     def _something(self) -> TemplatePatch:
         if self.text is None and self.system is None and self.thinking is None:
-            raise complaint("changes nothing", "text, system: merge or thinking: false")
+            raise complaint("changes nothing", "use text, system: merge or thinking: false")
         return self
 
 
 class Sampling(Data):
-    """Defaults for requests that do not say; names as in generation_config.json."""
+    """Default sampling parameters of requests, named as in generation_config.json."""
 
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -108,7 +110,7 @@ class Sampling(Data):
 
 
 class SamplingPatch(Data):
-    """Other defaults in generation_config.json, which both engines read unless a request says otherwise."""
+    """Change the defaults in generation_config.json, which both engines use unless a request says otherwise."""
 
     target: Literal["generation-defaults"]
     set: Sampling

@@ -1,4 +1,4 @@
-"""Which recipe for which need: a ranking that says why."""
+"""Rank the recipes for a need, each with the reason for its place."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ __all__ = [
     "ranked",
 ]
 
-# Best first; what is not listed is never proposed.
+# Best first. A recipe whose status is not listed is never proposed.
 STATUS = ("verified", "current", "reported", "assembled")
 TOOL_CALLS = ("reliable", "usually", "unknown")
 
-# Where one answer at a time counts, and where the sum of many does.
+# The workloads for which the throughput of many requests counts, rather than the speed of one answer.
 MANY = ("batch", "benchmark")
 
 
 @dataclass(frozen=True)
 class Choice:
+    """A ranked recipe, and what its place is based on."""
+
     recipe: Recipe
     reason: str
 
@@ -37,7 +39,7 @@ def ranked(
     engine: EngineName | None = None,
     model: str | None = None,
 ) -> list[Choice]:
-    """The deployable recipes for this workload on at most that many GPUs, best first, each with the reason."""
+    """Return the deployable recipes for this workload on at most that many GPUs, best first."""
     found = [
         recipe
         for recipe in catalog.recipes.values()
@@ -59,19 +61,19 @@ def ranked(
 
 
 def best(catalog: Catalog, need: Need, gpus: int) -> Recipe:
-    """The first of the ranking that uses exactly that many GPUs. Raises RigupError where there is none."""
+    """Return the best recipe that uses exactly that many GPUs. Raises RigupError if there is none."""
     for choice in ranked(catalog, need.workload, gpus, need.engine, need.model):
         if choice.recipe.gpus == gpus:
             return choice.recipe
     limits = " ".join(word for word in (need.engine, need.model) if word)
     raise RigupError(
-        f"no recipe for {need.workload} on {gpus} GPUs{f' ({limits})' if limits else ''}",
-        f"`rigup recipes --for {need.workload}` lists what there is",
+        f"there is no recipe for {need.workload} on {gpus} GPUs{f' ({limits})' if limits else ''}",
+        f"`rigup recipes --for {need.workload}` lists those there are",
     )
 
 
 def _speed(recipe: Recipe, workload: Workload) -> float:
-    """The figure that counts, in tokens each second; 0 where nothing was measured."""
+    """Return the throughput that counts, in tokens per second; 0 if nothing was measured."""
     counted = [speed for speed in recipe.speeds if (speed.concurrency > 1) == (workload in MANY)]
     return max((speed.tokens for speed in counted), default=0)
 
@@ -80,6 +82,6 @@ def _reason(catalog: Catalog, recipe: Recipe, workload: Workload) -> str:
     speed = _speed(recipe, workload)
     manner = "with many requests" if workload in MANY else "for one request"
     parts = [f"tool calls {recipe.tool_calls}"] if workload == "agents" else []
-    parts += [f"{recipe.status}{'' if recipe.quoted else ', put together'}"]
+    parts += [f"{recipe.status}{'' if recipe.quoted else ', assembled from several sources'}"]
     parts += [f"{speed:g} tok/s {manner}" if speed else f"not measured {manner}"]
     return "; ".join([*parts, catalog.checkpoint(recipe.checkpoint).model])

@@ -17,7 +17,7 @@ from rigup.config.inventory import Inventory, find_inventory, load_inventory
 from rigup.config.settings import settings_table
 from rigup.diagnosis.explain import explain
 from rigup.distros.table import DISTROS
-from rigup.errors import RigupError, near
+from rigup.errors import RigupError
 from rigup.lock import lockfile as locks
 from rigup.lock import resolve
 from rigup.lock.lockfile import Lock
@@ -151,8 +151,8 @@ def parser() -> argparse.ArgumentParser:
         "what",
         nargs="*",
         metavar="WHAT",
-        help=f"{', '.join(resolve.KINDS)}, or an entry's name: `docker`, `driver-595`, an image, a checkpoint; "
-        "without any, everything",
+        help=f"{', '.join(locks.KINDS)}, or an entry's name: `docker`, `driver-595`, an image, a checkpoint, "
+        "`agents-4gpu`; without any, everything",
     )
     update.add_argument("--check", action="store_true", help="show what would change, and exit with 2 where it would")
     update.set_defaults(run=_update)
@@ -199,7 +199,7 @@ def _lock(options: argparse.Namespace) -> int:
 def _update(options: argparse.Namespace) -> int:
     inventory, catalog, known = _read(options)
     wants, _ = _wants(options, inventory, known)
-    filled = resolve.resolve(wants, catalog, _without(known, options.what))
+    filled = resolve.resolve(wants, catalog, known.without(options.what))
     moved = _moved(known, filled)
     print("\n".join(moved) if moved else "Nothing moved: the lock holds what there is today.")
     if options.check:
@@ -218,41 +218,6 @@ def _wants(options: argparse.Namespace, inventory: Inventory, known: Lock) -> tu
     distros = sorted({*known.packages, *(options.distro or ())})
     settings = [host.settings for host in inventory.hosts.values()]
     return [resolve.Want(each, distro) for each in settings for distro in distros or [None]], distros
-
-
-def _without(known: Lock, what: Sequence[str]) -> Lock:
-    """The lock less the entries that are to be resolved anew. Raises RigupError for a word that names none."""
-    if not what:
-        return Lock()
-    images, venvs = dict(known.images), dict(known.venvs)
-    checkpoints, keys = dict(known.checkpoints), dict(known.keys)
-    packages = {distro: dict(groups) for distro, groups in known.packages.items()}
-    for word in what:
-        before = (len(images), len(venvs), len(checkpoints), len(keys), sum(map(len, packages.values())))
-        images = {} if word == "images" else {tag: held for tag, held in images.items() if word != tag}
-        venvs = {} if word == "venvs" else {key: held for key, held in venvs.items() if word not in key.split()}
-        checkpoints = (
-            {}
-            if word == "checkpoints"
-            else {key: held for key, held in checkpoints.items() if word not in (key, key.rpartition("@")[0])}
-        )
-        keys = {} if word == "keys" else {url: held for url, held in keys.items() if word != url}
-        packages = {
-            distro: {
-                group: versions
-                for group, versions in groups.items()
-                if word not in ("packages", distro, group) and word not in versions
-            }
-            for distro, groups in packages.items()
-        }
-        after = (len(images), len(venvs), len(checkpoints), len(keys), sum(map(len, packages.values())))
-        if after == before and word not in resolve.KINDS:
-            groups = {name for held in known.packages.values() for name in held}
-            names = {*resolve.KINDS, *known.images, *known.venvs, *known.checkpoints, *groups}
-            meant = near(word, names)
-            remedy = f"did you mean {' or '.join(meant)}?" if meant else f"there are: {', '.join(sorted(names))}"
-            raise RigupError(f"the lock has no entry named {word!r}: {remedy}")
-    return Lock(images=images, venvs=venvs, checkpoints=checkpoints, keys=keys, packages=packages)
 
 
 def _moved(before: Lock, after: Lock) -> list[str]:

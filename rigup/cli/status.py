@@ -34,7 +34,7 @@ from rigup.facts.serving import Proof
 from rigup.facts.store import Downloads
 from rigup.facts.units import UnitState, UnitStateValue
 from rigup.plan.model import PLAN
-from rigup.render.systemd import proof_of
+from rigup.render.verify import result_path
 from rigup.ssh import batch
 from rigup.ssh import client as remote
 from rigup.ssh.batch import Ask
@@ -120,7 +120,7 @@ def _ask(transport: paramiko.Transport, sudo: bool) -> Status:
         (
             endpoint,
             second.ask(UnitState(), unit=f"llm@{endpoint['name']}.service"),
-            second.ask(Proof(), path=proof_of(f"endpoint-{endpoint['name']}"),
+            second.ask(Proof(), path=result_path(f"endpoint-{endpoint['name']}"),
                        unit=f"llm@{endpoint['name']}.service"),
             second.ask(HttpStatus(), url=_url(endpoint) + endpoint["ready_path"]),
         )

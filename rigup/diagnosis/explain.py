@@ -1,6 +1,6 @@
-"""What a log says of a failure: known fingerprints, what they mean, what to do. Pure.
+"""Recognize known failures in a log by their fingerprints, and explain what they mean and what to do. Pure.
 
-The fingerprints are data, in `fingerprints.yaml` beside this file.
+The fingerprints are in `fingerprints.yaml` next to this file.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from rigup.config.yaml_file import read_document
 __all__ = ["Cause", "Fingerprint", "causes", "explain", "fatal_text", "fingerprints"]
 
 SHOWN = 2
-"""Causes that are told of one log: the first is most probably the one, the second what it led to."""
+"""The number of causes to report for one log: the first is the most probable, the second often its consequence."""
 
 LINE_WIDTH = 300
-# What `wait_ready.py` says of a start that does not go on.
+# What `wait_ready.py` prints when a start stalls.
 STALLED = re.compile(r"it has stalled: .*; its last line: (.*)")
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -38,7 +38,7 @@ def _listed(value: Any) -> Any:
 
 
 class Fingerprint(BaseModel):
-    """A failure that is known by its lines; the fields are explained in `fingerprints.yaml`."""
+    """A failure that can be recognized by lines in a log; `fingerprints.yaml` explains the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,12 +52,13 @@ class Fingerprint(BaseModel):
 
     @property
     def expression(self) -> str:
+        """The regular expression for a line of the log."""
         return "|".join(f"(?:{each})" for each in self.log)
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A fingerprint that was found, and the line that shows it."""
+    """A fingerprint that was found, and the line that matches it."""
 
     fingerprint: Fingerprint
     line: str
@@ -65,13 +66,13 @@ class Cause:
 
 @cache
 def fingerprints() -> tuple[Fingerprint, ...]:
-    """All known fingerprints, in the order in which they are looked for."""
+    """Return all known fingerprints, in the order in which to look for them."""
     entries = read_document(Path(__file__).with_name("fingerprints.yaml")).data
     return tuple(Fingerprint.model_validate(entry) for entry in entries)
 
 
 def causes(lines: Iterable[str]) -> list[Cause]:
-    """The known causes that a log shows, the most probable first, each with the first line that shows it."""
+    """Return the known causes in a log, the most probable first, each with the first line that matches it."""
     log = [line for line in (ANSI.sub("", line).strip() for line in lines) if line]
     last_lines = [match[1] for line in log if (match := STALLED.search(line))]
     found = []
@@ -84,20 +85,20 @@ def causes(lines: Iterable[str]) -> list[Cause]:
 
 
 def explain(lines: Iterable[str]) -> list[str]:
-    """The known causes in words, for the person at the keyboard; no lines where nothing is known."""
-    said = []
+    """Return the known causes in a log as lines of text; none if nothing is known."""
+    explained = []
     for at, cause in enumerate(causes(lines)[:SHOWN]):
         known = cause.fingerprint
-        said += [
+        explained += [
             f"{'Known cause' if at == 0 else 'Also seen'}: {known.meaning} ({known.id})",
-            f"    it says    {cause.line[:LINE_WIDTH]}",
+            f"    log line   {cause.line[:LINE_WIDTH]}",
             f"    try this   {known.remedy}",
-            f"    known from {known.source}",
+            f"    source     {known.source}",
         ]
-    return said
+    return explained
 
 
 def fatal_text() -> str:
-    """As JSON, the lines after which no start becomes ready, for the readiness check on a host."""
+    """Return as JSON the lines after which no start becomes ready, for the readiness check on a host."""
     fatal = [{"id": each.id, "log": each.expression, "meaning": each.meaning} for each in fingerprints() if each.fatal]
     return json.dumps(fatal, indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The three apt repositories that a host needs, at the configured mirrors, and the source files that they replace."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from rigup.config.settings import Settings
-from rigup.distros.table import _distro
+from rigup.distros.table import distro_named
 
 __all__ = ["SOURCES", "Repository", "entangled_sources", "repositories", "source_uris", "superseded_sources"]
 
@@ -17,10 +17,10 @@ SOURCES = "/etc/apt/sources.list.d/"
 
 @dataclass(frozen=True)
 class Repository:
-    """An apt repository as a host shall know it.
+    """An apt repository, as configured on a host.
 
     `key_url` is a keyring package for NVIDIA's CUDA repository and a key file for the others. `stale` are the source
-    files that older guides leave behind: with another Signed-By for the same address apt stops altogether.
+    files that older guides create: apt refuses to work with two different Signed-By for the same address.
     """
 
     name: str
@@ -33,12 +33,12 @@ class Repository:
 
     @property
     def uris(self) -> set[str]:
-        """Where the repository lies, as `source_uris` has it."""
+        """The addresses of the repository, in the form of `source_uris`."""
         return source_uris(self.source_path, self.source_text)
 
 
 def source_uris(path: str, text: str) -> set[str]:
-    """The addresses of the repositories that an apt source file names (sources.list(5)), as far as they are enabled."""
+    """Return the addresses of the enabled repositories in an apt source file (sources.list(5))."""
     found: list[str] = []
     if path.endswith(".sources"):
         for paragraph in re.split(r"\n\s*\n", text):
@@ -53,20 +53,20 @@ def source_uris(path: str, text: str) -> set[str]:
 
 
 def superseded_sources(repository: Repository, sources: Mapping[str, Collection[str]]) -> list[str]:
-    """The source files that make way: those of older guides, and of `sources` those that name this repository alone."""
+    """Return the source files to remove: those of older guides, and those in `sources` with only this repository."""
     same = (path for path, uris in sources.items() if {*uris} == repository.uris and path.startswith(SOURCES))
     return list(dict.fromkeys((*repository.stale, *sorted({*same} - {repository.source_path}))))
 
 
 def entangled_sources(repository: Repository, sources: Mapping[str, Collection[str]]) -> list[str]:
-    """The source files of others that name this repository and cannot make way: they are for other things too."""
+    """Return other source files with this repository that cannot be removed, because they have others as well."""
     named = [path for path, uris in sources.items() if repository.uris & {*uris} and path != repository.source_path]
     return sorted({*named} - {*superseded_sources(repository, sources)})
 
 
 def repositories(distro: str, settings: Settings) -> dict[str, Repository]:
-    """The three repositories `cuda`, `docker` and `toolkit`, at the mirrors that the settings name."""
-    known = _distro(distro)
+    """Return the three repositories `cuda`, `docker` and `toolkit`, at the mirrors in the settings."""
+    known = distro_named(distro)
     cuda = f"{settings.cuda_mirror}/{distro}/x86_64"
     docker = f"{settings.docker_mirror}/{known.family}"
     toolkit = settings.toolkit_mirror
@@ -75,7 +75,7 @@ def repositories(distro: str, settings: Settings) -> dict[str, Repository]:
         "cuda": Repository(
             name="cuda",
             index_url=f"{cuda}/Packages.gz",
-            # One file name on all distributions, but a key of its own on Debian 13: never take it from another's path.
+            # The same file name on all distributions, but Debian 13 has a different key: do not share the path.
             key_url=f"{cuda}/cuda-keyring_1.1-1_all.deb",
             key_path="/usr/share/keyrings/cuda-archive-keyring.gpg",
             source_path=f"/etc/apt/sources.list.d/cuda-{distro}-x86_64.list",

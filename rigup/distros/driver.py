@@ -1,4 +1,4 @@
-"""Which apt packages a host needs, by distribution and driver branch: one table, no host touched.
+"""The apt packages of the NVIDIA driver, Docker and the container toolkit, by distribution and driver branch.
 
 Sources: NVIDIA's driver installation guide (kernel modules, version locking) and the indexes of its CUDA repositories.
 """
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from rigup.distros.table import _distro
+from rigup.distros.table import distro_named
 from rigup.errors import RigupError
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
 
 DOCKER_PACKAGES = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin")
 
-# All four at one version: they have depended on each other strictly since 1.18.
+# All four must have the same version: since 1.18 they depend on each other strictly.
 TOOLKIT_PACKAGES = (
     "nvidia-container-toolkit",
     "nvidia-container-toolkit-base",
@@ -46,7 +46,7 @@ CONFLICTS_DOCKER = (
     "runc",
 )
 
-# Patterns of apt names. The archive's nvidia-open-kernel-dkms (550) is not NVIDIA's nvidia-kernel-open-dkms.
+# Patterns of apt names. Debian's nvidia-open-kernel-dkms (550) is not NVIDIA's nvidia-kernel-open-dkms.
 CONFLICTS_DRIVER = (
     r"nvidia-open-kernel-dkms",
     r"nvidia-kernel-dkms",
@@ -58,10 +58,10 @@ CONFLICTS_DRIVER = (
 
 
 PIN = "nvidia-driver-pinning-"
-"""Begins the names of the packages that pin a driver branch or version; they exclude each other."""
+"""The prefix of packages that pin a driver branch or version; they conflict with each other."""
 
-# Ubuntu's packages before 590 carry the branch in their names: these are what a headless driver of such a branch is
-# made of. A desktop's are not here: it is for its owner to say that they may go.
+# Before 590, the names of Ubuntu's packages include the branch. These are the packages of a headless driver. Those of a
+# desktop are not listed: its owner must decide whether to remove them.
 OTHER_DRIVERS = (
     rf"{PIN}[\d.]+",
     r"nvidia-(headless|headless-no-dkms|dkms|kernel-source)-\d+-open",
@@ -69,7 +69,7 @@ OTHER_DRIVERS = (
     r"nvidia-firmware-\d+-[\d.]+",
     r"libnvidia-(compute|cfg1)-\d+",
 )
-# The table's own for Ubuntu from 590 on, and what they bring: what makes way when a host goes back before it.
+# Ubuntu's packages from 590 on, with their dependencies: to be removed when a host goes back to an older branch.
 UBUNTU_UNVERSIONED = (
     r"nvidia-(headless-open|headless-no-dkms-open|dkms-open|utils|kernel-common|firmware|persistenced)",
     r"libnvidia-(compute|cfg1)",
@@ -80,8 +80,8 @@ UBUNTU_UNVERSIONED = (
 class DriverPackages:
     """The packages of one driver branch on one distribution.
 
-    `pin` keeps apt within the branch and is installed in a transaction of its own before the rest; where it is None,
-    the packages' names hold the branch. `module` is the package that builds the kernel module and whose version counts.
+    `pin` keeps apt within the branch, and is installed before the others in its own transaction; it is None if the
+    packages' names include the branch. `module` is the package that builds the kernel module; its version counts.
     """
 
     distro: str
@@ -102,24 +102,24 @@ class DriverInstall:
 
 
 def driver_packages(distro: str, branch: int) -> DriverPackages:
-    """The table. Compute only, open modules (Blackwell has no others), no display.
+    """Return the driver's packages: compute only, open modules (the only ones for Blackwell), no display.
 
-    Raises RigupError where the branch does not exist for the distribution.
+    Raises RigupError if NVIDIA does not offer the branch for the distribution; nothing else decides that.
     """
-    known = _distro(distro)
+    known = distro_named(distro)
     packages: tuple[str, ...]
     if branch < known.first_branch:
         raise RigupError(
             f"driver_branch {branch} does not exist for {known.name}",
-            f"NVIDIA's oldest there is {known.first_branch}; 595 is on all distributions",
+            f"the oldest one there is {known.first_branch}; 595 exists for all distributions",
         )
     pin = f"{PIN}{branch}"
     if known.family == "debian":
-        # nvidia-driver-cuda has nvidia-smi but pulls in no kernel module.
+        # nvidia-driver-cuda has nvidia-smi but does not depend on a kernel module.
         packages = ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "nvidia-persistenced")
         return DriverPackages(distro, branch, pin, packages, "nvidia-kernel-open-dkms")
     if branch < 590:
-        # Before 590 Ubuntu's packages carried the branch in their names, and the unversioned ones mean a newer branch.
+        # Before 590 the names of Ubuntu's packages include the branch; those without are of a newer branch.
         packages = (f"nvidia-headless-{branch}-open", f"nvidia-utils-{branch}")
         return DriverPackages(distro, branch, None, packages, f"nvidia-dkms-{branch}-open")
     packages = ("libnvidia-compute", "nvidia-dkms-open", "nvidia-utils", "nvidia-persistenced")
@@ -127,20 +127,20 @@ def driver_packages(distro: str, branch: int) -> DriverPackages:
 
 
 def upstream(version: str) -> str:
-    """The upstream part of an apt version: 595.71.05 of 595.71.05-1ubuntu1, 29.6.1 of 5:29.6.1-1~debian.13~trixie."""
+    """Return the upstream part of an apt version: 595.71.05 for 595.71.05-1ubuntu1, 29.6.1 for 5:29.6.1-1~debian.13."""
     return version.split(":", 1)[-1].rsplit("-", 1)[0]
 
 
 def conflicting(installed: Iterable[str]) -> list[str]:
-    """Which of the installed packages must go before Docker CE and NVIDIA's own driver can come."""
+    """Return the installed packages that must be removed before Docker CE and NVIDIA's driver can be installed."""
     pattern = re.compile("|".join((*map(re.escape, CONFLICTS_DOCKER), *CONFLICTS_DRIVER)))
     return sorted(name for name in set(installed) if pattern.fullmatch(name))
 
 
 def other_drivers(installed: Iterable[str], wanted: DriverInstall) -> list[str]:
-    """Which of the installed packages are of another driver branch or version and may make way for `wanted`."""
+    """Return the installed packages of other driver branches or versions that may be removed for `wanted`."""
     pattern = re.compile("|".join(OTHER_DRIVERS if wanted.pin else (*OTHER_DRIVERS, *UBUNTU_UNVERSIONED)))
-    # What the wanted packages depend on has their branch in its name, where it has any.
+    # Dependencies of the wanted packages have the same branch in their names, if any.
     own = re.compile(rf"(?!{PIN}).*-{wanted.version.partition('.')[0]}(-.*)?")
     candidates = {*installed} - {*wanted.pin, *wanted.packages}
     return sorted(name for name in candidates if pattern.fullmatch(name) and not own.fullmatch(name))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The supported distributions, and what differs between them: driver branches, CUDA, Python and kernel headers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ __all__ = [
     "DISTROS",
     "Distro",
     "distro_id",
+    "distro_named",
     "header_packages",
     "major_minor",
     "short_of_cuda",
@@ -21,7 +22,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Distro:
-    """A distribution that rigup knows. `id` is NVIDIA's name for it, `family` Docker's, `python` its own Python."""
+    """A supported distribution.
+
+    `id` is NVIDIA's name for it and `family` Docker's; `first_branch` is the oldest driver branch that NVIDIA offers
+    for it, and `python` the version of its own Python.
+    """
 
     id: str
     name: str
@@ -31,7 +36,7 @@ class Distro:
     python: str
 
 
-# Debian 13 has no 580: NVIDIA made that repository anew, with a new key (cuda-repo-management issues 38 to 40).
+# Debian 13 has no 580: NVIDIA recreated that repository, with a new key (cuda-repo-management issues 38 to 40).
 DISTROS: Mapping[str, Distro] = {
     distro.id: distro
     for distro in (
@@ -42,14 +47,14 @@ DISTROS: Mapping[str, Distro] = {
 }
 
 
-# The CUDA version that a driver branch brings; an image must not ask for more (PTX and NCCL fail otherwise).
+# The CUDA version of each driver branch. An image must not need a newer one, else PTX and NCCL fail.
 BRANCH_CUDA: Mapping[int, str] = {580: "13.0", 590: "13.1", 595: "13.2", 610: "13.3", 615: "13.4"}
 
 
 def short_of_cuda(branch: int, wanted: str) -> tuple[str, list[int]] | None:
-    """The CUDA that a driver branch brings, and the branches that bring `wanted`; None where the branch is not short.
+    """Return the CUDA of a driver branch and the branches that have `wanted`; None if the branch has it.
 
-    Of a branch below the table nothing is known, and one above it brings at least the last one's CUDA.
+    Nothing is known about branches below the table; one above it has at least the CUDA of the last.
     """
     known = [number for number in BRANCH_CUDA if number <= branch]
     brings = BRANCH_CUDA[max(known)] if known else None
@@ -59,13 +64,13 @@ def short_of_cuda(branch: int, wanted: str) -> tuple[str, list[int]] | None:
 
 
 def major_minor(version: str) -> tuple[int, int]:
-    """`13.2` as numbers, for comparisons; what follows them does not count."""
+    """Return the first two numbers of a version such as `13.2`, for comparisons."""
     major, _, minor = version.partition(".")
     return int(major), int(minor.partition(".")[0] or 0)
 
 
 def distro_id(os_release: Mapping[str, str]) -> str:
-    """NVIDIA's name for the distribution in /etc/os-release. Raises RigupError for one that rigup does not know."""
+    """Return NVIDIA's name for the distribution in /etc/os-release. Raises RigupError if it is not supported."""
     name, version = os_release.get("ID", ""), os_release.get("VERSION_ID", "").strip('"')
     found = name.strip('"') + version.replace(".", "")
     if found in DISTROS:
@@ -75,20 +80,21 @@ def distro_id(os_release: Mapping[str, str]) -> str:
     raise RigupError(f"{shown} is not supported", f"install one of these: {known}")
 
 
-def _distro(distro: str) -> Distro:
+def distro_named(distro: str) -> Distro:
+    """Return the distribution that NVIDIA calls `distro`. Raises RigupError if it is not supported."""
     if distro not in DISTROS:
         raise RigupError(f"{distro!r} is not a supported distribution", f"use one of {', '.join(DISTROS)}")
     return DISTROS[distro]
 
 
 def header_packages(distro: str, kernel: str, image_packages: Iterable[str]) -> tuple[str, ...]:
-    """The kernel headers to install: that kernel's, and the meta that follows the installed image meta.
+    """Return the kernel headers to install: those of the kernel, and the metapackage for future kernels.
 
-    `kernel` is a release as of `uname -r`, `image_packages` the installed packages named linux-image-*. Without the
-    meta, the next kernel comes without a driver.
+    `kernel` is a release as printed by `uname -r`, `image_packages` the installed packages named linux-image-*. Without
+    the metapackage, the driver would be missing after the next kernel update.
     """
-    known = _distro(distro)
-    # A meta is linux-image-<flavour>; a kernel of its own is linux-image-<version>.
+    known = distro_named(distro)
+    # A metapackage is linux-image-<flavor>; a single kernel is linux-image-<version>.
     metas = [
         name.replace("linux-image-", "linux-headers-", 1)
         for name in sorted(set(image_packages))

@@ -36,7 +36,7 @@ class Tried(Value):
 class EndpointsValue(Value):
     """Generations are named `(endpoint, generation)`.
 
-    `records` has what `rigup.render.systemd.record_text` wrote of each generation whose files are there, `judged`
+    `records` has what `rigup.render.verify.record_text` wrote of each generation whose files are there, `judged`
     those whose
     image's parser took their arguments, `in_force` the generation of each endpoint's unit, `on_trial` that of a switch
     under way, `active` the endpoints that serve or start, `failed` what was tried here in vain, and `last` what the

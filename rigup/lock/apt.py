@@ -1,7 +1,7 @@
-"""Apt repositories' package indexes: which versions there are, and which one to take.
+"""Read the package indexes of apt repositories, and choose versions from them.
 
-Only names and versions are read here. Whether an index is signed by the right key is for apt on the host to decide: it
-verifies every index and every package before it installs anything.
+Only names and versions are read here. Signatures are apt's business on the host: it verifies every index and every
+package before it installs anything.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Index = Mapping[str, list[str]]
 
 
 def parse_index(text: str) -> dict[str, list[str]]:
-    """`{package: versions}` of a Packages file, for amd64, oldest first."""
+    """Return `{package: versions}` of a Packages file, for amd64, oldest version first."""
     found: dict[str, set[str]] = {}
     for paragraph in text.split("\n\n"):
         fields = dict(
@@ -34,38 +34,38 @@ def parse_index(text: str) -> dict[str, list[str]]:
 
 
 def read_index(web: Web, repository: Repository) -> dict[str, list[str]]:
-    """A repository's index. Raises Unresolved."""
+    """Download and parse a repository's index. Raises Unresolved."""
     setting = f"{repository.name}_mirror"
     answer = web.get(setting, repository.index_url)
     try:
         text = gzip.decompress(answer.content).decode("utf-8")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise Unresolved(setting, repository.index_url, "is no gzip'd package index", f"check {setting}") from error
+        raise Unresolved(setting, repository.index_url, "is not a gzipped package index", f"check {setting}") from error
     return parse_index(text)
 
 
 class _Chooser:
-    """Chooses versions from one index and words what is missing."""
+    """Chooses versions from one index, and reports what is missing in it."""
 
     def __init__(self, index: Index, setting: str, url: str):
         self.index, self.setting, self.url = index, setting, url
 
-    def newest(self, name: str, wanted: Callable[[str], bool] = lambda version: True, what: str = "") -> str:
+    def newest(self, name: str, fits: Callable[[str], bool] = lambda version: True, what: str = "") -> str:
         offered = self.index.get(name, [])
-        fitting = [version for version in offered if wanted(version)]
+        fitting = [version for version in offered if fits(version)]
         if fitting:
             return max(fitting, key=Version)
-        shown = ", ".join(dict.fromkeys(upstream(version) for version in offered)) or "none at all"
-        reason = f"offers no {name}{' ' + what if what else ''}; it has {shown}"
+        shown = ", ".join(dict.fromkeys(upstream(version) for version in offered)) or "no version"
+        reason = f"has no {name}{' ' + what if what else ''}, only {shown}"
         raise Unresolved(self.setting, self.url, reason, f"change {self.setting}, or use a mirror that has it")
 
     def same(self, names: Iterable[str], version: str) -> dict[str, str]:
-        """These packages at one upstream version."""
+        """Return these packages at one upstream version."""
         return {name: self.newest(name, lambda v: upstream(v) == version, version) for name in names}
 
 
 def choose_driver(index: Index, table: DriverPackages, exact: str | None, url: str) -> dict[str, str]:
-    """The pin and the driver's packages, all of one version: `exact`, else the branch's newest. Raises Unresolved."""
+    """Return the driver's pin and packages at one version: `exact`, else the branch's newest. Raises Unresolved."""
     chooser = _Chooser(index, "driver_version" if exact else "driver_branch", url)
     if exact:
         module = chooser.newest(table.module, lambda version: upstream(version) == exact, exact)
@@ -75,7 +75,7 @@ def choose_driver(index: Index, table: DriverPackages, exact: str | None, url: s
     version = upstream(module)
     chosen = chooser.same(dict.fromkeys((*table.packages, table.module)), version)
     if table.pin:
-        # The pin of the very version, where there is one: it holds the dependencies, too, at what the lock says.
+        # Prefer the pin of this exact version: it keeps the dependencies at the locked version, too.
         names = [f"{PIN}{version}", table.pin]
         pin = next((name for name in names if name in index), table.pin)
         chosen[pin] = chooser.newest(pin)
@@ -83,7 +83,10 @@ def choose_driver(index: Index, table: DriverPackages, exact: str | None, url: s
 
 
 def choose_docker(index: Index, exact: str | None, url: str) -> dict[str, str]:
-    """Docker's packages: engine and client at `exact`, else the newest; the others the newest. Raises Unresolved."""
+    """Return Docker's packages: engine and client at `exact`, else the newest; the others the newest.
+
+    Raises Unresolved.
+    """
     chooser = _Chooser(index, "docker_version" if exact else "docker_mirror", url)
     engine, client, *others = DOCKER_PACKAGES
     version = exact or upstream(chooser.newest(engine, _released))
@@ -91,7 +94,7 @@ def choose_docker(index: Index, exact: str | None, url: str) -> dict[str, str]:
 
 
 def choose_toolkit(index: Index, exact: str | None, url: str) -> dict[str, str]:
-    """The toolkit's four packages at one version: `exact`, else the newest that all have. Raises Unresolved."""
+    """Return the toolkit's four packages at one version: `exact`, else the newest that all have. Raises Unresolved."""
     chooser = _Chooser(index, "container_toolkit_version" if exact else "toolkit_mirror", url)
     if exact:
         return chooser.same(TOOLKIT_PACKAGES, exact)
@@ -109,7 +112,7 @@ def choose_toolkit(index: Index, exact: str | None, url: str) -> dict[str, str]:
 
 
 def choose_cuda(index: Index, package: str, url: str) -> dict[str, str]:
-    """The CUDA toolkit's newest version. Raises Unresolved."""
+    """Return the CUDA toolkit's newest version. Raises Unresolved."""
     return {package: _Chooser(index, "cuda_toolkit", url).newest(package)}
 
 

@@ -1,4 +1,4 @@
-"""Asking the network from the control machine: one client, and errors that name the setting, the URL and a remedy."""
+"""HTTP requests from the control machine: one client, and errors that name the setting, the URL and a remedy."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    # Read when something is asked for the first time: most runs ask nothing.
+    # Imported at the first request: most runs make none.
     import httpx
 
 __all__ = ["Unresolved", "Web"]
 
-# Time for one connection and for each piece of an answer, in seconds.
-PATIENCE = 30.0
+# Seconds for a connection and for each chunk of a response.
+TIMEOUT = 30.0
 
 
 class Unresolved(Exception):
-    """One thing that could not be looked up: which setting led there, the URL, why, and what to do."""
+    """One thing that could not be resolved: the setting that led there, the URL, the reason, and what to do."""
 
     def __init__(self, setting: str, url: str, reason: str, remedy: str = ""):
         super().__init__(setting, url, reason, remedy)
@@ -26,10 +26,10 @@ class Unresolved(Exception):
 
 
 class Web:
-    """An HTTP client that answers a URL's second asking from memory. Use it in a `with` block."""
+    """An HTTP client that requests each URL only once. Use it in a `with` block."""
 
-    def __init__(self, patience: float = PATIENCE) -> None:
-        self._patience = patience
+    def __init__(self, timeout: float = TIMEOUT) -> None:
+        self._timeout = timeout
         self._answers: dict[tuple[str, tuple[tuple[str, str], ...]], httpx.Response] = {}
 
     def __enter__(self) -> Self:
@@ -47,11 +47,11 @@ class Web:
 
         # httpx drops the Authorization header when a redirect leads to another host.
         return httpx.Client(
-            follow_redirects=True, timeout=self._patience, transport=httpx.HTTPTransport(retries=1), trust_env=True
+            follow_redirects=True, timeout=self._timeout, transport=httpx.HTTPTransport(retries=1), trust_env=True
         )
 
     def ask(self, setting: str, url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
-        """Whatever answer the server gives. Raises Unresolved where it gives none."""
+        """Return the server's response, whatever its status. Raises Unresolved if there is none."""
         import httpx
 
         key = (url, tuple(sorted((headers or {}).items())))
@@ -66,20 +66,20 @@ class Web:
         return self._answers[key]
 
     def get(self, setting: str, url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
-        """A good answer. Raises Unresolved for any other."""
+        """Return a successful response. Raises Unresolved for any other."""
         answer = self.ask(setting, url, headers)
         if answer.is_success:
             return answer
         remedy = f"check {setting}"
         if answer.status_code == 429:
-            remedy = "the server asks to wait: run it again later, or use a mirror"
+            remedy = "the server limits requests: run it again later, or use a mirror"
         raise Unresolved(setting, url, f"answered {answer.status_code} {answer.reason_phrase}".rstrip(), remedy)
 
     def json(self, setting: str, url: str, headers: Mapping[str, str] | None = None) -> Any:
-        """A good answer's JSON. Raises Unresolved."""
+        """Return the JSON of a successful response. Raises Unresolved."""
         try:
             return self.get(setting, url, headers).json()
         except ValueError as error:
             raise Unresolved(
-                setting, url, "answered no JSON", f"check that {setting} names the right server"
+                setting, url, "did not answer with JSON", f"check that {setting} names the right server"
             ) from error

@@ -1,13 +1,13 @@
-"""The lock: what loose names stand for, written down once beside the inventory.
+"""The lock file: what the loose names in an inventory resolved to, stored next to the inventory.
 
-The inventory says `595` or `cu130-nightly`; the lock says which version and which digest that was when it was first
-asked. Every later deploy and every rebuilt host gets the same. `rigup update` moves it.
+The inventory says `595`, `cu130-nightly` or `{for: agents}`; the lock says which version, digest and recipe that was
+when it was first resolved. Every later deploy and every rebuilt host gets the same. `rigup update` moves it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,45 +16,49 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from rigup import atomic
-from rigup.catalog.loader import Checkpoint
+from rigup.catalog.checkpoint import Checkpoint
 from rigup.config.yaml_file import complaint, findings_of, read_document
-from rigup.errors import InputError, RigupError
+from rigup.errors import InputError, RigupError, near
 
 __all__ = [
+    "KINDS",
     "CheckpointLock",
     "ImageLock",
     "Lock",
     "VenvLock",
-    "checkpoint_revision",
     "read",
     "write",
 ]
 
 HEADER = """\
-# Written by rigup: what the loose names in the inventory stood for when they were first resolved.
+# Written by rigup: what the loose names in the inventory meant when they were first resolved.
 # Keep it with the inventory. `rigup update` moves it and shows what changes; do not edit it by hand.
 """
+
+KINDS = ("choices", "images", "venvs", "checkpoints", "packages", "keys")
+"""The kinds of entries, by which `rigup update` can select them."""
 
 
 def _matches(pattern: str, what: str):  # type: ignore[no-untyped-def]
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
-            raise complaint(f"{value!r} is no {what}", "remove this entry; the next run resolves it again")
+            raise complaint(f"{value!r} is not {what}", "remove this entry; the next run resolves it again")
         return value
 
     return AfterValidator(check)
 
 
-Digest = Annotated[str, _matches(r"sha256:[0-9a-f]{64}", "digest")]
-Commit = Annotated[str, _matches(r"[0-9a-f]{40}", "commit")]
-Sha256 = Annotated[str, _matches(r"[0-9a-f]{64}", "sha256")]
-Requirement = Annotated[str, _matches(r"[A-Za-z0-9._-]+==[^ ]+( --hash=sha256:[0-9a-f]{64})+", "hashed requirement")]
-Published = Annotated[str, _matches(r"[0-9]+ (sha256:[0-9a-f]{64}|git:[0-9a-f]{40})", "size and checksum")]
-AptVersion = Annotated[str, _matches(r"[0-9][A-Za-z0-9.+:~-]*", "apt version")]
+RecipeName = Annotated[str, _matches(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a recipe's name")]
+Digest = Annotated[str, _matches(r"sha256:[0-9a-f]{64}", "a digest")]
+Commit = Annotated[str, _matches(r"[0-9a-f]{40}", "a commit")]
+Sha256 = Annotated[str, _matches(r"[0-9a-f]{64}", "a sha256")]
+Requirement = Annotated[str, _matches(r"[A-Za-z0-9._-]+==[^ ]+( --hash=sha256:[0-9a-f]{64})+", "a hashed requirement")]
+Published = Annotated[str, _matches(r"[0-9]+ (sha256:[0-9a-f]{64}|git:[0-9a-f]{40})", "a size and a checksum")]
+AptVersion = Annotated[str, _matches(r"[0-9][A-Za-z0-9.+:~-]*", "an apt version")]
 
 
 def _in_seconds(value: datetime) -> datetime:
-    # A naive time cannot be compared, and what is resolved must equal what is later read from the file.
+    # A naive time cannot be compared, and a resolved entry must equal the one that is later read from the file.
     aware = value if value.tzinfo else value.replace(tzinfo=UTC)
     return aware.astimezone(UTC).replace(microsecond=0)
 
@@ -64,11 +68,13 @@ Bytes = Annotated[int, Strict(), Field(ge=0)]
 
 
 class Entry(BaseModel):
+    """The base of the lock's models: frozen, and strict about unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ImageLock(Entry):
-    """What an image tag named: its digest, when it was made, its compressed size, the CUDA version it holds."""
+    """What an image tag resolved to: digest, build time, compressed size in bytes, and the CUDA version inside."""
 
     digest: Digest
     created: Created
@@ -77,10 +83,10 @@ class ImageLock(Entry):
 
 
 class CheckpointLock(Entry):
-    """What a branch of a hub repository named: its commit, the size of its files together, and how many there are.
+    """What a branch of a hub repository resolved to: its commit, the total size of its files, and their number.
 
-    `listing` has each file's path, with its size and what the hub states as its checksum; a lock of an earlier rigup
-    lacks it, and the next run fills it in. `random_weights` is True where the publisher tags the repository so.
+    `listing` maps each file's path to its size and the checksum that the hub states. `random_weights` is True if the
+    publisher tags the repository so.
     """
 
     revision: Commit
@@ -91,18 +97,20 @@ class CheckpointLock(Entry):
 
 
 class VenvLock(Entry):
-    """What pinned packages bring along: each as `NAME==VERSION --hash=sha256:...`, with all wheels that fit."""
+    """Pinned packages and their dependencies: each as `NAME==VERSION --hash=sha256:...`, with all wheels that fit."""
 
     requirements: Annotated[tuple[Requirement, ...], Field(min_length=1)]
 
 
 class Lock(Entry):
-    """All that has been resolved for one inventory.
+    """Everything that has been resolved for one inventory.
 
-    `packages` is by distribution, then by what was asked for (`driver-595`, `docker`, `toolkit`, `cuda-toolkit-13-2`),
-    then by apt package: two hosts of one distribution may ask for different driver branches.
+    `choices` maps needs, such as `agents-4gpu`, to recipes. `packages` is by distribution, then by group (`driver-595`,
+    `docker`, `toolkit`, `cuda-toolkit-13-2`), then by apt package: hosts of the same distribution may use different
+    driver branches.
     """
 
+    choices: dict[str, RecipeName] = {}
     images: dict[str, ImageLock] = {}
     venvs: dict[str, VenvLock] = {}
     checkpoints: dict[str, CheckpointLock] = {}
@@ -110,18 +118,25 @@ class Lock(Entry):
     keys: dict[str, Sha256] = {}
 
     def versions(self, distro: str, group: str) -> Mapping[str, str]:
-        """The apt versions of one group. Raises RigupError where it was never resolved."""
+        """Return the apt versions of one group. Raises RigupError if it was never resolved."""
         try:
             return self.packages[distro][group]
         except KeyError:
-            raise RigupError(f"the lock has no {group} for {distro}: run `rigup lock`") from None
+            raise RigupError(f"the lock has no {group} for {distro}", "run `rigup lock`") from None
+
+    def checkpoint(self, checkpoint: Checkpoint) -> CheckpointLock:
+        """Return the entry of a checkpoint. Raises RigupError if it was never resolved."""
+        if checkpoint.key not in self.checkpoints:
+            raise RigupError(f"the lock has no checkpoint {checkpoint.key}", "run `rigup lock`")
+        return self.checkpoints[checkpoint.key]
 
     def merged(self, newer: Lock) -> Lock:
-        """This lock with every entry of `newer` added, or put in its place."""
+        """Return this lock with the entries of `newer` added; they replace entries of the same name."""
         packages = {distro: dict(groups) for distro, groups in self.packages.items()}
         for distro, groups in newer.packages.items():
             packages.setdefault(distro, {}).update(groups)
         return Lock(
+            choices={**self.choices, **newer.choices},
             images={**self.images, **newer.images},
             venvs={**self.venvs, **newer.venvs},
             checkpoints={**self.checkpoints, **newer.checkpoints},
@@ -129,9 +144,48 @@ class Lock(Entry):
             keys={**self.keys, **newer.keys},
         )
 
+    def without(self, words: Sequence[str]) -> Lock:
+        """Return this lock without the entries that `words` name: kinds (KINDS) or entries. Without words, all go.
+
+        A word that names a distribution or an apt package stands for the groups that have it. Raises RigupError for a
+        word that names nothing.
+        """
+        if not words:
+            return Lock()
+        names = set(KINDS)
+
+        def kept(kind: str, entry: str, aliases: Collection[str]) -> bool:
+            names.update((entry, *aliases))
+            return not {kind, entry, *aliases}.intersection(words)
+
+        left = Lock(
+            choices={key: held for key, held in self.choices.items() if kept("choices", key, ())},
+            images={tag: held for tag, held in self.images.items() if kept("images", tag, ())},
+            venvs={key: held for key, held in self.venvs.items() if kept("venvs", key, key.split())},
+            checkpoints={
+                key: held
+                for key, held in self.checkpoints.items()
+                if kept("checkpoints", key, (key.rpartition("@")[0],))
+            },
+            packages={
+                distro: {group: held for group, held in groups.items() if kept("packages", group, (distro, *held))}
+                for distro, groups in self.packages.items()
+            },
+            keys={url: held for url, held in self.keys.items() if kept("keys", url, ())},
+        )
+        for word in words:
+            if word not in names:
+                groups = {group for groups in self.packages.values() for group in groups}
+                shown = {*KINDS, *self.choices, *self.images, *self.venvs, *self.checkpoints, *groups}
+                meant = near(word, shown)
+                remedy = f"did you mean {' or '.join(meant)}?" if meant else f"it has: {', '.join(sorted(shown))}"
+                raise RigupError(f"the lock has no entry named {word!r}", remedy)
+        return left
+
     def flat(self) -> dict[str, str]:
-        """Every entry as one line each, for showing what moved."""
-        entries = {f"image {tag}": image.digest for tag, image in self.images.items()}
+        """Return every entry as a name and a single value, to show what moved."""
+        entries = {f"choice {need}": recipe for need, recipe in self.choices.items()}
+        entries |= {f"image {tag}": image.digest for tag, image in self.images.items()}
         for name, venv in self.venvs.items():
             pins = (requirement.split(" ")[0].partition("==") for requirement in venv.requirements)
             entries |= {f"venv {name} {package}": version for package, _, version in pins}
@@ -143,7 +197,7 @@ class Lock(Entry):
 
 
 def read(path: Path) -> Lock:
-    """Read a lock; an absent file is an empty lock. Raises InputError with file, line and key for each wrong entry."""
+    """Read a lock; an absent file is an empty lock. Raises InputError with file, line and key of each wrong entry."""
     if not path.exists():
         return Lock()
     document = read_document(path)
@@ -154,28 +208,21 @@ def read(path: Path) -> Lock:
 
 
 def text(lock: Lock) -> str:
-    """The file's text: sorted, so that a moved entry is one changed line."""
-    data = lock.model_dump(mode="json", exclude_none=True, exclude=None if lock.venvs else {"venvs"})
+    """Return the file's text, sorted, so that a moved entry changes only its own lines."""
+    data = lock.model_dump(mode="json", exclude_none=True)
     return HEADER + yaml.safe_dump(data, sort_keys=True, default_flow_style=False, width=120, allow_unicode=True)
 
 
 def write(path: Path, lock: Lock) -> bool:
-    """Write a lock, whole or not at all. True when the file's text changed."""
-    wanted = text(lock)
-    if path.exists() and path.read_text(encoding="utf-8") == wanted:
+    """Write a lock atomically. Return whether the file's text changed. Raises RigupError if it cannot be written."""
+    content = text(lock)
+    if path.exists() and path.read_text(encoding="utf-8") == content:
         return False
     try:
-        # It holds no secret and belongs to the team.
-        atomic.write(path, wanted, 0o644)
+        # It contains no secrets, and the team shares it.
+        atomic.write(path, content, 0o644)
     except OSError as error:
         raise RigupError(
-            f"{path}: the lock cannot be written: {error.strerror}: it must be kept with the inventory"
+            f"{path}: the lock cannot be written ({error.strerror})", "it must be kept next to the inventory"
         ) from error
     return True
-
-
-def checkpoint_revision(checkpoint: Checkpoint, lock: Lock) -> str:
-    """The commit of a checkpoint. Raises RigupError where it is neither declared nor locked."""
-    if checkpoint.key in lock.checkpoints:
-        return lock.checkpoints[checkpoint.key].revision
-    raise RigupError(f"the lock has no checkpoint {checkpoint.key}: run `rigup lock`")

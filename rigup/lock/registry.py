@@ -1,4 +1,4 @@
-"""Container registries: what a tag names today (the OCI distribution protocol, as far as a pull needs it)."""
+"""Container registries: what a tag points to today (the part of the OCI distribution protocol that a pull needs)."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ MANIFESTS = ", ".join(
 
 
 def registry_of(tag: str, mirror: str | None) -> tuple[str, str, str]:
-    """Where an image lies: base URL, repository there, and its tag. A mirror stands for Docker Hub only."""
+    """Return where an image is: base URL, repository, and tag. A mirror replaces Docker Hub only."""
     name, _, version = tag.rpartition(":")
     host, slash, rest = name.partition("/")
-    # Docker's own rule: a first part with a dot or a port is a registry.
+    # Docker's own rule: a first component with a dot or a port is a registry.
     if slash and ("." in host or ":" in host or host == "localhost"):
         return f"https://{host}", rest, version
     return mirror or HUB, name if slash else f"library/{name}", version
 
 
 def image_lock(web: Web, tag: str, mirror: str | None, digest: str | None = None) -> ImageLock:
-    """What `tag` names, or the image of that `digest` in the same repository. Raises Unresolved."""
+    """Return what `tag` points to, or the image with `digest` in the same repository. Raises Unresolved."""
     base, repository, version = registry_of(tag, mirror)
     session = _Session(web, base, repository, "registry_mirror" if base in (mirror, HUB) else f"image {tag}")
     top, found = session.manifest(digest or version)
@@ -58,29 +58,29 @@ def image_lock(web: Web, tag: str, mirror: str | None, digest: str | None = None
 
 
 class _Session:
-    """One repository of one registry, with the token that its registry hands out to anyone."""
+    """One repository of one registry, with the anonymous token that its registry issues."""
 
     def __init__(self, web: Web, base: str, repository: str, setting: str):
         self.web, self.base, self.repository, self.setting = web, base, repository, setting
         self.token: str | None = None
 
     def manifest(self, reference: str) -> tuple[dict[str, Any], str]:
-        """A manifest or an index, and its digest."""
+        """Return a manifest or an index, and its digest."""
         url = f"{self.base}/v2/{self.repository}/manifests/{reference}"
         answer = self._get(url, {"Accept": MANIFESTS})
         digest = "sha256:" + hashlib.sha256(answer.content).hexdigest()
         for claimed in (answer.headers.get("Docker-Content-Digest"), reference):
             if claimed and claimed.startswith("sha256:") and claimed != digest:
                 raise Unresolved(
-                    self.setting, url, f"the answer's digest is {digest}, not {claimed}", "use another mirror"
+                    self.setting, url, f"the response has the digest {digest}, not {claimed}", "use another mirror"
                 )
         manifest = self._parsed(url, answer)
         if "manifests" not in manifest and not ("config" in manifest and "layers" in manifest):
-            raise Unresolved(self.setting, url, "answered a manifest of an unknown form", "check the image's name")
+            raise Unresolved(self.setting, url, "answered with an unknown kind of manifest", "check the image's name")
         return manifest, digest
 
     def platform(self, index: dict[str, Any]) -> str:
-        """The digest of an index's image for linux on amd64."""
+        """Return the digest of an index's image for linux/amd64."""
         for entry in index["manifests"]:
             platform = entry.get("platform") or {}
             if (platform.get("os"), platform.get("architecture")) == ("linux", "amd64"):
@@ -90,11 +90,11 @@ class _Session:
         )
 
     def blob(self, digest: str) -> dict[str, Any]:
-        """An image's configuration."""
+        """Return an image's configuration."""
         url = f"{self.base}/v2/{self.repository}/blobs/{digest}"
         config = self._parsed(url, self._get(url, {}))
         if "created" not in config:
-            raise Unresolved(self.setting, url, "says not when the image was made", "choose another tag")
+            raise Unresolved(self.setting, url, "does not say when the image was built", "choose another tag")
         return config
 
     def _get(self, url: str, headers: dict[str, str]) -> httpx.Response:
@@ -111,8 +111,8 @@ class _Session:
                 self.setting,
                 url,
                 "has no such image or tag",
-                # Docker Hub purges nightly-COMMIT tags after a while.
-                "nightly tags are purged with time: choose a recipe with another image, or a mirror that has it",
+                # Docker Hub deletes nightly-COMMIT tags after a while.
+                "nightly tags are deleted after a while: choose a recipe with another image, or a mirror that has it",
             )
         return self.web.get(self.setting, url, headers | self._authorization())
 
@@ -130,14 +130,17 @@ class _Session:
         answer = self.web.json(self.setting, f"{fields['realm']}?{urlencode(query)}")
         token = answer.get("token") or answer.get("access_token") if isinstance(answer, dict) else None
         if not isinstance(token, str):
-            raise Unresolved(self.setting, fields["realm"], "handed out no token", "try again, or use a mirror")
+            raise Unresolved(self.setting, fields["realm"], "issued no token", "try again, or use a mirror")
         return token
 
     def _parsed(self, url: str, answer: httpx.Response) -> dict[str, Any]:
         try:
             data = json.loads(answer.content)
         except ValueError as error:
-            raise Unresolved(self.setting, url, "answered no JSON", f"check that {self.base} is a registry") from error
+            remedy = f"check that {self.base} is a registry"
+            raise Unresolved(self.setting, url, "did not answer with JSON", remedy) from error
         if not isinstance(data, dict):
-            raise Unresolved(self.setting, url, "answered no object", f"check that {self.base} is a registry")
+            raise Unresolved(
+                self.setting, url, "did not answer with an object", f"check that {self.base} is a registry"
+            )
         return data

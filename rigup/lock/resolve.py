@@ -1,6 +1,6 @@
-"""Fill the lock from the network: on the control machine, once, and only for what is asked.
+"""Fill the lock: resolve on the control machine, once, and only what hosts need and the lock does not have.
 
-What cannot be resolved is an error, not a guess; all of them are raised together.
+What cannot be resolved is an error, never a guess. All errors are raised together.
 """
 
 from __future__ import annotations
@@ -11,46 +11,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from rigup.catalog import apply_patches
-from rigup.catalog.apply_patches import Published, needed_patches
-from rigup.catalog.loader import Catalog, Checkpoint
-from rigup.catalog.recipe import Image, Venv
-from rigup.catalog.select import recipe_of
+from rigup.catalog.checkpoint import Checkpoint
+from rigup.catalog.loader import Catalog
+from rigup.catalog.recipe_parts import Image, Venv
+from rigup.catalog.select import need_of, recipe_of
 from rigup.config.settings import Settings
 from rigup.distros.apt_sources import Repository, repositories
 from rigup.distros.driver import driver_packages
 from rigup.errors import Finding, InputError, RigupError
 from rigup.lock import apt, lockfile
 from rigup.lock.http import Unresolved, Web
-from rigup.lock.hub import checkpoint_lock, published_file
-from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock, VenvLock, checkpoint_revision
+from rigup.lock.hub import checkpoint_lock
+from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock, VenvLock
 from rigup.lock.packages import cuda_group, docker_group, driver_group, toolkit_group
 from rigup.lock.pypi import venv_lock
 from rigup.lock.registry import image_lock
 
-__all__ = ["KINDS", "ResolveError", "Want", "ensure", "published_file", "published_for", "resolve"]
-
-KINDS = ("images", "venvs", "checkpoints", "packages", "keys")
+__all__ = ["ResolveError", "Want", "ensure", "resolve"]
 
 
 class ResolveError(InputError):
     """Everything that could not be resolved: setting, URL, reason, remedy."""
 
+    @classmethod
+    def of(cls, errors: Iterable[Unresolved]) -> ResolveError:
+        """Return one error for all of these."""
+        return cls(Finding(error.setting, None, error.url, error.reason, error.remedy) for error in errors)
+
 
 @dataclass(frozen=True)
 class Want:
-    """What one host asks of the lock. Without `distro` (a fact of the host) that is image and checkpoint alone."""
+    """A host that needs entries in the lock. Without its `distro` (a fact), its packages are left out."""
 
     settings: Settings
     distro: str | None = None
 
 
 def ensure(path: Path, wants: Iterable[Want], catalog: Catalog) -> Lock:
-    """The lock at `path` with everything in it that the hosts want; written only where something was missing.
+    """Return the lock at `path` with everything that the hosts need; write it only if something was missing.
 
-    Raises ResolveError with all that cannot be resolved; what could be is kept even so.
+    Raises ResolveError with all that cannot be resolved; what could be resolved is written first.
     """
-    wants = list(wants)
     known = lockfile.read(path)
     filled, error = _fill(known, wants, catalog)
     if filled != known:
@@ -61,54 +62,23 @@ def ensure(path: Path, wants: Iterable[Want], catalog: Catalog) -> Lock:
 
 
 def resolve(wants: Iterable[Want], catalog: Catalog, known: Lock) -> Lock:
-    """`known` with everything in it that the hosts want; only what is missing is asked for. Raises ResolveError."""
+    """Return `known` with everything that the hosts need; resolves only what is missing. Raises ResolveError."""
     filled, error = _fill(known, wants, catalog)
     if error:
         raise error
     return filled
 
 
-CACHE = Path(".rigup/hub")
-"""What was read from the hub, below the directory that rigup is started in."""
-
-
-def published_for(settings: Settings, catalog: Catalog, known: Lock, cache_dir: Path) -> Published:
-    """The published config files that these settings' plan patches, as make_plan wants them. Raises ResolveError."""
-    found: dict[str, dict[str, str]] = {}
-    findings: list[Finding] = []
-    for name in settings.endpoints:
-        recipe = recipe_of(settings, name, catalog)
-        image = known.images.get(recipe.image.tag) if recipe.image else None
-        if recipe.image and image is None:
-            continue
-        wanted = apply_patches.reads(needed_patches(recipe, image.created if image else None))
-        if not wanted:
-            continue
-        checkpoint = catalog.checkpoint(recipe.checkpoint)
-        revision = checkpoint_revision(checkpoint, known)
-        files = found.setdefault(f"{checkpoint.repo}@{revision}", {})
-        for file in wanted:
-            try:
-                content = published_file(settings.hub_endpoint, checkpoint.repo, revision, file, cache_dir)
-            except Unresolved as error:
-                findings.append(_finding(error))
-                continue
-            if content is not None:
-                files[file] = content.decode("utf-8", errors="replace")
-    if findings:
-        raise ResolveError(findings)
-    return found
-
-
 Entry = TypeVar("Entry")
 
 
 class _Filling:
-    """One pass over what is wanted, gathering what was found and what could not be."""
+    """One pass over what hosts need: what was resolved, and what could not be."""
 
     def __init__(self, web: Web, known: Lock):
         self.web = web
         self.known = known
+        self.choices: dict[str, str] = {}
         self.images: dict[str, ImageLock] = {}
         self.venvs: dict[str, VenvLock] = {}
         self.checkpoints: dict[str, CheckpointLock] = {}
@@ -126,19 +96,29 @@ class _Filling:
         try:
             return look()
         except Unresolved as error:
-            self.findings.append(_finding(error))
+            self.findings.extend(ResolveError.of([error]).findings)
         except RigupError as error:
-            self.findings.append(Finding(str(error), None, "", ""))
+            self.findings.append(Finding(error.message, None, "", "", error.remedy))
         return None
 
-    def venv(self, wanted: Venv, settings: Settings) -> None:
-        if wanted.key in self.venvs or wanted.key in self.known.venvs:
-            return
-        if found := self.attempt(lambda: venv_lock(wanted, settings.pypi_index)):
-            self.venvs[wanted.key] = found
+    def endpoint(self, settings: Settings, name: str, catalog: Catalog) -> None:
+        recipe = recipe_of(settings, name, catalog, self.known.choices)
+        if (need := need_of(settings, name)) and need[0] not in self.known.choices:
+            self.choices[need[0]] = recipe.id
+        if recipe.image:
+            self.image(recipe.image, settings)
+        if recipe.venv:
+            self.venv(recipe.venv, settings)
+        self.checkpoint(catalog.checkpoint(recipe.checkpoint), settings)
 
-    def image(self, wanted: Image, settings: Settings) -> None:
-        tag, digest = wanted.tag, wanted.digest
+    def venv(self, venv: Venv, settings: Settings) -> None:
+        if venv.key in self.venvs or venv.key in self.known.venvs:
+            return
+        if found := self.attempt(lambda: venv_lock(venv, settings.pypi_index)):
+            self.venvs[venv.key] = found
+
+    def image(self, image: Image, settings: Settings) -> None:
+        tag, digest = image.tag, image.digest
         held = self.known.images.get(tag)
         if tag in self.images or (held and digest in (None, held.digest)):
             return
@@ -146,12 +126,10 @@ class _Filling:
             self.images[tag] = found
 
     def checkpoint(self, checkpoint: Checkpoint, settings: Settings) -> None:
-        key = checkpoint.key
-        held = self.known.checkpoints.get(key)
-        if key in self.checkpoints or (held and held.listing):
+        key, endpoint = checkpoint.key, settings.hub_endpoint
+        if key in self.checkpoints or key in self.known.checkpoints:
             return
-        wanted = held.revision if held else checkpoint.wanted
-        if found := self.attempt(lambda: checkpoint_lock(self.web, settings.hub_endpoint, checkpoint.repo, wanted)):
+        if found := self.attempt(lambda: checkpoint_lock(self.web, endpoint, checkpoint.repo, checkpoint.reference)):
             self.checkpoints[key] = found
 
     def group(self, distro: str, name: str, look: Callable[[], dict[str, str]]) -> None:
@@ -170,20 +148,20 @@ class _Filling:
         sources = repositories(distro, settings)
         cuda, docker, toolkit = sources["cuda"], sources["docker"], sources["toolkit"]
 
-        def driver() -> dict[str, str]:
+        def choose_driver() -> dict[str, str]:
             table = driver_packages(distro, settings.driver_branch)
             return apt.choose_driver(self.index(cuda), table, settings.driver_version, cuda.index_url)
 
-        def engine() -> dict[str, str]:
+        def choose_docker() -> dict[str, str]:
             return apt.choose_docker(self.index(docker), settings.docker_version, docker.index_url)
 
-        def runtime() -> dict[str, str]:
-            wanted = settings.container_toolkit_version
-            return apt.choose_toolkit(self.index(toolkit), wanted, toolkit.index_url)
+        def choose_toolkit() -> dict[str, str]:
+            version = settings.container_toolkit_version
+            return apt.choose_toolkit(self.index(toolkit), version, toolkit.index_url)
 
-        self.group(distro, driver_group(settings), driver)
-        self.group(distro, docker_group(settings), engine)
-        self.group(distro, toolkit_group(settings), runtime)
+        self.group(distro, driver_group(settings), choose_driver)
+        self.group(distro, docker_group(settings), choose_docker)
+        self.group(distro, toolkit_group(settings), choose_toolkit)
         if package := cuda_group(settings):
             self.group(distro, package, lambda: apt.choose_cuda(self.index(cuda), package, cuda.index_url))
         for source in sources.values():
@@ -192,6 +170,7 @@ class _Filling:
     def result(self) -> Lock:
         return self.known.merged(
             Lock(
+                choices=self.choices,
                 images=self.images,
                 venvs=self.venvs,
                 checkpoints=self.checkpoints,
@@ -206,16 +185,7 @@ def _fill(known: Lock, wants: Iterable[Want], catalog: Catalog) -> tuple[Lock, R
         filling = _Filling(web, known)
         for want in wants:
             for name in want.settings.endpoints:
-                recipe = recipe_of(want.settings, name, catalog)
-                if recipe.image:
-                    filling.image(recipe.image, want.settings)
-                if recipe.venv:
-                    filling.venv(recipe.venv, want.settings)
-                filling.checkpoint(catalog.checkpoint(recipe.checkpoint), want.settings)
+                filling.endpoint(want.settings, name, catalog)
             if want.distro is not None:
                 filling.host_packages(want.settings, want.distro)
         return filling.result(), ResolveError(filling.findings) if filling.findings else None
-
-
-def _finding(error: Unresolved) -> Finding:
-    return Finding(error.setting, None, error.url, error.reason, error.remedy)

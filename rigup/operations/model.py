@@ -27,7 +27,7 @@ from rigup.operations._ledger import note
 from rigup.operations._units import failure, show_patiently
 from rigup.operations.files import place
 from rigup.plan.model import CheckpointPlan, fetch_unit
-from rigup.render.peers import Peer
+from rigup.plan.peers import Peer
 from rigup.text import progress_line, size
 
 __all__ = ["Sources", "fetch", "request", "wait"]

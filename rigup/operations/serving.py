@@ -39,7 +39,8 @@ from rigup.operations.model import is_done
 from rigup.operations.systemd import ENABLED, stale_reasons
 from rigup.plan.model import ENDPOINTS, UNITS, EndpointPlan
 from rigup.render.docker import cache_volumes
-from rigup.render.systemd import PROOF_SECONDS, inputs_of, judge_argv, served_argv, start_seconds, unit_text
+from rigup.render.systemd import inputs_of, served_argv, start_seconds, unit_text
+from rigup.render.verify import VERIFY_SECONDS, check_args_argv
 
 __all__ = ["judged", "serve", "tidy"]
 
@@ -86,7 +87,7 @@ def judged(endpoint: EndpointPlan) -> Commands:
         return
 
     def judge(host: Host) -> None:
-        answer = run(host, *(QuoteString(word) for word in judge_argv(endpoint)))
+        answer = run(host, *(QuoteString(word) for word in check_args_argv(endpoint)))
         if not answer.ok:
             said = "\n".join(f"    {line}" for line in answer.errors[-10:])
             raise OperationError(
@@ -124,7 +125,7 @@ def serve(
         return
 
     def switch(host: Host) -> None:
-        limit = sum(2 * (start_seconds(endpoint) + PROOF_SECONDS) for endpoint in endpoints)
+        limit = sum(2 * (start_seconds(endpoint) + VERIFY_SECONDS) for endpoint in endpoints)
         wait_for_leftover(host, SWITCH_UNIT, "a switch", limit)
         now = [todo for endpoint in endpoints if (todo := _todo_now(host, endpoint))]
         if not now and not removed:

@@ -15,7 +15,8 @@ from rigup.facts.serving import Proof, ProofValue
 from rigup.operations._host import run, say, work
 from rigup.operations._units import DIAGNOSED_LINES, SHOWN_LINES, last_lines, show
 from rigup.plan.model import EndpointPlan
-from rigup.render.systemd import PROVE, PYTHON, gpus_proof, proof_of, prove_argv, recording
+from rigup.render.systemd import PROVE, PYTHON
+from rigup.render.verify import gpus_verification, result_arguments, result_path, verify_argv
 
 __all__ = ["proof"]
 
@@ -37,13 +38,13 @@ def proof(endpoint: EndpointPlan, gpus: int) -> Commands:
     if endpoint.image:
         digest = f"{endpoint.image} {gpus}"
         argv = [PYTHON, PROVE, "gpus", f"--image={endpoint.image}", f"--count={gpus}"]
-        name = gpus_proof(endpoint.image)
-        yield from _proven(name, DOCKER, digest, [*argv, *recording(name, DOCKER, digest)])
-    yield from _proven(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, prove_argv(endpoint))
+        name = gpus_verification(endpoint.image)
+        yield from _proven(name, DOCKER, digest, [*argv, *result_arguments(name, DOCKER, digest)])
+    yield from _proven(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, verify_argv(endpoint))
     if endpoint.public_url:
         argv = [PYTHON, PROVE, "gateway", f"--url={endpoint.public_url}", f"--health={endpoint.ready_path}"]
         name, unit, digest = f"gateway-{endpoint.name}", endpoint.gateway, endpoint.public_url
-        argv += [f"--key-file={endpoint.key_file}", *recording(name, unit, digest)]
+        argv += [f"--key-file={endpoint.key_file}", *result_arguments(name, unit, digest)]
         yield from _proven(name, unit, digest, argv)
 
 
@@ -58,7 +59,7 @@ def _log_of(host: Host, unit: str, complaints: Sequence[str]) -> list[str]:
 
 
 def _proven(name: str, unit: str, digest: str, argv: Sequence[str]) -> Commands:
-    path = proof_of(name)
+    path = result_path(name)
     proof: ProofValue = host.get_fact(Proof, path=path, unit=unit)
     if proof.holds(digest):
         host.noop(f"proven at {proof.record.get('at')}")

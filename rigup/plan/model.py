@@ -1,7 +1,7 @@
-"""The plan: what one host shall become, as data. `rigup.plan.build` makes it.
+"""The plan: what one host is meant to become, as data. `rigup.plan.build` makes it.
 
-Deploy, audit, rendering and the command line all start from here. Everything that makes the served process another one
-is in the digest of its endpoint.
+Deploy, audit, rendering and the command line all start from here. The digest of an endpoint covers everything that
+makes it a different process.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from rigup.catalog import apply_patches
+from rigup.catalog.apply_patches import TEMPLATE
 from rigup.errors import RigupError
 
 __all__ = [
@@ -44,11 +43,13 @@ ENGINES = "/usr/local/lib/rigup/engines"
 
 
 class Data(BaseModel):
+    """The base of the plan's models: frozen, and strict about unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Mount(Data):
-    """A read-only mount: a path of the host, and where the container sees it."""
+    """A read-only mount: a path on the host, and the path in the container."""
 
     source: str
     target: str
@@ -57,10 +58,9 @@ class Mount(Data):
 class CheckpointPlan(Data):
     """A checkpoint at one commit. `path` is its directory in the store; `bytes` and `files` are as published.
 
-    `listing` has the size and checksum of each file, as the lock has them.
+    `listing` has the size and checksum of each file, as in the lock.
     """
 
-    id: str
     repo: str
     revision: str
     path: str
@@ -71,16 +71,16 @@ class CheckpointPlan(Data):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def instance(self) -> str:
-        """A name for units and files: without slashes, and different for every commit."""
+        """The checkpoint's name for units and files: no slashes, and different for every commit."""
         return instance_of(self.repo, self.revision)
 
     def places_in(self, source: str) -> tuple[str, ...]:
-        """Where it may lie in a directory that holds a copy of a store, or of checkpoints by name, or it alone."""
+        """Return where it may be in a directory with a copy of a store, with checkpoints by name, or with only this."""
         return f"{source}/{self.repo}/{self.revision}", f"{source}/{self.repo.rpartition('/')[2]}", source
 
 
 class VenvPlan(Data):
-    """A Python environment on the host: `packages` as the recipe pins them, `requirements` all of them with hashes."""
+    """A Python environment on the host: `packages` as the recipe pins them, `requirements` with hashes for all."""
 
     python: str
     packages: tuple[str, ...]
@@ -88,22 +88,22 @@ class VenvPlan(Data):
 
     @property
     def text(self) -> str:
-        """The requirements file that it is made from."""
+        """The text of its requirements file."""
         return f"# Python {self.python}\n" + "".join(f"{requirement}\n" for requirement in self.requirements)
 
     @property
     def path(self) -> str:
-        """Another one for other packages: what serves keeps its own until it is restarted."""
+        """Its directory, a different one for other packages: a running engine keeps its own until it is restarted."""
         return f"{ENGINES}/{hashlib.sha256(self.text.encode()).hexdigest()[:16]}"
 
     @property
     def done(self) -> str:
-        """Where the copy of its requirements stands that is written last."""
+        """The path of a copy of its requirements, written last: it marks a complete environment."""
         return f"{self.path}/requirements.lock"
 
 
 class Smoke(Data):
-    """What an endpoint is tried for once it is up; `files/smoke.py` says what the fields mean."""
+    """What to verify once an endpoint is up; `files/smoke.py` says what the fields mean."""
 
     tools: bool
     reasoning: bool
@@ -116,20 +116,21 @@ class Smoke(Data):
     instead: str | None
 
 
-# The fields of an endpoint that reach its process; the checkpoint's directory names its commit.
+# The fields of an endpoint that reach its process. The checkpoint's path includes its commit.
 PROCESS: Mapping[str, Any] = {
-    **dict.fromkeys(("name", "image", "gpus", "argv", "env", "ulimits", "patched_files"), True),
+    **dict.fromkeys(("name", "engine", "image", "venv", "gpus", "address", "port", "served_name"), True),
+    **dict.fromkeys(("command", "options", "env", "ulimits", "patched_files"), True),
+    **dict.fromkeys(("caches", "tmpfs", "security_opt"), True),
     "checkpoint": {"path"},
 }
-# The same, but they count only where there are any: most endpoints have none.
-PROCESS_OPTIONS = ("venv", "caches", "tmpfs", "security_opt")
 
 
 class EndpointPlan(Data):
-    """Everything that one served process is made of: an image, or a virtual environment where the others are None.
+    """Everything that one served process is made of: an image, or a virtual environment.
 
-    The engine itself always listens on loopback (`address`). Beyond it, a gateway on `public_address` asks for the key:
-    another key or address then restarts no engine.
+    The engine always listens on loopback (`address`). On `public_address`, if any, a gateway asks for the API key, so
+    that a new key or public address does not restart the engine. `command` is what comes before the arguments, and
+    `options` are the arguments that the recipe decides.
     """
 
     name: str
@@ -138,7 +139,6 @@ class EndpointPlan(Data):
     image: str | None
     image_tag: str | None
     image_bytes: int
-    image_created: datetime | None
     image_cuda: str | None
     venv: VenvPlan | None = None
     min_driver_cuda: str | None
@@ -151,7 +151,8 @@ class EndpointPlan(Data):
     public_address: str | None
     allowed_networks: tuple[str, ...]
     served_name: str
-    argv: tuple[str, ...]
+    command: tuple[str, ...]
+    options: tuple[str, ...]
     env: dict[str, str]
     ulimits: dict[str, int]
     patched_files: dict[str, str]
@@ -164,94 +165,112 @@ class EndpointPlan(Data):
     smoke: Smoke
 
     @property
+    def arguments(self) -> tuple[str, ...]:
+        """The engine's arguments: model, name and address from the plan, then the options of the recipe."""
+        model = "--model" if self.engine == "vllm" else "--model-path"
+        return (
+            f"{model}={self.checkpoint.path if self.venv else MODEL}",
+            f"--served-model-name={self.served_name}",
+            f"--host={self.address}",
+            f"--port={self.port}",
+            *self.options,
+        )
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The command that starts the engine, in the container if there is one."""
+        return (*self.command, *self.arguments)
+
+    @property
     def unit(self) -> str:
+        """The systemd unit that serves it."""
         return f"llm@{self.name}.service"
 
     @property
     def unit_file(self) -> str:
-        """Where the unit lies. In /etc it would have precedence over /run, where a switch tries out another one."""
+        """The path of the unit. In /etc it would override /run, where a switch tries another unit."""
         return f"{UNITS}/{self.unit}"
 
     @property
     def container(self) -> str:
+        """The container's name."""
         return f"llm-{self.name}"
 
     @property
     def gpu_uuids(self) -> tuple[str, ...]:
-        """The GPUs that are named by UUID."""
+        """The GPUs that the inventory names by UUID."""
         return () if self.gpus == "all" else tuple(gpu for gpu in self.gpus if isinstance(gpu, str))
 
     @property
     def generation(self) -> str:
-        """Names what this endpoint is made of. Each generation has files of its own: two can lie side by side."""
+        """A short name for this version of the endpoint. Each generation has its own files, so two can coexist."""
         return self.digest[:12]
 
     @property
     def directory(self) -> str:
-        """Where this generation's environment file and patched files lie on the host."""
+        """The directory of this generation's environment file and patched files on the host."""
         return f"{ENDPOINTS}/{self.name}/{self.generation}"
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
-        """The checkpoint, and over it the patched files; without a container only those that lie elsewhere."""
+        """The checkpoint, and over it the patched files; without a container, only those with another path there."""
         model, beside = (self.checkpoint.path, f"{ENDPOINTS}/{self.name}") if self.venv else (MODEL, BESIDE)
-        # Files after the directory: podman and Kubernetes mount in this order, Docker sorts by depth anyway.
+        # Files after the directory: podman and Kubernetes mount in this order; Docker sorts by depth.
         mounts = [Mount(source=self.checkpoint.path, target=model)]
         for name in sorted(self.patched_files):
-            over = beside if name == apply_patches.TEMPLATE else model
+            over = beside if name == TEMPLATE else model
             mounts.append(Mount(source=f"{self.directory}/{name}", target=f"{over}/{name}"))
         return tuple(mount for mount in mounts if mount.source != mount.target)
 
     @property
     def env_file(self) -> str:
+        """The path of this generation's environment file."""
         return f"{self.directory}/env"
 
     @property
     def key_file(self) -> str:
+        """The path of the API key."""
         return key_file(self.name)
 
     @property
     def gateway(self) -> str:
-        """The unit that checks the API key, in front of an endpoint that is reachable from beyond the host."""
+        """The unit of the gateway, which checks the API key if the endpoint can be reached from other hosts."""
         return f"rigup-gateway@{self.name}.service"
 
     @property
     def url(self) -> str:
-        """Where the engine answers, on the host's loopback."""
+        """The URL of the engine, on the host's loopback."""
         return _url(self.address, self.port)
 
     @property
     def public_url(self) -> str | None:
-        """Where it answers with the key; None for an endpoint on loopback alone."""
+        """The URL of the gateway; None for an endpoint on loopback only."""
         return _url(self.public_address, self.port) if self.public_address else None
 
     @property
     def digest(self) -> str:
-        """sha256 over what the served process is made of: another digest means another process, and an equal one none.
+        """The sha256 of everything that makes it a different process; an equal digest means that nothing restarts.
 
-        How long to wait for it, or what its image is called, does not count: no restart reads 240 GB for that.
+        Timeouts and the image's tag do not count: they are not worth reading 240 GB again.
         """
-        return _digest(self, {**PROCESS, **{name: True for name in PROCESS_OPTIONS if getattr(self, name)}})
+        return _digest(self, PROCESS)
 
 
 def key_file(endpoint: str) -> str:
-    """Where the API key of an endpoint that is reachable from beyond its host lies on the host."""
+    """Return the path of an endpoint's API key on its host; only public endpoints have one."""
     return f"{ENDPOINTS}/{endpoint}/key"
 
 
 class Plan(Data):
-    """What one host shall become. `text()` is what is kept on the host."""
+    """What one host is meant to become. `text()` is stored on the host."""
 
     host: str
     endpoints: tuple[EndpointPlan, ...]
-    driver_branch: int
-    driver_version: str | None
-    cuda_toolkit: str | None
-    model_store: str
     settings: dict[str, Any]
 
     @property
     def digest(self) -> str:
+        """The sha256 of the whole plan."""
         return _digest(self)
 
     @property
@@ -261,7 +280,7 @@ class Plan(Data):
 
     @property
     def images(self) -> dict[str, str]:
-        """The images of all endpoints: reference by digest, to the tag it was resolved from."""
+        """The images of all endpoints: references by digest, and the tag that each was resolved from."""
         return {each.image: each.image_tag for each in self.endpoints if each.image and each.image_tag}
 
     @property
@@ -270,40 +289,41 @@ class Plan(Data):
         return tuple({each.venv.path: each.venv for each in self.endpoints if each.venv}.values())
 
     def endpoint(self, name: str) -> EndpointPlan:
-        """Raises RigupError where there is no such endpoint."""
+        """Return an endpoint. Raises RigupError if there is none of that name."""
         for endpoint in self.endpoints:
             if endpoint.name == name:
                 return endpoint
-        raise RigupError(f"{self.host} has no endpoint {name!r}: {', '.join(e.name for e in self.endpoints)}")
+        names = ", ".join(each.name for each in self.endpoints)
+        raise RigupError(f"{self.host} has no endpoint {name!r}", f"it has {names}")
 
     def text(self) -> str:
-        """The plan as JSON, sorted, with its digest."""
+        """Return the plan as sorted JSON, with its digest."""
         data = self.model_dump(mode="json") | {"digest": self.digest}
         return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def fetch_unit(instance: str) -> str:
-    """The unit that fetches the checkpoint of this instance."""
+    """Return the unit that downloads the checkpoint of this instance."""
     return f"model-fetch@{instance}.service"
 
 
 def pull_unit(reference: str) -> str:
-    """The unit that pulls the image `REPOSITORY@sha256:...`."""
+    """Return the unit that pulls the image `REPOSITORY@sha256:...`."""
     return f"rigup-pull-{reference.rpartition(':')[2][:12]}.service"
 
 
 def engine_unit(path: str) -> str:
-    """The unit that fills an engine's virtual environment."""
+    """Return the unit that installs an engine's virtual environment."""
     return f"rigup-engine-{path.rpartition('/')[2]}.service"
 
 
 def instance_of(repo: str, revision: str) -> str:
-    """A checkpoint's name for units and files: without slashes, and different for every commit."""
+    """Return a checkpoint's name for units and files: no slashes, and different for every commit."""
     return f"{repo.replace('/', '--')}--{revision[:12]}"
 
 
 def kept_plan(text: str | None) -> dict[str, Any]:
-    """The plan that a host keeps, from that file's text; empty where it is gone or damaged."""
+    """Return the plan stored on a host, from that file's text; empty if it is missing or damaged."""
     try:
         found = json.loads(text or "{}")
     except ValueError:
@@ -316,8 +336,11 @@ def _url(address: str, port: int) -> str:
     return f"http://{host}:{port}"
 
 
-def _digest(model: BaseModel, include: dict[str, Any] | None = None) -> str:
+def _digest(model: BaseModel, include: Mapping[str, Any] | None = None) -> str:
     canonical = json.dumps(
-        model.model_dump(mode="json", include=include), sort_keys=True, separators=(",", ":"), ensure_ascii=True
+        model.model_dump(mode="json", include=dict(include) if include else None),
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=True,
     )
     return hashlib.sha256(canonical.encode()).hexdigest()

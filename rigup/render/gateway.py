@@ -1,8 +1,8 @@
-"""What stands in front of an endpoint that is reachable from beyond its host: the key and the networks. All pure.
+"""Render the gateway of an endpoint that other hosts can reach: HAProxy with the API key, and the firewall. Pure.
 
-The engine listens on loopback and knows no key. HAProxy, on the public address, lets through what has the key (and the
-health check); a firewall rule lets through who is in the endpoint's networks. Why not the engine's own key: vLLM's
-guards only paths below /v1, SGLang takes one on its command line alone and logs it, and another one would mean loading
+The engine listens on loopback and has no key. HAProxy, on the public address, passes requests with the key (and the
+health check); a firewall rule passes clients from the allowed networks. The engine's own key would not do: vLLM's
+protects only paths below /v1, SGLang takes it only on the command line and logs it, and a new key would mean loading
 the weights again.
 """
 
@@ -29,9 +29,9 @@ __all__ = [
 
 GATEWAYS = "/etc/rigup/gateways"
 DRAIN = r"s/^    server engine [^ ]*$/& disabled/"
-"""What `sed` does to a gateway's configuration so that it lets nobody through: without a server HAProxy answers 503."""
+"""The `sed` expression that closes a gateway in its configuration: without a server, HAProxy answers 503."""
 
-# In the wire format of the OpenAI API, so that clients say what is wrong.
+# In the format of the OpenAI API, so that clients report what is wrong.
 REFUSAL = {
     "error": {
         "message": "wrong or missing API key; `rigup key HOST` shows it",
@@ -43,46 +43,46 @@ REFUSAL = {
 
 
 def config_path(endpoint: EndpointPlan) -> str:
-    """Where the gateway's HAProxy configuration lies on the host."""
+    """Return the path of the gateway's HAProxy configuration on the host."""
     return f"{GATEWAYS}/{endpoint.name}.cfg"
 
 
 def rules_path(endpoint: EndpointPlan) -> str:
-    """Where the gateway's nftables rules lie on the host."""
+    """Return the path of the gateway's nftables rules on the host."""
     return f"{GATEWAYS}/{endpoint.name}.nft"
 
 
 def chain_of(name: str) -> str:
-    """The nftables chain of an endpoint, in the table `inet rigup`; a bare name might be a word of nft's own."""
+    """Return the nftables chain of an endpoint, in the table `inet rigup`; a bare name could be an nft keyword."""
     return f"endpoint-{name}"
 
 
 def parse_gateway_names(lines: Iterable[str]) -> list[str]:
-    """Endpoints' names, from the paths of their gateways' configurations."""
+    """Return the names of endpoints from the paths of their gateways' configurations."""
     return sorted(line.rpartition("/")[2].removesuffix(".cfg") for line in lines if line.endswith(".cfg"))
 
 
 def config_text(endpoint: EndpointPlan) -> str:
-    """HAProxy's configuration for an endpoint with a public address."""
+    """Return HAProxy's configuration for an endpoint with a public address."""
     address = _public(endpoint)
     return filled(
         "gateway.cfg.j2",
         endpoint=endpoint,
         bind=f"{'ipv6' if _is_ipv6(address) else 'ipv4'}@{address}:{endpoint.port}",
         engine=f"{endpoint.address}:{endpoint.port}",
-        # The host itself comes from the address that it asks.
+        # Requests of the host itself come from the address that they go to.
         sources=" ".join((*endpoint.allowed_networks, address)),
         refusal=json.dumps(REFUSAL),
     )
 
 
 def firewall_text(endpoint: EndpointPlan) -> str:
-    """What `nft -f` reads, in one transaction: whoever is not in the endpoint's networks is dropped at its port."""
+    """Return the rules for `nft -f`, in one transaction: drop clients at this port unless in the allowed networks."""
     return _rules(endpoint, rule_digest(endpoint))
 
 
 def rule_digest(endpoint: EndpointPlan) -> str:
-    """By which the host's present rule is known to be this one."""
+    """Return a digest of the rules, by which to recognize them on the host."""
     return hashlib.sha256(_rules(endpoint, "").encode()).hexdigest()[:12]
 
 
@@ -99,7 +99,7 @@ def _rules(endpoint: EndpointPlan, digest: str) -> str:
 
 def _public(endpoint: EndpointPlan) -> str:
     if endpoint.public_address is None:
-        raise ValueError(f"endpoint {endpoint.name} is on loopback alone")
+        raise ValueError(f"endpoint {endpoint.name} has no public address")
     return endpoint.public_address
 
 

@@ -1,4 +1,4 @@
-"""A recipe as Kubernetes objects: the key, a claim for the weights, a job that fetches them, the server."""
+"""Render an endpoint as Kubernetes objects: secret, claim for the weights, job that downloads them, server."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = [
     "yaml_text",
 ]
 
-# As far as the other forms: no privileges to gain, none to have.
+# The same as in the other forms: no privileges.
 CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 UNFILTERED = {"seccompProfile": {"type": "Unconfined"}}
 KEYS = "/run/rigup"
-# SGLang reads a key from its arguments or from a file like this one, and finds `--config` as a word of its own alone
+# SGLang reads a key from its arguments or from a file like this one, and recognizes `--config` only as a separate word
 # (0.5.23, srt/utils/server_args_config_parser.py).
 SGLANG_KEY = "key.yaml"
 VLLM_KEY = "key"
 
-# Both engines need huggingface_hub themselves, so it is in every image; the `hf` command is not on every PATH.
+# Both engines depend on huggingface_hub, so every image has it; the `hf` command is not on every PATH.
 FETCH = (
     "import pathlib, sys, huggingface_hub as hub; "
     "hub.snapshot_download(sys.argv[1], revision=sys.argv[2], local_dir=sys.argv[3]); "
     "pathlib.Path(sys.argv[3], '.cache/fetched').write_text(sys.argv[2])"
 )
-# The server's pod may come first.
+# The server's pod may start before the download.
 AWAIT = """\
 import pathlib, sys, time
 mark = pathlib.Path(sys.argv[2], ".cache/fetched")
@@ -42,7 +42,7 @@ FETCH_SECONDS = 86400
 
 
 def kubernetes(endpoint: EndpointPlan) -> str:
-    """The objects, and how to fill the Secret that the server reads its key from: until then no server starts."""
+    """Return the objects, with comments on how to fill the Secret with the API key: no server starts before that."""
     documents = [_key(endpoint), _claim(endpoint), _job(endpoint), _deployment(endpoint), _service(endpoint)]
     if endpoint.patched_files:
         documents.insert(0, _files(endpoint))
@@ -62,35 +62,35 @@ def _secret(endpoint: EndpointPlan) -> str:
 
 
 def _how_to_make_the_key(endpoint: EndpointPlan) -> str:
-    """As comments: a key in this text would stand in every terminal and file that it passes."""
+    """Return the instructions as comments: a key in this text would end up in terminals and files."""
     key, text = VLLM_KEY, "%s"
     if endpoint.engine == "sglang":
         key, text = SGLANG_KEY, r'api-key: \\"%s\\"'
     make = f"""printf '{{"stringData":{{"{key}":"{text}"}}}}' "$(openssl rand -hex 32)\""""
     fill = f"kubectl patch secret {_secret(endpoint)} --patch-file=/dev/stdin"
-    return f"# The server waits for its key. Once these objects are there, make it:\n#   {make} | {fill}\n"
+    return f"# The server waits for its key. Once these objects exist, create it:\n#   {make} | {fill}\n"
 
 
 def _key(endpoint: EndpointPlan) -> dict[str, Any]:
-    # Empty: what is applied again leaves alone what it does not name.
+    # Empty, because applying this again leaves alone the data that it does not name.
     return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": _meta(endpoint, "-key")}
 
 
 def _files(endpoint: EndpointPlan) -> dict[str, Any]:
-    """The patched files; under another name when they change, as a pod keeps what it mounted at its start."""
+    """Return the patched files; the name changes with them, because a pod keeps what it mounted at its start."""
     meta = _meta(endpoint, f"-files-{endpoint.generation}")
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": dict(endpoint.patched_files)}
 
 
 def _claim(endpoint: EndpointPlan) -> dict[str, Any]:
-    # A tenth more than the files: a file that is fetched again lies beside the old one for a while.
+    # A tenth more than the files, because a file that is downloaded again coexists with the old one for a while.
     size = endpoint.checkpoint.bytes
-    room = max(1, -(-size * 11 // 10 >> 30)) if size else 300
+    gib = max(1, -(-size * 11 // 10 >> 30)) if size else 300
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": _meta(endpoint, "-model"),
-        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": f"{room}Gi"}}},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": f"{gib}Gi"}}},
     }
 
 
@@ -99,7 +99,7 @@ def _weights(endpoint: EndpointPlan) -> dict[str, Any]:
 
 
 def _job(endpoint: EndpointPlan) -> dict[str, Any]:
-    # Only the hub's rate limits ask for a token: these checkpoints are public.
+    # The checkpoints are public; a token only raises the hub's rate limits.
     token = {"secretKeyRef": {"name": "hf-token", "key": "token", "optional": True}}
     fetch = {
         "name": "fetch",
@@ -151,7 +151,7 @@ def _deployment(endpoint: EndpointPlan) -> dict[str, Any]:
         "metadata": _meta(endpoint),
         "spec": {
             "replicas": 1,
-            # Two servers would want the same GPUs.
+            # Two servers would need the same GPUs.
             "strategy": {"type": "Recreate"},
             "progressDeadlineSeconds": endpoint.ready_timeout + FETCH_SECONDS,
             "selector": {"matchLabels": labels},
@@ -161,8 +161,8 @@ def _deployment(endpoint: EndpointPlan) -> dict[str, Any]:
 
 
 def _server(endpoint: EndpointPlan) -> dict[str, Any]:
-    # A pod is reached at its own address, not at loopback: hence the key.
-    argv = ["--host=0.0.0.0" if word == f"--host={endpoint.address}" else word for word in endpoint.argv]
+    # A pod is reached at its own address, not on loopback: hence the key.
+    argv = list(endpoint.model_copy(update={"address": "0.0.0.0"}).argv)
     env: list[dict[str, Any]] = [{"name": name, "value": doubled(env)} for name, env in sorted(endpoint.env.items())]
     mounts = [
         {"name": "model", "mountPath": MODEL, "readOnly": True},
@@ -207,28 +207,28 @@ def _service(endpoint: EndpointPlan) -> dict[str, Any]:
     }
 
 
-# Go's readers take `1e3`, `0o17` and `.5` for numbers, where Python's writes them without quotes.
-_SURELY_TEXT = re.compile(r"(--|/|[A-Za-z]).*", re.DOTALL)
+# Go's YAML parsers read `1e3`, `0o17` and `.5` as numbers, and Python's writer does not quote them.
+_PLAIN_STRING = re.compile(r"(--|/|[A-Za-z]).*", re.DOTALL)
 
 
 def doubled(value: str) -> str:
-    """`$` means a variable to compose and to Kubernetes; doubled it is itself."""
+    """Return the value with each `$` doubled, because compose and Kubernetes expand a single one."""
     return value.replace("$", "$$")
 
 
 def yaml_text(document: Mapping[str, Any]) -> str:
-    """A document as YAML in which every text is a text to any reader."""
+    """Return a document as YAML in which every parser reads strings as strings."""
     return yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False, width=120)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes equal parts out each time: `&id001` helps no reader."""
+    """A dumper without anchors such as `&id001`, and with quotes where other parsers need them."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
     def text(self, value: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", value, None if _SURELY_TEXT.fullmatch(value) else '"')
+        return self.represent_scalar("tag:yaml.org,2002:str", value, None if _PLAIN_STRING.fullmatch(value) else '"')
 
 
 _Dumper.add_representer(str, _Dumper.text)

@@ -1,38 +1,30 @@
-"""From an endpoint's plan to what a host runs: docker's arguments, a systemd unit, an environment file. All pure."""
+"""Render an endpoint as a systemd unit and an environment file, and the model disk as a mount unit. Pure."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from rigup.catalog.apply_patches import TEMPLATE
 from rigup.errors import RigupError
 from rigup.plan.model import EndpointPlan, Mount
-from rigup.render.docker import DOCKER, _devices, _mounts, docker_argv
+from rigup.render.docker import DOCKER, docker_argv
 from rigup.render.templates import filled
 
 __all__ = [
     "CLIENT",
     "FATAL_LINES",
     "JUDGE",
-    "PROOF_SECONDS",
     "PROVE",
     "PYTHON",
     "SMOKE",
     "USER",
     "WAIT_READY",
+    "binds",
     "env_file_text",
-    "gpus_proof",
     "inputs_of",
-    "judge_argv",
     "mount_text",
     "mount_unit",
-    "proof_of",
-    "prove_argv",
-    "record_text",
-    "recording",
     "served_argv",
     "start_seconds",
     "systemd_command",
@@ -48,71 +40,29 @@ FATAL_LINES = "/usr/local/lib/rigup/fatal.json"
 PROVE = "/usr/local/lib/rigup/prove.py"
 SMOKE = "/usr/local/lib/rigup/smoke.py"
 CLIENT = "/usr/local/lib/rigup/client"
-REQUEST_SECONDS = 600
-# For all requests of a proof. Models that think at length take minutes for all of it.
-PROOF_SECONDS = 1800
 STOP_SECONDS = 60
-# Who engines without a container run as.
+# The user that engines without a container run as.
 USER = "rigup-serve"
-KEPT = r"\\\g<0>"
-SHELL_READS = re.compile(r'["\\`$]')
+ESCAPED = r"\\\g<0>"
+SPECIAL_TO_SHELLS = re.compile(r'["\\`$]')
 
-# These need no quotes and mean nothing to systemd, wherever in a word they stand.
+# Characters that need no quotes and have no special meaning to systemd anywhere in a word.
 PLAIN = re.compile(r"[A-Za-z0-9_./:=@,+-]+")
 
 
 def served_argv(endpoint: EndpointPlan) -> list[str]:
-    """The whole command that serves an endpoint, in the foreground."""
+    """Return the command that serves an endpoint, in the foreground."""
     return list(endpoint.argv) if endpoint.venv else docker_argv(endpoint)
 
 
 def inputs_of(endpoint: EndpointPlan) -> list[str]:
-    """The files of its generation that an endpoint's process reads at its start."""
+    """Return the files of its generation that an endpoint's process reads at its start."""
     return [endpoint.env_file, *(f"{endpoint.directory}/{name}" for name in endpoint.patched_files)]
 
 
-def judge_argv(endpoint: EndpointPlan) -> list[str]:
-    """The command that has the engine's own parser judge the engine's arguments, and loads nothing.
-
-    It has no need of the checkpoint, which may still be on its way; of the patched files it sees the one whose path is
-    an argument.
-    """
-    mounts = [mount for mount in endpoint.mounts if PurePath(mount.source).name == TEMPLATE]
-    first = next(index for index, word in enumerate(endpoint.argv) if word.startswith("--model"))
-    words = [JUDGE, endpoint.engine, *endpoint.argv[first:]]
-    if endpoint.image is None:
-        python = f"{PurePath(endpoint.argv[0]).parent}/python3"
-        # systemd puts variables into the words of a transient unit as well.
-        return [*_confined(endpoint, mounts), "--", python, *(word.replace("$", "$$") for word in words)]
-    arguments = [DOCKER, "run", "--rm", "--pull=never", "--log-driver=none", "--network=none"]
-    arguments.append(f"--label=rigup.plan={endpoint.digest}")
-    arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
-    # vLLM looks at the GPUs to know which of its platforms it is on.
-    arguments += [*_devices(endpoint), *_mounts(mounts)]
-    arguments += [f"--mount=type=bind,source={JUDGE},target={JUDGE},readonly", f"--env-file={endpoint.env_file}"]
-    return [*arguments, "--entrypoint=python3", endpoint.image, *words]
-
-
-def _confined(endpoint: EndpointPlan, mounts: Iterable[Mount]) -> list[str]:
-    """Begins a command that runs as the endpoint's engine would without a container, and waits for its end."""
-    settings = [
-        f"User={USER}",
-        f"EnvironmentFile={endpoint.env_file}",
-        f"CacheDirectory=rigup/{endpoint.name}",
-        *("ProtectSystem=strict", "ProtectHome=tmpfs", "PrivateTmp=yes", "NoNewPrivileges=yes"),
-        *(f"BindReadOnlyPaths={bind}" for bind in _binds(mounts)),
-    ]
-    run = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]
-    return [*run, *(f"--property={setting}" for setting in settings)]
-
-
-def _binds(mounts: Iterable[Mount]) -> list[str]:
-    return [systemd_quote(f"{mount.source}:{mount.target}") for mount in mounts]
-
-
 def wait_argv(endpoint: EndpointPlan) -> list[str]:
-    """The command that ends well once the endpoint answers, and badly once it cannot any more."""
-    # Under its own name in the journal, so that its words are not taken for the engine's.
+    """Return the command that succeeds once the endpoint answers, and fails once it no longer can."""
+    # Under its own name in the journal, to tell its messages from the engine's.
     program = [WAIT_READY] if endpoint.venv else [PYTHON, WAIT_READY]
     return [
         *program,
@@ -127,69 +77,27 @@ def wait_argv(endpoint: EndpointPlan) -> list[str]:
     ]
 
 
-def proof_of(name: str) -> str:
-    """Where the proof `name` stands; in /run, so that a boot forgets it."""
-    return f"/run/rigup/proof-{name}.json"
-
-
-def gpus_proof(image: str) -> str:
-    """Names the proof that containers see the GPUs: one for each image, so that two endpoints do not take turns."""
-    return f"gpus-{image.rpartition(':')[2][:12]}"
-
-
-def recording(name: str, unit: str, digest: str) -> list[str]:
-    """The arguments that tell `prove.py` what its result is about, and where it goes."""
-    return [f"--out={proof_of(name)}", f"--unit={unit}", f"--digest={digest}"]
-
-
-def prove_argv(endpoint: EndpointPlan) -> list[str]:
-    """The command that proves that the endpoint, as it runs now, does what its recipe is for."""
-    return [
-        f"{CLIENT}/bin/python",
-        PROVE,
-        "endpoint",
-        f"--url={endpoint.url}",
-        f"--health={endpoint.ready_path}",
-        f"--model={endpoint.served_name}",
-        f"--timeout={REQUEST_SECONDS}",
-        f"--within={PROOF_SECONDS}",
-        f"--expect={endpoint.smoke.model_dump_json()}",
-        *recording(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest),
-    ]
-
-
-def record_text(endpoint: EndpointPlan) -> str:
-    """What `switch.py` and `rigup status` must know of a generation, as one line of JSON beside its other files."""
-    record = {
-        "name": endpoint.name,
-        "generation": endpoint.generation,
-        "recipe": endpoint.recipe,
-        "gpus": endpoint.gpus,
-        "address": endpoint.address,
-        "port": endpoint.port,
-        "ready_path": endpoint.ready_path,
-        "start_seconds": start_seconds(endpoint),
-        "prove": prove_argv(endpoint),
-    }
-    return json.dumps(record, sort_keys=True) + "\n"
-
-
 def start_seconds(endpoint: EndpointPlan) -> int:
-    """How long systemd waits for a start: a little longer than the readiness check does."""
+    """Return how long systemd waits for a start: a little longer than the readiness check."""
     return endpoint.ready_timeout + 60
 
 
+def binds(mounts: Iterable[Mount]) -> list[str]:
+    """Return the values of BindReadOnlyPaths= for these mounts."""
+    return [systemd_quote(f"{mount.source}:{mount.target}") for mount in mounts]
+
+
 def systemd_quote(argument: str) -> str:
-    """One argument of an Exec line, such that the program receives exactly `argument`.
+    """Return one argument of an Exec line, quoted so that the program receives exactly `argument`.
 
     systemd.syntax(7): in double quotes a backslash starts a C escape. systemd.service(5): `%` is a specifier and `$` a
-    variable unless doubled, in quotes too, and a lone `;` starts another command unless quoted. Line ends would end the
-    setting, so they are written as escapes, as are the other control characters. Raises ValueError for NUL, which no
-    argument can hold.
+    variable unless doubled, even in quotes, and a lone `;` starts another command unless quoted. A line break would end
+    the setting, so it is escaped, like all control characters. Raises ValueError for NUL, which no argument can
+    contain.
     """
     if "\0" in argument:
-        raise ValueError("an argument cannot hold a NUL character")
-    # A file that is not UTF-8 is no unit file.
+        raise ValueError("an argument cannot contain a NUL character")
+    # Unit files must be UTF-8.
     argument.encode("utf-8")
     if PLAIN.fullmatch(argument):
         return argument
@@ -199,28 +107,28 @@ def systemd_quote(argument: str) -> str:
 
 
 def systemd_command(argv: Iterable[str]) -> str:
-    """A command for an Exec line; its first word must be an absolute path."""
+    """Return a command for an Exec line. Raises ValueError unless its first word is an absolute path."""
     words = list(argv)
-    # Other first characters are prefixes with a meaning (- @ : + !).
+    # Some other first characters are prefixes with a meaning (- @ : + !).
     if not words or not words[0].startswith("/"):
         raise ValueError("the program must be an absolute path")
     return " ".join(systemd_quote(word) for word in words)
 
 
 def _broken(argv: list[str]) -> str:
-    """A long command with one option or argument per line, so that a diff of the unit shows what changed."""
+    """Return a command with one argument per line, so that a diff of the unit shows what changed."""
     return systemd_command(argv[:2]) + "".join(f" \\\n  {systemd_quote(word)}" for word in argv[2:])
 
 
 def unit_text(endpoint: EndpointPlan) -> str:
-    """The text of `llm@NAME.service`."""
+    """Return the text of `llm@NAME.service`."""
     return filled(
         "llm.service.j2",
         endpoint=endpoint,
         start_seconds=start_seconds(endpoint),
         user=USER,
-        # Where homes are hidden, the checkpoint too; patched files over it.
-        binds=[systemd_quote(endpoint.checkpoint.path), *_binds(endpoint.mounts)],
+        # The checkpoint, in case it is in a home directory, which the unit hides; patched files over it.
+        binds=[systemd_quote(endpoint.checkpoint.path), *binds(endpoint.mounts)],
         limits={f"Limit{name.upper()}": "infinity" if value < 0 else value for name, value in endpoint.ulimits.items()},
         remove=systemd_command([DOCKER, "rm", "--force", endpoint.container]),
         run=_broken(served_argv(endpoint)),
@@ -230,29 +138,32 @@ def unit_text(endpoint: EndpointPlan) -> str:
 
 
 def env_file_text(endpoint: EndpointPlan) -> str:
-    """The environment, for who reads it.
+    """Return the environment file, in the format of its reader.
 
-    docker's --env-file: KEY=VALUE up to the line's end, no quotes, no escapes. systemd's EnvironmentFile: the value in
-    double quotes, in which a backslash keeps the characters that a shell would read. Raises RigupError for a value with
-    a line break, which the first cannot hold.
+    docker's --env-file: KEY=VALUE up to the end of the line, without quotes or escapes. systemd's EnvironmentFile: the
+    value in double quotes, with a backslash before characters that are special to shells. Raises RigupError for a value
+    with a line break, which docker's format does not allow.
     """
     for key, value in endpoint.env.items():
         if "\n" in value or "\r" in value or "\0" in value:
-            raise RigupError(f"recipe {endpoint.recipe}: env {key} holds a line break, which docker's env files cannot")
+            raise RigupError(
+                f"recipe {endpoint.recipe}: env.{key} contains a line break, which docker's env files cannot",
+                "use one line",
+            )
     values = sorted(endpoint.env.items())
     if endpoint.venv:
-        values = [(key, f'"{SHELL_READS.sub(KEPT, value)}"') for key, value in values]
+        values = [(key, f'"{SPECIAL_TO_SHELLS.sub(ESCAPED, value)}"') for key, value in values]
     return "".join(f"{key}={value}\n" for key, value in values)
 
 
 def mount_unit(path: str) -> str:
-    """The unit's name, which systemd wants to be that of the place (systemd.unit(5), "String escaping")."""
+    """Return the name of the mount unit, which systemd derives from the path (systemd.unit(5), "String escaping")."""
     escaped = re.sub(r"[^A-Za-z0-9:_./]", lambda found: f"\\x{ord(found[0]):02x}", path.strip("/"))
     return f"{escaped.replace('/', '-')}.mount"
 
 
 def mount_text(path: str, label: str) -> str:
-    """The unit. A disk that is missing does not keep the host from booting: what needs the store waits, and says so."""
+    """Return the mount unit. If the disk is missing, the host still boots; only units that need the store wait."""
     return f"""\
 # Written by rigup; the next deploy undoes changes made here.
 [Unit]

@@ -1,4 +1,4 @@
-"""The templates of `templates/`, filled in."""
+"""Render the templates in `templates/`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rigup.resources import TEMPLATES
 
 __all__ = ["filled"]
 
-# One for all: each template is compiled once in a process.
+# Shared, so that each template is compiled only once per process.
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
     undefined=jinja2.StrictUndefined,
@@ -20,5 +20,5 @@ _TEMPLATES = jinja2.Environment(
 
 
 def filled(template: str, **values: object) -> str:
-    """Raises jinja2.UndefinedError where the template names what is not among the values."""
+    """Return the template with these values. Raises jinja2.UndefinedError if one is missing."""
     return _TEMPLATES.get_template(template).render(**values)

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import testinfra
@@ -22,17 +21,15 @@ from rigup.distros.driver import DriverInstall
 from rigup.distros.table import distro_id
 from rigup.errors import RigupError
 from rigup.lock import lockfile as locks
-from rigup.lock import resolve
 from rigup.lock.lockfile import Lock
 from rigup.lock.packages import driver_install, locked_packages
-from rigup.plan.build import make_plan
+from rigup.plan.host import plan_host
 from rigup.plan.model import Plan
 from rigup.resources import FILES
 from rigup.ssh import testinfra_backend
 
 PROGRAMS = "/usr/local/lib/rigup"
 UNITS = "/etc/systemd/system"
-HUB_CACHE = Path(".rigup/hub")
 ABSENT = "nothing"
 YOU = "you"
 GPU_FIELDS = ("name", "driver_version", "persistence_mode")
@@ -220,8 +217,7 @@ class Subject:
 
     @cached_property
     def plan(self) -> Plan:
-        published = resolve.published_for(self.settings, catalog(), self.lock, HUB_CACHE)
-        return make_plan(self.name, self.settings, catalog(), self.lock, published)
+        return plan_host(self.name, self.settings, catalog(), self.lock)
 
     @cached_property
     def driver(self) -> DriverInstall:

@@ -9,8 +9,8 @@ from typing import Any
 
 from subject import PROGRAMS, UNITS, Subject, check, expect, expect_files, expect_none
 
+from rigup.plan import peers
 from rigup.plan.model import CheckpointPlan
-from rigup.render import peers
 from rigup.ssh import testinfra_backend
 
 # Hex digits of git's own sums, which the hub gives for small files.

@@ -10,7 +10,7 @@ import pytest
 from lab.registry import tree
 from rigup.catalog.engine_args import option
 from rigup.catalog.loader import default_catalog
-from rigup.catalog.recipe import Speculation
+from rigup.catalog.recipe_parts import Speculation
 
 # The same text in the vLLM that the lab has (0.32.0) and in 0.33.0.
 SOURCE = "vllm/v1/spec_decode/dynamic/utils.py"

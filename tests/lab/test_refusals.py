@@ -131,14 +131,14 @@ def on(host: Host, *commands: str, undo: str) -> Iterator[None]:
 
 def test_an_unknown_recipe_is_refused_with_the_near_ones(alone: Rigs) -> None:
     result = refused(alone, "--data", "recipe=vllm-nvfp4-cu13")
-    message = f"\n{NAME}: recipe: no recipe is named 'vllm-nvfp4-cu13': did you mean vllm-nvfp4-cu130"
+    message = f"\n{NAME}: recipe: there is no recipe 'vllm-nvfp4-cu13': did you mean vllm-nvfp4-cu130"
     assert message in result.output
     alone.write(endpoints={"one": {"recipe": "mtp1", "gpus": [0]}, "two": {"recipe": "z", "gpus": [1], "port": 8001}})
     result = refused(alone)
     for message in (
-        f"\n{NAME}: endpoints.one.recipe: no recipe is named 'mtp1': did you mean "
+        f"\n{NAME}: endpoints.one.recipe: there is no recipe 'mtp1': did you mean "
         "vllm-nvfp4-cu130-mtp1 or vllm-nvfp4-destroyed-mtp1?\n",
-        f"\n{NAME}: endpoints.two.recipe: no recipe is named 'z': `rigup recipes` lists them\n",
+        f"\n{NAME}: endpoints.two.recipe: there is no recipe 'z': `rigup recipes --all` lists them\n",
     ):
         assert message in result.output
 
@@ -329,7 +329,7 @@ def test_a_driver_branch_that_the_distribution_lacks_is_refused(alone: Rigs) -> 
     row = refusals(alone, "--data", "driver_branch=580")[0]
     assert row.check == "driver"
     assert row.found == "driver_branch 580 does not exist for Debian 13"
-    assert row.remedy == "NVIDIA's oldest there is 590; 595 is on all distributions"
+    assert row.remedy == "the oldest one there is 590; 595 exists for all distributions"
 
 
 def test_a_driver_too_old_for_the_image_is_refused(alone: Rigs) -> None:

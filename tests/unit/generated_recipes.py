@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rigup.catalog.loader import Catalog
 from rigup.catalog.recipe import NCCL_LEVELS, Recipe
 from tests.unit.sample import CATALOGUE
-from tests.unit.test_render import HOSTILE
+from tests.unit.test_render_systemd import HOSTILE
 
 __all__ = ["CHECKPOINTS", "PUBLISHED", "catalog_of", "generated", "recipes"]
 
@@ -73,10 +73,7 @@ VENVS = st.fixed_dictionaries(
     {"python": VERSION, "packages": st.lists(PLAIN.map("{}==1.0".format), min_size=1, max_size=3)}
 )
 SOURCES = st.fixed_dictionaries(
-    {
-        "repo": PLAIN.map("https://example.org/{}".format),
-        "steps": st.lists(st.lists(VALUES, min_size=1, max_size=3), min_size=1, max_size=3),
-    },
+    {"repo": PLAIN.map("https://example.org/{}".format)},
     optional={
         "branch": PLAIN,
         "commit": HEX.map(lambda text: text[:40]),

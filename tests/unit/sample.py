@@ -2,12 +2,11 @@
 
 from datetime import UTC, datetime
 
-from rigup.catalog.apply_patches import Published
 from rigup.catalog.loader import default_catalog
 from rigup.config.settings import Settings
 from rigup.distros.driver import TOOLKIT_PACKAGES
 from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock
-from rigup.plan.build import make_plan
+from rigup.plan.build import Published, make_plan
 from rigup.plan.model import Plan
 
 CATALOGUE = default_catalog()

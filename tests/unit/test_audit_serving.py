@@ -23,7 +23,7 @@ from rigup.render.peers import daemon_config
 from rigup.render.systemd import unit_text, wait_argv
 from tests.unit.host_world import FILES
 from tests.unit.sample import plan
-from tests.unit.test_bare import endpoint as bare_endpoint
+from tests.unit.test_plan_venv import endpoint as bare_endpoint
 
 AUDIT = Path(__file__).resolve().parents[2] / "tests/audit"
 PROGRAMS, UNITS = "/usr/local/lib/rigup", "/etc/systemd/system"

@@ -35,13 +35,13 @@ def test_a_ranking_says_why(capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_tells_what_it_judged(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "check", "vllm-nvfp4-cu130", "sglang-nvfp4-b12x")
     assert "vllm-nvfp4-cu130: arguments known to vllm 0.17.0, vllm 0.33.0" in text
-    assert "sglang-nvfp4-b12x: arguments known to sglang 0.5.23 as voipmonitor builds it" in text
+    assert "sglang-nvfp4-b12x: arguments known to sglang 0.5.23 (fork voipmonitor)" in text
     assert text.endswith("2 recipes: nothing found\n")
 
 
 def test_check_fails_where_something_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "check", "vllm-fp8-8gpu-mtp2", "--gpus", "4", code=1)
-    assert "gpus: needs 8 GPUs where 4 are" in text
+    assert "gpus: needs 8 GPUs, but there are 4" in text
 
 
 def test_show_prints_a_form(capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,6 +81,40 @@ def test_update_with_nothing_new_moves_nothing(locked: Path, capsys: pytest.Capt
     assert main(["update", "--check", "--inventory", str(locked)]) == 0
 
 
+BETTER = """\
+id: better
+title: One that ranks first
+extends: vllm-nvfp4-cu130
+status: verified
+tool_calls: reliable
+evidence: [{source: here, kind: assembled, says: it works}]
+"""
+
+
+def test_the_choice_for_a_need_is_locked_and_update_moves_it(
+    inventory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RIGUP_INVENTORY", str(inventory))
+    data = yaml.safe_load(inventory.read_text())
+    data["defaults"]["recipe"] = {"for": "agents", "engine": "vllm", "model": "Qwen3.5-397B-A17B"}
+    inventory.write_text(yaml.safe_dump(data))
+    key = "agents-4gpu-vllm-Qwen3.5-397B-A17B"
+    assert main(["lock"]) == 0
+    assert f"choice {key}: (new) -> vllm-nvfp4-cu130" in capsys.readouterr().out
+    (inventory.parent / "recipes").mkdir()
+    (inventory.parent / "recipes" / "better.yaml").write_text(BETTER)
+    assert main(["lock"]) == 0
+    assert "is complete" in capsys.readouterr().out
+    moved = f"choice {key}: vllm-nvfp4-cu130 -> better\n"
+    assert main(["update", "--check", "choices"]) == 2
+    assert capsys.readouterr().out == moved
+    assert main(["update", key]) == 0
+    assert capsys.readouterr().out == moved
+    assert locks.read(inventory.with_suffix(".lock")).choices == {key: "better"}
+    assert main(["update", "agent-4gpu"]) == 1
+    assert f"no entry named 'agent-4gpu': it has: {key}" in capsys.readouterr().err
+
+
 def test_update_shows_what_moved_and_moves_it(locked: Path, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     old = locks.read(locked.with_suffix(".lock"))
     new = image_pages(site, NAME, VERSION, created="2026-05-01T00:00:00Z")

@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 
 from bench.delay import delayed
-from rigup.render.peers import Peer, daemon_config
+from rigup.plan.peers import Peer
+from rigup.render.peers import daemon_config
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, Rig, RunningHub, listing
 
 pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rigup.operations import model, verify
-from rigup.render.peers import Peer
+from rigup.plan.peers import Peer
 from tests.unit.deploys import Actor, Outcome, Said
 from tests.unit.sample import plan
 from tests.unit.test_operations_units import DOWN, NEWER, NO_UNIT, OLDER, shown

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rigup.plan.model import Smoke
-from rigup.render.systemd import prove_argv
+from rigup.render.verify import verify_argv
 from tests.unit.host_world import FILES, program, run_program
 from tests.unit.sample import plan
 
@@ -236,7 +236,7 @@ def test_a_recipe_is_tried_for_what_it_is_for() -> None:
 
 def test_the_proof_runs_with_the_client_and_knows_what_to_expect() -> None:
     endpoint = plan().endpoint("main")
-    argv = prove_argv(endpoint)
+    argv = verify_argv(endpoint)
     assert argv[0] == "/usr/local/lib/rigup/client/bin/python"
     expect = next(word for word in argv if word.startswith("--expect=")).removeprefix("--expect=")
     assert json.loads(expect) == endpoint.smoke.model_dump()

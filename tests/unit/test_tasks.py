@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gevent
 import pytest
 from pyinfra.api.config import Config
@@ -39,11 +41,11 @@ def test_every_unknown_recipe_of_every_host_is_named_at_once() -> None:
         "rig3": Settings(),
     }
     with pytest.raises(InputError) as caught:
-        _check_recipes(settings, CATALOGUE)
+        _check_recipes(settings, CATALOGUE, {})
     first, second = str(caught.value).splitlines()
-    assert first.startswith("rig1: recipe: no recipe is named 'vllm-nvfp4-cu13': did you mean vllm-nvfp4-cu130")
+    assert first.startswith("rig1: recipe: there is no recipe 'vllm-nvfp4-cu13': did you mean vllm-nvfp4-cu130")
     assert second == (
-        "rig2: endpoints.chat.recipe: no recipe is named 'mtp1': did you mean "
+        "rig2: endpoints.chat.recipe: there is no recipe 'mtp1': did you mean "
         "vllm-nvfp4-cu130-mtp1 or vllm-nvfp4-destroyed-mtp1?"
     )
 
@@ -52,7 +54,7 @@ def test_a_recipe_that_would_load_for_minutes_and_not_fit_is_refused() -> None:
     large = CATALOGUE.recipe("vllm-nvfp4-cu130").model_copy(update={"id": "large", "checkpoint": "qwen3.5-397b-fp8"})
     catalog = Catalog({**CATALOGUE.recipes, "large": large}, CATALOGUE.checkpoints)
     with pytest.raises(InputError) as caught:
-        _check_recipes({"rig1": Settings(recipe="large"), "rig2": Settings()}, catalog)
+        _check_recipes({"rig1": Settings(recipe="large"), "rig2": Settings()}, catalog, {})
     assert str(caught.value).startswith("rig1: recipe: recipe large does not fit its GPUs, weights 94.6")
     assert str(caught.value).endswith("`rigup check large` says what to change")
 
@@ -86,11 +88,14 @@ def test_headers_are_those_of_the_kernel_that_boots_next_or_come_with_a_newer_on
 
 
 def test_what_is_refused_is_told_once_however_many_hosts_there_are(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for remembered in ("_contexts", "_refusals"):
         monkeypatch.setattr(preflight, remembered, type(getattr(preflight, remembered))())
-    state = State(Inventory((["@fake/rig1", "@fake/rig2"], {"recipe": "nonesuch"})), Config())
+    state = State(
+        Inventory((["@fake/rig1", "@fake/rig2"], {"recipe": "nonesuch", "rigup_lock": str(tmp_path / "lab.lock")})),
+        Config(),
+    )
     state.current_stage = StateStage.Connect
     connect_all(state)
 
@@ -104,4 +109,4 @@ def test_what_is_refused_is_told_once_however_many_hosts_there_are(
         gevent.joinall(greenlets, raise_error=True)
 
     assert {each.value for each in greenlets} == {"preflight refused; nothing was changed"}
-    assert capsys.readouterr().err.count("@fake/rig2: recipe: no recipe is named 'nonesuch'") == 1
+    assert capsys.readouterr().err.count("@fake/rig2: recipe: there is no recipe 'nonesuch'") == 1

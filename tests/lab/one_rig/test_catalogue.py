@@ -11,7 +11,8 @@ import pytest
 from lab import machine, world
 from lab.hub import MODEL
 from lab.registry.image import OFFERS
-from rigup.catalog.loader import Recipe, default_catalog
+from rigup.catalog.loader import default_catalog
+from rigup.catalog.recipe import Recipe
 from tests.lab.one_rig.rig import OneRig
 from tests.lab.rigs import Rigs
 

@@ -14,8 +14,9 @@ from lab.checkpoint import REPOSITORY
 from lab.registry.image import NAME, TAG
 from lab.settings import HUB_URL
 from rigup.catalog.apply_patches import TEMPLATE
-from rigup.catalog.loader import Catalog, Recipe, default_catalog
+from rigup.catalog.loader import Catalog, default_catalog
 from rigup.catalog.patch import YarnPatch
+from rigup.catalog.recipe import Recipe
 from rigup.config.settings import Settings
 from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock, read
 from rigup.plan.build import make_plan

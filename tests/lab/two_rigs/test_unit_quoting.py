@@ -11,7 +11,7 @@ import pytest
 from rigup.config.inventory import Host, load_inventory
 from rigup.render.systemd import systemd_command
 from tests.lab.rigs import Rigs
-from tests.unit.test_render import HOSTILE
+from tests.unit.test_render_systemd import HOSTILE
 
 # A bare host has no Python; the shell's own printf writes its arguments as they are.
 DUMP = 'printf \'%s\\0\' "$@" >"$0.argv"\n'

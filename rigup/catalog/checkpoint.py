@@ -1,0 +1,47 @@
+"""The schema of a checkpoint: a repository on the Hugging Face hub, and what recipes need to know about its files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, Strict, model_validator
+
+from rigup.catalog.fields import Branch, Data, Repo, Revision
+from rigup.config.yaml_file import complaint
+
+__all__ = ["Checkpoint"]
+
+
+class Checkpoint(Data):
+    """A hub repository at a 40-digit revision, or at a branch that the lock pins: exactly one of the two.
+
+    `kv_cache` is what the engine takes `auto` to mean: fp8 if the files include scales. `drafter`: the MTP layer fits.
+    """
+
+    id: str
+    repo: Repo
+    branch: Branch | None = None
+    revision: Revision | None = None
+    model: str = "Qwen3.5-397B-A17B"
+    quantization: str
+    kv_cache: Literal["fp8", "bf16"] = "bf16"
+    drafter: bool = True
+    bytes: Annotated[int, Strict(), Field(gt=0)] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> str:
+        """The commit or branch to request from the hub."""
+        return self.revision or str(self.branch)
+
+    @property
+    def key(self) -> str:
+        """The name of the checkpoint in the lock."""
+        return f"{self.repo}@{self.reference}"
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Checkpoint:
+        if (self.revision is None) == (self.branch is None):
+            found = "neither revision nor branch" if self.branch is None else "a revision and a branch"
+            raise complaint(f"has {found}", "give it revision: COMMIT (40 digits) or branch: main, which moves")
+        return self

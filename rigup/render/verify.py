@@ -1,0 +1,107 @@
+"""The commands that check an endpoint's arguments and verify that it serves, and the files of their results. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import PurePath
+
+from rigup.catalog.apply_patches import TEMPLATE
+from rigup.plan.model import EndpointPlan, Mount
+from rigup.render.docker import DOCKER, device_arguments, mount_arguments
+from rigup.render.systemd import CLIENT, JUDGE, PROVE, USER, binds, start_seconds
+
+__all__ = [
+    "VERIFY_SECONDS",
+    "check_args_argv",
+    "gpus_verification",
+    "record_text",
+    "result_arguments",
+    "result_path",
+    "verify_argv",
+]
+
+REQUEST_SECONDS = 600
+VERIFY_SECONDS = 1800
+"""For all requests of a verification. Models that think at length take minutes."""
+
+
+def check_args_argv(endpoint: EndpointPlan) -> list[str]:
+    """Return the command that checks the arguments with the engine's own parser, without loading a model.
+
+    It does not need the checkpoint, whose download may still be running. Of the patched files it only sees the one
+    whose path is an argument.
+    """
+    mounts = [mount for mount in endpoint.mounts if PurePath(mount.source).name == TEMPLATE]
+    words = [JUDGE, endpoint.engine, *endpoint.arguments]
+    if endpoint.image is None:
+        python = f"{PurePath(endpoint.argv[0]).parent}/python3"
+        # systemd expands variables in the arguments of a transient unit, too.
+        return [*_confined(endpoint, mounts), "--", python, *(word.replace("$", "$$") for word in words)]
+    arguments = [DOCKER, "run", "--rm", "--pull=never", "--log-driver=none", "--network=none"]
+    arguments.append(f"--label=rigup.plan={endpoint.digest}")
+    arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
+    # vLLM detects its platform from the GPUs.
+    arguments += [*device_arguments(endpoint), *mount_arguments(mounts)]
+    arguments += [f"--mount=type=bind,source={JUDGE},target={JUDGE},readonly", f"--env-file={endpoint.env_file}"]
+    return [*arguments, "--entrypoint=python3", endpoint.image, *words]
+
+
+def _confined(endpoint: EndpointPlan, mounts: Iterable[Mount]) -> list[str]:
+    """Return the start of a command that runs confined like an engine without a container, and waits for it."""
+    settings = [
+        f"User={USER}",
+        f"EnvironmentFile={endpoint.env_file}",
+        f"CacheDirectory=rigup/{endpoint.name}",
+        *("ProtectSystem=strict", "ProtectHome=tmpfs", "PrivateTmp=yes", "NoNewPrivileges=yes"),
+        *(f"BindReadOnlyPaths={bind}" for bind in binds(mounts)),
+    ]
+    run = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]
+    return [*run, *(f"--property={setting}" for setting in settings)]
+
+
+def result_path(name: str) -> str:
+    """Return the path of the result of the verification `name`. It is in /run, so a reboot discards it."""
+    return f"/run/rigup/proof-{name}.json"
+
+
+def gpus_verification(image: str) -> str:
+    """Return the name of the verification that containers see the GPUs: one per image, as endpoints may differ."""
+    return f"gpus-{image.rpartition(':')[2][:12]}"
+
+
+def result_arguments(name: str, unit: str, digest: str) -> list[str]:
+    """Return the arguments of a verification that say what its result is about, and where to write it."""
+    return [f"--out={result_path(name)}", f"--unit={unit}", f"--digest={digest}"]
+
+
+def verify_argv(endpoint: EndpointPlan) -> list[str]:
+    """Return the command that verifies that the endpoint, as it runs now, does what its recipe is for."""
+    return [
+        f"{CLIENT}/bin/python",
+        PROVE,
+        "endpoint",
+        f"--url={endpoint.url}",
+        f"--health={endpoint.ready_path}",
+        f"--model={endpoint.served_name}",
+        f"--timeout={REQUEST_SECONDS}",
+        f"--within={VERIFY_SECONDS}",
+        f"--expect={endpoint.smoke.model_dump_json()}",
+        *result_arguments(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest),
+    ]
+
+
+def record_text(endpoint: EndpointPlan) -> str:
+    """Return what `switch.py` and `rigup status` need to know about a generation, as one line of JSON."""
+    record = {
+        "name": endpoint.name,
+        "generation": endpoint.generation,
+        "recipe": endpoint.recipe,
+        "gpus": endpoint.gpus,
+        "address": endpoint.address,
+        "port": endpoint.port,
+        "ready_path": endpoint.ready_path,
+        "start_seconds": start_seconds(endpoint),
+        "prove": verify_argv(endpoint),
+    }
+    return json.dumps(record, sort_keys=True) + "\n"
