@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pyinfra import host
 from pyinfra.api.deploy import deploy
+from pyinfra.context import host
 from pyinfra.facts.server import Sysctl
 from pyinfra.operations import server
 
 from rigup.operations import apt, files
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["base"]
 

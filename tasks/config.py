@@ -12,7 +12,7 @@ from pyinfra.api.deploy import deploy
 from rigup.lock.pypi import UV
 from rigup.operations import apt, docker, files, users, venv
 from rigup.render.systemd import USER, env_file_text, record_text, unit_text
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["config"]
 

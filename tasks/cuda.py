@@ -6,7 +6,7 @@ from pyinfra.api.deploy import deploy
 
 from rigup.lock.packages import locked_packages
 from rigup.operations import apt, files
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["cuda"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyinfra import host
 from pyinfra.api.deploy import deploy
+from pyinfra.context import host
 
 from rigup.config.settings import Settings
 from rigup.distros.apt_sources import repositories, superseded_sources
@@ -13,7 +13,7 @@ from rigup.facts.packages import AptSources
 from rigup.lock.packages import locked_packages
 from rigup.operations import apt, files, systemd
 from rigup.operations import docker as docker_operations
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["docker"]
 
@@ -38,7 +38,10 @@ def docker(context: Context) -> None:
             content=repository.source_text,
         )
     wanted = locked_packages(context.lock, context.distro, context.settings)
-    rolling = {"max_unavailable": context.settings.max_unavailable, "ready_timeout": context.settings.ready_timeout}
+    rolling: dict[str, Any] = {
+        "max_unavailable": context.settings.max_unavailable,
+        "ready_timeout": context.settings.ready_timeout,
+    }
     apt.install(name="Install Docker", packages=wanted["docker"], **rolling)
     apt.install(name="Install the container toolkit", packages=wanted["toolkit"])
     docker_operations.daemon_config(

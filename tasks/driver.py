@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import posixpath
 
-from pyinfra import host
 from pyinfra.api.deploy import deploy
+from pyinfra.context import host
 from pyinfra.facts.deb import DebPackages
 from pyinfra.operations import files as pyinfra_files
 
@@ -14,7 +14,7 @@ from rigup.distros.driver import PIN, conflicting, other_drivers
 from rigup.facts.packages import AptSources
 from rigup.lock.packages import driver_install
 from rigup.operations import apt, files, systemd
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["PERSISTENCED", "PERSISTENCED_DROP_IN", "driver"]
 
@@ -34,7 +34,8 @@ def driver(context: Context) -> None:
     )
 
     cuda = repositories(context.distro, context.settings)["cuda"]
-    for path in superseded_sources(cuda, host.get_fact(AptSources)):
+    sources: dict[str, set[str]] = host.get_fact(AptSources)
+    for path in superseded_sources(cuda, sources):
         files.absent(name=f"Remove {path}, which names the same repository", path=path)
     pyinfra_files.directory(name="Make a place for the keyring package", path=posixpath.dirname(KEYRING))
     files.download(

@@ -9,7 +9,7 @@ from pyinfra.api.deploy import deploy
 from rigup.operations import apt, files, systemd
 from rigup.operations import gateway as gateway_operations
 from rigup.render import gateway as gateways
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["gateway"]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pyinfra import host
 from pyinfra.api.deploy import deploy
+from pyinfra.context import host
 
 from rigup.distros.table import header_packages
 from rigup.facts.kernel import KernelState
 from rigup.facts.packages import InstalledVersions
 from rigup.operations import apt, boot, files
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["kernel"]
 

@@ -13,7 +13,7 @@ from rigup.operations import model as model_operations
 from rigup.operations.model import Sources
 from rigup.render.peers import CONFIG, UNIT, daemon_config
 from rigup.render.systemd import mount_text, mount_unit
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["model"]
 
@@ -57,7 +57,7 @@ def model(context: Context) -> None:
     settings = context.settings
     token = token_for(settings.hub_endpoint)
     if token:
-        files.install(name="Hand over the hub token", dest=TOKEN, content=HiddenValue(token), mode="600", secret=True)
+        files.install(name="Hand over the hub token", dest=TOKEN, content=HiddenValue(token), mode="600", secret=True)  # type: ignore[no-untyped-call]
     else:
         files.absent(name="Have no hub token", path=TOKEN)
     if context.peers:

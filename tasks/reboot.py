@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pyinfra import host
 from pyinfra.api.deploy import deploy
+from pyinfra.context import host
 
 from rigup.facts.files import FileText
 from rigup.operations import docker, systemd
 from rigup.operations import reboot as reboot_operations
 from rigup.plan.model import PLAN, kept_plan
+from tasks.context import Context
 from tasks.driver import PERSISTENCED, PERSISTENCED_DROP_IN
-from tasks.preflight import Context
 
 __all__ = ["reboot"]
 

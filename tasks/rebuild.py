@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from pyinfra import host, state
 from pyinfra.api.deploy import deploy
+from pyinfra.context import host, state
 
 from rigup.config.settings import Settings
 from rigup.facts.files import FileText
@@ -15,7 +15,7 @@ from rigup.facts.ledger import HostLedger, Remains, RemainsValue, remains_of
 from rigup.ledger import Ledger
 from rigup.operations import apt, drain, teardown
 from rigup.plan.model import PLAN, kept_plan
-from tasks.preflight import Refused
+from tasks.context import Refused
 
 __all__ = ["rebuild"]
 
@@ -25,7 +25,7 @@ REMOVE_STORE = "remove_store"
 @deploy("rebuild")
 def rebuild() -> None:
     """In an order that can be cut short anywhere: what serves, what it runs on, the files, and the ledger last."""
-    data: dict[str, Any] = host.data.dict()
+    data: dict[str, Any] = host.data.dict()  # type: ignore[no-untyped-call]
     with_store = _yes_or_no(data.pop(REMOVE_STORE, "no"))
     settings = Settings.from_data(data, host.name)
     _one_by_one(settings.max_unavailable)

@@ -10,7 +10,7 @@ from rigup.diagnosis.explain import fatal_text
 from rigup.operations import files, model, serving, systemd, venv
 from rigup.plan.model import PLAN
 from rigup.render.systemd import CLIENT, FATAL_LINES, JUDGE, PROVE, SMOKE, WAIT_READY
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["serve"]
 

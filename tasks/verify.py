@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import verify as verify_operations
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["verify"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import files, systemd
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["watch"]
 

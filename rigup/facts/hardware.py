@@ -21,14 +21,11 @@ __all__ = [
     "SecureBoot",
     "Slot",
     "Slots",
-    "nvidia_gpus",
     "parse_disk_free",
     "parse_pci_devices",
     "parse_slots",
 ]
 
-NVIDIA = 0x10DE
-DISPLAY_CONTROLLER = 0x03
 SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 END_OF_PATHS = "--- mounts"
 
@@ -75,11 +72,6 @@ def parse_pci_devices(lines: list[str]) -> list[PciDevice]:
         PciDevice(address, values["vendor"], values["device"], values["class"])
         for address, values in sorted(found.items())
     ]
-
-
-def nvidia_gpus(devices: Sequence[PciDevice]) -> list[PciDevice]:
-    """NVIDIA's display controllers: no BMC's, no CPU's graphics, and not the audio function of the same card."""
-    return [device for device in devices if device.vendor == NVIDIA and device.class_code >> 16 == DISPLAY_CONTROLLER]
 
 
 def parse_slots(lines: Sequence[str]) -> dict[str, Slot]:

@@ -6,8 +6,9 @@ from rigup.operations import model as operations
 from rigup.run.console import calm
 from rigup.run.recorder import record
 from tasks.base import base
+from tasks.context import Context
 from tasks.model import model
-from tasks.preflight import Context, preflight
+from tasks.preflight import preflight
 
 
 @deploy("wait")

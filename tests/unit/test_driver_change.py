@@ -18,8 +18,8 @@ from rigup.lock.apt import choose_driver, parse_index
 from rigup.lock.lockfile import Lock
 from rigup.lock.packages import driver_group, driver_install
 from rigup.operations import apt as apt_operations
+from tasks.context import Context
 from tasks.driver import driver
-from tasks.preflight import Context
 from tests.unit.deploys import Actor, Outcome, Said
 from tests.unit.private_apt import apt_for
 from tests.unit.sample import plan

@@ -24,7 +24,7 @@ from rigup.ledger import Ledger
 from rigup.operations import _host, apt, drain, teardown
 from rigup.operations.serving import SWITCH_UNIT
 from rigup.plan.model import ENGINES
-from tasks.preflight import Refused
+from tasks.context import Refused
 from tasks.rebuild import _one_by_one, _yes_or_no
 from tests.unit.deploys import Actor, Said
 from tests.unit.test_operations_units import NO_UNIT, shown
