@@ -26,6 +26,7 @@ from rigup.facts.kernel import KernelState
 from rigup.facts.network import Addresses, HostProxies, ListeningPorts, Reachable
 from rigup.facts.nvidia import GpuList
 from rigup.facts.packages import AptSources, InstalledVersions
+from rigup.facts.reading import Fact
 from rigup.facts.serving import ModelStamp
 from rigup.facts.store import FileSizes
 from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
@@ -56,13 +57,6 @@ FILES = Path(__file__).resolve().parent.parent / "files"
 UPDATE_GRUB = "/usr/sbin/update-grub"
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
-
-
-class Fact(Protocol[T_co]):
-    """What all facts have in common. Unlike `FactBase` it is covariant: a fact of a list reads a sequence."""
-
-    def process(self, output: list[str]) -> T_co: ...
 
 
 class Read(Protocol):

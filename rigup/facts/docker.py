@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import reading
+from rigup.facts.reading import reading
 
 __all__ = ["ImageDigests", "parse_image_digests"]
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, reading
+from rigup.facts.reading import Value, reading
 
 __all__ = ["RESULT", "DailyAudit", "DailyAuditValue", "parse_daily_audit"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, reading
+from rigup.facts.reading import Value, reading
 from rigup.render.gateway import GATEWAYS, chain_of, parse_gateway_names
 
 __all__ = ["GatewayNames", "GatewayState", "GatewayStateValue", "parse_gateway_state"]

@@ -10,7 +10,7 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup import ledger as places
-from rigup.facts._reading import Value, reading
+from rigup.facts.reading import Value, reading
 from rigup.ledger import BEFORE, ROOMS, Ledger, backup_of, parse
 
 __all__ = ["HostLedger", "Remains", "RemainsValue", "Sums", "links_of", "parse_remains", "parse_sums", "remains_of"]

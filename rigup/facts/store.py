@@ -11,7 +11,7 @@ from typing import Any
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, read_object, reading
+from rigup.facts.reading import Value, read_object, reading
 from rigup.plan.model import PLAN as KEPT_PLAN
 from rigup.plan.model import UNITS as IN_FORCE
 from rigup.plan.model import instance_of

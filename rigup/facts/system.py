@@ -7,7 +7,7 @@ import shlex
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import reading
+from rigup.facts.reading import reading
 
 __all__ = [
     "Architecture",

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, reading
+from rigup.facts.reading import Value, reading
 
 __all__ = ["ActiveUnits", "ProcessCommand", "UnitState", "UnitStateValue", "parse_active_units", "parse_unit_state"]
 

@@ -14,7 +14,7 @@ from tasks.preflight import preflight
 @deploy("wait")
 def wait(brief: Context) -> None:
     for checkpoint in brief.plan.checkpoints:
-        operations.wait(name=f"Have {checkpoint.repo} whole and verified", checkpoint=checkpoint, timeout=300)
+        operations.wait(name=f"Download and verify {checkpoint.repo}", checkpoint=checkpoint, timeout=300)
 
 
 calm()

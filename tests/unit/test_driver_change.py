@@ -17,7 +17,7 @@ from rigup.distros.driver import driver_packages
 from rigup.lock.apt import choose_driver, parse_index
 from rigup.lock.lockfile import Lock
 from rigup.lock.packages import driver_group, driver_install
-from rigup.operations import apt as apt_operations
+from rigup.operations._apt_get import parse_removals
 from tasks.context import Context
 from tasks.driver import driver
 from tests.unit.deploys import Actor, Outcome, Said
@@ -68,7 +68,7 @@ class Rig:
         done = self.apt.run("--simulate", *shlex.split(arguments))
         assert done.returncode == 0, done.stderr
         packages = self.apt.installed() | dict(re.findall(r"^Inst (\S+) (?:\[\S+\] )?\((\S+)", done.stdout, re.M))
-        gone = apt_operations.parse_removals(done.stdout.splitlines())
+        gone = parse_removals(done.stdout.splitlines())
         self.apt.now_has(self.repository, {name: each for name, each in packages.items() if name not in gone})
         self.transactions.append(arguments)
         return Said()
@@ -135,5 +135,5 @@ def test_a_desktop_on_the_old_driver_is_left_for_its_owner_to_decide(cuda: Path,
     outcome = rig.deploys(rig.brief(driver_of("ubuntu2404", 595)))
 
     assert outcome.failed
-    assert "would remove nvidia-driver-580-open; nothing was done" in outcome.told
+    assert "would remove nvidia-driver-580-open; nothing was changed" in outcome.told
     assert desktop.items() <= rig.apt.installed().items()
