@@ -156,9 +156,9 @@ def cdi(gpus: int, uuids: Sequence[str] = (), timeout: float = 120) -> Commands:
         start(host, CDI_REFRESH, timeout, verb="restart")
         listed = read_now(host, CdiDevices)
         if not _lists_all(listed, gpus, uuids):
-            wanted = ", ".join([f"{gpus} GPUs", *uuids])
+            required = ", ".join([f"{gpus} GPUs", *uuids])
             raise OperationError(
-                f"{host.name}: containers need {wanted}, but `nvidia-ctk cdi list` names only "
+                f"{host.name}: containers need {required}, but `nvidia-ctk cdi list` names only "
                 f"{', '.join(listed) or 'none'}. See `journalctl -u {CDI_REFRESH}` and `nvidia-smi -L`."
             )
 

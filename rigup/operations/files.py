@@ -78,14 +78,14 @@ def place(
     directory, base = posixpath.split(dest)
     staging = posixpath.join(directory, f".rigup-new.{base}")
     new = posixpath.join(staging, base)
-    into, here, target, beside = (QuoteString(path) for path in (directory, staging, dest, new))
+    parent, temporary, target, new_file = (QuoteString(path) for path in (directory, staging, dest, new))
     try:
         check(
             host,
-            StringCommand("( test -d", into, "|| ("),
-            StringCommand(note_directory(directory), "&& umask 022 && mkdir -p", into, ") )"),
-            StringCommand("&& rm -rf", here, "&& mkdir -m 0700", here),
-            StringCommand("&& umask 077 && base64 -d >", beside),
+            StringCommand("( test -d", parent, "|| ("),
+            StringCommand(note_directory(directory), "&& umask 022 && mkdir -p", parent, ") )"),
+            StringCommand("&& rm -rf", temporary, "&& mkdir -m 0700", temporary),
+            StringCommand("&& umask 077 && base64 -d >", new_file),
             stdin=base64.b64encode(content).decode(),
             failing=f"could not write {new} on {host.name}",
         )
@@ -98,12 +98,12 @@ def place(
             note_file(dest, written) if keys is None else note_keys(dest, keys),
             "&&",
             StringCommand("cp -a", target, QuoteString(backup_of(dest)), "&&") if backup else "",
-            StringCommand("chown", QuoteString(f"{user}:{group}"), beside, "&& chmod", QuoteString(mode), beside),
-            StringCommand("&& sync", beside, "&& mv -T", beside, target, "&& rmdir", here),
+            StringCommand("chown", QuoteString(f"{user}:{group}"), new_file, "&& chmod", QuoteString(mode), new_file),
+            StringCommand("&& sync", new_file, "&& mv -T", new_file, target, "&& rmdir", temporary),
             failing=f"could not replace {dest} on {host.name}",
         )
     except OperationError:
-        run(host, "rm -rf", here)
+        run(host, "rm -rf", temporary)
         raise
 
 

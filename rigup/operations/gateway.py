@@ -30,7 +30,7 @@ def key(endpoint: str, path: str) -> Commands:
         return
 
     def make(host: Host) -> None:
-        file, beside = QuoteString(path), QuoteString(f"{path}.new")
+        file, new_file = QuoteString(path), QuoteString(f"{path}.new")
         failing = f"could not generate the key of {endpoint} on {host.name}"
         if state.key:
             check(host, "chown root:root --", file, "&& chmod 600 --", file, failing=failing)
@@ -38,7 +38,7 @@ def key(endpoint: str, path: str) -> Commands:
         check(
             host,
             StringCommand("( umask 022 && mkdir -p --", QuoteString(posixpath.dirname(path)), ") && umask 077"),
-            StringCommand("&& openssl rand -hex -out", beside, "32 && sync", beside, "&& mv -T --", beside, file),
+            StringCommand("&& openssl rand -hex -out", new_file, "32 && sync", new_file, "&& mv -T --", new_file, file),
             failing=failing,
         )
 

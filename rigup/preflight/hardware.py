@@ -70,7 +70,7 @@ def gpus(host: HostCheck) -> None:
             f"the GPU at {other.address} is 10de:{other.device:04x}, not an RTX PRO 6000 Blackwell (10de:2bb*)",
             "remove it, or use another host: the engine would see this GPU too",
         )
-    numbers, takers = host.facts.hardware.gpu_indices, dict[int, str]()
+    numbers, users = host.facts.hardware.gpu_indices, dict[int, str]()
     for endpoint in host.plan.endpoints:
         uuids = endpoint.gpu_uuids
         # UUIDs are unknown until the driver is installed; a container with a device that does not exist fails to start.
@@ -81,16 +81,16 @@ def gpus(host: HostCheck) -> None:
                 f"correct endpoints.{endpoint.name}.gpus: `nvidia-smi -L` lists them",
             )
             continue
-        wanted = gpu_indices(endpoint.gpus, len(cards), numbers)
-        if twice := [number for number in wanted if takers.setdefault(number, endpoint.name) != endpoint.name]:
+        indices = gpu_indices(endpoint.gpus, len(cards), numbers)
+        if twice := [number for number in indices if users.setdefault(number, endpoint.name) != endpoint.name]:
             host.problem(
                 "gpus",
-                f"endpoints {takers[twice[0]]} and {endpoint.name} both use GPU {', '.join(map(str, twice))}, by "
+                f"endpoints {users[twice[0]]} and {endpoint.name} both use GPU {', '.join(map(str, twice))}, by "
                 "index and by UUID",
                 f"correct endpoints.{endpoint.name}.gpus",
             )
             continue
-        if len(wanted) < endpoint.gpu_count and not (uuids and not numbers):
+        if len(indices) < endpoint.gpu_count and not (uuids and not numbers):
             host.problem(
                 "gpus",
                 f"{len(cards)} on the bus; recipe {endpoint.recipe} of endpoint {endpoint.name} "
@@ -98,14 +98,14 @@ def gpus(host: HostCheck) -> None:
                 "reseat the missing cards and check the BIOS (Above 4G decoding), or choose a recipe for fewer GPUs",
             )
             continue
-        if absent := [index for index in wanted if index >= len(cards)]:
+        if absent := [index for index in indices if index >= len(cards)]:
             host.problem(
                 "gpus",
                 f"endpoint {endpoint.name} uses GPU {', '.join(map(str, absent))}; the host has {len(cards)}",
                 f"correct endpoints.{endpoint.name}.gpus",
             )
             continue
-        for index in wanted:
+        for index in indices:
             memory = CARD_MIB.get(cards[index].device)
             if memory is not None and memory < endpoint.vram_mib:
                 host.problem(

@@ -76,19 +76,19 @@ def driver_change(host: HostCheck) -> None:
     if host.distro is None or not host.facts.endpoints.active_units:
         return
     try:
-        wanted = driver_install(host.lock, host.distro, host.settings)
+        driver = driver_install(host.lock, host.distro, host.settings)
     except RigupError:
         # `packages` reports it.
         return
     installed = host.facts.software.installed
-    other = {there for name, version in wanted.packages.items() if (there := installed.get(name, version)) != version}
-    if wanted.module in installed and not other:
+    other = {there for name, version in driver.packages.items() if (there := installed.get(name, version)) != version}
+    if driver.module in installed and not other:
         return
     found = ", ".join(sorted({upstream(version) for version in other if version})) or "another driver"
     units = " ".join(sorted(host.facts.endpoints.active_units))
     host.problem(
         "driver",
-        f"{found} is installed and would become {wanted.version}, with a reboot, while {units} serves",
+        f"{found} is installed and would become {driver.version}, with a reboot, while {units} serves",
         f"when it may stop, run `systemctl stop {units}` there and deploy again: the deploy starts it at the end. "
         f"Until then exclude the host (`--exclude {host.plan.host}`) or keep its driver (`driver_version`)",
     )

@@ -106,9 +106,9 @@ def test_a_mirror_that_no_proxy_names_must_be_reached_directly() -> None:
 def test_keys_come_the_way_that_apt_goes() -> None:
     keys = {name: each.key_url for name, each in repositories("debian13", Settings()).items()}
     known = lock().merged(Lock(keys=dict.fromkeys(keys.values(), "a" * 64)))
-    brief = Context(plan(), Settings(), known, "debian13", gpus=4, proxies=Proxies(apt=EVERYWHERE))
+    context = Context(plan(), Settings(), known, "debian13", gpus=4, proxies=Proxies(apt=EVERYWHERE))
 
-    commands = Actor().walks(docker, brief).commands
+    commands = Actor().walks(docker, context).commands
 
     proxied = [each for each in commands if each.startswith(f"http_proxy={PROXY} https_proxy={PROXY} ")]
     assert all(any(keys[name] in each for each in proxied) for name in ("docker", "toolkit"))
@@ -116,9 +116,9 @@ def test_keys_come_the_way_that_apt_goes() -> None:
 
 
 def test_the_downloaders_packages_come_by_the_proxy_of_the_environment() -> None:
-    brief = Context(plan(), Settings(), lock(), "debian13", gpus=4, proxies=Proxies(environment=EVERYWHERE))
+    context = Context(plan(), Settings(), lock(), "debian13", gpus=4, proxies=Proxies(environment=EVERYWHERE))
 
-    commands = Actor().walks(model, brief).commands
+    commands = Actor().walks(model, context).commands
 
     (pip,) = (each for each in commands if "/bin/pip" in each)
     assert pip.startswith(f"http_proxy={PROXY} https_proxy={PROXY} ")
