@@ -134,7 +134,7 @@ def measure_deploy(directory: Path) -> dict[str, Any]:
 
 def seconds_after_download(report: dict[str, Any]) -> float:
     """Of the operations that come after the checkpoint is whole."""
-    waited = [operation["operation"].endswith("whole and verified") for operation in report["operations"]]
+    waited = [operation["operation"].startswith("Download and verify ") for operation in report["operations"]]
     return float(sum(operation["seconds"] for operation in report["operations"][waited.index(True) + 1 :]))
 
 

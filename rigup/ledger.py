@@ -1,9 +1,10 @@
-"""What a deploy adds to a host, in one place: the directories that are wholly ours, and the host's own ledger.
+"""What deploys add to a host: the directories that belong to rigup, and the host's ledger of everything else.
 
-Everything else that an operation adds is written down in the ledger on the host before it is done, as one JSON object a
-line, so that a rebuild finds it whatever cut the deploy short. `rigup.operations._ledger` writes the lines.
+Everything that an operation adds outside these directories is recorded in the ledger on the host before it is added, as
+one JSON object per line, so that a rebuild finds it wherever the deploy was interrupted. `rigup.operations._ledger`
+writes the lines.
 
-An operation that leaves a new kind of thing outside `ROOMS` gives it a kind here and a step in `tasks/rebuild.py`.
+An operation that adds a new kind of thing outside `ROOMS` needs a kind here and a step in `tasks/rebuild.py`.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ __all__ = [
 ]
 
 ROOM = "/var/lib/rigup"
-"""Holds the ledger; goes last."""
+"""Has the ledger; removed last."""
 
 LEDGER = f"{ROOM}/ledger"
 BEFORE = f"{ROOM}/before"
-"""What stood at a path before our first write to it lies below, under the same path."""
+"""Has the files of others from before our first write to them, under the same paths."""
 
 ROOMS = (
     "/etc/rigup",
@@ -50,20 +51,20 @@ ROOMS = (
     "/run/rigup-fetch",
     ROOM,
 )
-"""Directories that are ours with all that is in them."""
+"""Directories that belong to rigup, with everything in them."""
 
 ACCOUNTS = {
     "docker-ce": ("group", "docker"),
     "haproxy": ("user", "haproxy"),
     "nvidia-persistenced": ("user", "nvidia-persistenced"),
 }
-"""What packages make and leave behind when they are purged, as Debian's rules want it."""
+"""Accounts that packages create, and leave when they are purged, as Debian's policy requires."""
 
 LEFTOVERS = {"haproxy": "/var/lib/haproxy"}
-"""Directories that packages leave behind with something in them."""
+"""Directories that purged packages leave with something in them."""
 
 UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system")
-"""Directories in which our units lie among those of others."""
+"""Directories with units of ours and of others."""
 
 EMPTIED = (
     "/usr/local/lib/systemd/system",
@@ -73,14 +74,14 @@ EMPTIED = (
     "/opt/containerd",
     "/var/lib/dkms",
 )
-"""Directories that packages leave behind; they go where nothing is in them."""
+"""Directories that purged packages leave; they are removed if they are empty."""
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What was added. `files` has the SHA-256 of everything that was ever written to a path; "" for a removal.
+    """What was added. `files` has the SHA-256 of everything that was ever written to a path, or "" for a removal.
 
-    `keys` are values merged into JSON files of others, `removed` packages that were in the way and are gone.
+    `keys` are values merged into JSON files of others, `removed` packages that a deploy has replaced.
     """
 
     files: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -95,25 +96,25 @@ class Ledger:
     checkpoints: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """For pyinfra's `fact` command."""
+        """Return it for pyinfra's `fact` command."""
         return {**vars(self), "files": {path: sorted(sums) for path, sums in self.files.items()}}
 
     @property
     def units(self) -> list[str]:
-        """Names of our units: those whose files were written; a template as a pattern of its instances."""
+        """The names of the units whose files were written; a template is a pattern of its instances."""
         written = [path for path, sums in self.files.items() if sums != {""}]
         names = {path.rpartition("/")[2] for path in written if path.rpartition("/")[0] in UNITS}
         return sorted(name.replace("@.", "@*.") for name in names)
 
     @property
     def commands(self) -> list[str]:
-        """Names of the units in which commands of a deploy run, and which have no file."""
+        """The names of the units in which commands of a deploy run, which have no file."""
         fetching = [*map(pull_unit, self.images), *map(engine_unit, self.engines)]
         return ["rigup-apt.service", "rigup-switch.service", *fetching]
 
 
 def parse(lines: Iterable[str]) -> Ledger:
-    """The ledger from its lines; a line that a power cut tore is passed over, as what it spoke of was not begun."""
+    """Parse the ledger. A line that was cut off by a power failure is skipped: its change was not made."""
     files: dict[str, set[str]] = {}
     keys: dict[str, dict[str, Any]] = {}
     lists: dict[str, dict[str, None]] = {}
@@ -128,7 +129,7 @@ def parse(lines: Iterable[str]) -> Ledger:
         elif kind == "keys":
             keys[entry["path"]] = merge(keys.get(entry["path"], {}), entry["values"])
         else:
-            # What makes way and had come with a deploy was nobody else's.
+            # A replaced package that came with a deploy did not belong to others.
             ours = lists.get("packages", {}) if kind == "removed" else {}
             lists.setdefault(kind, {}).update(dict.fromkeys(name for name in entry["names"] if name not in ours))
     return Ledger(
@@ -139,28 +140,28 @@ def parse(lines: Iterable[str]) -> Ledger:
 
 
 def in_room(path: str) -> bool:
-    """Whether a path lies in a directory that is ours as a whole."""
+    """Whether a path is in a directory that belongs to rigup."""
     return any(path == room or path.startswith(f"{room}/") for room in ROOMS)
 
 
 def backup_of(dest: str) -> str:
-    """Where the content from before the last change of `dest` is kept."""
+    """Return the path of the backup from before the last change of `dest`."""
     return f"{dest}.rigup-backup"
 
 
 @dataclass(frozen=True)
 class Unmerged:
-    """A JSON object without our keys, and those of them that others have changed since: they stay."""
+    """A JSON object without our keys, and those keys that stay because others have changed them since."""
 
     values: dict[str, Any]
     kept: tuple[str, ...] = ()
 
 
 def merge(present: Mapping[str, Any], ours: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """`present` with our keys in it: objects are merged, lists get what they lack of ours in front, other values are
-    replaced; the order and all other keys are kept.
+    """Return `present` with our keys merged into it.
 
-    Raises ValueError where one of our objects or lists meets something that is none.
+    Objects are merged, missing list entries are put in front, other values are replaced; the order and all other keys
+    are kept. Raises ValueError where one of our objects or lists would replace another type.
     """
     merged = dict(present)
     for key, value in ours.items():
@@ -178,7 +179,7 @@ def merge(present: Mapping[str, Any], ours: Mapping[str, Any], path: str = "") -
 
 
 def added(ours: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]:
-    """Our keys, without those entries of lists that `present` has already: they are others'."""
+    """Return our keys without the list entries that `present` already has, because they belong to others."""
     new = dict(ours)
     for key, value in ours.items():
         there = present.get(key)
@@ -190,9 +191,9 @@ def added(ours: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]
 
 
 def unmerge(present: Mapping[str, Any], ours: Mapping[str, Any], before: Mapping[str, Any], path: str = "") -> Unmerged:
-    """`present` with each of our values put back to what it was `before`, or removed where it was not there.
+    """Return `present` with each of our values restored to its value `before`, or removed if it had none.
 
-    Of a list our entries go, and the others stay as they are.
+    Our entries are removed from lists, and the others stay.
     """
     values, kept = dict(present), list[str]()
     for key, value in ours.items():

@@ -1,4 +1,4 @@
-"""Sizes, durations and the progress of a download as text."""
+"""Sizes, durations and download progress as text. Pure."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from typing import Any
 
 __all__ = ["duration", "progress_line", "size"]
 
-GB = 1_000_000_000
-MB = 1_000_000
 
-
-def size(count: int) -> str:
-    """Return a number of bytes as text: `18 MB`, `239.8 GB`."""
-    return f"{count / GB:.1f} GB" if count >= GB else f"{count / MB:.0f} MB"
+def size(count: float, *, binary: bool = False) -> str:
+    """Format a number of bytes: `18 MB`, `239.8 GB`; with `binary`, as memory and disks are measured, `47.8 GiB`."""
+    base, unit = (1024, "iB") if binary else (1000, "B")
+    return f"{count / base**3:.1f} G{unit}" if abs(count) >= base**3 else f"{count / base**2:.0f} M{unit}"
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as text: `45 s`, `3 min 20 s`, `1 h 05 min`."""
+    """Format a length of time: `45 s`, `3 min 20 s`, `1 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -27,10 +25,10 @@ def duration(seconds: float) -> str:
 
 
 def progress_line(repo: str, progress: Mapping[str, Any]) -> str:
-    """Return one line about a download: its step, bytes done and in total, rate, time left, and current file.
+    """Return a line with the downloaded and total bytes, the rate, the time left, and what the download is doing.
 
-    `progress` is what the downloader last reported: `step`, `doing`, `bytes_done`, `bytes_total` and `rate` (bytes per
-    second). It is empty if the downloader has not reported yet.
+    `progress` is what the download reported last: `step`, `doing`, `bytes_done`, `bytes_total` and `rate` (bytes per
+    second). It is empty before the first report.
     """
     done, total = int(progress.get("bytes_done", 0)), int(progress.get("bytes_total", 0))
     parts = [f"{repo}: {progress.get('step') or 'starting'}"]

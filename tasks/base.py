@@ -1,51 +1,51 @@
-"""What every later step stands on: an apt that waits its turn, tools, kernel settings, updates kept off the driver."""
+"""The base system: apt that waits for its lock, tools, kernel settings, no unattended updates of the driver."""
 
 from __future__ import annotations
 
-from pyinfra import host
 from pyinfra.api.deploy import deploy
+from pyinfra.context import host
 from pyinfra.facts.server import Sysctl
 from pyinfra.operations import server
 
 from rigup.operations import apt, files
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["base"]
 
-# python3-venv for the downloader; curl to fetch keys before their repositories are known.
+# python3-venv for the downloader; curl to download keys before their repositories are configured.
 PACKAGES = ("ca-certificates", "curl", "python3", "python3-venv")
 
 # pyinfra 3.10 does not wait for apt's lock, and a fresh cloud image updates itself when it first boots.
 LOCK_TIMEOUT_S = 600
 
-# A driver that changes under a serving endpoint breaks the next process that starts.
+# If the driver changes while an endpoint serves, the next process that starts there fails.
 HELD_BACK = ("nvidia-", "libnvidia-", "cuda-", "docker-ce", "containerd\\.io$", "linux-modules-nvidia-")
 
 
 @deploy("base")
 def base(context: Context) -> None:
-    """Packages, apt's lock timeout, sysctl values in effect and kept, unattended upgrades kept off the driver."""
+    """Configure apt, install tools, apply and keep sysctl values, exclude the driver from unattended upgrades."""
     files.install(
-        name="Let apt wait for its lock",
+        name="Make apt wait for its lock",
         dest="/etc/apt/apt.conf.d/10rigup-lock-timeout",
         content=f'DPkg::Lock::Timeout "{LOCK_TIMEOUT_S}";\n',
     )
-    apt.repair(name="Finish what an interrupted dpkg left behind")
+    apt.repair(name="Repair interrupted package installations")
     blacklist = "".join(f'  "{pattern}";\n' for pattern in HELD_BACK)
     files.install(
-        name="Keep unattended upgrades off the driver and Docker",
+        name="Exclude the driver and Docker from unattended upgrades",
         dest="/etc/apt/apt.conf.d/52rigup-unattended-upgrades",
         content=f"Unattended-Upgrade::Package-Blacklist {{\n{blacklist}}};\n",
     )
-    apt.install(name="Install the tools that later steps need", packages=dict.fromkeys(PACKAGES))
+    apt.install(name="Install required tools", packages=dict.fromkeys(PACKAGES))
 
-    # Which keys a kernel has does not change within a run; one that it lacks would make sysctl fail at every boot.
+    # The keys of a kernel do not change within a run; a missing one would make sysctl fail at every boot.
     known = host.get_fact(Sysctl, keys=sorted(context.settings.sysctl))
-    wanted = {key: value for key, value in sorted(context.settings.sysctl.items()) if key in known}
+    values = {key: value for key, value in sorted(context.settings.sysctl.items()) if key in known}
     files.install(
-        name="Keep the kernel settings over reboots",
+        name="Write the kernel settings",
         dest="/etc/sysctl.d/60-rigup.conf",
-        content="".join(f"{key} = {value}\n" for key, value in wanted.items()),
+        content="".join(f"{key} = {value}\n" for key, value in values.items()),
     )
-    for key, value in wanted.items():
-        server.sysctl(name=f"Put {key} into effect", key=key, value=value)
+    for key, value in values.items():
+        server.sysctl(name=f"Apply {key}", key=key, value=value)

@@ -1,6 +1,6 @@
-"""What an endpoint reads: its environment, the patched config files, the image or the packages, its unit.
+"""The files of endpoints: environment, patched config files, image or packages, unit.
 
-Each generation of an endpoint has a directory of its own: nothing of what serves is touched.
+Each generation of an endpoint has its own directory, so running endpoints are not affected.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from rigup.operations import apt, docker, files, users, venv
 from rigup.render.systemd import USER, env_file_text, unit_text
 from rigup.render.verify import record_text
 from rigup.resources import FILES
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["config"]
 
 
-# What images bring along: Triton compiles stubs against Python's headers, and kernels are linked against libnuma.
+# Images have these: Triton compiles stubs against Python's headers, and kernels are linked against libnuma.
 ENGINES_NEED = ("g++", "gcc", "libnuma1", "python3-dev")
 
 
 @deploy("config")
 def config(context: Context) -> None:
-    """Images are here by digest, packages by hash, and beside them all that is mounted. Nothing is stopped for it."""
+    """Pull images by digest, install packages by hash, and write everything that is mounted. Nothing is stopped."""
     _engines(context)
     for reference, tag in context.plan.images.items():
         docker.image(name=f"Pull {tag}", reference=reference, tag=tag)
     for endpoint in context.plan.endpoints:
         context.prepared.append(
             files.install(
-                name=f"Write the environment of {endpoint.name}",
+                name=f"Write the environment file of {endpoint.name}",
                 dest=endpoint.env_file,
                 content=env_file_text(endpoint),
                 mode="600",
@@ -49,13 +49,15 @@ def config(context: Context) -> None:
 
 
 def _engines(context: Context) -> None:
-    """The engines that run without a container."""
+    """Install the engines that run without a container."""
     if not context.plan.venvs:
         return
-    users.system(name="Make the engines' user", user=USER)
-    apt.install(name="Install what engines need of the host", packages=dict.fromkeys(ENGINES_NEED))
+    users.system(name="Create the engines' user", user=USER)
+    apt.install(name="Install the engines' system packages", packages=dict.fromkeys(ENGINES_NEED))
     requirements = f"{UV}.lock"
-    files.install(name="Name uv", dest=requirements, content=(FILES / "uv-requirements.lock").read_text())
+    files.install(
+        name="Write the requirements of uv", dest=requirements, content=(FILES / "uv-requirements.lock").read_text()
+    )
     venv.synced(
         name="Install uv",
         path=UV,
@@ -63,13 +65,15 @@ def _engines(context: Context) -> None:
         index=context.settings.pypi_index,
         _env=context.proxies.environment,
     )
-    for wanted in context.plan.venvs:
-        packages = ", ".join(wanted.packages)
-        files.install(name=f"Name the packages of {packages}", dest=f"{wanted.path}.lock", content=wanted.text)
+    for environment in context.plan.venvs:
+        packages = ", ".join(environment.packages)
+        files.install(
+            name=f"Write the requirements of {packages}", dest=f"{environment.path}.lock", content=environment.text
+        )
         venv.engine(
             name=f"Install {packages}",
-            venv=wanted,
-            requirements=f"{wanted.path}.lock",
+            venv=environment,
+            requirements=requirements,
             index=context.settings.pypi_index,
             pythons=context.settings.python_mirror,
         )

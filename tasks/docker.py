@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyinfra import host
 from pyinfra.api.deploy import deploy
+from pyinfra.context import host
 
 from rigup.config.settings import Settings
 from rigup.distros.apt_sources import repositories, superseded_sources
@@ -13,43 +13,46 @@ from rigup.facts.packages import AptSources
 from rigup.lock.packages import locked_packages
 from rigup.operations import apt, files, systemd
 from rigup.operations import docker as docker_operations
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["docker"]
 
 
 @deploy("docker")
 def docker(context: Context) -> None:
-    """Both repositories, Docker and the container toolkit at their locked versions, our keys in daemon.json."""
+    """Add both repositories, install Docker and the container toolkit at their locked versions, configure Docker."""
     sources = host.get_fact(AptSources)
     for repository in (repositories(context.distro, context.settings)[key] for key in ("docker", "toolkit")):
         for path in superseded_sources(repository, sources):
-            files.absent(name=f"Remove {path}, which names the same repository", path=path)
+            files.absent(name=f"Remove the duplicate source {path}", path=path)
         files.download(
-            name=f"Fetch the {repository.name} repository's key",
+            name=f"Download the key of the {repository.name} repository",
             src=repository.key_url,
             dest=repository.key_path,
             sha256sum=context.lock.keys[repository.key_url],
             _env=context.proxies.apt,
         )
         files.install(
-            name=f"Name the {repository.name} repository",
+            name=f"Add the {repository.name} repository",
             dest=repository.source_path,
             content=repository.source_text,
         )
-    wanted = locked_packages(context.lock, context.distro, context.settings)
-    rolling = {"max_unavailable": context.settings.max_unavailable, "ready_timeout": context.settings.ready_timeout}
-    apt.install(name="Install Docker", packages=wanted["docker"], **rolling)
-    apt.install(name="Install the container toolkit", packages=wanted["toolkit"])
+    packages = locked_packages(context.lock, context.distro, context.settings)
+    rolling: dict[str, Any] = {
+        "max_unavailable": context.settings.max_unavailable,
+        "ready_timeout": context.settings.ready_timeout,
+    }
+    apt.install(name="Install Docker", packages=packages["docker"], **rolling)
+    apt.install(name="Install the container toolkit", packages=packages["toolkit"])
     docker_operations.daemon_config(
-        name="Merge our keys into daemon.json", values=daemon_values(context.settings), **rolling
+        name="Configure Docker in daemon.json", values=daemon_values(context.settings), **rolling
     )
-    systemd.enabled(name="Start Docker at boot", unit="docker.service")
-    systemd.enabled(name="List the GPUs for containers at boot", unit="nvidia-cdi-refresh.service")
+    systemd.enabled(name="Enable Docker", unit="docker.service")
+    systemd.enabled(name="Enable the GPU list for containers", unit="nvidia-cdi-refresh.service")
 
 
 def daemon_values(settings: Settings) -> dict[str, Any]:
-    """The keys of /etc/docker/daemon.json that are ours; all others stay as they are."""
+    """Return the keys of /etc/docker/daemon.json that a deploy sets; all others are not changed."""
     values: dict[str, Any] = {
         "runtimes": {"nvidia": {"path": "nvidia-container-runtime", "args": []}},
         "features": {"cdi": True},

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import posixpath
 
-from pyinfra import host
 from pyinfra.api.deploy import deploy
+from pyinfra.context import host
 from pyinfra.facts.deb import DebPackages
 from pyinfra.operations import files as pyinfra_files
 
@@ -14,7 +14,7 @@ from rigup.distros.driver import PIN, conflicting, other_drivers
 from rigup.facts.packages import AptSources
 from rigup.lock.packages import driver_install
 from rigup.operations import apt, files, systemd
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["PERSISTENCED", "PERSISTENCED_DROP_IN", "driver"]
 
@@ -25,8 +25,8 @@ PERSISTENCED_DROP_IN = f"/etc/systemd/system/{PERSISTENCED}.d/rigup.conf"
 
 @deploy("driver")
 def driver(context: Context) -> None:
-    """The CUDA repository and its key, the branch pin, the driver, persistence."""
-    # Packages that get in the way were there before the run; nothing in it installs one.
+    """Add the CUDA repository and its key, pin the branch, install the driver, configure persistence."""
+    # Conflicting packages were installed before the run; nothing in it installs one.
     installed = host.get_fact(DebPackages)
     apt.absent(
         name="Remove packages that conflict with NVIDIA's and Docker's own",
@@ -34,38 +34,39 @@ def driver(context: Context) -> None:
     )
 
     cuda = repositories(context.distro, context.settings)["cuda"]
-    for path in superseded_sources(cuda, host.get_fact(AptSources)):
-        files.absent(name=f"Remove {path}, which names the same repository", path=path)
-    pyinfra_files.directory(name="Make a place for the keyring package", path=posixpath.dirname(KEYRING))
+    sources: dict[str, set[str]] = host.get_fact(AptSources)
+    for path in superseded_sources(cuda, sources):
+        files.absent(name=f"Remove the duplicate source {path}", path=path)
+    pyinfra_files.directory(name="Create the directory of the keyring package", path=posixpath.dirname(KEYRING))
     files.download(
-        name="Fetch the CUDA repository's keyring package",
+        name="Download the keyring package of the CUDA repository",
         src=cuda.key_url,
         dest=KEYRING,
         sha256sum=context.lock.keys[cuda.key_url],
         _env=context.proxies.apt,
     )
     apt.keyring(
-        name="Install the CUDA repository's keyring", package="cuda-keyring", src=KEYRING, brings=cuda.source_path
+        name="Install the keyring of the CUDA repository", package="cuda-keyring", src=KEYRING, brings=cuda.source_path
     )
-    # The package brings NVIDIA's own address; a mirror is named here.
-    files.install(name="Name the CUDA repository", dest=cuda.source_path, content=cuda.source_text)
+    # The package has NVIDIA's own address; this writes the mirror.
+    files.install(name="Add the CUDA repository", dest=cuda.source_path, content=cuda.source_text)
 
-    wanted = driver_install(context.lock, context.distro, context.settings)
-    others = other_drivers(installed, wanted)
-    if wanted.pin:
-        # A pin that arrives in the same transaction has no say in it. There can be only one.
+    install = driver_install(context.lock, context.distro, context.settings)
+    others = other_drivers(installed, install)
+    if install.pin:
+        # A pin in the same transaction has no effect on it. Only one can be installed.
         pins = [name for name in others if name.startswith(PIN)]
         apt.install(
-            name=f"Pin the driver branch {context.settings.driver_branch}", packages=wanted.pin, instead_of=pins
+            name=f"Pin the driver branch {context.settings.driver_branch}", packages=install.pin, instead_of=pins
         )
         others = [name for name in others if name not in pins]
-    apt.install(name=f"Install the driver {wanted.version}", packages=wanted.packages, instead_of=others)
+    apt.install(name=f"Install the NVIDIA driver {install.version}", packages=install.packages, instead_of=others)
 
     mode = "--persistence-mode" if context.settings.persistence else "--no-persistence-mode"
     drop_in = files.install(
-        name="Set the driver's persistence",
+        name="Configure the persistence daemon",
         dest=PERSISTENCED_DROP_IN,
-        # Ubuntu's unit says --no-persistence-mode; the empty line takes its command away first.
+        # Ubuntu's unit has --no-persistence-mode; the empty line removes its command first.
         content=f"[Service]\nExecStart=\nExecStart=/usr/bin/nvidia-persistenced --verbose {mode}\n",
     )
-    systemd.enabled(name="Start the persistence daemon at boot", unit=PERSISTENCED, reload_for=[drop_in])
+    systemd.enabled(name="Enable the persistence daemon", unit=PERSISTENCED, reload_for=[drop_in])

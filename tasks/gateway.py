@@ -1,4 +1,4 @@
-"""The way to endpoints from beyond their host: a key, and a firewall rule that admits the endpoint's networks alone."""
+"""Access to endpoints from other hosts: a key, and a firewall rule that allows only the endpoint's networks."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ from rigup.operations import apt, files, systemd
 from rigup.operations import gateway as gateway_operations
 from rigup.render import gateway as gateways
 from rigup.resources import FILES
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["gateway"]
 
 
 @deploy("gateway")
 def gateway(context: Context) -> None:
-    """Every endpoint with a public address has its gateway there; every other endpoint has none."""
+    """Give every endpoint with a public address a gateway, and no other."""
     public = [endpoint for endpoint in context.plan.endpoints if endpoint.public_address]
     gateway_operations.absent_others(
-        name="Close gateways that are no longer wanted", keep=[each.name for each in public]
+        name="Remove gateways that are no longer configured", keep=[each.name for each in public]
     )
     if not public:
         return
-    apt.install(name="Install the gateway's programs", packages={"haproxy": None, "nftables": None})
+    apt.install(name="Install HAProxy and nftables", packages={"haproxy": None, "nftables": None})
     unit = files.install(
         name="Install the gateway's unit",
         dest="/etc/systemd/system/rigup-gateway@.service",
         content=(FILES / "rigup-gateway@.service").read_text(),
     )
     for endpoint in public:
-        gateway_operations.key(name=f"Have a key for {endpoint.name}", endpoint=endpoint.name, path=endpoint.key_file)
+        gateway_operations.key(
+            name=f"Generate the key of {endpoint.name}", endpoint=endpoint.name, path=endpoint.key_file
+        )
         config, rules = gateways.config_path(endpoint), gateways.rules_path(endpoint)
         written = [
             files.install(
-                name=f"Write the gateway of {endpoint.name}",
+                name=f"Write the gateway configuration of {endpoint.name}",
                 dest=config,
                 content=gateways.config_text(endpoint),
                 validate=["haproxy", "-c", "-q", "-f", "%s"],
@@ -46,14 +48,14 @@ def gateway(context: Context) -> None:
             ),
         ]
         systemd.converge(
-            name=f"Open the gateway of {endpoint.name} on {endpoint.public_address}",
+            name=f"Start the gateway of {endpoint.name} on {endpoint.public_address}",
             unit=endpoint.gateway,
             inputs=[config, rules, endpoint.key_file],
             reload_for=[unit, *written],
             timeout=60,
         )
         gateway_operations.firewall(
-            name=f"Admit {', '.join(endpoint.allowed_networks)} to {endpoint.name}",
+            name=f"Allow {', '.join(endpoint.allowed_networks)} to reach {endpoint.name}",
             endpoint=endpoint.name,
             key=endpoint.key_file,
             rules=rules,

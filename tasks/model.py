@@ -1,4 +1,4 @@
-"""The checkpoint: its download starts here, as a unit of its own, and goes on while the other steps work."""
+"""Checkpoints: their downloads start here, as units of their own, and run while the other steps work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rigup.plan.peers import CONFIG, UNIT
 from rigup.render.peers import daemon_config
 from rigup.render.systemd import mount_text, mount_unit
 from rigup.resources import FILES
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["model"]
 
@@ -25,12 +25,12 @@ TOKEN = "/etc/rigup/hub-token"
 
 @deploy("model")
 def model(context: Context) -> None:
-    """The downloader is there, and every checkpoint that is not in the store is on its way."""
+    """Install the downloader, and start the download of every checkpoint that is not in the store."""
     if context.settings.model_disk:
         _mount_store(context.settings.model_store, context.settings.model_disk)
-    users.system(name="Make the downloader's user", user=USER)
+    users.system(name="Create the downloader's user", user=USER)
     files.install(
-        name="Name the downloader's packages",
+        name="Write the requirements of the downloader",
         dest=f"{LIBRARY}/fetch-requirements.lock",
         content=(FILES / "fetch-requirements.lock").read_text(),
     )
@@ -56,13 +56,13 @@ def model(context: Context) -> None:
     settings = context.settings
     token = token_for(settings.hub_endpoint)
     if token:
-        files.install(name="Hand over the hub token", dest=TOKEN, content=HiddenValue(token), mode="600", secret=True)
+        files.install(name="Write the hub token", dest=TOKEN, content=HiddenValue(token), mode="600", secret=True)  # type: ignore[no-untyped-call]
     else:
-        files.absent(name="Have no hub token", path=TOKEN)
+        files.absent(name="Remove the hub token", path=TOKEN)
     if context.peers:
         _serve_peers(context)
     else:
-        systemd.stopped(name="Serve nobody", unit=UNIT)
+        systemd.stopped(name="Stop serving peers", unit=UNIT)
     sources = Sources(
         hubs=tuple(url for url in (settings.hub_mirror, settings.hub_endpoint) if url),
         name=context.plan.host,
@@ -75,13 +75,15 @@ def model(context: Context) -> None:
 
 
 def _mount_store(path: str, label: str) -> None:
-    """The store's own disk is mounted, and nothing is downloaded while it is not."""
+    """Mount the store's own disk, and let nothing be downloaded while it is not mounted."""
     unit = mount_unit(path)
     written = files.install(
-        name="Name the store's disk", dest=f"/etc/systemd/system/{unit}", content=mount_text(path, label)
+        name="Write the mount unit of the store's disk",
+        dest=f"/etc/systemd/system/{unit}",
+        content=mount_text(path, label),
     )
     files.install(
-        name="Let the download wait for the store's disk",
+        name="Make downloads wait for the store's disk",
         dest="/etc/systemd/system/model-fetch@.service.d/store.conf",
         content=f"# Written by rigup; the next deploy undoes changes made here.\n[Unit]\nRequiresMountsFor={path}\n",
     )
@@ -89,10 +91,10 @@ def _mount_store(path: str, label: str) -> None:
 
 
 def _serve_peers(context: Context) -> None:
-    """What this host has verified is there for the other hosts of the inventory, and for nobody else."""
+    """Serve verified files to the other hosts of the inventory, and to nobody else."""
     apt.install(name="Install rsync", packages={"rsync": None})
     config = files.install(
-        name="Say who the peers are",
+        name="Write the configuration for peers",
         dest=CONFIG,
         content=daemon_config(
             context.settings.model_store, context.settings.peer_port, [each.address for each in context.peers]

@@ -1,27 +1,27 @@
-"""At most one reboot a run, only where what is installed is not yet what runs."""
+"""At most one reboot per run, only where the host does not run what is installed."""
 
 from __future__ import annotations
 
-from pyinfra import host
 from pyinfra.api.deploy import deploy
+from pyinfra.context import host
 
 from rigup.facts.files import FileText
 from rigup.operations import docker, systemd
 from rigup.operations import reboot as reboot_operations
 from rigup.plan.model import PLAN, kept_plan
+from tasks.context import Context
 from tasks.driver import PERSISTENCED, PERSISTENCED_DROP_IN
-from tasks.preflight import Context
 
 __all__ = ["reboot"]
 
 
 @deploy("reboot")
 def reboot(context: Context) -> None:
-    """The running kernel, its arguments and its modules are the installed ones; containers can see the GPUs."""
+    """Make the host run the installed kernel, arguments and modules, and let containers see the GPUs."""
     settings = context.settings
     former = kept_plan(host.get_fact(FileText, path=PLAN)).get("settings", {}).get("kernel_args", [])
     reboot_operations.when_needed(
-        name="Reboot if what runs is not what is installed",
+        name="Reboot if required",
         kernel_args=list(settings.kernel_args),
         modprobe_options=settings.modprobe_options,
         former_args=[argument for argument in former if argument not in settings.kernel_args],
@@ -30,7 +30,7 @@ def reboot(context: Context) -> None:
         timeout=settings.reboot_timeout,
     )
     systemd.converge(
-        name="Run the persistence daemon as its drop-in says", unit=PERSISTENCED, inputs=[PERSISTENCED_DROP_IN]
+        name="Apply the settings of the persistence daemon", unit=PERSISTENCED, inputs=[PERSISTENCED_DROP_IN]
     )
     uuids = [uuid for endpoint in context.plan.endpoints for uuid in endpoint.gpu_uuids]
-    docker.cdi(name="List the GPUs for containers", gpus=context.gpus, uuids=uuids)
+    docker.cdi(name="Update the GPU list for containers", gpus=context.gpus, uuids=uuids)

@@ -1,4 +1,4 @@
-"""The way back: a host that was deployed becomes what it was before, and its model store stays."""
+"""The rebuild: reset a host to what it was before the first deploy, except for its model store."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import sys
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from pyinfra import host, state
 from pyinfra.api.deploy import deploy
+from pyinfra.context import host, state
 
 from rigup.config.settings import Settings
 from rigup.facts.files import FileText
 from rigup.facts.ledger import HostLedger, Remains, RemainsValue, remains_of
 from rigup.ledger import Ledger
-from rigup.operations import apt, drain, teardown
+from rigup.operations import apt, drain
+from rigup.operations.teardown import docker, files, finish, packages, units
+from rigup.operations.teardown.kept import Kept
 from rigup.plan.model import PLAN, kept_plan
-from tasks.preflight import Refused
+from tasks.context import Refused
 
 __all__ = ["rebuild"]
 
@@ -24,52 +26,52 @@ REMOVE_STORE = "remove_store"
 
 @deploy("rebuild")
 def rebuild() -> None:
-    """In an order that can be cut short anywhere: what serves, what it runs on, the files, and the ledger last."""
-    data: dict[str, Any] = host.data.dict()
+    """Remove endpoints, what they run on, files, and the ledger last, so that it can be interrupted anywhere."""
+    data: dict[str, Any] = host.data.dict()  # type: ignore[no-untyped-call]
     with_store = _yes_or_no(data.pop(REMOVE_STORE, "no"))
     settings = Settings.from_data(data, host.name)
-    _one_by_one(settings.max_unavailable)
-    book: Ledger = host.get_fact(HostLedger)
-    remains: RemainsValue = host.get_fact(Remains, **remains_of(book))
-    if not book.files and not remains.words():
-        print(f"\n{host.name}: bare already, as far as rigup can tell", file=sys.stderr)
+    _check_max_unavailable(settings.max_unavailable)
+    ledger: Ledger = host.get_fact(HostLedger)
+    remains: RemainsValue = host.get_fact(Remains, **remains_of(ledger))
+    if not ledger.files and not remains.words():
+        print(f"\n{host.name} is already bare, as far as rigup can tell", file=sys.stderr)
         return
-    print(_told(host.name, book, remains, with_store), file=sys.stderr)
+    print(_overview(host.name, ledger, remains, with_store), file=sys.stderr)
     plan = kept_plan(host.get_fact(FileText, path=PLAN))
-    kept = teardown.Kept()
+    kept = Kept()
 
-    teardown.confirmed(name="Ask for the host's name")
+    finish.confirmed(name="Confirm the rebuild")
     drain.drained(
         name="Wait for running requests",
         endpoints={entry["name"]: _metrics(entry) for entry in plan.get("endpoints", [])},
         limit=settings.drain_timeout,
     )
-    mounts = [unit for unit in book.units if unit.endswith(".mount")]
-    teardown.stopped(name="Stop what serves and what downloads", book=book, mounts=mounts)
-    apt.repair(name="Finish what an interrupted dpkg left behind")
-    teardown.docker_emptied(name="Remove the images", book=book, kept=kept)
-    teardown.keys_removed(name="Take our keys out of files of others", book=book, kept=kept)
-    teardown.packages_purged(name="Purge the packages", book=book, kept=kept)
-    teardown.users_removed(name="Remove the users", book=book, kept=kept)
+    mounts = [unit for unit in ledger.units if unit.endswith(".mount")]
+    units.stopped(name="Stop endpoints and downloads", ledger=ledger, mounts=mounts)
+    apt.repair(name="Repair interrupted package installations")
+    docker.docker_emptied(name="Remove the images", ledger=ledger, kept=kept)
+    files.keys_removed(name="Remove our keys from files of others", ledger=ledger, kept=kept)
+    packages.packages_purged(name="Purge the packages", ledger=ledger, kept=kept)
+    packages.users_removed(name="Remove the users", ledger=ledger, kept=kept)
     if with_store:
-        teardown.store_removed(name="Remove the checkpoints", book=book, mounts=mounts)
-    # Until here it was needed: what lies on it was to be removed, or become root's.
-    teardown.unmounted(name="Unmount the store's disk", mounts=mounts)
-    teardown.files_restored(name="Remove the files", book=book, kept=kept)
-    teardown.rebooted(
-        name="Reboot if our driver or arguments are in effect",
-        book=book,
+        files.store_removed(name="Remove the checkpoints", ledger=ledger, mounts=mounts)
+    # Not earlier: the steps above remove files on it, or give them to root.
+    units.unmounted(name="Unmount the store's disk", mounts=mounts)
+    files.files_restored(name="Remove the files", ledger=ledger, kept=kept)
+    units.rebooted(
+        name="Reboot if our driver or kernel arguments are in effect",
+        ledger=ledger,
         kernel_args=plan.get("settings", {}).get("kernel_args", []),
         allowed=settings.reboot == "when-needed",
         timeout=settings.reboot_timeout,
         kept=kept,
     )
-    teardown.rooms_removed(name="Remove our directories", book=book)
-    teardown.closed(name="Prove that nothing is left", book=book, kept=kept)
+    finish.directories_removed(name="Remove our directories", ledger=ledger)
+    finish.verified_bare(name="Verify that nothing is left", ledger=ledger, kept=kept)
 
 
 def _yes_or_no(value: object) -> bool:
-    """What a person may write for it, as for a setting. Raises Refused for what is neither."""
+    """Read yes or no in any form that settings accept. Raises Refused for anything else."""
     try:
         return TypeAdapter(bool).validate_python(value)
     except ValidationError as error:
@@ -79,13 +81,13 @@ def _yes_or_no(value: object) -> bool:
         ) from error
 
 
-def _one_by_one(max_unavailable: int) -> None:
-    """Raises Refused where the run would take more hosts out of service than may be at a time."""
+def _check_max_unavailable(max_unavailable: int) -> None:
+    """Raise Refused where the run would take more hosts out of service than may be unavailable at a time."""
     hosts = sorted(each.name for each in state.inventory.get_active_hosts())
     if len(hosts) > max_unavailable:
         raise Refused(
             f"{', '.join(hosts)} would not serve until the next deploy, and max_unavailable is {max_unavailable}: "
-            f"begin with `--limit {hosts[0]}` and deploy it, or take all with `--data max_unavailable={len(hosts)}`; "
+            f"rebuild and deploy one first (`--limit {hosts[0]}`), or all with `--data max_unavailable={len(hosts)}`; "
             "nothing was changed"
         )
 
@@ -95,18 +97,18 @@ def _metrics(endpoint: dict[str, Any]) -> str:
     return f"http://{f'[{address}]' if ':' in address else address}:{endpoint['port']}/metrics"
 
 
-def _told(name: str, book: Ledger, remains: RemainsValue, with_store: bool) -> str:
-    """What will go, all of it, for the person who decides."""
+def _overview(name: str, ledger: Ledger, remains: RemainsValue, with_store: bool) -> str:
+    """Return a list of everything that will be removed, for the person who decides."""
     store = "with the checkpoints" if with_store else f"the checkpoints stay (--data {REMOVE_STORE}=yes removes them)"
-    lines = [f"\n{name} goes back to bare; {store}:"]
+    lines = [f"\n{name} will be reset to bare; {store}:"]
     things = {
-        "stop": book.units,
-        "remove the images": book.images,
-        "take our keys out of": [f"{path} ({', '.join(values)})" for path, values in book.keys.items()],
+        "stop": ledger.units,
+        "remove the images": ledger.images,
+        "remove our keys from": [f"{path} ({', '.join(values)})" for path, values in ledger.keys.items()],
         "purge the packages": remains.packages,
-        "remove the files": [path for path in remains.paths if path not in book.keys],
+        "remove the files": [path for path in remains.paths if path not in ledger.keys],
         "remove the users": remains.users,
-        "remove the checkpoints": book.checkpoints if with_store else (),
+        "remove the checkpoints": ledger.checkpoints if with_store else (),
     }
     for what, names in things.items():
         if names:

@@ -1,4 +1,4 @@
-"""The endpoints, each a systemd unit that is active only once it answers."""
+"""The endpoints, each a systemd unit that becomes active once it answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rigup.operations import files, model, serving, systemd, venv
 from rigup.plan.model import PLAN
 from rigup.render.systemd import CLIENT, FATAL_LINES, JUDGE, PROVE, SMOKE, WAIT_READY
 from rigup.resources import FILES
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["serve"]
 
@@ -32,7 +32,7 @@ PROGRAMS = {
 
 @deploy("serve")
 def serve(context: Context) -> None:
-    """Every endpoint of the plan serves what the plan says, or what served before still does."""
+    """Serve every endpoint as the plan says; if that fails, what served before is rolled back."""
     endpoints = context.plan.endpoints
     for what, path in PROGRAMS.items():
         content = (FILES / Path(path).name).read_text()
@@ -42,29 +42,29 @@ def serve(context: Context) -> None:
         dest=f"/etc/systemd/system/{COMMIT_UNIT}",
         content=(FILES / COMMIT_UNIT).read_text(),
     )
-    systemd.enabled(name="Finish an interrupted switch at boot", unit=COMMIT_UNIT, reload_for=[unit])
+    systemd.enabled(name="Enable the unit that finishes an interrupted switch", unit=COMMIT_UNIT, reload_for=[unit])
     requirements = f"{CLIENT}-requirements.lock"
     content = (FILES / Path(requirements).name).read_text()
-    files.install(name="Name the proof's packages", dest=requirements, content=content)
+    files.install(name="Write the requirements of the verification client", dest=requirements, content=content)
     venv.synced(
-        name="Install the proof's packages",
+        name="Install the verification client",
         path=CLIENT,
         requirements=requirements,
         index=context.settings.pypi_index,
         _env=context.proxies.environment,
     )
-    files.install(name="Install what the readiness check knows", dest=FATAL_LINES, content=fatal_text())
-    # What the engine refuses is told before the longest wait.
+    files.install(name="Write the fatal log lines of the readiness check", dest=FATAL_LINES, content=fatal_text())
+    # Before the longest wait: refused arguments fail the deploy at once.
     for endpoint in endpoints:
-        serving.judged(name=f"Have the engine judge the arguments of {endpoint.name}", endpoint=endpoint)
+        serving.arguments_checked(name=f"Check the arguments of {endpoint.name}", endpoint=endpoint)
     for checkpoint in context.plan.checkpoints:
         model.wait(
-            name=f"Have {checkpoint.repo} whole and verified",
+            name=f"Download and verify {checkpoint.repo}",
             checkpoint=checkpoint,
             timeout=context.settings.fetch_timeout,
         )
     for endpoint in endpoints:
-        files.absent(name=f"Have no other unit of {endpoint.name}", path=f"/etc/systemd/system/{endpoint.unit}")
+        files.absent(name=f"Remove other units of {endpoint.name}", path=f"/etc/systemd/system/{endpoint.unit}")
     named = ", ".join(f"{endpoint.recipe} as {endpoint.name}" for endpoint in endpoints)
     serving.serve(
         name=f"Serve {named}",
@@ -73,5 +73,5 @@ def serve(context: Context) -> None:
         max_unavailable=context.settings.max_unavailable,
     )
     serving.tidy(name="Remove the files of earlier generations", endpoints=endpoints)
-    # With the recipes' environments in it, which may hold a secret.
-    files.install(name="Keep the plan on the host", dest=PLAN, content=context.plan.text(), mode="600", secret=True)
+    # It has the recipes' environments, which may hold a secret.
+    files.install(name="Write the plan to the host", dest=PLAN, content=context.plan.text(), mode="600", secret=True)

@@ -1,4 +1,4 @@
-"""The host looks at itself every day, where the setting says so."""
+"""The daily audit of a host, where the settings ask for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pyinfra.api.deploy import deploy
 
 from rigup.operations import files, systemd
 from rigup.resources import FILES
-from tasks.preflight import Context
+from tasks.context import Context
 
 __all__ = ["watch"]
 
@@ -19,9 +19,9 @@ PROGRAM = "/usr/local/lib/rigup/daily_audit.py"
 
 @deploy("watch")
 def watch(context: Context) -> None:
-    """A timer audits the host once a day, or there is none."""
+    """Audit the host once a day with a timer, or remove the timer."""
     if not context.settings.daily_audit:
-        systemd.absent(name="Have no daily audit", unit="rigup-audit.timer", files=[TIMER, SERVICE])
+        systemd.absent(name="Remove the daily audit", unit="rigup-audit.timer", files=[TIMER, SERVICE])
         return
     files.install(
         name="Install the daily audit",
@@ -33,4 +33,4 @@ def watch(context: Context) -> None:
         files.install(name=f"Write {dest.rpartition('/')[2]}", dest=dest, content=(FILES / Path(dest).name).read_text())
         for dest in (SERVICE, TIMER)
     ]
-    systemd.converge(name="Audit every day", unit="rigup-audit.timer", reload_for=written)
+    systemd.converge(name="Enable the daily audit", unit="rigup-audit.timer", reload_for=written)

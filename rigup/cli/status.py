@@ -30,7 +30,7 @@ from rigup.facts.endpoints import Endpoints, EndpointsValue
 from rigup.facts.files import FileText
 from rigup.facts.network import HttpStatus
 from rigup.facts.nvidia import GpuUse
-from rigup.facts.serving import Proof
+from rigup.facts.serving import Verification
 from rigup.facts.store import Downloads
 from rigup.facts.units import UnitState, UnitStateValue
 from rigup.plan.model import PLAN
@@ -120,7 +120,7 @@ def _ask(transport: paramiko.Transport, sudo: bool) -> Status:
         (
             endpoint,
             second.ask(UnitState(), unit=f"llm@{endpoint['name']}.service"),
-            second.ask(Proof(), path=result_path(f"endpoint-{endpoint['name']}"),
+            second.ask(Verification(), path=result_path(f"endpoint-{endpoint['name']}"),
                        unit=f"llm@{endpoint['name']}.service"),
             second.ask(HttpStatus(), url=_url(endpoint) + endpoint["ready_path"]),
         )

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import reading
+from rigup.facts.reading import reading
 
 __all__ = ["ImageDigests", "parse_image_digests"]
 
 
 def parse_image_digests(lines: list[str]) -> set[str]:
-    """References `REPOSITORY@sha256:...` from `docker image ls --digests`; images built here have none."""
+    """Parse references `REPOSITORY@sha256:...` from `docker image ls --digests`; images built here have none."""
     return set(line.strip() for line in lines if "@sha256:" in line)
 
 
 class ImageDigests(FactBase[set[str]]):
-    """References by digest of all images here; empty where Docker is missing or down."""
+    """References by digest of all images on the host; empty where Docker is missing or down."""
 
     @staticmethod
     def default() -> set[str]:

@@ -1,4 +1,4 @@
-"""What the host's own daily audit has found last."""
+"""The last result of the host's daily audit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, reading
+from rigup.facts.reading import Value, reading
 
 __all__ = ["RESULT", "DailyAudit", "DailyAuditValue", "parse_daily_audit"]
 
@@ -18,14 +18,14 @@ LATE_AFTER_H = 50
 
 @dataclass(frozen=True)
 class DailyAuditValue(Value):
-    """When it looked (ISO 8601, UTC; empty: never), at which plan, and what it found: `CHECK: WORDS`."""
+    """When it ran (ISO 8601, UTC; empty: never), for which plan, and its findings, as `CHECK: FOUND`."""
 
     at: str = ""
     plan: str = ""
     findings: tuple[str, ...] = ()
 
     def words(self, now: datetime) -> str:
-        """For a line of a status: `clean 3 h ago`, `2 findings 3 h ago`, with `late` where a day was missed."""
+        """Return the result for a status line: `clean 3 h ago`, `2 findings 3 h ago`, with `late` if one was missed."""
         if not self.at:
             return "never"
         hours = int((now - datetime.fromisoformat(self.at)).total_seconds() // 3600)
@@ -35,7 +35,7 @@ class DailyAuditValue(Value):
 
 
 def parse_daily_audit(lines: list[str]) -> DailyAuditValue:
-    """From the result's JSON; an empty value where there is none, or a damaged one."""
+    """Parse the JSON of the result; an empty value where it is missing or damaged."""
     try:
         record = json.loads("\n".join(lines))
         findings = tuple(f"{finding['check']}: {finding['found']}" for finding in record["findings"])
@@ -45,7 +45,7 @@ def parse_daily_audit(lines: list[str]) -> DailyAuditValue:
 
 
 class DailyAudit(FactBase[DailyAuditValue]):
-    """The last result of the daily audit; root alone may read it."""
+    """The last result of the daily audit; only root can read it."""
 
     @staticmethod
     def default() -> DailyAuditValue:

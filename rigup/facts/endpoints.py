@@ -1,4 +1,4 @@
-"""The endpoints on a host: the generations whose files lie there, which of them is in force, and what failed before."""
+"""The endpoints on a host: which generations have files there, which one is installed, and which failed before."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, read_object, reading
+from rigup.facts.reading import Value, read_object, reading
 from rigup.plan.model import ENDPOINTS, UNITS
 
-__all__ = ["JUDGED", "Endpoints", "EndpointsValue", "Tried", "parse_endpoints"]
+__all__ = ["ARGUMENTS_CHECKED", "Endpoints", "EndpointsValue", "Tried", "parse_endpoints"]
 
 SWITCHES = "/var/lib/rigup/switch.json"
-# Until the next boot: a verdict is a matter of seconds.
-JUDGED = "/run/rigup/judged"
-PARTS = ("judged", "units", "active", "switches")
-# A unit that is being tried comes before the one in force (systemd.unit(5)).
+# Kept until the next boot: a check takes only seconds.
+ARGUMENTS_CHECKED = "/run/rigup/judged"
+PARTS = ("checked", "units", "active", "switches")
+# A unit on trial takes precedence over the installed one (systemd.unit(5)).
 TRIALS = "/run/systemd/system"
 UNIT_LINE = re.compile(r"(?P<place>/.*)/llm@(?P<name>.+)\.service:Generation=(?P<generation>\w+)$")
 
 
 @dataclass(frozen=True)
 class Tried(Value):
-    """A generation that gave way to the one before it: its recipe, when (ISO 8601), and why."""
+    """A generation that was rolled back: its recipe, when (ISO 8601), and why."""
 
     recipe: str
     at: str
@@ -34,17 +34,16 @@ class Tried(Value):
 
 @dataclass(frozen=True)
 class EndpointsValue(Value):
-    """Generations are named `(endpoint, generation)`.
+    """The endpoints and their generations, by `(endpoint, generation)` or by endpoint.
 
-    `records` has what `rigup.render.verify.record_text` wrote of each generation whose files are there, `judged`
-    those whose
-    image's parser took their arguments, `in_force` the generation of each endpoint's unit, `on_trial` that of a switch
-    under way, `active` the endpoints that serve or start, `failed` what was tried here in vain, and `last` what the
-    last switch came to.
+    `records` has what `rigup.render.systemd.record_text` wrote for each generation whose files exist. `checked` are
+    the generations whose engine accepted their arguments. `in_force` is the generation of each installed unit,
+    `on_trial` that of a running switch. `active` are the endpoints that serve or start. `failed` are the generations
+    that were rolled back here, and `last` is the result of the last switch.
     """
 
     records: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
-    judged: frozenset[tuple[str, str]] = frozenset()
+    checked: frozenset[tuple[str, str]] = frozenset()
     in_force: Mapping[str, str] = field(default_factory=dict)
     on_trial: Mapping[str, str] = field(default_factory=dict)
     active: frozenset[str] = frozenset()
@@ -58,21 +57,21 @@ class EndpointsValue(Value):
 
     @property
     def busy_ports(self) -> set[int]:
-        """Ports that may be taken by endpoints of ours."""
+        """The ports that active endpoints may listen on."""
         return {port for (name, _), port in self.ports.items() if name in self.active}
 
     def port_in_force(self, name: str) -> int | None:
-        """The port of the endpoint's generation that is in force."""
+        """Return the port of the endpoint's installed generation."""
         return self.ports.get((name, self.in_force.get(name, "")))
 
     @property
     def names(self) -> set[str]:
-        """All endpoints that left anything on the host."""
+        """All endpoints with anything on the host."""
         return {name for name, _ in self.ports} | set(self.in_force)
 
 
 def parse_endpoints(lines: list[str]) -> EndpointsValue:
-    """From the generations' records, one a line, and after `--- PART` lines what the command below prints."""
+    """Parse the generations' records, one per line, and after `--- PART` lines the output of the commands below."""
     parts: dict[str, list[str]] = {"records": []}
     here = parts["records"]
     for line in lines:
@@ -81,13 +80,13 @@ def parse_endpoints(lines: list[str]) -> EndpointsValue:
         else:
             here.append(line)
     records = [found for line in parts["records"] if (found := read_object(line))]
-    marks = (line.split("/") for line in parts.get("judged", []) if line.startswith(f"{JUDGED}/"))
+    marks = (line.split("/") for line in parts.get("checked", []) if line.startswith(f"{ARGUMENTS_CHECKED}/"))
     units = [match for line in parts.get("units", []) if (match := UNIT_LINE.match(line))]
     active = (re.match(r"llm@(.+)\.service ", line) for line in parts.get("active", []))
     switches = read_object("\n".join(parts.get("switches", [])))
     return EndpointsValue(
         records={(record["name"], record["generation"]): record for record in records},
-        judged=frozenset((words[-2], words[-1]) for words in marks),
+        checked=frozenset((words[-2], words[-1]) for words in marks),
         in_force={match["name"]: match["generation"] for match in units if match["place"] == UNITS},
         on_trial={match["name"]: match["generation"] for match in units if match["place"] == TRIALS},
         active=frozenset(match[1] for match in active if match),
@@ -110,7 +109,7 @@ class Endpoints(FactBase[EndpointsValue]):
     def command(self) -> str:
         return (
             f"cat {ENDPOINTS}/*/*/endpoint.json 2>/dev/null; "
-            f"echo '--- judged'; ls -d {JUDGED}/*/* 2>/dev/null; "
+            f"echo '--- checked'; ls -d {ARGUMENTS_CHECKED}/*/* 2>/dev/null; "
             f"echo '--- units'; grep -H '^Generation=' {UNITS}/llm@*.service {TRIALS}/llm@*.service 2>/dev/null; "
             "echo '--- active'; systemctl list-units --plain --no-legend --no-pager "
             "--state=active,activating,reloading -- 'llm@*.service' 2>/dev/null; "

@@ -1,4 +1,4 @@
-"""Files on a host: what they are and what stands in them."""
+"""Files on a host: their state and their text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, reading
+from rigup.facts.reading import Value, reading
 
 __all__ = ["FileInfo", "FileState", "FileText", "parse_file_info", "parse_file_text"]
 
@@ -16,7 +16,8 @@ PRESENT = "--- present"
 
 @dataclass(frozen=True)
 class FileState(Value):
-    """`kind` as stat(1) names it (`regular file`, `symbolic link`, ...); `mode` is octal without leading zero."""
+    """A file's state: `kind` as stat(1) names it (`regular file`, `symbolic link`, ...), `mode` in octal digits without
+    a leading zero."""
 
     kind: str
     mode: str
@@ -30,24 +31,24 @@ class FileState(Value):
 
 
 def parse_file_info(lines: list[str]) -> FileState | None:
-    """From `stat` and `sha256sum`; None where the path is not there."""
+    """Parse `stat` and `sha256sum`; None where the path does not exist."""
     if not lines:
         return None
     kind, mode, user, group = lines[0].split("|")
-    # A name with odd characters makes sha256sum escape it and put a backslash before the sum.
+    # If sha256sum escapes special characters in the name, it puts a backslash before the sum.
     sha256 = lines[1].split()[0].lstrip("\\") if len(lines) > 1 else ""
     return FileState(kind, mode, user, group, sha256)
 
 
 def parse_file_text(lines: list[str]) -> str | None:
-    """The text after the marker; None where the marker is missing because the file is."""
+    """Return the text after the marker; None if there is no marker, because there is no file."""
     if not lines or lines[0] != PRESENT:
         return None
     return "".join(f"{line}\n" for line in lines[1:])
 
 
 class FileInfo(FactBase[FileState | None]):
-    """What stands at `path`, or None. A symbolic link is not followed."""
+    """The state of the file `path`, or None. A symbolic link is not followed."""
 
     @staticmethod
     def default() -> None:

@@ -1,4 +1,4 @@
-"""The gateways in front of endpoints: which there are, and whether key and firewall rule are in place."""
+"""The gateways in front of endpoints: which ones exist, and the state of their keys and firewall rules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, reading
+from rigup.facts.reading import Value, reading
 from rigup.render.gateway import GATEWAYS, chain_of, parse_gateway_names
 
 __all__ = ["GatewayNames", "GatewayState", "GatewayStateValue", "parse_gateway_state"]
@@ -19,7 +19,7 @@ RULE = re.compile(r'drop comment "rigup ([0-9a-f]{12})"')
 
 @dataclass(frozen=True)
 class GatewayStateValue(Value):
-    """Owner and mode of the key file (empty: there is none, or an empty one), and the digest of the rule in force."""
+    """Owner and mode of the key file (empty: it is missing or empty), and the digest of the loaded firewall rule."""
 
     key: str = ""
     rule: str = ""
@@ -30,7 +30,7 @@ class GatewayStateValue(Value):
 
 
 def parse_gateway_state(lines: list[str]) -> GatewayStateValue:
-    """From `stat` and `nft list chain`."""
+    """Parse `stat` and `nft list chain`."""
     key = rule = ""
     for line in lines:
         if line.startswith(KEY):

@@ -1,4 +1,4 @@
-"""What is built into a host: the PCI bus and its slots, the firmware's Secure Boot switch, the space on its disks."""
+"""The hardware of a host: CPUs, PCI bus and slots, the firmware's Secure Boot switch, disk space."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, reading
+from rigup.facts.reading import Value, reading
 
 __all__ = [
     "CpuCount",
@@ -21,14 +21,11 @@ __all__ = [
     "SecureBoot",
     "Slot",
     "Slots",
-    "nvidia_gpus",
     "parse_disk_free",
     "parse_pci_devices",
     "parse_slots",
 ]
 
-NVIDIA = 0x10DE
-DISPLAY_CONTROLLER = 0x03
 SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 END_OF_PATHS = "--- mounts"
 
@@ -45,9 +42,9 @@ class PciDevice(Value):
 
 @dataclass(frozen=True)
 class Slot(Value):
-    """How a card is connected: it runs on `lanes` of its `card_lanes` (0: unknown) and shows `window` bytes at once.
+    """How a card is connected: it uses `lanes` of its `card_lanes` (0: unknown) and has a window of `window` bytes.
 
-    The window is its largest region on the bus: of a GPU BAR1, through which others reach its memory.
+    The window is its largest region on the bus; for a GPU that is BAR1, through which others access its memory.
     """
 
     lanes: int
@@ -57,7 +54,7 @@ class Slot(Value):
 
 @dataclass(frozen=True)
 class DiskSpace(Value):
-    """The file system that holds a path, or would: where it is mounted, its size and what is free, in bytes."""
+    """The file system of a path, whether or not the path exists: its mount point, its size and free space in bytes."""
 
     mount: str
     size: int
@@ -65,7 +62,7 @@ class DiskSpace(Value):
 
 
 def parse_pci_devices(lines: list[str]) -> list[PciDevice]:
-    """Devices in bus order, from lines `/sys/bus/pci/devices/ADDRESS/{vendor,device,class}:0xNUMBER`."""
+    """Parse devices in bus order, from lines `/sys/bus/pci/devices/ADDRESS/{vendor,device,class}:0xNUMBER`."""
     found: dict[str, dict[str, int]] = {}
     for line in lines:
         path, _, number = line.rpartition(":")
@@ -77,13 +74,8 @@ def parse_pci_devices(lines: list[str]) -> list[PciDevice]:
     ]
 
 
-def nvidia_gpus(devices: Sequence[PciDevice]) -> list[PciDevice]:
-    """NVIDIA's display controllers: no BMC's, no CPU's graphics, and not the audio function of the same card."""
-    return [device for device in devices if device.vendor == NVIDIA and device.class_code >> 16 == DISPLAY_CONTROLLER]
-
-
 def parse_slots(lines: Sequence[str]) -> dict[str, Slot]:
-    """Slots by the address of their card, from lines `/sys/bus/pci/devices/ADDRESS/FILE:CONTENT`."""
+    """Parse slots by the address of their card, from lines `/sys/bus/pci/devices/ADDRESS/FILE:CONTENT`."""
     lanes: dict[str, int] = {}
     card_lanes: dict[str, int] = {}
     windows: dict[str, int] = {}
@@ -93,7 +85,7 @@ def parse_slots(lines: Sequence[str]) -> dict[str, Slot]:
             continue
         address, file, content = found.groups()
         if file == "resource":
-            # Of each region the first and the last byte; of one that is not there, zeros.
+            # The first and the last byte of each region; zeros for a region that does not exist.
             first, last = (int(word, 16) for word in content.split()[:2])
             windows[address] = max(windows.get(address, 0), last - first + 1 if last else 0)
         elif content.isdigit():
@@ -104,7 +96,7 @@ def parse_slots(lines: Sequence[str]) -> dict[str, Slot]:
 
 
 def parse_disk_free(paths: Sequence[str], lines: list[str]) -> dict[str, DiskSpace]:
-    """The file system of each of `paths`, from their resolved names, a separator, and what `df` printed."""
+    """Return the file system of each of `paths`, from their resolved names, a separator, and the output of `df`."""
     end = lines.index(END_OF_PATHS)
     mounts: dict[str, DiskSpace] = {}
     for line in lines[end + 2 :]:
@@ -120,7 +112,7 @@ def _mount_of(path: str, mounts: dict[str, DiskSpace]) -> str:
 
 
 class CpuCount(FactBase[int]):
-    """How many CPUs the machine has, those included that do not run."""
+    """How many CPUs the machine has, including those that are offline."""
 
     @staticmethod
     def default() -> int:
@@ -135,7 +127,7 @@ class CpuCount(FactBase[int]):
 
 
 class PciDevices(FactBase[list[PciDevice]]):
-    """Everything on the PCI bus, read from sysfs: a bare host has no lspci."""
+    """All devices on the PCI bus, read from sysfs because a bare host has no lspci."""
 
     @staticmethod
     def default() -> list[PciDevice]:
@@ -151,7 +143,7 @@ class PciDevices(FactBase[list[PciDevice]]):
 
 
 class Slots(FactBase[dict[str, Slot]]):
-    """How the cards at these addresses are connected; those that are not there are left out."""
+    """How the cards at these addresses are connected; missing ones are left out."""
 
     @staticmethod
     def default() -> dict[str, Slot]:
@@ -186,7 +178,7 @@ class SecureBoot(FactBase[bool]):
 
 
 class DiskFree(FactBase[dict[str, DiskSpace]]):
-    """For each path the file system that holds it, or will hold it where the path is not there yet."""
+    """The file system of each path, whether or not the path exists yet."""
 
     _paths: Sequence[str] = ()
 
@@ -208,7 +200,7 @@ class DiskFree(FactBase[dict[str, DiskSpace]]):
 
 
 class FileSystemLabels(FactBase[list[str]]):
-    """The labels by which udev has found file systems; those with odd characters as it escapes them."""
+    """The labels of file systems, with special characters escaped as udev does."""
 
     @staticmethod
     def default() -> list[str]:

@@ -1,4 +1,4 @@
-"""The kernel: which one runs, which one comes next, what it was told, and what its modules were told."""
+"""The kernel: which one runs, which one boots next, its arguments, and the parameters of its modules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, reading
+from rigup.facts.reading import Value, reading
 
 __all__ = [
     "BootId",
@@ -32,7 +32,7 @@ TRUTH = {"Y": "1", "N": "0"}
 
 @dataclass(frozen=True)
 class KernelStateValue(Value):
-    """`release` runs with `arguments`; `installed` are the kernels in /boot, oldest first; `initrds` those with one."""
+    """The running `release` and its `arguments`, the kernels in /boot, oldest first, and those with an initrd."""
 
     release: str
     arguments: tuple[str, ...]
@@ -41,7 +41,7 @@ class KernelStateValue(Value):
 
     @property
     def newest(self) -> str:
-        """The kernel that boots next unless someone chose another; the running one where /boot tells nothing."""
+        """The kernel that boots next unless another was chosen; the running one if /boot has none."""
         return self.installed[-1] if self.installed else self.release
 
 
@@ -49,31 +49,31 @@ class KernelStateValue(Value):
 class ModuleParametersValue(Value):
     """Parameters of loaded modules as they are in effect: `{module: {parameter: value}}`.
 
-    The NVIDIA module keeps its registry options (`NVreg_*`) out of sysfs; they stand in `nvidia` all the same, under
-    the name that modprobe.d uses.
+    The NVIDIA module does not show its registry options (`NVreg_*`) in sysfs; they are included in `nvidia` all the
+    same, under the names that modprobe.d uses.
     """
 
     parameters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
-    def in_effect(self, module: str, parameter: str, wanted: str | int) -> bool | None:
-        """Whether `wanted` applies; None while the module is not loaded, or does not show that parameter."""
+    def in_effect(self, module: str, parameter: str, expected: str | int) -> bool | None:
+        """Whether `expected` applies; None if the module is not loaded or does not show that parameter."""
         value = self.parameters.get(module, {}).get(parameter)
-        return None if value is None else _plain(value) == _plain(str(wanted))
+        return None if value is None else _plain(value) == _plain(str(expected))
 
 
 def _plain(value: str) -> str:
-    """A parameter's value without its quotes, and a truth value as the number modprobe.d has."""
+    """Return a parameter's value without quotes, and Y and N as the numbers that modprobe.d uses."""
     value = value.strip().strip('"')
     return TRUTH.get(value, value)
 
 
 def version_key(release: str) -> list[tuple[int, int, str]]:
-    """Sorts kernel releases by their numbers: 6.1.0-9 before 6.1.0-30."""
+    """Return a key that sorts kernel releases by their numbers: 6.1.0-9 before 6.1.0-30."""
     return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", release)]
 
 
 def parse_kernel_state(lines: list[str]) -> KernelStateValue:
-    """From `uname -r`, /proc/cmdline, and the names of the images and initrds in /boot."""
+    """Parse `uname -r`, /proc/cmdline, and the names of the images and initrds in /boot."""
     release, cmdline, *files = lines
     installed = [name.removeprefix(IMAGE) for name in files if name.startswith(IMAGE)]
     return KernelStateValue(
@@ -85,7 +85,7 @@ def parse_kernel_state(lines: list[str]) -> KernelStateValue:
 
 
 def parse_module_parameters(lines: list[str]) -> ModuleParametersValue:
-    """From `grep -H` lines of /sys/module/*/parameters/* and of /proc/driver/nvidia/params."""
+    """Parse `grep -H` lines of /sys/module/*/parameters/* and of /proc/driver/nvidia/params."""
     found: dict[str, dict[str, str]] = {}
     for line in lines:
         path, _, value = line.partition(":")
@@ -99,7 +99,7 @@ def parse_module_parameters(lines: list[str]) -> ModuleParametersValue:
 
 
 class BootId(FactBase[str]):
-    """The kernel's boot id: another one at every boot, and only then."""
+    """The kernel's boot ID, which changes at every boot and only then."""
 
     @staticmethod
     def default() -> str:
@@ -129,7 +129,7 @@ class KernelState(FactBase[KernelStateValue]):
 
 
 class ModuleParameters(FactBase[ModuleParametersValue]):
-    """What the named modules were loaded with."""
+    """The parameters that these modules were loaded with."""
 
     @staticmethod
     def default() -> ModuleParametersValue:
@@ -147,13 +147,13 @@ class ModuleParameters(FactBase[ModuleParametersValue]):
 
 
 def parse_boot_menu(lines: list[str]) -> list[list[str]]:
-    """The kernel's arguments of each entry, from grub.cfg's `linux` lines; those for recovery are left out."""
+    """Parse the kernel arguments of each entry, from grub.cfg's `linux` lines, without recovery entries."""
     entries = [line.split()[2:] for line in lines]
     return [words for words in entries if "single" not in words and "recovery" not in words]
 
 
 class BootMenu(FactBase[list[list[str]]]):
-    """The kernel's arguments of each entry of GRUB's menu; empty where there is no such menu."""
+    """The kernel arguments of each entry of the GRUB menu; empty where there is no menu."""
 
     @staticmethod
     def default() -> list[list[str]]:
@@ -170,7 +170,7 @@ class BootMenu(FactBase[list[list[str]]]):
 class Outdated(FactBase[list[str]]):
     """Paths in `directory` matching the glob `pattern` that are not newer than `source`, sorted.
 
-    Empty when there is no such path, or no `source`: nothing can be out of date with a file that is not there.
+    Empty if there is no such path, or no `source` to be out of date with.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What a deploy has added to a host, and what of that is there now."""
+"""What deploys have added to a host, and what of it still exists."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup import ledger as places
-from rigup.facts._reading import Value, reading
+from rigup.facts.reading import Value, reading
 from rigup.ledger import BEFORE, ROOMS, Ledger, backup_of, parse
 
 __all__ = ["HostLedger", "Remains", "RemainsValue", "Sums", "links_of", "parse_remains", "parse_sums", "remains_of"]
 
-# Where something of ours could lie beside what the ledger names.
+# Where else something of ours could be.
 SEARCHED = ("/etc", "/usr/local", "/var/lib", "/var/cache", "/run", "/opt")
-# What a write that was cut short leaves beside its file, whose name the ledger may not have yet.
+# What an interrupted write leaves next to its file, which may not be in the ledger yet.
 STAGED = ".rigup-new.*"
 TABLE = "table inet rigup"
-# Begins the line above what one of several commands prints.
+# Starts the line before the output of each of several commands.
 PART = "--- "
 
 
 class HostLedger(FactBase[Ledger]):
-    """The host's ledger; an empty one where nothing was deployed."""
+    """The host's ledger; empty where nothing was deployed."""
 
     @staticmethod
     def default() -> Ledger:
@@ -41,7 +41,7 @@ class HostLedger(FactBase[Ledger]):
 
 @dataclass(frozen=True)
 class RemainsValue(Value):
-    """What is there of things that a ledger names; `named` are paths that only bear our name, so may be anybody's."""
+    """What still exists of what is in a ledger; `named` are paths that only have our name, so may belong to others."""
 
     packages: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
@@ -50,13 +50,13 @@ class RemainsValue(Value):
     named: tuple[str, ...] = ()
 
     def words(self) -> list[str]:
-        """One for each thing of ours, such as `user rigup-fetch`."""
+        """Return a phrase for each thing of ours, such as `user rigup-fetch`."""
         kinds = (("package", self.packages), ("user", self.users), ("unit", self.units), ("", self.paths))
         return [f"{kind} {name}".strip() for kind, names in kinds for name in names]
 
 
 def parse_remains(lines: list[str]) -> RemainsValue:
-    """From what the commands of `Remains` print, each below a line `--- PART`."""
+    """Parse the output of the commands of `Remains`, each after a line `--- PART`."""
     parts: dict[str, list[str]] = {}
     here: list[str] = []
     for line in lines:
@@ -77,10 +77,9 @@ def parse_remains(lines: list[str]) -> RemainsValue:
 
 
 class Remains(FactBase[RemainsValue]):
-    """Which of these packages (installed, or with configuration left), users, paths and units there are.
+    """Which of these packages (installed, or with configuration left), users, paths and units exist.
 
-    `links` are patterns of further paths. Beside them, everything below the usual places whose name holds `rigup` is
-    looked for.
+    `links` are patterns of further paths. Everything in the usual directories with `rigup` in its name is included.
     """
 
     @staticmethod
@@ -104,7 +103,7 @@ class Remains(FactBase[RemainsValue]):
             ("paths", [*find, f"'{STAGED}' -prune -print"]),
             ("named", [*find, "'*rigup*' -prune -print"]),
         ]
-        # Of no names these two would tell all that there is.
+        # Without names these two would list everything.
         if packages:
             form = "'${db:Status-Status} ${Package}\\n'"
             asked.append(("packages", ["dpkg-query -W -f", form, "--", *map(QuoteString, packages)]))
@@ -119,7 +118,7 @@ class Remains(FactBase[RemainsValue]):
 
 
 def remains_of(ledger: Ledger) -> dict[str, list[str]]:
-    """The arguments of `Remains` for all that a ledger names. Files of others that only hold keys of ours are none."""
+    """Return the arguments of `Remains` for everything in a ledger, except files of others with keys of ours."""
     written = [path for path, sums in ledger.files.items() if sums != {""}]
     backups = map(backup_of, (*ledger.files, *ledger.keys))
     return {
@@ -132,18 +131,18 @@ def remains_of(ledger: Ledger) -> dict[str, list[str]]:
 
 
 def links_of(ledger: Ledger) -> list[str]:
-    """What puts our units into force beside their files: links for the boot, and units on trial. As shell patterns."""
+    """Return shell patterns of what activates our units besides their files: boot links, and units on trial."""
     places = ("/etc/systemd/system/*.wants", "/run/systemd/system")
     return ["*".join(map(shlex.quote, f"{place}/{unit}".split("*"))) for unit in ledger.units for place in places]
 
 
 def parse_sums(lines: list[str]) -> dict[str, str]:
-    """From `sha256sum`: path to sum."""
+    """Parse `sha256sum`: path to sum."""
     return {path: sums for sums, _, path in (line.partition("  ") for line in lines) if path}
 
 
 class Sums(FactBase[dict[str, str]]):
-    """The SHA-256 of each of the files that is there, and of what stood there before our first write (below BEFORE)."""
+    """The SHA-256 of each existing file, and of its backup from before our first write (below BEFORE)."""
 
     @staticmethod
     def default() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The network as a host sees it: who listens on it, and what it can reach."""
+"""The network of a host: its addresses, listeners and proxies, and what it can reach."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, reading
+from rigup.facts.reading import Value, reading
 from rigup.host_config import Proxies, apt_variables, variables
 
 __all__ = [
-    "PATIENCE_S",
+    "TIMEOUT_S",
     "Addresses",
     "HostProxies",
     "HttpStatus",
@@ -31,12 +31,12 @@ ENVIRONMENT = "/etc/environment"
 DOCKER_DROP_INS = "/etc/systemd/system/docker.service.d/*.conf"
 LISTEN = "0A"
 REACHED = "reached"
-PATIENCE_S = 5
+TIMEOUT_S = 5
 
 
 @dataclass(frozen=True, order=True)
 class Listener(Value):
-    """A TCP socket that listens."""
+    """A listening TCP socket."""
 
     address: str
     port: int
@@ -44,14 +44,14 @@ class Listener(Value):
 
 @dataclass(frozen=True)
 class Reachability(Value):
-    """Whether a TCP connection came about, and if not, what the host said."""
+    """Whether a TCP connection succeeded, and the host's message if it did not."""
 
     ok: bool
     reason: str = ""
 
 
 def parse_listeners(lines: list[str]) -> set[Listener]:
-    """From /proc/net/tcp and tcp6, whose addresses are 32-bit words in the machine's byte order (proc(5))."""
+    """Parse /proc/net/tcp and tcp6, whose addresses are 32-bit words in the machine's byte order (proc(5))."""
     found: set[Listener] = set()
     for line in lines:
         fields = line.split()
@@ -63,20 +63,20 @@ def parse_listeners(lines: list[str]) -> set[Listener]:
 
 
 def parse_reachability(lines: list[str]) -> Reachability:
-    """From the marker that stands for a connection, or from bash's complaint."""
+    """Parse the marker of a successful connection, or bash's error message."""
     if lines[-1] == REACHED:
         return Reachability(True)
-    complaint = lines[0].rpartition(": ")[2] if len(lines) > 1 else f"no answer within {PATIENCE_S} s"
-    return Reachability(False, complaint)
+    message = lines[0].rpartition(": ")[2] if len(lines) > 1 else f"no answer within {TIMEOUT_S} s"
+    return Reachability(False, message)
 
 
 def parse_addresses(lines: list[str]) -> list[str]:
-    """From `hostname -I`: all addresses but those of loopback and those that hold on one link alone."""
+    """Parse `hostname -I`: all addresses except loopback and link-local ones."""
     return sorted(str(ipaddress.ip_address(word)) for word in " ".join(lines).split())
 
 
 def parse_proxies(lines: list[str]) -> Proxies:
-    """From `grep -H` lines of the environment and of drop-ins of Docker's unit, and from `apt-config dump`."""
+    """Parse `grep -H` lines of the environment and of drop-ins of Docker's unit, and `apt-config dump`."""
     split = [line.partition(":")[::2] for line in lines]
     environment = variables(text for path, text in split if path == ENVIRONMENT)
     docker = variables(text for path, text in split if path.endswith(".conf"))
@@ -84,7 +84,7 @@ def parse_proxies(lines: list[str]) -> Proxies:
 
 
 class Addresses(FactBase[list[str]]):
-    """The IP addresses under which others can reach the host."""
+    """The IP addresses at which others can reach the host."""
 
     @staticmethod
     def default() -> list[str]:
@@ -99,7 +99,7 @@ class Addresses(FactBase[list[str]]):
 
 
 class ListeningPorts(FactBase[set[Listener]]):
-    """All TCP sockets that listen, read from proc: a bare host may lack ss."""
+    """All listening TCP sockets, read from /proc because a bare host may lack ss."""
 
     @staticmethod
     def default() -> set[Listener]:
@@ -114,7 +114,7 @@ class ListeningPorts(FactBase[set[Listener]]):
 
 
 class Reachable(FactBase[Reachability]):
-    """Whether the host can open a TCP connection to `address`:`port`, tried with bash: a bare host has no curl."""
+    """Whether the host can connect to `address`:`port`, tried with bash because a bare host has no curl."""
 
     @staticmethod
     def default() -> Reachability:
@@ -122,7 +122,7 @@ class Reachable(FactBase[Reachability]):
 
     def command(self, address: str, port: int) -> StringCommand:
         return StringCommand(
-            f"timeout {PATIENCE_S} bash -c 'exec 3<>\"/dev/tcp/$0/$1\"'",
+            f"timeout {TIMEOUT_S} bash -c 'exec 3<>\"/dev/tcp/$0/$1\"'",
             QuoteString(address),
             str(int(port)),
             f"2>&1 && echo {REACHED} || echo failed",
@@ -134,7 +134,7 @@ class Reachable(FactBase[Reachability]):
 
 
 class HostProxies(FactBase[Proxies]):
-    """The proxies that programs on the host are told to use; those in Docker's daemon.json are not looked at."""
+    """The proxies configured on the host, except those in Docker's daemon.json."""
 
     @staticmethod
     def default() -> Proxies:
@@ -151,11 +151,8 @@ class HostProxies(FactBase[Proxies]):
         return parse_proxies(output)
 
 
-PATIENCE_S = 5
-
-
 class HttpStatus(FactBase[int]):
-    """The status with which `url` answers the host itself; 0 where nothing does."""
+    """The HTTP status of `url` as seen from the host; 0 where nothing answers."""
 
     @staticmethod
     def default() -> int:
@@ -163,7 +160,7 @@ class HttpStatus(FactBase[int]):
 
     def command(self, url: str) -> StringCommand:
         return StringCommand(
-            f"curl -s --noproxy '*' -m {PATIENCE_S} -o /dev/null -w '%{{http_code}}'",
+            f"curl -s --noproxy '*' -m {TIMEOUT_S} -o /dev/null -w '%{{http_code}}'",
             QuoteString(url),
             "2>/dev/null || true",
         )

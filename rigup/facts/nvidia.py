@@ -1,4 +1,4 @@
-"""NVIDIA's driver as three things that can disagree: the loaded module, the modules on disk, the userspace."""
+"""NVIDIA's driver, whose loaded module, modules on disk and userspace can differ, and its GPUs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, reading
+from rigup.facts.reading import Value, reading
 
 __all__ = [
     "CdiDevices",
@@ -33,7 +33,7 @@ class DriverStateValue(Value):
     """Versions such as `595.71.05`.
 
     `loaded` and `userspace` are None where there is none; `on_disk` has the version that each kernel would load.
-    `open_module` tells which flavour is loaded: Blackwell needs the open one.
+    `open_module` says whether the open flavor is loaded, which Blackwell needs.
     """
 
     loaded: str | None = None
@@ -53,7 +53,7 @@ class Gpu(Value):
 
 
 def parse_driver_state(lines: list[str]) -> DriverStateValue:
-    """From /proc/driver/nvidia/version, nouveau's directory, `nvidia-smi --version`, and module paths with versions."""
+    """Parse /proc/driver/nvidia/version, nouveau's directory, `nvidia-smi --version`, and modules with versions."""
     loaded = userspace = None
     open_module = nouveau = False
     modules: dict[str, str] = {}
@@ -75,7 +75,7 @@ def parse_driver_state(lines: list[str]) -> DriverStateValue:
 
 
 def _by_kernel(modules: Mapping[str, str]) -> dict[str, str]:
-    """For each kernel the module it would load: depmod searches `updates` before all else (depmod.d(5))."""
+    """Return the module that each kernel would load: depmod searches `updates` first (depmod.d(5))."""
     chosen: dict[str, str] = {}
     for path in sorted(modules, key=lambda name: "/updates/" in name):
         kernel = path.partition("/modules/")[2].partition("/")[0]
@@ -84,18 +84,18 @@ def _by_kernel(modules: Mapping[str, str]) -> dict[str, str]:
 
 
 def parse_gpu_list(lines: list[str]) -> list[Gpu]:
-    """From `nvidia-smi -L`; its error messages are no GPUs."""
+    """Parse `nvidia-smi -L`, without its error messages."""
     matches = (GPU_LINE.match(line.strip()) for line in lines)
     return [Gpu(int(match[1]), match[2], match[3]) for match in matches if match]
 
 
 def parse_cdi_devices(lines: list[str]) -> list[str]:
-    """From `nvidia-ctk cdi list`, which logs beside the names."""
+    """Parse `nvidia-ctk cdi list`, without its log lines."""
     return sorted(line.strip() for line in lines if line.startswith("nvidia.com/"))
 
 
 class DriverState(FactBase[DriverStateValue]):
-    """Which driver is loaded, which one each installed kernel would load, and which one the programs belong to."""
+    """Which driver is loaded, which one each installed kernel would load, and which one the userspace belongs to."""
 
     @staticmethod
     def default() -> DriverStateValue:
@@ -114,7 +114,7 @@ class DriverState(FactBase[DriverStateValue]):
 
 
 class GpuList(FactBase[list[Gpu]]):
-    """The GPUs that the driver can talk to."""
+    """The GPUs that the driver lists."""
 
     @staticmethod
     def default() -> list[Gpu]:
@@ -129,7 +129,7 @@ class GpuList(FactBase[list[Gpu]]):
 
 
 class CdiDevices(FactBase[list[str]]):
-    """The names under which containers can ask for GPUs, such as `nvidia.com/gpu=all`."""
+    """The names by which containers can request GPUs, such as `nvidia.com/gpu=all`."""
 
     @staticmethod
     def default() -> list[str]:
@@ -145,7 +145,7 @@ class CdiDevices(FactBase[list[str]]):
 
 @dataclass(frozen=True)
 class GpuUseValue(Value):
-    """Memory of one GPU in MiB, and how busy it is in percent; None where the card does not say."""
+    """Memory of one GPU in MiB, and its utilization in percent; None where the card does not report it."""
 
     index: int
     used: int
@@ -154,7 +154,7 @@ class GpuUseValue(Value):
 
 
 def parse_gpu_use(lines: list[str]) -> list[GpuUseValue]:
-    """From `nvidia-smi --query-gpu`; its error messages are no GPUs."""
+    """Parse `nvidia-smi --query-gpu`, without its error messages."""
     rows = [[cell.strip() for cell in line.split(",")] for line in lines]
     numbers = [row for row in rows if len(row) == 4 and all(cell.isdigit() for cell in row[:3])]
     return [
@@ -164,7 +164,7 @@ def parse_gpu_use(lines: list[str]) -> list[GpuUseValue]:
 
 
 class GpuUse(FactBase[list[GpuUseValue]]):
-    """How full the GPUs are."""
+    """Memory use and utilization of the GPUs."""
 
     @staticmethod
     def default() -> list[GpuUseValue]:

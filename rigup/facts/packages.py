@@ -1,4 +1,4 @@
-"""What dpkg has installed and what apt could install."""
+"""What dpkg has installed, and what apt can install."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.distros.apt_sources import source_uris
-from rigup.facts._reading import Value, reading
+from rigup.facts.reading import Value, reading
 
 __all__ = [
     "AptSources",
@@ -32,7 +32,7 @@ SETTLED = "nci"
 
 @dataclass(frozen=True)
 class DpkgTrouble(Value):
-    """What an interrupted dpkg left: packages in half states, and journal entries that lock apt out until replayed."""
+    """What an interrupted dpkg left: half-installed packages, and journal entries that block apt until replayed."""
 
     packages: Mapping[str, str] = field(default_factory=dict)
     journal: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class DpkgTrouble(Value):
 
 
 def parse_installed_versions(lines: list[str]) -> dict[str, str]:
-    """`{package: version}` of those fully installed, from `dpkg-query` lines `STATUS PACKAGE VERSION`."""
+    """Parse `{package: version}` of fully installed packages, from `dpkg-query` lines `STATUS PACKAGE VERSION`."""
     versions = {}
     for line in lines:
         status, package, version = [*line.split("\t"), "", ""][:3]
@@ -52,7 +52,7 @@ def parse_installed_versions(lines: list[str]) -> dict[str, str]:
 
 
 def parse_broken_packages(lines: list[str]) -> DpkgTrouble:
-    """From dpkg's journal files and `dpkg-query` lines `STATUS PACKAGE`."""
+    """Parse dpkg's journal files and `dpkg-query` lines `STATUS PACKAGE`."""
     packages: dict[str, str] = {}
     journal: list[str] = []
     for line in lines:
@@ -66,7 +66,7 @@ def parse_broken_packages(lines: list[str]) -> DpkgTrouble:
 
 
 def parse_apt_versions(lines: list[str]) -> dict[str, list[str]]:
-    """`{package: versions, apt's order}` from `apt-cache madison` lines `PACKAGE | VERSION | SOURCE`."""
+    """Parse `{package: versions}`, in apt's order, from `apt-cache madison` lines `PACKAGE | VERSION | SOURCE`."""
     versions: dict[str, list[str]] = {}
     for line in lines:
         fields = [part.strip() for part in line.split("|")]
@@ -76,7 +76,7 @@ def parse_apt_versions(lines: list[str]) -> dict[str, list[str]]:
 
 
 def parse_apt_sources(lines: list[str]) -> dict[str, set[str]]:
-    """`{path: addresses of repositories}` from `grep -H` lines of apt's source files."""
+    """Parse `{path: repository addresses}` from `grep -H` lines of apt's source files."""
     texts: dict[str, str] = {}
     for line in lines:
         path, _, text = line.partition(":")
@@ -85,15 +85,15 @@ def parse_apt_sources(lines: list[str]) -> dict[str, set[str]]:
 
 
 class AptSources(FactBase[dict[str, set[str]]]):
-    """The repositories' addresses in each of apt's source files, as `rigup.distros.driver.source_uris` has them."""
+    """The repository addresses in each of apt's source files, as `rigup.distros.apt_sources.source_uris` has them."""
 
     @staticmethod
     def default() -> dict[str, set[str]]:
         return {}
 
     def command(self) -> str:
-        place = "/etc/apt/sources.list"
-        return f"grep -H '' {place} {place}.d/*.list {place}.d/*.sources 2>/dev/null || true"
+        path = "/etc/apt/sources.list"
+        return f"grep -H '' {path} {path}.d/*.list {path}.d/*.sources 2>/dev/null || true"
 
     @reading
     def process(self, output: list[str]) -> dict[str, set[str]]:
@@ -101,12 +101,12 @@ class AptSources(FactBase[dict[str, set[str]]]):
 
 
 def parse_edited(lines: list[str]) -> set[str]:
-    """The files that are not what they were, from what `md5sum --check` says; a missing one is none."""
+    """Parse the changed files from `md5sum --check`, without missing ones."""
     return {line.removesuffix(": FAILED") for line in lines if line.endswith(": FAILED")}
 
 
 class Conffiles(FactBase[set[str]]):
-    """The configuration files of these packages that somebody has edited since dpkg put them there."""
+    """The configuration files of these packages that were edited since dpkg installed them."""
 
     @staticmethod
     def default() -> set[str]:
@@ -118,7 +118,7 @@ class Conffiles(FactBase[set[str]]):
         return StringCommand(
             "dpkg-query -W -f '${Conffiles}\\n' --",
             *(QuoteString(name) for name in packages),
-            # From ` PATH SUM`, with `obsolete` behind it or not, to what md5sum checks.
+            # Converts ` PATH SUM`, with or without `obsolete` after it, to the format of md5sum.
             "2>/dev/null | sed -nE 's#^ (/.*) ([0-9a-f]{32})( .*)?$#\\2  \\1#p'",
             "| LC_ALL=C md5sum --check --quiet 2>/dev/null || true",
         )
@@ -129,14 +129,14 @@ class Conffiles(FactBase[set[str]]):
 
 
 class InstalledVersions(FactBase[dict[str, str]]):
-    """`{package: version}` of those of `names` that are installed; the others are left out."""
+    """`{package: version}` of the installed ones among `names`."""
 
     @staticmethod
     def default() -> dict[str, str]:
         return {}
 
     def command(self, names: Sequence[str]) -> StringCommand:
-        # Without a name dpkg-query lists every package there is.
+        # Without names dpkg-query lists all packages.
         if not names:
             return StringCommand("true")
         return StringCommand(
@@ -151,7 +151,7 @@ class InstalledVersions(FactBase[dict[str, str]]):
 
 
 class BrokenPackages(FactBase[DpkgTrouble]):
-    """What an interrupted dpkg left behind; falsy when all is well."""
+    """What an interrupted dpkg left; falsy if nothing is broken."""
 
     @staticmethod
     def default() -> DpkgTrouble:
@@ -167,7 +167,7 @@ class BrokenPackages(FactBase[DpkgTrouble]):
 
 
 class AptVersions(FactBase[dict[str, list[str]]]):
-    """`{package: versions}` that apt's present lists offer for `names`, the best source first."""
+    """`{package: versions}` that apt's lists offer for `names`, the preferred source first."""
 
     @staticmethod
     def default() -> dict[str, list[str]]:

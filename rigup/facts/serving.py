@@ -1,4 +1,4 @@
-"""What serving rests on: a verified checkpoint, and the proofs of what was tried on this host."""
+"""What serving depends on: a verified checkpoint, and what was verified on this host."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, read_object, reading
+from rigup.facts.reading import Value, read_object, reading
 
 __all__ = [
     "ModelStamp",
     "ModelStampValue",
-    "Proof",
-    "ProofValue",
+    "Verification",
+    "VerificationValue",
     "incoming_path",
     "parse_model_stamp",
-    "parse_proof",
+    "parse_verification",
     "shared_path",
     "stamp_path",
 ]
@@ -29,10 +29,10 @@ STATE = "--- state"
 
 @dataclass(frozen=True)
 class ModelStampValue(Value):
-    """What the stamp beside a checkpoint promises (`repo`, `revision`, `files`, `bytes`) and what is there now.
+    """The stamp next to a checkpoint (`repo`, `revision`, `files`, `bytes`), and the files that are present now.
 
-    `newest` is when a file was last written to, in nanoseconds; `machine` and `present_machine` are machine ids.
-    `arriving_bytes` is what an unfinished download takes. `revision` is empty where there is no stamp.
+    `newest` is when a file was last written, in nanoseconds; `machine` and `present_machine` are machine IDs.
+    `arriving_bytes` is the size of an unfinished download. `revision` is empty where there is no stamp.
     """
 
     repo: str = ""
@@ -50,32 +50,33 @@ class ModelStampValue(Value):
 
     @property
     def complete(self) -> bool:
-        """Verified by this installation, and as many files and bytes as then, none written to since."""
+        """Whether this installation verified it, and files, bytes and times are the same since."""
         stamped = (self.files, self.bytes, self.newest, self.machine)
         present = (self.present_files, self.present_bytes, self.present_newest, self.present_machine)
         return bool(self.revision) and stamped == present
 
 
 @dataclass(frozen=True)
-class ProofValue(Value):
-    """`record` is what `prove.py` wrote last (empty: nothing), `invocation` the unit's present invocation."""
+class VerificationValue(Value):
+    """`record` is what the verification wrote last (empty: nothing), `invocation` the unit's present invocation."""
 
     record: Mapping[str, Any] = field(default_factory=dict)
     invocation: str = ""
 
     @property
     def passed_since_start(self) -> bool:
-        """Whether all checks passed for the unit as it runs now."""
-        made_for = self.record.get("invocation")
-        return bool(self.record.get("passed") and self.invocation and made_for == self.invocation)
+        """Whether all checks passed since the unit was started."""
+        invocation = self.record.get("invocation")
+        return bool(self.record.get("passed") and self.invocation and invocation == self.invocation)
 
     def holds(self, digest: str) -> bool:
-        """The same, and for this very `digest`."""
+        """Whether they passed for this `digest` as well."""
         return self.passed_since_start and self.record.get("digest") == digest
 
 
 def parse_model_stamp(lines: list[str]) -> ModelStampValue:
-    """From the stamp's JSON, and after separators size and time of each file, KiB of each arriving one, machine id."""
+    """Parse the stamp's JSON, and after separators the size and time of each file, the KiB of each arriving file, and
+    the machine ID."""
     ends = [lines.index(mark) for mark in (SIZES, ARRIVING, MACHINE)]
     stamp = read_object("\n".join(lines[: ends[0]]))
     files = [line.split() for line in lines[ends[0] + 1 : ends[1]]]
@@ -96,20 +97,20 @@ def parse_model_stamp(lines: list[str]) -> ModelStampValue:
 
 
 def _nanoseconds(time: str) -> int:
-    """From seconds as find(1) prints them, with ten digits after the point."""
+    """Convert seconds as find(1) prints them, with ten decimal places."""
     seconds, _, fraction = time.partition(".")
     return int(seconds) * 1_000_000_000 + int(fraction[:9].ljust(9, "0"))
 
 
-def parse_proof(lines: list[str]) -> ProofValue:
-    """From the proof's JSON, a separator, and the invocation id."""
+def parse_verification(lines: list[str]) -> VerificationValue:
+    """Parse the JSON of the verification, a separator, and the invocation ID."""
     split = lines.index(STATE)
     text = "\n".join(lines[:split])
-    return ProofValue(read_object(text), "".join(lines[split + 1 :]).strip())
+    return VerificationValue(read_object(text), "".join(lines[split + 1 :]).strip())
 
 
 class ModelStamp(FactBase[ModelStampValue]):
-    """The stamp of the checkpoint in the directory `path` (it stands beside it), and the files that are there."""
+    """The stamp of the checkpoint in the directory `path`, stored next to it, and the files that are present."""
 
     @staticmethod
     def default() -> ModelStampValue:
@@ -132,27 +133,27 @@ class ModelStamp(FactBase[ModelStampValue]):
 
 
 def stamp_path(path: str) -> str:
-    """Where the stamp of the checkpoint directory `path` stands: outside, for the directory is exactly as published."""
+    """Return the path of a checkpoint's stamp: outside its directory `path`, which has exactly the published files."""
     return f"{path.rstrip('/')}.verified.json"
 
 
 def shared_path(path: str) -> str:
-    """Where the peers are told what is there of the checkpoint directory `path`."""
+    """Return the file that tells peers which files of the checkpoint directory `path` they can copy."""
     return f"{path.rstrip('/')}.shared.json"
 
 
 def incoming_path(path: str) -> str:
-    """Where the files of the checkpoint directory `path` stand until all of them are there."""
+    """Return the directory that holds the files of the checkpoint directory `path` until all are complete."""
     parent, _, name = path.rstrip("/").rpartition("/")
     return f"{parent}/.{name}.incoming"
 
 
-class Proof(FactBase[ProofValue]):
-    """The proof in the file `path`, and the present invocation of `unit`, for which it must have been made."""
+class Verification(FactBase[VerificationValue]):
+    """The verification in the file `path`, and the present invocation of `unit`, which it must have been made for."""
 
     @staticmethod
-    def default() -> ProofValue:
-        return ProofValue()
+    def default() -> VerificationValue:
+        return VerificationValue()
 
     def command(self, path: str, unit: str) -> StringCommand:
         return StringCommand(
@@ -164,5 +165,5 @@ class Proof(FactBase[ProofValue]):
         )
 
     @reading
-    def process(self, output: list[str]) -> ProofValue:
-        return parse_proof(output)
+    def process(self, output: list[str]) -> VerificationValue:
+        return parse_verification(output)

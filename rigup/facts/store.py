@@ -1,4 +1,4 @@
-"""The model store of a host: what lies in it, who uses it, and how far downloads are."""
+"""The model store of a host: its checkpoints, who uses them, and the progress of downloads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, read_object, reading
+from rigup.facts.reading import Value, read_object, reading
 from rigup.plan.model import PLAN as KEPT_PLAN
 from rigup.plan.model import UNITS as IN_FORCE
 from rigup.plan.model import instance_of
@@ -29,7 +29,7 @@ __all__ = [
 
 STAMP, PLAN, UNITS, RUNNING = "--- stamp ", "--- plan", "--- units", "--- running"
 FILE = re.compile(r"(\d+) ([^/]+/[^/]+)/(\.?)([0-9a-f]{40})(\.incoming)?/.+")
-# `grep -o` in the units of endpoints; one that is being tried comes before the one in force (systemd.unit(5)).
+# `grep -o` in the units of endpoints; a unit on trial takes precedence over the installed one (systemd.unit(5)).
 THERE = "--- there"
 USE = re.compile(r"(?P<place>/.*)/llm@(?P<name>.+)\.service:(?P<repo>[^/]+/[^/]+)/(?P<revision>[0-9a-f]{40})")
 TRIALS = "/run/systemd/system"
@@ -40,8 +40,8 @@ UNIT = re.compile(r"(llm|model-fetch)@(.+)\.service ")
 class Stored(Value):
     """A checkpoint in the store: `state` is verified, unverified or arriving; `used_by` names endpoints.
 
-    `fetching` tells that its download runs. `riddles` are endpoints that run on the host while nothing there says what
-    they use: it may be this.
+    `fetching` says whether its download is running. `riddles` are running endpoints of which the host does not say
+    what they use: it may be this checkpoint.
     """
 
     repo: str
@@ -60,7 +60,7 @@ class Stored(Value):
 
 
 def parse_stored_models(lines: list[str]) -> list[Stored]:
-    """By repository and commit, from what the command below prints: files, stamps, the plan, uses, what runs."""
+    """Parse the output of the commands below (files, stamps, plan, uses, running units), by repository and commit."""
     sections: dict[str, list[str]] = {"": []}
     section = sections[""]
     for line in lines:
@@ -96,7 +96,7 @@ def parse_stored_models(lines: list[str]) -> list[Stored]:
 
 
 def _planned(plan: Mapping[str, Any]) -> set[tuple[str, str, str]]:
-    """Repository, commit and endpoint of all that the plan uses; nothing where it is damaged."""
+    """Return repository, commit and endpoint of everything that the plan uses; empty if it is damaged."""
     try:
         endpoints = [(each["checkpoint"], each["name"]) for each in plan.get("endpoints", [])]
         return {(str(checkpoint["repo"]), str(checkpoint["revision"]), str(name)) for checkpoint, name in endpoints}
@@ -105,7 +105,7 @@ def _planned(plan: Mapping[str, Any]) -> set[tuple[str, str, str]]:
 
 
 class FileSizes(FactBase[Mapping[str, int] | None]):
-    """The bytes of those files in `directory`, by the `names` that are there; None where there is no such directory."""
+    """The bytes of each existing file of `names` in `directory`; None where there is no such directory."""
 
     @staticmethod
     def default() -> None:
@@ -125,9 +125,9 @@ class FileSizes(FactBase[Mapping[str, int] | None]):
 
 
 class FetchProgress(FactBase[Mapping[str, Any]]):
-    """What the download of `instance` (`CheckpointPlan.instance`) last said of itself; empty before its first word.
+    """What the download of `instance` (`CheckpointPlan.instance`) reported last; empty before its first report.
 
-    `rigup.text.progress_line` makes a line of it.
+    `rigup.text.progress_line` formats it.
     """
 
     @staticmethod
@@ -171,11 +171,10 @@ FETCH_UNIT = "model-fetch@"
 
 
 def parse_downloads(lines: list[str]) -> list[dict[str, Any]]:
-    """From units, lines `PATH:JSON` of how far each checkpoint is, and `last FETCH_UNIT LINE` of those units that
-    failed.
+    """Parse units, lines `PATH:JSON` with the progress of each download, and `last FETCH_UNIT LINE` of failed units.
 
-    One object for each unit, with `checkpoint` and, once it has said something, `step`, `bytes_done` and `bytes_total`.
-    The step of a failed one is `given up`, and its last line what it is `doing`.
+    Returns one object for each unit, with `checkpoint` and, after its first report, `step`, `bytes_done` and
+    `bytes_total`. A failed one has the step `given up`, and its last line as `doing`.
     """
     said: dict[str, dict[str, Any]] = {}
     last: dict[str, str] = {}
@@ -202,7 +201,7 @@ def _instance(unit: str) -> str:
 
 
 class Downloads(FactBase[list[dict[str, Any]]]):
-    """The checkpoints that are being fetched, and how far they are; also those that were given up, and why."""
+    """The running downloads and their progress; also those that have given up, and why."""
 
     @staticmethod
     def default() -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What kind of system a host is: distribution, architecture, init, privileges, memory."""
+"""The operating system of a host: distribution, architecture, init, privileges, memory, users."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import reading
+from rigup.facts.reading import reading
 
 __all__ = [
     "Architecture",
@@ -22,7 +22,7 @@ __all__ = [
 
 
 def parse_os_release(lines: list[str]) -> dict[str, str]:
-    """The assignments of os-release(5), quotes removed."""
+    """Parse the assignments of os-release(5), without quotes."""
     values: dict[str, str] = {}
     for line in lines:
         key, separator, value = line.partition("=")
@@ -32,7 +32,7 @@ def parse_os_release(lines: list[str]) -> dict[str, str]:
 
 
 def parse_meminfo(lines: list[str]) -> int:
-    """Installed memory in bytes, from the `MemTotal` line of /proc/meminfo (which counts in KiB)."""
+    """Parse the installed memory in bytes, from the `MemTotal` line of /proc/meminfo (which counts in KiB)."""
     for line in lines:
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) * 1024
@@ -55,7 +55,7 @@ class OsRelease(FactBase[dict[str, str]]):
 
 
 class Architecture(FactBase[str]):
-    """The machine's hardware name as the kernel says it, such as `x86_64`."""
+    """The machine's architecture as the kernel names it, such as `x86_64`."""
 
     @staticmethod
     def default() -> str:
@@ -70,7 +70,7 @@ class Architecture(FactBase[str]):
 
 
 class InitSystem(FactBase[str]):
-    """The name of process 1, `systemd` where units can be started."""
+    """The name of process 1; `systemd` where units can be started."""
 
     @staticmethod
     def default() -> str:
@@ -87,7 +87,7 @@ class InitSystem(FactBase[str]):
 class Privilege(FactBase[str]):
     """How the login user becomes root: `root` (is root), `sudo` (without a password), or `none`.
 
-    Read it with `_sudo=False`: under a sudo that does not work the reading itself would fail.
+    Read it with `_sudo=False`: with a sudo that does not work, reading it would fail.
     """
 
     @staticmethod
@@ -119,7 +119,7 @@ class MemoryTotal(FactBase[int]):
 
 
 class UserExists(FactBase[bool]):
-    """Whether `user` exists; pyinfra's `Users` asks about every user, which takes a third of a second."""
+    """Whether `user` exists; pyinfra's `Users` reads all users, which takes a third of a second."""
 
     @staticmethod
     def default() -> bool:

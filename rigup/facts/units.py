@@ -1,4 +1,4 @@
-"""systemd units: what they are doing, and whether that is what their files say now."""
+"""systemd units: their states, and whether they run with their present files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts._reading import Value, reading
+from rigup.facts.reading import Value, reading
 
 __all__ = ["ActiveUnits", "ProcessCommand", "UnitState", "UnitStateValue", "parse_active_units", "parse_unit_state"]
 
@@ -32,10 +32,10 @@ MTIME = "mtime="
 
 @dataclass(frozen=True)
 class UnitStateValue(Value):
-    """What `systemctl show` says, and when the unit's inputs were last written.
+    """The output of `systemctl show`, and when the unit's inputs were last written.
 
-    `started` is when the main process began, `inputs` when each input file was written; seconds since 1970, in UTC.
-    `fragment` is the unit file that systemd has read.
+    `started` is when the main process started, `inputs` when each input file was written, in seconds since 1970, UTC.
+    `fragment` is the unit file that systemd has loaded.
     """
 
     load: str = "not-found"
@@ -54,26 +54,26 @@ class UnitStateValue(Value):
 
     @property
     def is_waiting_to_retry(self) -> bool:
-        """It failed, and systemd will start it again after `RestartSec`."""
+        """Whether it failed, and systemd will start it again after `RestartSec`."""
         return self.sub.startswith("auto-restart")
 
     @property
     def runs(self) -> bool:
-        """Active, or on its way there."""
+        """Whether it is active or becoming active."""
         return self.active in ("active", "reloading", "refreshing") or (
             self.active == "activating" and not self.is_waiting_to_retry
         )
 
     @property
     def newer_inputs(self) -> list[str]:
-        """Input files written since the main process began: it does not know them."""
+        """Input files that were written after the main process started, so it has not read them."""
         if self.started is None:
             return []
         return sorted(path for path, written in self.inputs.items() if written >= self.started)
 
 
 def parse_unit_state(lines: list[str]) -> UnitStateValue:
-    """From `systemctl show --timestamp=us+utc` and `stat` lines `mtime=SECONDS PATH`."""
+    """Parse `systemctl show --timestamp=us+utc` and `stat` lines `mtime=SECONDS PATH`."""
     values: dict[str, str] = {}
     inputs: dict[str, float] = {}
     for line in lines:
@@ -103,7 +103,7 @@ def parse_unit_state(lines: list[str]) -> UnitStateValue:
 
 
 def _seconds(timestamp: str) -> float | None:
-    """`Mon 2026-11-23 19:09:11.123456 UTC` in seconds; None for a thing that never was."""
+    """Convert `Mon 2026-11-23 19:09:11.123456 UTC` in seconds; None where there is no time."""
     if not timestamp or timestamp == "n/a":
         return None
     _, date, time, _ = timestamp.split()
@@ -112,12 +112,12 @@ def _seconds(timestamp: str) -> float | None:
 
 
 def parse_active_units(lines: list[str]) -> list[str]:
-    """Unit names, from `systemctl list-units --plain --no-legend`."""
+    """Parse unit names from `systemctl list-units --plain --no-legend`."""
     return sorted(line.split()[0] for line in lines if line.strip())
 
 
 class UnitState(FactBase[UnitStateValue]):
-    """The state of `unit`, and the age of the files in `inputs` that its process has read."""
+    """The state of `unit`, and when the files in `inputs`, which its process reads, were written."""
 
     @staticmethod
     def default() -> UnitStateValue:
@@ -133,7 +133,7 @@ class UnitState(FactBase[UnitStateValue]):
         )
         if not inputs:
             return StringCommand(show, "|| true")
-        # %.Y has the fraction of the second; without it a file written right after the start would seem older.
+        # %.6Y has fractions of a second; without them a file written right after the start would seem older.
         ages = StringCommand(
             f"stat -L -c '{MTIME}%.6Y %n' --", *(QuoteString(path) for path in inputs), "2>/dev/null || true"
         )

@@ -1,6 +1,6 @@
-"""Writing into the host's ledger (see `rigup.ledger`), always before the thing itself is done.
+"""Writing to the host's ledger (see `rigup.ledger`), always before the change itself is made.
 
-By commands of the shell and no program in a file: the first lines are written while the host has no Python yet.
+With shell commands, without Python: the first lines are written before the host has Python.
 """
 
 from __future__ import annotations
@@ -11,33 +11,40 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.host import Host
 
 from rigup import ledger
 from rigup.ledger import in_room
+from rigup.operations._host import check
 
-__all__ = ["note", "note_directory", "note_file", "note_keys"]
+__all__ = ["note", "note_directory", "note_file", "note_keys", "record"]
+
+
+def record(host: Host, command: StringCommand) -> None:
+    """Run a command of this module. Raises OperationError where the ledger cannot be written."""
+    check(host, command, failing=f"could not write the ledger of {host.name}")
 
 
 def note(kind: str, names: Sequence[str]) -> StringCommand:
-    """The command that writes down `names` of a kind that `rigup.ledger.Ledger` has."""
+    """Return the command that records `names` of a kind that `rigup.ledger.Ledger` has."""
     return _append({"added": kind, "names": list(names)})
 
 
 def note_directory(path: str) -> StringCommand:
-    """The command that writes down a directory about to be made."""
+    """Return the command that records a directory about to be created."""
     return StringCommand("true") if in_room(path) else note("directories", [path])
 
 
 def note_file(path: str, sha256: str) -> StringCommand:
-    """The command that writes down a file about to be written (or removed: `sha256` is empty).
+    """Return the command that records a file about to be written, or removed (`sha256` is empty).
 
-    What others have there is kept first, once. Nothing happens for a file in a directory that is ours as a whole.
+    A file of others is backed up first, once. It does nothing for a file in a directory that belongs to rigup.
     """
     return _about_file(path, {"added": "file", "path": path, "sha256": sha256})
 
 
 def note_keys(path: str, values: Mapping[str, Any]) -> StringCommand:
-    """The command that writes down `values` about to be merged into the JSON file `path`."""
+    """Return the command that records `values` about to be merged into the JSON file `path`."""
     return _about_file(path, {"added": "keys", "path": path, "values": values})
 
 

@@ -1,109 +1,133 @@
 """Watching systemd units from an operation, and running commands as units of their own.
 
-A command that changes a host for longer than a moment (apt, a pull, a start) runs as a unit: it ends the way it would
-have when the connection breaks or the deploy is killed, and the next deploy finds it and waits for it.
+A command that takes longer than a moment (apt, a pull, a start) runs as a unit: it finishes even if the connection
+breaks or the deploy is killed, and the next deploy finds it and waits for it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pyinfra.api.command import QuoteString
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 
 from rigup.diagnosis.explain import explain
-from rigup.facts.units import UnitState, UnitStateValue, parse_unit_state
-from rigup.operations._host import Clock, ConnectionLost, check, duration, run, say, try_reconnect
+from rigup.facts.units import UnitState, UnitStateValue
+from rigup.operations._host import ConnectionLost, check, read_now, run, try_reconnect
+from rigup.operations._wait import Clock, say, wait_until
+from rigup.text import duration
 
-__all__ = [
-    "UnitFailed",
-    "failure",
-    "last_lines",
-    "run_as_unit",
-    "shorten",
-    "show",
-    "show_patiently",
-    "wait_for_leftover",
-]
+__all__ = ["UnitFailed", "excerpt", "failure", "latest", "run_as_unit", "show", "wait_for_leftover", "wait_while"]
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 LINE_WIDTH = 140
-# More than any unit of ours says that is told line by line.
-TELL_LINES = 1000
+# More than any unit of ours logs whose lines are shown one by one.
+FOLLOWED_LINES = 1000
 
 SHOWN_LINES = 30
-# Tracebacks of four workers lie between the first error and the last line.
+# With tracebacks of four workers there is much between the first error and the last line.
 DIAGNOSED_LINES = 2000
 
 
 def show(host: Host, unit: str, inputs: Sequence[str] = ()) -> UnitStateValue:
-    """The unit's state now."""
-    return parse_unit_state(list(run(host, UnitState().command(unit, inputs)).lines))
+    """Return the unit's state now."""
+    return read_now(host, UnitState, unit, inputs)
 
 
-def show_patiently(host: Host, unit: str, clock: Clock) -> UnitStateValue:
-    """The unit's state, through a broken connection if need be; raises `ConnectionLost` when the time is up."""
+def _show_patiently(host: Host, unit: str, clock: Clock) -> UnitStateValue:
+    """Return the unit's state, after a reconnect if necessary. Raises `ConnectionLost` when the time is up."""
     while True:
         try:
             return show(host, unit)
         except ConnectionLost:
-            say(host, "the connection broke; waiting for the host to answer again")
-            while not try_reconnect(host):
-                if clock.is_up:
-                    raise
-                clock.nap()
+            say(host, "the connection broke; waiting until the host answers again")
+            if not wait_until(host, clock, lambda: try_reconnect(host) or None, lambda: f"no answer yet: {clock}"):
+                raise
 
 
-def last_lines(host: Host, unit: str, invocation: str, count: int = SHOWN_LINES) -> list[str]:
-    """The last `count` lines that the unit wrote in that invocation, without colours."""
+def wait_while(
+    host: Host,
+    unit: str,
+    running: Callable[[UnitStateValue], bool],
+    clock: Clock,
+    *,
+    progress: Callable[[UnitStateValue], str],
+    timed_out: str,
+) -> UnitStateValue:
+    """Wait as long as `running` holds for the unit's state, and return the first state for which it does not.
+
+    `progress` makes the line that is logged now and then. Raises `UnitFailed`, with `timed_out`, when the time is up.
+    """
+    state = _show_patiently(host, unit, clock)
+
+    def poll() -> UnitStateValue | None:
+        nonlocal state
+        state = _show_patiently(host, unit, clock)
+        return None if running(state) else state
+
+    if not running(state):
+        return state
+    clock.pause()
+    if (ended := wait_until(host, clock, poll, lambda: progress(state))) is None:
+        raise failure(host, unit, state, timed_out)
+    return ended
+
+
+def _last_lines(host: Host, unit: str, invocation: str, count: int) -> list[str]:
+    """Return the last `count` lines that the unit logged in that invocation, without colors."""
     selected = f"_SYSTEMD_INVOCATION_ID={invocation}" if invocation else f"_SYSTEMD_UNIT={unit}"
-    answer = run(host, "journalctl --no-pager --quiet --output=cat --lines", str(count), QuoteString(selected))
-    return [CONTROL.sub("", line).rstrip() for line in answer.lines if line.strip()]
+    result = run(host, "journalctl --no-pager --quiet --output=cat --lines", str(count), QuoteString(selected))
+    return [CONTROL.sub("", line).rstrip() for line in result.lines if line.strip()]
 
 
-def shorten(line: str) -> str:
-    """A line that fits beside the host's name."""
-    return line if len(line) <= LINE_WIDTH else f"{line[: LINE_WIDTH - 1]}…"
+def latest(host: Host, unit: str, state: UnitStateValue) -> str:
+    """Return the unit's latest line, cut to a width that fits next to the host's name, to append to a message."""
+    lines = _last_lines(host, unit, state.invocation, 1)
+    line = lines[-1] if lines else ""
+    return f"; {line if len(line) <= LINE_WIDTH else f'{line[: LINE_WIDTH - 1]}…'}" if line else ""
+
+
+def excerpt(host: Host, unit: str, invocation: str, also: Sequence[str] = ()) -> list[str]:
+    """Return the end of the unit's log, indented, and the known causes found in it or in the lines `also`."""
+    log = _last_lines(host, unit, invocation, DIAGNOSED_LINES)
+    return [*(f"    {line}" for line in log[-SHOWN_LINES:] or ["(no output)"]), *explain([*log, *also])]
 
 
 class UnitFailed(OperationError):
-    """A unit did not do what it should."""
+    """A unit failed, or did not end in time."""
 
 
 def failure(host: Host, unit: str, state: UnitStateValue, what: str) -> UnitFailed:
-    """The error for a unit that did not do what it should, with the end of its log."""
-    # What a unit says last may reach the journal after its end was noticed.
+    """Return the error for a unit that failed, with the end of its log."""
+    # The last lines of a unit may reach the journal after its end was noticed.
     run(host, "journalctl --sync")
-    log = last_lines(host, unit, state.invocation, DIAGNOSED_LINES)
-    lines = "\n".join(f"    {line}" for line in log[-SHOWN_LINES:]) or "    (it wrote nothing)"
-    told = [
+    lines = [
         f"{what} on {host.name}: {unit} is {state.active} ({state.sub}, {state.result}). Its last lines:",
-        lines,
-        *explain(log),
+        *excerpt(host, unit, state.invocation),
         f"More: journalctl -u {unit}",
     ]
-    return UnitFailed("\n".join(told))
+    return UnitFailed("\n".join(lines))
 
 
 def wait_for_leftover(host: Host, unit: str, what: str, limit_s: float) -> None:
-    """Wait until a unit that an earlier, killed deploy started has ended, and clear it away, whatever it came to."""
-    state = show(host, unit)
-    if state.load == "not-found":
+    """Wait until a unit that an earlier, killed deploy started has ended, and clear it, whatever its result."""
+    if show(host, unit).load == "not-found":
         return
     clock = Clock(limit_s)
-    while state.active in ("activating", "deactivating"):
-        if clock.is_due():
-            say(host, f"{what}, begun by an earlier deploy, still runs: {clock}")
-        if clock.is_up:
-            raise failure(host, unit, state, f"{what}, begun by an earlier deploy, did not end")
-        clock.nap()
-        state = show_patiently(host, unit, clock)
-    clear(host, unit)
+    wait_while(
+        host,
+        unit,
+        lambda state: state.active in ("activating", "deactivating"),
+        clock,
+        progress=lambda state: f"{what}, started by an earlier deploy, is still running: {clock}",
+        timed_out=f"{what}, started by an earlier deploy, did not end",
+    )
+    _clear(host, unit)
 
 
-def clear(host: Host, unit: str) -> None:
+def _clear(host: Host, unit: str) -> None:
     """Forget a transient unit that has ended."""
     run(host, "systemctl stop --", QuoteString(unit), "; systemctl reset-failed --", QuoteString(unit))
 
@@ -116,16 +140,16 @@ def run_as_unit(
     what: str,
     limit_s: float,
     env: Mapping[str, str] | None = None,
-    tell: bool = False,
+    follow: bool = False,
     restart: str = "no",
 ) -> None:
-    """Run `argv` as the transient oneshot `unit`, to its end, with a line of progress now and then.
+    """Run `argv` as the transient oneshot `unit` until it ends, with a line of progress now and then.
 
-    With `tell` its own lines are told, all of them, instead. `restart` is systemd's setting of that name.
+    With `follow` all lines of its log are shown instead. `restart` is systemd's setting of that name.
 
-    Its environment is that of /etc/environment (where hosts keep their proxies) and `env`, which must hold no secret.
-    Raises `UnitFailed` with its last lines when it fails or is not done after `limit_s`, and another `OperationError`
-    when it was cut off.
+    The environment is /etc/environment (where hosts configure their proxies) and `env`, which must not hold a secret.
+    Raises `UnitFailed`, with the end of its log, where it fails or does not end within `limit_s`, and another
+    `OperationError` where it was interrupted.
     """
     check(
         host,
@@ -138,36 +162,38 @@ def run_as_unit(
         *(QuoteString(argument) for argument in argv),
         failing=f"could not start {what} on {host.name}",
     )
-    clock, told = Clock(limit_s), 0
-    state = show_patiently(host, unit, clock)
-    while state.job or state.active not in ("active", "failed", "inactive"):
-        if tell:
-            told += _tell(host, unit, state.invocation, told)
-        if clock.is_up:
-            raise failure(host, unit, state, f"{what} was not done within {duration(limit_s)}")
-        if clock.is_due() and not tell:
-            latest = last_lines(host, unit, state.invocation, 1)
-            say(host, f"{what}: {clock}" + (f"; {shorten(latest[-1])}" if latest else ""))
-        clock.nap()
-        state = show_patiently(host, unit, clock)
-    if tell:
-        _tell(host, unit, state.invocation, told)
+    clock, shown = Clock(limit_s), 0
+
+    def running(state: UnitStateValue) -> bool:
+        nonlocal shown
+        if follow:
+            shown += _say_new_lines(host, unit, state.invocation, shown)
+        return state.job or state.active not in ("active", "failed", "inactive")
+
+    state = wait_while(
+        host,
+        unit,
+        running,
+        clock,
+        progress=lambda state: "" if follow else f"{what}: {clock}{latest(host, unit, state)}",
+        timed_out=f"{what} timed out after {duration(limit_s)}",
+    )
     if state.load == "not-found":
         raise OperationError(
-            f"{what} was cut off: {host.name} was restarted, or somebody stopped {unit}. Run the deploy again: "
-            "it goes on from here."
+            f"{what} was interrupted: {host.name} was restarted, or {unit} was stopped. Run the deploy again: it "
+            "continues from here."
         )
     if state.active != "active":
         error = failure(host, unit, state, f"{what} failed")
-        clear(host, unit)
+        _clear(host, unit)
         raise error
-    clear(host, unit)
+    _clear(host, unit)
 
 
-def _tell(host: Host, unit: str, invocation: str, told: int) -> int:
-    """Tell what the unit has said beyond its first `told` lines; returns how many those were."""
+def _say_new_lines(host: Host, unit: str, invocation: str, shown: int) -> int:
+    """Log the unit's lines after its first `shown` ones; returns how many these were."""
     try:
-        lines = last_lines(host, unit, invocation, TELL_LINES)[told:]
+        lines = _last_lines(host, unit, invocation, FOLLOWED_LINES)[shown:]
     except ConnectionLost:
         return 0
     for line in lines:

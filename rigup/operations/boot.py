@@ -1,7 +1,7 @@
-"""Keeping generated boot files in step with what they are generated from.
+"""Boot files that are generated from others: the initramfs and the GRUB menu.
 
-Both operations look at the state, not at what this run has changed: a run that was killed between writing a drop-in and
-regenerating is finished by the next one.
+Both operations compare the files' times instead of what this run has changed: if a run is killed between writing a
+drop-in and regenerating, the next one finishes it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pyinfra.context import host
 from pyinfra.facts.server import Which
 
 from rigup.facts.kernel import Outdated
-from rigup.operations._host import alone
+from rigup.operations._host import exclusive
 
 __all__ = ["BOOT", "grub", "initramfs"]
 
@@ -25,38 +25,38 @@ INITRD = f"{BOOT}/initrd.img-"
 
 
 def _foreseen(written: OperationMeta) -> bool:
-    """While the deploy is being prepared: whether the source is going to be written."""
+    """Whether the source is going to be written, while the deploy is being prepared."""
     return not written.is_complete() and written.will_change
 
 
 @operation()
 def initramfs(source: str, written: OperationMeta) -> Commands:
-    """Regenerate every initramfs that is older than `source`, a file that is copied into it (modprobe options).
+    """Regenerate every initramfs that is older than `source`, a file that is copied into it (module options).
 
-    + written: the operation that writes `source`, so that a plan can foresee what follows
+    + written: the operation that writes `source`, so that a dry run can predict the change
     """
     if not host.get_fact(Which, command="update-initramfs"):
-        host.noop("this host does not boot with initramfs-tools")
+        host.noop("this host does not use initramfs-tools")
         return
     stale = host.get_fact(Outdated, directory=BOOT, pattern="initrd.img-*", source=source)
     if not stale and not _foreseen(written):
         host.noop(f"every initramfs is newer than {source}")
         return
     for kernel in [path.removeprefix(INITRD) for path in stale] or ["all"]:
-        yield alone(BOOT, "update-initramfs -u -k", QuoteString(kernel))
+        yield exclusive(BOOT, "update-initramfs -u -k", QuoteString(kernel))
 
 
 @operation()
 def grub(source: str, written: OperationMeta) -> Commands:
-    """Regenerate GRUB's menu when it is older than `source`, a drop-in of /etc/default/grub.d.
+    """Regenerate the GRUB menu if it is older than `source`, a drop-in of /etc/default/grub.d.
 
-    + written: the operation that writes `source`, so that a plan can foresee what follows
+    + written: the operation that writes `source`, so that a dry run can predict the change
     """
     if not host.get_fact(Which, command="update-grub"):
-        host.noop("this host does not boot with GRUB")
+        host.noop("this host does not use GRUB")
         return
     stale = host.get_fact(Outdated, directory="/boot/grub", pattern="grub.cfg", source=source)
     if not stale and not _foreseen(written):
         host.noop(f"grub.cfg is newer than {source}")
         return
-    yield alone(BOOT, "update-grub")
+    yield exclusive(BOOT, "update-grub")

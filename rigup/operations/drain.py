@@ -1,40 +1,37 @@
-"""Endpoints about to be stopped: nobody new is let in, and who is being answered is waited for."""
+"""Draining endpoints before they are stopped: refuse new requests, and wait for the running ones."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
-from pyinfra.api.command import FunctionCommand, QuoteString
+from pyinfra.api.command import QuoteString
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
-from rigup.operations._host import Clock, duration, run, say, work
+from rigup.operations._host import Commands, run, work
+from rigup.operations._wait import Clock, say, wait_until
 from rigup.render.gateway import DRAIN, GATEWAYS
+from rigup.text import duration
 
-__all__ = [
-    "drained",
-    "running_requests",
-]
-
-Commands = Generator[FunctionCommand, None, None]
+__all__ = ["drained", "running_requests"]
 
 
 @operation()
 def drained(endpoints: Mapping[str, str], limit: int) -> Commands:
-    """Let no new request in at the gateways, and wait until none runs at any endpoint (name to metrics URL).
+    """Refuse new requests at the gateways, and wait until none runs at any endpoint (name to metrics URL).
 
-    It waits at most `limit` seconds, and says how many run. An endpoint without metrics is named and not waited for.
-    Who asks on the host itself passes no gateway, and may go on asking.
+    It waits at most `limit` seconds, and logs how many run. An endpoint without metrics is reported and not waited
+    for. Clients on the host itself do not use the gateway, so they can still send requests.
     """
     if not endpoints:
-        host.noop("there is no endpoint")
+        host.noop("no endpoint is deployed")
         return
 
     def drain(host: Host) -> None:
         for name in endpoints:
-            # HAProxy's reload: what runs ends in the former process, what comes meets the present one.
+            # HAProxy's reload: running requests end in the old process, new ones reach the new process.
             reload = ("systemctl kill --kill-whom=main --signal=USR2 --", QuoteString(f"rigup-gateway@{name}.service"))
             if run(host, "sed -i", QuoteString(DRAIN), QuoteString(f"{GATEWAYS}/{name}.cfg"), "&&", *reload).ok:
                 say(host, f"the gateway of {name} answers new requests with 503")
@@ -45,37 +42,42 @@ def drained(endpoints: Mapping[str, str], limit: int) -> Commands:
 
 def _wait_for_requests(host: Host, endpoints: Mapping[str, str], limit: int) -> None:
     clock, before, silent = Clock(limit), -1, set[str]()
-    while True:
+    counted = ""
+
+    def poll() -> bool | None:
+        nonlocal before, counted
         counts = {name: _requests(host, url) for name, url in endpoints.items()}
         for name in sorted({name for name, count in counts.items() if count is None} - silent):
             silent.add(name)
-            say(host, f"{name} does not tell how many requests it answers (SGLang without --enable-metrics): whatever")
-            say(host, "runs there is not waited for, and is cut off")
+            say(host, f"{name} does not report its running requests (SGLang needs --enable-metrics): not waiting for")
+            say(host, "them; they will be aborted")
         busy = {name: count for name, count in counts.items() if count}
-        total = sum(busy.values())
         if not busy:
-            if before > 0:
-                say(host, f"all requests have ended after {duration(clock.elapsed_s)}")
-            return
+            return before > 0
+        total = sum(busy.values())
         listed = ", ".join(f"{count} at {name}" for name, count in busy.items())
-        if clock.is_up:
-            say(host, f"{total} requests still run ({listed}) after {clock}: they are cut off")
-            return
-        if total != before or clock.is_due():
-            say(host, f"{total} request{'s run' if total != 1 else ' runs'} ({listed}): waiting, {clock}")
+        counted = f"{total} request{'s' if total != 1 else ''} ({listed})"
+        if total != before:
+            say(host, f"waiting for {counted}: {clock}")
         before = total
-        clock.nap()
+        return None
+
+    waited = wait_until(host, clock, poll, lambda: f"waiting for {counted}: {clock}")
+    if waited is None:
+        say(host, f"{counted} still running after {clock}: they will be aborted")
+    elif waited:
+        say(host, f"all requests have ended after {duration(clock.elapsed_s)}")
 
 
 def _requests(host: Host, url: str) -> int | None:
-    """How many requests run or wait; none where nothing answers, None where the answer does not say.
+    """Return how many requests run or wait: 0 where nothing answers, None where the answer does not say.
 
-    What is too busy to answer in time (curl's status 28) counts as one.
+    An endpoint that is too busy to answer in time (curl's status 28) counts as one.
     """
-    answer = run(host, "curl -sS -m 10 --noproxy '*' --", QuoteString(url), "2>/dev/null || test $? -ne 28")
-    if not answer.ok:
+    result = run(host, "curl -sS -m 10 --noproxy '*' --", QuoteString(url), "2>/dev/null || test $? -ne 28")
+    if not result.ok:
         return 1
-    return running_requests(answer.lines) if answer.lines else 0
+    return running_requests(result.lines) if result.lines else 0
 
 
 # vLLM's v1/metrics/loggers.py and SGLang's metrics_collector.py: one line for each engine or worker.
@@ -85,6 +87,6 @@ _GAUGE = re.compile(
 
 
 def running_requests(lines: Iterable[str]) -> int | None:
-    """Requests that run or wait, from the metrics' text; None where it does not say."""
+    """Return how many requests run or wait, from the text of the metrics; None where it does not say."""
     counts = [float(match[1]) for line in lines if (match := _GAUGE.match(line))]
     return round(sum(counts)) if counts else None

@@ -1,78 +1,76 @@
-"""Gateways in front of endpoints that are reachable from beyond their host: key and firewall rule."""
+"""Gateways in front of endpoints that are reachable from other hosts: keys and firewall rules."""
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Generator
+from collections.abc import Collection
 
-from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
+from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
 from rigup.facts.gateway import GatewayNames, GatewayState, GatewayStateValue
-from rigup.operations._host import check, say, work
+from rigup.operations._host import Commands, check, work
+from rigup.operations._wait import say
 from rigup.render.gateway import GATEWAYS
 
 __all__ = ["absent_others", "firewall", "key"]
 
-Commands = Generator[FunctionCommand, None, None]
-
 
 @operation()
 def key(endpoint: str, path: str) -> Commands:
-    """Have a key for `endpoint` in the file `path`: made once, on the host, and readable by root alone.
+    """Generate a key for `endpoint` in the file `path`: once, on the host, and readable only by root.
 
-    It never leaves the host over this operation; whoever removes the file gets another key with the next deploy.
+    This operation never reads the key. If the file is removed, the next deploy generates a new key.
     """
     state: GatewayStateValue = host.get_fact(GatewayState, endpoint=endpoint, key=path)
     if state.key_is_safe:
-        host.noop(f"{endpoint} has its key")
+        host.noop(f"{endpoint} has a key")
         return
 
     def make(host: Host) -> None:
-        file, beside = QuoteString(path), QuoteString(f"{path}.new")
-        failing = f"could not make the key of {endpoint} on {host.name}"
+        file, new_file = QuoteString(path), QuoteString(f"{path}.new")
+        failing = f"could not generate the key of {endpoint} on {host.name}"
         if state.key:
             check(host, "chown root:root --", file, "&& chmod 600 --", file, failing=failing)
             return
         check(
             host,
             StringCommand("( umask 022 && mkdir -p --", QuoteString(posixpath.dirname(path)), ") && umask 077"),
-            StringCommand("&& openssl rand -hex -out", beside, "32 && sync", beside, "&& mv -T --", beside, file),
+            StringCommand("&& openssl rand -hex -out", new_file, "32 && sync", new_file, "&& mv -T --", new_file, file),
             failing=failing,
         )
 
-    yield work(make, f"make the key of {endpoint}")
+    yield work(make, f"generate the key of {endpoint}")
 
 
 @operation()
 def firewall(endpoint: str, key: str, rules: str, digest: str) -> Commands:
-    """Have the firewall rule of `endpoint` in force; others' tables are not touched.
+    """Load the firewall rule of `endpoint`; the tables of others are not changed.
 
     + key: the endpoint's key file
     + rules: the file with its rules, as `nft -f` reads it
-    + digest: what the rule in force must be marked with
+    + digest: the mark of that rule
     """
     state: GatewayStateValue = host.get_fact(GatewayState, endpoint=endpoint, key=key)
     if state.rule == digest:
-        host.noop(f"the firewall knows who may reach {endpoint}")
+        host.noop(f"the firewall rule of {endpoint} is loaded")
         return
 
     def load(host: Host) -> None:
-        check(host, "nft -f", QuoteString(rules), failing=f"{host.name}: nft did not take {rules}")
+        check(host, "nft -f", QuoteString(rules), failing=f"{host.name}: nft refused {rules}")
 
     yield work(load, f"load {rules}")
 
 
 @operation()
 def absent_others(keep: Collection[str]) -> Commands:
-    """Have no gateway but those of the endpoints in `keep`. Keys stay, so that a gateway that comes back has its old
-    one."""
+    """Remove all gateways but those of the endpoints in `keep`. Keys stay, for a gateway that is added again."""
     there: list[str] = host.get_fact(GatewayNames)
     extra = sorted(set(there) - set(keep))
     if not extra:
-        host.noop("no other gateway is there")
+        host.noop("no other gateway exists")
         return
 
     def close(host: Host) -> None:
@@ -82,8 +80,8 @@ def absent_others(keep: Collection[str]) -> Commands:
             check(
                 host,
                 StringCommand("systemctl disable --quiet --now --", unit, "&& rm -f --", *files),
-                failing=f"could not close the gateway of {name} on {host.name}",
+                failing=f"could not remove the gateway of {name} on {host.name}",
             )
-            say(host, f"{name} is on the host's loopback alone now")
+            say(host, f"{name} is now reachable only from the host itself")
 
-    yield work(close, "close gateways")
+    yield work(close, "remove gateways")

@@ -1,11 +1,11 @@
-"""A reboot when, and only when, the host's state asks for one; proven by the boot id, and never twice in a row."""
+"""A reboot where the host's state requires one, verified by the boot ID, and never twice for the same reasons."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from pyinfra.api.command import FunctionCommand, QuoteString
+from pyinfra.api.command import QuoteString
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
@@ -21,23 +21,20 @@ from rigup.facts.kernel import (
     KernelStateValue,
     ModuleParameters,
     ModuleParametersValue,
-    parse_boot_menu,
-    parse_kernel_state,
-    parse_module_parameters,
 )
-from rigup.facts.nvidia import DriverState, DriverStateValue, GpuList, parse_driver_state, parse_gpu_list
-from rigup.facts.units import ActiveUnits, parse_active_units
-from rigup.operations._host import Clock, check, duration, pause, run, say, try_reconnect, work
+from rigup.facts.nvidia import DriverState, DriverStateValue, GpuList
+from rigup.facts.units import ActiveUnits
+from rigup.operations._host import Commands, check, read_now, run, try_reconnect, work
+from rigup.operations._wait import Clock, pause, say, wait_until
 from rigup.operations.files import place
 from rigup.operations.systemd import SERVING
+from rigup.text import duration
 
 __all__ = ["obstacles", "reasons", "reboot_and_wait", "when_needed"]
 
-Commands = Generator[FunctionCommand, None, None]
-
-GPU_PATIENCE_S = 300
+GPU_TIMEOUT_S = 300
 SHUTDOWN_S = 3.0
-# In the ledger's room: what a reboot did not change.
+# In the ledger's directory: the reasons that a reboot did not remove.
 REBOOTED = "rebooted.json"
 
 
@@ -49,7 +46,7 @@ def reasons(
     modprobe_options: Mapping[str, Mapping[str, str | int]] | None = None,
     leaving: Sequence[str] = (),
 ) -> list[str]:
-    """Why this host must be rebooted before what is on its disks is also what runs. `leaving` are former arguments."""
+    """Return why the host must be rebooted to run what is installed. `leaving` are arguments to get rid of."""
     found = newer_kernel(kernel)
     if missing := [argument for argument in kernel_args if argument not in kernel.arguments]:
         found.append(f"the kernel was booted without {' '.join(missing)}")
@@ -68,7 +65,7 @@ def reasons(
 
 
 def newer_kernel(kernel: KernelStateValue) -> list[str]:
-    """That reason for a reboot which can wait: all that a deploy needs runs with the present kernel too."""
+    """Return the one reason that can wait: everything that a deploy needs runs with the present kernel too."""
     return [] if kernel.release == kernel.newest else [f"kernel {kernel.newest} is installed, {kernel.release} runs"]
 
 
@@ -78,20 +75,20 @@ def obstacles(
     menu: Sequence[Sequence[str]] = (),
     kernel_args: Sequence[str] = (),
 ) -> list[str]:
-    """Why a reboot would leave the host without GPUs, without a boot, or as it is: what must be mended first.
+    """Return why a reboot would fail, break the GPUs or change nothing: what must be fixed first.
 
-    `menu` has the arguments of each entry of GRUB's menu; empty where that is unknown.
+    `menu` has the arguments of each entry of the GRUB menu; it is empty where they are unknown.
     """
     found = []
     lost = [argument for argument in kernel_args if not any(argument in entry for entry in menu)] if menu else []
     if missing := [argument for argument in lost if argument not in kernel.arguments]:
         found.append(
-            f"GRUB's menu, /boot/grub/grub.cfg, has no entry with {' '.join(missing)}: something in "
-            "/etc/default/grub.d overrules 60-rigup.cfg, or another program than `update-grub` makes the menu"
+            f"the GRUB menu, /boot/grub/grub.cfg, has no entry with {' '.join(missing)}: another file in "
+            "/etc/default/grub.d overrides 60-rigup.cfg, or another program than `update-grub` writes the menu"
         )
     if kernel.newest not in driver.on_disk:
         found.append(
-            f"there is no NVIDIA module for kernel {kernel.newest}, which boots next: see `dkms status` and install "
+            f"there is no NVIDIA module for kernel {kernel.newest}, which boots next: check `dkms status` and install "
             f"linux-headers-{kernel.newest}"
         )
     if kernel.installed and kernel.initrds and kernel.newest not in kernel.initrds:
@@ -109,18 +106,18 @@ def when_needed(
     while_serving: bool = False,
     timeout: float = 1800,
 ) -> Commands:
-    """Reboot the host if what is on its disks is not what runs, and wait until its GPUs answer.
+    """Reboot the host if it does not run what is installed, and wait until its GPUs answer.
 
     + kernel_args: arguments that the kernel must have been booted with
     + modprobe_options: `{module: {option: value}}` that must be in effect
-    + former_args: arguments of an earlier deploy that must no longer be in effect, unless others have them in GRUB
+    + former_args: arguments of an earlier deploy that must no longer be in effect, unless others set them in GRUB
     + gpus: how many GPUs `nvidia-smi -L` must list afterwards
-    + allowed: whether to reboot; if not, a needed reboot is an error that says why it is needed
-    + while_serving: whether to reboot under an endpoint that is serving
-    + timeout: seconds until the host must be back (servers with many GPUs take many minutes in their firmware)
+    + allowed: whether to reboot; if not, a required reboot is an error that says why
+    + while_serving: whether to reboot while an endpoint serves
+    + timeout: seconds until the host must be back (the firmware of servers with many GPUs takes many minutes)
 
-    A reboot that does not help is an error, and no later deploy tries it again for the same reasons. One for a newer
-    kernel alone waits until nothing serves; that it is due is said.
+    A reboot that does not help is an error, and no later deploy tries it again for the same reasons. A reboot only for
+    a newer kernel waits until nothing serves, and is logged as due.
     """
     options = modprobe_options or {}
     kernel: KernelStateValue = host.get_fact(KernelState)
@@ -137,42 +134,44 @@ def when_needed(
         leaving,
     )
     if not why:
-        host.noop("what is installed is what runs")
+        host.noop("the host runs what is installed")
         return
     if why == newer_kernel(kernel) and not while_serving and (serving := host.get_fact(ActiveUnits, pattern=SERVING)):
-        due = f"a reboot is due ({why[0]}): it waits until {', '.join(serving)} does not serve"
+        due = f"a reboot is due ({why[0]}): waiting until {', '.join(serving)} no longer serves"
         host.noop(due)
         if state.current_stage is StateStage.Execute:
             say(host, due)
         return
 
     def reboot(host: Host) -> None:
-        kernel, driver, _ = _look(host, options)
+        kernel, driver, _ = _state_now(host, options)
         listed = "; ".join(why)
-        menu = parse_boot_menu(list(run(host, BootMenu().command()).lines))
+        menu = read_now(host, BootMenu)
         if blocking := obstacles(kernel, driver, menu, kernel_args):
-            raise OperationError(f"{host.name} needs a reboot ({listed}), but {'; '.join(blocking)}. Then run again.")
+            raise OperationError(
+                f"{host.name} needs a reboot ({listed}), but {'; '.join(blocking)}. Fix that and run again."
+            )
         if not allowed:
             raise OperationError(
                 f"{host.name} needs a reboot ({listed}), and the setting `reboot` is `never`. Reboot it yourself, or "
                 "set `reboot: when-needed`, and run again."
             )
-        serving = parse_active_units(list(run(host, ActiveUnits().command(SERVING)).lines))
+        serving = read_now(host, ActiveUnits, SERVING)
         if serving and not while_serving:
             raise OperationError(
-                f"{host.name} needs a reboot ({listed}), but {', '.join(serving)} is serving. When that may stop, run "
+                f"{host.name} needs a reboot ({listed}), but {', '.join(serving)} is serving. When it may stop, run "
                 f"`systemctl stop {' '.join(serving)}` there, and deploy again."
             )
         if set(why) <= _left_by_last(host):
             raise OperationError(
                 f"{host.name} was rebooted by an earlier deploy, and still: {listed}. {_advice(why)} It is not "
-                "rebooted again for that: mend it, reboot the host yourself, and deploy again."
+                "rebooted again for that: fix it, reboot the host yourself, and deploy again."
             )
         say(host, f"rebooting: {listed}")
         took = reboot_and_wait(host, timeout)
         say(host, f"back after {duration(took)}")
         _wait_for_gpus(host, gpus)
-        if left := reasons(*_look(host, options), kernel_args, options, leaving):
+        if left := reasons(*_state_now(host, options), kernel_args, options, leaving):
             _remember(host, left)
             raise OperationError(
                 f"{host.name} was rebooted, and still: {'; '.join(left)}. {_advice(left)} It is not rebooted again."
@@ -183,26 +182,26 @@ def when_needed(
 
 def _advice(left: Sequence[str]) -> str:
     if any("not loaded" in reason for reason in left):
-        return "See `dmesg | grep -i -e nvidia -e nvrm` (a module refused by Secure Boot says `Key was rejected`)."
-    return "See /proc/cmdline, /etc/default/grub.d and /etc/modprobe.d: something else may overrule them."
+        return "See `dmesg | grep -i -e nvidia -e nvrm` (`Key was rejected` means that Secure Boot refused the module)."
+    return "See /proc/cmdline, /etc/default/grub.d and /etc/modprobe.d: something else may override them."
 
 
-def _look(
+def _state_now(
     host: Host, options: Mapping[str, Mapping[str, str | int]]
 ) -> tuple[KernelStateValue, DriverStateValue, ModuleParametersValue]:
-    """The same readings as the facts, taken now."""
+    """Read the same facts again."""
     return (
-        parse_kernel_state(list(run(host, KernelState().command()).lines)),
-        parse_driver_state(list(run(host, DriverState().command()).lines)),
-        parse_module_parameters(list(run(host, ModuleParameters().command(sorted(options))).lines)),
+        read_now(host, KernelState),
+        read_now(host, DriverState),
+        read_now(host, ModuleParameters, sorted(options)),
     )
 
 
 def _left_by_last(host: Host) -> set[str]:
-    """The reasons that remained after a deploy's reboot, where that was the last one."""
-    answer = run(host, "cat --", QuoteString(f"{ledger.ROOM}/{REBOOTED}"), "2>/dev/null")
+    """Return the reasons that remained after a deploy's reboot, if the host was not rebooted since."""
+    result = run(host, "cat --", QuoteString(f"{ledger.ROOM}/{REBOOTED}"), "2>/dev/null")
     try:
-        found = json.loads("\n".join(answer.lines))
+        found = json.loads("\n".join(result.lines))
         return {*found["left"]} if found["boot"] == _boot_id(host) else set()
     except (ValueError, KeyError, TypeError):
         return set()
@@ -214,52 +213,49 @@ def _remember(host: Host, left: Sequence[str]) -> None:
 
 
 def _boot_id(host: Host) -> str:
-    return check(host, BootId().command(), failing=f"could not read the boot id of {host.name}").lines[0].strip()
+    return check(host, BootId().command(), failing=f"could not read the boot ID of {host.name}").lines[0].strip()
 
 
 def reboot_and_wait(host: Host, timeout: float) -> float:
-    """Reboot and wait for another boot id; returns the seconds it took. Raises OperationError."""
+    """Reboot, wait for another boot ID, and return the seconds that it took. Raises OperationError."""
     before = _boot_id(host)
-    # A timer of its own: the order is taken and answered before the connection goes.
+    # With a timer, the command succeeds before the connection is closed.
     check(
         host,
         "systemd-run --quiet --on-active=1 --timer-property=AccuracySec=100ms systemctl reboot",
-        failing=f"{host.name} did not take the order to reboot",
+        failing=f"could not reboot {host.name}",
     )
     clear_askpass_cache(host)
     clock = Clock(timeout)
-    # It answers until its sshd is stopped; asking it meanwhile tells nothing.
+    # Until its sshd is stopped it answers with the old boot ID.
     pause(SHUTDOWN_S)
-    while not clock.is_up:
-        clock.nap()
-        if clock.is_due():
-            say(host, f"rebooting: {clock}")
+
+    def poll() -> float | None:
         try:
-            if try_reconnect(host) and _boot_id(host) != before:
-                return clock.elapsed_s
+            return clock.elapsed_s if try_reconnect(host) and _boot_id(host) != before else None
         except OperationError:
-            continue
-    raise OperationError(
-        f"{host.name} did not come back within {duration(timeout)} (its boot id was {before}). See its console; when "
-        "it answers again, run the deploy again: it goes on from here."
-    )
+            return None
+
+    if (took := wait_until(host, clock, poll, lambda: f"rebooting: {clock}")) is None:
+        raise OperationError(
+            f"{host.name} did not come back within {duration(timeout)} (its boot ID was {before}). Check its console; "
+            "when it answers again, run the deploy again: it continues from here."
+        )
+    return took
 
 
 def _wait_for_gpus(host: Host, gpus: int) -> None:
-    """Wait until the driver lists as many GPUs as there must be: it needs a while after sshd is up."""
-    clock = Clock(GPU_PATIENCE_S)
-    listed = -1
-    while listed < gpus:
-        answer = run(host, GpuList().command())
-        listed = len(parse_gpu_list(list(answer.lines)))
-        if listed >= gpus:
-            return
-        if clock.is_up:
-            said = run(host, "nvidia-smi -L").complaint
-            raise OperationError(
-                f"{host.name} is back, but nvidia-smi lists {listed} of {gpus} GPUs after {clock}: {said}. "
-                "See `dmesg | grep -i nvrm`."
-            )
-        if clock.is_due():
-            say(host, f"{listed} of {gpus} GPUs answer: {clock}")
-        clock.nap()
+    """Wait until the driver lists `gpus` GPUs: it needs a while after sshd is up."""
+    clock, listed = Clock(GPU_TIMEOUT_S), 0
+
+    def poll() -> bool | None:
+        nonlocal listed
+        listed = len(read_now(host, GpuList))
+        return listed >= gpus or None
+
+    if not wait_until(host, clock, poll, lambda: f"{listed} of {gpus} GPUs answer: {clock}"):
+        message = run(host, "nvidia-smi -L").message
+        raise OperationError(
+            f"{host.name} is back, but nvidia-smi lists {listed} of {gpus} GPUs after {clock}: {message}. "
+            "See `dmesg | grep -i nvrm`."
+        )

@@ -16,9 +16,9 @@ __all__ = ["system"]
 
 @operation()
 def system(user: str) -> Generator[StringCommand, None, None]:
-    """Have a system user that nobody can log in as, with a group of its own and no home."""
+    """Create a system user without a login or a home directory, in a group of its own."""
     if host.get_fact(UserExists, user=user):
-        host.noop(f"there is a user {user}")
+        host.noop(f"the user {user} exists")
         return
     yield note("users", [user])
     yield StringCommand(

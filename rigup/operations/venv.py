@@ -1,4 +1,4 @@
-"""Python virtual environments on the host that hold exactly the locked packages."""
+"""Python virtual environments with exactly the locked packages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Generator
 from urllib.parse import urlsplit
 
-from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
+from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
@@ -15,19 +15,19 @@ from pyinfra.facts.files import Sha256File
 
 from rigup.lock.pypi import UV
 from rigup.lock.pypi import index_arguments as uv_index
-from rigup.operations._host import alone, check, work
-from rigup.operations._ledger import note
+from rigup.operations._host import Commands, check, exclusive, work
+from rigup.operations._ledger import note, record
 from rigup.operations._units import run_as_unit, wait_for_leftover
 from rigup.plan.model import VenvPlan, engine_unit
 
 __all__ = ["engine", "index_arguments", "synced"]
 
-# Pythons that uv fetches lie where the engines' user may read them; its downloads are kept until they are installed.
+# uv installs Pythons where the engines' user can read them, and keeps its downloads until they are installed.
 UV_ENV = {"UV_PYTHON_INSTALL_DIR": "/usr/local/lib/rigup/python", "UV_CACHE_DIR": "/var/cache/rigup-uv"}
 
 
 def index_arguments(index: str) -> list[str]:
-    """Arguments that make pip use `index` alone; pip refuses plain http unless the host is named as trusted."""
+    """Return arguments that make pip use only `index`; pip refuses plain http unless the host is named as trusted."""
     parts = urlsplit(index)
     trusted = ["--trusted-host", parts.hostname] if parts.scheme == "http" and parts.hostname else []
     return ["--index-url", index, *trusted]
@@ -35,20 +35,20 @@ def index_arguments(index: str) -> list[str]:
 
 @operation()
 def synced(path: str, requirements: str, index: str) -> Generator[StringCommand, None, None]:
-    """Make the virtual environment `path` from the hash-locked `requirements` file on the host.
+    """Create the virtual environment `path` from the hash-locked `requirements` file on the host.
 
-    It is made anew whenever the file differs from the copy kept inside, which is written last: an interrupted
-    installation starts again.
+    It is recreated whenever the file differs from the copy inside the environment. The copy is written last, so an
+    interrupted installation starts again.
     """
     done = f"{path}/requirements.lock"
-    wanted = host.get_fact(Sha256File, path=requirements)
-    if wanted and wanted == host.get_fact(Sha256File, path=done):
-        host.noop(f"{path} holds what {requirements} asks for")
+    expected = host.get_fact(Sha256File, path=requirements)
+    if expected and expected == host.get_fact(Sha256File, path=done):
+        host.noop(f"{path} has the packages of {requirements}")
         return
-    beside = posixpath.dirname(path)
-    yield alone(beside, "python3 -m venv --clear", QuoteString(path))
-    yield alone(
-        beside,
+    directory = posixpath.dirname(path)
+    yield exclusive(directory, "python3 -m venv --clear", QuoteString(path))
+    yield exclusive(
+        directory,
         QuoteString(f"{path}/bin/pip"),
         "install --quiet --no-input --no-cache-dir --disable-pip-version-check --require-hashes --requirement",
         QuoteString(requirements),
@@ -58,35 +58,33 @@ def synced(path: str, requirements: str, index: str) -> Generator[StringCommand,
 
 
 @operation()
-def engine(
-    venv: VenvPlan, requirements: str, index: str, pythons: str, timeout: float = 7200
-) -> Generator[FunctionCommand, None, None]:
-    """Make an engine's environment with uv, which is in the environment UV.
+def engine(venv: VenvPlan, requirements: str, index: str, pythons: str, timeout: float = 7200) -> Commands:
+    """Create an engine's environment with uv, which is in the environment UV.
 
     + requirements: the file on the host with `venv.text`
     + index: Python package index
-    + pythons: where uv finds a Python that the host lacks
-    + timeout: seconds until it must be there; gigabytes are fetched
+    + pythons: where uv downloads a Python that the host lacks
+    + timeout: seconds until it must be done; it downloads gigabytes
 
-    It has a directory of its own, so what serves is not touched. The work runs as units of their own and ends properly
-    when the deploy is cut off; the copy of the requirements is written last.
+    It is a new directory, so running engines are not affected. The commands run as units of their own, which finish
+    even if the deploy is interrupted. The copy of the requirements is written last.
     """
     done = venv.done
     if host.get_fact(Sha256File, path=done) == hashlib.sha256(venv.text.encode()).hexdigest():
-        host.noop(f"{venv.path} is here")
+        host.noop(f"{venv.path} is complete")
         return
 
     def make(host: Host) -> None:
         unit, what = engine_unit(venv.path), f"installing {venv.packages[0]}"
         wait_for_leftover(host, unit, what, timeout)
-        check(host, note("engines", [venv.path]), failing=f"could not write the ledger of {host.name}")
+        record(host, note("engines", [venv.path]))
         uv, env = f"{UV}/bin/uv", {**UV_ENV, "UV_PYTHON_INSTALL_MIRROR": pythons}
         create = [uv, "venv", "--quiet", "--no-config", "--allow-existing", f"--python={venv.python}", venv.path]
         run_as_unit(host, unit, create, what=what, limit_s=timeout, env=env)
         fill = [uv, "pip", "sync", "--quiet", "--no-config", "--require-hashes", f"--python={venv.path}/bin/python3"]
         fill += [*uv_index(index), "--compile-bytecode", requirements]
         run_as_unit(host, unit, fill, what=what, limit_s=timeout, env=env)
-        failing = f"{venv.path} on {host.name} could not be marked as whole"
+        failing = f"could not mark {venv.path} on {host.name} as complete"
         check(host, "install -m 0644", QuoteString(requirements), QuoteString(done), failing=failing)
 
-    yield work(make, f"make {venv.path}")
+    yield work(make, f"create {venv.path}")

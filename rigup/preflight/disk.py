@@ -1,4 +1,4 @@
-"""Preflight's look at the disks: whether what is still to come finds its room where it will lie."""
+"""Preflight's disk checks: whether everything that is still missing fits on the file system that it goes to."""
 
 from __future__ import annotations
 
@@ -9,107 +9,120 @@ from rigup.distros.driver import upstream
 from rigup.host_config import USUAL_STORE, DockerStore, docker_store
 from rigup.lock.packages import cuda_group, docker_group, driver_group
 from rigup.plan.model import ENGINES
-from rigup.preflight.snapshot import GIB, Case, amount
+from rigup.preflight.snapshot import GIB, HostCheck
+from rigup.text import size
 
-__all__ = ["disk", "disk_paths", "holds", "own_disk", "source"]
+__all__ = ["disk", "disk_paths", "has_all_files", "own_disk", "source"]
 
-# An image on disk against its compressed size: unpacked about 2.2 times, and Docker 29's store keeps both.
+# The size of an image on disk relative to its compressed size: about 2.2 times unpacked, and Docker 29's store keeps
+# both.
 IMAGE_FACTOR = 3.2
 PROGRAMS, TOOLKIT = "/usr", "/usr/local"
-# What packages need below them: driver and Docker, and the CUDA toolkit.
+# What packages need below these paths: the driver and Docker, and the CUDA toolkit.
 SYSTEM_BYTES = 4 * GIB
 CUDA_BYTES = 10 * GIB
-# torch, its CUDA libraries and the kernels of an engine that runs without a container, and their downloads.
+# torch, its CUDA libraries, the kernels of an engine that runs without a container, and their downloads.
 VENV_BYTES = 24 * GIB
 # What fetch.py leaves free where the store shares the disk with the system.
 MARGIN = 2 * GIB
 
 
 def disk_paths(settings: Settings, store: DockerStore = USUAL_STORE) -> list[str]:
-    """The paths whose file systems matter."""
+    """Return the paths whose file systems are checked."""
     return [PROGRAMS, TOOLKIT, ENGINES, settings.model_store, store.data, store.containerd]
 
 
-def disk(case: Case) -> None:
+def disk(host: HostCheck) -> None:
+    """Check the free space of every file system that a deploy writes to."""
+    disks = host.facts.disk.disks
     needs: dict[str, list[tuple[int, str]]] = {}
-    for path, size, what in _needed_bytes(case):
-        disk = case.facts.disks.get(path)
+    for path, count, what in _needed_bytes(host):
+        disk = disks.get(path)
         if disk is None:
-            case.problem("disk", f"no file system was found for {path}", "check what is mounted there")
+            host.problem("disk", f"no file system was found for {path}", "check what is mounted there")
             continue
-        needs.setdefault(disk.mount, []).append((size, what))
-    free = {disk.mount: disk.available for disk in case.facts.disks.values()}
+        needs.setdefault(disk.mount, []).append((count, what))
+    free = {disk.mount: disk.available for disk in disks.values()}
     for mount, entries in needs.items():
-        total = sum(size for size, _ in entries) + MARGIN
+        total = sum(count for count, _ in entries) + MARGIN
         if free[mount] < total:
-            parts = ", ".join(f"{amount(size)} for {what}" for size, what in entries)
-            case.problem(
+            parts = ", ".join(f"{size(count, binary=True)} for {what}" for count, what in entries)
+            host.problem(
                 "disk",
-                f"{mount} has {amount(free[mount])} free and needs {amount(total)}: {parts}, {amount(MARGIN)} spare",
-                f"make {amount(total - free[mount])} of room, or mount a larger disk",
+                f"{mount} has {size(free[mount], binary=True)} free and needs {size(total, binary=True)}: {parts}, "
+                f"{size(MARGIN, binary=True)} spare",
+                f"free {size(total - free[mount], binary=True)} there, or mount a larger disk",
             )
 
 
-def _needed_bytes(case: Case) -> list[tuple[str, int, str]]:
-    """Path, bytes and purpose of everything that is not there yet."""
+def _needed_bytes(host: HostCheck) -> list[tuple[str, int, str]]:
+    """Return path, bytes and purpose of everything that is still missing."""
     needed: list[tuple[str, int, str]] = []
-    for checkpoint in case.plan.checkpoints:
-        missing = max(0, checkpoint.bytes - case.facts.stored.get(checkpoint.path, 0))
-        # What an own disk has free is known once it is mounted; the download looks again.
-        if missing and not _own_disk_to_mount(case):
-            needed.append((case.settings.model_store, missing, f"checkpoint {checkpoint.repo}"))
-    sizes = {endpoint.image or "": endpoint.image_bytes for endpoint in case.plan.endpoints}
-    for image, tag in case.plan.images.items():
-        if image not in case.facts.images:
-            needed.append((_image_path(case), int(sizes[image] * IMAGE_FACTOR), f"image {tag}"))
-    for venv in case.plan.venvs:
-        if venv.path not in case.facts.venvs:
+    for checkpoint in host.plan.checkpoints:
+        missing = max(0, checkpoint.bytes - host.facts.disk.stored_bytes.get(checkpoint.path, 0))
+        # The free space of the store's own disk is known only once it is mounted; the download checks it then.
+        if missing and not _must_mount_own_disk(host):
+            needed.append((host.settings.model_store, missing, f"checkpoint {checkpoint.repo}"))
+    sizes = {endpoint.image or "": endpoint.image_bytes for endpoint in host.plan.endpoints}
+    for image, tag in host.plan.images.items():
+        if image not in host.facts.software.images:
+            needed.append((_image_path(host), int(sizes[image] * IMAGE_FACTOR), f"image {tag}"))
+    for venv in host.plan.venvs:
+        if venv.path not in host.facts.software.venvs:
             needed.append((ENGINES, VENV_BYTES, ", ".join(venv.packages)))
-    if case.missing(driver_group(case.settings), docker_group(case.settings)):
+    if host.lacks_packages(driver_group(host.settings), docker_group(host.settings)):
         needed.append((PROGRAMS, SYSTEM_BYTES, "driver and Docker"))
-    cuda = cuda_group(case.settings)
-    if cuda and case.missing(cuda):
+    cuda = cuda_group(host.settings)
+    if cuda and host.lacks_packages(cuda):
         needed.append((TOOLKIT, CUDA_BYTES, cuda))
     return needed
 
 
-def own_disk(case: Case) -> None:
-    label, labels = case.settings.model_disk, case.facts.labels
+def own_disk(host: HostCheck) -> None:
+    """Check that the disk of the `model_disk` setting exists."""
+    label, labels = host.settings.model_disk, host.facts.disk.labels
     if label and label not in labels:
-        case.problem(
+        host.problem(
             "disk",
             f"no file system has the label {label} (`model_disk`); there is {', '.join(sorted(labels)) or 'none'}",
-            f"give it to the disk for the checkpoints, `e2label DEVICE {label}` for ext4, or check its cable",
+            f"label the disk for the checkpoints, `e2label DEVICE {label}` for ext4, or check its cable",
         )
 
 
-def _own_disk_to_mount(case: Case) -> bool:
-    """Whether the store is still to be mounted."""
-    disk = case.facts.disks.get(case.settings.model_store)
-    return bool(case.settings.model_disk) and disk is not None and disk.mount != case.settings.model_store
+def _must_mount_own_disk(host: HostCheck) -> bool:
+    """Whether the store's own disk is not mounted yet."""
+    disk = host.facts.disk.disks.get(host.settings.model_store)
+    return bool(host.settings.model_disk) and disk is not None and disk.mount != host.settings.model_store
 
 
-def _image_path(case: Case) -> str:
-    """Where images will lie: a fresh Docker 29 keeps them in containerd's directory, an older one in its own."""
-    store = docker_store(case.facts.daemon, case.facts.containerd)
-    installed = case.facts.installed.get("docker-ce")
-    coming = case.lock.packages.get(case.distro or "", {}).get(docker_group(case.settings), {}).get("docker-ce")
-    version = installed or coming
-    fresh = version is not None and int(upstream(version).split(".")[0]) >= 29
-    return store.containerd if (fresh if store.snapshotter is None else store.snapshotter) else store.data
+def _image_path(host: HostCheck) -> str:
+    """Return where images go: a new Docker 29 keeps them in containerd's directory, an older one in its own."""
+    store = docker_store(host.facts.software.daemon_json, host.facts.software.containerd_toml)
+    installed = host.facts.software.installed.get("docker-ce")
+    locked = host.lock.packages.get(host.distro or "", {}).get(docker_group(host.settings), {}).get("docker-ce")
+    version = installed or locked
+    new = version is not None and int(upstream(version).split(".")[0]) >= 29
+    return store.containerd if (new if store.snapshotter is None else store.snapshotter) else store.data
 
 
-def source(case: Case) -> None:
-    # Once all is in the store, the disk may be carried away again.
-    if not case.facts.source and case.checkpoints_to_come():
-        case.problem(
+def source(host: HostCheck) -> None:
+    """Check that the directory of the `model_source` setting exists while a checkpoint is missing."""
+    # Once every checkpoint is in the store, the disk may be taken away.
+    if not host.facts.disk.has_model_source and host.missing_checkpoints():
+        host.problem(
             "source",
-            f"{case.settings.model_source} (`model_source`) is no directory on the host",
-            "mount the disk that it lies on, correct it, or leave it out: all comes from the hub then",
+            f"{host.settings.model_source} (`model_source`) is not a directory on the host",
+            "mount the disk that holds it, correct the path, or remove the setting to download everything from the hub",
         )
 
 
-def holds(places: Sequence[Mapping[str, int] | None], listing: Mapping[str, str]) -> bool:
-    """Whether every published file is in one of these places, in its size; what is in it, the download verifies."""
+def has_all_files(directories: Sequence[Mapping[str, int] | None], listing: Mapping[str, str]) -> bool:
+    """Whether every published file is in one of the directories, with its size; the download verifies the content.
+
+    `directories` map file names to sizes in bytes, or are None where there is no directory. `listing` has
+    `SIZE DIGEST` by file name.
+    """
     sizes = [(path, int(entry.partition(" ")[0])) for path, entry in listing.items()]
-    return bool(sizes) and all(any(place and place.get(path) == size for place in places) for path, size in sizes)
+    return bool(sizes) and all(
+        any(files and files.get(path) == count for files in directories) for path, count in sizes
+    )

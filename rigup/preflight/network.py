@@ -1,4 +1,4 @@
-"""Preflight's look at the network: addresses and ports to serve on, and servers that a host must reach."""
+"""Preflight's network checks: addresses and ports to serve on, and servers that a host must reach."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rigup.host_config import NO_PROXIES, Proxies, place, proxy_for
 from rigup.lock.packages import cuda_group, docker_group, driver_group, toolkit_group
 from rigup.lock.registry import HUB, registry_of
 from rigup.plan.model import Plan
-from rigup.preflight.snapshot import Case, Listener
+from rigup.preflight.snapshot import HostCheck, Listener
 
 __all__ = ["destinations", "network", "ports", "public_addresses"]
 
@@ -21,23 +21,23 @@ HUBS = ("hub_mirror", "hub_endpoint")
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a host reaches the server that a setting names: the place to connect to, and whether it is a proxy's."""
+class Connection:
+    """How a host reaches the server of a setting: the host and port to connect to, and whether they are a proxy's."""
 
     setting: str
-    place: tuple[str, int]
+    destination: tuple[str, int]
     proxied: bool
 
 
 def destinations(plan: Plan, settings: Settings, proxies: Proxies = NO_PROXIES) -> dict[tuple[str, int], str]:
-    """Where a bare host must be able to connect: `(host, port)` to the setting that says so."""
+    """Return where a bare host must be able to connect to: `(host, port)` to the setting that requires it."""
     found: dict[tuple[str, int], str] = {}
-    for way in _ways(plan, settings, proxies):
-        found.setdefault(way.place, way.setting)
+    for connection in _connections(plan, settings, proxies):
+        found.setdefault(connection.destination, connection.setting)
     return found
 
 
-def _ways(plan: Plan, settings: Settings, proxies: Proxies) -> list[Way]:
+def _connections(plan: Plan, settings: Settings, proxies: Proxies) -> list[Connection]:
     urls = [(name, getattr(settings, name), proxies.apt) for name in APT]
     others = ["pypi_index", "hub_endpoint", *(["hub_mirror"] if settings.hub_mirror else [])]
     others += ["python_mirror"] if plan.venvs else []
@@ -46,84 +46,92 @@ def _ways(plan: Plan, settings: Settings, proxies: Proxies) -> list[Way]:
         base, _, _ = registry_of(tag, settings.registry_mirror)
         name = "registry_mirror" if base in (settings.registry_mirror, HUB) else f"image {tag}"
         urls.append((name, base, proxies.docker))
-    return [Way(name, place(proxy_for(url, names) or url), bool(proxy_for(url, names))) for name, url, names in urls]
+    return [
+        Connection(name, place(proxy_for(url, names) or url), bool(proxy_for(url, names))) for name, url, names in urls
+    ]
 
 
-def public_addresses(case: Case) -> None:
-    for endpoint in case.plan.endpoints:
-        if endpoint.public_address and endpoint.public_address not in case.facts.addresses:
-            own = [each for each in sorted(case.facts.addresses) if not ip_address(each).is_loopback]
-            case.problem(
+def public_addresses(host: HostCheck) -> None:
+    """Check that the public address of every endpoint belongs to the host."""
+    addresses = host.facts.network.addresses
+    for endpoint in host.plan.endpoints:
+        if endpoint.public_address and endpoint.public_address not in addresses:
+            own = [each for each in sorted(addresses) if not ip_address(each).is_loopback]
+            host.problem(
                 "address",
-                f"{endpoint.public_address} of endpoint {endpoint.name} is no address of this host",
-                f"set endpoints.{endpoint.name}.listen to one of its own: {', '.join(own) or 'it has none'}",
+                f"{endpoint.public_address} of endpoint {endpoint.name} is not an address of this host",
+                f"set endpoints.{endpoint.name}.listen to one of its addresses: {', '.join(own) or 'it has none'}",
             )
 
 
-def ports(case: Case) -> None:
-    for endpoint in case.plan.endpoints:
-        # One of ours: it stays, or gives way before another one takes its port.
-        wanted = [] if endpoint.port in case.facts.our_ports else [endpoint.address]
-        if endpoint.public_address and case.facts.gateways.get(endpoint.name) != endpoint.port:
-            wanted.append(endpoint.public_address)
-        taken = sorted({seen.address for seen in case.facts.listeners if _in_the_way(seen, wanted, endpoint.port)})
-        if taken:
-            case.problem(
+def ports(host: HostCheck) -> None:
+    """Check that the port of every endpoint is free."""
+    for endpoint in host.plan.endpoints:
+        # An endpoint of ours may hold it: it either stays, or is stopped before another one takes its port.
+        required = [] if endpoint.port in host.facts.endpoints.ports else [endpoint.address]
+        if endpoint.public_address and host.facts.endpoints.gateways.get(endpoint.name) != endpoint.port:
+            required.append(endpoint.public_address)
+        listeners = host.facts.network.listeners
+        if taken := sorted({each.address for each in listeners if _blocks(each, required, endpoint.port)}):
+            host.problem(
                 "port",
-                f"port {endpoint.port} of endpoint {endpoint.name} is taken on {', '.join(taken)}",
-                f"stop it (`ss -tlnp sport = :{endpoint.port}` names it), or set endpoints.{endpoint.name}.port",
+                f"port {endpoint.port} of endpoint {endpoint.name} is already in use on {', '.join(taken)}",
+                f"stop that program (`ss -tlnp sport = :{endpoint.port}` shows it), or set "
+                f"endpoints.{endpoint.name}.port",
             )
 
 
-def network(case: Case) -> None:
-    needed = _needed_settings(case)
+def network(host: HostCheck) -> None:
+    """Check that the host reaches every server that the deploy still needs."""
+    needed = _needed_settings(host)
     # One mirror may serve several settings: it is needed as long as any of them is.
     names: dict[tuple[tuple[str, int], bool], set[str]] = {}
-    for way in _ways(case.plan, case.settings, case.facts.proxies):
-        names.setdefault((way.place, way.proxied), set()).add(way.setting)
-    for ((host, port), proxied), settings in names.items():
-        seen = case.facts.reachable.get((host, port))
-        if not needed & settings or (seen is not None and seen.ok):
+    for connection in _connections(host.plan, host.settings, host.facts.network.proxies):
+        names.setdefault((connection.destination, connection.proxied), set()).add(connection.setting)
+    for ((name, port), proxied), settings in names.items():
+        tried = host.facts.network.reachable.get((name, port))
+        if not needed & settings or (tried is not None and tried.ok):
             continue
-        reason = seen.reason if seen is not None else "it was not tried"
-        mirrors = f"set {', '.join(sorted(settings))} to a mirror that it reaches"
+        reason = tried.reason if tried is not None else "the connection was not tried"
+        mirrors = f"set {', '.join(sorted(settings))} to a mirror that it can reach"
         if proxied:
-            found = f"the host cannot connect to its proxy {host}:{port}: {reason}"
-            case.problem("network", found, f"correct it (/etc/environment, apt's or Docker's own), or {mirrors}")
+            found = f"the host cannot connect to its proxy {name}:{port}: {reason}"
+            host.problem("network", found, f"correct the proxy in /etc/environment, apt or Docker, or {mirrors}")
         else:
-            found = f"the host cannot connect to {host}:{port}: {reason}"
-            case.problem("network", found, f"open the way from the host, name its proxy there, or {mirrors}")
+            found = f"the host cannot connect to {name}:{port}: {reason}"
+            host.problem("network", found, f"allow the connection, configure a proxy on the host, or {mirrors}")
 
 
-def _needed_settings(case: Case) -> set[str]:
-    """The settings whose servers are still needed."""
-    ways = _ways(case.plan, case.settings, case.facts.proxies)
-    needed = {way.setting for way in ways}
-    cuda = cuda_group(case.settings)
-    if not case.missing(driver_group(case.settings), *([cuda] if cuda else [])):
+def _needed_settings(host: HostCheck) -> set[str]:
+    """Return the settings whose servers are still needed."""
+    connections = _connections(host.plan, host.settings, host.facts.network.proxies)
+    software = host.facts.software
+    needed = {connection.setting for connection in connections}
+    cuda = cuda_group(host.settings)
+    if not host.lacks_packages(driver_group(host.settings), *([cuda] if cuda else [])):
         needed.discard("cuda_mirror")
-    if not case.missing(docker_group(case.settings)):
+    if not host.lacks_packages(docker_group(host.settings)):
         needed.discard("docker_mirror")
-    if not case.missing(toolkit_group(case.settings)):
+    if not host.lacks_packages(toolkit_group(host.settings)):
         needed.discard("toolkit_mirror")
-    missing = case.checkpoints_to_come()
-    # A host that reaches one of them can go on; files that the mirror lacks come from the hub, and the other way.
-    hubs = [case.facts.reachable.get(way.place) for way in ways if way.setting in HUBS]
-    reached = any(seen is not None and seen.ok for seen in hubs)
-    if reached or all(each.path in case.facts.sourced for each in missing):
+    missing = host.missing_checkpoints()
+    # One of them is enough: files that the mirror lacks come from the hub, and vice versa.
+    hubs = [host.facts.network.reachable.get(each.destination) for each in connections if each.setting in HUBS]
+    reached = any(tried is not None and tried.ok for tried in hubs)
+    if reached or all(each.path in host.facts.disk.in_model_source for each in missing):
         needed.difference_update(HUBS)
-    if not missing and case.facts.client and all(venv.path in case.facts.venvs for venv in case.plan.venvs):
+    if not missing and software.has_client and all(venv.path in software.venvs for venv in host.plan.venvs):
         needed.discard("pypi_index")
-    distro = DISTROS.get(case.distro or "")
-    if all(venv.path in case.facts.venvs or (distro and distro.python == venv.python) for venv in case.plan.venvs):
+    distro = DISTROS.get(host.distro or "")
+    if all(venv.path in software.venvs or (distro and distro.python == venv.python) for venv in host.plan.venvs):
         needed.discard("python_mirror")
-    if all(image in case.facts.images for image in case.plan.images):
+    if all(image in software.images for image in host.plan.images):
         needed -= {name for name in needed if name == "registry_mirror" or name.startswith("image ")}
     return needed
 
 
-def _in_the_way(listener: Listener, wanted: Sequence[str], port: int) -> bool:
-    """Whether that socket keeps others from listening on one of the addresses `wanted`."""
-    anywhere = ("0.0.0.0", "::", "::ffff:0.0.0.0") if wanted else ()
-    mapped = (f"::ffff:{address}" for address in wanted)
-    return listener.port == port and listener.address in (*anywhere, *wanted, *mapped)
+def _blocks(listener: Listener, addresses: Sequence[str], port: int) -> bool:
+    """Whether that socket prevents others from listening on one of the addresses."""
+    wildcards = ("0.0.0.0", "::", "::ffff:0.0.0.0") if addresses else ()
+    mapped = (f"::ffff:{address}" for address in addresses)
+    return listener.port == port and listener.address in (*wildcards, *addresses, *mapped)

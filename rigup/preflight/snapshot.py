@@ -1,4 +1,4 @@
-"""What preflight goes by: what was seen on a host, and beside it what the host shall become. Pure."""
+"""What preflight works from: the facts read from a host, and next to them its plan, settings and lock. Pure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,28 @@ from rigup.host_config import NO_PROXIES, Proxies
 from rigup.lock.lockfile import Lock
 from rigup.plan.model import CheckpointPlan, Plan
 
-__all__ = ["GIB", "Case", "Disk", "HostFacts", "Listener", "PciDevice", "Reachability", "Slot", "amount"]
+__all__ = [
+    "GIB",
+    "Disk",
+    "DiskFacts",
+    "EndpointFacts",
+    "HardwareFacts",
+    "HostCheck",
+    "HostFacts",
+    "Listener",
+    "NetworkFacts",
+    "PciDevice",
+    "Reachability",
+    "Slot",
+    "SoftwareFacts",
+    "SystemFacts",
+]
 
 GIB = 1 << 30
 
 
 class PciDevice(Protocol):
-    """A function on the bus; `class_code` has 24 bits."""
+    """A function on the PCI bus; `class_code` has 24 bits."""
 
     @property
     def address(self) -> str: ...
@@ -32,7 +47,7 @@ class PciDevice(Protocol):
 
 
 class Slot(Protocol):
-    """How a card is connected: lanes, 0 where unknown, and how many bytes of it the bus shows at once."""
+    """How a card is connected: PCIe lanes (0 if unknown), and the size of its memory window on the bus in bytes."""
 
     @property
     def lanes(self) -> int: ...
@@ -43,7 +58,7 @@ class Slot(Protocol):
 
 
 class Disk(Protocol):
-    """A file system: where it is mounted, and what is free on it, in bytes."""
+    """A file system: its mount point and its free bytes."""
 
     @property
     def mount(self) -> str: ...
@@ -52,7 +67,7 @@ class Disk(Protocol):
 
 
 class Listener(Protocol):
-    """A TCP socket that listens."""
+    """A listening TCP socket."""
 
     @property
     def address(self) -> str: ...
@@ -61,7 +76,7 @@ class Listener(Protocol):
 
 
 class Reachability(Protocol):
-    """Whether a connection came about, and if not why."""
+    """Whether a TCP connection succeeded, and the reason if it did not."""
 
     @property
     def ok(self) -> bool: ...
@@ -70,88 +85,135 @@ class Reachability(Protocol):
 
 
 @dataclass(frozen=True)
-class HostFacts:
-    """What was seen on a host; the field types fit what the facts of `rigup.facts` return.
+class SystemFacts:
+    """The operating system.
 
-    `privilege` is root, sudo or none. `disks` answers `disk_paths`, `reachable` answers `destinations`. `stored` holds
-    the bytes of each checkpoint directory that are there already, `images` the references by digest that Docker has,
-    `venvs` the paths of virtual environments that are whole, `installed` the apt packages with their versions, `gpus`
-    the number of each GPU by its UUID (empty without a driver), `our_ports` what endpoints of ours may listen on,
-    `gateways` the port of each gateway that is up, `addresses` the host's own, `failed` why (endpoint, generation)
-    gave way
-    before. `client`: the proof's packages are there. `labels` those of file systems; looked for with `model_disk`.
-    `serving` are the units of endpoints that run, `booted_with` the kernel's arguments; `grub`: there is `update-grub`.
-    `source`: `model_source` is a directory there; `sourced` the paths of the checkpoints that it holds in full.
-    `sources` has the addresses of repositories in each of apt's source files.
-    `proxies` are those by which programs of the host reach servers. `cpus` counts those that do not run too. `daemon`
-    and `containerd` are the texts of their configuration, `foreign` those of `FOREIGN` that are there. `slots` has the
-    GPUs' by their address on the bus.
+    `privilege` is how the login user becomes root: root, sudo or none. `kernel_arguments` are those of the last boot.
     """
 
     os_release: Mapping[str, str]
     architecture: str
     init: str
     privilege: str
+    kernel_arguments: Collection[str] = ()
+    has_update_grub: bool = True
+
+
+@dataclass(frozen=True)
+class HardwareFacts:
+    """The machine.
+
+    `memory` is in bytes. `cpus` includes offline CPUs. `slots` are the GPUs' slots by PCI address. `gpu_indices` maps
+    the UUID of each GPU to its index, and is empty without a driver.
+    """
+
     memory: int
     secure_boot: bool
     pci: Sequence[PciDevice]
+    cpus: int = 1
+    slots: Mapping[str, Slot] = field(default_factory=dict)
+    gpu_indices: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DiskFacts:
+    """Disks and checkpoints.
+
+    `disks` has an entry for each path of `disk_paths`. `labels` are file system labels, read only with `model_disk`.
+    `stored_bytes` is what each checkpoint directory already holds. `has_model_source` says whether `model_source` is a
+    directory, and `in_model_source` lists the paths of the checkpoints that it holds completely.
+    """
+
     disks: Mapping[str, Disk]
+    labels: Collection[str] = ()
+    stored_bytes: Mapping[str, int] = field(default_factory=dict)
+    has_model_source: bool = True
+    in_model_source: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """The network. `reachable` has an entry for each key of `destinations`; `addresses` are the host's own."""
+
     listeners: Collection[Listener]
     reachable: Mapping[tuple[str, int], Reachability]
-    stored: Mapping[str, int] = field(default_factory=dict)
+    addresses: Collection[str] = ()
+    proxies: Proxies = NO_PROXIES
+
+
+@dataclass(frozen=True)
+class SoftwareFacts:
+    """Installed software.
+
+    `installed` maps apt packages to versions, `apt_sources` each source file to its repository addresses. `images` are
+    Docker's image references by digest, `venvs` the paths of complete virtual environments. `has_client` says whether
+    the verification client is installed. `daemon_json` and `containerd_toml` are the texts of these files, None where
+    there is no file. `foreign` are the paths of `software.FOREIGN` that exist.
+    """
+
+    installed: Mapping[str, str] = field(default_factory=dict)
+    apt_sources: Mapping[str, Collection[str]] = field(default_factory=dict)
     images: Collection[str] = ()
     venvs: Collection[str] = ()
-    installed: Mapping[str, str] = field(default_factory=dict)
-    gpus: Mapping[str, int] = field(default_factory=dict)
-    our_ports: Collection[int] = ()
-    gateways: Mapping[str, int] = field(default_factory=dict)
-    addresses: Collection[str] = ()
-    failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    client: bool = False
-    labels: Collection[str] = ()
-    serving: Collection[str] = ()
-    booted_with: Collection[str] = ()
-    grub: bool = True
-    source: bool = True
-    sourced: Collection[str] = ()
-    sources: Mapping[str, Collection[str]] = field(default_factory=dict)
-    proxies: Proxies = NO_PROXIES
-    cpus: int = 1
-    daemon: str | None = None
-    containerd: str | None = None
+    has_client: bool = False
+    daemon_json: str | None = None
+    containerd_toml: str | None = None
     foreign: Collection[str] = ()
-    slots: Mapping[str, Slot] = field(default_factory=dict)
 
 
-class Case:
-    """One host: what it shall become, what was seen on it, and what there is to say of it in the making."""
+@dataclass(frozen=True)
+class EndpointFacts:
+    """What earlier deploys serve here.
+
+    `active_units` are the units of running endpoints, `ports` the ports that these may listen on, and `gateways` the
+    port of each running gateway. `failed` says why an (endpoint, generation) was rolled back.
+    """
+
+    active_units: Collection[str] = ()
+    ports: Collection[int] = ()
+    gateways: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """Everything that preflight reads from a host; the field types fit what the facts of `rigup.facts` return."""
+
+    system: SystemFacts
+    hardware: HardwareFacts
+    disk: DiskFacts
+    network: NetworkFacts
+    software: SoftwareFacts = SoftwareFacts()
+    endpoints: EndpointFacts = EndpointFacts()
+
+
+class HostCheck:
+    """One host under check: its plan, settings, facts and lock, and the problems found so far.
+
+    `distro` is NVIDIA's name for the distribution, None where it is not supported.
+    """
 
     def __init__(self, plan: Plan, settings: Settings, facts: HostFacts, lock: Lock):
         self.plan, self.settings, self.facts, self.lock = plan, settings, facts, lock
         self.problems: list[Problem] = []
         try:
-            self.distro: str | None = distro_id(facts.os_release)
+            self.distro: str | None = distro_id(facts.system.os_release)
         except RigupError:
             self.distro = None
 
     def problem(self, check: str, found: str, remedy: str) -> None:
+        """Add a problem to the host's list."""
         self.problems.append(Problem(self.plan.host, check, found, remedy))
 
-    def missing(self, *groups: str) -> bool:
+    def lacks_packages(self, *groups: str) -> bool:
         """Whether any package of these groups is not installed at the lock's version."""
-        locked = self.lock.packages.get(self.distro or "", {})
+        locked, installed = self.lock.packages.get(self.distro or "", {}), self.facts.software.installed
         return any(
-            group not in locked
-            or any(self.facts.installed.get(name) != version for name, version in locked[group].items())
+            group not in locked or any(installed.get(name) != version for name, version in locked[group].items())
             for group in groups
         )
 
-    def checkpoints_to_come(self) -> list[CheckpointPlan]:
-        return [each for each in self.plan.checkpoints if each.bytes > self.facts.stored.get(each.path, 0)]
-
-
-def amount(number: float) -> str:
-    """A number of bytes as people say it."""
-    if abs(number) >= GIB:
-        return f"{number / GIB:.1f} GiB"
-    return f"{number / (1 << 20):.0f} MiB"
+    def missing_checkpoints(self) -> list[CheckpointPlan]:
+        """Return the checkpoints that are not complete on the host."""
+        stored = self.facts.disk.stored_bytes
+        return [each for each in self.plan.checkpoints if each.bytes > stored.get(each.path, 0)]

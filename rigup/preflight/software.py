@@ -1,4 +1,4 @@
-"""Preflight's look at what is installed: apt's sources, the driver and its CUDA, and what gave way here before."""
+"""Preflight's software checks: apt sources, driver and CUDA, Docker, and recipes that failed on the host before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rigup.distros.table import major_minor, short_of_cuda
 from rigup.errors import RigupError
 from rigup.host_config import DAEMON_JSON
 from rigup.lock.packages import driver_install
-from rigup.preflight.snapshot import Case
+from rigup.preflight.snapshot import HostCheck
 
 __all__ = [
     "FOREIGN",
@@ -28,37 +28,40 @@ SNAP_DOCKER = "/snap/bin/docker"
 RUN_FILE_DRIVER = "/usr/bin/nvidia-uninstall"
 CDI_BY_HAND = "/etc/cdi/nvidia.yaml"
 FOREIGN = (SNAP_DOCKER, RUN_FILE_DRIVER, CDI_BY_HAND)
-"""What only installations have that apt does not know of."""
+"""Paths of installations that apt does not know about."""
 
 
-def packages(case: Case) -> None:
-    if case.distro is None:
+def packages(host: HostCheck) -> None:
+    """Check that the distribution has the driver branch of the settings."""
+    if host.distro is None:
         return
     try:
-        driver_packages(case.distro, case.settings.driver_branch)
+        driver_packages(host.distro, host.settings.driver_branch)
     except RigupError as error:
-        case.problem("driver", error.message, error.remedy)
+        host.problem("driver", error.message, error.remedy)
 
 
-def apt_sources(case: Case) -> None:
-    for repository in repositories(case.distro, case.settings).values() if case.distro else ():
-        for path in entangled_sources(repository, case.facts.sources):
-            case.problem(
+def apt_sources(host: HostCheck) -> None:
+    """Check that no source file of others names one of the deploy's repositories."""
+    for repository in repositories(host.distro, host.settings).values() if host.distro else ():
+        for path in entangled_sources(repository, host.facts.software.apt_sources):
+            host.problem(
                 "sources",
                 f"{path} names {', '.join(sorted(repository.uris))}, which {repository.source_path} will name",
-                "take it out of that file: apt stops where two files name different keys for one repository",
+                "remove it from that file: apt fails where two files name different keys for one repository",
             )
 
 
-def driver_cuda(case: Case) -> None:
-    branch = case.settings.driver_branch
-    for endpoint in case.plan.endpoints:
+def driver_cuda(host: HostCheck) -> None:
+    """Check that the driver branch supports the CUDA version of every image."""
+    branch = host.settings.driver_branch
+    for endpoint in host.plan.endpoints:
         needs = [version for version in (endpoint.image_cuda, endpoint.min_driver_cuda) if version]
         floor = max(needs, key=major_minor, default=None)
         what = endpoint.image_tag or f"recipe {endpoint.recipe}"
         if floor and (short := short_of_cuda(branch, floor)):
             brings, able = short
-            case.problem(
+            host.problem(
                 "driver",
                 f"driver_branch {branch} brings CUDA {brings}; {what} needs {floor}",
                 f"set driver_branch to {' or '.join(map(str, able))}"
@@ -67,74 +70,77 @@ def driver_cuda(case: Case) -> None:
             )
 
 
-def driver_change(case: Case) -> None:
-    """A driver that is swapped under what serves breaks the next process there, and its reboot would be refused."""
-    if case.distro is None or not case.facts.serving:
+def driver_change(host: HostCheck) -> None:
+    """Refuse to change the driver while an endpoint serves: its next process would fail, and the reboot be refused."""
+    if host.distro is None or not host.facts.endpoints.active_units:
         return
     try:
-        wanted = driver_install(case.lock, case.distro, case.settings)
+        driver = driver_install(host.lock, host.distro, host.settings)
     except RigupError:
-        # Another check tells why there is none.
+        # `packages` reports it.
         return
-    installed = case.facts.installed
-    other = {there for name, version in wanted.packages.items() if (there := installed.get(name, version)) != version}
-    if wanted.module in installed and not other:
+    installed = host.facts.software.installed
+    other = {there for name, version in driver.packages.items() if (there := installed.get(name, version)) != version}
+    if driver.module in installed and not other:
         return
     found = ", ".join(sorted({upstream(version) for version in other if version})) or "another driver"
-    units = " ".join(sorted(case.facts.serving))
-    case.problem(
+    units = " ".join(sorted(host.facts.endpoints.active_units))
+    host.problem(
         "driver",
-        f"{found} is installed and would become {wanted.version}, with a reboot, while {units} serves",
-        f"when that may stop, `systemctl stop {units}` there and deploy again: it serves again at the end. "
-        f"Until then leave the host out (`--exclude {case.plan.host}`) or keep its driver (`driver_version`)",
+        f"{found} is installed and would become {driver.version}, with a reboot, while {units} serves",
+        f"when it may stop, run `systemctl stop {units}` there and deploy again: the deploy starts it at the end. "
+        f"Until then exclude the host (`--exclude {host.plan.host}`) or keep its driver (`driver_version`)",
     )
 
 
-def failed(case: Case) -> None:
-    for endpoint in case.plan.endpoints:
-        why = case.facts.failed.get((endpoint.name, endpoint.generation))
-        if why is not None and not case.settings.retry:
-            case.problem(
+def failed(host: HostCheck) -> None:
+    """Refuse a recipe that was rolled back on this host, unless the settings say to retry it."""
+    for endpoint in host.plan.endpoints:
+        why = host.facts.endpoints.failed.get((endpoint.name, endpoint.generation))
+        if why is not None and not host.settings.retry:
+            host.problem(
                 "recipe",
                 f"{endpoint.recipe} as {endpoint.name} {why}",
-                "choose another recipe, or try it once more with `--data retry=true`",
+                "choose another recipe, or try this one again with `--data retry=true`",
             )
 
 
-def foreign(case: Case) -> None:
-    if SNAP_DOCKER in case.facts.foreign:
-        case.problem(
+def foreign(host: HostCheck) -> None:
+    """Check that Docker and the driver were installed with apt, if at all."""
+    if SNAP_DOCKER in host.facts.software.foreign:
+        host.problem(
             "docker",
-            f"Docker is installed as a snap ({SNAP_DOCKER}), beside which Docker's own packages do not work",
-            "save what its containers hold, and `snap remove docker` there",
+            f"Docker is installed as a snap ({SNAP_DOCKER}), which conflicts with Docker's own packages",
+            "save the data of its containers and run `snap remove docker` there",
         )
-    if RUN_FILE_DRIVER in case.facts.foreign:
-        case.problem(
+    if RUN_FILE_DRIVER in host.facts.software.foreign:
+        host.problem(
             "driver",
-            f"a driver was installed by NVIDIA's .run file ({RUN_FILE_DRIVER}), whose files apt would write over",
-            "`nvidia-uninstall` there, and reboot",
+            f"the driver was installed with NVIDIA's .run file ({RUN_FILE_DRIVER}); apt would overwrite its files",
+            "run `nvidia-uninstall` there, and reboot",
         )
 
 
-def cdi(case: Case) -> None:
-    """The toolkit's own lies in /run, is made anew at each boot, and comes before this one once it is there."""
-    if CDI_BY_HAND in case.facts.foreign:
-        case.problem(
+def cdi(host: HostCheck) -> None:
+    """Warn about a handmade CDI file: the toolkit's own is in /run, recreated at each boot, and takes precedence."""
+    if CDI_BY_HAND in host.facts.software.foreign:
+        host.problem(
             "docker",
-            f"{CDI_BY_HAND} describes the GPUs, by hand: after a change of the driver it names files that are gone",
-            "remove it: the toolkit makes its own at every boot",
+            f"{CDI_BY_HAND} is a handmade list of GPUs: after a driver change it names files that no longer exist",
+            "remove it: the toolkit writes its own at every boot",
         )
 
 
-def daemon_json(case: Case) -> None:
-    text, reason = (case.facts.daemon or "").strip() or "{}", ""
+def daemon_json(host: HostCheck) -> None:
+    """Check that keys can be merged into Docker's daemon.json."""
+    text, reason = (host.facts.software.daemon_json or "").strip() or "{}", ""
     try:
         if isinstance(json.loads(text), dict):
             return
     except ValueError as error:
         reason = f": {error}"
-    case.problem(
+    host.problem(
         "docker",
-        f"{DAEMON_JSON} is no JSON object{reason}",
-        "mend it, or move it away: our keys are merged into it",
+        f"{DAEMON_JSON} is not a JSON object{reason}",
+        "fix the file or move it away: the deploy merges its keys into it",
     )

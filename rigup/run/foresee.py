@@ -24,7 +24,7 @@ _RESTS_ON: Mapping[str, Sequence[str]] = {
     "fact CdiDevices": ("nvidia-container-toolkit-base", "fact DriverState"),
     "fact ImageDigests": ("docker-ce", "containerd.io"),
     "fact UnitState": ("fact DriverState",),
-    "fact Proof": ("fact DriverState",),
+    "fact Verification": ("fact DriverState",),
     "docker.service": ("docker-ce", "containerd.io"),
     "nvidia-cdi-refresh.service": ("nvidia-container-toolkit-base",),
     "nvidia-persistenced.service": ("nvidia-persistenced",),

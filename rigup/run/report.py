@@ -30,7 +30,7 @@ from typing import Any
 RUNS = Path(".rigup/runs")
 # The operations of tasks/model.py and tasks/serve.py between which a download goes on by itself.
 DOWNLOAD_BEGINS = re.compile(r"Start the download of (.+)")
-DOWNLOAD_ENDS = re.compile(r"Have (.+) whole and verified")
+DOWNLOAD_ENDS = re.compile(r"Download and verify (.+)")
 RESULTS = ("changed", "unchanged", "failed", "ignored")
 SLOWEST = 5
 CHANGES, FAILURES = 20, 10

@@ -6,22 +6,23 @@ from rigup.operations import model as operations
 from rigup.run.console import calm
 from rigup.run.recorder import record
 from tasks.base import base
+from tasks.context import Context
 from tasks.model import model
-from tasks.preflight import Context, preflight
+from tasks.preflight import preflight
 
 
 @deploy("wait")
-def wait(brief: Context) -> None:
-    for checkpoint in brief.plan.checkpoints:
-        operations.wait(name=f"Have {checkpoint.repo} whole and verified", checkpoint=checkpoint, timeout=300)
+def wait(context: Context) -> None:
+    for checkpoint in context.plan.checkpoints:
+        operations.wait(name=f"Download and verify {checkpoint.repo}", checkpoint=checkpoint, timeout=300)
 
 
 calm()
 record()
 
-brief = preflight()
-record(brief.plan)
+context = preflight()
+record(context.plan)
 
-base(brief)
-model(brief)
-wait(brief)
+base(context)
+model(context)
+wait(context)

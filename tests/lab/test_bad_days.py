@@ -219,7 +219,9 @@ def test_a_busy_apt_is_waited_for_and_a_killed_dpkg_is_told(day: Day) -> None:
     def kill_dpkg() -> None:
         day.until("pkill -9 -f '^/usr/bin/dpkg .*--configure'")
 
-    output = day.refused((r"base \| Install the tools", let_go), (r"driver \| Install the driver", kill_dpkg))
+    output = day.refused(
+        (r"base \| Install required tools", let_go), (r"driver \| Install the NVIDIA driver", kill_dpkg)
+    )
     assert "Sub-process /usr/bin/dpkg" in output
     assert "journalctl -u rigup-apt.service" in output
     assert day.shell("dpkg --audit") != ""
@@ -234,7 +236,7 @@ def test_the_next_deploy_mends_dpkg_survives_a_lost_connection_and_rolls_docker_
     assert re.search("Connection lost|the connection broke", output)
     assert day.shell("dpkg --audit") == ""
     assert "specified both as a flag and in the configuration file: log-driver" in output
-    assert f"{DAEMON_JSON} is again what it was, and Docker runs." in output
+    assert f"{DAEMON_JSON} is rolled back, and Docker runs." in output
     assert json.loads(day.read(DAEMON_JSON)) == FOREIGN_DAEMON
     assert day.shell(f"stat -c %a {DAEMON_JSON}") == "640"
     assert day.shell("docker info --format '{{.LoggingDriver}}'") == "json-file"
@@ -259,8 +261,8 @@ def test_a_power_cut_during_download_and_pull_ends_the_deploy_with_a_clear_error
         day.host.kill()
 
     output = day.refused((r"config \| Pull", cut))
-    assert f"was cut off: {NAME} was restarted, or somebody stopped rigup-pull-" in output
-    assert "Run the deploy again: it goes on from here." in output
+    assert f"was interrupted: {NAME} was restarted, or rigup-pull-" in output
+    assert "Run the deploy again: it continues from here." in output
 
 
 def test_a_disk_that_fills_up_under_the_download_is_told_at_once(day: Day) -> None:
@@ -288,7 +290,7 @@ def test_a_hub_that_goes_away_is_waited_for_and_a_port_with_another_model_is_not
         day.host.shell("systemd-run --quiet --unit=liar python3 /run/liar.py")
         day.until("bash -c '</dev/tcp/127.0.0.1/8000'")
 
-    output = day.refused((r"serve \| Have the engine judge", lie), (r"serve \| Have nvidia", go_away))
+    output = day.refused((r"serve \| Check the arguments", lie), (r"serve \| Download and verify nvidia", go_away))
     assert "another-model" in output
     assert day.state() == "inactive"
     day.host.shell("systemctl stop liar")
@@ -316,7 +318,7 @@ def test_the_last_deploy_finishes_beside_a_host_that_does_not_answer(day: Day) -
     # The store was open to the second host of the inventory; now there is none.
     result = day.deploy()
     assert result.code == 0, result.output
-    assert result.changed() == [f"{NAME} model | Serve nobody"]
+    assert result.changed() == [f"{NAME} model | Stop serving peers"]
 
 
 def test_arguments_that_the_engine_refuses_are_told_while_the_old_recipe_serves_on(day: Day, tmp_path: Path) -> None:
@@ -387,7 +389,7 @@ def test_a_host_that_serves_is_not_rebooted(day: Day) -> None:
     assert result.code == 0, result.output
     assert result.changed() == [
         f"{NAME} kernel | Set the kernel arguments",
-        f"{NAME} kernel | Carry the kernel arguments into GRUB's menu",
+        f"{NAME} kernel | Update the GRUB menu",
     ]
     assert (day.host.boot_id(), day.invocation()) == before
 

@@ -1,4 +1,4 @@
-"""A host goes back to bare, whatever cuts that short, and comes back with a deploy; what others have there stays.
+"""A host is reset to bare, whatever cuts that short, and comes back with a deploy; what others have there stays.
 
 The tests build on each other in the order they stand in.
 """
@@ -60,14 +60,14 @@ KILLS = [
 ]
 ALL_KILLS = [
     r"rebuild \| Wait for running requests",
-    r"rebuild \| Stop what serves",
+    r"rebuild \| Stop endpoints",
     *KILLS,
-    r"rebuild \| Take our keys",
+    r"rebuild \| Remove our keys",
     r"rebuild \| Remove the users",
     r"rebuild \| Unmount the store's disk",
     r"rebuild \| Reboot if",
     r"rebuild \| Remove our directories",
-    r"rebuild \| Prove that nothing is left",
+    r"rebuild \| Verify that nothing is left",
 ]
 
 
@@ -176,7 +176,7 @@ def peer(node: Node) -> Iterator[Host]:
 def test_a_host_that_was_never_deployed_is_bare_already(node: Node) -> None:
     result = node.rebuild()
     assert result.code == 0, result.output
-    assert f"{NAME}: bare already" in result.output
+    assert f"{NAME} is already bare" in result.output
 
 
 def test_a_dry_run_shows_all_that_will_go_and_changes_nothing(node: Node) -> None:
@@ -235,11 +235,11 @@ def test_running_requests_are_waited_for_and_counted(node: Node) -> None:
         assert rebuild.stdout is not None
         for line in rebuild.stdout:
             seen += line
-            if "1 request runs (1 at main): waiting" in line:
+            if "waiting for 1 request (1 at main)" in line:
                 # HAProxy reloads while we look.
                 time.sleep(1)
                 at_the_gateway = node.gateway()
-            if "Stop what serves" in line:
+            if "Stop endpoints and downloads" in line:
                 break
     assert at_the_gateway == "503", seen
     assert "all requests have ended after" in seen
@@ -262,7 +262,7 @@ def test_the_next_rebuild_ends_with_a_bare_host_and_an_untouched_store(node: Nod
     assert node.others() == {**FOREIGN, **SUPERSEDED}
     assert "hook input" in node.firewall()
     assert node.host.shell("systemctl is-active rigup-pull-secrets").stdout.strip() == "active"
-    assert "kept: /opt/rigup-notes, which no deploy has made" in result.output
+    assert "kept: /opt/rigup-notes, which no deploy has created" in result.output
     assert node.gateway() == "000"
     assert "mitigations=off" in node.host.shell("cat /proc/cmdline").stdout
     assert "iommu=pt" not in node.host.shell("cat /proc/cmdline").stdout

@@ -253,7 +253,7 @@ def test_a_full_disk_is_refused_with_what_is_missing(alone: Rigs, host: Host) ->
         [row] = refusals(alone)
     assert row.check == "disk"
     assert re.match(r"/srv has 64 MiB free and needs 2\.0 GiB: \d+ MiB for checkpoint nvidia/Qwen", row.found)
-    assert row.remedy.startswith("make 2.0 GiB of room")
+    assert row.remedy.startswith("free 2.0 GiB there")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "[::]"])
@@ -262,7 +262,7 @@ def test_a_port_that_another_program_has_is_refused(alone: Rigs, host: Host, add
     with on(host, listener, LISTENS, undo="systemctl stop squatter"):
         [row] = refusals(alone)
     assert row.check == "port"
-    assert row.found == f"port 8000 of endpoint main is taken on {address.strip('[]')}"
+    assert row.found == f"port 8000 of endpoint main is already in use on {address.strip('[]')}"
     assert "endpoints.main.port" in row.remedy
 
 
@@ -288,7 +288,7 @@ def test_cards_that_are_connected_badly_are_told_and_refused_nothing(alone: Rigs
     with on(host, f"echo 4 >/run/width && mount --bind /run/width {width}", undo=f"umount {width}"):
         result = alone.deploy("--dry")
     assert result.code == 0, result.output
-    assert "Worth knowing; the deploy goes on." in result.output
+    assert "Warnings; the deploy continues." in result.output
     [row] = rows(result.output)
     assert (row.host, row.check, row.found) == (NAME, "gpus", f"4 of 16 lanes: the GPU at {first}")
     assert "riser" in row.remedy
@@ -302,7 +302,7 @@ def test_a_server_that_the_host_cannot_reach_is_refused(alone: Rigs, host: Host)
     assert row.check == "network"
     assert row.found.startswith(f"the host cannot connect to {GATEWAY}:{REGISTRY_PORT}: ")
     assert row.remedy == (
-        "open the way from the host, name its proxy there, or set registry_mirror to a mirror that it reaches"
+        "allow the connection, configure a proxy on the host, or set registry_mirror to a mirror that it can reach"
     )
 
 

@@ -196,7 +196,7 @@ def test_a_recipe_that_fails_gives_way_to_the_one_that_served(rig: Rig, recipe: 
     result = rig.deploy(recipe=recipe, **settings)
     assert result.code == 1, result.output
     assert re.search(rf"{recipe} as main {why}", result.output), result.output
-    assert "What served before serves again, and is proven. Nothing answered for" in result.output
+    assert "what served before serves again and is verified. Nothing answered for" in result.output
     assert LAST_WORDS.get(recipe, "") in result.output
     if (diagnosis := DIAGNOSES[recipe]) is not None:
         assert re.search(diagnosis, result.output), result.output
@@ -235,16 +235,16 @@ def test_a_power_cut_during_a_trial_boots_what_served_before(rig: Rig) -> None:
 
 # What a deploy prints at each of its steps on the way from one recipe to another.
 STEPS = [
-    r"config \| Write the environment of main",
+    r"config \| Write the environment file of main",
     r"config \| Write the unit of main",
-    r"serve \| Have the engine judge",
+    r"serve \| Check the arguments",
     r"serve \| Serve ",
     r"stopping main",
     r"starting standin",
     r"ok +endpoint is healthy",
     r"main serves standin",
     r"serve \| Remove the files",
-    r"verify \| Prove",
+    r"verify \| Verify",
 ]
 
 
@@ -288,7 +288,7 @@ def test_a_switch_that_is_killed_itself_goes_on(rig: Rig) -> None:
     result = meanwhile(lambda: rig.deploy(recipe="standin-dies-late"), kill)
     assert result.code == 1, result.output
     assert "standin-dies-late as main did not come up" in result.output
-    assert "What served before serves again, and is proven." in result.output
+    assert "what served before serves again and is verified." in result.output
     assert rig.serves() == "standin-a"
     rig.is_whole()
     assert rig.deploy().code == 0

@@ -147,11 +147,11 @@ class Actor:
         """Run one operation on this host: it is prepared and then executed, so that facts are read twice."""
         return self._outcome(_adds(operation, arguments))
 
-    def walks(self, step: Callable[[Any], Any], brief: Any) -> Outcome:
+    def walks(self, step: Callable[[Any], Any], context: Any) -> Outcome:
         """Run a step of the road on this host, all its operations."""
 
         def add(state: State) -> None:
-            add_deploy(state, step, brief)
+            add_deploy(state, step, context)
 
         return self._outcome(add)
 

@@ -17,9 +17,9 @@ from rigup.distros.driver import driver_packages
 from rigup.lock.apt import choose_driver, parse_index
 from rigup.lock.lockfile import Lock
 from rigup.lock.packages import driver_group, driver_install
-from rigup.operations import apt as apt_operations
+from rigup.operations._apt_get import parse_removals
+from tasks.context import Context
 from tasks.driver import driver
-from tasks.preflight import Context
 from tests.unit.deploys import Actor, Outcome, Said
 from tests.unit.private_apt import apt_for
 from tests.unit.sample import plan
@@ -38,7 +38,7 @@ class Rig:
         self.apt = apt_for(directory, self.repository, key)
         self.transactions: list[str] = []
 
-    def brief(self, settings: Settings) -> Context:
+    def context(self, settings: Settings) -> Context:
         index = parse_index((self.repository / "Packages").read_text())
         table = driver_packages(self.distro, settings.driver_branch)
         chosen = choose_driver(index, table, settings.driver_version, "the mirror")
@@ -46,15 +46,15 @@ class Rig:
         lock = Lock(packages={self.distro: {driver_group(settings): chosen}}, keys={key_url: "0" * 64})
         return Context(plan(), settings, lock, self.distro, gpus=4)
 
-    def deploys(self, brief: Context) -> Outcome:
+    def deploys(self, context: Context) -> Outcome:
         actor = Actor().answers("systemctl show", shown("active", "exited")).answers("--simulate", self._simulates)
         actor.answers("--unit=rigup-apt.service", self._transacts).answers("apt-cache madison", self._offers)
         actor.answers("dpkg-query", self._lists).answers("dpkg -l", self._knows)
-        return actor.answers("command -v curl", ["/usr/bin/curl"]).walks(driver, brief)
+        return actor.answers("command -v curl", ["/usr/bin/curl"]).walks(driver, context)
 
     def becomes(self, settings: Settings) -> dict[str, str]:
         """The host's packages after the step, which must end well."""
-        outcome = self.deploys(self.brief(settings))
+        outcome = self.deploys(self.context(settings))
         assert not outcome.failed, outcome.told
         return self.apt.installed()
 
@@ -68,7 +68,7 @@ class Rig:
         done = self.apt.run("--simulate", *shlex.split(arguments))
         assert done.returncode == 0, done.stderr
         packages = self.apt.installed() | dict(re.findall(r"^Inst (\S+) (?:\[\S+\] )?\((\S+)", done.stdout, re.M))
-        gone = apt_operations.parse_removals(done.stdout.splitlines())
+        gone = parse_removals(done.stdout.splitlines())
         self.apt.now_has(self.repository, {name: each for name, each in packages.items() if name not in gone})
         self.transactions.append(arguments)
         return Said()
@@ -112,8 +112,8 @@ def test_a_host_comes_from_any_driver_to_the_locked_one(
     first = rig.becomes(old)
     found = rig.becomes(new)
 
-    brief = rig.brief(new)
-    wanted = driver_install(brief.lock, distro, new)
+    context = rig.context(new)
+    wanted = driver_install(context.lock, distro, new)
     assert wanted.version == version
     named = {**wanted.pin, **wanted.packages}
     assert {name: found.get(name) for name in named} == named
@@ -132,8 +132,8 @@ def test_a_desktop_on_the_old_driver_is_left_for_its_owner_to_decide(cuda: Path,
     desktop = rig.apt.would_install("nvidia-driver-580-open")
     rig.apt.now_has(rig.repository, desktop)
 
-    outcome = rig.deploys(rig.brief(driver_of("ubuntu2404", 595)))
+    outcome = rig.deploys(rig.context(driver_of("ubuntu2404", 595)))
 
     assert outcome.failed
-    assert "would remove nvidia-driver-580-open; nothing was done" in outcome.told
+    assert "would remove nvidia-driver-580-open; nothing was changed" in outcome.told
     assert desktop.items() <= rig.apt.installed().items()

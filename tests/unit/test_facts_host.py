@@ -48,7 +48,7 @@ from rigup.facts.packages import (
     parse_broken_packages,
     parse_installed_versions,
 )
-from rigup.facts.serving import ModelStamp, Proof
+from rigup.facts.serving import ModelStamp, Verification
 from rigup.facts.store import FetchProgress, FileSizes
 from rigup.facts.system import (
     Architecture,
@@ -104,7 +104,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (PciDevices, {}),
     (Privilege, {}),
     (ProcessCommand, {"pid": 999999999}),
-    (Proof, {"path": "/not/there", "unit": "docker.service"}),
+    (Verification, {"path": "/not/there", "unit": "docker.service"}),
     (Reachable, {"address": "127.0.0.1", "port": 1}),
     (SecureBoot, {}),
     (Slots, {"addresses": ["0000:99:00.0"]}),
@@ -145,7 +145,7 @@ def test_what_a_bare_host_lacks_reads_as_nothing(bare_path: str) -> None:
     assert not read(BrokenPackages, bare_path)
     assert read(UnitState, bare_path, unit="docker.service") == UnitStateValue()
     assert not read(ModelStamp, bare_path, path="/not/there").complete
-    assert not read(Proof, bare_path, path="/not/there", unit="docker.service").holds("")
+    assert not read(Verification, bare_path, path="/not/there", unit="docker.service").holds("")
     assert read(FileText, bare_path, path="/not/there") is None
     assert read(FileInfo, bare_path, path="/not/there") is None
     assert read(Reachable, bare_path, address="127.0.0.1", port=1) == Reachability(False, "Connection refused")
@@ -401,7 +401,9 @@ def test_a_damaged_stamp_or_proof_counts_as_none(tmp_path: Path, text: str) -> N
     (tmp_path / "store").mkdir()
     (tmp_path / "store.verified.json").write_text(text)
     assert not read(ModelStamp, os.environ["PATH"], path=str(tmp_path / "store")).complete
-    assert not read(Proof, os.environ["PATH"], path=str(tmp_path / "store.verified.json"), unit="x").holds("digest")
+    assert not read(Verification, os.environ["PATH"], path=str(tmp_path / "store.verified.json"), unit="x").holds(
+        "digest"
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rigup.facts.hardware import PciDevice, Slot, nvidia_gpus, parse_pci_devices, parse_slots
+from rigup.facts.hardware import PciDevice, Slot, parse_pci_devices, parse_slots
 from rigup.facts.kernel import parse_kernel_state, parse_module_parameters
 from rigup.facts.nvidia import Gpu, parse_cdi_devices, parse_driver_state, parse_gpu_list
+from rigup.preflight.hardware import nvidia_gpus
 from tests.captures import capture, section
 
 GPU_UUID = "GPU-00000000-1111-2222-3333-444444444444"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from rigup.config.settings import Settings
@@ -12,13 +10,13 @@ from rigup.facts.network import parse_proxies
 from rigup.host_config import Proxies, daemon_variables, proxy_for
 from rigup.lock.lockfile import Lock
 from rigup.lock.registry import HUB
-from rigup.preflight import destinations
+from rigup.preflight.network import destinations
+from tasks.context import Context
 from tasks.docker import docker
 from tasks.model import model
-from tasks.preflight import Context
 from tests.unit.deploys import Actor
 from tests.unit.sample import lock, plan
-from tests.unit.test_preflight import BARE, OPEN, Way, only, problems
+from tests.unit.test_preflight import BARE, OPEN, Way, changed, only, problems
 
 PROXY = "http://proxy.lan:3128"
 EVERYWHERE = {"http_proxy": PROXY, "https_proxy": PROXY}
@@ -81,16 +79,16 @@ def test_a_host_behind_a_proxy_needs_no_other_connection() -> None:
     everywhere = Proxies(EVERYWHERE, EVERYWHERE, EVERYWHERE)
     made = plan()
     assert destinations(made, Settings(), everywhere) == {THERE: "cuda_mirror"}
-    assert problems(replace(BARE, proxies=everywhere, reachable={**CLOSED, THERE: Way(True)})) == []
+    assert problems(changed(BARE, proxies=everywhere, reachable={**CLOSED, THERE: Way(True)})) == []
 
-    problem = only(problems(replace(BARE, proxies=everywhere, reachable={THERE: Way(False, "refused")})))
+    problem = only(problems(changed(BARE, proxies=everywhere, reachable={THERE: Way(False, "refused")})))
     assert problem.found == "the host cannot connect to its proxy proxy.lan:3128: refused"
     assert "cuda_mirror, docker_mirror, hub_endpoint, pypi_index, registry_mirror, toolkit_mirror" in problem.remedy
 
 
-def test_each_program_uses_its_own_proxies() -> None:
-    facts = replace(BARE, proxies=Proxies(EVERYWHERE, EVERYWHERE), reachable={**CLOSED, THERE: Way(True)})
-    # Docker has no proxy.
+def test_each_program_goes_by_its_own_proxies() -> None:
+    facts = changed(BARE, proxies=Proxies(EVERYWHERE, EVERYWHERE), reachable={**CLOSED, THERE: Way(True)})
+    # Docker has been told of none.
     assert (
         only(problems(facts)).found
         == f"the host cannot connect to {HUB.removeprefix('https://')}:443: Network is unreachable"
@@ -101,26 +99,26 @@ def test_a_mirror_that_no_proxy_names_must_be_reached_directly() -> None:
     names = {**EVERYWHERE, "no_proxy": "mirror.lan"}
     mirror = {f"{name}_mirror": "http://mirror.lan:8000" for name in ("cuda", "docker", "toolkit")}
     seen = {**OPEN, THERE: Way(True), ("mirror.lan", 8000): Way(False, "refused")}
-    problem = only(problems(replace(BARE, proxies=Proxies(names, names, names), reachable=seen), **mirror))
+    problem = only(problems(changed(BARE, proxies=Proxies(names, names, names), reachable=seen), **mirror))
     assert problem.found == "the host cannot connect to mirror.lan:8000: refused"
 
 
 def test_keys_are_downloaded_through_the_proxy_of_apt() -> None:
     keys = {name: each.key_url for name, each in repositories("debian13", Settings()).items()}
     known = lock().merged(Lock(keys=dict.fromkeys(keys.values(), "a" * 64)))
-    brief = Context(plan(), Settings(), known, "debian13", gpus=4, proxies=Proxies(apt=EVERYWHERE))
+    context = Context(plan(), Settings(), known, "debian13", gpus=4, proxies=Proxies(apt=EVERYWHERE))
 
-    commands = Actor().walks(docker, brief).commands
+    commands = Actor().walks(docker, context).commands
 
     proxied = [each for each in commands if each.startswith(f"http_proxy={PROXY} https_proxy={PROXY} ")]
     assert all(any(keys[name] in each for each in proxied) for name in ("docker", "toolkit"))
     assert not any("daemon.json" in each for each in proxied)
 
 
-def test_packages_of_the_downloader_use_the_proxy_of_the_environment() -> None:
-    brief = Context(plan(), Settings(), lock(), "debian13", gpus=4, proxies=Proxies(environment=EVERYWHERE))
+def test_the_downloaders_packages_come_by_the_proxy_of_the_environment() -> None:
+    context = Context(plan(), Settings(), lock(), "debian13", gpus=4, proxies=Proxies(environment=EVERYWHERE))
 
-    commands = Actor().walks(model, brief).commands
+    commands = Actor().walks(model, context).commands
 
     (pip,) = (each for each in commands if "/bin/pip" in each)
     assert pip.startswith(f"http_proxy={PROXY} https_proxy={PROXY} ")

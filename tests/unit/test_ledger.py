@@ -10,7 +10,7 @@ import pytest
 from rigup import ledger
 from rigup.facts.ledger import parse_remains, parse_sums, remains_of
 from rigup.operations import docker, files
-from rigup.operations.apt import parse_additions
+from rigup.operations._apt_get import parse_additions
 from rigup.operations.drain import running_requests
 from tests.unit.deploys import on_this_machine
 

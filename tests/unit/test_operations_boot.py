@@ -9,7 +9,7 @@ from deploys import Actor
 from pyinfra.api.operation import OperationMeta
 
 from rigup.operations import boot, users, venv
-from rigup.operations._host import alone
+from rigup.operations._host import exclusive
 
 SOURCE = "/etc/modprobe.d/rigup.conf"
 UNCHANGED = OperationMeta("source", is_change=False)
@@ -28,7 +28,7 @@ def test_every_initramfs_that_is_older_than_the_options_is_made_anew() -> None:
     ]
 
 
-def test_an_initramfs_that_is_newer_than_the_options_is_left_alone() -> None:
+def test_an_initramfs_that_is_newer_than_the_options_is_left_exclusive() -> None:
     host = Actor().answers("command -v update-initramfs", ["/usr/sbin/update-initramfs"]).answers("find /boot ", [])
     outcome = host.does(boot.initramfs, source=SOURCE, written=UNCHANGED)
     assert not outcome.foreseen
@@ -49,18 +49,18 @@ def test_a_menu_older_than_its_drop_in_is_made_anew() -> None:
 
 def test_what_a_killed_run_has_begun_is_waited_for(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    command = alone(str(tmp_path), f"sh -c 'test -e {log} || echo begun >>{log}; sleep 0.5; echo ended >>{log}'")
+    command = exclusive(str(tmp_path), f"sh -c 'test -e {log} || echo begun >>{log}; sleep 0.5; echo ended >>{log}'")
     left_over = subprocess.Popen(["sh", "-c", command.get_raw_value()])
     while not log.exists():
         assert left_over.poll() is None
         time.sleep(0.01)
-    subprocess.run(["sh", "-c", alone(str(tmp_path), f"sh -c 'echo next >>{log}'").get_raw_value()], check=True)
+    subprocess.run(["sh", "-c", exclusive(str(tmp_path), f"sh -c 'echo next >>{log}'").get_raw_value()], check=True)
     assert left_over.wait() == 0
     assert log.read_text().split() == ["begun", "ended", "next"]
 
 
 @pytest.mark.parametrize("operation", [boot.grub, boot.initramfs])
-def test_a_host_that_boots_otherwise_is_left_alone(operation: object) -> None:
+def test_a_host_that_boots_otherwise_is_left_exclusive(operation: object) -> None:
     outcome = Actor().does(operation, source=SOURCE, written=TO_BE_WRITTEN)  # type: ignore[arg-type]
     assert not outcome.changed
 
@@ -80,7 +80,7 @@ def test_an_environment_is_made_anew_where_its_packages_are_not_the_locked_ones_
     ]
 
 
-def test_an_environment_with_the_locked_packages_is_left_alone() -> None:
+def test_an_environment_with_the_locked_packages_is_left_exclusive() -> None:
     host = Actor().answers("/opt/venv/requirements.lock", [f"{SHA}  /opt/venv/requirements.lock"])
     host.answers("/opt/wanted.lock", [f"{SHA}  /opt/wanted.lock"])
     assert not host.does(venv.synced, path="/opt/venv", requirements="/opt/wanted.lock", index="https://pypi").changed

@@ -1,4 +1,4 @@
-"""model.* and verify.proof: what goes on by itself is begun once, waited for once, and proven once."""
+"""model.* and verify.verified: what goes on by itself is begun once, waited for once, and proven once."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def proof(gpus: list[str], serves: list[str], *answers: Said) -> Outcome:
     actor.answers("proof-endpoint-main.json 2>/dev/null", serves)
     for answer in answers:
         actor.answers("prove.py", answer)
-    return actor.does(verify.proof, endpoint=ENDPOINT, gpus=4)
+    return actor.does(verify.verified, endpoint=ENDPOINT, gpus=4)
 
 
 def test_what_is_proven_is_not_tried_again() -> None:

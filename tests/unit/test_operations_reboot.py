@@ -193,7 +193,7 @@ def test_a_host_that_never_comes_back_is_told_with_what_to_do() -> None:
 
 
 def test_gpus_that_stay_away_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reboot, "GPU_PATIENCE_S", 0.2)
+    monkeypatch.setattr(reboot, "GPU_TIMEOUT_S", 0.2)
 
     outcome = when_needed(host(gpus=(GPUS[:3],)))
 
@@ -227,7 +227,7 @@ def test_a_newer_kernel_alone_waits_for_an_endpoint_that_serves_and_is_told() ->
     outcome = when_needed(host(kernels=(NEWER,), drivers=(LOADED,), serving=(SERVES,)))
 
     assert (outcome.foreseen, outcome.changed, outcome.failed) == (False, False, False)
-    due = f"a reboot is due (kernel {K2} is installed, {K1} runs): it waits until llm@main.service does not serve"
+    due = f"a reboot is due (kernel {K2} is installed, {K1} runs): waiting until llm@main.service no longer serves"
     assert [line for line in outcome.told.splitlines() if due in line and "noop" not in line]
 
 

@@ -24,15 +24,15 @@ OLD = "0123456789ab"
 SWITCHING = "/usr/local/lib/rigup/switch.py"
 
 
-def here(*generations: str, in_force: str = "", on_trial: str = "", judged: str = "", **switches: Any) -> list[str]:
+def here(*generations: str, in_force: str = "", on_trial: str = "", checked: str = "", **switches: Any) -> list[str]:
     """What a host prints about its endpoint main."""
     records = [json.dumps({"name": "main", "generation": each, "port": 8000}) for each in generations]
-    marks = [f"/run/rigup/judged/main/{judged}"] if judged else []
+    marks = [f"/run/rigup/judged/main/{checked}"] if checked else []
     places = {"/usr/local/lib/systemd/system": in_force, "/run/systemd/system": on_trial}
     units = [f"{place}/llm@main.service:Generation={generation}" for place, generation in places.items() if generation]
     active = ["llm@main.service loaded active running rigup endpoint main"] if in_force else []
     known = json.dumps(switches, indent=2).splitlines()
-    parts = ["--- judged", *marks, "--- units", *units, "--- active", *active, "--- switches", *known]
+    parts = ["--- checked", *marks, "--- units", *units, "--- active", *active, "--- switches", *known]
     return [*records, *parts]
 
 
@@ -49,7 +49,7 @@ SERVED = here(NEW, in_force=NEW)
 def serve(
     found: list[str], *states: list[str], command: list[str] | None = None, file: list[str] | None = None
 ) -> Outcome:
-    actor = Actor().answers("echo '--- judged'", found)
+    actor = Actor().answers("echo '--- checked'", found)
     actor.answers("rigup-switch.service", NO_UNIT, shown("active", "exited"))
     actor.answers("systemctl show", *states)
     actor.answers("/proc/812/cmdline", command or docker_argv(ENDPOINT))
@@ -103,7 +103,7 @@ def test_an_endpoint_that_no_plan_names_is_removed() -> None:
 
 
 def test_a_switch_of_an_earlier_deploy_is_waited_for_and_what_it_has_done_is_not_done_again() -> None:
-    actor = Actor().answers("echo '--- judged'", here(OLD, NEW, in_force=OLD))
+    actor = Actor().answers("echo '--- checked'", here(OLD, NEW, in_force=OLD))
     actor.answers("rigup-switch.service", shown("activating", "start"), shown("active", "exited"))
     # Before: the old process. After: the new one.
     actor.answers("systemctl show", UP)
@@ -133,9 +133,13 @@ FAILED = {"main": {NEW: {"recipe": "broken-one", "at": "2026-11-23T19:09:11+00:0
 @pytest.mark.parametrize(
     ("last", "failed", "told"),
     [
-        ({}, FAILED, ["What served before serves again, and is proven. Nothing answered for 95 s.", "retry=true"]),
-        ({"result": "lost", "worse": "main is gone"}, {}, ["What served before does not serve either: main is gone"]),
-        ({"result": "failed", "proof": True}, {}, ["It still runs, for better than nothing.", "Run again"]),
+        ({}, FAILED, ["what served before serves again and is verified. Nothing answered for 95 s.", "retry=true"]),
+        ({"result": "lost", "worse": "main is gone"}, {}, ["The rollback failed too: main is gone"]),
+        (
+            {"result": "failed", "proof": True},
+            {},
+            ["It keeps running, because nothing served before.", "Fix the cause and run again"],
+        ),
     ],
     ids=lambda value: value.get("result", "") if isinstance(value, dict) else "",
 )
@@ -143,7 +147,7 @@ def test_a_failed_switch_tells_the_cause_the_log_and_what_serves_now(
     last: dict[str, Any], failed: dict[str, Any], told: list[str]
 ) -> None:
     before, after = here(OLD, NEW, in_force=OLD), here(OLD, NEW, in_force=OLD, last={**LAST, **last}, failed=failed)
-    actor = Actor().answers("echo '--- judged'", before, after)
+    actor = Actor().answers("echo '--- checked'", before, after)
     actor.answers("rigup-switch.service", NO_UNIT, shown("failed", "failed", Result="exit-code"))
     actor.answers("systemctl show", UP)
     actor.answers("/proc/812/cmdline", ["/usr/bin/docker", "run", "other"])
@@ -161,7 +165,7 @@ def test_a_failed_switch_tells_the_cause_the_log_and_what_serves_now(
 
 
 def test_a_switch_that_has_written_nothing_down_is_told_by_its_own_log() -> None:
-    actor = Actor().answers("echo '--- judged'", here(OLD, NEW, in_force=OLD))
+    actor = Actor().answers("echo '--- checked'", here(OLD, NEW, in_force=OLD))
     actor.answers("rigup-switch.service", NO_UNIT, shown("failed", "failed", Result="exit-code"))
     actor.answers("systemctl show", UP)
     actor.answers("/proc/812/cmdline", ["/usr/bin/docker", "run", "other"])
@@ -174,16 +178,16 @@ def test_a_switch_that_has_written_nothing_down_is_told_by_its_own_log() -> None
 
 
 def judge(found: list[str], answer: Said | None = None, stamp: list[str] = COMPLETE) -> Outcome:
-    actor = Actor().answers("echo '--- judged'", found).answers("--- sizes", stamp)
+    actor = Actor().answers("echo '--- checked'", found).answers("--- sizes", stamp)
     if answer is not None:
         actor.answers("--entrypoint=python3", answer)
-    return actor.does(serving.judged, endpoint=ENDPOINT)
+    return actor.does(serving.arguments_checked, endpoint=ENDPOINT)
 
 
 def test_arguments_are_judged_once_and_only_where_the_engine_cannot_start_at_once() -> None:
     assert not judge(here()).changed
     assert not judge(SERVED).changed
-    assert not judge(here(OLD, NEW, in_force=OLD, judged=NEW)).changed
+    assert not judge(here(OLD, NEW, in_force=OLD, checked=NEW)).changed
 
     assert judge(here(), stamp=ABSENT).ran(f"/run/rigup/judged/main/{NEW}") == 1
 
@@ -222,33 +226,33 @@ def test_files_of_other_generations_and_of_removed_endpoints_go() -> None:
     found = here(OLD, NEW, in_force=NEW)
     found.insert(0, json.dumps({"name": "gone", "generation": OLD, "port": 8001}))
 
-    outcome = Actor().answers("echo '--- judged'", found).does(serving.tidy, endpoints=[ENDPOINT])
+    outcome = Actor().answers("echo '--- checked'", found).does(serving.tidy, endpoints=[ENDPOINT])
 
     (command,) = [command for command in outcome.commands if command.startswith("rm -rf")]
     gone, older = "/etc/rigup/endpoints/gone", f"/etc/rigup/endpoints/main/{OLD}"
     assert sorted(command.split()[3:]) == sorted([gone, f"{gone}/{OLD}", older])
-    assert not Actor().answers("echo '--- judged'", SERVED).does(serving.tidy, endpoints=[ENDPOINT]).changed
+    assert not Actor().answers("echo '--- checked'", SERVED).does(serving.tidy, endpoints=[ENDPOINT]).changed
 
 
 def test_a_host_tells_its_endpoints() -> None:
-    found = parse_endpoints(here(OLD, NEW, in_force=OLD, on_trial=NEW, judged=NEW, failed=FAILED, last=LAST))
+    found = parse_endpoints(here(OLD, NEW, in_force=OLD, on_trial=NEW, checked=NEW, failed=FAILED, last=LAST))
 
     assert found.ports == {("main", OLD): 8000, ("main", NEW): 8000}
     assert (found.in_force, found.on_trial, found.active) == ({"main": OLD}, {"main": NEW}, {"main"})
-    assert found.judged == {("main", NEW)}
+    assert found.checked == {("main", NEW)}
     assert found.failed == {("main", NEW): Tried("broken-one", "2026-11-23T19:09:11+00:00", str(LAST["why"]))}
     assert (found.busy_ports, found.names) == ({8000}, {"main"})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
 def test_a_damaged_record_says_nothing(text: str) -> None:
-    found = parse_endpoints([text, "--- judged", "--- units", "--- active", "--- switches", text])
+    found = parse_endpoints([text, "--- checked", "--- units", "--- active", "--- switches", text])
     assert (found.ports, found.failed, found.last, found.busy_ports) == ({}, {}, {}, set())
 
 
 def test_the_volumes_that_docker_makes_for_an_endpoint_are_in_the_ledger_before_it_starts() -> None:
     endpoint = ENDPOINT.model_copy(update={"caches": ("/root/.cache",)})
-    actor = Actor().answers("echo '--- judged'", here()).answers("rigup-switch.service", NO_UNIT, shown("active"))
+    actor = Actor().answers("echo '--- checked'", here()).answers("rigup-switch.service", NO_UNIT, shown("active"))
     outcome = actor.answers("systemctl show", DOWN).does(serving.serve, endpoints=[endpoint])
     (noted,) = [number for number, command in enumerate(outcome.commands) if '"added": "volumes"' in command]
     assert '"names": ["llm-main-root-.cache"]' in outcome.commands[noted]

@@ -227,7 +227,7 @@ def entry(operation: str, change: bool, *looks_at: str) -> dict[str, Any]:
         (("fact InstalledVersions", "nvidia-kernel-open-dkms"), ("fact DriverState", "fact KernelState")),
         (("fact InstalledVersions", "docker-ce"), ("fact UnitState", "docker.service")),
         (("fact FileInfo", "/etc/modprobe.d/rigup.conf"), ("fact ModuleParameters", "nvidia_uvm")),
-        (("fact DriverState",), ("fact Proof", "/run/rigup/proof-gpus.json")),
+        (("fact DriverState",), ("fact Verification", "/run/rigup/proof-gpus.json")),
     ],
     ids=["driver, reboot", "Docker, its unit", "module options, reboot", "reboot, proof"],
 )

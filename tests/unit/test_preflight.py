@@ -1,6 +1,7 @@
 """Preflight: each thing that would stop a deploy is found, with a remedy, and nothing else is."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -9,7 +10,10 @@ from rigup.config.settings import Settings
 from rigup.errors import Problem, ProblemsError
 from rigup.lock.lockfile import Lock
 from rigup.plan.build import make_plan
-from rigup.preflight import HostFacts, check, destinations, disk_paths, holds, remarks
+from rigup.preflight.checks import check, warnings
+from rigup.preflight.disk import disk_paths, has_all_files
+from rigup.preflight.network import destinations
+from rigup.preflight.snapshot import DiskFacts, HardwareFacts, HostFacts, NetworkFacts, SystemFacts
 from tests.unit.sample import CATALOGUE, DIGEST, GIB, PUBLISHED, REPO, REVISION, image, lock, plan
 
 STORE = f"/srv/models/{REPO}/{REVISION}"
@@ -66,30 +70,35 @@ NIC = Device("0000:01:00.0", 0x8086, 0x1563, 0x020000)
 SOUND = Device("0000:21:00.1", 0x10DE, 0x22E8, 0x040300)
 
 BARE = HostFacts(
-    os_release={"ID": "debian", "VERSION_ID": "13"},
-    architecture="x86_64",
-    init="systemd",
-    privilege="sudo",
-    memory=512 * GIB,
-    secure_boot=False,
-    pci=(*CARDS, BMC, NIC, SOUND),
-    disks={path: Space("/", 2000 * GIB) for path in disk_paths(Settings())},
-    listeners=[Socket("0.0.0.0", 22)],
-    reachable=OPEN,
+    SystemFacts({"ID": "debian", "VERSION_ID": "13"}, architecture="x86_64", init="systemd", privilege="sudo"),
+    HardwareFacts(memory=512 * GIB, secure_boot=False, pci=(*CARDS, BMC, NIC, SOUND)),
+    DiskFacts({path: Space("/", 2000 * GIB) for path in disk_paths(Settings())}),
+    NetworkFacts(listeners=[Socket("0.0.0.0", 22)], reachable=OPEN),
 )
+
+
+def changed(facts: HostFacts, **changes: Any) -> HostFacts:
+    """The same facts with some fields changed, each in its group."""
+    groups = {}
+    for group in fields(HostFacts):
+        before = getattr(facts, group.name)
+        mine = {field.name: changes.pop(field.name) for field in fields(before) if field.name in changes}
+        groups[group.name] = replace(before, **mine)
+    assert not changes, f"no such facts: {changes}"
+    return HostFacts(**groups)
 
 
 def installed(of: Lock) -> dict[str, str]:
     return {name: version for group in of.packages["debian13"].values() for name, version in group.items()}
 
 
-SERVED = replace(
+SERVED = changed(
     BARE,
-    stored={STORE: 234 * GIB},
-    client=True,
+    stored_bytes={STORE: 234 * GIB},
+    has_client=True,
     images={IMAGE},
     installed=installed(lock()),
-    our_ports={8000},
+    ports={8000},
     listeners=[Socket("0.0.0.0", 22), Socket("127.0.0.1", 8000)],
 )
 
@@ -99,9 +108,9 @@ def problems(facts: HostFacts, cuda: str | None = "13.0.1", **settings: object) 
     return check(make_plan("rig1", wanted, CATALOGUE, known, PUBLISHED), wanted, facts, known)
 
 
-def said(facts: HostFacts) -> list[Problem]:
+def warned(facts: HostFacts) -> list[Problem]:
     wanted, known = Settings(), lock(image(cuda="13.0.1"))
-    return remarks(make_plan("rig1", wanted, CATALOGUE, known, PUBLISHED), wanted, facts, known)
+    return warnings(make_plan("rig1", wanted, CATALOGUE, known, PUBLISHED), wanted, facts, known)
 
 
 def only(found: list[Problem]) -> Problem:
@@ -124,7 +133,7 @@ def test_a_bare_host_that_can_do_it_has_no_problems() -> None:
 
 
 def test_a_host_that_serves_already_has_none_and_needs_nothing_any_more() -> None:
-    bare_of_everything = replace(SERVED, disks=disks(root=1), reachable={})
+    bare_of_everything = changed(SERVED, disks=disks(root=1), reachable={})
     assert problems(bare_of_everything) == []
 
 
@@ -136,7 +145,7 @@ def test_a_host_that_serves_already_has_none_and_needs_nothing_any_more() -> Non
     ],
 )
 def test_an_unsupported_system_is_one_problem_and_not_ten(release: dict[str, str], found: str) -> None:
-    problem = only(problems(replace(BARE, os_release=release)))
+    problem = only(problems(changed(BARE, os_release=release)))
     assert problem.check == "system"
     assert found in problem.found
     assert problem.remedy == "install one of these: Debian 12, Debian 13, Ubuntu 24.04"
@@ -147,7 +156,7 @@ def test_an_unsupported_system_is_one_problem_and_not_ten(release: dict[str, str
     [
         ({"architecture": "aarch64"}, "architecture", "the machine is aarch64"),
         ({"init": "tini"}, "init", "process 1 is tini, not systemd"),
-        ({"privilege": "none"}, "privilege", "no sudo without a password"),
+        ({"privilege": "none"}, "privilege", "cannot use sudo without a password"),
         ({"memory": 8 * GIB}, "memory", "8.0 GiB of memory; the engine needs 12.0 GiB"),
         ({"secure_boot": True}, "secure-boot", "Secure Boot is on"),
         ({"pci": (*CARDS[:3], BMC)}, "gpus", "3 on the bus; recipe vllm-nvfp4-cu130 of endpoint main needs 4"),
@@ -155,39 +164,39 @@ def test_an_unsupported_system_is_one_problem_and_not_ten(release: dict[str, str
     ],
 )
 def test_what_the_machine_lacks_is_named(change: dict[str, object], check: str, words: str) -> None:
-    problem = only(problems(replace(BARE, **change)))  # type: ignore[arg-type]
+    problem = only(problems(changed(BARE, **change)))
     assert problem.check == check
     assert words in problem.found
 
 
 def test_a_server_edition_shows_as_3d_controller_and_counts() -> None:
     server = tuple(replace(card, device=0x2BB5, class_code=0x030200) for card in CARDS)
-    assert problems(replace(BARE, pci=server)) == []
+    assert problems(changed(BARE, pci=server)) == []
 
 
 def test_another_nvidia_gpu_is_named_by_its_address() -> None:
-    problem = only(problems(replace(BARE, pci=(*CARDS, Device("0000:a1:00.0", 0x10DE, 0x2684, 0x030000)))))
-    assert problem.found.startswith("the GPU at 0000:a1:00.0 is 10de:2684, no RTX PRO 6000 Blackwell")
+    problem = only(problems(changed(BARE, pci=(*CARDS, Device("0000:a1:00.0", 0x10DE, 0x2684, 0x030000)))))
+    assert problem.found.startswith("the GPU at 0000:a1:00.0 is 10de:2684, not an RTX PRO 6000 Blackwell")
 
 
 def test_a_card_with_less_memory_than_the_recipe_needs_is_refused() -> None:
     small = replace(CARDS[2], device=0x2BB3)
-    problem = only(problems(replace(BARE, pci=(*CARDS[:2], small, CARDS[3]))))
+    problem = only(problems(changed(BARE, pci=(*CARDS[:2], small, CARDS[3]))))
     assert problem.check == "vram"
     assert problem.found == "the GPU at 0000:61:00.0 has 47.8 GiB; recipe vllm-nvfp4-cu130 needs 94.7 GiB"
 
 
 def test_gpu_numbers_beyond_those_present_are_refused() -> None:
     problem = only(problems(BARE, endpoints={"main": {"gpus": [2, 3, 4, 5]}}))
-    assert problem.found == "endpoint main takes GPU 4, 5; there are 4, from 0"
+    assert problem.found == "endpoint main uses GPU 4, 5; the host has 4"
 
 
 def test_all_gpus_may_be_more_than_the_recipe_needs() -> None:
-    assert problems(replace(BARE, pci=CARDS + tuple(replace(card, address="x") for card in CARDS))) == []
+    assert problems(changed(BARE, pci=CARDS + tuple(replace(card, address="x") for card in CARDS))) == []
 
 
 def test_a_full_disk_says_what_needs_how_much() -> None:
-    problem = only(problems(replace(BARE, disks=disks(root=200))))
+    problem = only(problems(changed(BARE, disks=disks(root=200))))
     assert problem.check == "disk"
     # 234 GiB of checkpoint, 9 GiB of image unpacked, packages, and two to spare.
     assert problem.found == (
@@ -195,56 +204,56 @@ def test_a_full_disk_says_what_needs_how_much() -> None:
         "28.8 GiB for image vllm/vllm-openai:cu130-nightly, 4.0 GiB for driver and Docker, "
         "10.0 GiB for cuda-toolkit-13-2, 2.0 GiB spare"
     )
-    assert problem.remedy == "make 78.8 GiB of room, or mount a larger disk"
+    assert problem.remedy == "free 78.8 GiB there, or mount a larger disk"
 
 
 def test_each_disk_is_judged_for_what_lies_on_it() -> None:
-    assert problems(replace(BARE, disks=disks(root=50, store=300))) == []
-    assert only(problems(replace(BARE, disks=disks(root=300, store=200)))).found.startswith("/srv/models has 200.0 GiB")
-    assert only(problems(replace(BARE, disks=disks(root=20, store=300, docker=10)))).found.startswith("/var/lib/docker")
-    assert only(problems(replace(BARE, disks=disks(root=5, store=300, docker=50)))).found.startswith("/ has 5.0 GiB")
+    assert problems(changed(BARE, disks=disks(root=50, store=300))) == []
+    assert only(problems(changed(BARE, disks=disks(root=300, store=200)))).found.startswith("/srv/models has 200.0 GiB")
+    assert only(problems(changed(BARE, disks=disks(root=20, store=300, docker=10)))).found.startswith("/var/lib/docker")
+    assert only(problems(changed(BARE, disks=disks(root=5, store=300, docker=50)))).found.startswith("/ has 5.0 GiB")
 
 
 def test_only_what_is_missing_of_a_checkpoint_counts() -> None:
-    half = replace(BARE, stored={STORE: 117 * GIB}, disks=disks(root=50, store=120))
+    half = changed(BARE, stored_bytes={STORE: 117 * GIB}, disks=disks(root=50, store=120))
     assert problems(half) == []
-    assert only(problems(replace(half, stored={}))).found.startswith("/srv/models")
+    assert only(problems(changed(half, stored_bytes={}))).found.startswith("/srv/models")
 
 
 def test_the_stores_own_disk_is_judged_once_it_is_mounted() -> None:
-    bare = replace(BARE, labels=["models", "root"])
-    assert problems(replace(bare, disks=disks(root=50)), model_disk="models") == []
-    small = replace(bare, disks=disks(root=50, store=200))
+    bare = changed(BARE, labels=["models", "root"])
+    assert problems(changed(bare, disks=disks(root=50)), model_disk="models") == []
+    small = changed(bare, disks=disks(root=50, store=200))
     assert only(problems(small, model_disk="models")).found.startswith("/srv/models has 200.0 GiB")
 
 
 def test_the_stores_own_disk_must_be_there() -> None:
-    problem = only(problems(replace(BARE, labels=["root", "data"]), model_disk="models"))
+    problem = only(problems(changed(BARE, labels=["root", "data"]), model_disk="models"))
     assert problem.found == "no file system has the label models (`model_disk`); there is data, root"
     assert "e2label DEVICE models" in problem.remedy
     assert problems(BARE, model_disk=None) == []
 
 
 def test_a_host_that_has_its_files_on_a_disk_needs_no_way_to_the_hub() -> None:
-    offline = replace(BARE, reachable={place: seen for place, seen in OPEN.items() if place[0] != "huggingface.co"})
+    offline = changed(BARE, reachable={place: seen for place, seen in OPEN.items() if place[0] != "huggingface.co"})
     assert only(problems(offline)).check == "network"
-    assert problems(replace(offline, sourced=[STORE]), model_source="/mnt/usb") == []
+    assert problems(changed(offline, in_model_source=[STORE]), model_source="/mnt/usb") == []
     # What the disk lacks has to come from somewhere.
     assert only(problems(offline, model_source="/mnt/usb")).check == "network"
 
 
 def test_a_directory_of_checkpoints_must_be_there_as_long_as_something_is_missing() -> None:
-    problem = only(problems(replace(BARE, source=False), model_source="/mnt/usb"))
-    assert problem.found == "/mnt/usb (`model_source`) is no directory on the host"
-    assert problems(replace(SERVED, source=False), model_source="/mnt/usb") == []
+    problem = only(problems(changed(BARE, has_model_source=False), model_source="/mnt/usb"))
+    assert problem.found == "/mnt/usb (`model_source`) is not a directory on the host"
+    assert problems(changed(SERVED, has_model_source=False), model_source="/mnt/usb") == []
 
 
 def test_a_directory_holds_a_checkpoint_whose_files_are_all_there_in_their_size() -> None:
     listing = {"config.json": f"2 git:{'a' * 40}", "sub/weights": f"100 sha256:{'b' * 64}"}
-    assert holds([None, {"config.json": 2}, {"sub/weights": 100}], listing)
-    assert not holds([{"config.json": 2, "sub/weights": 99}], listing)
-    assert not holds([{"config.json": 2}], listing)
-    assert not holds([{"config.json": 2}], {})
+    assert has_all_files([None, {"config.json": 2}, {"sub/weights": 100}], listing)
+    assert not has_all_files([{"config.json": 2, "sub/weights": 99}], listing)
+    assert not has_all_files([{"config.json": 2}], listing)
+    assert not has_all_files([{"config.json": 2}], {})
 
 
 @pytest.mark.parametrize(
@@ -253,47 +262,47 @@ def test_a_directory_holds_a_checkpoint_whose_files_are_all_there_in_their_size(
 )
 def test_a_host_must_reach_the_hub_or_its_mirror(mirror: bool, hub: bool, refused: list[str]) -> None:
     ways = {("mirror.lan", 8001): Way(mirror, "refused"), ("huggingface.co", 443): Way(hub, "no route")}
-    found = problems(replace(BARE, reachable={**OPEN, **ways}), hub_mirror="http://mirror.lan:8001")
+    found = problems(changed(BARE, reachable={**OPEN, **ways}), hub_mirror="http://mirror.lan:8001")
     assert {problem.check for problem in found} <= {"network"}
     told = [problem.found.removeprefix("the host cannot connect to ").rpartition(": ")[0] for problem in found]
     assert sorted(told) == sorted(refused)
 
 
 def test_what_is_installed_and_pulled_needs_no_room() -> None:
-    assert problems(replace(SERVED, stored={}, disks=disks(root=1, store=300))) == []
+    assert problems(changed(SERVED, stored_bytes={}, disks=disks(root=1, store=300))) == []
 
 
 def test_docker_29_keeps_images_in_containerds_directory() -> None:
     versions = {**installed(lock()), "docker-ce": "5:29.6.1-1~debian.13~trixie"}
-    facts = replace(SERVED, images=(), installed=versions, disks=disks(root=100, docker=100, containerd=10))
+    facts = changed(SERVED, images=(), installed=versions, disks=disks(root=100, docker=100, containerd=10))
     assert only(problems(facts)).found.startswith("/var/lib/containerd has 10.0 GiB free and needs 30.8 GiB")
 
 
 def test_without_the_cuda_toolkit_its_room_is_not_needed() -> None:
-    facts = replace(BARE, disks=disks(root=6, store=300, docker=50))
+    facts = changed(BARE, disks=disks(root=6, store=300, docker=50))
     assert only(problems(facts)).check == "disk"
     assert problems(facts, cuda_toolkit="off") == []
 
 
 def test_a_path_without_a_file_system_is_a_problem() -> None:
-    facts = replace(BARE, disks={path: space for path, space in BARE.disks.items() if path != "/srv/models"})
+    facts = changed(BARE, disks={path: space for path, space in BARE.disk.disks.items() if path != "/srv/models"})
     assert "no file system was found for /srv/models" in only(problems(facts)).found
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"])
 def test_a_taken_port_is_a_problem(address: str) -> None:
-    problem = only(problems(replace(BARE, listeners=[Socket(address, 8000)])))
+    problem = only(problems(changed(BARE, listeners=[Socket(address, 8000)])))
     assert problem.check == "port"
-    assert problem.found == f"port 8000 of endpoint main is taken on {address}"
+    assert problem.found == f"port 8000 of endpoint main is already in use on {address}"
 
 
 def test_a_port_on_another_address_is_in_nobodys_way() -> None:
-    assert problems(replace(BARE, listeners=[Socket("10.0.0.11", 8000), Socket("127.0.0.1", 8001)])) == []
+    assert problems(changed(BARE, listeners=[Socket("10.0.0.11", 8000), Socket("127.0.0.1", 8001)])) == []
 
 
 def test_our_own_endpoint_on_its_port_is_no_problem_but_a_new_port_must_be_free() -> None:
     assert problems(SERVED) == []
-    taken = replace(SERVED, listeners=[*SERVED.listeners, Socket("127.0.0.1", 9000)])
+    taken = changed(SERVED, listeners=[*SERVED.network.listeners, Socket("127.0.0.1", 9000)])
     assert only(problems(taken, endpoints={"main": {"port": 9000}})).check == "port"
 
 
@@ -331,7 +340,7 @@ def test_destinations_are_all_servers_by_name_and_port() -> None:
 
 
 def test_a_server_that_the_host_cannot_reach_is_named_with_its_setting() -> None:
-    facts = replace(BARE, reachable={**OPEN, ("huggingface.co", 443): Way(False, "Connection refused")})
+    facts = changed(BARE, reachable={**OPEN, ("huggingface.co", 443): Way(False, "Connection refused")})
     problem = only(problems(facts))
     assert problem.check == "network"
     assert problem.found == "the host cannot connect to huggingface.co:443: Connection refused"
@@ -342,8 +351,8 @@ def test_packages_of_the_proof_that_are_missing_need_their_index_though_the_chec
     index = urlsplit(Settings().pypi_index).hostname or ""
     assert (index, 443) in OPEN
     closed = {**OPEN, (index, 443): Way(False, "Connection refused")}
-    assert problems(replace(SERVED, reachable=closed)) == []
-    assert "pypi_index" in only(problems(replace(SERVED, reachable=closed, client=False))).remedy
+    assert problems(changed(SERVED, reachable=closed)) == []
+    assert "pypi_index" in only(problems(changed(SERVED, reachable=closed, has_client=False))).remedy
 
 
 def test_one_mirror_for_several_things_is_one_problem_that_names_them_all() -> None:
@@ -354,7 +363,7 @@ def test_one_mirror_for_several_things_is_one_problem_that_names_them_all() -> N
         "toolkit_mirror": f"{mirror}/toolkit",
         "pypi_index": f"{mirror}/pypi/simple",
     }
-    facts = replace(BARE, reachable={**OPEN, ("10.98.0.1", 8000): Way(False, "no answer within 5 s")})
+    facts = changed(BARE, reachable={**OPEN, ("10.98.0.1", 8000): Way(False, "no answer within 5 s")})
     problem = only(problems(facts, **settings))
     assert "cuda_mirror, docker_mirror, pypi_index, toolkit_mirror" in problem.remedy
 
@@ -362,18 +371,18 @@ def test_one_mirror_for_several_things_is_one_problem_that_names_them_all() -> N
 def test_a_mirror_that_something_still_needs_counts_even_where_its_first_use_is_done() -> None:
     mirror = "http://10.98.0.1:8000"
     settings = {"cuda_mirror": f"{mirror}/cuda", "pypi_index": f"{mirror}/pypi/simple"}
-    facts = replace(SERVED, stored={}, reachable={**OPEN, ("10.98.0.1", 8000): Way(False, "refused")})
+    facts = changed(SERVED, stored_bytes={}, reachable={**OPEN, ("10.98.0.1", 8000): Way(False, "refused")})
     assert only(problems(facts, **settings)).check == "network"
 
 
 def test_the_registry_is_not_needed_for_an_image_that_is_there() -> None:
     closed = {**OPEN, ("registry-1.docker.io", 443): Way(False, "refused")}
-    assert problems(replace(BARE, images={IMAGE}, reachable=closed)) == []
-    assert only(problems(replace(BARE, reachable=closed))).check == "network"
+    assert problems(changed(BARE, images={IMAGE}, reachable=closed)) == []
+    assert only(problems(changed(BARE, reachable=closed))).check == "network"
 
 
 def test_all_problems_come_at_once_and_fit_one_table() -> None:
-    broken = replace(
+    broken = changed(
         BARE, pci=(), memory=GIB, secure_boot=True, disks=disks(root=1), listeners=[Socket("::", 8000)], reachable={}
     )
     found = problems(broken)
@@ -387,37 +396,37 @@ def test_all_problems_come_at_once_and_fit_one_table() -> None:
 WHOLE = Slot(16, 16, 128 * GIB)
 
 
-def test_a_host_whose_cards_are_connected_as_they_should_be_is_not_remarked_upon() -> None:
+def test_a_host_whose_cards_are_connected_as_they_should_be_gets_no_warning() -> None:
     slots = {card.address: WHOLE for card in CARDS}
-    assert said(replace(BARE, slots=slots)) == []
-    assert said(replace(BARE, slots=dict.fromkeys(slots, Slot(0, 0, 0)))) == []
+    assert warned(changed(BARE, slots=slots)) == []
+    assert warned(changed(BARE, slots=dict.fromkeys(slots, Slot(0, 0, 0)))) == []
 
 
 def test_cards_with_fewer_lanes_are_told_in_one_row_and_stop_nothing() -> None:
     first, second, *others = (card.address for card in CARDS)
     slots = {**dict.fromkeys((first, second), Slot(8, 16, 128 * GIB)), **dict.fromkeys(others, WHOLE)}
-    facts = replace(BARE, slots=slots)
-    assert only(said(facts)).found == f"8 of 16 lanes: the GPU at {first}, {second}"
+    facts = changed(BARE, slots=slots)
+    assert only(warned(facts)).found == f"8 of 16 lanes: the GPU at {first}, {second}"
     assert problems(facts) == []
 
 
 def test_a_card_that_shows_little_of_its_memory_is_told_with_the_switch_in_the_bios() -> None:
     slots = {card.address: WHOLE for card in CARDS} | {CARDS[2].address: Slot(16, 16, 256 << 20)}
-    remark = only(said(replace(BARE, slots=slots)))
-    assert remark.found == f"256 MiB of memory on the bus (BAR1): the GPU at {CARDS[2].address}"
-    assert "Resizable BAR" in remark.remedy
+    warning = only(warned(changed(BARE, slots=slots)))
+    assert warning.found == f"256 MiB of memory on the bus (BAR1): the GPU at {CARDS[2].address}"
+    assert "Resizable BAR" in warning.remedy
 
 
 def test_a_description_of_the_gpus_made_by_hand_is_told_and_stops_nothing() -> None:
-    facts = replace(BARE, foreign=["/etc/cdi/nvidia.yaml"])
-    assert "/etc/cdi/nvidia.yaml" in only(said(facts)).found
+    facts = changed(BARE, foreign=["/etc/cdi/nvidia.yaml"])
+    assert "/etc/cdi/nvidia.yaml" in only(warned(facts)).found
     assert problems(facts) == []
 
 
-def test_where_something_serves_nothing_is_remarked_upon_again() -> None:
+def test_a_host_that_serves_gets_no_warnings() -> None:
     slots = {card.address: Slot(8, 16, 256 << 20) for card in CARDS}
-    assert len(said(replace(BARE, slots=slots))) == 2
-    assert said(replace(BARE, slots=slots, serving={"llm@main.service"})) == []
+    assert len(warned(changed(BARE, slots=slots))) == 2
+    assert warned(changed(BARE, slots=slots, active_units={"llm@main.service"})) == []
 
 
 def test_square_brackets_in_what_a_host_says_are_shown_as_they_are() -> None:
@@ -428,27 +437,27 @@ ONE, TWO = "GPU-11111111-2222-3333-4444-555555555555", "GPU-11111111-2222-3333-4
 
 
 def test_gpus_named_by_uuid_are_looked_up_on_the_host() -> None:
-    known = replace(BARE, gpus={ONE: 0, TWO: 1, "GPU-c": 2, "GPU-d": 3})
+    known = changed(BARE, gpu_indices={ONE: 0, TWO: 1, "GPU-c": 2, "GPU-d": 3})
     chosen = {"main": {"gpus": [ONE, TWO, 2, 3]}}
     assert problems(known, endpoints=chosen) == []
     # On a bare host there is no driver yet that knows them.
     assert problems(BARE, endpoints=chosen) == []
-    found = only(problems(replace(known, gpus={ONE: 0, "GPU-b": 1}), endpoints=chosen))
+    found = only(problems(changed(known, gpu_indices={ONE: 0, "GPU-b": 1}), endpoints=chosen))
     assert (found.check, TWO in found.found) == ("gpus", True)
     assert "endpoints.main.gpus" in found.remedy
 
 
 def test_a_gpu_named_by_number_and_by_uuid_is_one_gpu() -> None:
     more = [replace(card, address=card.address.replace("0000:", "0001:")) for card in CARDS]
-    known = replace(BARE, pci=[*CARDS, *more], gpus={ONE: 3, TWO: 4})
+    known = changed(BARE, pci=[*CARDS, *more], gpu_indices={ONE: 3, TWO: 4})
     both = {"a": {"gpus": [0, 1, 2, 3]}, "b": {"gpus": [ONE, 5, 6, 7], "port": 8001}}
     found = only(problems(known, endpoints=both))
-    assert "endpoints a and b both take GPU 3" in found.found
+    assert "endpoints a and b both use GPU 3" in found.found
 
 
 def test_what_failed_on_the_host_before_is_refused_unless_it_shall_be_tried_again() -> None:
     generation = make_plan("rig1", Settings(), CATALOGUE, lock(), PUBLISHED).endpoints[0].generation
-    facts = replace(SERVED, failed={("main", generation): "was tried here at noon and did not come up"})
+    facts = changed(SERVED, failed={("main", generation): "was tried here at noon and did not come up"})
     found = only(problems(facts))
     assert (found.check, "tried here at noon" in found.found) == ("recipe", True)
     assert "--data retry=true" in found.remedy
@@ -457,29 +466,29 @@ def test_what_failed_on_the_host_before_is_refused_unless_it_shall_be_tried_agai
 
 def test_a_source_file_that_names_one_of_our_repositories_beside_others_is_told() -> None:
     docker = "https://download.docker.com/linux/debian"
-    mine = replace(BARE, sources={"/etc/apt/sources.list.d/mine.list": {docker, "http://mine"}})
+    mine = changed(BARE, apt_sources={"/etc/apt/sources.list.d/mine.list": {docker, "http://mine"}})
     problem = only(problems(mine))
     assert problem.check == "sources"
     assert problem.found.startswith(f"/etc/apt/sources.list.d/mine.list names {docker}, which ")
-    assert problems(replace(BARE, sources={"/etc/apt/sources.list.d/mine.list": {docker}})) == []
+    assert problems(changed(BARE, apt_sources={"/etc/apt/sources.list.d/mine.list": {docker}})) == []
 
 
 def test_arguments_of_the_kernel_need_a_grub_to_set_them_unless_they_are_in_effect() -> None:
-    other = replace(BARE, grub=False, booted_with=["quiet", "pcie_aspm=off"])
+    other = changed(BARE, has_update_grub=False, kernel_arguments=["quiet", "pcie_aspm=off"])
     problem = only(problems(other))
     assert problem.check == "kernel"
     assert "booted without iommu=pt pcie_port_pm=off (`kernel_args`), and there is no update-grub" in problem.found
     assert "/etc/kernel/cmdline" in problem.remedy
     assert problems(other, kernel_args=[]) == []
-    assert problems(replace(other, booted_with=Settings().kernel_args)) == []
+    assert problems(changed(other, kernel_arguments=Settings().kernel_args)) == []
 
 
 def serving(driver: str, *gone: str) -> HostFacts:
     """A host that serves with the driver packages at this version, without those that are gone."""
-    there = {**SERVED.installed, **dict.fromkeys(lock().packages["debian13"]["driver-595"], driver)}
+    there = {**SERVED.software.installed, **dict.fromkeys(lock().packages["debian13"]["driver-595"], driver)}
     for name in gone:
         del there[name]
-    return replace(SERVED, installed=there, serving=["llm@main.service"])
+    return changed(SERVED, installed=there, active_units=["llm@main.service"])
 
 
 @pytest.mark.parametrize(
@@ -494,7 +503,7 @@ def test_a_driver_is_not_changed_under_an_endpoint_that_serves(facts: HostFacts,
     assert (problem.check, problem.found) == ("driver", f"{found}, with a reboot, while llm@main.service serves")
     assert "`systemctl stop llm@main.service` there and deploy again" in problem.remedy
     assert "--exclude rig1" in problem.remedy
-    assert problems(replace(facts, serving=[])) == []
+    assert problems(changed(facts, active_units=[])) == []
 
 
 def test_what_serves_is_no_obstacle_where_the_driver_stays() -> None:
@@ -508,7 +517,7 @@ PUBLIC = {"endpoints": {"main": {"listen": "192.0.2.20", "allowed_networks": ["1
 
 def public_problems(facts: HostFacts) -> list[Problem]:
     settings = Settings.from_data(PUBLIC)
-    return check(plan(**PUBLIC), settings, replace(facts, addresses=["192.0.2.20", "2001:db8::20"]), lock())
+    return check(plan(**PUBLIC), settings, changed(facts, addresses=["192.0.2.20", "2001:db8::20"]), lock())
 
 
 def test_a_public_address_of_this_host_is_fine() -> None:
@@ -516,13 +525,13 @@ def test_a_public_address_of_this_host_is_fine() -> None:
 
 
 def test_a_public_address_of_another_host_is_a_problem_that_names_this_ones() -> None:
-    facts = replace(BARE, addresses=["192.0.2.9"])
+    facts = changed(BARE, addresses=["192.0.2.9"])
     problem = only(check(plan(**PUBLIC), Settings.from_data(PUBLIC), facts, lock()))
-    assert problem.found == "192.0.2.20 of endpoint main is no address of this host"
+    assert problem.found == "192.0.2.20 of endpoint main is not an address of this host"
     assert problem.remedy.endswith("192.0.2.9")
 
 
 def test_a_port_taken_on_the_public_address_is_a_problem_unless_our_gateway_has_it() -> None:
-    taken = replace(BARE, listeners=[Socket("192.0.2.20", 8000)])
-    assert only(public_problems(taken)).found == "port 8000 of endpoint main is taken on 192.0.2.20"
-    assert public_problems(replace(taken, gateways={"main": 8000})) == []
+    taken = changed(BARE, listeners=[Socket("192.0.2.20", 8000)])
+    assert only(public_problems(taken)).found == "port 8000 of endpoint main is already in use on 192.0.2.20"
+    assert public_problems(changed(taken, gateways={"main": 8000})) == []

@@ -430,7 +430,7 @@ def test_the_report_says_whether_the_download_or_all_else_took_longer(waited: fl
     done = {"event": "operation", "host": "rig1", "result": "changed"}
     begun = {**done, "result": met, "at": "2026-01-01T00:00:10.000+00:00", "step": "model", "seconds": 1.0}
     had = {**done, "at": "2026-01-01T00:01:50.000+00:00", "step": "serve", "seconds": waited}
-    begun["operation"], had["operation"] = "Start the download of o/n", "Have o/n whole and verified"
+    begun["operation"], had["operation"] = "Start the download of o/n", "Download and verify o/n"
 
     made = report.build(events(begun, had))
 
@@ -443,7 +443,7 @@ def test_the_report_says_whether_the_download_or_all_else_took_longer(waited: fl
 def test_a_checkpoint_that_was_there_from_the_beginning_is_no_download() -> None:
     same = {"event": "operation", "host": "rig1", "result": "unchanged", "at": "2026-01-01T00:00:10.000+00:00"}
     begun = {**same, "step": "model", "seconds": 0.0, "operation": "Start the download of o/n"}
-    had = {**same, "step": "serve", "seconds": 0.0, "operation": "Have o/n whole and verified"}
+    had = {**same, "step": "serve", "seconds": 0.0, "operation": "Download and verify o/n"}
 
     made = report.build(events(begun, had))
 

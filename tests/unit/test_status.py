@@ -13,7 +13,7 @@ from rich.console import Console
 from rigup.cli import main, status
 from rigup.facts.endpoints import EndpointsValue
 from rigup.facts.nvidia import parse_gpu_use
-from rigup.facts.serving import ProofValue
+from rigup.facts.serving import VerificationValue
 from rigup.facts.store import parse_downloads
 from rigup.facts.units import UnitStateValue
 
@@ -85,9 +85,9 @@ def test_a_row_says_what_serves_since_when_and_how_full_the_gpus_are() -> None:
 
 def test_a_proof_of_an_earlier_start_proves_nothing() -> None:
     record = {"passed": True, "invocation": "a", "digest": "d"}
-    assert ProofValue(record, "a").passed_since_start
-    assert not ProofValue(record, "b").passed_since_start
-    assert not ProofValue({**record, "invocation": ""}, "").passed_since_start
+    assert VerificationValue(record, "a").passed_since_start
+    assert not VerificationValue(record, "b").passed_since_start
+    assert not VerificationValue({**record, "invocation": ""}, "").passed_since_start
 
 
 def test_a_download_says_how_far_it_is() -> None:

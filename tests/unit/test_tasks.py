@@ -17,9 +17,11 @@ from rigup.catalog.loader import Catalog
 from rigup.config.settings import Settings
 from rigup.errors import InputError
 from tasks import preflight
+from tasks.context import Context, Refused
 from tasks.docker import daemon_values
+from tasks.gather import System, distro_of
 from tasks.kernel import kernel
-from tasks.preflight import Context, System, _check_recipes, _distro
+from tasks.preflight import _check_recipes
 from tests.unit.deploys import Actor
 from tests.unit.sample import CATALOGUE, lock, plan
 from tests.unit.test_operations_units import shown
@@ -60,9 +62,9 @@ def test_a_recipe_that_would_load_for_minutes_and_not_fit_is_refused() -> None:
 
 
 def test_a_distribution_counts_only_with_a_driver_of_the_wanted_branch() -> None:
-    assert _distro(System(TRIXIE, "root"), Settings()) == "debian13"
-    assert _distro(System(TRIXIE, "root"), Settings(driver_branch=580)) is None
-    assert _distro(System({"ID": "alpine"}, "root"), Settings()) is None
+    assert distro_of(System(TRIXIE, "root"), Settings()) == "debian13"
+    assert distro_of(System(TRIXIE, "root"), Settings(driver_branch=580)) is None
+    assert distro_of(System({"ID": "alpine"}, "root"), Settings()) is None
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_what_is_refused_is_told_once_however_many_hosts_there_are(
     connect_all(state)
 
     def looks(host: Host) -> str:
-        with ctx_host.use(host), pytest.raises(preflight.Refused) as caught:
+        with ctx_host.use(host), pytest.raises(Refused) as caught:
             preflight.preflight()
         return str(caught.value)
 

@@ -28,12 +28,12 @@ DRIFTS = (
     Drift(
         "a file edited",
         "echo 'vm.swappiness = 60' >> /etc/sysctl.d/60-rigup.conf",
-        ("base | Keep the kernel settings over reboots",),
+        ("base | Write the kernel settings",),
     ),
-    Drift("a kernel setting", "sysctl -qw vm.swappiness=60", ("base | Put vm.swappiness into effect",)),
-    Drift("a mode", "chmod 666 /etc/apt/apt.conf.d/10rigup-lock-timeout", ("base | Let apt wait for its lock",)),
-    Drift("an owner", "chown ops /etc/profile.d/rigup-cuda.sh", ("cuda | Put the CUDA toolkit on the PATH",)),
-    Drift("a file removed", "rm /etc/apt/sources.list.d/docker.sources", ("docker | Name the docker repository",)),
+    Drift("a kernel setting", "sysctl -qw vm.swappiness=60", ("base | Apply vm.swappiness",)),
+    Drift("a mode", "chmod 666 /etc/apt/apt.conf.d/10rigup-lock-timeout", ("base | Make apt wait for its lock",)),
+    Drift("an owner", "chown ops /etc/profile.d/rigup-cuda.sh", ("cuda | Add the CUDA toolkit to the PATH",)),
+    Drift("a file removed", "rm /etc/apt/sources.list.d/docker.sources", ("docker | Add the docker repository",)),
     Drift(
         "packages at another version",
         "apt-get install -qq -y --allow-downgrades nvidia-container-toolkit=1.19.1-1 "
@@ -44,13 +44,13 @@ DRIFTS = (
     Drift(
         "a package removed",
         "dpkg --remove --force-depends curl >/dev/null",
-        ("base | Install the tools that later steps need",),
+        ("base | Install required tools",),
     ),
-    Drift("a unit disabled", "systemctl disable --quiet docker.service", ("docker | Start Docker at boot",)),
+    Drift("a unit disabled", "systemctl disable --quiet docker.service", ("docker | Enable Docker",)),
     Drift(
         "a unit stopped",
         "systemctl stop nvidia-persistenced.service",
-        ("reboot | Run the persistence daemon as its drop-in says",),
+        ("reboot | Apply the settings of the persistence daemon",),
     ),
     Drift(
         "a virtual environment half installed",
@@ -65,13 +65,13 @@ DRIFTS = (
     Drift(
         "a secret file edited",
         "echo BY_HAND=1 >> /etc/rigup/endpoints/main/*/env",
-        ("config | Write the environment of main", "serve | Serve vllm-nvfp4-cu130 as main"),
+        ("config | Write the environment file of main", "serve | Serve vllm-nvfp4-cu130 as main"),
     ),
     Drift(
         "a key in Docker's configuration",
         """sed -i 's/"log-driver": "local"/"log-driver": "json-file"/' /etc/docker/daemon.json""",
         # Once Docker is started anew, containers must show that they see the GPUs.
-        ("docker | Merge our keys into daemon.json", "verify | Prove that main serves"),
+        ("docker | Configure Docker in daemon.json", "verify | Verify that main serves"),
     ),
 )
 

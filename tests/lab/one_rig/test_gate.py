@@ -126,7 +126,7 @@ def test_an_endpoint_that_goes_back_to_loopback_leaves_no_gateway(rig: OneRig) -
     del rig.rigs.hosts[NAME]["endpoints"]
     rig.rigs.write()
     closed = rig.deploy()
-    assert f"{NAME} gateway | Close gateways that are no longer wanted" in closed.changed()
+    assert f"{NAME} gateway | Remove gateways that are no longer configured" in closed.changed()
     assert status_of(f"http://{rig.host.address}:{PORT}/health") == "000"
     left = "systemctl is-active rigup-gateway@main; nft list chain inet rigup endpoint-main; ls /etc/rigup/gateways"
     assert rig.host.shell(f"({left}) 2>/dev/null; true").stdout.split() == ["inactive"]

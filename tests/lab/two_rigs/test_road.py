@@ -17,16 +17,16 @@ from tests.lab.two_rigs.conftest import FIRST, SECOND
 
 # Where a deploy is killed on its way to the first served endpoint: what it prints when the step has begun.
 KILLS = [
-    r"base \| Install the tools",
+    r"base \| Install required tools",
     r"model \| Install the downloader's packages",
     r"kernel \| Install the kernel headers",
-    r"driver \| Install the driver",
+    r"driver \| Install the NVIDIA driver",
     r"cuda \| Install the CUDA toolkit",
     r"docker \| Install Docker",
     r"reboot \| Reboot if",
     r"config \| Pull",
     r"serve \| Serve",
-    r"verify \| Prove",
+    r"verify \| Verify",
 ]
 
 # Done to a converged host by hand, the check of the audit that must notice, and the operation that must repair it.
@@ -34,13 +34,13 @@ BREAKS = {
     "apt-get remove -qq -y docker-compose-plugin": ("docker-packages", "docker | Install Docker"),
     "sed -i s/nvidia-container-runtime/runc/ /etc/docker/daemon.json": (
         "docker-config",
-        "docker | Merge our keys into daemon.json",
+        "docker | Configure Docker in daemon.json",
     ),
     "sed -i s/NVFP4/FP4/ /etc/rigup/endpoints/main/*/config.json": (
         "config-patches",
         "config | Write the patched config.json of main",
     ),
-    "sysctl -qw vm.swappiness=60": ("base-sysctl", "base | Put vm.swappiness into effect"),
+    "sysctl -qw vm.swappiness=60": ("base-sysctl", "base | Apply vm.swappiness"),
     "echo '# mine' >> /usr/local/lib/systemd/system/llm@main.service": (
         "serve-unit",
         "serve | Serve vllm-nvfp4-cu130 as main",
@@ -136,6 +136,6 @@ def test_what_was_broken_by_hand_is_named_by_the_audit_and_is_all_that_the_next_
     assert result.code == 0, result.output
     repaired = {f"{FIRST} {operation}" for _, operation in BREAKS.values()}
     # Docker was started anew, so containers must show again that they see the GPUs.
-    assert set(result.changed()) == repaired | {f"{FIRST} verify | Prove that main serves"}
+    assert set(result.changed()) == repaired | {f"{FIRST} verify | Verify that main serves"}
     assert rigs.audit().code == 0
     assert rigs.deploy().changed() == []

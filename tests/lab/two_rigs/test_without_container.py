@@ -186,4 +186,4 @@ def test_and_a_need_takes_it_back_to_the_best_current_recipe(bare: Bare) -> None
     assert not bare.host.shell("ps -u rigup-serve -o pid=", check=False).stdout.strip()
     assert bare.chat()["usage"]["completion_tokens"] == 4
     # The default is the same recipe: only the plan's record of the settings is another one.
-    assert bare.deploy(None).changed() == [f"{SECOND} serve | Keep the plan on the host"]
+    assert bare.deploy(None).changed() == [f"{SECOND} serve | Write the plan to the host"]

@@ -1,4 +1,4 @@
-"""The way back to bare: what it waits for, in which order it goes, and what of others it leaves alone."""
+"""Rebuild: what it waits for, in which order it removes things, and what of others it leaves alone."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from rigup.facts import ledger as facts
 from rigup.facts.ledger import Remains, links_of, parse_remains, remains_of
 from rigup.facts.packages import Conffiles, parse_edited
 from rigup.ledger import Ledger
-from rigup.operations import _host, apt, drain, teardown
+from rigup.operations import _apt_get, _wait, drain
 from rigup.operations.serving import SWITCH_UNIT
+from rigup.operations.teardown import docker, files, finish, packages, units
+from rigup.operations.teardown.kept import Kept
 from rigup.plan.model import ENGINES
-from tasks.preflight import Refused
-from tasks.rebuild import _one_by_one, _yes_or_no
+from tasks.context import Refused
+from tasks.rebuild import _check_max_unavailable, _yes_or_no
 from tests.unit.deploys import Actor, Said
 from tests.unit.test_operations_units import NO_UNIT, shown
 
@@ -43,7 +45,7 @@ IDLE = ['vllm:num_requests_running{engine="0"} 0.0']
 
 @pytest.fixture(autouse=True)
 def no_naps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_host, "pause", lambda seconds: None)
+    monkeypatch.setattr(_wait, "pause", lambda seconds: None)
 
 
 def sh(command: str, **environment: str) -> list[str]:
@@ -78,7 +80,7 @@ def test_the_gateways_let_nobody_in_before_running_requests_are_counted() -> Non
     assert "/etc/rigup/gateways/main.cfg" in outcome.commands[gateway]
     assert gateway < position(outcome.commands, "curl")
     assert "the gateway of main answers new requests with 503" in outcome.told
-    assert "2 requests run (2 at main): waiting" in outcome.told
+    assert "waiting for 2 requests (2 at main)" in outcome.told
     assert "all requests have ended" in outcome.told
 
 
@@ -87,8 +89,8 @@ def test_an_endpoint_that_does_not_count_its_requests_is_named_once_and_not_wait
     actor.answers(":8000/", ["404 page not found"]).answers(":8001/", BUSY, IDLE)
     urls = {name: f"http://127.0.0.1:{port}/metrics" for name, port in {"sg": 8000, "main": 8001}.items()}
     outcome = actor.does(drain.drained, endpoints=urls, limit=60)
-    assert outcome.told.count("sg does not tell how many requests it answers") == 1
-    assert "2 requests run (2 at main)" in outcome.told
+    assert outcome.told.count("sg does not report its running requests") == 1
+    assert "waiting for 2 requests (2 at main)" in outcome.told
     assert "503" not in outcome.told
 
 
@@ -106,7 +108,7 @@ def test_an_endpoint_that_is_too_busy_to_count_its_requests_is_waited_for() -> N
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/metrics"
         actor = Actor().answers("sed -i", Said(ok=False)).answers("curl", hurried, IDLE)
         outcome = actor.does(drain.drained, endpoints={"main": url}, limit=60)
-    assert "1 request runs (1 at main): waiting" in outcome.told
+    assert "waiting for 1 request (1 at main)" in outcome.told
     assert "all requests have ended" in outcome.told
 
 
@@ -114,7 +116,7 @@ def test_apt_that_is_at_work_is_waited_for_and_not_stopped() -> None:
     at_work, done = shown("activating", "start"), shown("active", "exited")
     actor = Actor().answers("show", at_work, at_work, done)
     actor.answers("list-units", ["llm@main.service loaded active running x", "rigup-switch.service loaded activating"])
-    outcome = actor.does(teardown.stopped, book=BOOK)
+    outcome = actor.does(units.stopped, ledger=BOOK)
     assert not outcome.failed
     waits = [number for number, command in enumerate(outcome.commands) if "systemctl show" in command]
     assert len(waits) == 3
@@ -127,7 +129,7 @@ def test_apt_that_is_at_work_is_waited_for_and_not_stopped() -> None:
 def test_only_units_that_a_deploy_wrote_are_looked_for() -> None:
     actor = Actor().answers("systemctl show", NO_UNIT)
     book = replace(BOOK, images=(f"vllm@sha256:{'a' * 64}",), engines=(f"{ENGINES}/0123456789abcdef",))
-    outcome = actor.does(teardown.stopped, book=book)
+    outcome = actor.does(units.stopped, ledger=book)
     (listing,) = [command for command in outcome.commands if "list-units --all" in command]
     patterns = shlex.split(listing.partition(" -- ")[2])
     assert "llm@main.service" in patterns
@@ -137,7 +139,7 @@ def test_only_units_that_a_deploy_wrote_are_looked_for() -> None:
 
     # The commands that run as units have no file; what they were to fetch is in the ledger.
     pull, engine = f"rigup-pull-{'a' * 12}.service", "rigup-engine-0123456789abcdef.service"
-    assert all(map(found, (apt.UNIT, SWITCH_UNIT, pull, engine)))
+    assert all(map(found, (_apt_get.UNIT, SWITCH_UNIT, pull, engine)))
     theirs = ("rigup-backup.service", "rigup-backup.timer", "rigup-pull-secrets.service", "rigup-engine-room.service")
     assert not any(map(found, theirs))
     remains = shlex.split(str(Remains().command(**remains_of(book))))
@@ -150,8 +152,8 @@ def test_only_units_that_a_deploy_wrote_are_looked_for() -> None:
 def test_containers_are_known_by_our_label_and_volumes_by_the_ledger() -> None:
     actor = Actor().answers("--filter label=rigup.plan", ["llm-main"])
     actor.answers("docker ps", ["llm-webui"]).answers("docker volume ls", ["llm-webui-data"])
-    kept = teardown.Kept()
-    outcome = actor.does(teardown.docker_emptied, book=BOOK, kept=kept)
+    kept = Kept()
+    outcome = actor.does(docker.docker_emptied, ledger=BOOK, kept=kept)
     removals = [command for command in outcome.commands if " rm " in command]
     assert removals == [
         "docker rm --force -- llm-main",
@@ -190,15 +192,15 @@ def test_edited_configuration_of_a_package_is_put_aside_before_the_purge_and_tol
     actor = Actor().answers("Conffiles", edited)
     actor.answers("dpkg-query", ["installed docker-ce", "installed haproxy"])
     actor.answers("systemctl show rigup-apt", NO_UNIT).answers("systemctl show", shown("active", "exited"))
-    kept = teardown.Kept()
-    outcome = actor.does(teardown.packages_purged, book=BOOK, kept=kept)
+    kept = Kept()
+    outcome = actor.does(packages.packages_purged, ledger=BOOK, kept=kept)
     assert not outcome.failed, outcome.told
     copy = position(outcome.commands, "/var/backups/rigup/etc/haproxy/haproxy.cfg")
     purge = position(outcome.commands, "systemd-run")
     assert copy < purge and "purge docker-ce haproxy" in outcome.commands[purge]
     # What we have written there ourselves nobody else has edited.
-    assert kept.told == [
-        "/etc/haproxy/haproxy.cfg as it was changed by hand: now /var/backups/rigup/etc/haproxy/haproxy.cfg"
+    assert kept.notes == [
+        "/etc/haproxy/haproxy.cfg as it was changed by hand: saved as /var/backups/rigup/etc/haproxy/haproxy.cfg"
     ]
 
 
@@ -207,8 +209,8 @@ def test_packages_that_others_need_stay_and_so_does_their_configuration() -> Non
     actor.answers("--simulate purge docker-ce haproxy", ["Purg docker-ce", "Purg haproxy", "Purg their-balancer"])
     actor.answers("apt-cache depends", ["their-balancer", "  Depends: haproxy"])
     actor.answers("systemctl show", NO_UNIT, NO_UNIT, shown("active", "exited"))
-    kept = teardown.Kept()
-    outcome = actor.does(teardown.packages_purged, book=BOOK, kept=kept)
+    kept = Kept()
+    outcome = actor.does(packages.packages_purged, ledger=BOOK, kept=kept)
     assert kept.packages == {"haproxy"}
     (asked,) = [command for command in outcome.commands if "Conffiles" in command]
     assert "-- docker-ce 2>" in asked
@@ -219,10 +221,10 @@ def test_packages_that_others_need_stay_and_so_does_their_configuration() -> Non
 
 def test_checkpoints_on_a_disk_of_their_own_are_removed_from_that_disk_or_not_at_all() -> None:
     mounts = ["srv-models.mount"]
-    outcome = Actor().does(teardown.store_removed, book=BOOK, mounts=mounts)
+    outcome = Actor().does(files.store_removed, ledger=BOOK, mounts=mounts)
     assert position(outcome.commands, "systemctl start -- srv-models.mount") < position(outcome.commands, "rm -rf")
     missing = Actor().answers("systemctl start", Said(ok=False, errors=["no such device"]))
-    outcome = missing.does(teardown.store_removed, book=BOOK, mounts=mounts)
+    outcome = missing.does(files.store_removed, ledger=BOOK, mounts=mounts)
     assert outcome.failed and outcome.ran("rm -rf") == 0
     assert "is not mounted, so they cannot be removed" in outcome.told
 
@@ -244,14 +246,16 @@ def test_a_fleet_is_rebuilt_host_by_host() -> None:
     state.current_stage = StateStage.Connect
     state.activate_host(state.inventory.get_host("@fake/rig1"))
     with ctx_state.use(state):
-        _one_by_one(1)
+        _check_max_unavailable(1)
         state.activate_host(state.inventory.get_host("@fake/rig2"))
-        with pytest.raises(Refused, match="max_unavailable is 1: begin with `--limit @fake/rig1`"):
-            _one_by_one(1)
-        _one_by_one(2)
+        with pytest.raises(
+            Refused, match=r"max_unavailable is 1: rebuild and deploy one first \(`--limit @fake/rig1`\)"
+        ):
+            _check_max_unavailable(1)
+        _check_max_unavailable(2)
 
 
-# The proof
+# The check that nothing is left
 
 
 def test_what_only_bears_our_name_is_kept_and_told_and_what_was_cut_short_is_ours(
@@ -266,20 +270,20 @@ def test_what_only_bears_our_name_is_kept_and_told_and_what_was_cut_short_is_our
     assert str(theirs) in remains.named and str(ours) not in remains.named
 
     actor = Actor().answers("list-units", ["--- named", str(theirs)])
-    outcome = actor.does(teardown.closed, book=BOOK, kept=teardown.Kept())
+    outcome = actor.does(finish.verified_bare, ledger=BOOK, kept=Kept())
     assert not outcome.failed
-    assert f"kept: {theirs}, which no deploy has made" in outcome.told
+    assert f"kept: {theirs}, which no deploy has created" in outcome.told
     left = Actor().answers("list-units", ["--- paths", str(ours)])
-    assert not left.does(teardown.closed, book=BOOK, kept=teardown.Kept()).changed
+    assert not left.does(finish.verified_bare, ledger=BOOK, kept=Kept()).changed
 
 
 def test_a_file_of_others_that_was_put_back_does_not_count_as_ours() -> None:
     path = "/etc/apt/keyrings/docker.asc"
     actor = Actor().answers("list-units", ["--- paths", path])
     actor.answers("sha256sum", [f"cc  {path}", f"cc  /var/lib/rigup/before{path}"])
-    assert not actor.does(teardown.closed, book=BOOK, kept=teardown.Kept()).failed
+    assert not actor.does(finish.verified_bare, ledger=BOOK, kept=Kept()).failed
     ours = Actor().answers("list-units", ["--- paths", path]).answers("sha256sum", [f"bb  {path}"])
-    outcome = ours.does(teardown.closed, book=BOOK, kept=teardown.Kept())
+    outcome = ours.does(finish.verified_bare, ledger=BOOK, kept=Kept())
     assert outcome.failed and f"not bare yet: {path}" in outcome.told
 
 

@@ -1,4 +1,4 @@
-"""Turns: so many hosts at a time, and none after one that failed."""
+"""Rolling updates: so many hosts at a time, and none after one that failed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 
-from rigup.operations._turns import Turns
+from rigup.operations._rolling import RollingUpdate
 
 
 @dataclass
 class Name:
-    """As much of a host as turns look at."""
+    """As much of a host as a rolling update looks at."""
 
     name: str
     said: list[str] = field(default_factory=list)
@@ -25,12 +25,12 @@ class Name:
         self.said.append(message.strip())
 
 
-def run(turns: Turns, max_unavailable: int, work: Callable[[str], None], count: int = 4) -> dict[str, str]:
-    """What came of each host's turn: empty, or why it was none."""
+def run(rolling: RollingUpdate, max_unavailable: int, work: Callable[[str], None], count: int = 4) -> dict[str, str]:
+    """The result of each host: empty, or why it got no slot."""
 
     def one(host: Name) -> str:
         try:
-            with turns.take(cast(Host, host), max_unavailable):
+            with rolling.slot(cast(Host, host), max_unavailable):
                 work(host.name)
         except OperationError as error:
             return str(error)
@@ -53,23 +53,23 @@ def test_no_more_hosts_than_the_setting_says_are_interrupted_at_a_time(max_unava
         gevent.sleep(0.01)
         busy.remove(name)
 
-    assert set(run(Turns(), max_unavailable, work).values()) == {""}
+    assert set(run(RollingUpdate(), max_unavailable, work).values()) == {""}
     assert most == max_unavailable
 
 
-def test_a_host_whose_turn_failed_may_try_again_and_no_other() -> None:
-    turns = Turns()
+def test_a_host_that_failed_may_try_again_and_no_other() -> None:
+    rolling = RollingUpdate()
 
     def work(name: str) -> None:
-        turns.failed = turns.failed or name
+        rolling.failed = rolling.failed or name
 
-    assert run(turns, 1, work, count=1) == {"rig1": ""}
-    came = run(turns, 1, work, count=2)
+    assert run(rolling, 1, work, count=1) == {"rig1": ""}
+    came = run(rolling, 1, work, count=2)
     assert came["rig1"] == ""
-    assert "rig1 did not come through" in came["rig2"]
+    assert "rolling update stopped: rig1 failed" in came["rig2"]
 
 
-def test_after_a_turn_that_failed_none_begins() -> None:
+def test_after_a_host_that_failed_none_starts() -> None:
     begun: list[str] = []
 
     def work(name: str) -> None:
@@ -78,10 +78,10 @@ def test_after_a_turn_that_failed_none_begins() -> None:
         if name == "rig2":
             raise OperationError("it does not serve")
 
-    came = run(Turns(), 1, work)
+    came = run(RollingUpdate(), 1, work)
     assert begun == ["rig1", "rig2"]
     assert came["rig1"] == ""
     assert came["rig2"] == "it does not serve"
     for name in ("rig3", "rig4"):
-        assert came[name].startswith(f"{name} serves on as before: rig2 did not come through its turn.")
+        assert came[name].startswith(f"rolling update stopped: rig2 failed. {name} was not changed")
         assert "--exclude rig2" in came[name]

@@ -1,7 +1,7 @@
-"""What all facts here have in common: how a reading that makes no sense is reported.
+"""What all facts have in common.
 
-A fact is one shell command and one pure function that parses what it prints. The command ends truthy on a bare host
-(no Python, no curl, no driver): pyinfra drops a host whose fact command fails, even in a dry run.
+A fact is one shell command and one pure function that parses its output. The command succeeds on a bare host too (no
+Python, no curl, no driver): pyinfra drops a host whose fact command fails, even in a dry run.
 """
 
 from __future__ import annotations
@@ -10,19 +10,26 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from pyinfra.api.exceptions import FactProcessError
 
-__all__ = ["Value", "read_object", "reading"]
+__all__ = ["Fact", "Value", "read_object", "reading"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+
+
+class Fact(Protocol[_T_co]):
+    """A fact. Unlike pyinfra's `FactBase` it is covariant: a fact that returns a list also returns a sequence."""
+
+    def process(self, output: list[str]) -> _T_co: ...
 
 
 @dataclass(frozen=True)
 class Value:
-    """What a fact returns; `pyinfra INVENTORY fact rigup.facts.MODULE.FACT` prints it as JSON."""
+    """The value of a fact; `pyinfra INVENTORY fact rigup.facts.MODULE.FACT` prints it as JSON."""
 
     def to_json(self) -> dict[str, Any]:
         found = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -30,7 +37,7 @@ class Value:
 
 
 def reading(process: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Let only `FactProcessError` out of a fact's `process`: pyinfra ends the run of all hosts at anything else."""
+    """Raise only `FactProcessError` from a fact's `process`: any other error would end the run on all hosts."""
 
     @wraps(process)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -45,7 +52,7 @@ def reading(process: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 def read_object(text: str) -> dict[str, Any]:
-    """A JSON object; an empty one where the file is missing or damaged: it says nothing, and is made again."""
+    """Parse a JSON object; an empty one where the file is missing or damaged, so that it is written again."""
     try:
         found = json.loads(text)
     except ValueError:

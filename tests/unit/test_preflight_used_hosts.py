@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
 from rigup.config.settings import Settings
 from rigup.facts.hardware import CpuCount, parse_disk_free
 from rigup.host_config import docker_store
-from rigup.preflight import disk_paths
+from rigup.preflight.disk import disk_paths
 from tests.captures import capture, recorded
 from tests.unit.sample import GIB, lock
-from tests.unit.test_preflight import BARE, SERVED, Space, disks, installed, only, problems
+from tests.unit.test_preflight import BARE, SERVED, Space, changed, disks, installed, only, problems
 
 PT = list(Settings().kernel_args)
 
@@ -24,28 +23,28 @@ def test_an_iommu_that_is_off_costs_cpus_on_a_large_machine() -> None:
     off = [argument for argument in booted if "iommu" in argument]
     listed = next(line for line in capture("rtx-pro-6000-x8/lscpu.txt").splitlines() if line.startswith("CPU(s):"))
     # As `nproc --all` says it, which counts those that do not run too.
-    large = replace(BARE, cpus=CpuCount().process([listed.split()[-1]]))
+    large = changed(BARE, cpus=CpuCount().process([listed.split()[-1]]))
 
     problem = only(problems(large, kernel_args=off))
     assert problem.check == "kernel"
     assert problem.found.startswith("amd_iommu=off iommu=off (`kernel_args`), and 256 CPUs")
     assert "iommu=pt" in problem.remedy
-    assert problems(replace(large, booted_with=booted), kernel_args=PT) == []
+    assert problems(changed(large, kernel_arguments=booted), kernel_args=PT) == []
 
 
 @pytest.mark.parametrize(("cpus", "refused"), [(254, False), (255, True), (768, True)])
 def test_a_smaller_machine_may_turn_its_iommu_off(cpus: int, refused: bool) -> None:
-    assert bool(problems(replace(BARE, cpus=cpus), kernel_args=["intel_iommu=off"])) == refused
+    assert bool(problems(changed(BARE, cpus=cpus), kernel_args=["intel_iommu=off"])) == refused
 
 
 def test_docker_as_a_snap_is_told_with_what_to_do() -> None:
-    problem = only(problems(replace(BARE, foreign=["/snap/bin/docker"])))
+    problem = only(problems(changed(BARE, foreign=["/snap/bin/docker"])))
     assert (problem.check, "installed as a snap" in problem.found) == ("docker", True)
     assert "`snap remove docker`" in problem.remedy
 
 
 def test_a_driver_from_a_run_file_is_told_with_what_to_do() -> None:
-    problem = only(problems(replace(BARE, foreign=["/usr/bin/nvidia-uninstall"])))
+    problem = only(problems(changed(BARE, foreign=["/usr/bin/nvidia-uninstall"])))
     assert (problem.check, ".run file" in problem.found) == ("driver", True)
     assert "`nvidia-uninstall` there" in problem.remedy
 
@@ -53,11 +52,14 @@ def test_a_driver_from_a_run_file_is_told_with_what_to_do() -> None:
 def test_a_daemon_json_that_cannot_be_merged_into_is_told_before_anything_is_touched() -> None:
     # What nvidia-ctk was given on a real host, readable and not.
     given = {one.before or "" for one in recorded("nvidia-ctk-1.20/transcript.txt") if one.before is not None}
-    told = {text: problems(replace(SERVED, daemon=text)) for text in (*given, " \n")}
+    told = {text: problems(changed(SERVED, daemon_json=text)) for text in (*given, " \n")}
     assert [text for text, found in told.items() if found] == ["{not json"]
     problem = only(told["{not json"])
-    assert (problem.check, problem.found.partition(": ")[0]) == ("docker", "/etc/docker/daemon.json is no JSON object")
-    assert only(problems(replace(SERVED, daemon="[]"))).found == "/etc/docker/daemon.json is no JSON object"
+    assert (problem.check, problem.found.partition(": ")[0]) == (
+        "docker",
+        "/etc/docker/daemon.json is not a JSON object",
+    )
+    assert only(problems(changed(SERVED, daemon_json="[]"))).found == "/etc/docker/daemon.json is not a JSON object"
 
 
 # `df -B1 --output=size,avail,target` of a host with disks of its own for most things.
@@ -76,12 +78,12 @@ def test_every_need_is_counted_on_the_disk_that_it_will_lie_on() -> None:
     paths = disk_paths(Settings(), docker_store(daemon, None))
     seen = parse_disk_free(paths, [*paths, "--- mounts", *DF.splitlines()])
     assert [seen[path].mount for path in paths] == ["/usr", "/usr", "/usr", "/srv/models", "/data", "/var"]
-    facts = replace(BARE, daemon=daemon, disks=seen)
+    facts = changed(BARE, daemon_json=daemon, disks=seen)
 
     assert problems(facts) == []
     low = {"/usr": Space("/usr", 8 * GIB), "/data": Space("/data", GIB)}
     small = {path: low.get(space.mount, space) for path, space in seen.items()}
-    found = sorted(problem.found for problem in problems(replace(facts, disks=small)))
+    found = sorted(problem.found for problem in problems(changed(facts, disks=small)))
     assert found == [
         "/data has 1.0 GiB free and needs 30.8 GiB: 28.8 GiB for image vllm/vllm-openai:cu130-nightly, 2.0 GiB spare",
         "/usr has 8.0 GiB free and needs 16.0 GiB: 4.0 GiB for driver and Docker, 10.0 GiB for cuda-toolkit-13-2, "
@@ -106,11 +108,11 @@ def test_images_lie_where_dockers_and_containerds_files_say(
     versions = {**installed(lock()), "docker-ce": "5:29.6.1-1~debian.13~trixie"}
     paths = disk_paths(Settings(), docker_store(daemon, containerd))
     room = {path: Space(path, GIB if path == place else 1000 * GIB) for path in paths}
-    facts = replace(SERVED, images=(), installed=versions, disks=room, daemon=daemon, containerd=containerd)
+    facts = changed(SERVED, images=(), installed=versions, disks=room, daemon_json=daemon, containerd_toml=containerd)
     assert only(problems(facts)).found.startswith(f"{place} has 1.0 GiB free")
 
 
 def test_an_older_docker_with_containerds_store_keeps_images_there_too() -> None:
     daemon = '{"features": {"containerd-snapshotter": true}}'
-    facts = replace(SERVED, images=(), disks=disks(root=100, docker=100, containerd=10), daemon=daemon)
+    facts = changed(SERVED, images=(), disks=disks(root=100, docker=100, containerd=10), daemon_json=daemon)
     assert only(problems(facts)).found.startswith("/var/lib/containerd has 10.0 GiB free")

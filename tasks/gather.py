@@ -1,0 +1,218 @@
+"""Read what preflight needs to know about the hosts, all of them at the same time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar, cast
+
+import gevent
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.facts import FactBase
+from pyinfra.api.host import Host
+from pyinfra.context import ctx_host, state
+
+from rigup.config.settings import Settings
+from rigup.distros.driver import driver_packages
+from rigup.distros.table import distro_id
+from rigup.errors import Problem, ProblemsError, RigupError
+from rigup.facts.docker import ImageDigests
+from rigup.facts.endpoints import Endpoints
+from rigup.facts.files import FileInfo, FileState, FileText
+from rigup.facts.hardware import CpuCount, DiskFree, FileSystemLabels, PciDevices, SecureBoot, Slots
+from rigup.facts.kernel import KernelState
+from rigup.facts.network import Addresses, HostProxies, ListeningPorts, Reachable
+from rigup.facts.nvidia import GpuList
+from rigup.facts.packages import AptSources, InstalledVersions
+from rigup.facts.reading import Fact
+from rigup.facts.serving import ModelStamp
+from rigup.facts.store import FileSizes
+from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
+from rigup.facts.units import ActiveUnits, UnitState
+from rigup.host_config import CONTAINERD_TOML, DAEMON_JSON, daemon_variables, docker_store
+from rigup.lock.lockfile import Lock
+from rigup.operations.systemd import SERVING
+from rigup.plan.model import Plan
+from rigup.preflight.disk import disk_paths, has_all_files
+from rigup.preflight.hardware import nvidia_gpus
+from rigup.preflight.network import destinations
+from rigup.preflight.snapshot import (
+    DiskFacts,
+    EndpointFacts,
+    HardwareFacts,
+    HostFacts,
+    NetworkFacts,
+    SoftwareFacts,
+    SystemFacts,
+)
+from rigup.preflight.software import FOREIGN
+from rigup.render.systemd import CLIENT
+from rigup.resources import FILES
+
+__all__ = ["System", "distro_of", "gather", "on_each", "read_system"]
+
+# With its directory: the PATH of a login without root has no sbin.
+UPDATE_GRUB = "/usr/sbin/update-grub"
+
+T = TypeVar("T")
+
+
+class Read(Protocol):
+    """Read a fact on one host."""
+
+    def __call__(self, kind: Callable[[], Fact[T]], **arguments: object) -> T: ...
+
+
+@dataclass(frozen=True)
+class System:
+    """What is read first, because everything else depends on it. `privilege` is root, sudo or none."""
+
+    os_release: Mapping[str, str]
+    privilege: str
+
+
+def on_each(hosts: list[Host], read: Callable[[Host], T]) -> dict[str, T]:
+    """Return what `read` returns for each host. Raises ProblemsError for hosts that stopped answering."""
+
+    def one(host: Host) -> T | Problem:
+        try:
+            with ctx_host.use(host):
+                return read(host)
+        except PyinfraError as error:
+            return Problem(host.name, "connection", str(error), "check that the host is up, and run again")
+
+    jobs = {host.name: gevent.spawn(one, host) for host in hosts}
+    gevent.joinall(jobs.values(), raise_error=True)
+    found = {name: job.value for name, job in jobs.items()}
+    if problems := [value for value in found.values() if isinstance(value, Problem)]:
+        raise ProblemsError(problems)
+    return found
+
+
+def read_system(host: Host) -> System:
+    """Read distribution and privilege, both without sudo: one that asks for a password would fail every fact."""
+    return System(_fact(host, OsRelease, sudo=False), _fact(host, Privilege, sudo=False))
+
+
+def distro_of(system: System, settings: Settings) -> str | None:
+    """Return NVIDIA's name for the distribution; None where it is unsupported or lacks the driver branch."""
+    try:
+        distro = distro_id(system.os_release)
+        driver_packages(distro, settings.driver_branch)
+    except RigupError:
+        # Preflight reports it with the host's other problems. There is nothing to resolve for it.
+        return None
+    return distro
+
+
+def gather(host: Host, system: System, plan: Plan, settings: Settings, lock: Lock) -> HostFacts:
+    """Read all that preflight checks. Raises PyinfraError where the host stopped answering."""
+    sudo = bool(host.data.get("_sudo")) and system.privilege == "sudo"
+
+    def read(kind: Callable[[], Fact[T]], **arguments: object) -> T:
+        return _fact(host, kind, sudo, **arguments)
+
+    software = _software(read, plan, lock)
+    return HostFacts(
+        SystemFacts(
+            os_release=system.os_release,
+            architecture=read(Architecture),
+            init=read(InitSystem),
+            privilege=system.privilege,
+            kernel_arguments=read(KernelState).arguments,
+            has_update_grub=read(FileInfo, path=UPDATE_GRUB) is not None,
+        ),
+        _hardware(read),
+        _disk(read, plan, settings, software),
+        _network(read, plan, settings, software),
+        software,
+        _endpoints(read, plan),
+    )
+
+
+def _fact(host: Host, kind: Callable[[], Fact[T]], sudo: bool, **arguments: object) -> T:
+    """Read a fact. Raises PyinfraError where the host was lost; pyinfra would go on with the fact's default."""
+    value: T = host.get_fact(cast(type[FactBase[T]], kind), _sudo=sudo, **arguments)
+    if host in state.failed_hosts:
+        raise PyinfraError("the connection was lost while preflight read the host")
+    return value
+
+
+def _hardware(read: Read) -> HardwareFacts:
+    pci = read(PciDevices)
+    return HardwareFacts(
+        memory=read(MemoryTotal),
+        secure_boot=read(SecureBoot),
+        pci=pci,
+        cpus=read(CpuCount),
+        slots=read(Slots, addresses=[card.address for card in nvidia_gpus(pci)]),
+        gpu_indices={gpu.uuid: gpu.index for gpu in read(GpuList)},
+    )
+
+
+def _software(read: Read, plan: Plan, lock: Lock) -> SoftwareFacts:
+    names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
+    return SoftwareFacts(
+        installed=read(InstalledVersions, names=sorted(names)),
+        apt_sources=read(AptSources),
+        images=read(ImageDigests),
+        venvs=[venv.path for venv in plan.venvs if read(FileInfo, path=venv.done)],
+        has_client=_is_client(read(FileInfo, path=f"{CLIENT}/requirements.lock")),
+        daemon_json=read(FileText, path=DAEMON_JSON),
+        containerd_toml=read(FileText, path=CONTAINERD_TOML),
+        foreign=[path for path in FOREIGN if read(FileInfo, path=path)],
+    )
+
+
+def _is_client(requirements: FileState | None) -> bool:
+    """Whether the verification client's environment is complete: the copy of its requirements is written last."""
+    expected = (FILES / "client-requirements.lock").read_bytes()
+    return requirements is not None and requirements.sha256 == hashlib.sha256(expected).hexdigest()
+
+
+def _disk(read: Read, plan: Plan, settings: Settings, software: SoftwareFacts) -> DiskFacts:
+    stamps = {item.path: read(ModelStamp, path=item.path) for item in plan.checkpoints}
+    source = settings.model_source
+    directories = {
+        item.path: [read(FileSizes, directory=path, names=sorted(item.listing)) for path in item.places_in(source)]
+        for item in plan.checkpoints
+        if source
+    }
+    return DiskFacts(
+        disks=read(DiskFree, paths=disk_paths(settings, docker_store(software.daemon_json, software.containerd_toml))),
+        labels=read(FileSystemLabels) if settings.model_disk else (),
+        stored_bytes={path: stamp.present_bytes + stamp.arriving_bytes for path, stamp in stamps.items()},
+        has_model_source=source is None or read(FileSizes, directory=source, names=[]) is not None,
+        in_model_source=[
+            item.path for item in plan.checkpoints if source and has_all_files(directories[item.path], item.listing)
+        ],
+    )
+
+
+def _network(read: Read, plan: Plan, settings: Settings, software: SoftwareFacts) -> NetworkFacts:
+    proxies = read(HostProxies)
+    # Docker prefers the proxies of its daemon.json.
+    proxies = replace(proxies, docker={**proxies.docker, **daemon_variables(software.daemon_json)})
+    return NetworkFacts(
+        listeners=read(ListeningPorts),
+        reachable={
+            (address, port): read(Reachable, address=address, port=port)
+            for address, port in destinations(plan, settings, proxies)
+        },
+        addresses=read(Addresses),
+        proxies=proxies,
+    )
+
+
+def _endpoints(read: Read, plan: Plan) -> EndpointFacts:
+    endpoints = read(Endpoints)
+    gateways = {each.name: read(UnitState, unit=each.gateway) for each in plan.endpoints if each.public_address}
+    return EndpointFacts(
+        active_units=read(ActiveUnits, pattern=SERVING),
+        ports=endpoints.busy_ports,
+        gateways={
+            name: port for name, unit in gateways.items() if unit.runs and (port := endpoints.port_in_force(name))
+        },
+        failed={key: f"was tried here at {tried.at} and {tried.why}" for key, tried in endpoints.failed.items()},
+    )
