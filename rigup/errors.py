@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Finding", "InputError", "Problem", "ProblemsError", "RigupError", "near", "table_of"]
+__all__ = ["Finding", "InputError", "Problem", "ProblemsError", "RigupError", "near", "suggestion", "table_of"]
 
 
 class RigupError(Exception):
@@ -108,3 +108,10 @@ def near(word: str, known: Iterable[str], limit: int = 3) -> list[str]:
         # `mtp` for `vllm-nvfp4-cu130-mtp1`: too short for a ratio, but plainly meant.
         found = [name for name in candidates if len(word) >= 3 and word.lower() in name.lower()][:limit]
     return found
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return the remedy for a name that does not exist: the near ones, or all where none is near."""
+    names = list(known)
+    meant = near(word, names)
+    return f"did you mean {' or '.join(meant)}?" if meant else f"there are: {', '.join(names)}"

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from rigup.config.settings import Connection, Settings
 from rigup.config.yaml_file import Document, Loc, findings_of, read_document
-from rigup.errors import Finding, InputError, RigupError, near
+from rigup.errors import Finding, InputError, RigupError, near, suggestion
 
 __all__ = ["Host", "Inventory", "find_inventory", "load_inventory", "lock_path"]
 
@@ -72,9 +72,7 @@ class Inventory:
     def host(self, name: str) -> Host:
         """Raises RigupError, naming the near ones, where there is no such host."""
         if name not in self.hosts:
-            meant = near(name, self.hosts)
-            remedy = f"did you mean {' or '.join(meant)}?" if meant else f"there are: {', '.join(self.hosts)}"
-            raise RigupError(f"{self.path}: no host is named {name!r}: {remedy}")
+            raise RigupError(f"{self.path}: no host is named {name!r}", suggestion(name, self.hosts))
         return self.hosts[name]
 
     def pyinfra_hosts(self, connector: str = "rig") -> list[tuple[str, dict[str, Any]]]:

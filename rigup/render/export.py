@@ -36,7 +36,14 @@ UNRESOLVED = "sha256:" + "0" * 64
 NO_COMMIT = "0" * 40
 
 
-def shown(catalog: Catalog, name: str, form: str, inventory: Path | None = None, host: str | None = None) -> str:
+def shown(
+    catalog: Catalog,
+    name: str,
+    form: str,
+    inventory: Path | None = None,
+    host: str | None = None,
+    endpoint_name: str | None = None,
+) -> str:
     """The recipe in one of FORMS, with comments on where each value comes from. Raises RigupError.
 
     With an inventory the names in its lock are taken; with a host of it also that host's settings, and patched files.
@@ -46,7 +53,7 @@ def shown(catalog: Catalog, name: str, form: str, inventory: Path | None = None,
         if form != "shell":
             raise RigupError(f"recipe {name} is built from source: only `--as shell` shows it")
         if host:
-            raise RigupError(f"recipe {name} is built from source, which no host does: leave out --host")
+            raise RigupError(f"recipe {name} is built from source, which no host does: name no host")
         notes = [f"by hand, in model/: {patch.model_dump_json(exclude_none=True)}" for patch in recipe.patches]
         text = built(recipe, catalog.checkpoint(recipe.checkpoint), recipe.source)
         return _about(recipe) + _comments(notes) + _origins(catalog, recipe) + text
@@ -54,13 +61,14 @@ def shown(catalog: Catalog, name: str, form: str, inventory: Path | None = None,
         raise RigupError(f"recipe {name} runs without a container: `--as shell` and `--as systemd` show it")
     hosts = load_inventory(inventory) if inventory else None
     settings = hosts.host(host).settings if hosts and host else Settings.from_data({})
-    endpoint, notes = _endpoint(catalog, recipe, locks.read(hosts.lock) if hosts else Lock(), settings, bool(host))
+    lock = locks.read(hosts.lock) if hosts else Lock()
+    endpoint, notes = _endpoint(catalog, recipe, lock, settings, bool(host), endpoint_name)
     text = bare(endpoint, endpoint.venv, settings) if endpoint.venv and form == "shell" else FORMS[form](endpoint)
     return _about(recipe) + _comments(notes) + _origins(catalog, recipe) + text
 
 
 def _endpoint(
-    catalog: Catalog, recipe: Recipe, known: Lock, settings: Settings, patched: bool
+    catalog: Catalog, recipe: Recipe, known: Lock, settings: Settings, patched: bool, name: str | None
 ) -> tuple[EndpointPlan, list[str]]:
     """The plan of the recipe with these settings, `patched` or with its published files, and what it could not know."""
     image, checkpoint = recipe.image, catalog.checkpoint(recipe.checkpoint)
@@ -81,9 +89,9 @@ def _endpoint(
         )
     patched = patched and (image is None or image.tag in known.images) and checkpoint.key in known.checkpoints
     if not patched and needed_patches(recipe, images[image.tag].created if image else None):
-        notes.append("patched files are left out: `--host` shows them, once a deploy has locked what they are made of")
+        notes.append("patched files are left out: name a host to include them, after its first deploy")
     free = recipe.model_copy(update={"not_deployable": None, "status": "reported"})
-    settings, where = _serving(settings, recipe)
+    settings, where = _serving(settings, recipe, name)
     lock = known.model_copy(update={"images": images, "venvs": venvs, "checkpoints": checkpoints})
     only = Catalog({recipe.id: free}, catalog.checkpoints)
     published = resolve.published_for(settings, only, lock, resolve.CACHE) if patched else None
@@ -95,11 +103,11 @@ def _endpoint(
     return endpoint, notes
 
 
-def _serving(settings: Settings, recipe: Recipe) -> tuple[Settings, str]:
-    """The settings with one endpoint, which serves the recipe: the one that does so already, else the first."""
+def _serving(settings: Settings, recipe: Recipe, name: str | None) -> tuple[Settings, str]:
+    """The settings with one endpoint, which serves the recipe: `name`, the one that does so already, or the first."""
     names = sorted(settings.endpoints)
     serving = [name for name in names if (settings.endpoints[name].recipe or settings.recipe) == recipe.id]
-    name = [*serving, *names][0]
+    name = name or [*serving, *names][0]
     endpoint = settings.endpoints[name].model_copy(update={"recipe": recipe.id})
     return settings.model_copy(update={"endpoints": {name: endpoint}}), name
 

@@ -162,7 +162,7 @@ def render(report: Report, where: Path | None = None, changes: bool = False) -> 
 
     With `changes`, also what changed; during the run the console has said it.
     """
-    lines = [f"rigup: {_headline(report)}"]
+    lines = [f"rigup: {headline(report)}"]
     busy = {operation["host"] for operation in report["under_way"]}
     for name, host in report["hosts"].items():
         whole = report["result"] in ("ok", "failed") and host["result"] == "ok" and name not in busy
@@ -187,7 +187,7 @@ def render(report: Report, where: Path | None = None, changes: bool = False) -> 
     return "\n".join(lines) + "\n"
 
 
-def _headline(report: Report) -> str:
+def headline(report: Report) -> str:
     changed = sum(host["changed"] for host in report["hosts"].values())
     count = "nothing changed" if changed == 0 else f"{changed} change{'s' if changed != 1 else ''}"
     took = f" in {_seconds(report['seconds'])} s" if report["seconds"] is not None else ""

@@ -220,7 +220,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Lock, Pu
 
 
 def shown_for_rig1(name: str, form: str, inventory: Path) -> int:
-    return main.main(["show", name, "--inventory", str(inventory), "--host", "rig1", "--as", form])
+    return main.main(["show", name, "rig1", "--inventory", str(inventory), "--as", form])
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))
@@ -299,7 +299,7 @@ def test_what_a_shell_cannot_do_as_the_host_does_it_is_refused(
     assert "would read the published generation_config.json, not the patched one" in capsys.readouterr().err
     assert shown_for_rig1("own-sampling", "systemd", inventory) == 0
     assert shown_for_rig1("vllm-nvfp4-orangezed-mtp5", "shell", inventory) == 1
-    assert "is built from source, which no host does: leave out --host" in capsys.readouterr().err
+    assert "is built from source, which no host does: name no host" in capsys.readouterr().err
 
 
 def test_what_is_shown_says_how_well_it_is_known() -> None:
