@@ -10,7 +10,7 @@ LABS := 0 1 2
 APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg iproute2 kmod mmdebstrap nftables \
 	openssh-client openssh-server python3-venv rsync systemd-container
 
-.PHONY: help lab lab-down lab-caches test checks soak audit bench bench-store lint unit apt-packages
+.PHONY: help lab lab-down lab-caches test checks soak audit bench bench-store docs lint unit apt-packages
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,7 +30,7 @@ soak: apt-packages $(VENV)/.ready ## The long repetitions
 	$(BIN)/pytest tests/lab --soak -m soak
 
 # One after the other: each keeps all processors busy.
-checks: lint
+checks: lint docs
 	@$(MAKE) --no-print-directory unit
 
 # Made beside them, since it waits for the network half of the time.
@@ -50,9 +50,13 @@ bench: apt-packages $(VENV)/.ready ## Measure deploy and audit beside stock pyin
 bench-store: apt-packages $(VENV)/.ready ## Measure downloads beside hf and curl, a fleet with peers, a cold deploy
 	@$(BIN)/python -m bench.store
 
+docs: $(VENV)/.ready ## Build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 # Debian's docker-registry starts a registry of its own; the lab runs one on its own address.
@@ -72,5 +76,5 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@echo "installing the locked Python packages into $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: apt-get install python3-venv"; exit 1; }
 	@$(BIN)/pip install --quiet --require-hashes --requirement requirements.lock
-	@$(BIN)/pip install --quiet --no-deps --editable .
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -29,7 +29,7 @@ from pathlib import Path
 
 DOCKER_S = 300
 # Containers with it are rigup's.
-LABEL = "--label=rigup.plan.model=proof"
+LABEL = "--label=rigup.plan=proof"
 
 
 class Failed(Exception):

@@ -5,18 +5,16 @@ Each generation of an endpoint has a directory of its own: nothing of what serve
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pyinfra.api.deploy import deploy
 
 from rigup.lock.pypi import UV
 from rigup.operations import apt, docker, files, users, venv
 from rigup.render.systemd import USER, env_file_text, record_text, unit_text
+from rigup.resources import FILES
 from tasks.preflight import Context
 
 __all__ = ["config"]
 
-FILES = Path(__file__).resolve().parent.parent / "files"
 
 # What images bring along: Triton compiles stubs against Python's headers, and kernels are linked against libnuma.
 ENGINES_NEED = ("g++", "gcc", "libnuma1", "python3-dev")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import apt, files, systemd
 from rigup.operations import gateway as gateway_operations
 from rigup.render import gateway as gateways
+from rigup.resources import FILES
 from tasks.preflight import Context
 
 __all__ = ["gateway"]
-
-FILES = Path(__file__).resolve().parent.parent / "files"
 
 
 @deploy("gateway")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pyinfra.api.deploy import deploy
 from pyinfra.api.hiddenvalue import HiddenValue
 
@@ -13,11 +11,11 @@ from rigup.operations import model as model_operations
 from rigup.operations.model import Sources
 from rigup.render.peers import CONFIG, UNIT, daemon_config
 from rigup.render.systemd import mount_text, mount_unit
+from rigup.resources import FILES
 from tasks.preflight import Context
 
 __all__ = ["model"]
 
-FILES = Path(__file__).resolve().parent.parent / "files"
 LIBRARY = "/usr/local/lib/rigup"
 USER = "rigup-fetch"
 PROGRAMS = ("fetch.py", "fetch_hub.py", "fetch_request.py", "fetch_sources.py", "fetch_store.py")

@@ -51,10 +51,10 @@ from rigup.plan.model import Plan
 from rigup.preflight import FOREIGN, HostFacts, check, destinations, disk_paths, holds, remarks
 from rigup.render.peers import Peer, fleet_of, peers_of
 from rigup.render.systemd import CLIENT
+from rigup.resources import FILES
 
 __all__ = ["Context", "preflight"]
 
-FILES = Path(__file__).resolve().parent.parent / "files"
 # Named whole: a login without root has no sbin in its PATH, and is told of that alone.
 UPDATE_GRUB = "/usr/sbin/update-grub"
 

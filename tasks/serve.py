@@ -10,11 +10,11 @@ from rigup.diagnosis.explain import fatal_text
 from rigup.operations import files, model, serving, systemd, venv
 from rigup.plan.model import PLAN
 from rigup.render.systemd import CLIENT, FATAL_LINES, JUDGE, PROVE, SMOKE, WAIT_READY
+from rigup.resources import FILES
 from tasks.preflight import Context
 
 __all__ = ["serve"]
 
-FILES = Path(__file__).resolve().parent.parent / "files"
 LIBRARY = "/usr/local/lib/rigup"
 COMMIT_UNIT = "rigup-commit.service"
 # What is imported comes first: a program that is installed without it would not run.

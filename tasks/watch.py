@@ -7,11 +7,11 @@ from pathlib import Path
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import files, systemd
+from rigup.resources import FILES
 from tasks.preflight import Context
 
 __all__ = ["watch"]
 
-FILES = Path(__file__).resolve().parent.parent / "files"
 SERVICE = "/etc/systemd/system/rigup-audit.service"
 TIMER = "/etc/systemd/system/rigup-audit.timer"
 PROGRAM = "/usr/local/lib/rigup/daily_audit.py"

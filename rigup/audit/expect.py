@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from rigup.audit.subject import Subject
+from rigup.resources import FILES
 
 __all__ = [
-    "FILES",
     "Deviation",
     "expect",
     "expect_at_least",
@@ -21,7 +20,6 @@ __all__ = [
     "hashed",
 ]
 
-FILES = Path(__file__).resolve().parents[2] / "files"
 ABSENT = "nothing"
 
 

@@ -20,10 +20,11 @@ from rigup.catalog.engine_args import arguments
 from rigup.catalog.recipe import Recipe, option_name
 from rigup.config.yaml_file import Loc
 from rigup.errors import near
+from rigup.resources import RECIPES
 
 __all__ = ["Complaint", "Release", "judge", "misshapen", "releases", "releases_of"]
 
-DIRECTORY = Path(__file__).resolve().parents[2] / "recipes" / "engines"
+DIRECTORY = RECIPES / "engines"
 
 # Only names with these prefixes are an engine's own.
 PREFIXES = {"vllm": ("VLLM_",), "sglang": ("SGLANG_", "SGL_")}

@@ -21,6 +21,7 @@ from rigup.catalog.patch import IgnorePatch, Patch, When
 from rigup.catalog.recipe import Checkpoint, Evidence, Recipe
 from rigup.config.yaml_file import Document, findings_of, read_document, words
 from rigup.errors import Finding, InputError, RigupError, near
+from rigup.resources import RECIPES
 
 __all__ = [
     "Catalog",
@@ -62,13 +63,12 @@ def _lookup(name: str, known: Mapping[str, Entry], kind: str, where: str) -> Ent
     raise RigupError(f"no {kind} is named {name!r}: " + (f"did you mean {' or '.join(meant)}?" if meant else where))
 
 
-def default_catalog(root: Path | None = None) -> Catalog:
-    """The project's own catalog below `root` (by default beside this package), and the user's recipes.
+def default_catalog() -> Catalog:
+    """The project's own catalog, and the user's recipes.
 
     Those lie in `inventory/recipes/`, and in `recipes/` beside an inventory that RIGUP_INVENTORY names.
     """
-    root = root or Path(__file__).resolve().parents[2]
-    directories = [root / "recipes", root / "inventory" / "recipes"]
+    directories = [RECIPES, RECIPES.parent / "inventory" / "recipes"]
     if named := os.environ.get("RIGUP_INVENTORY"):
         directories.append(Path(named).expanduser().resolve().parent / "recipes")
     return load_catalog(directories[0], *(each for each in dict.fromkeys(directories[1:]) if each.is_dir()))

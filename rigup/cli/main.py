@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from rigup.cli import (
     accept,
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> Parser:
     """Build the parser of all commands."""
     top = Parser(prog="rigup", description="From bare GPU machines to a served model.", epilog=EXIT_CODES)
+    top.add_argument("--version", action="version", version=f"rigup {version('rigup')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:
         command.register(commands)

@@ -143,7 +143,7 @@ def docker_emptied(book: Ledger, kept: Kept) -> Commands:
         if not run(host, "command -v dockerd").ok:
             return
         run(host, "systemctl start docker.service")
-        for name in run(host, "docker ps --all --filter label=rigup.plan.model --format '{{.Names}}'").lines:
+        for name in run(host, "docker ps --all --filter label=rigup.plan --format '{{.Names}}'").lines:
             run(host, "docker rm --force --", QuoteString(name))
         for volume in book.volumes:
             run(host, "docker volume rm --force --", QuoteString(volume))

@@ -27,7 +27,7 @@ def docker_argv(endpoint: EndpointPlan) -> list[str]:
     arguments.append("--log-driver=none")
     # NCCL wants the host's shared memory (--shm-size has no effect then); endpoints listen on the host's loopback.
     arguments += ["--network=host", "--ipc=host"]
-    arguments += [f"--label=rigup.endpoint={endpoint.name}", f"--label=rigup.plan.model={endpoint.digest}"]
+    arguments += [f"--label=rigup.endpoint={endpoint.name}", f"--label=rigup.plan={endpoint.digest}"]
     # CDI names, not --gpus: the older way loses its GPUs at the next systemctl daemon-reload.
     arguments += _devices(endpoint)
     arguments += [f"--ulimit={limit}={value}" for limit, value in sorted(endpoint.ulimits.items())]

@@ -85,7 +85,7 @@ def judge_argv(endpoint: EndpointPlan) -> list[str]:
         # systemd puts variables into the words of a transient unit as well.
         return [*_confined(endpoint, mounts), "--", python, *(word.replace("$", "$$") for word in words)]
     arguments = [DOCKER, "run", "--rm", "--pull=never", "--log-driver=none", "--network=none"]
-    arguments.append(f"--label=rigup.plan.model={endpoint.digest}")
+    arguments.append(f"--label=rigup.plan={endpoint.digest}")
     arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
     # vLLM looks at the GPUs to know which of its platforms it is on.
     arguments += [*_devices(endpoint), *_mounts(mounts)]

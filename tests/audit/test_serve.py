@@ -6,9 +6,10 @@ import ipaddress
 import re
 
 from rigup.audit.check import YOU, check
-from rigup.audit.expect import FILES, Deviation, expect, expect_files, expect_none, expect_text, hashed
+from rigup.audit.expect import Deviation, expect, expect_files, expect_none, expect_text, hashed
 from rigup.audit.subject import CONFINED, PROGRAMS, UNITS, Subject
 from rigup.diagnosis.explain import fatal_text
+from rigup.resources import FILES
 
 # The user that runs engines without a container.
 USER = "rigup-serve"
@@ -82,7 +83,7 @@ def test_serve_settings(rig: Subject) -> None:
             options, _, words = words.partition(f" {endpoint.image} ")
             files = re.findall(r"--env-file=(\S+)", options)
             marks = re.findall(r"--(name|label=rigup\.plan)=(\S+)", options)
-            expect({"name": endpoint.container, "label=rigup.plan.model": endpoint.digest}, dict(marks))
+            expect({"name": endpoint.container, "label=rigup.plan": endpoint.digest}, dict(marks))
             needed |= {"docker.service", "nvidia-cdi-refresh.service"}
         expect(
             {
@@ -207,7 +208,7 @@ def test_serve_container(rig: Subject) -> None:
                 **{f"mount {mount.target}": mount.source for mount in endpoint.mounts},
             },
             {
-                "plan": config.get("Labels", {}).get("rigup.plan.model", "no label")[:12],
+                "plan": config.get("Labels", {}).get("rigup.plan", "no label")[:12],
                 "image": config.get("Image", "none"),
                 "arguments": config.get("Cmd") or [],
                 "GPUs": sorted(devices),

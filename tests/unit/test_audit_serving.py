@@ -210,7 +210,7 @@ def test_a_unit_that_starts_another_generations_container_is_found(tmp_path: Pat
     host = Audited(tmp_path, plan())
     digest = host.rig.plan.endpoint("main").digest
     host.told.units["llm@main.service"] = host.told.units["llm@main.service"].replace(digest, "0" * 64)
-    assert "label=rigup.plan.model: 0000" in host.finding("serve", "settings")
+    assert "label=rigup.plan: 0000" in host.finding("serve", "settings")
 
 
 def test_an_endpoint_that_the_inventory_no_longer_has_is_found_and_units_of_others_are_not(served: Audited) -> None:

@@ -1,5 +1,6 @@
 """The rigup command: output, exit codes, and the lock it moves."""
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def test_recipes_are_listed_one_to_a_line_in_a_pipe(capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("vllm-nvfp4-cu130 ") for line in lines) == 1
     assert "tool calls" in lines[0]
+
+
+def test_version_is_the_one_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"rigup {project['version']}\n"
 
 
 def test_settings_are_a_markdown_table(capsys: pytest.CaptureFixture[str]) -> None:

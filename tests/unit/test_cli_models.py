@@ -113,9 +113,7 @@ def test_what_an_endpoint_uses_is_never_removed() -> None:
 def test_what_is_being_fetched_or_may_be_in_use_is_not_removed() -> None:
     running = [f"model-fetch@org--one--{A[:12]}.service loaded activating auto-restart rigup: fetch the checkpoint"]
     (fetched,) = parse_stored_models([f"7 org/one/.{A}.incoming/weights", "--- running", *running])
-    with pytest.raises(
-        RigupError, match=rf"downloaded on rig1: .*disable --now model-fetch@org--one--{A[:12]}"
-    ):
+    with pytest.raises(RigupError, match=rf"downloaded on rig1: .*disable --now model-fetch@org--one--{A[:12]}"):
         chosen([fetched], "org/one", "rig1")
     with pytest.raises(RigupError, match=r"endpoint main runs on rig1, and neither .*plan.json nor its unit says"):
         chosen([replace(IDLE, riddles=("main",))], "org/one", "rig1")

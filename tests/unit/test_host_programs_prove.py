@@ -58,7 +58,7 @@ def test_nothing_is_pulled_and_the_container_that_stayed_is_removed_by_its_own_n
     started = [call for call in asked if call.startswith("run")]
     assert all("--pull=never" in call and IMAGE in call for call in started)
     # By which a rebuild knows them.
-    assert all("--label=rigup.plan.model=" in call for call in started)
+    assert all("--label=rigup.plan=" in call for call in started)
     assert "--gpus all" in started[0]
     assert "--device nvidia.com/gpu=all" in started[1]
     name = next(word for word in started[2].split() if word.startswith("--name=")).removeprefix("--name=")

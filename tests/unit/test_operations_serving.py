@@ -192,7 +192,7 @@ def test_arguments_are_judged_once_and_only_where_the_engine_cannot_start_at_onc
     assert outcome.changed
     assert outcome.ran(f"/run/rigup/judged/main/{NEW}") == 1
     # By which a rebuild knows its container.
-    assert outcome.ran(f"--label=rigup.plan.model={ENDPOINT.digest}") == 1
+    assert outcome.ran(f"--label=rigup.plan={ENDPOINT.digest}") == 1
 
 
 def test_the_arguments_of_an_endpoint_that_takes_the_place_of_another_are_judged() -> None:

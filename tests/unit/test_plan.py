@@ -96,7 +96,7 @@ def test_the_order_of_endpoints_in_the_inventory_does_not_matter() -> None:
 
 def process(endpoint: EndpointPlan) -> tuple[list[str], str, dict[str, str]]:
     """What a host would run, without what only names the digest."""
-    argv = [word for word in docker_argv(endpoint) if not word.startswith("--label=rigup.plan.model=")]
+    argv = [word for word in docker_argv(endpoint) if not word.startswith("--label=rigup.plan=")]
     argv = [word.replace(endpoint.generation, "GENERATION") for word in argv]
     return argv, env_file_text(endpoint), endpoint.patched_files
 

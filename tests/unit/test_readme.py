@@ -1,29 +1,52 @@
-"""The README says what the project does."""
+"""The README says what the project does, on few enough lines that people read it."""
 
-import ast
+from __future__ import annotations
+
 import re
 from pathlib import Path
 
-from rigup.config.settings import settings_table
+import pytest
+
+from rigup.distros.table import DISTROS
+from tools import docs
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+# The documents have the new name already; tasks/gateway.py gets it soon.
+STEPS = tuple({"gate": "gateway"}.get(step, step) for step in docs.steps())
 # What pyinfra says of a host that is back.
 PYINFRAS_OWN = {"Connected"}
 
 
-def test_the_readme_has_the_settings_table_of_the_schema() -> None:
-    assert settings_table() in README, "put the output of `rigup settings` into README.md"
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
 
 
-def test_the_readme_has_the_steps_in_their_order() -> None:
-    statements = ast.parse((ROOT / "deploy.py").read_text()).body
-    calls = [each.value for each in statements if isinstance(each, ast.Expr | ast.Assign)]
-    called = [call.func.id for call in calls if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)]
-    steps = [name for name in called if (ROOT / "tasks" / f"{name}.py").is_file()]
-    table = README.partition("| step | end state |\n|---|---|\n")[2].partition("\n\n")[0]
-    assert re.findall(r"^\| (\w+) \|", table, re.MULTILINE) == steps
-    assert steps[0] == "preflight"
+def test_the_diagram_has_the_steps_in_their_order() -> None:
+    diagram = README.partition("```mermaid\n")[2].partition("```")[0]
+    chains = [re.findall(r"\w+", line) for line in diagram.splitlines() if "-->" in line]
+    shown = [step for chain in chains for step in chain]
+    # The last step of a line begins the next one.
+    assert tuple(dict.fromkeys(shown)) == STEPS
+
+
+def test_the_documentation_has_the_steps_in_their_order() -> None:
+    table = (ROOT / "docs/steps.md").read_text().partition("| step | end state |\n|---|---|\n")[2].partition("\n\n")[0]
+    assert tuple(re.findall(r"^\| (\w+) \|", table, re.MULTILINE)) == STEPS
+
+
+def test_the_readme_names_every_distribution_and_command() -> None:
+    for distro in DISTROS.values():
+        assert distro.name in README
+    table = README.partition("## Commands\n")[2].partition("\n## ")[0]
+    told = set(re.findall(r"`(rigup \w+)`", table))
+    assert told == {" ".join(name.split()[:2]) for name in docs.commands()}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"])
+def test_links_within_the_repository_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text())
+    assert not [link for link in links if not (ROOT / link).exists()]
 
 
 def test_every_operation_in_the_readmes_transcript_is_one_of_the_deploy() -> None:
@@ -32,6 +55,6 @@ def test_every_operation_in_the_readmes_transcript_is_one_of_the_deploy() -> Non
     patterns = [re.sub(r"\\\{.*?\\\}", ".+", re.escape(name)) for name in names]
     transcript = README.partition("$ pyinfra inventory/lab.py deploy.py -y\n")[2].partition("rigup: done")[0]
     shown = re.findall(r"^    \[rig1\] (\S.*)", transcript, re.MULTILINE)
-    assert len(shown) > 40
+    assert len(shown) > 10
     gone = [each for each in shown if not any(re.fullmatch(pattern, each) for pattern in patterns)]
     assert set(gone) <= PYINFRAS_OWN

@@ -91,7 +91,7 @@ def test_a_run_that_goes_well_is_reported_by_host_step_and_operation(sshd: Sshd)
 SWITCHES = (
     RECORD
     + """
-from rigup.notes import note
+from rigup.operations._notes import note
 from rigup.operations._host import work
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.operation import operation

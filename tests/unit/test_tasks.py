@@ -88,7 +88,7 @@ def test_headers_are_those_of_the_kernel_that_boots_next_or_come_with_a_newer_on
 def test_what_is_refused_is_told_once_however_many_hosts_there_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for remembered in ("_briefs", "_refusals"):
+    for remembered in ("_contexts", "_refusals"):
         monkeypatch.setattr(preflight, remembered, type(getattr(preflight, remembered))())
     state = State(Inventory((["@fake/rig1", "@fake/rig2"], {"recipe": "nonesuch"})), Config())
     state.current_stage = StateStage.Connect

@@ -148,7 +148,7 @@ def test_only_units_that_a_deploy_wrote_are_looked_for() -> None:
 
 
 def test_containers_are_known_by_our_label_and_volumes_by_the_ledger() -> None:
-    actor = Actor().answers("--filter label=rigup.plan.model", ["llm-main"])
+    actor = Actor().answers("--filter label=rigup.plan", ["llm-main"])
     actor.answers("docker ps", ["llm-webui"]).answers("docker volume ls", ["llm-webui-data"])
     kept = teardown.Kept()
     outcome = actor.does(teardown.docker_emptied, book=BOOK, kept=kept)
