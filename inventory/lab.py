@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rigup.config.inventory import find_inventory, load_inventory
 from rigup.errors import RigupError
-from rigup.run.recorder import expect
+from rigup.run.recorder import prepare
 
 try:
     lab = load_inventory(find_inventory(Path(__file__).resolve().parent)).pyinfra_hosts(
@@ -18,5 +18,5 @@ except RigupError as error:
     # pyinfra would print its own exceptions with a place in this file, which is not where the mistake is.
     raise SystemExit(f"--> The inventory cannot be used:\n{error}") from None
 
-# From here on, also a run that reaches no host leaves its report.
-expect()
+# From here on, a run that reaches no host leaves a report too.
+prepare()

@@ -59,7 +59,7 @@ def serve(context: Context) -> None:
         serving.judged(name=f"Have the engine judge the arguments of {endpoint.name}", endpoint=endpoint)
     for checkpoint in context.plan.checkpoints:
         model.wait(
-            name=f"Have {checkpoint.repo} whole and verified",
+            name=f"Download and verify {checkpoint.repo}",
             checkpoint=checkpoint,
             timeout=context.settings.fetch_timeout,
         )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rigup.cli._parser import Commands
 from rigup.errors import RigupError
-from rigup.run.report import RUNS, build, headline, read_events, render, runs
+from rigup.run.report import RUNS, build, read_events, runs
+from rigup.run.summary import headline, render
 
 __all__ = ["register"]
 

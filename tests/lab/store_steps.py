@@ -1,27 +1,27 @@
-"""The road as far as the checkpoint, and the wait for it: for tests of the store, which need no endpoint."""
+"""The steps up to the checkpoint, and waiting for it: for tests of the store, which need no endpoint."""
 
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import model as operations
-from rigup.run.console import calm
-from rigup.run.recorder import record
+from rigup.run.console import shorten_output
+from rigup.run.recorder import record_plan, start_recording
 from tasks.base import base
 from tasks.model import model
 from tasks.preflight import Context, preflight
 
 
 @deploy("wait")
-def wait(brief: Context) -> None:
-    for checkpoint in brief.plan.checkpoints:
-        operations.wait(name=f"Have {checkpoint.repo} whole and verified", checkpoint=checkpoint, timeout=300)
+def wait(context: Context) -> None:
+    for checkpoint in context.plan.checkpoints:
+        operations.wait(name=f"Download and verify {checkpoint.repo}", checkpoint=checkpoint, timeout=300)
 
 
-calm()
-record()
+shorten_output()
+start_recording()
 
-brief = preflight()
-record(brief.plan)
+context = preflight()
+record_plan(context.plan)
 
-base(brief)
-model(brief)
-wait(brief)
+base(context)
+model(context)
+wait(context)

@@ -225,17 +225,17 @@ def test_without_a_deploy_here_the_plan_says_where_it_looked(tmp_path: Path) -> 
 
 
 def test_a_plan_leaves_no_run_behind(project: Project) -> None:
-    project.write("from rigup.run.recorder import record\nrecord()\n" + MOTTO)
+    project.write("from rigup.run.recorder import start_recording\nstart_recording()\n" + MOTTO)
     assert project.plan().returncode == 2
-    project.write('from rigup.run.recorder import record\nrecord()\nraise Exception("broken")')
+    project.write('from rigup.run.recorder import start_recording\nstart_recording()\nraise Exception("broken")')
     assert project.plan().returncode == 1
     assert not (project.directory / ".rigup/runs").exists()
 
 
-def entry(operation: str, change: bool, *looks_at: str) -> dict[str, Any]:
+def entry(operation: str, change: bool, *reads: str) -> dict[str, Any]:
     return {
         "step": "s", "operation": operation, "change": change, "conditional": False, "files": [],
-        "looks_at": set(looks_at),
+        "reads": set(reads),
     }  # fmt: skip
 
 
