@@ -1,15 +1,14 @@
-"""The settings' defaults as pyinfra group data: what holds where neither the inventory nor `--data` says otherwise.
+"""The defaults of all settings as pyinfra group data; the inventory and `--data` override them.
 
-They are written once, with one line why for each, in `rigup/config/settings.py`; the README's table is made from there
-too.
-A file `group_data/lab.py` may set any of them for all hosts of the inventory.
+`rigup/config/settings.py` defines them, each with its reason. A file `group_data/lab.py` can set any of them for all
+hosts of the inventory.
 """
 
 from rigup.config.settings import Settings
 
-_defaults = Settings().model_dump(mode="json")
+_defaults = Settings.from_data({}).model_dump(mode="json")
 
-# pyinfra takes the names listed here as the data.
+# pyinfra uses the names listed here as the data.
 __all__ = list(_defaults)
 
 globals().update(_defaults)

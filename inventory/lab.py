@@ -1,6 +1,6 @@
-"""The hosts for pyinfra: from `inventory/lab.yaml` where there is one, else from the embedded lab.
+"""The hosts for pyinfra: from `inventory/lab.yaml` if it exists, else from the embedded lab.
 
-`RIGUP_INVENTORY` names another file. `RIGUP_CONNECTOR=ssh` takes pyinfra's own connector instead of `@rig`.
+`RIGUP_INVENTORY` names another file. `RIGUP_CONNECTOR=ssh` selects pyinfra's own connector instead of `@rig`.
 """
 
 import os
@@ -15,8 +15,8 @@ try:
         os.environ.get("RIGUP_CONNECTOR") or "rig"
     )
 except RigupError as error:
-    # pyinfra would print its own exceptions with a place in this file, which is not where the mistake is.
+    # pyinfra prints any other exception with a line of this file, which is not where the mistake is.
     raise SystemExit(f"--> The inventory cannot be used:\n{error}") from None
 
-# From here on, a run that reaches no host leaves a report too.
+# From here on, even a run that reaches no host writes its report.
 prepare()

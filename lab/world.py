@@ -216,8 +216,6 @@ def defaults() -> dict[str, Any]:
         "pypi_index": f"{MIRROR_URL}/pypi/simple",
         "hub_endpoint": HUB_URL,
         "registry_mirror": REGISTRY_URL,
-        # The miniature was never trained.
-        "random_weights": True,
     }
     if (ulimits := _container_ulimits()) is not None:
         found["container_ulimits"] = ulimits

@@ -1,4 +1,4 @@
-"""Files of the control machine that are written whole or not at all."""
+"""Atomic writes on the control machine."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ __all__ = ["write"]
 
 
 def write(path: Path, text: str, mode: int) -> None:
-    """Write beside and rename, also over a power cut; its directory must exist. Raises OSError, and leaves nothing."""
-    descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """Write a file completely or not at all, even if the power fails; its directory must exist.
+
+    Raises OSError, and then leaves no temporary file.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), mode)
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except BaseException:
-        Path(beside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise

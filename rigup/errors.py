@@ -1,7 +1,7 @@
-"""What can go wrong, in words for the person at the keyboard.
+"""The errors that rigup reports to its user.
 
-Two kinds of finding exist. A `Finding` is about something written: a file, a line, a key. A `Problem` is about a host:
-what was checked there and what was found. Both carry a remedy, and both are raised in bulk: one error holds them all.
+A `Finding` is about something written: a file, a line, a key. A `Problem` is about a host: what was checked there, and
+what was found. Both name a remedy, and both are collected: one error contains all of them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ __all__ = ["Finding", "InputError", "Problem", "ProblemsError", "RigupError", "n
 
 
 class RigupError(Exception):
-    """Anything that stops rigup and that a person can act on.
+    """An error that the user can act on.
 
-    `message` says what is wrong and where, `remedy` what to do about it. `str(error)` is both, separated by a colon.
+    `message` says what is wrong and where, `remedy` what to do. `str(error)` is both, separated by a colon.
     """
 
     def __init__(self, message: str, remedy: str = "") -> None:
@@ -27,9 +27,9 @@ class RigupError(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing wrong in what was written.
+    """One mistake in a file or in another input.
 
-    `where` is a file, or another source such as `--data`; `line` counts from 1 and is None where there are no lines.
+    `where` is the file, or another source such as `--data`. `line` counts from 1; it is None if there are no lines.
     """
 
     where: str
@@ -45,10 +45,10 @@ class Finding:
 
 
 class InputError(RigupError):
-    """All findings of one reading, one line each."""
+    """All mistakes found while reading an input, one line each."""
 
     def __init__(self, findings: Iterable[Finding]):
-        # A wrong default shows up once per host; it is one mistake all the same.
+        # A wrong default is found once per host, but it is one mistake.
         unique = dict.fromkeys(findings)
         self.findings = tuple(sorted(unique, key=lambda finding: (finding.where, finding.line or 0)))
         super().__init__("\n".join(str(finding) for finding in self.findings))
@@ -56,7 +56,7 @@ class InputError(RigupError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One reason why a host cannot become what the plan says. `check` is a stable short name such as `gpus`."""
+    """One reason why a host cannot be deployed as planned. `check` is a stable short name such as `gpus`."""
 
     host: str
     check: str
@@ -72,14 +72,14 @@ class ProblemsError(RigupError):
         super().__init__(self.table())
 
     def table(self, width: int = 120, color: bool = False) -> str:
-        """The problems as a table of at most `width` columns, with ANSI colours where asked."""
+        """Return the problems as a table of at most `width` columns, with ANSI colors if `color`."""
         count = len(self.problems)
         title = f"{count} problem{'s' if count != 1 else ''}; nothing was changed."
         return table_of(self.problems, title, width, color)
 
 
 def table_of(problems: Sequence[Problem], title: str, width: int = 120, color: bool = False) -> str:
-    """A title, and below it problems as a table of at most `width` columns, with ANSI colours where asked."""
+    """Return a title and a table of problems, at most `width` columns wide, with ANSI colors if `color`."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -91,7 +91,7 @@ def table_of(problems: Sequence[Problem], title: str, width: int = 120, color: b
     table.add_column("found", overflow="fold")
     table.add_column("what to do", overflow="fold")
     for problem in problems:
-        # Text, not markup: what a host answers may hold square brackets.
+        # Text, not markup: the output of a host may contain square brackets.
         table.add_row(Text(problem.host), Text(problem.check, style="red"), Text(problem.found), Text(problem.remedy))
     output = io.StringIO()
     console = Console(file=output, width=width, force_terminal=color, color_system="standard" if color else None)
@@ -101,17 +101,16 @@ def table_of(problems: Sequence[Problem], title: str, width: int = 120, color: b
 
 
 def near(word: str, known: Iterable[str], limit: int = 3) -> list[str]:
-    """The known words that `word` was probably meant to be, best first."""
+    """Return the known words that `word` is probably a misspelling of, best first."""
     candidates: Sequence[str] = sorted(known)
     found = difflib.get_close_matches(word, candidates, n=limit, cutoff=0.6)
     if not found:
-        # `mtp` for `vllm-nvfp4-cu130-mtp1`: too short for a ratio, but plainly meant.
+        # `mtp` for `vllm-nvfp4-cu130-mtp1`: too short for a similarity ratio, but clearly meant.
         found = [name for name in candidates if len(word) >= 3 and word.lower() in name.lower()][:limit]
     return found
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return the remedy for a name that does not exist: the near ones, or all where none is near."""
-    names = list(known)
-    meant = near(word, names)
-    return f"did you mean {' or '.join(meant)}?" if meant else f"there are: {', '.join(names)}"
+def suggestion(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return a remedy for an unknown word: "did you mean X or Y?", or `otherwise` if nothing is similar."""
+    similar = near(word, known)
+    return f"did you mean {' or '.join(similar)}?" if similar else otherwise

@@ -1,4 +1,4 @@
-"""By which proxies a host reaches servers: apt, Docker and all other programs have their own word in it. Pure."""
+"""What a host's own configuration says about proxies and Docker's directories: parsers without side effects."""
 
 from __future__ import annotations
 
@@ -26,16 +26,19 @@ __all__ = [
     "variables",
 ]
 
+DAEMON_JSON = "/etc/docker/daemon.json"
+CONTAINERD_TOML = "/etc/containerd/config.toml"
+
 VARIABLE = re.compile(r"(?:Environment=)?(?:export\s+)?[\"']?(https?_proxy|no_proxy)=[\"']?([^\"'\s]*)", re.IGNORECASE)
 OPTION = re.compile(r'Acquire::(https?)::Proxy(?:::(\S+))? "([^"]*)";', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Proxies:
-    """The variables `http_proxy`, `https_proxy` and `no_proxy`, as far as they are set.
+    """The variables `http_proxy`, `https_proxy` and `no_proxy`, if they are set.
 
-    `environment` has those of /etc/environment, which units of ours read too; `apt` what apt makes of its own
-    configuration and of them; `docker` those of Docker's unit or of its daemon.json.
+    `environment` is from /etc/environment, which rigup's units read too. `apt` is that, overridden by apt's own
+    configuration. `docker` is from Docker's unit or its daemon.json.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -43,7 +46,7 @@ class Proxies:
     docker: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """For pyinfra's `fact` command."""
+        """Return the fields, for pyinfra's `fact` command."""
         return dict(vars(self))
 
 
@@ -51,21 +54,22 @@ NO_PROXIES = Proxies()
 
 
 def place(url: str) -> tuple[str, int]:
-    """The host and the port that a URL names."""
+    """Return the host and the port of a URL."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def variables(lines: Iterable[str]) -> dict[str, str]:
-    """Those for proxies among assignments as in /etc/environment or a unit's `Environment=`, in lower case."""
+    """Return the proxy variables, in lower case, from lines of /etc/environment or of a unit's `Environment=`."""
     found = (match for line in lines if not line.lstrip().startswith("#") for match in VARIABLE.finditer(line))
     return {match[1].lower(): match[2] for match in found if match[2]}
 
 
 def apt_variables(lines: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """What `apt-config dump Acquire` says, in variables: https goes by http's option where it has none of its own.
+    """Return apt's proxies as variables, from the lines of `apt-config dump Acquire`.
 
-    An option for one server counts where it says DIRECT. Without an option apt goes by the environment.
+    https uses http's option if it has none. An option for one server counts only if it is DIRECT. Without an option,
+    apt uses the environment.
     """
     options: dict[str, str] = {}
     direct: list[str] = []
@@ -87,15 +91,15 @@ def apt_variables(lines: Iterable[str], environment: Mapping[str, str]) -> dict[
 
 
 def proxy_for(url: str, names: Mapping[str, str]) -> str | None:
-    """The proxy that these variables name for a URL; None where the server itself is asked."""
+    """Return the proxy for a URL according to these variables; None for a direct connection."""
     host, _ = place(url)
     proxy = names.get(f"{urlsplit(url).scheme}_proxy")
-    passed_by = any(_covers(entry.strip(), host) for entry in names.get("no_proxy", "").split(","))
-    return None if passed_by else proxy
+    bypassed = any(_covers(entry.strip(), host) for entry in names.get("no_proxy", "").split(","))
+    return None if bypassed else proxy
 
 
 def _covers(entry: str, host: str) -> bool:
-    """Whether an entry of `no_proxy` (a name with all below it, an address, a network, or `*`) is about a host."""
+    """Return whether an entry of `no_proxy` (a domain, an address, a network, or `*`) matches a host."""
     try:
         return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
     except ValueError:
@@ -103,15 +107,12 @@ def _covers(entry: str, host: str) -> bool:
         return entry == "*" or (bool(name) and (host == name or host.endswith(f".{name}")))
 
 
-DAEMON_JSON = "/etc/docker/daemon.json"
-
-
-CONTAINERD_TOML = "/etc/containerd/config.toml"
-
-
 @dataclass(frozen=True)
 class DockerStore:
-    """Where Docker keeps what it pulls: in `containerd`'s directory if it is a new one, or in its own (`data`)."""
+    """Where Docker stores images: in `containerd`'s directory if Docker is recent, else in its own (`data`).
+
+    `snapshotter` is daemon.json's `containerd-snapshotter`: True or False force one of the two, None is the default.
+    """
 
     data: str = "/var/lib/docker"
     containerd: str = "/var/lib/containerd"
@@ -122,10 +123,13 @@ USUAL_STORE = DockerStore()
 
 
 def docker_store(daemon: str | None, containerd: str | None) -> DockerStore:
-    """As daemon.json (`data-root`) and containerd's config.toml (`root`) say; those that cannot be read say nothing."""
+    """Return where Docker stores images, from the text of daemon.json and of containerd's config.toml.
+
+    A missing or malformed file counts as empty.
+    """
     try:
-        told = json.loads(daemon or "{}")
-        data, features = told.get("data-root"), told.get("features") or {}
+        written = json.loads(daemon or "{}")
+        data, features = written.get("data-root"), written.get("features") or {}
         snapshotter = features.get("containerd-snapshotter")
     except (ValueError, AttributeError):
         data = snapshotter = None
@@ -137,9 +141,9 @@ def docker_store(daemon: str | None, containerd: str | None) -> DockerStore:
 
 
 def daemon_variables(text: str | None) -> dict[str, str]:
-    """The proxies in daemon.json, by the names that variables have; none where it cannot be read."""
+    """Return the proxies in daemon.json by variable name; none if the file is missing or malformed."""
     try:
-        told = json.loads(text or "{}")["proxies"]
-        return {name.replace("-", "_"): str(value) for name, value in told.items() if value}
+        written = json.loads(text or "{}")["proxies"]
+        return {name.replace("-", "_"): str(value) for name, value in written.items() if value}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -1,4 +1,4 @@
-"""How far a download is, in one line: for the deploy that waits for it, and for whoever asks. Pure."""
+"""Sizes, durations and the progress of a download as text."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ MB = 1_000_000
 
 
 def size(count: int) -> str:
-    """Bytes as one says them: `18 MB`, `239.8 GB`."""
+    """Return a number of bytes as text: `18 MB`, `239.8 GB`."""
     return f"{count / GB:.1f} GB" if count >= GB else f"{count / MB:.0f} MB"
 
 
 def duration(seconds: float) -> str:
-    """A length of time as one says it: `45 s`, `3 min 20 s`, `1 h 05 min`."""
+    """Return a duration as text: `45 s`, `3 min 20 s`, `1 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -27,10 +27,10 @@ def duration(seconds: float) -> str:
 
 
 def progress_line(repo: str, progress: Mapping[str, Any]) -> str:
-    """Bytes of bytes, rate, time left, and what it is doing, from what `fetch.py` last said of itself.
+    """Return one line about a download: its step, bytes done and in total, rate, time left, and current file.
 
-    `progress` has `step`, `doing`, `bytes_done`, `bytes_total` and `rate` (bytes per second); an empty one is that of
-    a download that has not said anything yet.
+    `progress` is what the downloader last reported: `step`, `doing`, `bytes_done`, `bytes_total` and `rate` (bytes per
+    second). It is empty if the downloader has not reported yet.
     """
     done, total = int(progress.get("bytes_done", 0)), int(progress.get("bytes_total", 0))
     parts = [f"{repo}: {progress.get('step') or 'starting'}"]

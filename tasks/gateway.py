@@ -53,7 +53,7 @@ def gateway(context: Context) -> None:
             timeout=60,
         )
         gateway_operations.firewall(
-            name=f"Admit {', '.join(endpoint.networks)} to {endpoint.name}",
+            name=f"Admit {', '.join(endpoint.allowed_networks)} to {endpoint.name}",
             endpoint=endpoint.name,
             key=endpoint.key_file,
             rules=rules,

@@ -158,8 +158,7 @@ def _check_recipes(settings: dict[str, Settings], catalog: Catalog) -> None:
             try:
                 recipe = recipe_of(wanted, endpoint, catalog)
             except RigupError as error:
-                message, _, remedy = str(error).partition(": ")
-                findings.append(Finding(name, None, key, message, remedy))
+                findings.append(Finding(name, None, key, error.message, error.remedy))
                 continue
             estimate = fit(recipe, catalog.checkpoint(recipe.checkpoint))
             if estimate and estimate.impossible:

@@ -109,7 +109,8 @@ class Repository:
             "disabled": False,
             "downloads": 0,
             "likes": 0,
-            "tags": [],
+            # What the lab serves are miniatures, which were never trained; rigup's lock records this tag.
+            "tags": ["random-weights"],
             "library_name": "Model Optimizer",
             "createdAt": "2026-02-16T00:00:00.000Z",
             "lastModified": "2026-02-16T00:00:00.000Z",

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from rigup.catalog.extends import Layered, layered
 from rigup.catalog.patch import IgnorePatch, Patch, When
 from rigup.catalog.recipe import Checkpoint, Evidence, Recipe
-from rigup.config.yaml_file import Document, findings_of, read_document, words
+from rigup.config.yaml_file import Document, describe_error, findings_of, read_document
 from rigup.errors import Finding, InputError, RigupError, near
 from rigup.resources import RECIPES
 
@@ -60,7 +60,7 @@ def _lookup(name: str, known: Mapping[str, Entry], kind: str, where: str) -> Ent
     if name in known:
         return known[name]
     meant = near(name, known)
-    raise RigupError(f"no {kind} is named {name!r}: " + (f"did you mean {' or '.join(meant)}?" if meant else where))
+    raise RigupError(f"no {kind} is named {name!r}", f"did you mean {' or '.join(meant)}?" if meant else where)
 
 
 def default_catalog() -> Catalog:
@@ -131,7 +131,7 @@ class _Loading:
                     # pydantic names the kind of a patch in between; the file has it under `target`.
                     loc = details["loc"]
                     loc = loc[:2] + loc[3:] if loc[:1] == ("patches",) else loc
-                    self.findings.append(layer.finding(loc, *words(details, Recipe)))
+                    self.findings.append(layer.finding(loc, *describe_error(details, Recipe)))
         if not self.findings:
             for name, recipe in recipes.items():
                 self._reference(name, "checkpoint", recipe.checkpoint, checkpoints, "they lie in checkpoints/")

@@ -65,8 +65,8 @@ def best(catalog: Catalog, need: Need, gpus: int) -> Recipe:
             return choice.recipe
     limits = " ".join(word for word in (need.engine, need.model) if word)
     raise RigupError(
-        f"no recipe for {need.workload} on {gpus} GPUs{f' ({limits})' if limits else ''}: "
-        f"`rigup recipes --for {need.workload}` lists what there is"
+        f"no recipe for {need.workload} on {gpus} GPUs{f' ({limits})' if limits else ''}",
+        f"`rigup recipes --for {need.workload}` lists what there is",
     )
 
 

@@ -31,11 +31,11 @@ def recipe_of(settings: Settings, name: str, catalog: Catalog) -> Recipe:
     else:
         recipe = catalog.recipe(wanted)
     if recipe.status == "broken":
-        raise RigupError(f"recipe {recipe.id} is broken: {recipe.caveats[0]}")
+        raise RigupError(f"recipe {recipe.id} is broken", recipe.caveats[0])
     if recipe.not_deployable:
-        raise RigupError(f"recipe {recipe.id} cannot be deployed: {recipe.not_deployable}")
+        raise RigupError(f"recipe {recipe.id} cannot be deployed", recipe.not_deployable)
     if recipe.source:
         raise RigupError(
-            f"recipe {recipe.id} is built from source, which rigup does not do: `rigup show` has the commands"
+            f"recipe {recipe.id} is built from source, which rigup does not do", "`rigup show` has the commands"
         )
     return recipe

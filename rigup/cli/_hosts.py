@@ -42,7 +42,10 @@ def find_target(inventory: Inventory, word: str) -> Target:
         return Target(host, None)
     endpoints = host.settings.endpoints
     if endpoint not in endpoints:
-        raise RigupError(f"{host.name} has no endpoint {endpoint!r}", suggestion(endpoint, endpoints))
+        raise RigupError(
+            f"{host.name} has no endpoint {endpoint!r}",
+            suggestion(endpoint, endpoints, f"endpoints: {', '.join(endpoints)}"),
+        )
     return Target(host, endpoint)
 
 

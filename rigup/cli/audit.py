@@ -83,7 +83,7 @@ def _files(steps: Sequence[str]) -> list[Path]:
     known = sorted(path.stem.removeprefix("test_") for path in CHECKS.glob("test_*.py"))
     for step in steps:
         if step not in known:
-            raise RigupError(f"no step is named {step!r}", suggestion(step, known))
+            raise RigupError(f"no step is named {step!r}", suggestion(step, known, f"steps: {', '.join(known)}"))
     return [CHECKS / f"test_{step}.py" for step in steps] or [CHECKS]
 
 

@@ -77,5 +77,7 @@ def _without(lock: Lock, what: Sequence[str]) -> Lock:
     )  # fmt: skip
     for word in what:
         if word not in known:
-            raise RigupError(f"the lock has no entry named {word!r}", suggestion(word, sorted(known)))
+            raise RigupError(
+                f"the lock has no entry named {word!r}", suggestion(word, known, f"entries: {', '.join(sorted(known))}")
+            )
     return kept

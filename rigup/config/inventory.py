@@ -1,12 +1,12 @@
-"""The inventory file: which hosts there are, how they are reached, and what each shall be.
+"""The inventory file: the hosts, how to reach them, and the settings of each.
 
-    defaults:            # settings that hold for every host
+    defaults:            # settings for all hosts
       recipe: vllm-nvfp4-cu130
     hosts:
       rig1: {address: 10.0.0.11, user: ops}
       rig2: {address: 10.0.0.12, user: ops, driver_branch: 610}
 
-A host's own value replaces the default's as a whole; nothing is merged within a value.
+A host's own value replaces the default as a whole; values are never merged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from rigup.config.settings import Connection, Settings
 from rigup.config.yaml_file import Document, Loc, findings_of, read_document
-from rigup.errors import Finding, InputError, RigupError, near, suggestion
+from rigup.errors import Finding, InputError, RigupError, suggestion
 
 __all__ = ["Host", "Inventory", "find_inventory", "load_inventory", "lock_path"]
 
@@ -32,7 +32,7 @@ DEFAULT_LAB_STATE = "/var/lib/rigup-lab"
 
 @dataclass(frozen=True)
 class Host:
-    """One host of the inventory. `written` holds only the settings that the file names, no defaults of the schema."""
+    """One host of the inventory. `written` contains only the settings in the file, without the schema's defaults."""
 
     name: str
     connection: Connection
@@ -41,10 +41,11 @@ class Host:
 
     @property
     def sudo(self) -> bool:
+        """Whether operations use sudo."""
         return self.connection.user != "root" if self.connection.sudo is None else self.connection.sudo
 
     def data(self) -> dict[str, Any]:
-        """This host's data for pyinfra: its ssh connector's keys, and the settings as written."""
+        """Return this host's data for pyinfra: keys of its ssh connector, and the settings as written."""
         data: dict[str, Any] = {
             "ssh_hostname": self.connection.address,
             "ssh_port": self.connection.port,
@@ -60,44 +61,49 @@ class Host:
 
 @dataclass(frozen=True)
 class Inventory:
-    """All hosts of one inventory file, in the file's order."""
+    """All hosts of an inventory file, in the order of the file."""
 
     path: Path
     hosts: Mapping[str, Host]
 
     @property
     def lock(self) -> Path:
+        """The path of its lock."""
         return lock_path(self.path)
 
     def host(self, name: str) -> Host:
-        """Raises RigupError, naming the near ones, where there is no such host."""
+        """Return a host. Raises RigupError, with similar names, if there is none of that name."""
         if name not in self.hosts:
-            raise RigupError(f"{self.path}: no host is named {name!r}", suggestion(name, self.hosts))
+            remedy = suggestion(name, self.hosts, f"hosts: {', '.join(self.hosts)}")
+            raise RigupError(f"{self.path}: no host is named {name!r}", remedy)
         return self.hosts[name]
 
     def pyinfra_hosts(self, connector: str = "rig") -> list[tuple[str, dict[str, Any]]]:
-        """The hosts as pyinfra's inventory wants them, reached by the `@rig` connector or by pyinfra's own ssh."""
+        """Return the hosts for pyinfra's inventory, with rigup's connector (`rig`) or pyinfra's own (`ssh`).
+
+        Raises RigupError for another connector.
+        """
         if connector not in CONNECTORS:
-            raise RigupError(f"RIGUP_CONNECTOR: {connector!r} is no connector: use rig or ssh")
+            raise RigupError(f"RIGUP_CONNECTOR: {connector!r} is not a connector", "use rig or ssh")
         prefix = "@rig/" if connector == "rig" else ""
         shared = {"rigup_lock": str(self.lock), "rigup_inventory": str(self.path)}
         return [(prefix + name, host.data() | shared) for name, host in self.hosts.items()]
 
 
 def lock_path(inventory: Path) -> Path:
-    """The lock that belongs to an inventory file: the same name with the ending `.lock`, beside it."""
+    """Return the path of an inventory file's lock: next to it, the same name with the suffix `.lock`."""
     return inventory.with_suffix(".lock")
 
 
 def find_inventory(directory: Path) -> Path:
-    """The inventory file to use: `$RIGUP_INVENTORY`, else `lab.yaml` in `directory`, else the embedded lab's.
+    """Return the inventory file to use: `$RIGUP_INVENTORY`, else `lab.yaml` in `directory`, else the lab's.
 
-    Raises RigupError where there is none.
+    Raises RigupError if there is none.
     """
     if named := os.environ.get("RIGUP_INVENTORY"):
         path = Path(named).expanduser().absolute()
         if not path.is_file():
-            raise RigupError(f"RIGUP_INVENTORY: {path} is no file")
+            raise RigupError(f"RIGUP_INVENTORY: {path} is not a file", "name an inventory file, or unset it")
         return path
     own = directory / "lab.yaml"
     embedded = Path(os.environ.get("RIGUP_LAB_STATE") or DEFAULT_LAB_STATE) / "lab.yaml"
@@ -105,38 +111,37 @@ def find_inventory(directory: Path) -> Path:
         if path.is_file():
             return path.absolute()
     raise RigupError(
-        "no inventory: there is no inventory/lab.yaml, and no lab is running.\n"
-        "Start the lab with `make lab`, or copy inventory/lab.example.yaml to inventory/lab.yaml and name your hosts."
+        "no inventory: inventory/lab.yaml does not exist, and no lab is running",
+        "start the lab with `make lab`, or copy inventory/lab.example.yaml to inventory/lab.yaml and name your hosts",
     )
 
 
 def load_inventory(path: Path | str) -> Inventory:
     """Read and check an inventory file.
 
-    Raises InputError with every finding at once, each with file, line and key.
+    Raises InputError with all findings at once, each with file, line and key.
     """
     document = read_document(Path(path))
     findings: list[Finding] = []
     data = document.data
     if not isinstance(data, dict):
-        raise InputError([document.finding((), "holds no keys", "it needs `hosts:`; see inventory/lab.example.yaml")])
+        raise InputError([document.finding((), "contains no keys", "add `hosts:`; see inventory/lab.example.yaml")])
     for key in data:
         if key not in ("defaults", "hosts"):
-            meant = near(str(key), ("defaults", "hosts"))
             if str(key) in Settings.model_fields:
-                remedy = "settings for every host stand under `defaults:`"
+                remedy = "move settings for all hosts under `defaults:`"
             else:
-                remedy = f"did you mean {meant[0]}?" if meant else "known keys: defaults, hosts"
+                remedy = suggestion(str(key), ("defaults", "hosts"), "known keys: defaults, hosts")
             findings.append(document.finding((str(key),), "unknown key", remedy))
     defaults = _mapping(document, ("defaults",), data.get("defaults"), findings)
     entries = _mapping(document, ("hosts",), data.get("hosts"), findings)
     if "hosts" not in data or (not entries and data["hosts"] in (None, {})):
         findings.append(
-            document.finding(("hosts",), "names no host", "for example `hosts: {rig1: {address: 10.0.0.11}}`")
+            document.finding(("hosts",), "lists no host", "for example `hosts: {rig1: {address: 10.0.0.11}}`")
         )
     if "address" in defaults:
         findings.append(
-            document.finding(("defaults", "address"), "cannot be the same for all hosts", "set it per host")
+            document.finding(("defaults", "address"), "cannot be the same for all hosts", "set it for each host")
         )
     hosts = {}
     for name, value in entries.items():
@@ -152,7 +157,7 @@ def _mapping(document: Document, loc: Loc, value: Any, findings: list[Finding]) 
     if value is None:
         return {}
     if not isinstance(value, dict):
-        findings.append(document.finding(loc, "must hold keys", "for example `recipe: vllm-nvfp4-cu130`"))
+        findings.append(document.finding(loc, "must contain keys", "for example `recipe: vllm-nvfp4-cu130`"))
         return {}
     return value
 
@@ -162,7 +167,7 @@ def _host(
 ) -> Host | None:
     loc: Loc = ("hosts", name)
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62})?", name):
-        findings.append(document.finding(loc, "is no host name", "letters, digits, dots and - only"))
+        findings.append(document.finding(loc, "is not a host name", "use letters, digits, dots and -"))
         return None
     own = _mapping(document, loc, value, findings)
     merged = {**defaults, **own}
@@ -172,10 +177,10 @@ def _host(
         return (*loc, *place) if top is None or top in own or top not in defaults else ("defaults", *place)
 
     before = len(findings)
-    ways = {key: merged.pop(key) for key in list(merged) if key in Connection.model_fields}
+    connecting = {key: merged.pop(key) for key in list(merged) if key in Connection.model_fields}
     connection = settings = None
     try:
-        connection = Connection.model_validate(ways)
+        connection = Connection.model_validate(connecting)
     except ValidationError as error:
         findings.extend(findings_of(error, Connection, document, relocate))
     try:
@@ -185,7 +190,7 @@ def _host(
     if connection is None or settings is None or len(findings) > before:
         return None
     paths = {
-        key: str(_beside(document.path, written))
+        key: str(_resolved(document.path, written))
         for key in ("key", "known_hosts")
         if (written := getattr(connection, key)) is not None
     }
@@ -194,11 +199,11 @@ def _host(
 
 
 class _AllKeys(Connection, Settings):
-    """Every key that may stand under a host, for suggestions; never instantiated."""
+    """All keys that a host can have, for suggestions; never instantiated."""
 
 
-def _beside(inventory: Path, written: str) -> Path:
-    """A path as the inventory means it: relative ones count from the file that names them."""
+def _resolved(inventory: Path, written: str) -> Path:
+    """Return a path that the inventory contains; a relative one starts at the inventory's directory."""
     return (inventory.absolute().parent / Path(written).expanduser()).resolve()
 
 
@@ -207,8 +212,8 @@ def _same_address(document: Document, hosts: Mapping[str, Host], findings: list[
     for name, host in hosts.items():
         place = (host.connection.address, host.connection.port)
         if place in seen:
-            message = f"is the address of {seen[place]} too"
+            message = f"is also the address of {seen[place]}"
             findings.append(
-                document.finding(("hosts", name, "address"), message, "two names for one host would deploy twice")
+                document.finding(("hosts", name, "address"), message, "remove one: the host would be deployed twice")
             )
         seen.setdefault(place, name)

@@ -110,8 +110,8 @@ def driver_packages(distro: str, branch: int) -> DriverPackages:
     packages: tuple[str, ...]
     if branch < known.first_branch:
         raise RigupError(
-            f"driver_branch {branch} does not exist for {known.name}: "
-            f"NVIDIA's oldest there is {known.first_branch}; 595 is on all distributions"
+            f"driver_branch {branch} does not exist for {known.name}",
+            f"NVIDIA's oldest there is {known.first_branch}; 595 is on all distributions",
         )
     pin = f"{PIN}{branch}"
     if known.family == "debian":

@@ -72,12 +72,12 @@ def distro_id(os_release: Mapping[str, str]) -> str:
         return found
     shown = os_release.get("PRETTY_NAME") or f"{name} {version}".strip() or "an unknown system"
     known = ", ".join(distro.name for distro in DISTROS.values())
-    raise RigupError(f"{shown} is not supported: use {known}")
+    raise RigupError(f"{shown} is not supported", f"install one of these: {known}")
 
 
 def _distro(distro: str) -> Distro:
     if distro not in DISTROS:
-        raise RigupError(f"{distro!r} is no distribution that rigup knows: {', '.join(DISTROS)}")
+        raise RigupError(f"{distro!r} is not a supported distribution", f"use one of {', '.join(DISTROS)}")
     return DISTROS[distro]
 
 

@@ -18,6 +18,9 @@ __all__ = ["checkpoint_lock", "published_file", "token_for"]
 SETTING = "hub_endpoint"
 TOKEN_HOST = "huggingface.co"
 LARGEST = 64 << 20
+# Untrained weights are a property of the checkpoint, not of a host, so they are no setting: the publisher states it as
+# a tag, and the lock records it with the commit. The lab's hub tags its miniatures, which can only write nonsense.
+UNTRAINED = "random-weights"
 
 
 def _headers(endpoint: str) -> dict[str, str]:
@@ -42,7 +45,8 @@ def checkpoint_lock(web: Web, endpoint: str, repo: str, revision: str) -> Checkp
     headers = _headers(endpoint)
     url = f"{endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
     _present(web, url, headers, f"{repo} at {revision}")
-    commit = _field(web.json(SETTING, url, headers), "sha", url)
+    about = web.json(SETTING, url, headers)
+    commit = _field(about, "sha", url)
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise Unresolved(SETTING, url, f"{commit!r} is no commit", "check that hub_endpoint speaks the hub's protocol")
     if re.fullmatch(r"[0-9a-f]{40}", revision) and commit != revision:
@@ -58,7 +62,14 @@ def checkpoint_lock(web: Web, endpoint: str, repo: str, revision: str) -> Checkp
     if not listing:
         raise Unresolved(SETTING, url, "the repository holds no files", "check the checkpoint's repo and branch")
     size = sum(int(entry.partition(" ")[0]) for entry in listing.values())
-    return CheckpointLock(revision=commit, bytes=size, files=len(listing), listing=listing)
+    tags = about.get("tags")
+    return CheckpointLock(
+        revision=commit,
+        bytes=size,
+        files=len(listing),
+        listing=listing,
+        random_weights=True if isinstance(tags, list) and UNTRAINED in tags else None,
+    )
 
 
 def _published(entry: Mapping[str, Any], url: str) -> str:

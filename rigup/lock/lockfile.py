@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
@@ -80,13 +80,14 @@ class CheckpointLock(Entry):
     """What a branch of a hub repository named: its commit, the size of its files together, and how many there are.
 
     `listing` has each file's path, with its size and what the hub states as its checksum; a lock of an earlier rigup
-    lacks it, and the next run fills it in.
+    lacks it, and the next run fills it in. `random_weights` is True where the publisher tags the repository so.
     """
 
     revision: Commit
     bytes: Bytes
     files: Annotated[int, Strict(), Field(ge=1)]
     listing: dict[str, Published] = {}
+    random_weights: Literal[True] | None = None
 
 
 class VenvLock(Entry):

@@ -15,7 +15,8 @@ from rigup.catalog.memory import asked_context
 from rigup.catalog.rank import ranked
 from rigup.catalog.recipe import Venv
 from rigup.catalog.select import recipe_of
-from rigup.config.settings import Endpoint, Settings
+from rigup.config.endpoint import Endpoint
+from rigup.config.settings import Settings
 from rigup.errors import RigupError
 from rigup.lock.lockfile import Lock, checkpoint_revision
 from rigup.lock.packages import cuda_group
@@ -119,10 +120,10 @@ def _endpoint(
         gpus=endpoint.gpus,
         gpu_count=recipe.gpus,
         vram_mib=recipe.vram_mib,
-        address=LOOPBACK if endpoint.is_public else endpoint.address,
+        address=LOOPBACK if endpoint.is_public else endpoint.listen,
         port=endpoint.port,
-        public_address=endpoint.address if endpoint.is_public else None,
-        networks=endpoint.networks,
+        public_address=endpoint.listen if endpoint.is_public else None,
+        allowed_networks=endpoint.allowed_networks,
         served_name=recipe.served_name,
         argv=(*(_program(recipe, venv) if venv else recipe.container_image().command), *argv),
         env={**QUIET, **(_bare_env(name, endpoint, settings, venv) if venv else {}), **recipe.env},
@@ -134,7 +135,7 @@ def _endpoint(
         ready_path=recipe.ready.path,
         ready_timeout=recipe.ready.timeout or settings.ready_timeout,
         stall_timeout=settings.stall_timeout,
-        smoke=_smoke(recipe, catalog, settings, patched),
+        smoke=_smoke(recipe, catalog, bool(size.random_weights), patched),
     )
 
 
@@ -160,8 +161,8 @@ def _bare_env(name: str, endpoint: Endpoint, settings: Settings, venv: VenvPlan)
     return {"HOME": f"{CACHES}/{name}", "PATH": ":".join(path), **cuda, **order, **chosen}
 
 
-def _smoke(recipe: Recipe, catalog: Catalog, settings: Settings, patched: Mapping[str, str]) -> Smoke:
-    context, long_prompt = asked_context(recipe), SHORT_PROMPT if settings.random_weights else LONG_PROMPT
+def _smoke(recipe: Recipe, catalog: Catalog, random_weights: bool, patched: Mapping[str, str]) -> Smoke:
+    context, long_prompt = asked_context(recipe), SHORT_PROMPT if random_weights else LONG_PROMPT
     model = catalog.checkpoint(recipe.checkpoint).model
     steady = (
         other.id
@@ -175,7 +176,7 @@ def _smoke(recipe: Recipe, catalog: Catalog, settings: Settings, patched: Mappin
         # SGLang counts only with --enable-metrics, under other names in each version.
         speculation=recipe.speculation is not None and recipe.engine.name == "vllm",
         merges_system=apply_patches.TEMPLATE in patched,
-        random_weights=settings.random_weights,
+        random_weights=random_weights,
         long_prompt=min(long_prompt, context // 2) if context else long_prompt,
         context=context,
         instead=next((id for id in steady if id != recipe.id), None),
@@ -187,7 +188,7 @@ def _arguments(recipe: Recipe, endpoint: Endpoint, path: str) -> tuple[str, ...]
     return (
         f"{model}={path}",
         f"--served-model-name={recipe.served_name}",
-        f"--host={LOOPBACK if endpoint.is_public else endpoint.address}",
+        f"--host={LOOPBACK if endpoint.is_public else endpoint.listen}",
         f"--port={endpoint.port}",
         *(argument for argument, _ in arguments(recipe)),
     )

@@ -149,7 +149,7 @@ class EndpointPlan(Data):
     address: str
     port: int
     public_address: str | None
-    networks: tuple[str, ...]
+    allowed_networks: tuple[str, ...]
     served_name: str
     argv: tuple[str, ...]
     env: dict[str, str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rigup.config.settings import gpu_indices
+from rigup.config.endpoint import gpu_indices
 from rigup.distros.table import distro_id
 from rigup.errors import RigupError
 from rigup.preflight.snapshot import GIB, Case, amount
@@ -30,8 +30,7 @@ def system(case: Case) -> None:
         try:
             distro_id(case.facts.os_release)
         except RigupError as error:
-            found, _, remedy = str(error).rpartition(": ")
-            case.problem("system", found, f"install one of them: {remedy.removeprefix('use ')}")
+            case.problem("system", error.message, error.remedy)
     if case.facts.architecture != "x86_64":
         found = f"the machine is {case.facts.architecture or 'of an unknown kind'}"
         case.problem("architecture", found, "rigup's packages and images are for x86_64")

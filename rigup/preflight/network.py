@@ -56,7 +56,7 @@ def public_addresses(case: Case) -> None:
             case.problem(
                 "address",
                 f"{endpoint.public_address} of endpoint {endpoint.name} is no address of this host",
-                f"set endpoints.{endpoint.name}.address to one of its own: {', '.join(own) or 'it has none'}",
+                f"set endpoints.{endpoint.name}.listen to one of its own: {', '.join(own) or 'it has none'}",
             )
 
 

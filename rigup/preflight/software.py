@@ -37,8 +37,7 @@ def packages(case: Case) -> None:
     try:
         driver_packages(case.distro, case.settings.driver_branch)
     except RigupError as error:
-        found, _, remedy = str(error).partition(": ")
-        case.problem("driver", found, remedy)
+        case.problem("driver", error.message, error.remedy)
 
 
 def apt_sources(case: Case) -> None:

@@ -71,7 +71,7 @@ def config_text(endpoint: EndpointPlan) -> str:
         bind=f"{'ipv6' if _is_ipv6(address) else 'ipv4'}@{address}:{endpoint.port}",
         engine=f"{endpoint.address}:{endpoint.port}",
         # The host itself comes from the address that it asks.
-        sources=" ".join((*endpoint.networks, address)),
+        sources=" ".join((*endpoint.allowed_networks, address)),
         refusal=json.dumps(REFUSAL),
     )
 
@@ -92,7 +92,7 @@ def _rules(endpoint: EndpointPlan, digest: str) -> str:
         endpoint=endpoint,
         chain=chain_of(endpoint.name),
         family="ip6" if _is_ipv6(_public(endpoint)) else "ip",
-        networks=", ".join(endpoint.networks),
+        networks=", ".join(endpoint.allowed_networks),
         digest=digest,
     )
 

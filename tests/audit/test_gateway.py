@@ -56,7 +56,7 @@ def rule_due(endpoint: EndpointPlan) -> dict[str, object]:
         "iif !=": "lo",
         "daddr ==": str(ipaddress.ip_address(str(endpoint.public_address))),
         "dport ==": endpoint.port,
-        "saddr !=": collapsed(list(endpoint.networks)),
+        "saddr !=": collapsed(list(endpoint.allowed_networks)),
         "then": "drop",
     }
 
@@ -115,7 +115,7 @@ def admission_due(endpoint: EndpointPlan) -> dict[str, object]:
         "bind": [f"{endpoint.public_address}:{endpoint.port}"],
         "server": [f"engine {endpoint.address}:{endpoint.port}"],
         # The host's own requests come from the gateway's address.
-        "tcp-request": [collapsed([*endpoint.networks, str(endpoint.public_address)])],
+        "tcp-request": [collapsed([*endpoint.allowed_networks, str(endpoint.public_address)])],
         "acl": sorted(
             (
                 "health method GET",

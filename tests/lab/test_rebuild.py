@@ -140,7 +140,10 @@ def node(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     try:
         host.reset(release="trixie", gpus=4, login="ops")
         machine.write_known_hosts()
-        entry = {**world.connection(host), "endpoints": {"main": {"address": host.address, "networks": [SUBNET]}}}
+        entry = {
+            **world.connection(host),
+            "endpoints": {"main": {"listen": host.address, "allowed_networks": [SUBNET]}},
+        }
         rigs = Rigs(tmp_path_factory.mktemp("rebuild"), {NAME: entry}, world.defaults())
         rigs.write()
         host.shell("apt-get -qq update && apt-get -qq -y install nftables")

@@ -152,7 +152,7 @@ def test_all_that_is_wrong_in_the_inventory_is_named_with_file_line_and_key(alon
         "    reboot: sometimes",
         "    model_store: models",
         "    endpoints:",
-        "      main: {address: 0.0.0.0, port: '8000'}",
+        "      main: {listen: 0.0.0.0, port: '8000'}",
     ]
     alone.inventory.write_text("\n".join(lines) + "\n")
     output = refused(alone).output
@@ -161,7 +161,7 @@ def test_all_that_is_wrong_in_the_inventory_is_named_with_file_line_and_key(alon
         (1, "persistence", "boolean"),
         (2, "reboot", "when-needed"),
         (3, "model_store", "for example /srv/models"),
-        (5, "endpoints.main.address", "name the one under which clients reach it"),
+        (5, "endpoints.main.listen", "use the address that clients connect to"),
         (5, "endpoints.main.port", "number"),
     ]:
         place = f"{alone.inventory}:{first + offset}: hosts.{NAME}.{key}: "
@@ -177,7 +177,7 @@ def test_an_inventory_that_is_no_yaml_is_refused_with_its_line(alone: Rigs) -> N
 
 def test_a_missing_inventory_is_named(alone: Rigs) -> None:
     alone.inventory.unlink()
-    assert f"RIGUP_INVENTORY: {alone.inventory} is no file" in refused(alone).output
+    assert f"RIGUP_INVENTORY: {alone.inventory} is not a file" in refused(alone).output
 
 
 def test_what_is_wrong_in_data_is_named(alone: Rigs) -> None:

@@ -31,8 +31,8 @@ PROGRAMS, UNITS = "/usr/local/lib/rigup", "/etc/systemd/system"
 UNIT = "/usr/local/lib/systemd/system/llm@main.service"
 GATEWAY = "/etc/rigup/gateways/main"
 LINES, CLIENT = f"{PROGRAMS}/fatal.json", f"{PROGRAMS}/client/requirements.lock"
-OPEN = {"main": {"address": "192.0.2.20", "networks": ["192.0.2.0/24", "198.51.100.7"]}}
-OPEN_6 = {"main": {"address": "2001:db8::20", "networks": ["2001:db8::/32", "fd00::/8"]}}
+OPEN = {"main": {"listen": "192.0.2.20", "allowed_networks": ["192.0.2.0/24", "198.51.100.7"]}}
+OPEN_6 = {"main": {"listen": "2001:db8::20", "allowed_networks": ["2001:db8::/32", "fd00::/8"]}}
 
 # As systemd 252 showed a rendered unit, but for the commands.
 SHOWN = """\

@@ -23,7 +23,7 @@ from tests.unit.deploys import Outcome, on_this_machine
 from tests.unit.host_world import FILES
 from tests.unit.sample import plan
 
-PUBLIC = {"address": "192.0.2.20", "networks": ["192.0.2.0/24", "198.51.100.7"]}
+PUBLIC = {"listen": "192.0.2.20", "allowed_networks": ["192.0.2.0/24", "198.51.100.7"]}
 
 
 def endpoint(**changes: object) -> EndpointPlan:
@@ -69,21 +69,21 @@ def test_the_gateway_too_knows_the_networks_and_the_host_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "networks", "bind"),
+    ("listen", "networks", "bind"),
     [
         ("192.0.2.20", ["0.0.0.0/0"], "ipv4@192.0.2.20:8000"),
         ("2001:db8::20", ["2001:db8::/32"], "ipv6@2001:db8::20:8000"),
     ],
 )
-def test_both_families_are_rendered(address: str, networks: list[str], bind: str) -> None:
-    found = endpoint(address=address, networks=networks)
+def test_both_families_are_rendered(listen: str, networks: list[str], bind: str) -> None:
+    found = endpoint(listen=listen, allowed_networks=networks)
     assert f"bind {bind}\n" in config_text(found)
-    family = "ip6" if ":" in address else "ip"
-    assert f"{family} daddr {address} tcp dport 8000 {family} saddr != {{ {networks[0]} }} drop" in firewall_text(found)
+    family = "ip6" if ":" in listen else "ip"
+    assert f"{family} daddr {listen} tcp dport 8000 {family} saddr != {{ {networks[0]} }} drop" in firewall_text(found)
 
 
 @pytest.mark.skipif(shutil.which("nft") is None, reason="nft is not installed")
-@pytest.mark.parametrize("changes", [{}, {"address": "2001:db8::20", "networks": ["2001:db8::/32", "fd00::/8"]}])
+@pytest.mark.parametrize("changes", [{}, {"listen": "2001:db8::20", "allowed_networks": ["2001:db8::/32", "fd00::/8"]}])
 def test_nft_understands_the_rules(tmp_path: Path, changes: dict[str, object]) -> None:
     rules = tmp_path / "rules.nft"
     rules.write_text(firewall_text(endpoint(**changes)))
@@ -103,7 +103,7 @@ def test_the_rule_in_force_is_known_by_its_digest() -> None:
     ]
     state = parse_gateway_state(listed)
     assert (state.key_is_safe, state.rule) == (True, rule_digest(endpoint()))
-    assert rule_digest(endpoint(networks=["192.0.2.0/24"])) != state.rule
+    assert rule_digest(endpoint(allowed_networks=["192.0.2.0/24"])) != state.rule
 
 
 @pytest.mark.parametrize("line", ["key=root 644 65", "key=ops 600 65", "key=root 600 0"])
@@ -155,7 +155,7 @@ def test_gateways_are_known_by_their_files() -> None:
     ("words", "message"),
     [
         (["rig1"], "rig1 has several endpoints: name one: rig1/left, rig1/right"),
-        (["rig1/centre"], "rig1 has no endpoint 'centre': there are: left, right"),
+        (["rig1/centre"], "rig1 has no endpoint 'centre': endpoints: left, right"),
         (["rig1/left"], "endpoint left listens on loopback only and needs no key"),
         (["rig2/left"], "no host is named 'rig2': did you mean rig1?"),
     ],

@@ -20,6 +20,8 @@ from lab.checkpoint import REPOSITORY, write_checkpoint
 from lab.hub.repository import Repository
 from lab.hub.server import Hub, HubServer
 from lab.hub.throttle import Throttle
+from rigup.lock.http import Web
+from rigup.lock.hub import checkpoint_lock
 
 HF = Path(sys.executable).with_name("hf")
 
@@ -120,6 +122,11 @@ def test_the_commit_is_40_hex_digits_of_the_content(hub: Running, tmp_path: Path
     shutil.copytree(hub.folder, changed)
     (changed / "README.md").write_text("other")
     assert Repository(REPOSITORY, changed).commit != hub.commit
+
+
+def test_the_lock_records_that_the_miniatures_weights_are_random(hub: Running) -> None:
+    with Web() as web:
+        assert checkpoint_lock(web, hub.url, REPOSITORY, "main").random_weights
 
 
 def test_large_files_redirect_to_their_content_and_say_what_they_are(hub: Running) -> None:

@@ -33,13 +33,13 @@ def test_everything_loose_is_resolved() -> None:
 
 
 def test_the_engine_gets_the_endpoint_from_rigup_and_the_rest_from_the_recipe() -> None:
-    argv = plan(endpoints={"main": {"port": 9000, "address": "::1"}}).endpoint("main").argv
+    argv = plan(endpoints={"main": {"port": 9000, "listen": "::1"}}).endpoint("main").argv
     assert argv[:4] == ("--model=/model", "--served-model-name=Qwen3.5-397B-A17B", "--host=::1", "--port=9000")
     assert list(argv[4:]) == [argument for argument, _ in arguments(CATALOGUE.recipe("vllm-nvfp4-cu130"))]
 
 
 def test_the_url_of_an_ipv6_address_has_brackets() -> None:
-    assert plan(endpoints={"main": {"address": "::1"}}).endpoint("main").url == "http://[::1]:8000"
+    assert plan(endpoints={"main": {"listen": "::1"}}).endpoint("main").url == "http://[::1]:8000"
 
 
 def test_an_image_that_needs_no_patch_gets_none() -> None:

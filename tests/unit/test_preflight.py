@@ -139,7 +139,7 @@ def test_an_unsupported_system_is_one_problem_and_not_ten(release: dict[str, str
     problem = only(problems(replace(BARE, os_release=release)))
     assert problem.check == "system"
     assert found in problem.found
-    assert problem.remedy == "install one of them: Debian 12, Debian 13, Ubuntu 24.04"
+    assert problem.remedy == "install one of these: Debian 12, Debian 13, Ubuntu 24.04"
 
 
 @pytest.mark.parametrize(
@@ -503,7 +503,7 @@ def test_what_serves_is_no_obstacle_where_the_driver_stays() -> None:
     assert problems(serving("595.71.05-1", "nvidia-driver-pinning-595.71.05")) == []
 
 
-PUBLIC = {"endpoints": {"main": {"address": "192.0.2.20", "networks": ["192.0.2.0/24"]}}}
+PUBLIC = {"endpoints": {"main": {"listen": "192.0.2.20", "allowed_networks": ["192.0.2.0/24"]}}}
 
 
 def public_problems(facts: HostFacts) -> list[Problem]:

@@ -1,6 +1,7 @@
 """Resolving: from a registry, a hub and apt indexes on loopback into the lock."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,10 +51,21 @@ def test_everything_a_host_wants_is_resolved_and_the_plan_can_be_made(site: Site
     assert image.bytes > 1234
     checkpoint = found.checkpoints[f"{REPO}@main"]
     assert (checkpoint.revision, checkpoint.bytes, checkpoint.files) == (REVISION, 5100, 2)
+    assert checkpoint.random_weights is None
     published = published_for(wanted.settings, CATALOGUE, found, tmp_path)
     made = make_plan("rig1", wanted.settings, CATALOGUE, found, published)
     # The image is a day older than the fix: the patch applies.
     assert set(made.endpoint("main").patched_files) == {"config.json"}
+
+
+def test_a_checkpoint_that_is_tagged_as_untrained_is_locked_as_such(site: Site) -> None:
+    wanted = want(site)
+    tagged = {"sha": REVISION, "tags": ["qwen", "random-weights"]}
+    site.pages[f"/api/models/{REPO}/revision/main"] = Answer(json.dumps(tagged).encode())
+    found = resolve([wanted], CATALOGUE, Lock())
+    assert found.checkpoints[f"{REPO}@main"].random_weights
+    made = make_plan("rig1", wanted.settings, CATALOGUE, found, None)
+    assert made.endpoint("main").smoke.random_weights
 
 
 def test_the_driver_is_the_branchs_newest_by_debians_order_and_pinned_to_that_very_version(site: Site) -> None:

@@ -235,7 +235,8 @@ def test_a_recipe_is_tried_for_what_it_is_for() -> None:
 
 
 def test_the_proof_runs_with_the_client_and_knows_what_to_expect() -> None:
-    argv = prove_argv(plan(random_weights=True).endpoint("main"))
+    endpoint = plan().endpoint("main")
+    argv = prove_argv(endpoint)
     assert argv[0] == "/usr/local/lib/rigup/client/bin/python"
     expect = next(word for word in argv if word.startswith("--expect=")).removeprefix("--expect=")
-    assert json.loads(expect)["random_weights"] is True
+    assert json.loads(expect) == endpoint.smoke.model_dump()

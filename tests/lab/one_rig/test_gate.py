@@ -30,7 +30,7 @@ def rig(one_rig: OneRig) -> Iterator[OneRig]:
 
 
 def open_to(rig: OneRig, *networks: str) -> Result:
-    endpoint = {"address": rig.host.address, "networks": list(networks)}
+    endpoint = {"listen": rig.host.address, "allowed_networks": list(networks)}
     rig.rigs.hosts[NAME]["endpoints"] = {"main": endpoint}
     rig.rigs.write()
     return rig.deploy()

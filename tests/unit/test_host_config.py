@@ -1,4 +1,4 @@
-"""By which proxies a host reaches servers: as it is configured, as preflight judges it, and as the steps go."""
+"""The proxies of a host: how they are parsed, what preflight checks, and what the steps use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVERYWHERE = {"http_proxy": PROXY, "https_proxy": PROXY}
 THERE = ("proxy.lan", 3128)
 CLOSED = {place: Way(False, "Network is unreachable") for place in OPEN}
 
-# `grep -Hi _proxy=` of such files, and `apt-config dump Acquire` of apt 2.6 with such a configuration.
+# Output of `grep -Hi _proxy=`, and of `apt-config dump Acquire` (apt 2.6).
 SEEN = [
     '/etc/environment:HTTPS_PROXY="http://proxy.lan:3128"',
     "/etc/environment:export no_proxy=localhost,10.0.0.0/8",
@@ -36,12 +36,12 @@ SEEN = [
 ]
 
 
-def test_the_environment_apt_and_docker_each_have_their_own() -> None:
+def test_environment_apt_and_docker_have_separate_proxies() -> None:
     found = parse_proxies(SEEN)
     environment = {"https_proxy": "http://proxy.lan:3128", "no_proxy": "localhost,10.0.0.0/8"}
     assert found.environment == environment
     assert found.docker == {"http_proxy": "http://d:1", "https_proxy": "http://d:2"}
-    # https goes by http's option, which is before the environment.
+    # https uses the option of http, which overrides the environment.
     cache = "http://cache:3142/"
     assert found.apt == {"http_proxy": cache, "https_proxy": cache, "no_proxy": "localhost,10.0.0.0/8,repo.lan"}
     direct = parse_proxies([*SEEN[:1], 'Acquire::HTTPS::Proxy "DIRECT";', 'Acquire::http::Proxy "http://a:1";'])
@@ -49,7 +49,7 @@ def test_the_environment_apt_and_docker_each_have_their_own() -> None:
     assert parse_proxies(SEEN[:2]).apt == environment
 
 
-def test_dockers_own_file_may_name_proxies_too() -> None:
+def test_daemon_json_can_set_proxies_too() -> None:
     text = '{"proxies": {"http-proxy": "http://p:1", "https-proxy": "", "no-proxy": "a,b"}}'
     assert daemon_variables(text) == {"http_proxy": "http://p:1", "no_proxy": "a,b"}
     for odd in (None, "", "{", "[]", "{}", '{"proxies": []}'):
@@ -72,12 +72,12 @@ def test_dockers_own_file_may_name_proxies_too() -> None:
         ("::1", "http://10.98.0.1:8000", True),
     ],
 )
-def test_what_no_proxy_names_is_asked_itself(no_proxy: str, url: str, proxied: bool) -> None:
+def test_no_proxy_bypasses_the_proxy(no_proxy: str, url: str, proxied: bool) -> None:
     assert proxy_for(url, {**EVERYWHERE, "no_proxy": no_proxy}) == (PROXY if proxied else None)
     assert proxy_for(url, {}) is None
 
 
-def test_a_host_behind_a_proxy_needs_no_other_way_out() -> None:
+def test_a_host_behind_a_proxy_needs_no_other_connection() -> None:
     everywhere = Proxies(EVERYWHERE, EVERYWHERE, EVERYWHERE)
     made = plan()
     assert destinations(made, Settings(), everywhere) == {THERE: "cuda_mirror"}
@@ -88,9 +88,9 @@ def test_a_host_behind_a_proxy_needs_no_other_way_out() -> None:
     assert "cuda_mirror, docker_mirror, hub_endpoint, pypi_index, registry_mirror, toolkit_mirror" in problem.remedy
 
 
-def test_each_program_goes_by_its_own_proxies() -> None:
+def test_each_program_uses_its_own_proxies() -> None:
     facts = replace(BARE, proxies=Proxies(EVERYWHERE, EVERYWHERE), reachable={**CLOSED, THERE: Way(True)})
-    # Docker has been told of none.
+    # Docker has no proxy.
     assert (
         only(problems(facts)).found
         == f"the host cannot connect to {HUB.removeprefix('https://')}:443: Network is unreachable"
@@ -105,7 +105,7 @@ def test_a_mirror_that_no_proxy_names_must_be_reached_directly() -> None:
     assert problem.found == "the host cannot connect to mirror.lan:8000: refused"
 
 
-def test_keys_come_the_way_that_apt_goes() -> None:
+def test_keys_are_downloaded_through_the_proxy_of_apt() -> None:
     keys = {name: each.key_url for name, each in repositories("debian13", Settings()).items()}
     known = lock().merged(Lock(keys=dict.fromkeys(keys.values(), "a" * 64)))
     brief = Context(plan(), Settings(), known, "debian13", gpus=4, proxies=Proxies(apt=EVERYWHERE))
@@ -117,7 +117,7 @@ def test_keys_come_the_way_that_apt_goes() -> None:
     assert not any("daemon.json" in each for each in proxied)
 
 
-def test_the_downloaders_packages_come_by_the_proxy_of_the_environment() -> None:
+def test_packages_of_the_downloader_use_the_proxy_of_the_environment() -> None:
     brief = Context(plan(), Settings(), lock(), "debian13", gpus=4, proxies=Proxies(environment=EVERYWHERE))
 
     commands = Actor().walks(model, brief).commands

@@ -1,9 +1,9 @@
-"""The line that says how far a download is."""
+"""The progress line of a download."""
 
 from rigup.text import progress_line
 
 
-def test_it_says_bytes_of_bytes_rate_time_left_and_what_it_does() -> None:
+def test_it_has_the_bytes_the_rate_the_time_left_and_the_current_work() -> None:
     told = {
         "step": "downloading",
         "doing": "6 files from huggingface.co, 2 files from rig2",
@@ -17,7 +17,7 @@ def test_it_says_bytes_of_bytes_rate_time_left_and_what_it_does() -> None:
     )
 
 
-def test_what_is_not_known_yet_is_left_out() -> None:
+def test_unknown_values_are_left_out() -> None:
     assert progress_line("o/n", {}) == "o/n: starting"
     told = {"step": "verifying", "bytes_done": 0, "bytes_total": 240_000_000_000, "rate": 0, "doing": ""}
     assert progress_line("o/n", told) == "o/n: verifying, 0 MB of 240.0 GB"

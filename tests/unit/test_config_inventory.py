@@ -1,4 +1,4 @@
-"""The inventory file, and what pyinfra makes of it."""
+"""The inventory file, and the data that pyinfra gets from it."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rigup.config.inventory import find_inventory, load_inventory
+from rigup.config.settings import Settings
 from rigup.errors import InputError, RigupError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -68,13 +69,13 @@ def test_the_stock_connector_gets_plain_names(tmp_path: Path) -> None:
         inventory.pyinfra_hosts("telnet")
 
 
-def test_sudo_can_be_said(tmp_path: Path) -> None:
+def test_sudo_can_be_set(tmp_path: Path) -> None:
     text = "hosts: {a: {address: h, user: ops, sudo: false}, b: {address: i, user: root, sudo: true}}\n"
     inventory = load_inventory(written(tmp_path, text))
     assert (inventory.host("a").sudo, inventory.host("b").sudo) == (False, True)
 
 
-def test_every_mistake_is_told_at_once_with_file_line_and_key(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once_with_file_line_and_key(tmp_path: Path) -> None:
     assert findings(
         tmp_path,
         "default:\n"
@@ -88,24 +89,37 @@ def test_every_mistake_is_told_at_once_with_file_line_and_key(tmp_path: Path) ->
     ) == [
         "lab.yaml:1: default: unknown key: did you mean defaults?",
         "lab.yaml:4: hosts.rig1.address: is missing",
-        "lab.yaml:5: hosts.rig1.adress: unknown key: did you mean address?",
+        "lab.yaml:5: hosts.rig1.adress: unknown key: did you mean address or peer_address?",
         "lab.yaml:6: hosts.rig1.docker_version: must be text, and YAML reads 29.6 as a number: put it in quotes",
         "lab.yaml:8: hosts.rig1.endpoints.main.gpu: unknown key: did you mean gpus?",
     ]
 
 
-def test_a_wrong_default_is_told_once_and_at_its_own_line(tmp_path: Path) -> None:
+def test_a_wrong_default_is_reported_once_at_its_own_line(tmp_path: Path) -> None:
     assert findings(
         tmp_path, "defaults:\n  driver_branch: 470\nhosts:\n  rig1: {address: a}\n  rig2: {address: b}\n"
     ) == [
-        "lab.yaml:2: defaults.driver_branch: 470 is no driver branch for these GPUs: "
-        "595 is on all three distributions; 580 is the oldest"
+        "lab.yaml:2: defaults.driver_branch: 470 is not a driver branch for these GPUs: "
+        "595 is available on all three distributions; 580 is the oldest"
     ]
 
 
-def test_a_setting_at_the_top_is_sent_to_the_defaults(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("old", "new"), Settings.RENAMED.items())
+def test_a_renamed_key_is_refused_at_its_line_with_its_new_name(tmp_path: Path, old: str, new: str) -> None:
+    *parents, key = old.replace("*", "main").split(".")
+    lines = ["hosts:", "  rig1:", "    address: a"]
+    for depth, part in enumerate((*parents, key), start=2):
+        lines.append(f"{'  ' * depth}{part}:")
+    lines[-1] += " 1"
+    where = ".".join((*parents, key))
+    assert findings(tmp_path, "\n".join(lines) + "\n") == [
+        f"lab.yaml:{len(lines)}: hosts.rig1.{where}: was renamed: use {new}"
+    ]
+
+
+def test_a_setting_at_the_top_belongs_under_the_defaults(tmp_path: Path) -> None:
     [finding] = findings(tmp_path, "recipe: x\nhosts: {rig1: {address: a}}\n")
-    assert finding == "lab.yaml:1: recipe: unknown key: settings for every host stand under `defaults:`"
+    assert finding == "lab.yaml:1: recipe: unknown key: move settings for all hosts under `defaults:`"
 
 
 def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
@@ -115,28 +129,31 @@ def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
 
 def test_two_names_for_one_host_are_refused(tmp_path: Path) -> None:
     [finding] = findings(tmp_path, "hosts:\n  rig1: {address: a}\n  rig2: {address: a}\n")
-    assert finding.startswith("lab.yaml:3: hosts.rig2.address: is the address of rig1 too")
+    assert finding.startswith("lab.yaml:3: hosts.rig2.address: is also the address of rig1")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "holds no keys"),
-        ("- rig1\n", "holds no keys"),
-        ("hosts:\n", "names no host"),
-        ("defaults: {}\n", "names no host"),
-        ("hosts: [rig1]\n", "must hold keys"),
-        ("hosts: {rig1: 10.0.0.1}\n", "must hold keys"),
-        ("hosts: {'rig 1': {address: a}}\n", "is no host name"),
+        ("", "contains no keys"),
+        ("- rig1\n", "contains no keys"),
+        ("hosts:\n", "lists no host"),
+        ("defaults: {}\n", "lists no host"),
+        ("hosts: [rig1]\n", "must contain keys"),
+        ("hosts: {rig1: 10.0.0.1}\n", "must contain keys"),
+        ("hosts: {'rig 1': {address: a}}\n", "is not a host name"),
         ("hosts: {rig1: {address: a\n", "is not valid YAML"),
         ("defaults: {address: a}\nhosts: {rig1: {}}\n", "cannot be the same for all hosts"),
-        ("hosts: {rig1: {address: a, endpoints: {main: {address: 0.0.0.0}}}}\n", "is no address of one host"),
+        (
+            "hosts: {rig1: {address: a, endpoints: {main: {listen: 0.0.0.0}}}}\n",
+            "must be a specific address, not a wildcard",
+        ),
         ("hosts: {rig1: {address: a, endpoints: [main]}}\n", "hosts.rig1.endpoints"),
-        ("hosts: {rig1: {address: a, port: '22'}}\n", "leave the quotes out"),
+        ("hosts: {rig1: {address: a, port: '22'}}\n", "remove the quotes"),
         ("hosts: {rig1: {address: a, user: 'x; rm'}}\n", "hosts.rig1.user"),
     ],
 )
-def test_files_that_cannot_work_are_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_files_are_refused(tmp_path: Path, text: str, words: str) -> None:
     assert words in "\n".join(findings(tmp_path, text))
 
 
@@ -145,7 +162,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_inventory(tmp_path / "nowhere.yaml")
 
 
-def test_an_unknown_host_names_the_near_one(tmp_path: Path) -> None:
+def test_an_unknown_host_suggests_a_similar_one(tmp_path: Path) -> None:
     inventory = load_inventory(written(tmp_path, "hosts: {rig1: {address: h}}\n"))
     with pytest.raises(RigupError, match="did you mean rig1"):
         inventory.host("rig11")
@@ -166,7 +183,7 @@ def test_the_users_own_inventory_wins_over_the_lab_and_a_named_one_over_both(
     (own / "lab.yaml").touch()
     assert find_inventory(own) == own / "lab.yaml"
     monkeypatch.setenv("RIGUP_INVENTORY", str(other))
-    with pytest.raises(RigupError, match="is no file"):
+    with pytest.raises(RigupError, match="is not a file"):
         find_inventory(own)
     other.touch()
     assert find_inventory(own) == other
@@ -209,5 +226,5 @@ def test_pyinfra_reads_the_hosts_as_group_lab_with_defaults_below_and_data_above
 def test_pyinfra_shows_a_mistake_as_one_message_without_a_traceback(tmp_path: Path) -> None:
     ran = pyinfra(written(tmp_path, "hosts: {rig1: {adress: 127.0.0.1}}\n"))
     assert ran.returncode == 1
-    assert "lab.yaml:1: hosts.rig1.adress: unknown key: did you mean address?" in ran.stderr
+    assert "lab.yaml:1: hosts.rig1.adress: unknown key: did you mean address or peer_address?" in ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr
