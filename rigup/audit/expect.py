@@ -63,10 +63,10 @@ def expect_at_least(what: str, floor: str, found: str) -> None:
 
 def expect_files(rig: Subject, directory: str, *names: str) -> None:
     """Raise Deviation where these files of a directory on the host differ from those in `files/`."""
-    wanted = {name: hashlib.sha256((FILES / name).read_bytes()).hexdigest() for name in names}
+    expected = {name: hashlib.sha256((FILES / name).read_bytes()).hexdigest() for name in names}
     listed = rig.output("cd %s && sha256sum -- *.py *.service *.timer 2>/dev/null || true", directory).splitlines()
     found = {name: digest for digest, _, name in (line.partition("  ") for line in listed)}
-    expect(wanted, {name: found.get(name, "no such file") for name in wanted})
+    expect(expected, {name: found.get(name, "no such file") for name in expected})
 
 
 def expect_repository(rig: Subject, url: str, key: str) -> None:

@@ -38,7 +38,7 @@ from rigup.ssh.batch import Command, Result
 from rigup.ssh.client import Client, Unreachable
 from rigup.text import progress_line
 
-__all__ = ["endpoints_of", "exit_code", "look", "register", "render", "state_of"]
+__all__ = ["endpoints_of", "exit_code", "look", "register", "render", "select", "state_of"]
 
 EVERY_S = 2.0
 
@@ -99,11 +99,16 @@ def look(targets: Sequence[Target]) -> Status:
     hosts = {target.host.name: target.host for target in targets}
     with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
         found = dict(zip(hosts, pool.map(_look_at, hosts.values()), strict=True))
-    for name, status in found.items():
-        endpoints = {target.endpoint for target in targets if target.host.name == name}
-        if None not in endpoints:
-            status["endpoints"] = [each for each in status["endpoints"] if each["name"] in endpoints]
-    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "hosts": found}
+    selected = {name: select(status, name, targets) for name, status in found.items()}
+    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "hosts": selected}
+
+
+def select(status: Status, name: str, targets: Sequence[Target]) -> Status:
+    """Return a host's status with only those endpoints that are named, if any are."""
+    endpoints = {target.endpoint for target in targets if target.host.name == name}
+    if None in endpoints:
+        return status
+    return status | {"endpoints": [each for each in status["endpoints"] if each["name"] in endpoints]}
 
 
 def _look_at(host: Host) -> Status:

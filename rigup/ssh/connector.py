@@ -78,7 +78,7 @@ class RigConnector(SSHConnector):
         self._results: ReadAhead | None = None
         self._transfer: FileTransferClient | None = None
         self._channel: paramiko.Channel | None = None
-        self._is_left = False
+        self._is_disconnected = False
 
     @staticmethod
     def make_names_data(name: str) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
@@ -91,7 +91,7 @@ class RigConnector(SSHConnector):
         """Connect and, the first time in a run, send what the last run read."""
         silence_paramiko()
         logger.addFilter(host_keys.is_not_advice)
-        self._is_left = False
+        self._is_disconnected = False
         try:
             super().connect()
         except ConnectError as error:
@@ -121,7 +121,7 @@ class RigConnector(SSHConnector):
         clear_askpass_cache(self.host)
         if self._results is not None:
             self._results.save()
-        self._is_left = True
+        self._is_disconnected = True
         if self.client is not None:
             self.client.close()
         self._forget_results()
@@ -145,7 +145,7 @@ class RigConnector(SSHConnector):
 
     def _reconnect(self, why: str) -> None:
         """Connect again, and forget all results: the host may have been rebooted or replaced."""
-        if self._is_left:
+        if self._is_disconnected:
             raise ConnectionLostError(f"{self.host.name} was disconnected on purpose")
         self._forget_results()
         self._channel = self._transfer = None
@@ -262,15 +262,15 @@ class RigConnector(SSHConnector):
 
     def _known_result(self, command: StringCommand, arguments: dict[str, Any]) -> tuple[bool, CommandOutput] | None:
         """The result that was read ahead, as pyinfra takes it; None where there is none."""
-        ahead, wanted = self._results, self._readable_ahead(command, arguments)
-        if ahead is None or wanted is None:
+        ahead, key = self._results, self._readable_ahead(command, arguments)
+        if ahead is None or key is None:
             return None
-        ahead.note_use(wanted)
+        ahead.note_use(key)
         if ahead.is_older_than(STALE_AFTER_S):
             # Someone read the plan, or other hosts took their time: read all again, still in one round trip.
             ahead.clear()
             self.executions += ahead.start(self._transport())
-        result = ahead.result(wanted)
+        result = ahead.result(key)
         if result is None:
             return None
         try:

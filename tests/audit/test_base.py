@@ -34,20 +34,20 @@ def test_base_apt_lock(rig: Subject) -> None:
 @check("major", "sysctl")
 def test_base_sysctl(rig: Subject) -> None:
     """The kernel settings must be in effect."""
-    wanted = {key: str(value) for key, value in rig.settings.sysctl.items() if live(rig, key) is not None}
-    expect(wanted, {key: live(rig, key) for key in wanted})
+    expected = {key: str(value) for key, value in rig.settings.sysctl.items() if live(rig, key) is not None}
+    expect(expected, {key: live(rig, key) for key in expected})
 
 
 @check("major", "sysctl")
 def test_base_sysctl_kept(rig: Subject) -> None:
     """The kernel settings must survive a reboot: no file that systemd reads later may override them."""
-    wanted = {key: str(value) for key, value in rig.settings.sysctl.items() if live(rig, key) is not None}
+    expected = {key: str(value) for key, value in rig.settings.sysctl.items() if live(rig, key) is not None}
     kept = {}
     for line in rig.output("systemd-analyze cat-config --no-pager sysctl.d").splitlines():
         key, equals, value = line.partition("=")
         if equals and not line.lstrip().startswith(("#", ";")):
             kept[key.strip().lstrip("-").replace("/", ".")] = value.strip()
-    expect(wanted, {key: kept.get(key, "nothing") for key in wanted})
+    expect(expected, {key: kept.get(key, "nothing") for key in expected})
 
 
 @check("major")

@@ -84,12 +84,12 @@ def test_config_venv(rig: Subject) -> None:
     """The packages of an engine without a container must be installed, each at its locked version."""
     for venv in rig.plan.venvs:
         expect_text(venv.done, venv.text, rig.text(venv.done))
-        wanted = dict(line.split(" ")[0].split("==") for line in venv.requirements)
+        expected = dict(line.split(" ")[0].split("==") for line in venv.requirements)
         listed = (
             rig.json(f"{UV}/bin/uv pip list --no-cache --format=json --python=%s", f"{venv.path}/bin/python3") or []
         )
         found = {normal(each["name"]): each["version"] for each in listed}
-        expect({normal(name): version for name, version in wanted.items()}, found)
+        expect({normal(name): version for name, version in expected.items()}, found)
 
 
 def normal(name: str) -> str:

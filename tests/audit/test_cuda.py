@@ -12,8 +12,8 @@ from rigup.audit.subject import Subject
 @check("minor", "cuda_toolkit")
 def test_cuda_packages(rig: Subject) -> None:
     """The CUDA toolkit must have the locked version."""
-    wanted = rig.locked("cuda")
-    expect(wanted, rig.versions(wanted))
+    expected = rig.locked("cuda")
+    expect(expected, rig.versions(expected))
 
 
 @check("minor", "cuda_toolkit")

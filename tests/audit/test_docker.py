@@ -18,15 +18,15 @@ def daemon(rig: Subject) -> dict[str, Any]:
 @check("major", "docker_version")
 def test_docker_packages(rig: Subject) -> None:
     """Docker's packages must have the locked versions."""
-    wanted = rig.locked("docker")
-    expect(wanted, rig.versions(wanted))
+    expected = rig.locked("docker")
+    expect(expected, rig.versions(expected))
 
 
 @check("major", "container_toolkit_version")
 def test_docker_toolkit(rig: Subject) -> None:
     """The container toolkit's four packages must all have the locked version."""
-    wanted = rig.locked("toolkit")
-    expect(wanted, rig.versions(wanted))
+    expected = rig.locked("toolkit")
+    expect(expected, rig.versions(expected))
 
 
 @check("critical", "container_toolkit_version")
@@ -60,7 +60,7 @@ def test_docker_config(rig: Subject) -> None:
     except ValueError:
         written = {}
         expect("valid JSON in /etc/docker/daemon.json", "none")
-    wanted: dict[str, object] = {
+    expected: dict[str, object] = {
         "runtimes.nvidia": "nvidia-container-runtime",
         "features.cdi": True,
         "log-driver": rig.settings.docker_log_driver,
@@ -71,10 +71,10 @@ def test_docker_config(rig: Subject) -> None:
         "log-driver": written.get("log-driver", "nothing"),
     }
     if rig.settings.registry_mirror:
-        wanted["registry-mirrors"] = rig.settings.registry_mirror
+        expected["registry-mirrors"] = rig.settings.registry_mirror
         mirrors = written.get("registry-mirrors", [])
-        found["registry-mirrors"] = wanted["registry-mirrors"] if wanted["registry-mirrors"] in mirrors else mirrors
-    expect(wanted, found)
+        found["registry-mirrors"] = expected["registry-mirrors"] if expected["registry-mirrors"] in mirrors else mirrors
+    expect(expected, found)
 
 
 @check("critical", root=True)
@@ -94,6 +94,8 @@ def test_docker_log_driver(rig: Subject) -> None:
 def test_docker_cdi(rig: Subject) -> None:
     """Containers must be able to request each GPU, and all of them; the list must be refreshed at each boot."""
     listed = set(rig.output("nvidia-ctk cdi list").split())
-    wanted = [f"nvidia.com/gpu={index}" for index in (*range(rig.gpus_on_the_bus), "all")]
-    expect_none(f"{len(wanted)} devices for containers", [f"no {device}" for device in wanted if device not in listed])
+    expected = [f"nvidia.com/gpu={index}" for index in (*range(rig.gpus_on_the_bus), "all")]
+    expect_none(
+        f"{len(expected)} devices for containers", [f"no {device}" for device in expected if device not in listed]
+    )
     expect("enabled", rig.unit("nvidia-cdi-refresh.service").get("UnitFileState"))

@@ -37,20 +37,20 @@ def rules_in_force(rig: Subject, endpoint: EndpointPlan) -> list[dict[str, objec
     listed = rig.json("nft -j list chain inet rigup %s", f"endpoint-{endpoint.name}") or {}
     rules = []
     for rule in (entry["rule"] for entry in listed.get("nftables", []) if "rule" in entry):
-        told: dict[str, object] = {}
+        parts: dict[str, object] = {}
         for part in rule["expr"]:
             if match := part.get("match"):
                 left = match["left"]
                 name = left["meta"]["key"] if "meta" in left else left["payload"]["field"]
                 right = networks(match["right"]) if name == "saddr" else match["right"]
-                told[f"{name} {match['op']}"] = right
+                parts[f"{name} {match['op']}"] = right
             else:
-                told["then"] = ", ".join(part)
-        rules.append(told)
+                parts["then"] = ", ".join(part)
+        rules.append(parts)
     return rules
 
 
-def rule_due(endpoint: EndpointPlan) -> dict[str, object]:
+def expected_rule(endpoint: EndpointPlan) -> dict[str, object]:
     """Return the expected rule of an endpoint's chain: drop what comes to its port from outside its networks."""
     return {
         "iif !=": "lo",
@@ -104,7 +104,7 @@ def admission(text: str) -> dict[str, object]:
     }
 
 
-def admission_due(endpoint: EndpointPlan) -> dict[str, object]:
+def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
     """Return the expected admission: clients of its networks that have the key or ask for the health check."""
     return {
         "global": [""],
@@ -139,9 +139,9 @@ def test_gateway_files(rig: Subject) -> None:
     if public:
         expect_files(rig, UNITS, "rigup-gateway@.service")
     for endpoint in public:
-        expect(admission_due(endpoint), admission(rig.text(f"{GATEWAYS}/{endpoint.name}.cfg") or ""))
+        expect(expected_admission(endpoint), admission(rig.text(f"{GATEWAYS}/{endpoint.name}.cfg") or ""))
         kept = rules_at_boot(rig.text(f"{GATEWAYS}/{endpoint.name}.nft") or "", f"endpoint-{endpoint.name}")
-        expect([rule_due(endpoint)], kept)
+        expect([expected_rule(endpoint)], kept)
         shown = rig.unit(endpoint.gateway)
         expect(
             {"now": "active", "at boot": "enabled", "needs daemon-reload": "no"},
@@ -164,7 +164,7 @@ def test_gateway_key(rig: Subject) -> None:
             expect("root 600", owner if size not in ("", "0") else "no key")
             found = rules_in_force(rig, endpoint)
             expect("1 rule", f"{len(found)} rule{'s' * (len(found) != 1)}")
-            expect(rule_due(endpoint), found[0])
+            expect(expected_rule(endpoint), found[0])
 
 
 @check("critical", "endpoints", root=True)
@@ -183,6 +183,6 @@ def test_gateway_refuses(rig: Subject) -> None:
     """Without the key, only the health check may answer."""
     for endpoint in rig.plan.endpoints:
         if endpoint.public_url:
-            for path, due in {endpoint.ready_path: "200", "/v1/models": "401", "/metrics": "401"}.items():
+            for path, code in {endpoint.ready_path: "200", "/v1/models": "401", "/metrics": "401"}.items():
                 url = f"{endpoint.public_url}{path}"
-                expect({url: due}, {url: rig.output("curl -sS -m 20 -o /dev/null -w '%%{http_code}' %s", url)})
+                expect({url: code}, {url: rig.output("curl -sS -m 20 -o /dev/null -w '%%{http_code}' %s", url)})

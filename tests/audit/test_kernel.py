@@ -27,14 +27,14 @@ def test_kernel_headers(rig: Subject) -> None:
 @check("major", "modprobe_options", repair=("reboot",))
 def test_kernel_module_options(rig: Subject) -> None:
     """The module options must be in effect in the loaded modules."""
-    wanted, found = {}, {}
+    expected, found = {}, {}
     for module, options in rig.settings.modprobe_options.items():
         for option, value in options.items():
             name = f"{module}.{option}"
-            wanted[name] = plain(value)
+            expected[name] = plain(value)
             loaded = rig.text(f"/sys/module/{module}/parameters/{option}")
             found[name] = plain(loaded.strip()) if loaded is not None else "the module is not loaded"
-    expect(wanted, found)
+    expect(expected, found)
 
 
 @check("major", "modprobe_options")
@@ -43,13 +43,13 @@ def test_kernel_module_options_kept(rig: Subject) -> None:
     said = [
         line.split() for line in rig.output("/sbin/modprobe --showconfig").splitlines() if line.startswith("options ")
     ]
-    wanted, found = {}, {}
+    expected, found = {}, {}
     for module, options in rig.settings.modprobe_options.items():
         given = dict(word.partition("=")[::2] for words in said if words[1] == module for word in words[2:])
         for option, value in options.items():
-            wanted[f"{module} {option}"] = plain(value)
+            expected[f"{module} {option}"] = plain(value)
             found[f"{module} {option}"] = plain(given.get(option, "nothing"))
-    expect(wanted, found)
+    expect(expected, found)
 
 
 @check("critical")

@@ -172,7 +172,7 @@ def test_model_peers(rig: Subject) -> None:
     if not allowed:
         expect("not running", "active" if rig.unit(PEERS_UNIT).get("ActiveState") == "active" else "not running")
         return
-    wanted = {
+    expected = {
         "port": str(rig.settings.peer_port),
         "use chroot": "no",
         "read only": "yes",
@@ -184,7 +184,7 @@ def test_model_peers(rig: Subject) -> None:
         "models path": rig.settings.model_store,
         "models exclude": ".arriving",
     }
-    expect(wanted, rsyncd(rig.text(PEERS_CONFIG) or ""))
+    expect(expected, rsyncd(rig.text(PEERS_CONFIG) or ""))
     expect_files(rig, UNITS, PEERS_UNIT)
     shown = rig.unit(PEERS_UNIT)
     expect({"now": "active", "at boot": "enabled"}, {"now": shown["ActiveState"], "at boot": shown["UnitFileState"]})

@@ -22,15 +22,15 @@ def address_of(hexadecimal: str) -> str:
     return str(ipaddress.ip_address(b"".join(words)))
 
 
-def command(told: str) -> str:
+def command(shown: str) -> str:
     """Return the words of a unit's only command from `systemctl show`: without quotes, dollars doubled."""
-    words = re.findall(r"argv\[\]=(.*?) ; ignore_errors=", told, re.DOTALL)
+    words = re.findall(r"argv\[\]=(.*?) ; ignore_errors=", shown, re.DOTALL)
     return words[0].replace("$$", "$") if len(words) == 1 else f"{len(words)} commands"
 
 
-def seconds(told: str) -> int:
+def seconds(shown: str) -> int:
     """Return `1h 30min` in seconds; 0 for anything else, such as `infinity`."""
-    return sum(int(number) * TIMES[unit] for number, unit in re.findall(r"(\d+)(w|d|h|min|s)\b", told))
+    return sum(int(number) * TIMES[unit] for number, unit in re.findall(r"(\d+)(w|d|h|min|s)\b", shown))
 
 
 @check("major")
@@ -128,12 +128,12 @@ def test_serve_running(rig: Subject) -> None:
 @check("critical", "endpoints")
 def test_serve_others(rig: Subject) -> None:
     """An endpoint that the inventory no longer has must not serve: it would occupy GPUs that others need."""
-    due = {endpoint.name for endpoint in rig.plan.endpoints}
+    planned = {endpoint.name for endpoint in rig.plan.endpoints}
     # Units of other origins may have such names, but no files in this directory.
     ours = {*rig.output("ls -1 /etc/rigup/endpoints/").split()}
     listed = rig.output("systemctl list-units --plain --no-legend --state=active,activating 'llm@*.service'")
     names = [line.split()[0].removeprefix("llm@").removesuffix(".service") for line in listed.splitlines()]
-    expect_none("no other endpoint", [f"{name} serves" for name in names if name in ours - due])
+    expect_none("no other endpoint", [f"{name} serves" for name in names if name in ours - planned])
 
 
 @check("critical", "endpoints")
@@ -175,8 +175,8 @@ def test_serve_gpus(rig: Subject) -> None:
         if endpoint.image is None:
             continue
         listed = rig.output("docker exec %s nvidia-smi -L", endpoint.container).splitlines()
-        seen = sum(line.startswith("GPU ") for line in listed)
-        expect(f"{endpoint.gpu_count} GPUs in {endpoint.container}", f"{seen} GPUs in {endpoint.container}")
+        count = sum(line.startswith("GPU ") for line in listed)
+        expect(f"{endpoint.gpu_count} GPUs in {endpoint.container}", f"{count} GPUs in {endpoint.container}")
 
 
 @check("critical", "endpoints", "recipe", root=True)
@@ -188,14 +188,14 @@ def test_serve_container(rig: Subject) -> None:
         running = rig.json("docker container inspect %s", endpoint.container)
         if not running:
             raise Deviation(f"the container {endpoint.container}", "no such container")
-        seen = running[0]
-        config, host = seen.get("Config", {}), seen.get("HostConfig", {})
+        container = running[0]
+        config, host = container.get("Config", {}), container.get("HostConfig", {})
         # The image adds its own variables.
         environment = dict(each.split("=", 1) for each in config.get("Env") or [])
         expect(hashed(endpoint.env), hashed({name: environment.get(name, "") for name in endpoint.env}))
         devices = [name for request in host.get("DeviceRequests") or [] for name in request.get("DeviceIDs") or []]
         gpus = ["all"] if endpoint.gpus == "all" else endpoint.gpus
-        mounts = {mount["Destination"]: mount["Source"] for mount in seen.get("Mounts", []) if not mount.get("RW")}
+        mounts = {mount["Destination"]: mount["Source"] for mount in container.get("Mounts", []) if not mount.get("RW")}
         expect(
             {
                 "plan": endpoint.digest[:12],

@@ -11,8 +11,8 @@ from rigup.audit.subject import PROGRAMS, UNITS, Subject
 def test_watch_timer(rig: Subject) -> None:
     """The daily audit must run, or not, as configured."""
     shown = rig.unit("rigup-audit.timer")
-    due = "active, enabled" if rig.settings.daily_audit else "inactive, "
-    expect(due, f"{shown.get('ActiveState')}, {shown.get('UnitFileState')}")
+    expected = "active, enabled" if rig.settings.daily_audit else "inactive, "
+    expect(expected, f"{shown.get('ActiveState')}, {shown.get('UnitFileState')}")
     if rig.settings.daily_audit:
         expect_files(rig, UNITS, "rigup-audit.service", "rigup-audit.timer")
         expect_files(rig, PROGRAMS, "daily_audit.py")
