@@ -196,16 +196,16 @@ class RigConnector(SSHConnector):
                 echo(f"{self.host.print_prefix}{line.line}", err=True)
             return result
         run = super().run_shell_command
-        why = self._attempt(lambda: run(command, print_output, print_input, **arguments))
-        if isinstance(why, str) and is_fact:
-            self._reconnect(why)
-            why = self._attempt(lambda: run(command, print_output, print_input, **arguments))
-        if not isinstance(why, str):
-            return why
+        outcome = self._attempt(lambda: run(command, print_output, print_input, **arguments))
+        if isinstance(outcome, str) and is_fact:
+            self._reconnect(outcome)
+            outcome = self._attempt(lambda: run(command, print_output, print_input, **arguments))
+        if not isinstance(outcome, str):
+            return outcome
         if is_fact:
-            raise ConnectionLostError(f"connection lost again ({why}) while a fact was read from {self.host.name}")
+            raise ConnectionLostError(f"connection lost again ({outcome}) while a fact was read from {self.host.name}")
         raise ConnectionLostError(
-            f"connection lost ({why}) while a command ran on {self.host.name}; it may have run, so it is not run "
+            f"connection lost ({outcome}) while a command ran on {self.host.name}; it may have run, so it is not run "
             "again. Run the deploy again: it continues from there."
         )
 
