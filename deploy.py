@@ -1,11 +1,11 @@
-"""The road from a bare host to a served endpoint.
+"""Deploy: from a bare host to a served endpoint.
 
-`pyinfra inventory/lab.py deploy.py` walks it on every host of the inventory. Each step states an end state and does
-nothing where that state holds already, so a run that was interrupted anywhere is finished by the next one.
+`pyinfra inventory/lab.py deploy.py` takes these steps on every host of the inventory. Each step describes an end state
+and does nothing where it is reached already, so an interrupted run is completed by the next one.
 """
 
-from rigup.run.console import calm
-from rigup.run.recorder import record
+from rigup.run.console import shorten_output
+from rigup.run.recorder import record_plan, start_recording
 from tasks.base import base
 from tasks.config import config
 from tasks.cuda import cuda
@@ -20,11 +20,11 @@ from tasks.serve import serve
 from tasks.verify import verify
 from tasks.watch import watch
 
-calm()
-record()
+shorten_output()
+start_recording()
 
 context = preflight()
-record(context.plan)
+record_plan(context.plan)
 
 base(context)
 model(context)

@@ -1,14 +1,14 @@
-"""The way back to a bare host, for `deploy.py` to walk its road anew.
+"""Rebuild: reset a host to bare, so that `deploy.py` can start again.
 
-`pyinfra inventory/lab.py rebuild.py --limit rig2` takes back what the deploys have added there. `--dry` shows it all
-first; without `-y` it asks for the host's name before it begins. `--data remove_store=yes` removes the checkpoints too.
+`pyinfra inventory/lab.py rebuild.py --limit rig2` removes what deploys have added there. `--dry` lists it first;
+without `-y` it asks for the host's name before it starts. `--data remove_store=yes` removes the checkpoints too.
 """
 
-from rigup.run.console import calm
-from rigup.run.recorder import record
+from rigup.run.console import shorten_output
+from rigup.run.recorder import start_recording
 from tasks.rebuild import rebuild
 
-calm()
-record(then="`pyinfra inventory/lab.py deploy.py` brings it back.")
+shorten_output()
+start_recording(then="`pyinfra inventory/lab.py deploy.py` deploys it again.")
 
 rebuild()

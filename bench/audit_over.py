@@ -10,9 +10,9 @@ import os
 from typing import Any
 
 import pytest
-import testinfra.backend  # type: ignore[import-untyped]
-from testinfra.backend.paramiko import ParamikoBackend  # type: ignore[import-untyped]
-from testinfra.backend.ssh import SshBackend  # type: ignore[import-untyped]
+import testinfra.backend
+from testinfra.backend.paramiko import ParamikoBackend
+from testinfra.backend.ssh import SshBackend
 
 from rigup.ssh.testinfra_backend import NAME, inventory
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rigup.config.inventory import find_inventory, load_inventory
 from rigup.errors import RigupError
-from rigup.run.recorder import expect
+from rigup.run.recorder import prepare
 
 try:
     lab = load_inventory(find_inventory(Path(__file__).resolve().parent)).pyinfra_hosts(
@@ -19,4 +19,4 @@ except RigupError as error:
     raise SystemExit(f"--> The inventory cannot be used:\n{error}") from None
 
 # From here on, even a run that reaches no host writes its report.
-expect()
+prepare()

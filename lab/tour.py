@@ -12,7 +12,7 @@ from typing import Any
 
 from lab.settings import STATE
 from rigup.config.inventory import load_inventory
-from rigup.run import report
+from rigup.run import report, summary
 
 __all__ = ["tour"]
 
@@ -54,7 +54,7 @@ def tour(boot: Callable[[], object]) -> int:
     for name, host in _last_run().items():
         for endpoint in host["endpoints"]:
             print(f"\n{name} serves {endpoint['recipe']} at {endpoint['url']}. Ask it something:")
-            print(f"  {report.try_line(name, host, endpoint)}")
+            print(f"  {summary.try_line(name, host, endpoint)}")
     print(NEXT)
     return 0
 

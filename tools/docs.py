@@ -11,7 +11,6 @@ import ast
 import importlib.util
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -90,8 +89,6 @@ def exit_codes() -> str:
 @cache
 def audit_checks() -> dict[str, dict[str, Callable[..., None]]]:
     """The audit's checks by step, then by id: functions with what `@check(...)` says of them as `about`."""
-    if str(AUDIT) not in sys.path:
-        sys.path.insert(0, str(AUDIT))
     found = {step: _checks_in(AUDIT / f"test_{step}.py") for step in steps() if (AUDIT / f"test_{step}.py").is_file()}
     if left := {path.stem.removeprefix("test_") for path in AUDIT.glob("test_*.py")} - set(found):
         raise PluginError(f"tests/audit checks what is no step of deploy.py: {', '.join(sorted(left))}")

@@ -1,4 +1,4 @@
-"""A question to the person at the keyboard."""
+"""Ask the person at the keyboard."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["agreed"]
 
 
 def agreed(question: str) -> bool:
-    """Whether the answer is yes; where nobody is there to answer, it is no."""
+    """Return whether the answer is yes. Without anyone to answer, it is no."""
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:

@@ -1,44 +1,49 @@
-"""TODO."""
+"""`rigup accept`: accept the new host key of a reinstalled or replaced host."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from rigup.cli._confirm import agreed
-from rigup.config.inventory import find_inventory, load_inventory
-from rigup.ssh.host_keys import accept, known_as, known_file, presented, without
+from rigup.cli._hosts import add_inventory, find_host, read_inventory
+from rigup.cli._parser import Commands
+from rigup.ssh import host_keys
 
-__all__ = [
-    "add_arguments",
-    "command",
-]
+__all__ = ["register"]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def register(commands: Commands) -> None:
+    """Add `rigup accept`."""
+    parser = commands.add_parser(
+        "accept",
+        help="accept the new host key of a reinstalled or replaced host",
+        description="Shows the known host key and the one that the host presents now, and asks before it is accepted.",
+        epilog="Exit codes: 0 accepted or already known, 1 not accepted.",
+    )
     parser.add_argument("host", metavar="HOST", help="a host of the inventory")
-    parser.add_argument("-y", "--yes", action="store_true", help="without asking")
-    parser.add_argument("--inventory", type=Path, metavar="FILE", help="the inventory file; by default the deploy's")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    add_inventory(parser)
+    parser.set_defaults(run=_accept)
 
 
-def command(options: argparse.Namespace) -> int:
-    """Run `rigup accept`; returns its exit code. Raises RigupError where the host does not answer."""
-    host = load_inventory(options.inventory or find_inventory(Path.cwd() / "inventory")).host(options.host)
-    way, key = host.connection, presented(host)
-    path = known_file(way)
+def _accept(options: argparse.Namespace) -> int:
+    """Raises RigupError where the host does not answer."""
+    host = find_host(read_inventory(options), options.host)
+    connection, key = host.connection, host_keys.presented(host)
+    path, name = host_keys.known_file(connection), host_keys.known_as(connection)
     lines = path.read_text().splitlines() if path.exists() else []
-    kept, before = without(lines, known_as(way))
-    if before == [key.fingerprint]:
-        print(f"{host.name}: {key.fingerprint} is known already")
+    others, known = host_keys.without(lines, name)
+    if known == [key.fingerprint]:
+        print(f"{host.name}: {key.fingerprint} is already known")
         return 0
-    print(f"{host.name} ({known_as(way)})")
-    print(f"  known:    {', '.join(before) or 'nothing'}")
-    print(f"  it shows: {key.fingerprint}")
-    print("On its console, `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` must print the same.")
+    print(f"{host.name} ({name})")
+    print(f"  known key:     {', '.join(known) or 'none'}")
+    print(f"  presented key: {key.fingerprint}")
+    print("On the host's console, `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` must print the presented key.")
     if not options.yes and not agreed(f"Accept this key for {host.name}?"):
         print("Nothing was changed.", file=sys.stderr)
         return 1
-    accept(path, kept, known_as(way), key)
-    print(f"Accepted, in {path}. `pyinfra inventory/lab.py deploy.py --limit {host.name}` brings it into service.")
+    host_keys.accept(path, others, name, key)
+    print(f"Accepted in {path}. Next: `pyinfra inventory/lab.py deploy.py --limit {host.name}`")
     return 0

@@ -1,4 +1,4 @@
-"""`rigup audit`: the checks of `tests/audit`, with words of its own. They run in a process of their own, by pytest."""
+"""`rigup audit`: run the checks of `tests/audit`, by pytest in a separate process."""
 
 from __future__ import annotations
 
@@ -8,53 +8,60 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rigup.errors import RigupError
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from rigup.audit.outcome import WORDS
+from rigup.cli._hosts import add_inventory, find_host, read_inventory
+from rigup.cli._parser import Commands
+from rigup.errors import RigupError, suggestion
 
-__all__ = ["add_arguments", "command", "table"]
+__all__ = ["register", "table"]
 
 CHECKS = Path("tests/audit")
-WORDS = {"ok": "ok", "finding": "FAILED", "waived": "waived", "unseen": "not seen"}
-STYLES = {"ok": "green", "finding": "bold red", "waived": "yellow", "unseen": "yellow"}
+STYLES = {"ok": "green", "finding": "bold red", "waived": "yellow", "unchecked": "yellow"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--limit", action="append", metavar="HOST", help="only this host; may be given again")
-    parser.add_argument("--step", action="append", metavar="STEP", help="only this step's checks; may be given again")
-    parser.add_argument("--inventory", type=Path, metavar="FILE", help="the inventory file; by default the deploy's")
-    parser.add_argument("--deep", action="store_true", help="also read every byte of the model store")
-    parser.add_argument("--failed", action="store_true", help="print only what is not as planned")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print what came of each check as JSON")
-    form.add_argument(
-        "--table", action="store_true", help="print a table: a line for each check, a column for each host"
+def register(commands: Commands) -> None:
+    """Add `rigup audit`."""
+    parser = commands.add_parser(
+        "audit",
+        help="check the hosts against their plan",
+        description="Reads the hosts and changes nothing: every promise of the deploy is a check.",
+        epilog="Exit codes: 0 everything is as planned, 2 findings, 1 a check could not run.",
     )
-    form.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit file too")
+    parser.add_argument("hosts", nargs="*", metavar="HOST", help="hosts of the inventory (default: all)")
+    parser.add_argument("--step", action="append", metavar="STEP", help="only the checks of this step; repeatable")
+    parser.add_argument("--deep", action="store_true", help="also read every byte of the model store")
+    parser.add_argument("--failed", action="store_true", help="print only checks that do not pass")
+    add_inventory(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the result of each check as JSON")
+    form.add_argument("--table", action="store_true", help="print a table: one row per check, one column per host")
+    form.add_argument("--junit", type=Path, metavar="FILE", help="also write a JUnit file")
+    parser.set_defaults(run=_audit)
 
 
-def command(options: argparse.Namespace) -> int:
-    """Run the audit; returns its exit code. Raises RigupError where the checks are not here."""
-    chosen = [CHECKS / f"test_{step}.py" for step in options.step or ()] or [CHECKS]
-    if not CHECKS.is_dir():
-        raise RigupError(f"there is no {CHECKS} in {Path.cwd()}: run this where it is")
-    if missing := [path for path in chosen if not path.exists()]:
-        steps = ", ".join(sorted(path.stem.removeprefix("test_") for path in CHECKS.glob("test_*.py")))
-        raise RigupError(f"no step is named {missing[0].stem.removeprefix('test_')!r}: there are {steps}")
-    argv = [sys.executable, "-m", "pytest", "--quiet", "--no-header", "-p", "no:cacheprovider", *map(str, chosen)]
-    argv += [f"--hosts={','.join(options.limit)}"] if options.limit else []
-    argv += [flag for flag, wanted in (("--deep", options.deep), ("--failed", options.failed)) if wanted]
+def _audit(options: argparse.Namespace) -> int:
+    """Raises RigupError for an unknown host or step, and where there are no checks in this directory."""
+    argv = [sys.executable, "-m", "pytest", "--quiet", "--no-header", "-p", "no:cacheprovider"]
+    argv += map(str, _files(options.step or ()))
+    if options.hosts:
+        inventory = read_inventory(options)
+        argv.append(f"--hosts={','.join(find_host(inventory, word).name for word in options.hosts)}")
+    argv += [flag for flag, is_set in (("--deep", options.deep), ("--failed", options.failed)) if is_set]
     argv += [f"--junitxml={options.junit}"] if options.junit else []
     environment = dict(os.environ)
     if options.inventory:
         environment["RIGUP_INVENTORY"] = str(options.inventory)
     if not (options.json or options.table):
-        return _code(subprocess.run(argv, env=environment).returncode)
+        return _exit_code(subprocess.run(argv, env=environment).returncode)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "outcomes.json"
         done = subprocess.run([*argv, f"--outcomes={path}"], env=environment, capture_output=True, text=True)
@@ -63,36 +70,40 @@ def command(options: argparse.Namespace) -> int:
         if options.json:
             print(path.read_text(), end="")
         else:
-            from rich.console import Console
-
             # A pipe has no width.
-            Console(width=None if sys.stdout.isatty() else 400).print(
-                table(json.loads(path.read_text()), options.failed)
-            )
-        return _code(done.returncode)
+            console = Console(width=None if sys.stdout.isatty() else 400)
+            console.print(table(json.loads(path.read_text()), options.failed))
+        return _exit_code(done.returncode)
 
 
-def table(told: Mapping[str, Any], failed: bool = False) -> Table:
-    """What came of each check on each host, from the audit's JSON; with `failed` the checks alone that did not pass."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+def _files(steps: Sequence[str]) -> list[Path]:
+    """Return the files with the checks of these steps, or the directory of all. Raises RigupError."""
+    if not CHECKS.is_dir():
+        raise RigupError(f"{Path.cwd()} has no {CHECKS}", "change to the directory that has it")
+    known = sorted(path.stem.removeprefix("test_") for path in CHECKS.glob("test_*.py"))
+    for step in steps:
+        if step not in known:
+            raise RigupError(f"no step is named {step!r}", suggestion(step, known, f"steps: {', '.join(known)}"))
+    return [CHECKS / f"test_{step}.py" for step in steps] or [CHECKS]
 
+
+def table(outcomes: Mapping[str, Any], failed: bool = False) -> Table:
+    """Return the result of each check on each host, from the audit's JSON; with `failed`, without checks that pass."""
     rows: dict[str, dict[str, str]] = {}
-    for each in told["checks"]:
+    for each in outcomes["checks"]:
         rows.setdefault(each["check"], {})[each["host"]] = each["result"]
-    severities = {each["check"]: each["severity"] for each in told["checks"]}
-    hosts = list(dict.fromkeys(each["host"] for each in told["checks"]))
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    severities = {each["check"]: each["severity"] for each in outcomes["checks"]}
+    hosts = list(dict.fromkeys(each["host"] for each in outcomes["checks"]))
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in ("check", "severity", *hosts):
-        shown.add_column(name, no_wrap=True)
+        made.add_column(name, no_wrap=True)
     for check, results in rows.items():
         if not failed or {*results.values()} != {"ok"}:
             cells = [Text(WORDS[results[host]], STYLES[results[host]]) if host in results else "" for host in hosts]
-            shown.add_row(check, severities[check], *cells)
-    return shown
+            made.add_row(check, severities[check], *cells)
+    return made
 
 
-def _code(code: int) -> int:
-    """pytest has more codes: wrong use, an interruption and its own mistakes are all `could not look`."""
+def _exit_code(code: int) -> int:
+    """Return 1 for pytest's other codes: wrong usage, an interruption, an internal error."""
     return code if code in (0, 2) else 1

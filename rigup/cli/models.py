@@ -1,4 +1,4 @@
-"""`rigup models`: which checkpoints lie on which host, how large they are and who uses them; removal on request."""
+"""`rigup models`: each host's checkpoints, their size and what uses them; removal on request."""
 
 from __future__ import annotations
 
@@ -7,75 +7,57 @@ import json
 import shlex
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from pathlib import Path
-from typing import Any
-
-import paramiko
 
 from rigup.cli._confirm import agreed
-from rigup.config.inventory import Host, find_inventory, load_inventory
+from rigup.cli._hosts import add_inventory, find_host, read_inventory
+from rigup.cli._parser import Commands, Parser
+from rigup.config.inventory import Host
 from rigup.errors import RigupError
 from rigup.facts.serving import incoming_path, shared_path, stamp_path
 from rigup.facts.store import Stored, StoredModels
 from rigup.plan.model import PLAN, fetch_unit
-from rigup.ssh.batch import Answer, Ask
-from rigup.ssh.client import Unreachable, connect, execute
+from rigup.ssh import client
+from rigup.ssh.batch import Command
 from rigup.text import size
 
-__all__ = ["add_commands", "chosen", "removal", "table"]
+__all__ = ["chosen", "register", "removal", "table"]
 
 
-def add_commands(commands: Any) -> None:
-    models = commands.add_parser(
+def register(commands: Commands) -> None:
+    """Add `rigup models` and `rigup models rm`."""
+    parser = commands.add_parser(
         "models",
-        help="which checkpoints lie on which host, their size, and who uses them",
-        description="Looks at every host's model store. `rigup models rm` removes from it; nothing else ever does.",
-        epilog="Exit codes: 0 done, 1 a host could not be asked, or refused.",
+        help="list each host's checkpoints, their size and what uses them",
+        description="Lists the model store of every host. Only `rigup models rm` ever removes a checkpoint.",
+        epilog="Exit codes: 0 success, 1 a host is unreachable, or the removal was refused.",
     )
-    models.add_argument("--json", action="store_true", help="print what was found as JSON")
-    actions = models.add_subparsers(metavar="ACTION", parser_class=type(models))
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_inventory(parser)
+    parser.set_defaults(run=_list)
+    actions = parser.add_subparsers(metavar="ACTION", parser_class=Parser)
     remove = actions.add_parser(
         "rm",
         help="remove a checkpoint from a host",
-        description="Removes a checkpoint from a host's store. Refuses one that an endpoint uses or may use, and one "
-        "that is being fetched.",
+        description="Removes a checkpoint from a host's store. Refuses if an endpoint uses it or may use it, or while "
+        "it is being downloaded.",
     )
-    remove.add_argument("host", metavar="HOST")
-    remove.add_argument("what", metavar="REPO[@COMMIT]", help="the commit may be shortened to 7 digits or more")
+    remove.add_argument("host", metavar="HOST", help="a host of the inventory")
+    remove.add_argument("what", metavar="REPO[@COMMIT]", help="the commit may be shortened to 7 or more digits")
     remove.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    told = "the inventory file; by default the deploy's"
-    models.add_argument("--inventory", type=Path, metavar="FILE", help=told)
-    # A default here would undo what stands before `rm`.
-    remove.add_argument("--inventory", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=told)
-    models.set_defaults(run=_list)
+    # With a default it would override an --inventory before `rm`.
+    add_inventory(remove, default=argparse.SUPPRESS)
     remove.set_defaults(run=_remove)
-
-
-def _hosts(options: argparse.Namespace) -> dict[str, Host]:
-    return dict(load_inventory(options.inventory or find_inventory(Path.cwd() / "inventory")).hosts)
-
-
-def _ask(host: Host, command: str) -> Answer:
-    """What a host answers, as root. Raises Unreachable."""
-    with closing(connect(host)) as client:
-        transport = client.get_transport()
-        try:
-            if transport is None:
-                raise EOFError("the connection is gone")
-            return execute(transport, Ask(command, host.sudo))
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise Unreachable(host, f"the connection broke: {error or type(error).__name__}") from error
 
 
 def _stored(host: Host) -> list[Stored]:
     fact = StoredModels()
-    answer = _ask(host, str(fact.command(host.settings.model_store)))
-    return fact.process(answer.stdout.decode(errors="replace").splitlines())
+    result = client.run(host, Command(str(fact.command(host.settings.model_store)), host.sudo))
+    return fact.process(result.stdout.decode(errors="replace").splitlines())
 
 
 def _list(options: argparse.Namespace) -> int:
-    hosts = _hosts(options)
+    """Raises RigupError, after the list, for hosts that are unreachable."""
+    hosts = read_inventory(options).hosts
 
     def one(host: Host) -> list[Stored] | RigupError:
         try:
@@ -97,7 +79,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def table(stored: dict[str, list[Stored]]) -> list[str]:
-    """One line for each checkpoint on each host."""
+    """Return one line for each checkpoint on each host."""
     rows = [("HOST", "CHECKPOINT", "COMMIT", "SIZE", "STATE", "USED BY")]
     for host, models in stored.items():
         rows += [
@@ -109,43 +91,46 @@ def table(stored: dict[str, list[Stored]]) -> list[str]:
 
 
 def chosen(stored: Iterable[Stored], what: str, host: str) -> list[Stored]:
-    """The entries that `REPO[@COMMIT]` means. Raises RigupError for none, several commits, and what may be in use."""
+    """Return the entries that `REPO[@COMMIT]` names.
+
+    Raises RigupError where there is none, where there are several commits, and for what may be in use.
+    """
     repo, _, commit = what.partition("@")
-    there = list(stored)
-    found = [each for each in there if each.repo == repo and (len(commit) >= 7 or not commit)]
+    present = list(stored)
+    found = [each for each in present if each.repo == repo and (len(commit) >= 7 or not commit)]
     found = [each for each in found if each.revision.startswith(commit)]
     if not found:
-        names = ", ".join(sorted({f"{each.repo}@{each.revision[:12]}" for each in there})) or "nothing"
-        raise RigupError(f"{host} has no {what} in its store: there is {names}")
+        names = ", ".join(sorted({f"{each.repo}@{each.revision[:12]}" for each in present})) or "nothing"
+        raise RigupError(f"{host} has no {what} in its model store", f"it has {names}")
     if len({each.revision for each in found}) > 1:
-        raise RigupError(f"{host} has {repo} at several commits: name one as {repo}@COMMIT")
+        raise RigupError(f"{host} has {repo} at several commits", f"name one as {repo}@COMMIT")
     users = sorted({name for each in found for name in each.used_by})
     if users:
         raise RigupError(
-            f"{what} on {host} is used by endpoint {', '.join(users)}: give it another recipe first, and deploy"
+            f"{what} on {host} is used by endpoint {', '.join(users)}", "give the endpoint another recipe and deploy"
         )
     for each in found:
         if each.fetching:
             raise RigupError(
-                f"{what} is being fetched on {host}: "
-                f"`systemctl disable --now {fetch_unit(each.instance)}` there ends that"
+                f"{what} is being downloaded on {host}",
+                f"to stop the download, run `systemctl disable --now {fetch_unit(each.instance)}` on the host",
             )
         if each.riddles:
             raise RigupError(
-                f"endpoint {', '.join(each.riddles)} runs on {host}, and neither {PLAN} nor its unit says what it "
-                "uses: deploy first, or stop it"
+                f"endpoint {', '.join(each.riddles)} runs on {host}, and neither {PLAN} nor its unit says what it uses",
+                "deploy first, or stop it",
             )
     return found
 
 
 def removal(store: str, stored: Stored) -> str:
-    """The command that removes a checkpoint: first what promises it, then what asks for it, then its files."""
+    """Return the command that removes a checkpoint: first its stamps, then its download request, then its files."""
     place = f"{store}/{stored.repo}/{stored.revision}"
-    promises = [stamp_path(place), shared_path(place)]
+    stamps = [stamp_path(place), shared_path(place)]
     trees = [place, incoming_path(place), f"/etc/rigup/models/{stored.instance}.json"]
     steps = [
         ["systemctl", "disable", "--quiet", "--now", "--", fetch_unit(stored.instance)],
-        ["rm", "-f", "--", *promises],
+        ["rm", "-f", "--", *stamps],
         ["rm", "-rf", "--", *trees],
     ]
     stop, *rest = map(shlex.join, steps)
@@ -153,18 +138,16 @@ def removal(store: str, stored: Stored) -> str:
 
 
 def _remove(options: argparse.Namespace) -> int:
-    hosts = _hosts(options)
-    if options.host not in hosts:
-        raise RigupError(f"no host is named {options.host!r}: there are {', '.join(hosts)}")
-    host = hosts[options.host]
+    """Raises RigupError where the checkpoint does not exist, may be in use, or cannot be removed."""
+    host = find_host(read_inventory(options), options.host)
     found = chosen(_stored(host), options.what, host.name)
     total = sum(each.bytes for each in found)
     named = f"{found[0].repo} at {found[0].revision} ({size(total)}) from {host.name}"
     if not options.yes and not agreed(f"Remove {named}?"):
-        print("nothing was removed")
+        print("Nothing was removed.")
         return 1
-    answer = _ask(host, removal(host.settings.model_store, found[0]))
-    if answer.code:
-        raise RigupError(f"could not remove {named}: {answer.stderr.decode(errors='replace').strip()}")
-    print(f"removed {named}")
+    result = client.run(host, Command(removal(host.settings.model_store, found[0]), host.sudo))
+    if result.code:
+        raise RigupError(f"could not remove {named}: {result.stderr.decode(errors='replace').strip()}")
+    print(f"Removed {named}.")
     return 0

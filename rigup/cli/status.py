@@ -1,7 +1,6 @@
-"""`rigup status`: what serves on which host, since when, how full its GPUs are, and what is still being fetched.
+"""`rigup status`: what serves on each host, since when, how full its GPUs are, and what is downloading.
 
-It only looks, over ssh, at what the hosts say of themselves: the plan that was deployed there, the endpoints and
-what is being tried, the units, the GPUs.
+It only reads, over ssh: the host's copy of the plan, the endpoints and what is on trial, the units, the GPUs.
 """
 
 from __future__ import annotations
@@ -12,10 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
-import paramiko
 from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import FactProcessError
 from pyinfra.api.facts import FactBase
@@ -24,7 +21,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rigup.config.inventory import Host, find_inventory, load_inventory
+from rigup.cli._hosts import Target, add_inventory, find_targets, read_inventory
+from rigup.cli._parser import Commands
+from rigup.config.inventory import Host
 from rigup.facts.drift import DailyAudit, DailyAuditValue
 from rigup.facts.endpoints import Endpoints, EndpointsValue
 from rigup.facts.files import FileText
@@ -35,34 +34,42 @@ from rigup.facts.store import Downloads
 from rigup.facts.units import UnitState, UnitStateValue
 from rigup.plan.model import PLAN
 from rigup.render.verify import result_path
-from rigup.ssh import batch
-from rigup.ssh import client as remote
-from rigup.ssh.batch import Ask
+from rigup.ssh.batch import Command, Result
+from rigup.ssh.client import Client, Unreachable
 from rigup.text import progress_line
 
-__all__ = ["add_arguments", "command", "endpoints_of", "exit_code", "look", "render", "state_of"]
+__all__ = ["endpoints_of", "exit_code", "look", "register", "render", "select", "state_of"]
 
 EVERY_S = 2.0
 
-STYLES = {"serving": "green", "starting": "yellow", "stopped": "yellow", "not proven": "yellow"}
+STYLES = {"serving": "green", "starting": "yellow", "stopped": "yellow", "not verified": "yellow"}
 
 Status = dict[str, Any]
 T = TypeVar("T")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("hosts", nargs="*", metavar="HOST", help="hosts of the inventory; without any, all")
-    parser.add_argument("--json", action="store_true", help="print JSON; with --watch one object a line")
-    parser.add_argument("--watch", action="store_true", help="look again every two seconds, until Ctrl-C")
-    parser.add_argument("--inventory", type=Path, metavar="FILE", help="the inventory file; by default the deploy's")
+def register(commands: Commands) -> None:
+    """Add `rigup status`."""
+    parser = commands.add_parser(
+        "status",
+        help="show what serves on each host and what is downloading",
+        description="Reads the hosts and changes nothing.",
+        epilog="Exit codes: 0 all endpoints serve, 2 some do not, 1 a host is unreachable.",
+    )
+    parser.add_argument(
+        "targets", nargs="*", metavar="HOST[/ENDPOINT]", help="hosts or endpoints of the inventory (default: all)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON; with --watch, one object per line")
+    parser.add_argument("--watch", action="store_true", help="refresh every two seconds until Ctrl-C")
+    add_inventory(parser)
+    parser.set_defaults(run=_status)
 
 
-def command(options: argparse.Namespace) -> int:
-    """Print the status of all hosts; returns the exit code. Raises RigupError for an unknown host."""
-    inventory = load_inventory(options.inventory or find_inventory(Path.cwd() / "inventory"))
-    hosts = [inventory.host(name) for name in options.hosts] or list(inventory.hosts.values())
+def _status(options: argparse.Namespace) -> int:
+    """Raises RigupError for an unknown host or endpoint."""
+    targets = find_targets(read_inventory(options), options.targets)
     if not options.watch:
-        status = look(hosts)
+        status = look(targets)
         if options.json:
             print(json.dumps(status, indent=2))
         else:
@@ -70,16 +77,16 @@ def command(options: argparse.Namespace) -> int:
         return exit_code(status)
     if options.json:
         while True:
-            print(json.dumps(look(hosts)), flush=True)
+            print(json.dumps(look(targets)), flush=True)
             time.sleep(EVERY_S)
     with Live(auto_refresh=False, screen=True) as live:
         while True:
-            live.update(table(look(hosts)), refresh=True)
+            live.update(table(look(targets)), refresh=True)
             time.sleep(EVERY_S)
 
 
 def exit_code(status: Status) -> int:
-    """0 all endpoints serve, 2 some do not, 1 a host could not be asked."""
+    """Return 0 where all endpoints serve, 2 where some do not, 1 where a host is unreachable."""
     hosts = status["hosts"].values()
     if any(host["error"] for host in hosts):
         return 1
@@ -87,46 +94,53 @@ def exit_code(status: Status) -> int:
     return 0 if serving and all(host["endpoints"] for host in hosts) else 2
 
 
-def look(hosts: Sequence[Host]) -> Status:
-    """What all hosts say of themselves now, asked side by side."""
+def look(targets: Sequence[Target]) -> Status:
+    """Read the status of all hosts in parallel; of a host whose endpoints are named, only these."""
+    hosts = {target.host.name: target.host for target in targets}
     with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
-        found = dict(zip((host.name for host in hosts), pool.map(_look_at, hosts), strict=True))
-    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "hosts": found}
+        found = dict(zip(hosts, pool.map(_look_at, hosts.values()), strict=True))
+    selected = {name: select(status, name, targets) for name, status in found.items()}
+    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "hosts": selected}
+
+
+def select(status: Status, name: str, targets: Sequence[Target]) -> Status:
+    """Return a host's status with only those endpoints that are named, if any are."""
+    endpoints = {target.endpoint for target in targets if target.host.name == name}
+    if None in endpoints:
+        return status
+    return status | {"endpoints": [each for each in status["endpoints"] if each["name"] in endpoints]}
 
 
 def _look_at(host: Host) -> Status:
     empty: Status = {"error": None, "endpoints": [], "gpus": [], "downloads": [], "audit": None}
     try:
-        with remote.connect(host) as client:
-            transport = client.get_transport()
-            if transport is None:
-                raise EOFError("the connection was closed")
-            return empty | _ask(transport, host.sudo)
-    except remote.Unreachable as error:
+        with Client(host) as client:
+            return empty | _read(client, host.sudo)
+    except Unreachable as error:
         return empty | {"error": error.why}
-    except (paramiko.SSHException, OSError, EOFError, FactProcessError) as error:
-        return empty | {"error": f"{error or type(error).__name__}"}
+    except FactProcessError as error:
+        return empty | {"error": str(error)}
 
 
-def _ask(transport: paramiko.Transport, sudo: bool) -> Status:
-    first = _Round(transport, sudo)
-    plan_text = first.ask(FileText(), path=PLAN)
-    gpus, downloads, daily = first.ask(GpuUse()), first.ask(Downloads()), first.ask(DailyAudit())
-    found = first.ask(Endpoints())
-    first.go()
+def _read(client: Client, sudo: bool) -> Status:
+    first = _Facts(client, sudo)
+    plan_text = first.add(FileText(), path=PLAN)
+    gpus, downloads, daily = first.add(GpuUse()), first.add(Downloads()), first.add(DailyAudit())
+    found = first.add(Endpoints())
+    first.read()
     endpoints = endpoints_of(plan_text(), found())
-    second = _Round(transport, sudo)
-    asked = [
+    second = _Facts(client, sudo)
+    facts = [
         (
             endpoint,
-            second.ask(UnitState(), unit=f"llm@{endpoint['name']}.service"),
-            second.ask(Verification(), path=result_path(f"endpoint-{endpoint['name']}"),
+            second.add(UnitState(), unit=f"llm@{endpoint['name']}.service"),
+            second.add(Verification(), path=result_path(f"endpoint-{endpoint['name']}"),
                        unit=f"llm@{endpoint['name']}.service"),
-            second.ask(HttpStatus(), url=_url(endpoint) + endpoint["ready_path"]),
+            second.add(HttpStatus(), url=_url(endpoint) + endpoint["ready_path"]),
         )
         for endpoint in endpoints
     ]  # fmt: skip
-    second.go()
+    second.read()
     return {
         "gpus": [use.to_json() for use in gpus()],
         "downloads": downloads(),
@@ -142,46 +156,45 @@ def _ask(transport: paramiko.Transport, sudo: bool) -> Status:
                 "health": health(),
                 "since": _since(unit()),
                 "restarts": unit().restarts,
-                "proven": proof().record.get("at") if proof().passed_since_start else None,
+                "verified": proof().record.get("at") if proof().passed_since_start else None,
             }
-            for endpoint, unit, proof, health in asked
+            for endpoint, unit, proof, health in facts
         ],
     }
 
 
-class _Round:
-    """Some facts, asked in one round trip."""
+class _Facts:
+    """Facts that are read in one round trip."""
 
-    def __init__(self, transport: paramiko.Transport, sudo: bool) -> None:
-        self._transport, self._sudo = transport, sudo
-        self._asks: list[Ask] = []
-        self._answers: Mapping[Ask, batch.Answer] = {}
+    def __init__(self, client: Client, sudo: bool) -> None:
+        self._client, self._sudo = client, sudo
+        self._commands: list[Command] = []
+        self._results: Mapping[Command, Result] = {}
 
-    def ask(self, fact: FactBase[T], **arguments: Any) -> Callable[[], T]:
-        """Have this fact asked; what it returned is known after `go`."""
-        said = fact.command(**arguments)
-        ask = Ask(said.get_raw_value() if isinstance(said, StringCommand) else str(said), self._sudo)
-        self._asks.append(ask)
+    def add(self, fact: FactBase[T], **arguments: Any) -> Callable[[], T]:
+        """Add a fact. Returns a function that returns its value once `read` was called."""
+        text = fact.command(**arguments)
+        command = Command(text.get_raw_value() if isinstance(text, StringCommand) else str(text), self._sudo)
+        self._commands.append(command)
 
         def value() -> T:
-            lines = self._answers[ask].stdout.decode(errors="replace").splitlines()
-            # As pyinfra: a fact that printed nothing is its default.
+            lines = self._results[command].stdout.decode(errors="replace").splitlines()
+            # As pyinfra: a fact that printed nothing has its default.
             return fact.process(lines) if any(line.strip() for line in lines) else fact.default()
 
         return value
 
-    def go(self) -> None:
-        answers = batch.run(self._transport, self._asks).answers
-        missing = [ask for ask in self._asks if ask not in answers]
-        self._answers = answers | {ask: remote.execute(self._transport, ask) for ask in missing}
+    def read(self) -> None:
+        """Read all facts. Raises Unreachable."""
+        self._results = self._client.run_all(self._commands)
 
 
 def endpoints_of(plan: str | None, found: EndpointsValue) -> list[Mapping[str, Any]]:
-    """What is being tried on the host or is in force there, and what is neither but stands in the plan kept there."""
+    """Return the endpoints on trial or in force, and those that only the host's copy of the plan names."""
     try:
         planned = {endpoint["name"]: endpoint for endpoint in json.loads(plan or "{}").get("endpoints", [])}
     except (AttributeError, KeyError, TypeError, ValueError):
-        # It is damaged: the audit tells.
+        # The copy is damaged; the audit reports that.
         planned = {}
     units = {**found.in_force, **found.on_trial}
     there = {name: found.records[name, units[name]] for name in units if (name, units[name]) in found.records}
@@ -193,14 +206,14 @@ def _url(endpoint: Mapping[str, Any]) -> str:
     return f"http://{f'[{address}]' if ':' in address else address}:{endpoint['port']}"
 
 
-def state_of(unit: UnitStateValue, health: int, proven: bool) -> str:
-    """In one word, or two, what an endpoint does."""
+def state_of(unit: UnitStateValue, health: int, verified: bool) -> str:
+    """Return what an endpoint does, in one or two words."""
     if unit.is_waiting_to_retry:
         return "failing"
     if unit.active == "active":
         if health != 200:
             return "not healthy"
-        return "serving" if proven else "not proven"
+        return "serving" if verified else "not verified"
     words = {"activating": "starting", "deactivating": "stopping", "failed": "failed"}
     return words.get(unit.active, "stopped" if unit.load == "loaded" else "not deployed")
 
@@ -217,7 +230,7 @@ def render(status: Status, console: Console) -> None:
 
 
 def table(status: Status) -> Table:
-    """One row for each endpoint; a host without any, or that cannot be asked, has a row of its own."""
+    """Return one row for each endpoint, and one for each host that has none or is unreachable."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("host", "endpoint", "state", "recipe", "since", "GPU memory", "download"):
         made.add_column(column, overflow="fold", no_wrap=column in ("host", "endpoint", "recipe", "since"))
@@ -232,7 +245,8 @@ def table(status: Status) -> Table:
             made.add_row(name, "", Text("nothing deployed", "yellow"), "", "", memory, fetched, *own)
         for at, endpoint in enumerate(host["endpoints"]):
             state = endpoint["state"] + (", on trial" if endpoint["on_trial"] else "")
-            state += f", started {endpoint['restarts']} times anew" if endpoint["restarts"] else ""
+            if restarts := endpoint["restarts"]:
+                state += f", {restarts} restart{'s' if restarts != 1 else ''}"
             styled = Text(state, STYLES.get(endpoint["state"], "red"))
             since = (endpoint["since"] or "")[:16].replace("T", " ")
             shown: list[str | Text] = [memory, fetched, *own] if at == 0 else []

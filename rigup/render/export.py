@@ -36,11 +36,18 @@ UNRESOLVED = "sha256:" + "0" * 64
 NO_COMMIT = "0" * 40
 
 
-def shown(catalog: Catalog, name: str, form: str, inventory: Path | None = None, host: str | None = None) -> str:
+def shown(
+    catalog: Catalog,
+    name: str,
+    form: str,
+    inventory: Path | None = None,
+    host: str | None = None,
+    endpoint_name: str | None = None,
+) -> str:
     """Return the recipe in one of FORMS, with comments on where each value comes from.
 
     With an inventory, digests and commits come from its lock; with one of its hosts, that host's settings and patched
-    files are used, too. Raises RigupError for a recipe that does not have this form.
+    files are used, too. `endpoint_name` picks one of its endpoints. Raises RigupError for a recipe that does not have this form.
     """
     recipe = catalog.recipe(name)
     if recipe.source:
@@ -49,13 +56,14 @@ def shown(catalog: Catalog, name: str, form: str, inventory: Path | None = None,
         raise RigupError(f"recipe {name} runs without a container", "use `--as shell` or `--as systemd`")
     hosts = load_inventory(inventory) if inventory else None
     settings = hosts.host(host).settings if hosts and host else Settings.from_data({})
-    endpoint, notes = _endpoint(catalog, recipe, locks.read(hosts.lock) if hosts else Lock(), settings, bool(host))
+    lock = locks.read(hosts.lock) if hosts else Lock()
+    endpoint, notes = _endpoint(catalog, recipe, lock, settings, bool(host), endpoint_name)
     text = bare(endpoint, endpoint.venv, settings) if endpoint.venv and form == "shell" else FORMS[form](endpoint)
     return _about(recipe) + _comments(notes) + _origins(catalog, recipe) + text
 
 
 def _endpoint(
-    catalog: Catalog, recipe: Recipe, known: Lock, settings: Settings, patched: bool
+    catalog: Catalog, recipe: Recipe, known: Lock, settings: Settings, patched: bool, name: str | None
 ) -> tuple[EndpointPlan, list[str]]:
     """Return the plan of the recipe with these settings, `patched` or not, and notes on what is not known."""
     image, checkpoint = recipe.image, catalog.checkpoint(recipe.checkpoint)
@@ -76,7 +84,7 @@ def _endpoint(
         )
     patched = patched and (image is None or image.tag in known.images) and checkpoint.key in known.checkpoints
     allowed = recipe.model_copy(update={"not_deployable": None, "status": "reported"})
-    settings, name = _serving(settings, recipe)
+    settings, name = _serving(settings, recipe, name)
     lock = known.model_copy(update={"images": images, "venvs": venvs, "checkpoints": checkpoints})
     only = Catalog({recipe.id: allowed}, catalog.checkpoints)
     if patched:
@@ -84,7 +92,7 @@ def _endpoint(
     else:
         plan = make_plan("host", settings, only, lock, None)
         if select(settings, only, lock)[0].patches:
-            notes.append("patched files are left out: use --host after a deploy to see them")
+            notes.append("patched files are left out: name a host to see them, after its first deploy")
     endpoint = plan.endpoint(name)
     if image and endpoint.image and endpoint.image.endswith(UNRESOLVED):
         endpoint = endpoint.model_copy(update={"image": image.tag})
@@ -93,11 +101,11 @@ def _endpoint(
     return endpoint, notes
 
 
-def _serving(settings: Settings, recipe: Recipe) -> tuple[Settings, str]:
-    """Return the settings with one endpoint for the recipe: the one that already serves it, else the first."""
+def _serving(settings: Settings, recipe: Recipe, name: str | None) -> tuple[Settings, str]:
+    """Return the settings with one endpoint for the recipe: `name`, else one that already serves it, else the first."""
     names = sorted(settings.endpoints)
     serving = [name for name in names if (settings.endpoints[name].recipe or settings.recipe) == recipe.id]
-    name = [*serving, *names][0]
+    name = name or [*serving, *names][0]
     endpoint = settings.endpoints[name].model_copy(update={"recipe": recipe.id})
     return settings.model_copy(update={"endpoints": {name: endpoint}}), name
 

@@ -1,25 +1,28 @@
-"""An interrupted run ends at once, and with the exit code that shells count: 130 for Ctrl-C, 143 for SIGTERM.
+"""End an interrupted run at once, with the exit code that shells use: 130 for Ctrl-C, 143 for SIGTERM.
 
-pyinfra itself exits with 0 after Ctrl-C, as if all had gone well, and waits for what runs before it disconnects.
+pyinfra itself exits with 0 after Ctrl-C, as if the run had succeeded, and waits for running commands before it
+disconnects.
 """
 
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable
 from types import FrameType
 
+import gevent
 import pyinfra
 from pyinfra.api.state import State
+
+__all__ = ["watch"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def watch(state: State, note: Callable[[signal.Signals], None] | None = None) -> None:
-    """Take over the signals of pyinfra's command line; a second one ends the process without ceremony.
+    """Replace the signal handlers of pyinfra's command line; a second signal ends the process immediately.
 
-    `note` is called first. Called again, the later `note` holds. Does nothing where pyinfra is used as a library.
+    `note` is called first. The last call wins. Does nothing where pyinfra is used as a library.
     """
     if not pyinfra.is_cli:
         return
@@ -30,9 +33,10 @@ def watch(state: State, note: Callable[[signal.Signals], None] | None = None) ->
         if note is not None:
             note(signal.Signals(number))
         if state.initialised:
-            # pyinfra disconnects in the same pool, which is as large as the fleet: it would wait for what runs.
+            # pyinfra disconnects in the same pool, which is as large as the fleet: it would wait for what is running.
             state.pool.kill(block=False)
-        sys.exit(128 + number)
+        # In the main greenlet, whichever runs now: raised in one of paramiko's threads, it would end that thread alone.
+        gevent.get_hub().handle_system_error(SystemExit, SystemExit(128 + number))
 
     for each in SIGNALS:
         signal.signal(each, stop)

@@ -1,0 +1,10 @@
+"""Commands on hosts over ssh.
+
+- `connector`: pyinfra's ssh connector with fewer round trips; deploys use it as `@rig`.
+- `client`: one connection for commands that do not deploy; `testinfra_backend` gives it to the audit's checks.
+- `batch` and `batch.pl`: many commands in one round trip; `read_ahead` and `memory`: which commands, learned from
+  earlier runs. Connector, client and backend share these, and `transport` (socket options) and `host_keys`.
+
+This package may import `config`, `errors` and `atomic`. Only `connector` imports pyinfra, and only `testinfra_backend`
+imports testinfra.
+"""

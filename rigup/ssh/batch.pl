@@ -1,4 +1,4 @@
-# Runs many commands on a host and answers with one stream of frames. rigup/batch.py sends it and reads the answers.
+# Runs many commands on a host and answers with one stream of frames. rigup/ssh/batch.py sends it and reads the frames.
 #
 # Perl, because perl-base is essential on Debian and Ubuntu (a bare host has no Python), and because it can do what a
 # shell cannot: keep stdout, stderr and exit code of each command apart, byte for byte, without files on the host.

@@ -1,8 +1,7 @@
-"""Many commands on a host in one round trip: what is sent, what comes back.
+"""Many commands on a host in one round trip: what is sent and what comes back.
 
-The program that runs on the host is ``batch.pl`` beside this file. It keeps stdout, stderr and exit code of every
-command apart, byte for byte, and frames them by length, so that no output can be mistaken for a frame. The connector
-(``rigup.ssh.connector``) and the audit's backend (``rigup.ssh.testinfra_backend``) share this.
+The program that runs on the host is ``batch.pl`` next to this file. It keeps stdout, stderr and exit code of every
+command apart, byte for byte, and frames them by length, so that no output can be mistaken for a frame.
 """
 
 from __future__ import annotations
@@ -16,27 +15,29 @@ from importlib.resources import files
 
 import paramiko
 
+from rigup.ssh.transport import BROKEN
+
+__all__ = ["Batch", "Command", "Result", "parse", "program", "request", "run", "send"]
+
 LIMIT_S = 10
-"""Seconds one command may take in a batch; a slower one is asked for by itself."""
+"""Seconds that one command may take in a batch; a slower one is run on its own."""
 
 SLOTS = 4
-"""Commands that run at a time on the host, per identity."""
+"""Commands that run at a time on the host, per user."""
 
 CAP_BYTES = 4 * 1024 * 1024
-"""Output of one command beyond which it is left out of the batch."""
+"""Output of one command above which it is left out of the batch."""
 
 TOTAL_S = 60
-"""Seconds after which a batch is taken as it is, however much of it has come back."""
-
-_BROKEN = (OSError, EOFError, paramiko.SSHException)
+"""Seconds without data after which a batch ends, with the results that have arrived."""
 
 # Reads the program from standard input: it may be longer than a command line can be.
 _BOOT = "our ($boot, $program); $boot = $ARGV[1]; read(STDIN, $program, $ARGV[0]); eval $program; die $@ if $@"
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One command as it is to run: through ``shell -c``, as the login user or as root by sudo."""
+class Command:
+    """One command for ``SHELL -c``, run as the login user, or as root through sudo."""
 
     command: str
     sudo: bool = False
@@ -44,8 +45,8 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a command left: exit code (128 + signal number where a signal ended it) and its two streams."""
+class Result:
+    """A command's exit code (128 + signal number where a signal ended it) and its two streams."""
 
     code: int
     stdout: bytes
@@ -54,34 +55,34 @@ class Answer:
 
 @dataclass
 class Batch:
-    """The answers that came back, by the command asked, and the commands that were too slow or too loud."""
+    """The results that arrived, by command, and the commands that were too slow or printed too much."""
 
-    answers: dict[Ask, Answer] = field(default_factory=dict)
-    refused: set[Ask] = field(default_factory=set)
+    results: dict[Command, Result] = field(default_factory=dict)
+    refused: set[Command] = field(default_factory=set)
 
 
 def program() -> bytes:
-    """The program that runs on the host."""
+    """Return the program that runs on the host."""
     return files("rigup.ssh").joinpath("batch.pl").read_bytes()
 
 
-def request(asks: Sequence[Ask], mark: str, limit_s: int = LIMIT_S) -> tuple[str, bytes]:
-    """The command line and the standard input that make a host answer all of `asks`.
+def request(commands: Sequence[Command], mark: str, limit_s: int = LIMIT_S) -> tuple[str, bytes]:
+    """Return the command line and the standard input that make a host run all of `commands`.
 
-    The n-th command is answered under the number n. `mark` is a random word that opens every frame.
+    The result of the n-th command has the number n. `mark` is a random word that opens every frame.
     """
     source = program()
     parts = [source, f"{mark} {limit_s} {SLOTS} {CAP_BYTES}\n".encode()]
-    for index, ask in enumerate(asks):
-        shell, command = ask.shell.encode(), ask.command.encode()
-        parts += [f"{index} {int(ask.sudo)} {len(shell)} {len(command)}\n".encode(), shell, command]
+    for index, command in enumerate(commands):
+        shell, text = command.shell.encode(), command.command.encode()
+        parts += [f"{index} {int(command.sudo)} {len(shell)} {len(text)}\n".encode(), shell, text]
     return shlex.join(["perl", "-e", _BOOT, str(len(source)), _BOOT]), b"".join(parts)
 
 
-def parse(data: bytes, asks: Sequence[Ask], mark: str) -> Batch:
-    """Read what a host sent back, up to the first thing that is no complete frame.
+def parse(data: bytes, commands: Sequence[Command], mark: str) -> Batch:
+    """Read what a host sent, up to the first incomplete frame.
 
-    What stands before the first frame (a login shell that greets) is passed over.
+    Anything before the first frame (a login shell's greeting) is skipped.
     """
     batch = Batch()
     opening = f"{mark} ".encode()
@@ -94,55 +95,47 @@ def parse(data: bytes, asks: Sequence[Ask], mark: str) -> Batch:
         index, status, out_length, err_length = int(fields[1]), fields[2], int(fields[3]), int(fields[4])
         out_end = end + 1 + out_length
         at = out_end + err_length
-        if at > len(data) or index >= len(asks):
+        if at > len(data) or index >= len(commands):
             break
         if status in (b"slow", b"big"):
-            batch.refused.add(asks[index])
+            batch.refused.add(commands[index])
         else:
-            batch.answers[asks[index]] = Answer(int(status), data[end + 1 : out_end], data[out_end:at])
+            batch.results[commands[index]] = Result(int(status), data[end + 1 : out_end], data[out_end:at])
     return batch
 
 
-def send(transport: paramiko.Transport, asks: Sequence[Ask], total_s: float = TOTAL_S) -> Callable[[], Batch]:
-    """Have a host begin with all of `asks`, in one round trip. Returns what waits for the answers.
+def send(transport: paramiko.Transport, commands: Sequence[Command], total_s: float = TOTAL_S) -> Callable[[], Batch]:
+    """Send all of `commands` in one round trip. Returns a function that waits for the results.
 
-    Never raises for what a host does or lacks: a command without an answer (no perl, sudo wants a password, the
-    connection broke, time was up) is missing from the result, and is to be asked for by itself.
+    Never raises for what a host does or lacks: a command without a result (no perl, sudo asks for a password, the
+    connection broke, the time was up) is missing from the batch, and is to be run on its own.
     """
-    if not asks:
+    if not commands:
         return Batch
     mark = secrets.token_hex(16)
-    command, stdin = request(asks, mark)
+    line, stdin = request(commands, mark)
     try:
         channel = transport.open_session(timeout=total_s)
-    except _BROKEN:
+    except BROKEN:
         return Batch
     try:
         channel.settimeout(total_s)
-        channel.exec_command(command)
+        channel.exec_command(line)
         channel.sendall(stdin)
         channel.shutdown_write()
-    except _BROKEN:
+    except BROKEN:
         channel.close()
 
-    def answers() -> Batch:
+    def receive() -> Batch:
         received = bytearray()
-        with suppress(*_BROKEN), closing(channel):
+        with suppress(*BROKEN), closing(channel):
             while chunk := channel.recv(1 << 20):
                 received += chunk
-        return parse(bytes(received), asks, mark)
+        return parse(bytes(received), commands, mark)
 
-    return answers
-
-
-def run(transport: paramiko.Transport, asks: Sequence[Ask], total_s: float = TOTAL_S) -> Batch:
-    """`send`, and wait for the answers."""
-    return send(transport, asks, total_s)()
+    return receive
 
 
-def text(stream: bytes) -> str | None:
-    """The stream as text, or None where it is not UTF-8."""
-    try:
-        return stream.decode()
-    except UnicodeDecodeError:
-        return None
+def run(transport: paramiko.Transport, commands: Sequence[Command], total_s: float = TOTAL_S) -> Batch:
+    """Send all of `commands` in one round trip and wait for the results."""
+    return send(transport, commands, total_s)()

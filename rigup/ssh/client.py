@@ -1,72 +1,116 @@
-"""Commands on a host of the inventory without pyinfra: for the audit, and for what `rigup` itself looks at."""
+"""One connection to a host of the inventory, for everything except deploys, which use `rigup.ssh.connector`."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import threading
+from collections.abc import Iterable
+from typing import Self
 
 import paramiko
 
 from rigup.config.inventory import Host
 from rigup.errors import RigupError
-from rigup.ssh import host_keys
-from rigup.ssh.batch import Answer, Ask
-from rigup.ssh.transport import silence_paramiko, tune
+from rigup.ssh import batch, host_keys
+from rigup.ssh.batch import Command, Result
+from rigup.ssh.transport import BROKEN, reason, silence_paramiko, tune
 
-__all__ = ["Unreachable", "connect", "execute"]
+__all__ = ["Client", "Unreachable", "run"]
 
 CONNECT_S = 15
 
 
 class Unreachable(RigupError):
-    """A host does not take commands."""
+    """A host does not accept a connection or commands; `why` leaves out the host's name."""
 
     def __init__(self, host: Host, why: str) -> None:
         self.why = why
         super().__init__(f"{host.name}: {why}")
 
 
-def connect(host: Host) -> paramiko.SSHClient:
-    """A connection to a host of the inventory. Raises Unreachable."""
+class Client:
+    """A connection to a host. Raises Unreachable where it cannot be made, and where it breaks later."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._ssh = _connect(host)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._ssh.close()
+
+    @property
+    def transport(self) -> paramiko.Transport:
+        """The open transport. Raises Unreachable where the connection was closed."""
+        transport = self._ssh.get_transport()
+        if transport is None:
+            raise Unreachable(self._host, "the connection was closed")
+        return transport
+
+    def run(self, command: Command) -> Result:
+        """Run one command. Raises Unreachable."""
+        try:
+            return _execute(self.transport, command)
+        except BROKEN as error:
+            raise Unreachable(self._host, f"the connection broke: {reason(error)}") from error
+
+    def run_all(self, commands: Iterable[Command]) -> dict[Command, Result]:
+        """Run all commands, in one round trip where the host can. Raises Unreachable."""
+        commands = list(commands)
+        results = batch.run(self.transport, commands).results
+        return results | {command: self.run(command) for command in commands if command not in results}
+
+
+def run(host: Host, command: Command) -> Result:
+    """Run one command over a connection of its own. Raises Unreachable."""
+    with Client(host) as client:
+        return client.run(command)
+
+
+def _connect(host: Host) -> paramiko.SSHClient:
     silence_paramiko()
-    way = host.connection
+    login = host.connection
     client = paramiko.SSHClient()
-    # As the deploy: a host that is not known yet is taken at its word, one that has changed is refused.
+    # As the deploy does: the key of an unknown host is accepted, a changed key is refused.
     client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
-    known = host_keys.known_file(way)
+    known = host_keys.known_file(login)
     if known.exists():
         client.load_host_keys(str(known))
     try:
         client.connect(
-            way.address,
-            port=way.port,
-            username=way.user,
-            key_filename=os.path.expanduser(way.key) if way.key else None,
-            look_for_keys=way.key is None,
-            allow_agent=way.key is None,
+            login.address,
+            port=login.port,
+            username=login.user,
+            key_filename=os.path.expanduser(login.key) if login.key else None,
+            look_for_keys=login.key is None,
+            allow_agent=login.key is None,
             timeout=CONNECT_S,
             banner_timeout=CONNECT_S,
             auth_timeout=CONNECT_S,
         )
     except paramiko.BadHostKeyException as error:
         raise Unreachable(host, host_keys.changed(host.name)) from error
-    except (paramiko.SSHException, OSError, EOFError) as error:
-        where = f"{way.user}@{way.address}, port {way.port}"
-        raise Unreachable(host, f"no connection to {where}: {error or type(error).__name__}") from error
+    except BROKEN as error:
+        where = f"{login.user}@{login.address}, port {login.port}"
+        raise Unreachable(host, f"no connection to {where}: {reason(error)}") from error
     transport = client.get_transport()
     if transport is not None:
         tune(transport)
     return client
 
 
-def execute(transport: paramiko.Transport, ask: Ask) -> Answer:
-    """Run one command to its end. Raises SSHException, OSError or EOFError where the connection breaks."""
+def _execute(transport: paramiko.Transport, command: Command) -> Result:
     channel = transport.open_session(timeout=CONNECT_S)
-    words = [ask.shell, "-c", ask.command]
-    channel.exec_command(shlex.join(["sudo", "-H", "-n", *words] if ask.sudo else words))
+    words = [command.shell, "-c", command.command]
+    channel.exec_command(shlex.join(["sudo", "-H", "-n", *words] if command.sudo else words))
     channel.shutdown_write()
-    # Side by side: a stream that nobody reads fills its window, and the command waits for ever.
+    # Both streams at once: one that nobody reads fills its window, and the command waits forever.
     errors: list[bytes] = []
     reader = threading.Thread(target=lambda: errors.append(channel.makefile_stderr("rb").read()), daemon=True)
     reader.start()
@@ -75,4 +119,4 @@ def execute(transport: paramiko.Transport, ask: Ask) -> Answer:
     code = channel.recv_exit_status()
     if code == -1 and not transport.is_active():
         raise EOFError("while a command ran")
-    return Answer(code, stdout, errors[0] if errors else b"")
+    return Result(code, stdout, errors[0] if errors else b"")

@@ -1,28 +1,24 @@
-"""The ``@rig`` connector: pyinfra's ssh connector with the waiting taken out.
+"""The ``@rig`` connector: pyinfra's ssh connector with fewer round trips.
 
 Three things differ from ``@ssh``; everything else, all ``ssh_*`` data included, is the same:
 
-- The connection sends at once (no Nagle), is kept alive, and a peer that vanished is noticed within a minute.
-- Facts come in one round trip. The commands that the last run's facts asked for are kept per host (commands only,
-  never what they answered), run together when the host is connected, and facts are answered from that until the
-  first change, upload or command that is not a fact. After that every fact is read live.
-- A lost connection is made again, once per command. A command that may have run is not run twice, except a fact.
+- The connection sends at once (no Nagle), is kept alive, and detects a dead host within a minute.
+- Facts come in one round trip. The commands of the last run's facts are stored per host (never their output), sent
+  together when the host is connected, and facts are answered from the results until the first change, upload or command
+  that is not a fact. After that every fact is read live.
+- A lost connection is made again, once per command. A command that may have run is not run twice, unless it is a fact.
 
 ``RIGUP_STATS=1`` prints the remote executions per host at the end; ``RIGUP_PREFETCH=off`` reads every fact live;
-``RIGUP_CACHE`` says where the commands are kept (default ``.rigup/facts``).
+``RIGUP_CACHE`` is the directory of the stored commands (default ``.rigup/facts``).
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import re
-import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import IO, Any
 
-import gevent
 import paramiko
 from paramiko.channel import ChannelFile, ChannelStderrFile, ChannelStdinFile
 from pyinfra import logger
@@ -34,22 +30,25 @@ from pyinfra.api.state import State
 from pyinfra.api.util import get_file_io
 from pyinfra.connectors.ssh import FileTransferClient, SSHConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine, clear_askpass_cache, remove_any_sudo_askpass_file
-from pyinfra.facts.server import Command
+from pyinfra.facts import server
 
-from rigup.ssh import batch, host_keys
-from rigup.ssh.batch import Answer, Ask, Batch
-from rigup.ssh.transport import Memory, memory_file, silence_paramiko, tune
+from rigup.ssh import host_keys
+from rigup.ssh.batch import Command
+from rigup.ssh.read_ahead import ReadAhead
+from rigup.ssh.transport import BROKEN, reason, silence_paramiko, tune
+
+__all__ = ["ConnectionLostError", "RigConnector"]
 
 STALE_AFTER_S = 30
-"""Seconds after which a prefetched answer is not believed any more, whether or not this run changed anything."""
+"""Seconds after which results that were read ahead are read again."""
 
 OPEN_S = 60
-"""Seconds a host may take to accept a command on a connection that stands."""
+"""Seconds that a host may take to accept a command on an open connection."""
 
-# Facts that run whatever they are given: asking them ahead of time could change the host.
-_NO_READING = (Command,)
+# Facts that run whatever they are given: reading them ahead could change the host.
+_NOT_READ_AHEAD = (server.Command,)
 
-# What may differ from the default and still be asked ahead of time; all others change what a command means.
+# Arguments that may differ from their default for a command to be read ahead; all others change what it means.
 _HARMLESS = {
     "_sudo",
     "_shell_executable",
@@ -60,68 +59,50 @@ _HARMLESS = {
     "_success_exit_codes",
 }
 
-# pyinfra's words for a changed host key, and its advice, which leaves the new key unseen.
-_OTHER_KEY = re.compile(r"Host key for .* does not match")
-_ADVICE = re.compile(
-    r"WARNING: REMOTE HOST IDENT|Someone could be eavesdropping|If this is expected, you|\s+ssh-keygen -R "
-)
-
-
-class _OwnWords(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not _ADVICE.match(record.getMessage())
-
-
-_OWN_WORDS = _OwnWords()
-
 _in_fact: ContextVar[bool] = ContextVar("in_fact", default=False)
 
 
 class ConnectionLostError(paramiko.SSHException):
     """The connection broke under a command that may have run, or could not be made again.
 
-    An SSHException, because that is what pyinfra takes for a failure of one host alone.
+    An SSHException, because pyinfra takes that as a failure of one host alone.
     """
 
 
 class RigConnector(SSHConnector):
-    """Connect over SSH, with facts in one round trip and a connection that is made again when it breaks."""
+    """Connect over ssh, read facts in one round trip, and reconnect when the connection breaks."""
 
     def __init__(self, state: State, host: Host) -> None:
         super().__init__(state, host)
         self.executions = 0
-        self._answers: dict[Ask, Answer] = {}
-        self._answered_at = 0.0
-        self._reading_ahead: Any = None
-        self._changes = 0
-        self._memory: Memory | None = None
+        self._results: ReadAhead | None = None
         self._transfer: FileTransferClient | None = None
         self._channel: paramiko.Channel | None = None
-        self._left = False
+        self._is_disconnected = False
 
     @staticmethod
     def make_names_data(name: str) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
         """``@rig/NAME`` is the host NAME, in data and in reports."""
         yield name, {"ssh_hostname": name}, []
 
-    # Connecting
+    # Connection
 
     def connect(self) -> None:
-        """Connect and, the first time in a run, read at once what the last run read."""
+        """Connect and, the first time in a run, send what the last run read."""
         silence_paramiko()
-        logger.addFilter(_OWN_WORDS)
-        self._left = False
+        logger.addFilter(host_keys.is_not_advice)
+        self._is_disconnected = False
         try:
             super().connect()
         except ConnectError as error:
-            if _OTHER_KEY.search(str(error)):
+            if host_keys.is_changed(error):
                 raise ConnectError(host_keys.changed(self.host.name)) from None
             raise
-        if self._memory is None:
+        if self._results is None:
             self._watch_facts()
-            self._memory = Memory.load(memory_file(self.host.name, ""))
-            if os.environ.get("RIGUP_PREFETCH") != "off":
-                self._prefetch(self._memory)
+            self._results = ReadAhead(self.host.name)
+            # Not in a greenlet: while the deploy is being read, no other greenlet runs.
+            self.executions += self._results.start(self._transport())
 
     def _connect(self) -> None:
         super()._connect()
@@ -130,7 +111,7 @@ class RigConnector(SSHConnector):
         self.client.exec_command = self._exec_command  # type: ignore[union-attr, method-assign]
 
     def disconnect(self) -> None:
-        """Remember what was asked, and close the connection."""
+        """Store the commands of this run's facts, and close the connection."""
         transport = self.client.get_transport() if self.client is not None else None
         if transport is not None and transport.is_active():
             # pyinfra does this after disconnecting, when it is too late.
@@ -138,13 +119,12 @@ class RigConnector(SSHConnector):
             if os.environ.get("RIGUP_STATS"):
                 echo(f"{self.host.print_prefix}remote executions: {self.executions}", err=True)
         clear_askpass_cache(self.host)
-        if self._memory is not None:
-            self._memory.save()
-        self._left = True
-        self._reading_ahead = None
+        if self._results is not None:
+            self._results.save()
+        self._is_disconnected = True
         if self.client is not None:
             self.client.close()
-        self._answers.clear()
+        self._forget_results()
         self._transfer = None
 
     def _transport(self) -> paramiko.Transport:
@@ -153,24 +133,21 @@ class RigConnector(SSHConnector):
             raise ConnectionLostError(f"{self.host.name} is not connected")
         return transport
 
-    def _alive(self) -> bool:
-        """Whether the connection stands, asked of the host where paramiko thinks so."""
-        transport = self.client.get_transport() if self.client is not None else None
-        if transport is None or not transport.is_active():
-            return False
+    def _is_alive(self) -> bool:
+        """Return whether the connection works; where paramiko believes so, the host is asked."""
         try:
-            transport.open_session(timeout=OPEN_S).close()
+            self._transport().open_session(timeout=OPEN_S).close()
         except paramiko.ChannelException:
             return True
-        except (paramiko.SSHException, OSError, EOFError):
+        except BROKEN:
             return False
         return True
 
     def _reconnect(self, why: str) -> None:
-        """Connect again; everything that was read before is void: the host may have been rebooted or replaced."""
-        if self._left:
+        """Connect again, and forget all results: the host may have been rebooted or replaced."""
+        if self._is_disconnected:
             raise ConnectionLostError(f"{self.host.name} was disconnected on purpose")
-        self._change()
+        self._forget_results()
         self._channel = self._transfer = None
         logger.warning("%sConnection lost (%s), connecting again", self.host.print_prefix, why)
         if self.client is not None:
@@ -192,8 +169,8 @@ class RigConnector(SSHConnector):
             channel = self._transport().open_session(timeout=OPEN_S)
         except paramiko.ChannelException:
             raise
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            self._reconnect(str(error) or type(error).__name__)
+        except BROKEN as error:
+            self._reconnect(reason(error))
             channel = self._transport().open_session(timeout=OPEN_S)
         self._channel = channel
         self.executions += 1
@@ -205,78 +182,64 @@ class RigConnector(SSHConnector):
     def run_shell_command(
         self, command: StringCommand, print_output: bool = False, print_input: bool = False, **arguments: Any
     ) -> tuple[bool, CommandOutput]:
-        """Run a command, or answer it from what was read ahead where it is a fact and nothing has changed.
+        """Run a command, or return the result that was read ahead where it is a fact and nothing has changed.
 
         Raises ConnectionLostError where the connection broke under a command that may have run.
         """
-        if not _in_fact.get():
-            self._change()
-            return self._run(command, False, print_output, print_input, arguments)
-        ask = self._foreseeable(command, arguments)
-        if ask is None:
-            return self._run(command, True, print_output, print_input, arguments)
-        if self._memory is not None:
-            self._memory.asked(ask)
-        result = self._answered(ask, arguments.get("_success_exit_codes") or [0])
-        if result is None:
-            return self._run(command, True, print_output, print_input, arguments)
-        if print_input:
-            echo(f"{self.host.print_prefix}>>> {command} (read ahead)", err=True)
-        if print_output:
-            for line in result[1]:
+        is_fact = _in_fact.get()
+        if not is_fact:
+            self._forget_results()
+        elif result := self._known_result(command, arguments):
+            if print_input:
+                echo(f"{self.host.print_prefix}>>> {command} (read ahead)", err=True)
+            for line in result[1] if print_output else ():
                 echo(f"{self.host.print_prefix}{line.line}", err=True)
-        return result
-
-    def _run(
-        self,
-        command: StringCommand,
-        reads: bool,
-        print_output: bool,
-        print_input: bool,
-        arguments: dict[str, Any],
-        again: bool = False,
-    ) -> tuple[bool, CommandOutput]:
-        """Run it over the connection, and say what is known where that breaks."""
-        try:
-            self._channel = None
-            # After a reconnection that failed there is a client, and nothing behind it.
-            self._transport()
-            status, output = super().run_shell_command(command, print_output, print_input, **arguments)
-            if status or not self._cut_off():
-                return status, output
-            why = "it broke under a command"
-        except (ConnectionLostError, TimeoutError):
-            raise
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            if self._alive():
-                raise
-            why = str(error) or type(error).__name__
-        if reads and not again:
-            self._reconnect(why)
-            return self._run(command, reads, print_output, print_input, arguments, again=True)
-        if reads:
-            raise ConnectionLostError(f"connection lost again ({why}) while a fact was read from {self.host.name}")
+            return result
+        run = super().run_shell_command
+        outcome = self._attempt(lambda: run(command, print_output, print_input, **arguments))
+        if isinstance(outcome, str) and is_fact:
+            self._reconnect(outcome)
+            outcome = self._attempt(lambda: run(command, print_output, print_input, **arguments))
+        if not isinstance(outcome, str):
+            return outcome
+        if is_fact:
+            raise ConnectionLostError(f"connection lost again ({outcome}) while a fact was read from {self.host.name}")
         raise ConnectionLostError(
-            f"connection lost ({why}) while a command ran on {self.host.name}; it may have run, so it is not run "
-            "again. Run the deploy again: it goes on from what it finds."
+            f"connection lost ({outcome}) while a command ran on {self.host.name}; it may have run, so it is not run "
+            "again. Run the deploy again: it continues from there."
         )
 
-    def _cut_off(self) -> bool:
-        """Whether the last command failed because the connection broke: its channel has closed without an exit code.
+    def _attempt(self, run: Callable[[], tuple[bool, CommandOutput]]) -> tuple[bool, CommandOutput] | str:
+        """Run it; return its result, or why the connection broke under it."""
+        try:
+            self._channel = None
+            # After a failed reconnection there is a client without a transport.
+            self._transport()
+            succeeded, output = run()
+        except (ConnectionLostError, TimeoutError):
+            raise
+        except BROKEN as error:
+            if self._is_alive():
+                raise
+            return reason(error)
+        return "it broke under a command" if not succeeded and self._is_cut_off() else (succeeded, output)
 
-        A command that a signal ended reads the same, so the host is asked.
+    def _is_cut_off(self) -> bool:
+        """Return whether the last command failed because the connection broke: it has no exit code.
+
+        The same is true of a command that a signal ended, so the host is asked.
         """
-        return self._channel is not None and self._channel.exit_status == -1 and not self._alive()
+        return self._channel is not None and self._channel.exit_status == -1 and not self._is_alive()
 
     # Facts
 
     def _watch_facts(self) -> None:
-        """Tell commands that facts ask from all others: pyinfra does not pass that on."""
+        """Tell commands of facts from all others: pyinfra does not pass that on."""
         get_fact = self.host.get_fact
 
         def watched(name_or_cls: Any, *args: Any, **kwargs: Any) -> Any:
-            reading = not (isinstance(name_or_cls, type) and issubclass(name_or_cls, _NO_READING))
-            token = _in_fact.set(reading)
+            reads = not (isinstance(name_or_cls, type) and issubclass(name_or_cls, _NOT_READ_AHEAD))
+            token = _in_fact.set(reads)
             try:
                 return get_fact(name_or_cls, *args, **kwargs)
             finally:
@@ -284,8 +247,8 @@ class RigConnector(SSHConnector):
 
         self.host.get_fact = watched  # type: ignore[method-assign]
 
-    def _foreseeable(self, command: StringCommand, arguments: dict[str, Any]) -> Ask | None:
-        """The command as it can be asked ahead of time; None where more than the command decides what it answers."""
+    def _readable_ahead(self, command: StringCommand, arguments: dict[str, Any]) -> Command | None:
+        """The command as it can be sent ahead; None where more than the command decides its result."""
         if any(value for name, value in arguments.items() if name not in _HARMLESS):
             return None
         sudo = bool(arguments.get("_sudo"))
@@ -295,97 +258,76 @@ class RigConnector(SSHConnector):
         if not isinstance(shell, str):
             return None
         raw = command.get_raw_value() if isinstance(command, StringCommand) else str(command)
-        return Ask(raw, sudo, shell)
+        return Command(raw, sudo, shell)
 
-    def _prefetch(self, memory: Memory) -> None:
-        """Ask for all that is foreseen. The host works on it while the deploy is being read here."""
-        asks = memory.foreseen()
-        if asks:
-            self.executions += 1
-            # Here and not in the greenlet: reading the deploy leaves it no time before the first fact.
-            answers = batch.send(self._transport(), asks)
-            self._reading_ahead = gevent.spawn(lambda: (answers(), time.monotonic()))
-
-    def _collect(self) -> None:
-        """Wait for the answers that are under way."""
-        under_way, self._reading_ahead = self._reading_ahead, None
-        if under_way is None:
-            return
-        before = self._changes
-        done: Batch
-        done, self._answered_at = under_way.get()
-        if self._changes != before:
-            return
-        if self._memory is not None:
-            self._memory.too_slow(done.refused)
-        self._answers = done.answers
-        logger.debug("%s%i facts read ahead", self.host.print_prefix, len(done.answers))
-
-    def _answered(self, ask: Ask, success: Collection[int]) -> tuple[bool, CommandOutput] | None:
-        self._collect()
-        if self._answers and time.monotonic() - self._answered_at > STALE_AFTER_S:
-            self._answers.clear()
-            if self._memory is not None:
-                # Someone thought about the plan, or other hosts took their time: still one round trip.
-                self._prefetch(self._memory)
-                self._collect()
-        answer = self._answers.get(ask)
-        if answer is None:
+    def _known_result(self, command: StringCommand, arguments: dict[str, Any]) -> tuple[bool, CommandOutput] | None:
+        """The result that was read ahead, as pyinfra takes it; None where there is none."""
+        ahead, key = self._results, self._readable_ahead(command, arguments)
+        if ahead is None or key is None:
             return None
-        stdout, stderr = batch.text(answer.stdout), batch.text(answer.stderr)
-        if stdout is None or stderr is None:
+        ahead.note_use(key)
+        if ahead.is_older_than(STALE_AFTER_S):
+            # Someone read the plan, or other hosts took their time: read all again, still in one round trip.
+            ahead.clear()
+            self.executions += ahead.start(self._transport())
+        result = ahead.result(key)
+        if result is None:
             return None
-        return answer.code in success, CommandOutput(_lines("stdout", stdout) + _lines("stderr", stderr))
+        try:
+            stdout, stderr = result.stdout.decode(), result.stderr.decode()
+        except UnicodeDecodeError:
+            return None
+        succeeded = result.code in (arguments.get("_success_exit_codes") or [0])
+        return succeeded, CommandOutput(_lines("stdout", stdout) + _lines("stderr", stderr))
 
-    def _change(self) -> None:
-        """From here on, what was read ahead may be wrong: facts are read live."""
-        self._changes += 1
-        self._reading_ahead = None
-        self._answers.clear()
+    def _forget_results(self) -> None:
+        """Read facts live from here on: something changes on the host."""
+        if self._results is not None:
+            self._results.clear()
 
     # Files
 
     def rsync(self, *arguments: Any, **named: Any) -> Any:
-        """Pyinfra's, which runs a program of its own beside this connection."""
-        self._change()
+        """Run pyinfra's, which starts a program of its own next to this connection."""
+        self._forget_results()
         return super().rsync(*arguments, **named)
 
     def _put_file(self, filename_or_io: str | IO[Any], remote_location: str) -> None:
-        """Upload; after a lost connection once more from the beginning, which replaces what was there of it."""
-        self._change()
+        """Upload; after a lost connection once more from the beginning, which overwrites an incomplete file."""
+        self._forget_results()
 
         def put() -> None:
             with get_file_io(filename_or_io) as file:
                 self._file_transfer().putfo(file, remote_location)
 
-        self._transferred(put)
+        self._transfer_twice(put)
 
     def _get_file(self, remote_filename: str, filename_or_io: str | IO[Any]) -> None:
         def get() -> None:
             with get_file_io(filename_or_io, "wb") as file:
                 self._file_transfer().getfo(remote_filename, file)
 
-        self._transferred(get)
+        self._transfer_twice(get)
 
     def _file_transfer(self) -> FileTransferClient:
         if self._transfer is None:
-            # Past pyinfra's memory of them, which outlives the connection.
+            # Around pyinfra's cache of these clients, which outlives the connection.
             self._transfer = SSHConnector.get_file_transfer_connection.__wrapped__(self)
         if self._transfer is None:
             raise ConnectionLostError(f"{self.host.name} accepts no file transfer")
         return self._transfer
 
-    def _transferred(self, transfer: Callable[[], None]) -> None:
+    def _transfer_twice(self, transfer: Callable[[], None]) -> None:
+        """Transfer a file, and once more where the connection or the file transfer client broke."""
         self.executions += 1
         try:
             transfer()
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            if self._alive():
-                if isinstance(error, OSError):
-                    raise
-                self._transfer = None
-            else:
-                self._reconnect(str(error) or type(error).__name__)
+        except BROKEN as error:
+            if not self._is_alive():
+                self._reconnect(reason(error))
+            elif isinstance(error, OSError):
+                raise
+            self._transfer = None
             try:
                 transfer()
             except EOFError as second:

@@ -1,7 +1,9 @@
-"""Host keys: what to say where a host has another one than before, and `rigup accept`, which takes the new one."""
+"""Host keys: the message for a changed one, and what `rigup accept` needs to accept it."""
 
 from __future__ import annotations
 
+import logging
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,39 +15,52 @@ from rigup import atomic
 from rigup.config.inventory import Host
 from rigup.config.settings import Connection
 from rigup.errors import RigupError
-from rigup.ssh.transport import silence_paramiko
+from rigup.ssh.transport import BROKEN, reason, silence_paramiko
 
-__all__ = [
-    "accept",
-    "changed",
-    "known_as",
-    "known_file",
-    "without",
-]
+__all__ = ["accept", "changed", "is_changed", "is_not_advice", "known_as", "known_file", "presented", "without"]
 
 CONNECT_S = 15
 
+# pyinfra's message for a changed host key, and its advice, which would accept the new key unseen.
+_CHANGED = re.compile(r"Host key for .* does not match")
+_ADVICE = re.compile(
+    r"WARNING: REMOTE HOST IDENT|Someone could be eavesdropping|If this is expected, you|\s+ssh-keygen -R "
+)
+
 
 def changed(name: str) -> str:
-    """What to tell where the host `name` has another key than the one that is known."""
+    """Return the message for a host that presents another key than the known one."""
     return (
-        f"it answers with another host key than the one known. If it was installed anew or replaced: "
-        f"`rigup accept {name}`, and run again. If not, something else answers in its place: find out what."
+        "its host key has changed. If the host was reinstalled or replaced, run "
+        f"`rigup accept {name}` and try again. If not, find out which machine answers at its address."
     )
 
 
-def known_file(way: Connection) -> Path:
-    """The known_hosts file that a connection goes by."""
-    return Path(way.known_hosts or "~/.ssh/known_hosts").expanduser()
+def is_changed(error: Exception) -> bool:
+    """Return whether pyinfra refused a connection because of a changed host key."""
+    return bool(_CHANGED.search(str(error)))
 
 
-def known_as(way: Connection) -> str:
-    """The host's name in known_hosts."""
-    return way.address if way.port == 22 else f"[{way.address}]:{way.port}"
+def is_not_advice(record: logging.LogRecord) -> bool:
+    """Return False for pyinfra's advice on a changed host key, to filter it out of a log."""
+    return not _ADVICE.match(record.getMessage())
+
+
+def known_file(login: Connection) -> Path:
+    """Return the known_hosts file that a connection uses."""
+    return Path(login.known_hosts or "~/.ssh/known_hosts").expanduser()
+
+
+def known_as(login: Connection) -> str:
+    """Return the host's name in known_hosts."""
+    return login.address if login.port == 22 else f"[{login.address}]:{login.port}"
 
 
 def without(lines: Sequence[str], name: str) -> tuple[list[str], list[str]]:
-    """The lines of a known_hosts file less what they say of `name`, hashed or not; and the keys that it had."""
+    """Remove `name`, hashed or not, from the lines of a known_hosts file.
+
+    Returns the remaining lines, and the fingerprints of the removed keys.
+    """
     kept, keys = list[str](), list[str]()
     matches = HostKeys()._hostname_matches  # type: ignore[attr-defined]
     for line in lines:
@@ -64,25 +79,23 @@ def without(lines: Sequence[str], name: str) -> tuple[list[str], list[str]]:
 
 
 def presented(host: Host) -> paramiko.PKey:
-    """The key that the host shows now. Raises RigupError where it does not answer."""
+    """Return the key that the host presents now. Raises RigupError where it does not answer."""
     silence_paramiko()
-    way = host.connection
+    login = host.connection
     try:
-        with socket.create_connection((way.address, way.port), timeout=CONNECT_S) as line:
+        with socket.create_connection((login.address, login.port), timeout=CONNECT_S) as line:
             transport = paramiko.Transport(line)
             try:
                 transport.start_client(timeout=CONNECT_S)
                 return transport.get_remote_server_key()
             finally:
                 transport.close()
-    except (OSError, EOFError, paramiko.SSHException) as error:
-        raise RigupError(
-            f"{host.name}: nothing speaks ssh at {known_as(way)}: {error or type(error).__name__}"
-        ) from error
+    except BROKEN as error:
+        raise RigupError(f"{host.name}: no ssh server answers at {known_as(login)}: {reason(error)}") from error
 
 
 def accept(path: Path, others: Sequence[str], name: str, key: paramiko.PKey) -> None:
-    """Write the known_hosts file: what it says of `others`, and the key of `name`. Raises RigupError."""
+    """Write a known_hosts file with the lines `others` and the key of `name`. Raises RigupError."""
     lines = (*others, f"{name} {key.get_name()} {key.get_base64()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -90,5 +103,5 @@ def accept(path: Path, others: Sequence[str], name: str, key: paramiko.PKey) -> 
         atomic.write(path, "".join(f"{line}\n" for line in lines), mode)
     except OSError as error:
         raise RigupError(
-            f"{path}: cannot be written: {error.strerror}. The key was not accepted: mend that, and run again"
+            f"{path}: cannot be written: {error.strerror}; the key was not accepted", "fix that and run again"
         ) from error

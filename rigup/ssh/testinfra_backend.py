@@ -1,11 +1,11 @@
-"""testinfra over rigup's inventory: ``rig://NAME`` is the inventory's host of that name, reached as the deploy does.
+"""testinfra over rigup's inventory: ``rig://NAME`` is the inventory's host of that name, reached as deploys do.
 
-A check asks for little and there are many, so what costs is the waiting. This backend sends at once (no Nagle), runs
-each command once per session, and asks at the first command for all those that the last audit of this host asked for,
-in one round trip: an audit only reads, so the answers hold until it ends.
+The checks of an audit run many small commands, so most of the time would be spent waiting. This backend runs each
+command once per session and, at the first command, sends all commands of this host's last audit in one round trip. An
+audit only reads, so the results are valid until it ends.
 
-``register()`` makes the backend known to testinfra; ``RIGUP_PREFETCH=off`` asks for every command by itself;
-``RIGUP_STATS=1`` prints the remote executions per host at the end.
+``register()`` adds the backend to testinfra. ``RIGUP_PREFETCH=off`` runs every command on its own; ``RIGUP_STATS=1``
+prints the remote executions per host at the end.
 """
 
 from __future__ import annotations
@@ -18,123 +18,107 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import paramiko
-import testinfra.backend  # type: ignore[import-untyped]
-from testinfra.backend.base import BaseBackend, CommandResult  # type: ignore[import-untyped]
+import testinfra.backend
+from testinfra.backend.base import BaseBackend, CommandResult
 
 from rigup.config.inventory import Host, Inventory, find_inventory, load_inventory
-from rigup.ssh import batch, client
-from rigup.ssh.batch import Answer, Ask
-from rigup.ssh.transport import Memory, memory_file
+from rigup.ssh.batch import Command, Result
+from rigup.ssh.client import Client, Unreachable
+from rigup.ssh.read_ahead import ReadAhead
+
+__all__ = ["NAME", "RigBackend", "Session", "close_all", "inventory", "register", "session"]
 
 NAME = "rig"
 
 
 @cache
 def inventory() -> Inventory:
-    """The inventory that the deploy uses: `RIGUP_INVENTORY`, else `inventory/lab.yaml`, else the lab's."""
+    """Read the inventory that deploys use: `RIGUP_INVENTORY`, else `inventory/lab.yaml`, else the lab's."""
     return load_inventory(find_inventory(Path("inventory")))
 
 
 def register() -> None:
-    """Make ``rig://NAME`` known to testinfra."""
+    """Add ``rig://NAME`` to testinfra."""
     testinfra.backend.BACKENDS[NAME] = f"{__name__}.RigBackend"
 
 
-class Wire:
-    """One host's connection, what it has answered, and what the last audit asked."""
+class Session:
+    """One host's connection and the results of its commands."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.executions = 0
-        self._answers: dict[Ask, Answer] = {}
-        self._memory = Memory.load(memory_file(host.name, ".audit"))
+        self._results = ReadAhead(host.name, ".audit")
+        self._is_started = False
         self._lock = threading.Lock()
-        self._client: paramiko.SSHClient | None = None
-        self._read_ahead = os.environ.get("RIGUP_PREFETCH") != "off"
+        self._client: Client | None = None
 
-    def answer(self, ask: Ask) -> Answer:
-        """What the host answers; asked once. A lost connection is made again once: an audit only reads.
+    def run(self, command: Command) -> Result:
+        """Run a command, or return the result that it had before. Raises Unreachable.
 
-        Raises Unreachable where the host cannot be reached.
+        Without sudo where this login may not use it. A lost connection is made again once: an audit only reads.
         """
-        return self._asked(replace(ask, sudo=False) if ask.sudo and not self.may_sudo else ask)
-
-    def _asked(self, ask: Ask) -> Answer:
-        with self._lock:
-            self._memory.asked(ask)
-            if self._read_ahead:
-                self._read_ahead = False
-                self._prefetch()
-            if ask not in self._answers:
-                self._answers[ask] = self._ask_patiently(ask)
-            return self._answers[ask]
+        return self._run(replace(command, sudo=False) if command.sudo and not self.may_sudo else command)
 
     @cached_property
     def may_sudo(self) -> bool:
-        """Whether this login becomes root without a password; one that may not sees what it can."""
-        return self._asked(Ask("true", sudo=True)).code == 0
+        """Whether this login becomes root without a password."""
+        return self._run(Command("true", sudo=True)).code == 0
+
+    def _run(self, command: Command) -> Result:
+        with self._lock:
+            self._results.note_use(command)
+            if not self._is_started:
+                self._is_started = True
+                self.executions += self._results.start(self._connected().transport)
+            result = self._results.result(command)
+            if result is None:
+                result = self._run_live(command)
+                self._results.keep(command, result)
+            return result
+
+    def _run_live(self, command: Command) -> Result:
+        self.executions += 1
+        try:
+            return self._connected().run(command)
+        except Unreachable:
+            if self._client is None:
+                raise
+            self._client.close()
+            self._client = None
+            self.executions += 1
+            return self._connected().run(command)
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            self._client = Client(self.host)
+        return self._client
 
     def close(self) -> None:
-        """Remember what was asked, and hang up."""
-        self._memory.save()
+        """Store the commands of this session and close the connection."""
+        self._results.save()
         if self._client is not None:
             self._client.close()
             self._client = None
             if os.environ.get("RIGUP_STATS"):
                 print(f"[{self.host.name}] remote executions: {self.executions}", file=sys.stderr)
 
-    def _prefetch(self) -> None:
-        asks = self._memory.foreseen()
-        if asks:
-            self.executions += 1
-            done = batch.run(self._transport(), asks)
-            self._memory.too_slow(done.refused)
-            self._answers.update(done.answers)
-
-    def _ask_patiently(self, ask: Ask) -> Answer:
-        for last in (False, True):
-            try:
-                return self._ask(ask)
-            except (paramiko.SSHException, OSError, EOFError) as error:
-                if last:
-                    raise client.Unreachable(
-                        self.host, f"the connection broke: {error or type(error).__name__}"
-                    ) from error
-                if self._client is not None:
-                    self._client.close()
-                    self._client = None
-        raise AssertionError("unreachable")
-
-    def _ask(self, ask: Ask) -> Answer:
-        transport = self._transport()
-        self.executions += 1
-        return client.execute(transport, ask)
-
-    def _transport(self) -> paramiko.Transport:
-        if self._client is None:
-            self._client = client.connect(self.host)
-        transport = self._client.get_transport()
-        if transport is None:
-            raise EOFError("the connection is gone")
-        return transport
-
 
 @cache
-def wire(name: str) -> Wire:
-    """The one wire to a host, shared by everything in this process."""
-    return Wire(inventory().host(name))
+def session(name: str) -> Session:
+    """Return the one session of a host in this process."""
+    return Session(inventory().host(name))
 
 
 def close_all() -> None:
-    """Hang up everywhere; what was asked is remembered for the next audit."""
+    """Close all sessions; their commands are stored for the next audit."""
     for name in inventory().hosts:
-        wire(name).close()
-    wire.cache_clear()
+        session(name).close()
+    session.cache_clear()
 
 
 class RigBackend(BaseBackend):  # type: ignore[misc]
-    """Commands on a host of the inventory, as root: by sudo where the deploy uses it."""
+    """Commands on a host of the inventory, as root: through sudo where deploys use it."""
 
     NAME = NAME
 
@@ -143,18 +127,18 @@ class RigBackend(BaseBackend):  # type: ignore[misc]
 
     @classmethod
     def get_hosts(cls, host: str, **kwargs: Any) -> list[str]:
-        """``rig://all`` is every host."""
+        """Return all hosts for ``rig://all``."""
         return list(inventory().hosts) if host in ("all", None) else [inventory().host(host).name]
 
     def get_encoding(self) -> str:
-        """Always UTF-8: testinfra would ask the host's Python, which a bare host lacks."""
+        """Return UTF-8 always: testinfra would ask the host's Python, which a bare host lacks."""
         return "utf-8"
 
     def decode(self, data: bytes) -> str:
         return data.decode("utf-8", errors="replace")
 
     def run(self, command: str, *args: str, **kwargs: Any) -> CommandResult:
-        """Run it, or give the answer that it gave before in this session."""
+        """Run a command, or return the result that it had before in this session."""
         quoted = self.quote(command, *args)
-        answer = wire(self.hostname).answer(Ask(quoted, self.sudo))
-        return self.result(answer.code, quoted.encode(), answer.stdout, answer.stderr)
+        result = session(self.hostname).run(Command(quoted, self.sudo))
+        return self.result(result.code, quoted.encode(), result.stdout, result.stderr)

@@ -1,27 +1,29 @@
-"""The CUDA toolkit on the host, or its absence."""
+"""The cuda step: the CUDA toolkit on the host, or its absence."""
 
 from __future__ import annotations
 
 import re
 
-from subject import Subject, check, expect
+from rigup.audit.check import check
+from rigup.audit.expect import expect
+from rigup.audit.subject import Subject
 
 
 @check("minor", "cuda_toolkit")
 def test_cuda_packages(rig: Subject) -> None:
-    """The toolkit's package, at the locked version."""
-    wanted = rig.locked("cuda")
-    expect(wanted, rig.versions(wanted))
+    """The CUDA toolkit must have the locked version."""
+    expected = rig.locked("cuda")
+    expect(expected, rig.versions(expected))
 
 
 @check("minor", "cuda_toolkit")
 def test_cuda_nvcc(rig: Subject) -> None:
-    """A login shell finds nvcc, of the version that the settings name; with `off`, our PATH file is not there."""
+    """A login shell must find nvcc of the configured version; with `off`, rigup must not change the PATH."""
     if rig.settings.cuda_toolkit is None:
         expect(
             "no /etc/profile.d/rigup-cuda.sh",
-            rig.said("ls /etc/profile.d/rigup-cuda.sh") or "no /etc/profile.d/rigup-cuda.sh",
+            rig.output("ls /etc/profile.d/rigup-cuda.sh") or "no /etc/profile.d/rigup-cuda.sh",
         )
         return
-    said = re.search(r"release (\S+),", rig.said("bash -lc 'nvcc --version'"))
+    said = re.search(r"release (\S+),", rig.output("bash -lc 'nvcc --version'"))
     expect(f"nvcc {rig.settings.cuda_toolkit.replace('-', '.')}", f"nvcc {said[1]}" if said else "no nvcc on the PATH")

@@ -1,41 +1,43 @@
-"""Docker, its NVIDIA runtime and the GPUs it can give to containers."""
+"""The docker step: Docker, its NVIDIA runtime and the GPUs that it offers to containers."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from subject import Subject, check, expect, expect_at_least, expect_none, expect_repository
+from rigup.audit.check import check
+from rigup.audit.expect import expect, expect_at_least, expect_none, expect_repository
+from rigup.audit.subject import Subject
 
 
 def daemon(rig: Subject) -> dict[str, Any]:
-    """What the running daemon says of itself."""
+    """Return what the running daemon reports about itself."""
     return rig.json("docker info --format '{{json .}}'") or {}
 
 
 @check("major", "docker_version")
 def test_docker_packages(rig: Subject) -> None:
-    """Docker's own packages, at the locked versions."""
-    wanted = rig.locked("docker")
-    expect(wanted, rig.versions(wanted))
+    """Docker's packages must have the locked versions."""
+    expected = rig.locked("docker")
+    expect(expected, rig.versions(expected))
 
 
 @check("major", "container_toolkit_version")
 def test_docker_toolkit(rig: Subject) -> None:
-    """The container toolkit's four packages, all at the locked version."""
-    wanted = rig.locked("toolkit")
-    expect(wanted, rig.versions(wanted))
+    """The container toolkit's four packages must all have the locked version."""
+    expected = rig.locked("toolkit")
+    expect(expected, rig.versions(expected))
 
 
 @check("critical", "container_toolkit_version")
 def test_docker_toolkit_safe(rig: Subject) -> None:
-    """1.20.1 or newer: older ones let a container out (CVE-2025-23266) or lose Docker's start at boot."""
+    """Versions before 1.20.1 let containers escape (CVE-2025-23266) or keep Docker from starting at boot."""
     expect_at_least("container toolkit", "1.20.1", rig.installed.get("nvidia-container-toolkit", "0"))
 
 
 @check("major", "docker_mirror", "toolkit_mirror")
 def test_docker_repositories(rig: Subject) -> None:
-    """apt knows Docker's and the container toolkit's repositories, each by its own key."""
+    """apt must read Docker's and the container toolkit's repositories, each signed by its own key."""
     family = "ubuntu" if rig.distro.startswith("ubuntu") else "debian"
     expect_repository(rig, f"{rig.settings.docker_mirror}/{family}/", "keyrings/docker")
     expect_repository(rig, f"{rig.settings.toolkit_mirror}/stable/deb/amd64/", "nvidia-container-toolkit-keyring")
@@ -43,7 +45,7 @@ def test_docker_repositories(rig: Subject) -> None:
 
 @check("critical")
 def test_docker_running(rig: Subject) -> None:
-    """Docker runs, and starts at boot."""
+    """Docker must run now and start at boot."""
     unit = rig.unit("docker.service")
     expect(
         {"now": "active", "at boot": "enabled"}, {"now": unit.get("ActiveState"), "at boot": unit.get("UnitFileState")}
@@ -52,13 +54,13 @@ def test_docker_running(rig: Subject) -> None:
 
 @check("major", "docker_log_driver", "registry_mirror")
 def test_docker_config(rig: Subject) -> None:
-    """Our keys stand in daemon.json, beside whatever else is there."""
+    """daemon.json must contain rigup's keys, in addition to any others."""
     try:
         written = json.loads(rig.text("/etc/docker/daemon.json") or "{}")
     except ValueError:
         written = {}
         expect("valid JSON in /etc/docker/daemon.json", "none")
-    wanted: dict[str, object] = {
+    expected: dict[str, object] = {
         "runtimes.nvidia": "nvidia-container-runtime",
         "features.cdi": True,
         "log-driver": rig.settings.docker_log_driver,
@@ -69,29 +71,31 @@ def test_docker_config(rig: Subject) -> None:
         "log-driver": written.get("log-driver", "nothing"),
     }
     if rig.settings.registry_mirror:
-        wanted["registry-mirrors"] = rig.settings.registry_mirror
+        expected["registry-mirrors"] = rig.settings.registry_mirror
         mirrors = written.get("registry-mirrors", [])
-        found["registry-mirrors"] = wanted["registry-mirrors"] if wanted["registry-mirrors"] in mirrors else mirrors
-    expect(wanted, found)
+        found["registry-mirrors"] = expected["registry-mirrors"] if expected["registry-mirrors"] in mirrors else mirrors
+    expect(expected, found)
 
 
 @check("critical", root=True)
 def test_docker_runtime(rig: Subject) -> None:
-    """The running daemon knows the nvidia runtime."""
+    """The running daemon must know the nvidia runtime."""
     expect("nvidia among the runtimes", "nvidia among the runtimes" if "nvidia" in daemon(rig).get("Runtimes", {}) else
            ", ".join(daemon(rig).get("Runtimes", {})) or "docker info fails")  # fmt: skip
 
 
 @check("minor", "docker_log_driver", root=True)
 def test_docker_log_driver(rig: Subject) -> None:
-    """The running daemon logs as the settings say."""
+    """The running daemon must use the configured log driver."""
     expect(rig.settings.docker_log_driver, daemon(rig).get("LoggingDriver", "docker info fails"))
 
 
 @check("critical", repair=("docker", "reboot"))
 def test_docker_cdi(rig: Subject) -> None:
-    """Every GPU can be given to a container by name, and all of them together; the list is made anew at each boot."""
-    listed = set(rig.said("nvidia-ctk cdi list").split())
-    wanted = [f"nvidia.com/gpu={index}" for index in (*range(rig.gpus_on_the_bus), "all")]
-    expect_none(f"{len(wanted)} devices for containers", [f"no {device}" for device in wanted if device not in listed])
+    """Containers must be able to request each GPU, and all of them; the list must be refreshed at each boot."""
+    listed = set(rig.output("nvidia-ctk cdi list").split())
+    expected = [f"nvidia.com/gpu={index}" for index in (*range(rig.gpus_on_the_bus), "all")]
+    expect_none(
+        f"{len(expected)} devices for containers", [f"no {device}" for device in expected if device not in listed]
+    )
     expect("enabled", rig.unit("nvidia-cdi-refresh.service").get("UnitFileState"))

@@ -1,9 +1,10 @@
-"""NVIDIA's driver: the locked one is installed, loaded and used."""
+"""The driver step: the locked NVIDIA driver is installed, loaded and used."""
 
 from __future__ import annotations
 
-from subject import YOU, Subject, check, expect, expect_at_least, expect_none, expect_repository
-
+from rigup.audit.check import YOU, check
+from rigup.audit.expect import expect, expect_at_least, expect_none, expect_repository
+from rigup.audit.subject import Subject
 from rigup.distros.driver import conflicting
 
 NAME = "RTX PRO 6000"
@@ -11,52 +12,52 @@ NAME = "RTX PRO 6000"
 
 @check("critical", "driver_branch", "driver_version")
 def test_driver_packages(rig: Subject) -> None:
-    """The driver's packages, at the locked versions."""
+    """The driver's packages must have the locked versions."""
     expect(dict(rig.driver.packages), rig.versions(rig.driver.packages))
 
 
 @check("major", "driver_branch")
 def test_driver_pin(rig: Subject) -> None:
-    """apt cannot leave the driver's branch by itself."""
+    """apt must not leave the driver's branch on its own."""
     expect(dict(rig.driver.pin), rig.versions(rig.driver.pin))
 
 
 @check("major")
 def test_driver_conflicts(rig: Subject) -> None:
-    """No packages of other origins that get in the way of NVIDIA's and Docker's."""
-    expect_none("none of the packages that conflict", conflicting(rig.installed))
+    """Packages of other origins must not conflict with NVIDIA's and Docker's."""
+    expect_none("no conflicting packages", conflicting(rig.installed))
 
 
 @check("critical", "driver_branch", "driver_version", repair=("driver", "reboot"))
 def test_driver_safe(rig: Subject) -> None:
-    """Not older than the first driver that knows these cards (575.57.08, NVIDIA's GPU Operator platform support)."""
+    """Drivers before 575.57.08 do not support these cards (NVIDIA's GPU Operator platform support)."""
     expect_at_least("NVIDIA driver", "575.57.08", (rig.text("/sys/module/nvidia/version") or "0").strip())
 
 
 @check("major", "cuda_mirror")
 def test_driver_repository(rig: Subject) -> None:
-    """apt knows NVIDIA's repository, at the mirror that the settings name, by its own key."""
+    """apt must read NVIDIA's repository from the configured mirror, signed by NVIDIA's key."""
     expect_repository(rig, f"{rig.settings.cuda_mirror}/{rig.distro}/x86_64/", "cuda-archive-keyring")
 
 
 @check("critical", root=True, repair=(YOU,))
 def test_driver_processes(rig: Subject) -> None:
-    """No process runs on libraries of a driver that was replaced under it."""
-    listed = rig.said("grep -lsE 'lib(nvidia|cuda)[^ ]* \\(deleted\\)' /proc/[0-9]*/maps || true").splitlines()
-    names = [rig.said("cat %s/comm", path.removesuffix("/maps")) or path for path in listed]
-    expect_none("no process on removed libraries of the driver", names)
+    """A process that uses libraries of a replaced driver fails at its next CUDA call: restart it."""
+    listed = rig.output("grep -lsE 'lib(nvidia|cuda)[^ ]* \\(deleted\\)' /proc/[0-9]*/maps || true").splitlines()
+    names = [rig.output("cat %s/comm", path.removesuffix("/maps")) or path for path in listed]
+    expect_none("no process that uses removed driver libraries", names)
 
 
 @check("critical", "driver_branch", "driver_version", repair=("driver", "reboot"))
 def test_driver_loaded(rig: Subject) -> None:
-    """The module that runs, the one that the next boot takes, and the libraries are of one version."""
+    """The loaded module, the module on disk and the libraries must have the same version."""
     version = rig.driver.version
     libraries = sorted({line.strip() for line in rig.gpus("driver_version")})
     expect(
         {"loaded": version, "on disk": version, "libraries": version},
         {
             "loaded": (rig.text("/sys/module/nvidia/version") or "not loaded").strip(),
-            "on disk": rig.said("/sbin/modinfo -F version nvidia") or "none",
+            "on disk": rig.output("/sbin/modinfo -F version nvidia") or "none",
             "libraries": ", ".join(libraries) or "nvidia-smi fails",
         },
     )
@@ -64,13 +65,13 @@ def test_driver_loaded(rig: Subject) -> None:
 
 @check("critical")
 def test_driver_open_module(rig: Subject) -> None:
-    """The open kernel module: the other one does not know these cards."""
-    expect("Dual MIT/GPL", rig.said("/sbin/modinfo -F license nvidia") or "no module")
+    """Only the open kernel module supports these cards."""
+    expect("Dual MIT/GPL", rig.output("/sbin/modinfo -F license nvidia") or "no module")
 
 
 @check("critical", repair=("driver", "reboot"))
 def test_driver_gpus(rig: Subject) -> None:
-    """The driver sees every GPU that is on the bus, and knows it by name."""
+    """The driver must see every GPU on the PCI bus, and know its name."""
     names = rig.gpus("name")
     expect(f"{rig.gpus_on_the_bus} GPUs", f"{len(names)} GPUs")
     expect_none(f"{NAME} cards", [name for name in names if NAME not in name])
@@ -78,7 +79,7 @@ def test_driver_gpus(rig: Subject) -> None:
 
 @check("major", "persistence", repair=("driver", "reboot"))
 def test_driver_persistence(rig: Subject) -> None:
-    """The driver stays loaded between jobs, or does not, as the settings say; its daemon runs and is enabled."""
+    """Persistence mode must be as configured, and its daemon must run now and start at boot."""
     mode = "Enabled" if rig.settings.persistence else "Disabled"
     unit = rig.unit("nvidia-persistenced.service")
     expect(

@@ -1,4 +1,4 @@
-"""Endpoints that are reachable from beyond their host: the key, the firewall rule, and that nothing else gets in."""
+"""The gateway step: key, firewall rule and access rules of endpoints that other machines can reach."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import ipaddress
 import re
 from typing import Any
 
-from subject import UNITS, Subject, check, expect, expect_files, expect_none
-
+from rigup.audit.check import check
+from rigup.audit.expect import expect, expect_files, expect_none
+from rigup.audit.subject import UNITS, Subject
 from rigup.plan.model import EndpointPlan
 
 GATEWAYS = "/etc/rigup/gateways"
-# What a gateway's configuration may hold beside what the check reads: nothing that decides who gets in.
+# Statements that a gateway's configuration may contain without a check: none of them decides who is admitted.
 HARMLESS = {"user", "group", "maxconn", "log", "mode", "option", "timeout"}
 DECIDING = ("bind", "acl", "tcp-request", "http-request", "default_backend", "server")
 SECTIONS = ("global", "defaults", "frontend", "backend")
 
 
 def networks(listed: Any) -> list[str]:
-    """The networks of a set as nft tells it, or of the one that it had; those that lie in others are left out."""
+    """Return the networks of a set, or the only one, from nft's JSON; networks within others are merged."""
     members = listed.get("set", [listed]) if isinstance(listed, dict) else [listed]
     prefixes = [
         f"{each['prefix']['addr']}/{each['prefix']['len']}" if isinstance(each, dict) else each for each in members
@@ -32,25 +33,25 @@ def collapsed(texts: list[str]) -> list[str]:
 
 
 def rules_in_force(rig: Subject, endpoint: EndpointPlan) -> list[dict[str, object]]:
-    """The rules of the endpoint's chain, each as what it compares with what, and what becomes of what matches."""
+    """Return the rules of the endpoint's chain in the kernel, each as its comparisons and its verdict."""
     listed = rig.json("nft -j list chain inet rigup %s", f"endpoint-{endpoint.name}") or {}
     rules = []
     for rule in (entry["rule"] for entry in listed.get("nftables", []) if "rule" in entry):
-        told: dict[str, object] = {}
+        parts: dict[str, object] = {}
         for part in rule["expr"]:
             if match := part.get("match"):
                 left = match["left"]
                 name = left["meta"]["key"] if "meta" in left else left["payload"]["field"]
                 right = networks(match["right"]) if name == "saddr" else match["right"]
-                told[f"{name} {match['op']}"] = right
+                parts[f"{name} {match['op']}"] = right
             else:
-                told["then"] = ", ".join(part)
-        rules.append(told)
+                parts["then"] = ", ".join(part)
+        rules.append(parts)
     return rules
 
 
-def rule_due(endpoint: EndpointPlan) -> dict[str, object]:
-    """The one rule of an endpoint's chain: whoever comes from elsewhere than its networks is dropped at its port."""
+def expected_rule(endpoint: EndpointPlan) -> dict[str, object]:
+    """Return the expected rule of an endpoint's chain: drop what comes to its port from outside its networks."""
     return {
         "iif !=": "lo",
         "daddr ==": str(ipaddress.ip_address(str(endpoint.public_address))),
@@ -61,12 +62,12 @@ def rule_due(endpoint: EndpointPlan) -> dict[str, object]:
 
 
 def statements(text: str) -> list[str]:
-    """The lines of a configuration that say something."""
+    """Return the lines of a configuration without comments and empty lines."""
     return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
 def rules_at_boot(text: str, chain: str) -> list[dict[str, object]]:
-    """The rules that a file gives to a chain when nft reads it, in the words of `rules_in_force`."""
+    """Return the rules that nft gives a chain when it reads this file, in the form of `rules_in_force`."""
     head = ("add table inet rigup", f"flush chain inet rigup {chain}")
     where, who = r"iif != (\S+) ip6? daddr (\S+) tcp dport (\d+)", r"ip6? saddr != { (.*) }"
     form = rf'add rule inet rigup {chain} {where} {who} drop comment "[^"]*"'
@@ -83,7 +84,7 @@ def rules_at_boot(text: str, chain: str) -> list[dict[str, object]]:
 
 
 def admission(text: str) -> dict[str, object]:
-    """Who gets in by a gateway's configuration, and to what: its lines by their first word, in their order."""
+    """Return whom a gateway's configuration admits, and to what: its lines by their first word, in order."""
     found: dict[str, list[str]] = {}
     for line in statements(text):
         word, _, rest = line.partition(" ")
@@ -91,7 +92,7 @@ def admission(text: str) -> dict[str, object]:
             found.setdefault(word, []).append(rest)
         elif word not in HARMLESS:
             found.setdefault("else", []).append(line)
-    # What a refusal says is for people.
+    # The text of a refusal does not matter.
     asked = [re.sub(r" content-type .* unless ", " unless ", rule) for rule in found.get("http-request", [])]
     sources = [re.fullmatch(r"connection reject unless { src (.*) }", rule) for rule in found.get("tcp-request", [])]
     return {
@@ -103,8 +104,8 @@ def admission(text: str) -> dict[str, object]:
     }
 
 
-def admission_due(endpoint: EndpointPlan) -> dict[str, object]:
-    """The same by the plan: its networks, and of them who has the key or asks for the health check."""
+def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
+    """Return the expected admission: clients of its networks that have the key or ask for the health check."""
     return {
         "global": [""],
         "defaults": [""],
@@ -113,7 +114,7 @@ def admission_due(endpoint: EndpointPlan) -> dict[str, object]:
         "default_backend": [endpoint.name],
         "bind": [f"{endpoint.public_address}:{endpoint.port}"],
         "server": [f"engine {endpoint.address}:{endpoint.port}"],
-        # The host itself comes from the address that it asks.
+        # The host's own requests come from the gateway's address.
         "tcp-request": [collapsed([*endpoint.allowed_networks, str(endpoint.public_address)])],
         "acl": sorted(
             (
@@ -133,14 +134,14 @@ def admission_due(endpoint: EndpointPlan) -> dict[str, object]:
 
 @check("critical", "endpoints")
 def test_gateway_files(rig: Subject) -> None:
-    """Each gateway lets in whom the plan names, also after a boot, and it runs; there is no other."""
+    """Each gateway must run and admit only whom the plan names, also after a reboot; there must be no others."""
     public = [endpoint for endpoint in rig.plan.endpoints if endpoint.public_address]
     if public:
         expect_files(rig, UNITS, "rigup-gateway@.service")
     for endpoint in public:
-        expect(admission_due(endpoint), admission(rig.text(f"{GATEWAYS}/{endpoint.name}.cfg") or ""))
+        expect(expected_admission(endpoint), admission(rig.text(f"{GATEWAYS}/{endpoint.name}.cfg") or ""))
         kept = rules_at_boot(rig.text(f"{GATEWAYS}/{endpoint.name}.nft") or "", f"endpoint-{endpoint.name}")
-        expect([rule_due(endpoint)], kept)
+        expect([expected_rule(endpoint)], kept)
         shown = rig.unit(endpoint.gateway)
         expect(
             {"now": "active", "at boot": "enabled", "needs daemon-reload": "no"},
@@ -151,37 +152,37 @@ def test_gateway_files(rig: Subject) -> None:
             },
         )
     names = {f"{endpoint.name}.{kind}" for endpoint in public for kind in ("cfg", "nft")}
-    expect_none("no other gateway", sorted({*rig.said(f"ls -1 {GATEWAYS}/").split()} - names))
+    expect_none("no other gateway", sorted({*rig.output(f"ls -1 {GATEWAYS}/").split()} - names))
 
 
 @check("critical", "endpoints", root=True)
 def test_gateway_key(rig: Subject) -> None:
-    """Each key is readable to root alone, and the firewall rule is in force."""
+    """Only root may read an API key, and the firewall rule must be in force."""
     for endpoint in rig.plan.endpoints:
         if endpoint.public_address:
-            owner, _, size = rig.said("stat -c '%%U %%a %%s' %s", endpoint.key_file).rpartition(" ")
+            owner, _, size = rig.output("stat -c '%%U %%a %%s' %s", endpoint.key_file).rpartition(" ")
             expect("root 600", owner if size not in ("", "0") else "no key")
             found = rules_in_force(rig, endpoint)
             expect("1 rule", f"{len(found)} rule{'s' * (len(found) != 1)}")
-            expect(rule_due(endpoint), found[0])
+            expect(expected_rule(endpoint), found[0])
 
 
 @check("critical", "endpoints", root=True)
 def test_gateway_opens(rig: Subject) -> None:
-    """With the key that lies on the host the gateway lets through."""
+    """The gateway must admit requests that have the key stored on the host."""
     for endpoint in rig.plan.endpoints:
         if endpoint.public_url:
             url = f"{endpoint.public_url}/v1/models"
-            # By standard input: no command line ever holds a key.
+            # Through standard input: a key must never be in a command line.
             ask = "sed 's/^/Authorization: Bearer /' %s | curl -sS -m 20 -o /dev/null -w '%%{http_code}' -H @- %s"
-            expect({url: "200"}, {url: rig.said(ask, endpoint.key_file, url)})
+            expect({url: "200"}, {url: rig.output(ask, endpoint.key_file, url)})
 
 
 @check("critical", "endpoints")
 def test_gateway_refuses(rig: Subject) -> None:
-    """Without the key nothing but the health check answers."""
+    """Without the key, only the health check may answer."""
     for endpoint in rig.plan.endpoints:
         if endpoint.public_url:
-            for path, due in {endpoint.ready_path: "200", "/v1/models": "401", "/metrics": "401"}.items():
+            for path, code in {endpoint.ready_path: "200", "/v1/models": "401", "/metrics": "401"}.items():
                 url = f"{endpoint.public_url}{path}"
-                expect({url: due}, {url: rig.said("curl -sS -m 20 -o /dev/null -w '%%{http_code}' %s", url)})
+                expect({url: code}, {url: rig.output("curl -sS -m 20 -o /dev/null -w '%%{http_code}' %s", url)})

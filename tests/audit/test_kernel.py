@@ -1,22 +1,23 @@
-"""The kernel's side of the driver."""
+"""The kernel step: headers, module options and boot arguments."""
 
 from __future__ import annotations
 
-from subject import Subject, check, expect, expect_none
-
+from rigup.audit.check import check
+from rigup.audit.expect import expect, expect_none
+from rigup.audit.subject import Subject
 from rigup.distros.table import header_packages
 
 TRUTH = {"Y": "1", "N": "0"}
 
 
 def plain(value: object) -> str:
-    """The kernel shows true options as Y; people write 1."""
+    """Return 1 and 0 for Y and N, which is how the kernel shows options that people write as 1 and 0."""
     return TRUTH.get(str(value), str(value))
 
 
 @check("critical")
 def test_kernel_headers(rig: Subject) -> None:
-    """Headers for the running kernel, and the package that brings those of the next."""
+    """The driver is compiled against headers: the running kernel needs its own, and the next kernel must get some."""
     images = [name for name in rig.installed if name.startswith("linux-image-")]
     needed = header_packages(rig.distro, rig.kernel, images)
     missing = [name for name in needed if name not in rig.installed]
@@ -25,39 +26,39 @@ def test_kernel_headers(rig: Subject) -> None:
 
 @check("major", "modprobe_options", repair=("reboot",))
 def test_kernel_module_options(rig: Subject) -> None:
-    """The options of modules are in effect, as the loaded modules say."""
-    wanted, found = {}, {}
+    """The module options must be in effect in the loaded modules."""
+    expected, found = {}, {}
     for module, options in rig.settings.modprobe_options.items():
         for option, value in options.items():
             name = f"{module}.{option}"
-            wanted[name] = plain(value)
+            expected[name] = plain(value)
             loaded = rig.text(f"/sys/module/{module}/parameters/{option}")
             found[name] = plain(loaded.strip()) if loaded is not None else "the module is not loaded"
-    expect(wanted, found)
+    expect(expected, found)
 
 
 @check("major", "modprobe_options")
 def test_kernel_module_options_kept(rig: Subject) -> None:
-    """modprobe will set the options at the next boot."""
+    """The module options must survive a reboot."""
     said = [
-        line.split() for line in rig.said("/sbin/modprobe --showconfig").splitlines() if line.startswith("options ")
+        line.split() for line in rig.output("/sbin/modprobe --showconfig").splitlines() if line.startswith("options ")
     ]
-    wanted, found = {}, {}
+    expected, found = {}, {}
     for module, options in rig.settings.modprobe_options.items():
         given = dict(word.partition("=")[::2] for words in said if words[1] == module for word in words[2:])
         for option, value in options.items():
-            wanted[f"{module} {option}"] = plain(value)
+            expected[f"{module} {option}"] = plain(value)
             found[f"{module} {option}"] = plain(given.get(option, "nothing"))
-    expect(wanted, found)
+    expect(expected, found)
 
 
 @check("critical")
 def test_kernel_next(rig: Subject) -> None:
-    """The kernel that boots next has a driver and an initrd: a routine reboot must not lose the GPUs."""
-    listed = rig.said("ls -1v /boot").splitlines()
+    """The kernel that boots next must have a driver and an initrd, or a reboot loses the GPUs."""
+    listed = rig.output("ls -1v /boot").splitlines()
     kernels = [name.removeprefix("vmlinuz-") for name in listed if name.startswith("vmlinuz-")]
     newest = kernels[-1] if kernels else rig.kernel
-    modules = rig.said("find /lib/modules/%s -name 'nvidia.ko*'", newest)
+    modules = rig.output("find /lib/modules/%s -name 'nvidia.ko*'", newest)
     lacking = [] if modules else [f"no NVIDIA module for {newest}"]
     if kernels and any(name.startswith("initrd.img-") for name in listed) and f"initrd.img-{newest}" not in listed:
         lacking.append(f"no initrd for {newest}")
@@ -66,7 +67,7 @@ def test_kernel_next(rig: Subject) -> None:
 
 @check("critical", "kernel_args", repair=("reboot",))
 def test_kernel_args(rig: Subject) -> None:
-    """The running kernel was booted with the arguments."""
+    """The running kernel must have been booted with these arguments."""
     running = (rig.text("/proc/cmdline") or "").split()
     missing = [argument for argument in rig.settings.kernel_args if argument not in running]
     expect_none(" ".join(rig.settings.kernel_args), [f"booted without {argument}" for argument in missing])
@@ -74,11 +75,11 @@ def test_kernel_args(rig: Subject) -> None:
 
 @check("critical", "kernel_args", root=True)
 def test_kernel_args_kept(rig: Subject) -> None:
-    """Every entry of GRUB's menu boots with the arguments."""
+    """The arguments must survive a reboot: every entry of GRUB's menu needs them."""
     menu = rig.text("/boot/grub/grub.cfg") or ""
     entries = [line.split() for line in menu.splitlines() if line.split()[:1] == ["linux"]]
     normal = [words for words in entries if "single" not in words and "recovery" not in words]
     if not normal:
-        expect_none("an entry in /boot/grub/grub.cfg", ["none"])
+        expect_none("an entry in /boot/grub/grub.cfg", ["no entry"])
     missing = {argument for words in normal for argument in rig.settings.kernel_args if argument not in words}
     expect_none(" ".join(rig.settings.kernel_args), [f"an entry without {argument}" for argument in sorted(missing)])

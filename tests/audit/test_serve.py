@@ -1,53 +1,41 @@
-"""The endpoints' units: what they say, that they run, and what runs in them."""
+"""The serve step: the endpoints' units, that they run, and what runs in them."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 
-from subject import (
-    CONFINED,
-    FILES,
-    PROGRAMS,
-    UNITS,
-    YOU,
-    Deviation,
-    Subject,
-    check,
-    expect,
-    expect_files,
-    expect_none,
-    expect_text,
-    veiled,
-)
-
+from rigup.audit.check import YOU, check
+from rigup.audit.expect import Deviation, expect, expect_files, expect_none, expect_text, hashed
+from rigup.audit.subject import CONFINED, PROGRAMS, UNITS, Subject
 from rigup.diagnosis.explain import fatal_text
+from rigup.resources import FILES
 
-# Who engines without a container run as.
+# The user that runs engines without a container.
 USER = "rigup-serve"
 TIMES = {"w": 604800, "d": 86400, "h": 3600, "min": 60, "s": 1}
 
 
 def address_of(hexadecimal: str) -> str:
-    """An address of /proc/net/tcp or tcp6: 32-bit words, each in the host's byte order."""
+    """Return an address from /proc/net/tcp or tcp6: 32-bit words, each in the host's byte order."""
     words = [bytes.fromhex(hexadecimal[start : start + 8])[::-1] for start in range(0, len(hexadecimal), 8)]
     return str(ipaddress.ip_address(b"".join(words)))
 
 
-def command(told: str) -> str:
-    """The words of a unit's one command, as `systemctl show` tells them: without quotes, dollars doubled."""
-    words = re.findall(r"argv\[\]=(.*?) ; ignore_errors=", told, re.DOTALL)
+def command(shown: str) -> str:
+    """Return the words of a unit's only command from `systemctl show`: without quotes, dollars doubled."""
+    words = re.findall(r"argv\[\]=(.*?) ; ignore_errors=", shown, re.DOTALL)
     return words[0].replace("$$", "$") if len(words) == 1 else f"{len(words)} commands"
 
 
-def seconds(told: str) -> int:
-    """`1h 30min` in seconds; 0 for what is no such time, such as `infinity`."""
-    return sum(int(number) * TIMES[unit] for number, unit in re.findall(r"(\d+)(w|d|h|min|s)\b", told))
+def seconds(shown: str) -> int:
+    """Return `1h 30min` in seconds; 0 for anything else, such as `infinity`."""
+    return sum(int(number) * TIMES[unit] for number, unit in re.findall(r"(\d+)(w|d|h|min|s)\b", shown))
 
 
 @check("major")
 def test_serve_programs(rig: Subject) -> None:
-    """The programs that run on the host are this version's: they decide what counts as serving."""
+    """The host's programs decide what counts as serving: they must be this version's."""
     switch = ("switch.py", "switch_record.py", "switch_units.py")
     expect_files(rig, PROGRAMS, "judge.py", "prove.py", "smoke.py", "smoke_ask.py", *switch, "wait_ready.py")
     expect_files(rig, UNITS, "rigup-commit.service")
@@ -57,17 +45,17 @@ def test_serve_programs(rig: Subject) -> None:
 
 @check("major", "pypi_index")
 def test_serve_client(rig: Subject) -> None:
-    """The proof's packages are those of the lock, a copy of which is written once they are all there."""
+    """The packages that verify an endpoint must be those of the lock, whose copy is written last."""
     copy = f"{PROGRAMS}/client/requirements.lock"
     expect_text(copy, (FILES / "client-requirements.lock").read_text(), rig.text(copy))
 
 
 @check("critical", "endpoints", "recipe")
 def test_serve_unit(rig: Subject) -> None:
-    """Each unit is the one that was deployed for the plan's generation, and systemd has read it."""
+    """Each unit must be the one deployed for this plan, and systemd must have read it."""
     for endpoint in rig.plan.endpoints:
         path = endpoint.unit_file
-        # Only a whole copy tells that nothing was added; each generation keeps its own, and the plan names it.
+        # Only a complete copy shows that nothing was added; each generation keeps its own, named in the plan.
         expect_text(path, rig.text(f"{endpoint.directory}/llm.service") or "", rig.text(path))
         read = rig.unit(endpoint.unit)
         expect(
@@ -78,14 +66,14 @@ def test_serve_unit(rig: Subject) -> None:
 
 @check("major", repair=(YOU,))
 def test_serve_drop_ins(rig: Subject) -> None:
-    """Nothing beside their files changes the units of what serves; no deploy takes such a file away."""
+    """Drop-ins change units without rigup knowing; no deploy removes them."""
     units = [unit for endpoint in rig.plan.endpoints for unit in (endpoint.unit, endpoint.gateway)]
     expect_none("no drop-in", [f"{path} of {unit}" for unit in units for path in rig.unit(unit)["DropInPaths"].split()])
 
 
 @check("critical", "endpoints", "recipe")
 def test_serve_settings(rig: Subject) -> None:
-    """What systemd has in effect is the plan: the command, its environment, the confinement, waiting and retrying."""
+    """systemd must run what is planned: command, environment, confinement, timeouts and restarts."""
     for endpoint in rig.plan.endpoints:
         shown = rig.unit(endpoint.unit)
         words, arguments = command(shown["ExecStart"]), " ".join(endpoint.argv)
@@ -105,9 +93,9 @@ def test_serve_settings(rig: Subject) -> None:
                 "User": USER if endpoint.venv else "",
                 "ProtectHome": "tmpfs" if endpoint.venv else "read-only",
                 "Restart": "on-failure",
-                "begins after": sorted(needed),
-                # A restart of Docker would stop it, and nothing would start it again.
-                "needs Docker to go on": False,
+                "starts after": sorted(needed),
+                # With Requires=, a restart of Docker would stop the endpoint for good.
+                "stops with Docker": False,
             },
             {
                 **{name: shown[name] for name in CONFINED},
@@ -116,8 +104,8 @@ def test_serve_settings(rig: Subject) -> None:
                 "User": shown["User"],
                 "ProtectHome": shown["ProtectHome"],
                 "Restart": shown["Restart"],
-                "begins after": sorted(needed & {*shown["After"].split()}),
-                "needs Docker to go on": "docker.service" in shown["Requires"].split(),
+                "starts after": sorted(needed & {*shown["After"].split()}),
+                "stops with Docker": "docker.service" in shown["Requires"].split(),
             },
         )
         wait = command(shown["ExecStartPost"])
@@ -125,32 +113,32 @@ def test_serve_settings(rig: Subject) -> None:
         expect({"url": endpoint.url, "health": endpoint.ready_path, "timeout": str(endpoint.ready_timeout)}, asked)
         start, burst = seconds(shown["TimeoutStartUSec"]), int(shown["StartLimitBurst"] or 0)
         if start <= endpoint.ready_timeout:
-            raise Deviation(f"more than {endpoint.ready_timeout} s for a start", shown["TimeoutStartUSec"])
+            raise Deviation(f"a start timeout above {endpoint.ready_timeout} s", shown["TimeoutStartUSec"])
         if not 0 < burst * start <= seconds(shown["StartLimitIntervalUSec"]):
-            raise Deviation("an end of starts that fail", f"{burst} within {shown['StartLimitIntervalUSec']}")
+            raise Deviation("a limit on failing starts", f"{burst} within {shown['StartLimitIntervalUSec']}")
 
 
 @check("critical", "endpoints")
 def test_serve_running(rig: Subject) -> None:
-    """Each endpoint serves: its unit is active only while it answers."""
+    """Each endpoint must serve: its unit is active only while it answers."""
     for endpoint in rig.plan.endpoints:
         expect({endpoint.unit: "active"}, {endpoint.unit: rig.unit(endpoint.unit).get("ActiveState")})
 
 
 @check("critical", "endpoints")
 def test_serve_others(rig: Subject) -> None:
-    """No endpoint of ours serves that the inventory does not have: it would hold GPUs that others are to use."""
-    due = {endpoint.name for endpoint in rig.plan.endpoints}
-    # Others may have units of such names, but no files among ours.
-    ours = {*rig.said("ls -1 /etc/rigup/endpoints/").split()}
-    listed = rig.said("systemctl list-units --plain --no-legend --state=active,activating 'llm@*.service'")
+    """An endpoint that the inventory no longer has must not serve: it would occupy GPUs that others need."""
+    planned = {endpoint.name for endpoint in rig.plan.endpoints}
+    # Units of other origins may have such names, but no files in this directory.
+    ours = {*rig.output("ls -1 /etc/rigup/endpoints/").split()}
+    listed = rig.output("systemctl list-units --plain --no-legend --state=active,activating 'llm@*.service'")
     names = [line.split()[0].removeprefix("llm@").removesuffix(".service") for line in listed.splitlines()]
-    expect_none("no other endpoint", [f"{name} serves" for name in names if name in ours - due])
+    expect_none("no other endpoint", [f"{name} serves" for name in names if name in ours - planned])
 
 
 @check("critical", "endpoints")
 def test_serve_at_boot(rig: Subject) -> None:
-    """Each endpoint serves again after a boot, and a switch that a power cut interrupts is finished by it."""
+    """Each endpoint must serve again after a reboot, and a reboot must finish a switch that a power cut interrupted."""
     commit = "rigup-commit.service"
     expect({commit: "enabled"}, {commit: rig.unit(commit).get("UnitFileState")})
     for endpoint in rig.plan.endpoints:
@@ -159,20 +147,20 @@ def test_serve_at_boot(rig: Subject) -> None:
 
 @check("critical", "endpoints", "recipe", root=True)
 def test_serve_process(rig: Subject) -> None:
-    """Without a container: the process of the unit was started with the plan's arguments, and not as root."""
+    """An engine without a container must run with the planned arguments, and not as root."""
     for endpoint in rig.plan.endpoints:
         if endpoint.venv is None:
             continue
-        pid = rig.said("systemctl show --value --property=MainPID -- %s", endpoint.unit)
-        words = rig.said(f"tr '\\0' '\\n' </proc/{int(pid or 0)}/cmdline").splitlines()
-        # A script's own interpreter comes first.
+        pid = rig.output("systemctl show --value --property=MainPID -- %s", endpoint.unit)
+        words = rig.output(f"tr '\\0' '\\n' </proc/{int(pid or 0)}/cmdline").splitlines()
+        # A script's interpreter comes first.
         expect(list(endpoint.argv[1:]), words[-len(endpoint.argv) + 1 :])
-        expect({"user": USER}, {"user": rig.said("stat -c '%%U' %s", f"/proc/{int(pid or 0)}")})
+        expect({"user": USER}, {"user": rig.output("stat -c '%%U' %s", f"/proc/{int(pid or 0)}")})
 
 
 @check("critical", "endpoints", repair=("serve", "gateway"))
 def test_serve_reach(rig: Subject) -> None:
-    """Each endpoint is reached at its own addresses and no other: who can reach it is what the inventory says."""
+    """Each endpoint must listen on its own addresses and no others, so that only planned clients reach it."""
     for endpoint in rig.plan.endpoints:
         rows = [line.split() for path in ("tcp", "tcp6") for line in (rig.text(f"/proc/net/{path}") or "").splitlines()]
         local = [words[1].split(":") for words in rows if len(words) > 3 and words[3] == "0A"]
@@ -182,32 +170,32 @@ def test_serve_reach(rig: Subject) -> None:
 
 @check("critical", "endpoints", root=True)
 def test_serve_gpus(rig: Subject) -> None:
-    """The container that serves sees its GPUs, also after everything that systemd has reloaded since its start."""
+    """The container must still see its GPUs: a reload of systemd since its start can take them away."""
     for endpoint in rig.plan.endpoints:
         if endpoint.image is None:
             continue
-        listed = rig.said("docker exec %s nvidia-smi -L", endpoint.container).splitlines()
-        seen = sum(line.startswith("GPU ") for line in listed)
-        expect(f"{endpoint.gpu_count} GPUs in {endpoint.container}", f"{seen} GPUs in {endpoint.container}")
+        listed = rig.output("docker exec %s nvidia-smi -L", endpoint.container).splitlines()
+        count = sum(line.startswith("GPU ") for line in listed)
+        expect(f"{endpoint.gpu_count} GPUs in {endpoint.container}", f"{count} GPUs in {endpoint.container}")
 
 
 @check("critical", "endpoints", "recipe", root=True)
 def test_serve_container(rig: Subject) -> None:
-    """What runs is what the plan describes, as Docker tells it: image, arguments, environment, GPUs, mounts, rights."""
+    """Docker must run what is planned: image, arguments, environment, GPUs, mounts and privileges."""
     for endpoint in rig.plan.endpoints:
         if endpoint.image is None:
             continue
         running = rig.json("docker container inspect %s", endpoint.container)
         if not running:
             raise Deviation(f"the container {endpoint.container}", "no such container")
-        seen = running[0]
-        config, host = seen.get("Config", {}), seen.get("HostConfig", {})
-        # The image brings variables of its own.
+        container = running[0]
+        config, host = container.get("Config", {}), container.get("HostConfig", {})
+        # The image adds its own variables.
         environment = dict(each.split("=", 1) for each in config.get("Env") or [])
-        expect(veiled(endpoint.env), veiled({name: environment.get(name, "") for name in endpoint.env}))
+        expect(hashed(endpoint.env), hashed({name: environment.get(name, "") for name in endpoint.env}))
         devices = [name for request in host.get("DeviceRequests") or [] for name in request.get("DeviceIDs") or []]
         gpus = ["all"] if endpoint.gpus == "all" else endpoint.gpus
-        mounts = {mount["Destination"]: mount["Source"] for mount in seen.get("Mounts", []) if not mount.get("RW")}
+        mounts = {mount["Destination"]: mount["Source"] for mount in container.get("Mounts", []) if not mount.get("RW")}
         expect(
             {
                 "plan": endpoint.digest[:12],
@@ -220,13 +208,13 @@ def test_serve_container(rig: Subject) -> None:
                 **{f"mount {mount.target}": mount.source for mount in endpoint.mounts},
             },
             {
-                "plan": config.get("Labels", {}).get("rigup.plan", "no mark")[:12],
+                "plan": config.get("Labels", {}).get("rigup.plan", "no label")[:12],
                 "image": config.get("Image", "none"),
                 "arguments": config.get("Cmd") or [],
                 "GPUs": sorted(devices),
                 "privileged": host.get("Privileged"),
                 "capabilities dropped": host.get("CapDrop") or [],
-                # Docker adds this where a container shares the host's memory.
+                # Docker adds this where a container shares the host's IPC namespace.
                 "security options": sorted({*(host.get("SecurityOpt") or ())} - {"label=disable"}),
                 **{f"mount {target}": source for target, source in mounts.items()},
             },

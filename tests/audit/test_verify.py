@@ -1,18 +1,20 @@
-"""Each endpoint, tried from the host itself."""
+"""The verify step: requests to each endpoint, made on the host itself."""
 
 from __future__ import annotations
 
 import json
 
-from subject import Subject, check, expect
+from rigup.audit.check import check
+from rigup.audit.expect import expect
+from rigup.audit.subject import Subject
 
-# A check is asked again by itself where it takes longer than a batch allows.
+# A command that takes longer than a batch allows is run again on its own.
 PATIENCE_S = 120
 
 
 @check("critical", "endpoints", repair=("serve",))
 def test_verify_health(rig: Subject) -> None:
-    """The health check answers."""
+    """The health check must answer."""
     for endpoint in rig.plan.endpoints:
         url = f"{endpoint.url}{endpoint.ready_path}"
         code = rig.host.run("curl -sS -m 20 -o /dev/null -w '%%{http_code}' %s", url)
@@ -21,7 +23,7 @@ def test_verify_health(rig: Subject) -> None:
 
 @check("critical", "endpoints", "recipe", repair=("serve",))
 def test_verify_models(rig: Subject) -> None:
-    """The endpoint serves the model under its name."""
+    """Clients ask for the model by name: the endpoint must list it."""
     for endpoint in rig.plan.endpoints:
         listed = rig.json("curl -sS -m 20 %s", f"{endpoint.url}/v1/models") or {}
         names = [model.get("id") for model in listed.get("data", [])]
@@ -30,7 +32,7 @@ def test_verify_models(rig: Subject) -> None:
 
 @check("critical", "endpoints", "recipe", repair=("serve",))
 def test_verify_completion(rig: Subject) -> None:
-    """A chat completion is answered, with at least one token."""
+    """A chat completion must return at least one token."""
     for endpoint in rig.plan.endpoints:
         question = {
             "model": endpoint.served_name,
@@ -49,4 +51,4 @@ def test_verify_completion(rig: Subject) -> None:
             tokens = 0
             expect("a chat completion", said[:300])
         if tokens < 1:
-            expect("a token or more", f"{tokens}")
+            expect("at least one token", f"{tokens}")

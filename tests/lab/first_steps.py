@@ -1,16 +1,16 @@
-"""The beginning of the road alone: for tests of many hosts, which need no endpoint."""
+"""The first steps of a deploy: for tests of many hosts, which need no endpoint."""
 
-from rigup.run.console import calm
-from rigup.run.recorder import record
+from rigup.run.console import shorten_output
+from rigup.run.recorder import record_plan, start_recording
 from tasks.base import base
 from tasks.kernel import kernel
 from tasks.preflight import preflight
 
-calm()
-record()
+shorten_output()
+start_recording()
 
 context = preflight()
-record(context.plan)
+record_plan(context.plan)
 
 base(context)
 kernel(context)

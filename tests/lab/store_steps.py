@@ -1,10 +1,10 @@
-"""The road as far as the checkpoint, and the wait for it: for tests of the store, which need no endpoint."""
+"""The steps up to the checkpoint, and waiting for it: for tests of the store, which need no endpoint."""
 
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import model as operations
-from rigup.run.console import calm
-from rigup.run.recorder import record
+from rigup.run.console import shorten_output
+from rigup.run.recorder import record_plan, start_recording
 from tasks.base import base
 from tasks.context import Context
 from tasks.model import model
@@ -17,11 +17,11 @@ def wait(context: Context) -> None:
         operations.wait(name=f"Download and verify {checkpoint.repo}", checkpoint=checkpoint, timeout=300)
 
 
-calm()
-record()
+shorten_output()
+start_recording()
 
 context = preflight()
-record(context.plan)
+record_plan(context.plan)
 
 base(context)
 model(context)

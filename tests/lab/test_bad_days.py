@@ -313,7 +313,7 @@ def test_the_last_deploy_finishes_beside_a_host_that_does_not_answer(day: Day) -
     result = day.deploy()
     del day.rigs.hosts["gone"]
     assert result.code > 0
-    assert re.search(r"gone: could not be reached: .*port 9", result.output), result.output
+    assert re.search(r"gone: unreachable: .*port 9", result.output), result.output
     assert day.state() == "active", result.output
     # The store was open to the second host of the inventory; now there is none.
     result = day.deploy()

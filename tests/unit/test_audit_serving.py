@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
 import shlex
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from rigup.audit.expect import Deviation
+from rigup.audit.subject import Subject
 from rigup.config.inventory import load_inventory
 from rigup.config.settings import Settings
 from rigup.diagnosis.explain import fatal_text
@@ -92,9 +93,7 @@ class Told:
 class Audited:
     """A host that is as its plan says, until a test changes what it tells."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, directory: Path, due: Plan) -> None:
-        monkeypatch.syspath_prepend(str(AUDIT))
-        self.subject: Any = importlib.import_module("subject")
+    def __init__(self, directory: Path, due: Plan) -> None:
         (endpoint,) = due.endpoints
         argv = list(endpoint.argv) if endpoint.venv else docker_argv(endpoint)
         start, wait = (" ".join(words).replace("$", "$$") for words in (argv, wait_argv(endpoint)))
@@ -124,14 +123,14 @@ class Audited:
             self.told.files |= {f"{GATEWAY}.cfg": config_text(endpoint), f"{GATEWAY}.nft": firewall_text(endpoint)}
         inventory = directory / "lab.yaml"
         inventory.write_text("hosts: {rig1: {address: 192.0.2.1}}\n")
-        self.rig = self.subject.Subject(load_inventory(inventory).host("rig1"))
+        self.rig: Any = Subject(load_inventory(inventory).host("rig1"))
         self.rig.host, self.rig.plan = self.told, due
 
     def finding(self, step: str, check: str) -> str:
         """What a check has found; nothing where all is as planned."""
         try:
             getattr(checks_of(step), f"test_{step}_{check}")(self.rig)
-        except self.subject.Deviation as deviation:
+        except Deviation as deviation:
             return str(deviation)
         return ""
 
@@ -146,18 +145,18 @@ def checks_of(step: str) -> ModuleType:
 
 
 @pytest.fixture(params=["container", "environment"])
-def served(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Audited:
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Audited:
     """A host whose endpoint is on loopback, in a container and without one."""
     due = plan()
     if request.param == "environment":
         due = due.model_copy(update={"endpoints": (bare_endpoint(),)})
-    return Audited(monkeypatch, tmp_path, due)
+    return Audited(tmp_path, due)
 
 
 @pytest.fixture(params=[OPEN, OPEN_6], ids=["ipv4", "ipv6"])
-def gated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Audited:
+def gated(request: pytest.FixtureRequest, tmp_path: Path) -> Audited:
     """A host whose endpoint has a gateway."""
-    return Audited(monkeypatch, tmp_path, plan(endpoints=request.param))
+    return Audited(tmp_path, plan(endpoints=request.param))
 
 
 # Units
@@ -190,7 +189,7 @@ def test_a_unit_without_its_generations_copy_is_found(served: Audited) -> None:
         ("settings", "User=", "User=nobody-", "User: nobody-"),
         ("settings", "ProtectHome=", "ProtectHome=no", "ProtectHome: no"),
         ("settings", "network-online.target ", "", "nvidia-persistenced.service"),
-        ("settings", "Requires=", "Requires=docker.service ", "needs Docker to go on: True"),
+        ("settings", "Requires=", "Requires=docker.service ", "stops with Docker: True"),
         ("settings", "/endpoints/main/", "/endpoints/other/", "/endpoints/other/"),
         ("settings", "--url=http://127.0.0.1:8000", "--url=http://127.0.0.1:8001", "url: http://127.0.0.1:8001"),
         ("settings", "TimeoutStartUSec=46min", "TimeoutStartUSec=44min 59s", "44min 59s"),
@@ -207,10 +206,8 @@ def test_what_systemd_has_in_effect_otherwise_is_found(
     assert said in served.finding("serve", check).partition("\nfound:    ")[2]
 
 
-def test_a_unit_that_starts_another_generations_container_is_found(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    host = Audited(monkeypatch, tmp_path, plan())
+def test_a_unit_that_starts_another_generations_container_is_found(tmp_path: Path) -> None:
+    host = Audited(tmp_path, plan())
     digest = host.rig.plan.endpoint("main").digest
     host.told.units["llm@main.service"] = host.told.units["llm@main.service"].replace(digest, "0" * 64)
     assert "label=rigup.plan: 0000" in host.finding("serve", "settings")
@@ -252,10 +249,8 @@ def test_a_gateway_as_planned_is_no_finding(gated: Audited) -> None:
         ("nft", "hook input", "hook output", "hook output"),
     ],
 )  # fmt: skip
-def test_a_gateway_that_lets_in_others_is_found(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, line: str, instead: str, said: str
-) -> None:
-    host = Audited(monkeypatch, tmp_path, plan(endpoints=OPEN))
+def test_a_gateway_that_lets_in_others_is_found(tmp_path: Path, kind: str, line: str, instead: str, said: str) -> None:
+    host = Audited(tmp_path, plan(endpoints=OPEN))
     text = host.told.files[f"{GATEWAY}.{kind}"]
     assert line in text
     host.told.files[f"{GATEWAY}.{kind}"] = text.replace(line, instead, 1)

@@ -76,7 +76,7 @@ def locked(inventory: Path, capsys: pytest.CaptureFixture[str]) -> Path:
 def test_update_with_nothing_new_moves_nothing(locked: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = locked.with_suffix(".lock").read_text()
     assert main(["update", "--inventory", str(locked)]) == 0
-    assert "Nothing moved" in capsys.readouterr().out
+    assert "Nothing changed" in capsys.readouterr().out
     assert locked.with_suffix(".lock").read_text() == before
     assert main(["update", "--check", "--inventory", str(locked)]) == 0
 
@@ -203,22 +203,22 @@ def test_wrong_use_exits_with_1_as_2_means_something_else(
 @pytest.mark.parametrize(
     ("command", "codes"),
     [
-        ([], "0 done, 1 failed (wrong use included); 2 from `plan`"),
-        (["plan"], "0 nothing to do, 2 changes pending, 1 failed."),
-        (["audit"], "0 all is as planned, 2 something is not"),
-        (["accept"], "0 accepted, or known already; 1 not."),
-        (["report"], "0 that run went well, 2 it did not, 1 there is no such run."),
-        (["settings"], "0 done, 1 failed."),
-        (["recipes"], "0 done, 1 failed."),
-        (["check"], "0 nothing found, 1 something is wrong."),
-        (["show"], "0 done, 1 failed."),
-        (["models"], "0 done, 1 a host could not be asked, or refused."),
-        (["models", "rm"], "0 done, 1 failed."),
+        ([], "0 success, 1 failure (including wrong usage). 2 is a result: changes are pending (`plan`)"),
+        (["plan"], "0 nothing to change, 2 changes pending, 1 failure."),
+        (["audit"], "0 everything is as planned, 2 findings, 1 a check could not run."),
+        (["accept"], "0 accepted or already known, 1 not accepted."),
+        (["report"], "0 the run succeeded, 2 it did not, 1 there is no such run."),
+        (["settings"], "0 success, 1 failure."),
+        (["recipes"], "0 success, 1 failure."),
+        (["check"], "0 no mistakes, 1 mistakes found."),
+        (["show"], "0 success, 1 failure."),
+        (["models"], "0 success, 1 a host is unreachable, or the removal was refused."),
+        (["models", "rm"], "0 success, 1 failure."),
         (["status"], "0 all endpoints serve, 2 some do not"),
-        (["diagnose"], "0 a known cause was found, 1 none was."),
-        (["key"], "0 done, 1 failed."),
-        (["lock"], "0 done, 1 failed."),
-        (["update"], "0 done (with --check: nothing would move), 2 with --check: something would"),
+        (["diagnose"], "0 a known cause was found, 1 no known cause was found."),
+        (["key"], "0 success, 1 failure."),
+        (["lock"], "0 success, 1 failure."),
+        (["update"], "0 success (with --check: nothing would change), 2 with --check: something would change"),
     ],
 )
 def test_the_help_of_each_command_explains_its_own_exit_codes(

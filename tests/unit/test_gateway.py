@@ -154,10 +154,10 @@ def test_gateways_are_known_by_their_files() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["rig1"], "rig1 has several endpoints: name one of left, right"),
-        (["rig1", "centre"], "rig1 has no endpoint 'centre': there are left, right"),
-        (["rig1", "left"], "endpoint left is on the host's loopback alone and needs no key"),
-        (["rig2", "left"], "no host is named 'rig2'"),
+        (["rig1"], "rig1 has several endpoints: name one: rig1/left, rig1/right"),
+        (["rig1/centre"], "rig1 has no endpoint 'centre': endpoints: left, right"),
+        (["rig1/left"], "endpoint left listens on loopback only and needs no key"),
+        (["rig2/left"], "no host is named 'rig2': did you mean rig1?"),
     ],
 )
 def test_a_key_that_there_is_not_is_told_of(

@@ -220,7 +220,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Lock, Pu
 
 
 def shown_for_rig1(name: str, form: str, inventory: Path) -> int:
-    return main.main(["show", name, "--inventory", str(inventory), "--host", "rig1", "--as", form])
+    return main.main(["show", name, "rig1", "--inventory", str(inventory), "--as", form])
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))

@@ -23,7 +23,7 @@ def test_what_serves_is_told_with_its_gpus_and_since_when(one_rig: OneRig) -> No
     assert code == 0, found
     (endpoint,) = found["endpoints"]
     assert (endpoint["state"], endpoint["health"], endpoint["recipe"]) == ("serving", 200, "vllm-nvfp4-cu130")
-    assert endpoint["since"] and endpoint["proven"]
+    assert endpoint["since"] and endpoint["verified"]
     assert [gpu["total"] for gpu in found["gpus"]] == [97887] * 4
     assert found["downloads"] == []
     assert "serving" in one_rig.rigs.run("rigup", "status").output
@@ -48,4 +48,4 @@ def test_it_can_be_watched_until_it_serves_again(one_rig: OneRig) -> None:
             assert deploy.wait(60) == 0
         watch.send_signal(signal.SIGINT)
         assert watch.wait(30) == 130
-    assert [state for state in dict.fromkeys(seen) if state != "not proven"] == ["stopped", "starting", "serving"]
+    assert [state for state in dict.fromkeys(seen) if state != "not verified"] == ["stopped", "starting", "serving"]

@@ -106,14 +106,14 @@ def test_the_table_has_a_line_for_each() -> None:
 
 
 def test_what_an_endpoint_uses_is_never_removed() -> None:
-    with pytest.raises(RigupError, match="is used by endpoint main: give it another recipe first"):
+    with pytest.raises(RigupError, match="is used by endpoint main: give the endpoint another recipe"):
         chosen([IDLE, USED], "org/two", "rig1")
 
 
 def test_what_is_being_fetched_or_may_be_in_use_is_not_removed() -> None:
     running = [f"model-fetch@org--one--{A[:12]}.service loaded activating auto-restart rigup: fetch the checkpoint"]
     (fetched,) = parse_stored_models([f"7 org/one/.{A}.incoming/weights", "--- running", *running])
-    with pytest.raises(RigupError, match=rf"is being fetched on rig1: .*disable --now model-fetch@org--one--{A[:12]}"):
+    with pytest.raises(RigupError, match=rf"downloaded on rig1: .*disable --now model-fetch@org--one--{A[:12]}"):
         chosen([fetched], "org/one", "rig1")
     with pytest.raises(RigupError, match=r"endpoint main runs on rig1, and neither .*plan.json nor its unit says"):
         chosen([replace(IDLE, riddles=("main",))], "org/one", "rig1")
@@ -140,7 +140,7 @@ def test_where_nobody_answers_nothing_is_agreed_to(monkeypatch: pytest.MonkeyPat
 def test_only_what_is_named_is_removed() -> None:
     assert chosen([IDLE, USED], "org/one", "rig1") == [IDLE]
     assert chosen([IDLE, USED], f"org/one@{A[:7]}", "rig1") == [IDLE]
-    with pytest.raises(RigupError, match="has no org/three in its store: there is org/one@aaaaaaaaaaaa"):
+    with pytest.raises(RigupError, match="has no org/three in its model store: it has org/one@aaaaaaaaaaaa"):
         chosen([IDLE, USED], "org/three", "rig1")
     with pytest.raises(RigupError, match="at several commits"):
         chosen([IDLE, Stored("org/one", B, 1, "verified")], "org/one", "rig1")

@@ -18,7 +18,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
 def test_the_table_hides_what_is_superseded_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     short, full = said(capsys, "recipes"), said(capsys, "recipes", "--all")
     assert "vllm-nvfp4-chisleu" not in short and "vllm-nvfp4-chisleu" in full
-    assert "are not shown: --all" in short and "are not shown" not in full
+    assert "are hidden; --all shows them" in short and "are hidden" not in full
 
 
 def test_the_table_is_filtered(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,9 +34,9 @@ def test_a_ranking_says_why(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_check_tells_what_it_judged(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "check", "vllm-nvfp4-cu130", "sglang-nvfp4-b12x")
-    assert "vllm-nvfp4-cu130: arguments known to vllm 0.17.0, vllm 0.33.0" in text
-    assert "sglang-nvfp4-b12x: arguments known to sglang 0.5.23 (fork voipmonitor)" in text
-    assert text.endswith("2 recipes: nothing found\n")
+    assert "vllm-nvfp4-cu130: arguments accepted by vllm 0.17.0, vllm 0.33.0" in text
+    assert "sglang-nvfp4-b12x: arguments accepted by sglang 0.5.23 as voipmonitor builds it" in text
+    assert text.endswith("2 recipes: no mistakes found\n")
 
 
 def test_check_fails_where_something_is_found(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +86,7 @@ def test_recipes_of_ones_own_are_listed_judged_shown_and_extend_the_catalogs(
     capsys: pytest.CaptureFixture[str], inventory: Path
 ) -> None:
     assert "ours " in said(capsys, "recipes")
-    assert "ours: arguments known to vllm 0.17.0, vllm 0.33.0" in said(capsys, "check", "ours")
+    assert "ours: arguments accepted by vllm 0.17.0, vllm 0.33.0" in said(capsys, "check", "ours")
     text = said(capsys, "show", "ours", "--inventory", str(inventory))
     assert "# --max-model-len=4096  <- argv[7] ours.yaml:7" in text
     assert "# --tensor-parallel-size=4  <- parallel.tp vllm-nvfp4-cu130.yaml:" in text

@@ -80,7 +80,7 @@ def test_where_nothing_is_to_be_done_the_plan_says_so_and_exits_with_0(project: 
     project.write(MOTTO)
     (project.place / "motto").write_text("one\ntwo\n")
     done = project.plan()
-    assert (done.returncode, done.stdout.strip()) == (0, "@local: nothing to do")
+    assert (done.returncode, done.stdout.strip()) == (0, "@local: nothing to change")
 
 
 def test_a_file_that_was_edited_is_shown_as_a_diff(project: Project) -> None:
@@ -162,7 +162,7 @@ def test_what_looks_at_a_file_that_is_about_to_be_written_cannot_be_known(projec
     assert entries["Sync"]["result"] == "unknown"
     assert entries["Sync"]["after"] == ["base: Write the motto"]
     assert entries["Remove"]["result"] == "nothing"
-    assert "known once this has run: base: Write the motto" in project.plan().stdout
+    assert "known after base: Write the motto" in project.plan().stdout
 
 
 def test_a_condition_is_decided_during_the_deploy(project: Project) -> None:
@@ -176,17 +176,35 @@ def test_a_dead_host_fails_the_plan_and_the_others_are_still_told(project: Proje
     project.write(MOTTO, f'["@local", {dead}]')
     done = project.plan()
     assert done.returncode == 1
-    assert "dead: could not be reached" in done.stdout
+    assert "dead: unreachable" in done.stdout
     assert "Unable to connect to port 1" in done.stdout
-    assert "not complete" in done.stdout
+    assert "This plan is incomplete" in done.stdout
     assert "@local: 1 of 1 operations would change something" in done.stdout
 
 
 def test_a_limit_leaves_the_other_hosts_alone(project: Project) -> None:
-    project.write(MOTTO, '["@local", ("dead", {"ssh_port": 1, "ssh_hostname": "127.0.0.1"})]')
-    done = project.plan("--limit", "@local")
+    # The host of the inventory is a group of pyinfra's, which its --limit takes too.
+    project.write(MOTTO, '["@local"]\ndead = [("dead", {"ssh_port": 1, "ssh_hostname": "127.0.0.1"})]')
+    (project.directory / "inventory/lab.yaml").write_text("hosts: {lab: {address: 127.0.0.1}}\n")
+    done = project.plan("lab")
     assert done.returncode == 2
     assert "dead" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("lap", "no host is named 'lap': did you mean lab?"),
+        ("lab/mian", "lab has no endpoint 'mian': did you mean main?"),
+        ("lab/main", "lab/main: this command works on whole hosts: write lab"),
+    ],
+)
+def test_a_host_that_the_inventory_does_not_have_is_refused(project: Project, word: str, message: str) -> None:
+    project.write(MOTTO)
+    (project.directory / "inventory/lab.yaml").write_text("hosts: {lab: {address: 127.0.0.1}}\n")
+    done = project.plan(word)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
 
 
 def test_a_deploy_that_refuses_fails_the_plan_with_its_own_words(project: Project) -> None:
@@ -194,8 +212,8 @@ def test_a_deploy_that_refuses_fails_the_plan_with_its_own_words(project: Projec
     done = project.plan()
     assert done.returncode == 1
     assert "no GPU anywhere" in done.stdout
-    assert "@local: was not looked at" in done.stdout
-    assert "not complete" in done.stdout
+    assert "@local: not planned" in done.stdout
+    assert "This plan is incomplete" in done.stdout
     told = json.loads(project.plan("--json").stdout)
     assert "no GPU anywhere" in told["error"]
 
@@ -203,21 +221,21 @@ def test_a_deploy_that_refuses_fails_the_plan_with_its_own_words(project: Projec
 def test_without_a_deploy_here_the_plan_says_where_it_looked(tmp_path: Path) -> None:
     done = Project(tmp_path).plan()
     assert done.returncode == 1
-    assert done.stderr.startswith("there is no deploy.py with inventory/lab.py in ")
+    assert " has no deploy.py and inventory/lab.py: change to" in done.stderr
 
 
 def test_a_plan_leaves_no_run_behind(project: Project) -> None:
-    project.write("from rigup.run.recorder import record\nrecord()\n" + MOTTO)
+    project.write("from rigup.run.recorder import start_recording\nstart_recording()\n" + MOTTO)
     assert project.plan().returncode == 2
-    project.write('from rigup.run.recorder import record\nrecord()\nraise Exception("broken")')
+    project.write('from rigup.run.recorder import start_recording\nstart_recording()\nraise Exception("broken")')
     assert project.plan().returncode == 1
     assert not (project.directory / ".rigup/runs").exists()
 
 
-def entry(operation: str, change: bool, *looks_at: str) -> dict[str, Any]:
+def entry(operation: str, change: bool, *reads: str) -> dict[str, Any]:
     return {
         "step": "s", "operation": operation, "change": change, "conditional": False, "files": [],
-        "looks_at": set(looks_at),
+        "reads": set(reads),
     }  # fmt: skip
 
 

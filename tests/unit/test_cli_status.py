@@ -26,7 +26,7 @@ SERVES = {
     "health": 200,
     "since": "2026-11-23T20:56:03+00:00",
     "restarts": 0,
-    "proven": "2026-11-23T20:57:00+00:00",
+    "verified": "2026-11-23T20:57:00+00:00",
     "on_trial": False,
 }
 GPUS = [{"index": at, "used": 92160, "total": 97887, "busy": 0} for at in range(4)]
@@ -45,10 +45,10 @@ def shown(**hosts: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("unit", "health", "proven", "state"),
+    ("unit", "health", "verified", "state"),
     [
         ({"load": "loaded", "active": "active"}, 200, True, "serving"),
-        ({"load": "loaded", "active": "active"}, 200, False, "not proven"),
+        ({"load": "loaded", "active": "active"}, 200, False, "not verified"),
         ({"load": "loaded", "active": "active"}, 503, True, "not healthy"),
         ({"load": "loaded", "active": "activating", "sub": "start-post"}, 0, False, "starting"),
         ({"load": "loaded", "active": "activating", "sub": "auto-restart"}, 0, False, "failing"),
@@ -57,8 +57,8 @@ def shown(**hosts: dict[str, Any]) -> str:
         ({}, 0, False, "not deployed"),
     ],
 )
-def test_a_state_is_a_word(unit: dict[str, Any], health: int, proven: bool, state: str) -> None:
-    assert status.state_of(UnitStateValue(**unit), health, proven) == state
+def test_a_state_is_a_word(unit: dict[str, Any], health: int, verified: bool, state: str) -> None:
+    assert status.state_of(UnitStateValue(**unit), health, verified) == state
 
 
 def test_what_is_on_trial_comes_before_what_is_in_force_and_what_is_nowhere_is_still_told() -> None:

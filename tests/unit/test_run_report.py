@@ -18,9 +18,9 @@ import yaml
 from loopback_sshd import PYINFRA, Sshd, running_sshd
 
 from rigup.cli.main import main
-from rigup.run import report
+from rigup.run import report, summary
 
-RECORD = "from rigup.run.recorder import record\nrecord()\n"
+RECORD = "from rigup.run.recorder import start_recording\nstart_recording()\n"
 
 DEPLOY = (
     RECORD
@@ -113,7 +113,7 @@ def test_for_how_long_nothing_answered_stands_in_the_report_of_a_switch(sshd: Ss
 
     (operation,) = last(sshd)["operations"]
     assert (operation["result"], operation["downtime_s"]) == (result, 95.4)
-    assert "  nothing answered for 95.4 s on box: serve: Serve a as main" in run.stderr
+    assert "  no answer for 95.4 s on box: serve: Serve a as main" in run.stderr
 
 
 def test_a_failure_is_reported_with_its_host_step_and_error(sshd: Sshd) -> None:
@@ -168,8 +168,8 @@ def test_an_interrupted_run_says_what_was_under_way_and_exits_as_shells_do(
     assert process.returncode == code, stderr
     made = last(sshd)
     assert made["result"] == "interrupted"
-    assert made["under_way"] == [{"host": "box", "step": "deploy", "operation": "slow"}]
-    assert "under way on box, step deploy: slow" in stderr
+    assert made["running"] == [{"host": "box", "step": "deploy", "operation": "slow"}]
+    assert "still running on box, step deploy: slow" in stderr
 
 
 @pytest.mark.parametrize("connector", ["rig", "ssh"])
@@ -201,7 +201,7 @@ def test_a_run_that_reaches_no_host_is_the_last_run_in_the_report(sshd: Sshd, co
     assert made["hosts"]["box"]["result"] == "unreachable"
     assert "Could not connect" in made["hosts"]["box"]["error"]
     summary = run.stderr[run.stderr.index("rigup: failed") :]
-    assert "box: could not be reached: Could not connect" in summary
+    assert "box: unreachable: Could not connect" in summary
     assert "No hosts remaining" not in summary
 
 
@@ -231,7 +231,7 @@ def test_a_killed_run_still_tells_what_was_under_way(sshd: Sshd) -> None:
 
     made = report.build(report.read_events(runs(sshd)[-1] / "events.jsonl"))
     assert made["result"] == "unfinished"
-    assert made["under_way"][0]["operation"] == "slow"
+    assert made["running"][0]["operation"] == "slow"
 
 
 def test_a_host_that_cannot_be_reached_is_in_the_report_while_the_others_finish(sshd: Sshd) -> None:
@@ -246,7 +246,7 @@ def test_a_host_that_cannot_be_reached_is_in_the_report_while_the_others_finish(
     assert "Could not connect" in made["hosts"]["dead"]["error"]
     assert made["hosts"]["box"]["result"] == "ok"
     assert made["result"] == "failed"
-    assert "dead: could not be reached" in run.stderr
+    assert "dead: unreachable" in run.stderr
 
 
 @pytest.mark.parametrize("secret", ["hf_hunter2", 'hunter"2', r"hunter\2", "hünter2", 'h"ü\\"2'])
@@ -300,7 +300,7 @@ def test_a_step_takes_as_long_as_its_slowest_hosts() -> None:
 
 
 def test_the_summary_names_endpoint_recipe_digest_revision_and_what_to_do_next() -> None:
-    text = report.render(
+    text = summary.render(
         report.build(
             events(
                 operation("rig1", "a", "changed", 1.0),
@@ -321,9 +321,9 @@ def test_only_a_host_that_went_the_whole_way_is_said_to_serve() -> None:
         [operation("rig1", "a", "failed", 1.0, error="broken"), ended],
         [begun],
     ):
-        assert "http://127.0.0.1:8000" not in report.render(report.build(events(*story)))
+        assert "http://127.0.0.1:8000" not in summary.render(report.build(events(*story)))
     other = [operation("rig1", "a", "changed", 1.0), operation("rig2", "a", "failed", 1.0, error="broken"), ended]
-    assert "http://127.0.0.1:8000" in report.render(report.build(events(*other)))
+    assert "http://127.0.0.1:8000" in summary.render(report.build(events(*other)))
 
 
 def test_the_line_to_try_holds_a_chat_completion_that_a_shell_passes_on_unharmed(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_the_line_to_try_holds_a_chat_completion_that_a_shell_passes_on_unharmed
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\ncat\n')
     fake.chmod(0o755)
     made = report.build(events())
-    line = report.try_line("rig1", made["hosts"]["rig1"] | {"ssh": [str(fake), "it's"]}, ENDPOINT)
+    line = summary.try_line("rig1", made["hosts"]["rig1"] | {"ssh": [str(fake), "it's"]}, ENDPOINT)
     output = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout.splitlines()
     assert json.loads(output[-1])["messages"][0]["role"] == "user"
     assert output[:3] == ["it's", "curl", "-sS"]
@@ -343,7 +343,7 @@ def test_the_line_to_try_a_public_endpoint_hands_the_key_on_without_showing_it(t
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
     made = report.build(events())
-    line = report.try_line("rig1", made["hosts"]["rig1"], ENDPOINT | {"public_url": "http://192.0.2.20:8000"})
+    line = summary.try_line("rig1", made["hosts"]["rig1"], ENDPOINT | {"public_url": "http://192.0.2.20:8000"})
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     output = subprocess.run(["sh", "-c", line], env=env, capture_output=True, text=True, check=True).stdout
     *arguments, header = output.splitlines()
@@ -407,23 +407,23 @@ def test_the_command_names_what_changed_on_which_host_and_how_long_it_took(
 
 
 def test_long_lists_are_cut_and_say_how_much_more_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    changes = [operation("rig1", f"change {n}", "changed", 0.1) for n in range(report.CHANGES + 3)]
-    failures = [operation("rig2", f"failure {n}", "failed", 0.1, error="broken") for n in range(report.FAILURES + 2)]
+    changes = [operation("rig1", f"change {n}", "changed", 0.1) for n in range(summary.CHANGES + 3)]
+    failures = [operation("rig2", f"failure {n}", "failed", 0.1, error="broken") for n in range(summary.FAILURES + 2)]
     stored(tmp_path, *changes, *failures)
     main(["report", "--runs", str(tmp_path)])
     told = capsys.readouterr().out
-    assert told.count("base | change") == report.CHANGES
-    assert "    ... and 3 more changes; --json has all\n" in told
-    assert told.count("failed on rig2") == report.FAILURES
-    assert "    ... and 2 more failures; --json has all\n" in told
+    assert told.count("base | change") == summary.CHANGES
+    assert "    ... and 3 more changes; --json shows all\n" in told
+    assert told.count("failed on rig2") == summary.FAILURES
+    assert "    ... and 2 more failures; --json shows all\n" in told
 
 
 @pytest.mark.parametrize("met", ["changed", "unchanged"])
 @pytest.mark.parametrize(
     ("waited", "line"),
     [
-        (40.0, "rig1: the download of o/n, 100 s: 60.0 s beside other steps, 40.0 s waited for"),
-        (0.2, "rig1: the download of o/n was done before it was needed; all else was the longer part"),
+        (40.0, "rig1: the download of o/n took 100 s: 60.0 s in parallel with other steps, 40.0 s waiting"),
+        (0.2, "rig1: the download of o/n finished before it was needed; the other steps took longer"),
     ],
 )
 def test_the_report_says_whether_the_download_or_all_else_took_longer(waited: float, line: str, met: str) -> None:
@@ -437,7 +437,7 @@ def test_the_report_says_whether_the_download_or_all_else_took_longer(waited: fl
     assert made["downloads"] == [
         {"host": "rig1", "repo": "o/n", "began": begun["at"], "seconds": 100.0, "waited": waited}
     ]
-    assert f"  critical path:\n    {line}\n" in report.render(made)
+    assert f"  critical path:\n    {line}\n" in summary.render(made)
 
 
 def test_a_checkpoint_that_was_there_from_the_beginning_is_no_download() -> None:
@@ -448,4 +448,4 @@ def test_a_checkpoint_that_was_there_from_the_beginning_is_no_download() -> None
     made = report.build(events(begun, had))
 
     assert made["downloads"] == []
-    assert "critical path" not in report.render(made)
+    assert "critical path" not in summary.render(made)

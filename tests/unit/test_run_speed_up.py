@@ -14,7 +14,8 @@ from types import SimpleNamespace
 import pytest
 from pyinfra.api import arguments, util
 
-from rigup.run import quick
+import rigup
+from rigup.run.speed_up import speed_up
 
 DEPLOY = (
     "import pyinfra.api.util as util\n\n\ndef order(state):\n    return util.get_operation_order_from_stack(state)\n"
@@ -25,7 +26,7 @@ DEPLOY = (
 def spared() -> Iterator[Callable[[], None]]:
     """Begins to spare; all is as before after the test."""
     before = (util.stack, util.getframeinfo, arguments.all_global_arguments, gc.get_threshold())  # type: ignore[attr-defined]
-    yield quick.at_once
+    yield speed_up
     util.stack, util.getframeinfo, arguments.all_global_arguments = before[:3]  # type: ignore[attr-defined]
     gc.set_threshold(*before[3])
 
@@ -58,7 +59,7 @@ def test_modules_are_kept_compiled_where_python_was_not_told_otherwise(flags: li
     """pyinfra turns it off for all that is imported after it."""
     code = "import sys; sys.dont_write_bytecode = True; import rigup; print(not sys.dont_write_bytecode)"
     argv = [sys.executable, "-E", *flags, "-c", code]
-    root = Path(inspect.getfile(quick)).parent.parent
+    root = Path(inspect.getfile(rigup)).parent.parent
     assert subprocess.run(argv, capture_output=True, text=True, check=True, cwd=root).stdout == f"{writes}\n"
 
 

@@ -1,11 +1,11 @@
-"""What is left of pyinfra's output in a calm console."""
+"""What is left of pyinfra's output in a shortened console."""
 
 import logging
 from collections.abc import Iterator
 
 import pytest
 
-from rigup.run.console import Calm
+from rigup.run.console import ShortLines
 
 
 class Shown(logging.Handler):
@@ -22,7 +22,7 @@ def shown() -> Iterator[Shown]:
     logger, handler = logging.getLogger("calm"), Shown()
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    handler.addFilter(Calm(handler))
+    handler.addFilter(ShortLines(handler))
     logger.addHandler(handler)
     yield handler
     logger.removeHandler(handler)

@@ -252,7 +252,7 @@ def test_a_connection_on_which_nothing_happens_is_kept_alive(tmp_path: Path) -> 
     # With DEBUG it logs every request.
     with running_sshd(tmp_path, "LogLevel DEBUG\n") as sshd:
         inventory = sshd.inventory()
-        inventory.write_text(f"from rigup import wire\nwire.KEEPALIVE_S = 1\n{inventory.read_text()}")
+        inventory.write_text(f"from rigup.ssh import transport\ntransport.KEEPALIVE_S = 1\n{inventory.read_text()}")
         run = sshd.pyinfra(str(inventory), write_deploy(sshd, text), "-y")
         assert run.returncode == 0, run.stderr
         assert "keepalive@lag.net" in (sshd.folder / "sshd.log").read_text()

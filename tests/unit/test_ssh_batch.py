@@ -11,27 +11,27 @@ from pathlib import Path
 import pytest
 
 from rigup.ssh import batch
-from rigup.ssh.batch import Answer, Ask, Batch
-from rigup.ssh.transport import FORGOTTEN_AFTER, LEFT_OUT_FOR, Memory, memory_file
+from rigup.ssh.batch import Batch, Command, Result
+from rigup.ssh.memory import FORGOTTEN_AFTER, LEFT_OUT_FOR, Memory, memory_file
 
 MARK = "0123456789abcdef"
 
 
-def run(*asks: Ask, limit_s: int = 5, path: str | None = None) -> Batch:
+def run(*commands: Command, limit_s: int = 5, path: str | None = None) -> Batch:
     """Run the real program here, as sshd would run it on a host."""
-    command, stdin = batch.request(asks, MARK, limit_s)
+    command, stdin = batch.request(commands, MARK, limit_s)
     environment = {"PATH": path} if path else None
     done = subprocess.run(["sh", "-c", command], input=stdin, capture_output=True, timeout=60, env=environment)
     assert done.stderr == b""
-    return batch.parse(done.stdout, asks, MARK)
+    return batch.parse(done.stdout, commands, MARK)
 
 
-def one(command: str) -> Answer:
-    return run(Ask(command)).answers[Ask(command)]
+def one(command: str) -> Result:
+    return run(Command(command)).results[Command(command)]
 
 
 def test_stdout_stderr_and_exit_code_are_kept_apart() -> None:
-    assert one("echo out; echo err >&2; exit 3") == Answer(3, b"out\n", b"err\n")
+    assert one("echo out; echo err >&2; exit 3") == Result(3, b"out\n", b"err\n")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_stdout_stderr_and_exit_code_are_kept_apart() -> None:
 def test_output_comes_back_byte_for_byte_even_where_it_looks_like_a_frame(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "content").write_bytes(content)
     command = f"cat {tmp_path}/content; cat {tmp_path}/content >&2"
-    assert one(command) == Answer(0, content, content)
+    assert one(command) == Result(0, content, content)
 
 
 def test_commands_hold_quotes_newlines_and_anything_else() -> None:
@@ -54,46 +54,46 @@ def test_a_signal_counts_as_shells_count_it() -> None:
 
 
 def test_commands_have_an_empty_standard_input() -> None:
-    assert one("cat") == Answer(0, b"", b"")
+    assert one("cat") == Result(0, b"", b"")
 
 
 def test_a_slow_command_is_killed_with_its_children_and_the_others_are_answered(tmp_path: Path) -> None:
-    slow = Ask(f"(sleep 3; touch {tmp_path}/late) & sleep 30")
-    done = run(slow, Ask("echo quick"), limit_s=1)
+    slow = Command(f"(sleep 3; touch {tmp_path}/late) & sleep 30")
+    done = run(slow, Command("echo quick"), limit_s=1)
     assert done.refused == {slow}
-    assert done.answers[Ask("echo quick")].stdout == b"quick\n"
+    assert done.results[Command("echo quick")].stdout == b"quick\n"
     time.sleep(2.5)
     assert not (tmp_path / "late").exists()
 
 
 def test_a_command_that_closes_its_output_and_runs_on_is_not_waited_for_ever() -> None:
     begun = time.monotonic()
-    assert run(Ask("exec >&- 2>&-; sleep 30"), limit_s=1).answers == {}
+    assert run(Command("exec >&- 2>&-; sleep 30"), limit_s=1).results == {}
     assert time.monotonic() - begun < 6
 
 
 def test_a_command_that_never_stops_talking_is_left_out() -> None:
-    loud = Ask("yes")
-    done = run(loud, Ask("echo calm"))
+    loud = Command("yes")
+    done = run(loud, Command("echo calm"))
     assert done.refused == {loud}
-    assert len(done.answers) == 1
+    assert len(done.results) == 1
 
 
 def test_more_commands_than_slots_are_all_answered() -> None:
-    asks = [Ask(f"sleep 0.0{number % 5}; echo {number}") for number in range(60)]
-    done = run(*asks)
-    assert [done.answers[ask].stdout for ask in asks] == [f"{number}\n".encode() for number in range(60)]
+    commands = [Command(f"sleep 0.0{number % 5}; echo {number}") for number in range(60)]
+    done = run(*commands)
+    assert [done.results[command].stdout for command in commands] == [f"{number}\n".encode() for number in range(60)]
 
 
 def test_four_commands_run_at_a_time() -> None:
     begun = time.monotonic()
-    run(*(Ask(f"sleep 1; echo {number}") for number in range(8)))
+    run(*(Command(f"sleep 1; echo {number}") for number in range(8)))
     assert 1.9 < time.monotonic() - begun < 6
 
 
 def test_another_shell_than_sh_is_used_where_a_fact_names_one() -> None:
-    ask = Ask("echo ${BASH_VERSION:+bash}", shell="bash")
-    assert run(ask).answers[ask].stdout == b"bash\n"
+    command = Command("echo ${BASH_VERSION:+bash}", shell="bash")
+    assert run(command).results[command].stdout == b"bash\n"
 
 
 def test_those_that_need_root_go_through_one_single_sudo(tmp_path: Path) -> None:
@@ -103,9 +103,9 @@ def test_those_that_need_root_go_through_one_single_sudo(tmp_path: Path) -> None
         f'#!/bin/sh\necho "$*" | head -c 20 >>{tmp_path}/calls\n[ "$1 $2" = "-H -n" ] && shift 2\nexec "$@"\n'
     )
     sudo.chmod(0o755)
-    asks = [Ask(f"echo {number}", sudo=number % 2 == 0) for number in range(10)]
-    done = run(*asks, path=f"{tmp_path}:/usr/bin:/bin")
-    assert [done.answers[ask].stdout for ask in asks] == [f"{number}\n".encode() for number in range(10)]
+    commands = [Command(f"echo {number}", sudo=number % 2 == 0) for number in range(10)]
+    done = run(*commands, path=f"{tmp_path}:/usr/bin:/bin")
+    assert [done.results[command].stdout for command in commands] == [f"{number}\n".encode() for number in range(10)]
     assert (tmp_path / "calls").read_text().count("-H -n perl") == 1
 
 
@@ -114,8 +114,8 @@ def test_answers_of_root_commands_come_as_they_are_ready(tmp_path: Path) -> None
     sudo = tmp_path / "sudo"
     sudo.write_text('#!/bin/sh\nshift 2\nexec "$@"\n')
     sudo.chmod(0o755)
-    asks = [Ask("sleep 20", sudo=True), Ask("echo quick", sudo=True), Ask("echo plain")]
-    command, stdin = batch.request(asks, MARK, 25)
+    commands = [Command("sleep 20", sudo=True), Command("echo quick", sudo=True), Command("echo plain")]
+    command, stdin = batch.request(commands, MARK, 25)
     process = subprocess.Popen(
         ["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
     )
@@ -123,7 +123,7 @@ def test_answers_of_root_commands_come_as_they_are_ready(tmp_path: Path) -> None
     process.stdin.write(stdin)
     process.stdin.close()
     begun, received = time.monotonic(), b""
-    while len(batch.parse(received, asks, MARK).answers) < 2:
+    while len(batch.parse(received, commands, MARK).results) < 2:
         received += process.stdout.read1()  # type: ignore[attr-defined]
     assert time.monotonic() - begun < 10
     process.kill()
@@ -134,34 +134,34 @@ def test_a_sudo_that_wants_a_password_costs_only_its_own_answers(tmp_path: Path)
     sudo = tmp_path / "sudo"
     sudo.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
     sudo.chmod(0o755)
-    elevated = [Ask("x" * 1000 + str(number), sudo=True) for number in range(200)]
-    done = run(Ask("echo plain"), *elevated, path=f"{tmp_path}:/usr/bin:/bin")
-    assert done.answers == {Ask("echo plain"): Answer(0, b"plain\n", b"")}
+    elevated = [Command("x" * 1000 + str(number), sudo=True) for number in range(200)]
+    done = run(Command("echo plain"), *elevated, path=f"{tmp_path}:/usr/bin:/bin")
+    assert done.results == {Command("echo plain"): Result(0, b"plain\n", b"")}
 
 
 def test_nothing_is_left_on_the_host(tmp_path: Path) -> None:
-    command, stdin = batch.request([Ask("pwd"), Ask("ls -A")], MARK)
+    command, stdin = batch.request([Command("pwd"), Command("ls -A")], MARK)
     subprocess.run(["sh", "-c", command], input=stdin, capture_output=True, cwd=tmp_path, check=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stream_that_was_cut_off_anywhere_gives_only_whole_answers() -> None:
-    asks = [Ask("first"), Ask("second")]
+    commands = [Command("first"), Command("second")]
     stream = f"{MARK} 1 0 4 0\nbody{MARK} 0 7 2 3\nooeee".encode()
-    whole = batch.parse(stream, asks, MARK)
-    assert whole.answers == {asks[1]: Answer(0, b"body", b""), asks[0]: Answer(7, b"oo", b"eee")}
+    whole = batch.parse(stream, commands, MARK)
+    assert whole.results == {commands[1]: Result(0, b"body", b""), commands[0]: Result(7, b"oo", b"eee")}
     for end in range(len(stream)):
-        for ask, answer in batch.parse(stream[:end], asks, MARK).answers.items():
-            assert whole.answers[ask] == answer
+        for command, answer in batch.parse(stream[:end], commands, MARK).results.items():
+            assert whole.results[command] == answer
 
 
 def test_what_a_login_shell_says_first_is_passed_over() -> None:
     stream = f"Welcome!\n{MARK} 0 0 2 0\nok".encode()
-    assert batch.parse(stream, [Ask("x")], MARK).answers == {Ask("x"): Answer(0, b"ok", b"")}
+    assert batch.parse(stream, [Command("x")], MARK).results == {Command("x"): Result(0, b"ok", b"")}
 
 
 def test_an_answer_to_a_question_that_was_not_asked_is_not_believed() -> None:
-    assert batch.parse(f"{MARK} 5 0 2 0\nok".encode(), [Ask("x")], MARK).answers == {}
+    assert batch.parse(f"{MARK} 5 0 2 0\nok".encode(), [Command("x")], MARK).results == {}
 
 
 def test_perl_base_is_all_the_program_needs() -> None:
@@ -175,50 +175,50 @@ def test_perl_base_is_all_the_program_needs() -> None:
 # The memory.
 
 
-def test_what_was_asked_is_foreseen_in_its_order(tmp_path: Path) -> None:
+def test_what_was_asked_is_expected_in_its_order(tmp_path: Path) -> None:
     memory = Memory.load(tmp_path / "a/box.json")
-    asks = [Ask("c"), Ask("a", sudo=True), Ask("b", shell="bash")]
-    for ask in [*asks, asks[0]]:
-        memory.asked(ask)
+    commands = [Command("c"), Command("a", sudo=True), Command("b", shell="bash")]
+    for command in [*commands, commands[0]]:
+        memory.note_use(command)
     memory.save()
-    assert list(Memory.load(tmp_path / "a/box.json").foreseen()) == asks
+    assert list(Memory.load(tmp_path / "a/box.json").expected()) == commands
     assert (tmp_path / "a/box.json").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_run_that_asks_little_does_not_forget_what_a_deploy_asks(tmp_path: Path) -> None:
+def test_a_run_that_commands_little_does_not_forget_what_a_deploy_commands(tmp_path: Path) -> None:
     path = tmp_path / "box.json"
-    for ask in (Ask("deploy"), Ask("one fact")):
+    for command in (Command("deploy"), Command("one fact")):
         memory = Memory.load(path)
-        memory.asked(ask)
+        memory.note_use(command)
         memory.save()
-    assert list(Memory.load(path).foreseen()) == [Ask("one fact"), Ask("deploy")]
+    assert list(Memory.load(path).expected()) == [Command("one fact"), Command("deploy")]
 
 
-def test_what_nobody_asks_any_more_is_forgotten(tmp_path: Path) -> None:
+def test_what_nobody_commands_any_more_is_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "box.json"
-    for ask in (Ask("old"), *[Ask("new")] * FORGOTTEN_AFTER):
+    for command in (Command("old"), *[Command("new")] * FORGOTTEN_AFTER):
         memory = Memory.load(path)
-        memory.asked(ask)
+        memory.note_use(command)
         memory.save()
-    assert list(Memory.load(path).foreseen()) == [Ask("new")]
+    assert list(Memory.load(path).expected()) == [Command("new")]
 
 
 def test_what_was_too_slow_is_left_out_for_some_runs_and_then_tried_again(tmp_path: Path) -> None:
-    foreseen = []
+    expected = []
     for run in range(LEFT_OUT_FOR + 2):
         memory = Memory.load(tmp_path / "box.json")
-        foreseen.append(list(memory.foreseen()))
-        memory.asked(Ask("slow"))
+        expected.append(list(memory.expected()))
+        memory.note_use(Command("slow"))
         if run == 0:
-            memory.too_slow([Ask("slow")])
+            memory.note_slow([Command("slow")])
         memory.save()
-    assert foreseen == [[]] * (LEFT_OUT_FOR + 1) + [[Ask("slow")]]
+    assert expected == [[]] * (LEFT_OUT_FOR + 1) + [[Command("slow")]]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"commands": [{"command": "x"}]}', '{"commands": 3}', "null"])
 def test_a_damaged_memory_is_an_empty_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "box.json").write_text(text)
-    assert list(Memory.load(tmp_path / "box.json").foreseen()) == []
+    assert list(Memory.load(tmp_path / "box.json").expected()) == []
 
 
 def test_a_run_that_asked_nothing_writes_nothing(tmp_path: Path) -> None:
@@ -236,8 +236,8 @@ def test_any_host_name_gives_a_file_inside_the_cache(tmp_path: Path, monkeypatch
 
 def test_the_file_holds_commands_and_no_answers(tmp_path: Path) -> None:
     memory = Memory.load(tmp_path / "box.json")
-    memory.asked(Ask("cat /etc/secret"))
+    memory.note_use(Command("cat /etc/secret"))
     memory.save()
     assert set(json.loads((tmp_path / "box.json").read_text())["commands"][0]) == {
-        "command", "sudo", "shell", "unasked", "left_out",
+        "command", "sudo", "shell", "unused", "left_out",
     }  # fmt: skip

@@ -1,0 +1,62 @@
+"""HOST[/ENDPOINT] on the command line, and the inventory that these names come from."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rigup.config.inventory import Host, Inventory, find_inventory, load_inventory
+from rigup.errors import RigupError, suggestion
+
+__all__ = ["Target", "add_inventory", "find_host", "find_target", "find_targets", "read_inventory"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A host, and one of its endpoints where the command line names one."""
+
+    host: Host
+    endpoint: str | None
+
+
+def add_inventory(parser: argparse.ArgumentParser, **more: Any) -> None:
+    """Add the option that names another inventory file."""
+    parser.add_argument(
+        "--inventory", type=Path, metavar="FILE", help="the inventory file (default: the one that deploys use)", **more
+    )
+
+
+def read_inventory(options: argparse.Namespace) -> Inventory:
+    """Read the inventory of `--inventory`, or the one that deploys use. Raises RigupError."""
+    return load_inventory(options.inventory or find_inventory(Path.cwd() / "inventory"))
+
+
+def find_target(inventory: Inventory, word: str) -> Target:
+    """Find what HOST or HOST/ENDPOINT names. Raises RigupError, with near names, for an unknown one."""
+    name, slash, endpoint = word.partition("/")
+    host = inventory.host(name)
+    if not slash:
+        return Target(host, None)
+    endpoints = host.settings.endpoints
+    if endpoint not in endpoints:
+        raise RigupError(
+            f"{host.name} has no endpoint {endpoint!r}",
+            suggestion(endpoint, endpoints, f"endpoints: {', '.join(endpoints)}"),
+        )
+    return Target(host, endpoint)
+
+
+def find_host(inventory: Inventory, word: str) -> Host:
+    """Find the host that HOST names, for commands about whole hosts. Raises RigupError, also for HOST/ENDPOINT."""
+    target = find_target(inventory, word)
+    if target.endpoint is not None:
+        raise RigupError(f"{word}: this command works on whole hosts", f"write {target.host.name}")
+    return target.host
+
+
+def find_targets(inventory: Inventory, words: Iterable[str]) -> list[Target]:
+    """Find what each word names, or all hosts where there are no words. Raises RigupError."""
+    return [find_target(inventory, word) for word in words or inventory.hosts]

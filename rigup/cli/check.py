@@ -1,0 +1,50 @@
+"""`rigup check`: check recipes for mistakes."""
+
+from __future__ import annotations
+
+import argparse
+
+from rigup.catalog.engine_options import releases_of
+from rigup.catalog.lint import Hardware, check_catalog
+from rigup.catalog.loader import default_catalog
+from rigup.catalog.memory import fit
+from rigup.cli._parser import Commands
+from rigup.errors import InputError
+
+__all__ = ["register"]
+
+
+def register(commands: Commands) -> None:
+    """Add `rigup check`."""
+    parser = commands.add_parser(
+        "check",
+        help="check recipes for mistakes",
+        description="Checks the schema, references, contradictions, the fit in GPU memory, and the arguments against "
+        "the options of released engines.",
+        epilog="Exit codes: 0 no mistakes, 1 mistakes found.",
+    )
+    parser.add_argument("names", nargs="*", metavar="RECIPE", help="the recipes to check (default: all)")
+    parser.add_argument("--gpus", type=int, metavar="N", help="also check that they run on N GPUs")
+    parser.add_argument("--vram", type=int, metavar="MIB", help="also check that they fit GPUs with this much memory")
+    parser.add_argument("--driver", type=int, metavar="BRANCH", help="also check that this driver branch is new enough")
+    parser.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Raises InputError with all mistakes."""
+    catalog = default_catalog()
+    names = options.names or list(catalog.recipes)
+    findings = check_catalog(catalog, names, Hardware(options.gpus, options.vram, options.driver))
+    if findings:
+        raise InputError(findings)
+    for name in options.names:
+        recipe = catalog.recipe(name)
+        if recipe.status == "broken":
+            print(f"{name} is broken: {recipe.caveats[0]}")
+            continue
+        releases = ", ".join(release.name for release in releases_of(recipe))
+        print(f"{name}: arguments accepted by {releases}")
+        estimate = fit(recipe, catalog.checkpoint(recipe.checkpoint), options.vram)
+        print(f"{name}: {estimate or 'memory use unknown: the size is not recorded, or it is another model'}")
+    print(f"{len(names)} recipe{'s' if len(names) != 1 else ''}: no mistakes found")
+    return 0

@@ -1,0 +1,92 @@
+"""The commands that earlier runs needed of a host, so that the next run can ask for all of them at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rigup import atomic
+from rigup.ssh.batch import Command
+
+__all__ = ["FORGOTTEN_AFTER", "LEFT_OUT_FOR", "Memory", "memory_file"]
+
+FORGOTTEN_AFTER = 5
+"""Consecutive runs that did not need a command, after which it is forgotten."""
+
+LEFT_OUT_FOR = 5
+"""Runs for which a command that was too slow is left out of the batch: the host may only have been busy."""
+
+
+def memory_file(host: str, kind: str) -> Path:
+    """Return where the commands of a host are stored: in RIGUP_CACHE, or else in ``.rigup/facts``."""
+    folder = Path(os.environ.get("RIGUP_CACHE") or ".rigup/facts")
+    safe = re.sub(r"[^A-Za-z0-9._-]", lambda m: f"%{ord(m[0]):x}", host)
+    return folder / f"{safe}{kind}.json"
+
+
+class Memory:
+    """The commands of earlier runs and of this one. Only commands are stored, never their output.
+
+    It stays valid when a host is replaced under the same name: all commands are run again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._text = ""
+        self._unused: dict[Command, int] = {}
+        self._left_out: dict[Command, int] = {}
+        self._used: dict[Command, None] = {}
+
+    @classmethod
+    def load(cls, path: Path) -> Memory:
+        """Read the memory in `path`. It is empty where there is no such file or it is damaged."""
+        memory = cls(path)
+        try:
+            memory._text = path.read_text()
+            for entry in json.loads(memory._text)["commands"]:
+                command = Command(str(entry["command"]), bool(entry["sudo"]), str(entry["shell"]))
+                memory._unused[command] = int(entry["unused"])
+                if left_out := int(entry["left_out"]):
+                    memory._left_out[command] = left_out
+        except (OSError, ValueError, KeyError, TypeError):
+            memory._unused.clear()
+            memory._left_out.clear()
+        return memory
+
+    def expected(self) -> Sequence[Command]:
+        """Return the commands that this run will probably need, in the order of the last run, without slow ones."""
+        return [command for command in self._unused if command not in self._left_out]
+
+    def note_use(self, command: Command) -> None:
+        """Record that this run needed the command."""
+        self._used[command] = None
+
+    def note_slow(self, commands: Iterable[Command]) -> None:
+        """Record commands that the next batches must leave out."""
+        self._left_out.update(dict.fromkeys(commands, LEFT_OUT_FOR + 1))
+
+    def save(self) -> None:
+        """Write the file, readable by its owner only, unless this run needed no commands or nothing has changed."""
+        if not self._used:
+            return
+        unused = dict.fromkeys(self._used, 0)
+        for command, runs in self._unused.items():
+            if command not in unused and runs + 1 < FORGOTTEN_AFTER:
+                unused[command] = runs + 1
+        entries = [
+            {
+                "command": command.command,
+                "sudo": command.sudo,
+                "shell": command.shell,
+                "unused": runs,
+                "left_out": max(0, self._left_out.get(command, 0) - 1),
+            }
+            for command, runs in unused.items()
+        ]
+        text = json.dumps({"commands": entries}, indent=0)
+        if text != self._text:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            atomic.write(self._path, text, 0o600)
