@@ -28,6 +28,7 @@ from bench.delay import Address, delayed
 from bench.rig import HOSTS, Bench
 from bench.timing import ROOT, BenchError, Case, Command, run
 from lab import machine, world
+from lab.errors import LabError
 from lab.settings import CACHE
 from rigup.config.inventory import load_inventory, lock_path
 
@@ -72,7 +73,7 @@ def main() -> int:
     try:
         with world.services(), tempfile.TemporaryDirectory(prefix="rigup-bench-") as directory:
             cases = measure(options.host, Path(directory), tools(), distances, counts)
-    except (BenchError, machine.LabError) as error:
+    except (BenchError, LabError) as error:
         print(error, file=sys.stderr)
         return 1
     seconds = round(time.monotonic() - began)

@@ -19,7 +19,7 @@ import yaml
 
 from bench import desired
 from bench.delay import Address
-from lab import machine, world
+from lab import state, world
 from lab.machine import Host
 from rigup.config.inventory import Inventory, load_inventory, lock_path
 from rigup.plan.model import PLAN
@@ -119,6 +119,6 @@ class Bench:
 def _ssh_block(inventory: Inventory, name: str) -> str:
     way = inventory.host(name).connection
     return (
-        f"Host {name}\n  HostName {way.address}\n  Port {way.port}\n  User {way.user}\n  IdentityFile {machine.KEY}\n"
+        f"Host {name}\n  HostName {way.address}\n  Port {way.port}\n  User {way.user}\n  IdentityFile {state.KEY}\n"
         f"  IdentitiesOnly yes\n  UserKnownHostsFile {way.known_hosts}\n  BatchMode yes\n"
     )

@@ -24,6 +24,7 @@ import yaml
 from bench import fetching
 from bench.timing import ROOT, BenchError
 from lab import checkpoint, machine, service, world
+from lab.errors import LabError
 from lab.settings import GATEWAY
 
 RESULTS = ROOT / "bench" / "results" / "store.json"
@@ -46,7 +47,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="rigup-bench-") as name:
             for part in parts:
                 result[part] = stamped(PARTS[part], Path(name))
-    except (BenchError, machine.LabError) as error:
+    except (BenchError, LabError) as error:
         print(error, file=sys.stderr)
         return 1
     options.results.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +103,7 @@ def measure_deploy(directory: Path) -> dict[str, Any]:
     argv += ["--repository", f"{checkpoint.REPOSITORY}={checkpoint.build()}", "--rate-file", str(rate_file)]
     with world.services():
         host = machine.start(HOST)
-        service.daemonise(HUB, argv, url=f"http://{GATEWAY}:{HUB_PORT}", cwd=ROOT)
+        service.start(HUB, argv, url=f"http://{GATEWAY}:{HUB_PORT}", cwd=ROOT)
         try:
             everything_else, report = cold_deploy(host, directory)
             after = seconds_after_download(report)

@@ -104,8 +104,8 @@ def render(result: dict[str, Any]) -> None:
             table.add_row(title, *(_cell(found.get(column)) for column in columns))
     console.print(table)
     console.print("\nAll eight names lead to one lab host, which shares its processor among them.")
-    for (what, why), columns in _by_reason(result["not_measured"]).items():
-        console.print(f"Not measured: {what}, {'; '.join(columns)}: {why}.")
+    for (what, why), places in _by_reason(result["not_measured"]).items():
+        console.print(f"Not measured: {what}, {'; '.join(places)}: {why}.")
     console.print("What was aimed at is for one host.\n")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for title in ("ratio", "hosts", "distance", "measured", "aimed at", ""):

@@ -43,8 +43,8 @@ def words(node: ast.AST | None) -> list[str] | None:
     """The texts of a literal list, tuple or set; None where there are others."""
     if not isinstance(node, ast.List | ast.Tuple | ast.Set):
         return None
-    found = [item.value for item in node.elts if isinstance(item, ast.Constant)]
-    return found if len(found) == len(node.elts) and all(isinstance(item, str) for item in found) else None
+    found = [item.value for item in node.elts if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+    return found if len(found) == len(node.elts) else None
 
 
 def assigned(trees: Iterator[ast.Module]) -> dict[str, ast.AST]:
@@ -223,7 +223,7 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
             if isinstance(each, ast.Subscript) and isinstance(each.value, ast.Name) and each.value.id in groups:
                 owner = config.get(groups[each.value.id])
                 if owner and isinstance(each.slice, ast.Constant):
-                    annotation = annotation or fields(owner).get(each.slice.value)
+                    annotation = annotation or fields(owner).get(str(each.slice.value))
         for name in names:
             options[name] = kind(annotation, known) if annotation else typed(call)
             if name.strip("-").replace("-", "_") in sizes:
@@ -252,8 +252,8 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
     assert isinstance(environment, ast.Dict)
     options["--tool-call-parser"] = registered(wheel, "vllm/tool_parsers/__init__.py", "_TOOL_PARSERS_TO_REGISTER")
     options["--reasoning-parser"] = registered(wheel, "vllm/reasoning/__init__.py", "_REASONING_PARSERS_TO_REGISTER")
-    names = [key.value for key in environment.keys if isinstance(key, ast.Constant)]
-    return {"options": options, "keys": {name: of for name, of in keys.items() if of}, "environment": sorted(names)}
+    variables = [str(key.value) for key in environment.keys if isinstance(key, ast.Constant)]
+    return {"options": options, "keys": {name: of for name, of in keys.items() if of}, "environment": sorted(variables)}
 
 
 def registered(wheel: Wheel, file: str, name: str) -> list[str]:

@@ -44,7 +44,7 @@ def parse() -> Namespace:
     parser = FlexibleArgumentParser(description="vLLM CLI")
     serve = ServeSubcommand()
     serve.subparser_init(parser.add_subparsers(required=False, dest="subparser"))
-    arguments = parser.parse_args()
+    arguments: Namespace = parser.parse_args()
     configure_logging_from_args(arguments)
     serve.validate(arguments)
     # As ServeSubcommand.cmd does it first of all: the position wins over --model.

@@ -139,16 +139,14 @@ def swap_arguments(arguments: Namespace, keep_prefixes: bool = False) -> list[Sw
         arguments.enable_prefix_caching = False
         swaps.append(Swap("--enable-prefix-caching", cached, False, NO_KERNEL))
     attention = getattr(arguments, "attention_config", None)
-    if (asked := _differences(attention)) is not None:
+    if attention is not None and (asked := _differences(attention)) is not None:
         arguments.attention_config = type(attention)()
         swaps.append(Swap("--attention-config", asked, None, NO_KERNEL))
     return swaps
 
 
 def _differences(config: Any) -> dict[str, Any] | None:
-    """What was set in a configuration object of vLLM; None where nothing was."""
-    if config is None:
-        return None
+    """Return what was set in a configuration object of vLLM; None when nothing was."""
     if isinstance(config, dict):
         return config or None
     default = vars(type(config)())

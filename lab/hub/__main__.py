@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab.hub.faults import Faults
+from lab.hub.protocol import Hub
 from lab.hub.repository import Repository
-from lab.hub.server import Hub, HubServer
+from lab.hub.server import HubServer
 from lab.hub.throttle import Throttle, read_rate
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from debian.debian_support import Version
 
+from lab.errors import LabError
 from lab.mirror.debfile import File, Package
 from lab.mirror.parts import script, standin, text_of, unit, unit_scripts
 from lab.mirror.passthrough import Cache, UpstreamError
-from lab.mirror.problem import MirrorError
 
 SUITES = ("forky", "trixie", "bookworm")
 """Debian releases to take binaries from, newest first."""
@@ -93,7 +93,7 @@ class Archive:
                 index = self._cache.get(f"debian/{path}", f"{self._base}/{path}", 3600).wait()
             except UpstreamError as error:
                 if error.status != 404:
-                    raise MirrorError(f"Debian's index for {name} cannot be had: {error}") from error
+                    raise LabError(f"Debian's index for {name} cannot be had: {error}") from error
                 # A mirror of this machine's own release alone is enough.
                 self._suites[name] = {}
                 return {}
@@ -101,20 +101,20 @@ class Archive:
         return self._suites[name]
 
     def newest(self, name: str, libc: str) -> Source:
-        """The newest build of a package that runs with that C library. Raises MirrorError when there is none."""
+        """The newest build of a package that runs with that C library. Raises LabError when there is none."""
         for suite in SUITES:
             source = self._suite(suite).get(name)
             if source is not None and source.libc <= Version(libc):
                 return source
-        raise MirrorError(f"No Debian release has a {name} that runs with C library {libc}")
+        raise LabError(f"No Debian release has a {name} that runs with C library {libc}")
 
     def files(self, source: Source) -> dict[str, File]:
-        """The files of a package by path, fetched unless the cache has it. Raises MirrorError when it cannot be had."""
+        """The files of a package by path, fetched unless the cache has it. Raises LabError when it cannot be had."""
         if source.filename not in self._contents:
             try:
                 deb = self._cache.get(f"debian/{source.filename}", f"{self._base}/{source.filename}", None).wait()
             except UpstreamError as error:
-                raise MirrorError(f"{source.name} cannot be had: {error}") from error
+                raise LabError(f"{source.name} cannot be had: {error}") from error
             self._contents[source.filename] = {file.path: file for file in _contents(deb)}
         return self._contents[source.filename]
 
@@ -138,7 +138,7 @@ def _depends(source: Source, *more: str) -> str:
 
 def _program(archive: Archive, source: Source, old: str, new: str) -> File:
     if (file := archive.files(source).get(old)) is None:
-        raise MirrorError(f"Debian's {source.name} {source.version} has no /{old} any more")
+        raise LabError(f"Debian's {source.name} {source.version} has no /{old} any more")
     return File(new, file.content, 0o755)
 
 
@@ -146,7 +146,7 @@ _PLUGINS = "usr/libexec/docker/cli-plugins"
 
 
 def packages(archive: Archive, distribution: Distribution) -> list[Package]:
-    """Docker's packages for one distribution. Raises MirrorError when Debian's archive cannot be had."""
+    """Docker's packages for one distribution. Raises LabError when Debian's archive cannot be had."""
 
     def newest(name: str) -> Source:
         return archive.newest(name, distribution.libc)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.mirror.problem import MirrorError
+from lab.errors import LabError
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ def _gpg(home: Path, *arguments: str) -> bytes:
     try:
         return subprocess.run(command, check=True, capture_output=True).stdout
     except FileNotFoundError as error:
-        raise MirrorError("The lab's mirror signs its repositories with gpg: apt-get install gnupg") from error
+        raise LabError("The lab's mirror signs its repositories with gpg: apt-get install gnupg") from error
     except subprocess.CalledProcessError as error:
-        raise MirrorError(f"gpg failed: {error.stderr.decode(errors='replace').strip()}") from error
+        raise LabError(f"gpg failed: {error.stderr.decode(errors='replace').strip()}") from error
 
 
 @contextlib.contextmanager
@@ -56,7 +56,7 @@ def _home() -> Iterator[Path]:
 
 
 def ensure(name: str, owner: str, directory: Path) -> Key:
-    """The key of this name below `directory`, made now if there is none. Raises MirrorError when gpg cannot."""
+    """The key of this name below `directory`, made now if there is none. Raises LabError when gpg cannot."""
     place = directory / name
     record = place / "fingerprint"
     if record.exists():

@@ -6,7 +6,6 @@ usage: python -m lab.mirror.server --address A --port P --www DIR --cache DIR
 import argparse
 import mimetypes
 import sys
-import threading
 from dataclasses import replace
 from email.utils import formatdate, mktime_tz, parsedate_tz
 from http import HTTPStatus
@@ -181,13 +180,6 @@ class Handler(BaseHTTPRequestHandler):
         if span:
             self.send_header("Content-Range", span)
         self.end_headers()
-
-
-def serve(address: str, port: int, www: Path, cache: Path, sources: upstreams.Upstreams) -> Mirror:
-    """Start serving in a thread of this process; `shutdown()` of what is returned ends it."""
-    mirror = Mirror((address, port), www, cache, sources)
-    threading.Thread(target=mirror.serve_forever, args=(0.02,), daemon=True).start()
-    return mirror
 
 
 def main(arguments: list[str]) -> None:

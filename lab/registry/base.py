@@ -7,7 +7,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from lab.service import ServiceError
+from lab.errors import LabError
 from lab.settings import CACHE
 
 SUITE = "bookworm"
@@ -29,7 +29,7 @@ def key() -> str:
 
 
 def build() -> Path:
-    """The layer's archive; made first, from Debian's packages, if the cache does not have it. Raises ServiceError."""
+    """The layer's archive; made first, from Debian's packages, if the cache does not have it. Raises LabError."""
     archive = CACHE / "image" / f"base-{key()}.tar"
     if archive.exists():
         return archive
@@ -41,7 +41,7 @@ def build() -> Path:
         command = ["mmdebstrap", *options, SUITE, str(raw)]
         result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         if result.returncode != 0:
-            raise ServiceError(f"mmdebstrap could not make the image's Debian:\n{result.stderr.strip()[-2000:]}")
+            raise LabError(f"mmdebstrap could not make the image's Debian:\n{result.stderr.strip()[-2000:]}")
         made = Path(beside) / "layer.tar"
         rewrite(raw, made)
         made.rename(archive)

@@ -8,15 +8,11 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
+from lab.errors import LabError
 from lab.registry.layers import Blob
-from lab.service import ServiceError
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
-
-
-class RegistryError(ServiceError):
-    """The registry answered otherwise than the protocol has it."""
 
 
 class Registry:
@@ -56,7 +52,7 @@ class Registry:
             return
         with self._ask("POST", f"/v2/{name}/blobs/uploads/") as answer:
             if answer.status != 202:
-                raise RegistryError(f"starting an upload to {name} was answered {answer.status}: {_text(answer)}")
+                raise LabError(f"starting an upload to {name} was answered {answer.status}: {_text(answer)}")
             location = urlsplit(answer.headers["Location"])
         separator = "&" if location.query else "?"
         path = f"{location.path}{'?' if location.query else ''}{location.query}{separator}digest={blob.digest}"
@@ -73,7 +69,7 @@ class Registry:
             return
         with self._ask("POST", f"/v2/{name}/blobs/uploads/?mount={blob.digest}&from={source}") as answer:
             if answer.status != 201:
-                raise RegistryError(f"mounting a blob of {source} in {name} was answered {answer.status}")
+                raise LabError(f"mounting a blob of {source} in {name} was answered {answer.status}")
 
     def push_manifest(self, name: str, reference: str, media_type: str, content: bytes) -> None:
         """Store a manifest or index under a tag or its digest."""
@@ -82,7 +78,7 @@ class Registry:
     def _put(self, path: str, body: bytes | BinaryIO, headers: Mapping[str, str]) -> None:
         with self._ask("PUT", path, body, headers) as answer:
             if answer.status != 201:
-                raise RegistryError(f"PUT {path.partition('?')[0]} was answered {answer.status}: {_text(answer)}")
+                raise LabError(f"PUT {path.partition('?')[0]} was answered {answer.status}: {_text(answer)}")
 
 
 def _text(answer: http.client.HTTPResponse) -> str:

@@ -122,9 +122,9 @@ def config(layers: list[Blob], offer: Offer = OFFERS[0]) -> dict[str, Any]:
         "VLLM_NO_USAGE_STATS": "1",
         "LAB_IMAGE_CREATED": offer.created,
     }
-    parts = ("Debian with Python", "vLLM", "the lab's entry point", "a launcher")
-    if offer.engine != "vllm":
-        parts = ("Debian with Python", "the lab's stand-in")
+    parts = ["Debian with Python", "the lab's stand-in"]
+    if offer.engine == "vllm":
+        parts[1:] = ["vLLM", "the lab's entry point", "a launcher"]
     return {
         "created": offer.created,
         "architecture": "amd64",
@@ -196,8 +196,8 @@ def _layers(registry: Registry, offer: Offer) -> list[Blob]:
 def push(registry: Registry) -> str:
     """Make the registry serve the images of the present sources under all their names; returns the first's digest.
 
-    Builds only what is neither in the registry nor in the cache. Raises lab.service.ServiceError where a part cannot
-    be made and RegistryError where the registry refuses one.
+    Builds only what is neither in the registry nor in the cache. Raises LabError where a part cannot
+    be made and LabError where the registry refuses one.
     """
     first, *_ = [_push(registry, offer) for offer in OFFERS]
     return first

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lab.errors import LabError
 from lab.registry import base
-from lab.service import ServiceError
 from lab.settings import CACHE
 
 LOCK = Path(__file__).parents[1] / "engine" / "requirements.lock"
@@ -109,12 +109,12 @@ def place() -> Path:
 
 
 def build() -> Path:
-    """The tree; fetched and put together first if the cache does not have it (a few minutes). Raises ServiceError."""
+    """The tree; fetched and put together first if the cache does not have it (a few minutes). Raises LabError."""
     tree = place()
     if tree.exists():
         return tree
     if shutil.which("strip") is None:
-        raise ServiceError("strip is not installed: run `apt-get install binutils`")
+        raise LabError("strip is not installed: run `apt-get install binutils`")
     tree.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=tree.parent) as beside, ThreadPoolExecutor() as pool:
         debian = pool.submit(base.build)
@@ -140,14 +140,14 @@ def _pip(*words: str | Path) -> subprocess.CompletedProcess[str]:
 def _install(tree: Path) -> None:
     result = _pip("--target", tree, "--require-hashes", "--requirement", LOCK)
     if result.returncode != 0:
-        raise ServiceError(f"pip could not install {LOCK}:\n{result.stderr.strip()}")
+        raise LabError(f"pip could not install {LOCK}:\n{result.stderr.strip()}")
     result = _pip("--target", tree, TORCH)
     if result.returncode != 0:
         result = _pip("--target", tree, "--index-url", TORCH_INDEX, TORCH)
     if result.returncode == 0:
         result = _pip("--target", tree, TORCHVISION)
     if result.returncode != 0:
-        raise ServiceError(
+        raise LabError(
             f"pip could not install {TORCH} from its own indexes nor from {TORCH_INDEX}, or {TORCHVISION} (set "
             f"RIGUP_LAB_TORCH_INDEX to an index with CPU builds of torch):\n{result.stderr.strip()}"
         )
@@ -198,10 +198,10 @@ def _compile(tree: Path, debian: Path, root: Path) -> None:
 
 
 def run_in(root: Path, tree: Path, *python: str) -> None:
-    """Run the image's interpreter on the tree. Raises ServiceError with what it printed when it fails."""
+    """Run the image's interpreter on the tree. Raises LabError with what it printed when it fails."""
     container = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--pipe", "--private-network"]
     binds = [f"--bind={tree}:/{PLACE}", "--setenv=PYTHONHASHSEED=0", "--setenv=VLLM_NO_USAGE_STATS=1"]
     command: Sequence[str | Path] = [*container, "-D", root, *binds, "/usr/bin/python3", *python]
     result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if result.returncode != 0:
-        raise ServiceError(f"vLLM does not import in the lab's image:\n{result.stdout}{result.stderr}".strip())
+        raise LabError(f"vLLM does not import in the lab's image:\n{result.stdout}{result.stderr}".strip())

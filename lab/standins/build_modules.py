@@ -11,7 +11,7 @@ from kernel_module import module_image
 
 ALIASES = ("pci:v000010DEd*sv*sd*bc03sc02i00*", "pci:v000010DEd*sv*sd*bc03sc00i00*")
 # Name, the modules it needs, its own fields: what depmod, modprobe and modinfo go by.
-MODULES = (
+MODULES: tuple[tuple[str, str, list[tuple[str, str]]], ...] = (
     ("nvidia", "", [("alias", alias) for alias in ALIASES]),
     ("nvidia-uvm", "nvidia", [("parm", "uvm_disable_hmm:Force-disable HMM functionality in the UVM driver. (bool)")]),
     ("nvidia-modeset", "nvidia", []),

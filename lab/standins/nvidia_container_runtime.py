@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, "/usr/lib/lab-standins")
 import lab_gpu
@@ -20,7 +21,7 @@ def bundle_of(arguments: list[str]) -> Path:
     return Path()
 
 
-def add_gpus(config: dict) -> None:
+def add_gpus(config: dict[str, Any]) -> None:
     """Add the mounts that a CDI specification would add, and say so as it does. Raises DriverError without a driver."""
     environment = config["process"].setdefault("env", [])
     chosen = lab_gpu.select(lab_gpu.visible_devices(environment))

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def options_of(arguments: list[str], valued: set[str], plain: set[str]) -> dict[
         name, equals, value = word.lstrip("-").partition("=")
         if name in plain:
             found[name] = value or "true"
-        elif name in valued and (equals or (following := next(words, None)) is not None):
-            found[name] = value if equals else following
+        elif name in valued and (following := value if equals else next(words, None)) is not None:
+            found[name] = following
         else:
             raise Refusal(f"flag provided but not defined: {word}")
     return found
@@ -207,7 +208,7 @@ def create_device_nodes(arguments: list[str]) -> None:
     options_of(arguments, {"driver-root", "dev-root"}, {"control-devices", "load-kernel-modules", "dry-run"})
 
 
-COMMANDS = {
+COMMANDS: dict[tuple[str, ...], Callable[[list[str]], None]] = {
     ("runtime", "configure"): runtime_configure,
     ("cdi", "generate"): cdi_generate,
     ("cdi", "list"): cdi_list,

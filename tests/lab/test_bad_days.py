@@ -88,7 +88,7 @@ class Hub:
         repository = f"{checkpoint.REPOSITORY}={checkpoint.build()}"
         argv = [sys.executable, "-m", "lab.hub", "--host", GATEWAY, "--port", str(self.port)]
         argv += ["--repository", repository, "--rate-file", str(self.rate_file)]
-        service.daemonise(self.name, argv, url=self.url, cwd=ROOT)
+        service.start(self.name, argv, url=self.url, cwd=ROOT)
 
     def stop(self) -> None:
         service.stop(self.name)

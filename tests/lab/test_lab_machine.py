@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab import machine, network
-from lab.cgroup import Cgroup
+from lab.host.cgroup import Cgroup
 from lab.machine import Host
 from lab.settings import KVER, RELEASES
 

@@ -45,7 +45,7 @@ class Hub:
         argv = [sys.executable, "-m", "lab.hub", "--host", GATEWAY, "--port", str(self.port)]
         argv += ["--repository", f"{checkpoint.REPOSITORY}={checkpoint.build()}", "--rate-file", str(self.rate_file)]
         argv += ["--faults-file", str(self.faults_file), "--journal", str(self.journal_file), "--xet"]
-        service.daemonise(self.name, argv, url=self.url, cwd=ROOT)
+        service.start(self.name, argv, url=self.url, cwd=ROOT)
 
     def send(self, rate: int) -> None:
         self.rate_file.write_text(str(rate))

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from lab.mirror.server import Mirror, serve
+from lab.mirror.server import Mirror
 from lab.mirror.upstreams import Upstreams
 
 TIME = 1_700_000_000
@@ -98,7 +98,8 @@ def upstream() -> Iterator[Upstream]:
 def mirror(directory: Path, sources: Upstreams) -> Iterator[Mirror]:
     """A mirror on loopback with `www` and `cache` below a directory."""
     (directory / "www").mkdir(parents=True, exist_ok=True)
-    server = serve("127.0.0.1", 0, directory / "www", directory / "cache", sources)
+    server = Mirror(("127.0.0.1", 0), directory / "www", directory / "cache", sources)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     server.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
     try:
         yield server

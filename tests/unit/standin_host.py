@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.hardware import describe
+from lab.host.hardware import describe
 from lab.mirror.parts import STANDINS
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu/nvidia"

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from lab.hub import faults
+from lab.hub.protocol import Hub
 from lab.hub.repository import Repository
-from lab.hub.server import Hub, HubServer
+from lab.hub.server import HubServer
 from lab.hub.throttle import Throttle
 from tests.unit.host_world import FILES
 

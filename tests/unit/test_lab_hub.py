@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from lab.checkpoint import REPOSITORY, write_checkpoint
+from lab.hub.protocol import Hub
 from lab.hub.repository import Repository
-from lab.hub.server import Hub, HubServer
+from lab.hub.server import HubServer
 from lab.hub.throttle import Throttle
 
 HF = Path(sys.executable).with_name("hf")

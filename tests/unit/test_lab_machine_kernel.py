@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import hardware, kernel
-from lab.kernel_module import module_image
+from lab.host import hardware, kernel, kernel_view
+from lab.mirror.kernel_module import module_image
 
 KVER = "6.18.44-lab"
 RIG = hardware.describe("rig1")
@@ -226,7 +226,7 @@ def test_an_empty_line_in_grub_cfg_does_not_swallow_the_next(disk: Disk) -> None
 
 def written(disk: Disk, tmp_path: Path) -> Path:
     view = tmp_path / "hardware"
-    kernel.write(disk.boot(), RIG, view)
+    kernel_view.write(disk.boot(), RIG, view)
     return view
 
 
@@ -280,7 +280,7 @@ def test_a_loaded_driver_shows_what_the_real_one_shows(installed: Disk, tmp_path
 def test_nothing_of_the_last_boot_remains(installed: Disk, tmp_path: Path) -> None:
     view = written(installed, tmp_path)
     installed.file("etc/modprobe.d/a.conf", "blacklist nvidia\n")
-    kernel.write(installed.boot(), RIG, view)
+    kernel_view.write(installed.boot(), RIG, view)
     assert not (view / "proc-driver/nvidia").exists()
     assert not (view / "module/nvidia").exists()
 

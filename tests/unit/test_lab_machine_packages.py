@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import kernel_packages
-from lab.kernel_module import module_image, read_modinfo
+from lab.mirror import kernel
+from lab.mirror.kernel_module import module_image, read_modinfo
 
 KVER = "6.18.44-lab"
 
@@ -23,7 +23,7 @@ def field(deb: Path, name: str) -> str:
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     if shutil.which("dpkg-deb") is None:
         pytest.skip("dpkg-deb is not installed")
-    return {field(deb, "Package"): deb for deb in kernel_packages.build(tmp_path_factory.mktemp("debs"), KVER)}
+    return {field(deb, "Package"): deb for deb in kernel.build(tmp_path_factory.mktemp("debs"), KVER)}
 
 
 def test_names_and_versions_have_debians_form(built: dict[str, Path]) -> None:
@@ -48,13 +48,13 @@ def test_headers_make_the_build_link_that_dkms_looks_for(built: dict[str, Path],
 
 
 def test_the_same_packages_come_out_byte_for_byte(built: dict[str, Path], tmp_path: Path) -> None:
-    again = kernel_packages.build(tmp_path, KVER)
+    again = kernel.build(tmp_path, KVER)
     assert [deb.read_bytes() for deb in again] == [deb.read_bytes() for deb in built.values()]
 
 
 def test_a_kernel_release_that_debian_cannot_name_is_spelled_as_debian_can() -> None:
-    assert kernel_packages.package_name("linux-image", "5.15.0-WSL_2") == "linux-image-5.15.0-wsl-2"
-    assert kernel_packages.package_version("6.18-rc3") == "6.18-1"
+    assert kernel.package_name("linux-image", "5.15.0-WSL_2") == "linux-image-5.15.0-wsl-2"
+    assert kernel.package_version("6.18-rc3") == "6.18-1"
 
 
 def test_module_fields_come_back_in_plain_and_compressed_form() -> None:

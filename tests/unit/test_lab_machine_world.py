@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from lab import machine, world
-from lab.rooted import resolve
+from lab import state as state_module
+from lab.host.rooted import resolve
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -47,8 +48,8 @@ def test_a_wrong_command_is_told_with_the_right_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["reset", "rig7"], "lab: there is no lab host rig7; there are: rig1\n"),
-        (["reboot", "server"], "lab: 'server' is no lab host: they are called rig1 to rig19\n"),
+        (["reset", "rig7"], "lab: lab host rig7 does not exist; existing hosts: rig1\n"),
+        (["reboot", "server"], "lab: 'server' is not a lab host: their names are rig1 to rig19\n"),
     ],
 )
 def test_a_host_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, argv: list[str], message: str) -> None:
@@ -78,8 +79,8 @@ def test_an_existing_host_is_never_rebuilt_in_passing(tmp_path: Path) -> None:
     result = lab(tmp_path, "up", "--hosts", "2", "--release", "trixie", "--login", "ops")
     assert result.returncode == 1
     assert result.stderr == (
-        "lab: rig1 was made with --release bookworm: `python -m lab reset rig1 --release trixie`\n"
-        "rig2 was made with --login root: `python -m lab reset rig2 --login ops`\n"
+        "lab: rig1 was created with --release bookworm: `python -m lab reset rig1 --release trixie`\n"
+        "rig2 was created with --login root: `python -m lab reset rig2 --login ops`\n"
     )
 
 
@@ -109,9 +110,8 @@ def test_status_names_a_host_that_is_off(tmp_path: Path) -> None:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in (machine, world):
+    for module in (machine, state_module):
         monkeypatch.setattr(module, "STATE", tmp_path)
-    monkeypatch.setattr("lab.supervisor.STATE", tmp_path)
     monkeypatch.setattr(world, "INVENTORY", tmp_path / "lab.yaml")
     return tmp_path
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lab.mirror import docker, repos
+from lab.mirror.debfile import Package
 from lab.mirror.docker import Archive
 from lab.mirror.passthrough import Cache, client
 from lab.mirror.repos import Repositories
@@ -69,10 +70,10 @@ def test_a_build_that_fails_leaves_what_was_published(
     before = (tmp_path / "www/kernel").resolve()
     monkeypatch.setattr(repos, "KVER", "6.99.0-other")
 
-    def fail(_directory: Path) -> list[Path]:
+    def fail(_kver: str) -> list[Package]:
         raise OSError("disk full")
 
-    monkeypatch.setattr(repos.kernel_packages, "build", fail)
+    monkeypatch.setattr(repos.kernel, "packages", fail)
     with pytest.raises(OSError, match="disk full"):
         build(world, tmp_path, said)
     assert (tmp_path / "www/kernel").resolve() == before

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.errors import LabError
 from lab.registry import base, configuration, image, storage, tree
-from lab.registry.client import INDEX_TYPE, MANIFEST_TYPE, Registry, RegistryError
+from lab.registry.client import INDEX_TYPE, MANIFEST_TYPE, Registry
 from lab.registry.layers import of_bytes, of_file, write_files, write_tree
 
 PROGRAM = shutil.which("docker-registry")
@@ -182,7 +183,7 @@ def test_a_registry_that_lost_its_storage_gets_everything_again(
 
 
 def test_a_refused_push_tells_what_the_registry_said(registry: Registry) -> None:
-    with pytest.raises(RegistryError, match="manifest"):
+    with pytest.raises(LabError, match="manifest"):
         registry.push_manifest(image.NAME, "broken", MANIFEST_TYPE, b"{}")
 
 

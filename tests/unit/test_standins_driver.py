@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.kernel_module import __file__ as kernel_module_file
-from lab.kernel_module import read_modinfo
+from lab.mirror.kernel_module import __file__ as kernel_module_file
+from lab.mirror.kernel_module import read_modinfo
 from lab.mirror.parts import STANDINS, text_of
 from tests.unit.standin_host import StandinHost, card
 

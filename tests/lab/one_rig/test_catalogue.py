@@ -56,7 +56,7 @@ def test_different_recipes_follow_each_other_on_one_host(one_rig: OneRig) -> Non
             recipe = CATALOGUE.recipe(name)
             log = serve(one_rig.rigs, one_rig.host, recipe)
             if recipe.engine.name == "sglang":
-                assert "lab: a stand-in serves Qwen3.5: 4 GPUs are seen, 4 are asked for" in log
+                assert "lab: a stand-in serves Qwen3.5: 4 GPUs visible, 4 needed" in log
             else:
                 assert "lab: --tensor-parallel-size 4 -> 1 (one CPU)" in log
     finally:
