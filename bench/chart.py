@@ -1,4 +1,4 @@
-"""Draws the benchmark's results: `chart.py RESULTS.json CHART.png`, in the benchmark's own virtual environment."""
+"""Draw the benchmark's results: `chart.py RESULTS.json CHART.png`, in the benchmark's own virtual environment."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main(source: str, target: str) -> None:
     for axis, (job, count, tools) in zip(axes[0], panels, strict=True):
         draw(
             axis,
-            [(name, colour, [measured.get((job, tool, count, d)) for d in distances]) for tool, name, colour in tools],
+            [(name, color, [measured.get((job, tool, count, d)) for d in distances]) for tool, name, color in tools],
         )
         what = "A deploy that finds nothing to do" if job == "deploy" else "The audit"
         axis.set_title(f"{what}, {count} host{'s' if count > 1 else ''}", fontsize=10)
@@ -46,7 +46,7 @@ def main(source: str, target: str) -> None:
         axis.legend(fontsize=8, frameon=False, loc="upper left")
     axes[0][0].set_ylabel("seconds, logarithmic", fontsize=9)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
-    note = "The eight share one lab host and its processor; a fleet answers sooner."
+    note = "The eight share one lab host and its processor; a real fleet is faster."
     figure.text(0.01, 0.01, note, fontsize=7, color="#555555")
     figure.savefig(target, dpi=110)
 
@@ -54,18 +54,18 @@ def main(source: str, target: str) -> None:
 def draw(axis: Any, series: Sequence[tuple[str, str, list[float | None]]]) -> None:
     width = 0.8 / len(series)
     top = 1.0
-    for number, (name, colour, values) in enumerate(series):
+    for number, (name, color, values) in enumerate(series):
         label: str | None = name
         for place, value in enumerate(values):
             if value is None:
                 continue
             at = place + (number - (len(series) - 1) / 2) * width
-            axis.bar(at, value, width, color=colour, label=label)
+            axis.bar(at, value, width, color=color, label=label)
             label = None
             axis.text(at, value * 1.06, f"{value:.3g}", ha="center", va="bottom", fontsize=7)
             top = max(top, value)
     axis.set_yscale("log")
-    # Room for the legend.
+    # Space for the legend.
     axis.set_ylim(0.5, top * 8)
     axis.spines[["top", "right"]].set_visible(False)
 

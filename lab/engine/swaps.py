@@ -1,4 +1,4 @@
-"""The arguments and variables that a machine without GPUs cannot follow, and what it does instead."""
+"""The arguments and variables that a machine without GPUs cannot honor, and their replacements."""
 
 from argparse import Namespace
 from collections.abc import Callable, MutableMapping
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Swap:
-    """One thing that was asked for and is done otherwise."""
+    """One requested setting and its replacement."""
 
     what: str
     asked: object
@@ -44,7 +44,7 @@ def _other_than(*allowed: object) -> Callable[[Any], bool]:
 
 
 NATIVE_CONTEXT = 262144
-"""Of the miniature, in tokens; as the real model's."""
+"""The context length of the miniature and the real model, in tokens."""
 
 ONE_CPU = "one CPU"
 NO_FP = "no FP4 or FP8 on a CPU"
@@ -79,12 +79,12 @@ _RULES = (
     _Rule("kv_cache_memory_bytes", _given, None, "no GPU memory"),
     _Rule("num_gpu_blocks_override", _given, None, "no GPU memory"),
     _Rule("load_format", _other_than("auto", "safetensors"), "auto", "a GPU's loader"),
-    # Compiling takes two cores half a minute and more; one eager pass of four small layers takes none.
+    # Compiling takes half a minute and more on two cores; an eager pass of four small layers takes no time.
     _Rule("enforce_eager", lambda value: not value, True, "no torch.compile, for a quick start"),
 )
 
 _VARIABLES = {
-    # One thread is enough for four small layers, and the engine is forked, which several OpenMP threads do not survive.
+    # One thread suffices for four small layers; the engine is forked, which several OpenMP threads do not survive.
     "OMP_NUM_THREADS": ("1", "small layers"),
     "VLLM_ENABLE_V1_MULTIPROCESSING": ("0", "engine and worker in one process, for a quick start"),
 }
@@ -99,7 +99,7 @@ def _set(environment: MutableMapping[str, str], name: str, value: str, why: str)
 
 
 def swap_variables(environment: MutableMapping[str, str]) -> list[Swap]:
-    """Change the environment before vLLM is imported; returns what was changed."""
+    """Change the environment before vLLM is imported; return the changes."""
     swaps = []
     for name, (value, why) in _VARIABLES.items():
         swaps += _set(environment, name, value, why)
@@ -110,31 +110,31 @@ def swap_variables(environment: MutableMapping[str, str]) -> list[Swap]:
 
 
 def speculates(arguments: Namespace) -> bool:
-    """Whether the arguments ask for speculative decoding."""
+    """Whether the arguments enable speculative decoding."""
     return any(getattr(arguments, name, None) is not None for name in ("speculative_config", "spec_method"))
 
 
 def swap_memory(arguments: Namespace, environment: MutableMapping[str, str]) -> list[Swap]:
-    """Give the KV cache what the full context takes: 1 GiB for the native one, twice that with a draft layer."""
+    """Size the KV cache for the full context: 1 GiB for the native context, twice that with a draft layer."""
     context = getattr(arguments, "max_model_len", None) or 0
     space = max(1, -(-context // NATIVE_CONTEXT)) * (2 if speculates(arguments) else 1)
     return _set(environment, "VLLM_CPU_KVCACHE_SPACE", str(space), "GiB of KV cache, instead of a share of GPU memory")
 
 
 def swap_arguments(arguments: Namespace, keep_prefixes: bool = False) -> list[Swap]:
-    """Change parsed arguments of `vllm serve`; returns what was changed.
+    """Change parsed arguments of `vllm serve`; return the changes.
 
-    With `keep_prefixes` a drafter may keep prefixes, as asked: it comes up, and dies at its first request on a CPU.
+    With `keep_prefixes` a drafter keeps prefix caching: on a CPU the engine starts and dies at its first request.
     """
     swaps = []
     for rule in _RULES:
         asked = getattr(arguments, rule.attribute, None)
         if hasattr(arguments, rule.attribute) and rule.asked(asked) and asked != rule.done:
             setattr(arguments, rule.attribute, rule.done)
-            # Nobody asked for the default that a rule replaces: say so only where it changes what runs.
+            # A replaced default is reported only if it changes what runs.
             swaps.append(Swap("--" + rule.attribute.replace("_", "-"), asked, rule.done, rule.why))
     cached = getattr(arguments, "enable_prefix_caching", None)
-    # With a drafter vLLM keeps the recurrent state's prefixes by a Triton kernel (v1/worker/mamba_utils.py).
+    # With a drafter vLLM caches prefixes of the recurrent state with a Triton kernel (v1/worker/mamba_utils.py).
     if speculates(arguments) and cached is not False and not keep_prefixes:
         arguments.enable_prefix_caching = False
         swaps.append(Swap("--enable-prefix-caching", cached, False, NO_KERNEL))

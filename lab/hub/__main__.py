@@ -1,4 +1,4 @@
-"""`python -m lab.hub`: serve repositories until SIGTERM."""
+"""Serve repositories until SIGTERM: `python -m lab.hub`."""
 
 import argparse
 import signal
@@ -31,11 +31,11 @@ def main() -> None:
     )
     parser.add_argument("--gated", action="append", default=[], metavar="OWNER/NAME=TOKENFILE")
     parser.add_argument("--rate", type=int, default=0, metavar="BYTES/S", help="0: no limit")
-    parser.add_argument("--rate-file", type=Path, help="overrides --rate while it exists and holds a number")
-    parser.add_argument("--faults-file", type=Path, help="what it does wrong on purpose (lab.hub.faults)")
-    parser.add_argument("--journal", type=Path, help="gets a JSON line for every answer")
-    parser.add_argument("--xet", action="store_true", help="announce LFS files as stored by xet as well")
-    parser.add_argument("--version", default="", help="told in the Server header, so that a starter knows it again")
+    parser.add_argument("--rate-file", type=Path, help="overrides --rate while it exists and contains a number")
+    parser.add_argument("--faults-file", type=Path, help="the faults to simulate (lab.hub.faults)")
+    parser.add_argument("--journal", type=Path, help="gets one JSON line per answer")
+    parser.add_argument("--xet", action="store_true", help="also announce LFS files as stored by xet")
+    parser.add_argument("--version", default="", help="sent in the Server header; tells a starter what runs")
     arguments = parser.parse_args()
     gated = (text.partition("=") for text in arguments.gated)
     tokens = {name: Path(path).read_text().strip() for name, _, path in gated}

@@ -1,7 +1,7 @@
-"""Docker's apt repository with Debian's real binaries under Docker's names, paths and dependencies.
+"""Docker's apt repository: Debian's real binaries with Docker's names, paths and dependencies.
 
-Docker's own repository cannot be had in an air gap; Debian builds the same sources. For each distribution the newest
-build is taken whose C library is old enough for it, so Debian 12 gets a current Docker too.
+Docker's own repository is unreachable in an air gap; Debian builds the same sources. Each distribution gets the newest
+build that runs with its C library, so Debian 12 has a current Docker too.
 """
 
 import lzma
@@ -26,7 +26,7 @@ SUITES = ("forky", "trixie", "bookworm")
 
 @dataclass(frozen=True)
 class Distribution:
-    """One of Docker's suites: where it lies, how its versions end, and the C library it has."""
+    """One of Docker's suites: its path, its version suffix, and the distribution's C library."""
 
     name: str
     codename: str
@@ -58,13 +58,13 @@ class Source:
 
     @property
     def libc(self) -> Version:
-        """The oldest C library it runs with."""
+        """The oldest C library that it runs with."""
         match = re.search(r"libc6 \(>= ([^)]+)\)", self.depends)
         return Version(match[1] if match else "0")
 
 
 def parse_packages(text: str, wanted: set[str]) -> dict[str, Source]:
-    """The wanted packages of a Packages index."""
+    """Return the wanted packages of a Packages index."""
     found = {}
     for stanza in text.split("\n\n"):
         name = stanza.partition("\n")[0].removeprefix("Package: ")
@@ -78,7 +78,7 @@ _WANTED = {"docker.io", "docker-cli", "containerd", "runc", "docker-buildx", "do
 
 
 class Archive:
-    """Debian's archive, as far as the lab repacks it."""
+    """The packages of Debian's archive that the lab repacks."""
 
     def __init__(self, base: str, cache: Cache) -> None:
         self._base = base
@@ -93,15 +93,15 @@ class Archive:
                 index = self._cache.get(f"debian/{path}", f"{self._base}/{path}", 3600).wait()
             except UpstreamError as error:
                 if error.status != 404:
-                    raise LabError(f"Debian's index for {name} cannot be had: {error}") from error
-                # A mirror of this machine's own release alone is enough.
+                    raise LabError(f"cannot download Debian's index of {name}: {error}") from error
+                # A mirror of only this machine's release is enough.
                 self._suites[name] = {}
                 return {}
             self._suites[name] = parse_packages(lzma.decompress(index.read_bytes()).decode(), _WANTED)
         return self._suites[name]
 
     def newest(self, name: str, libc: str) -> Source:
-        """The newest build of a package that runs with that C library. Raises LabError when there is none."""
+        """Return the newest build of a package that runs with that C library. Raises LabError without one."""
         for suite in SUITES:
             source = self._suite(suite).get(name)
             if source is not None and source.libc <= Version(libc):
@@ -109,12 +109,12 @@ class Archive:
         raise LabError(f"No Debian release has a {name} that runs with C library {libc}")
 
     def files(self, source: Source) -> dict[str, File]:
-        """The files of a package by path, fetched unless the cache has it. Raises LabError when it cannot be had."""
+        """Return the files of a package by path, downloading it unless cached. Raises LabError when that fails."""
         if source.filename not in self._contents:
             try:
                 deb = self._cache.get(f"debian/{source.filename}", f"{self._base}/{source.filename}", None).wait()
             except UpstreamError as error:
-                raise LabError(f"{source.name} cannot be had: {error}") from error
+                raise LabError(f"cannot download {source.name}: {error}") from error
             self._contents[source.filename] = {file.path: file for file in _contents(deb)}
         return self._contents[source.filename]
 
@@ -131,14 +131,14 @@ def _contents(deb: Path) -> Iterator[File]:
 
 
 def _depends(source: Source, *more: str) -> str:
-    """The libraries a build needs, and what Docker's package asks for besides."""
+    """Return the libraries that a build needs, and the other dependencies of Docker's package."""
     libraries = [entry for entry in source.depends.split(", ") if entry.startswith("lib")]
     return ", ".join([*libraries, *more])
 
 
 def _program(archive: Archive, source: Source, old: str, new: str) -> File:
     if (file := archive.files(source).get(old)) is None:
-        raise LabError(f"Debian's {source.name} {source.version} has no /{old} any more")
+        raise LabError(f"Debian's {source.name} {source.version} no longer contains /{old}")
     return File(new, file.content, 0o755)
 
 
@@ -146,7 +146,7 @@ _PLUGINS = "usr/libexec/docker/cli-plugins"
 
 
 def packages(archive: Archive, distribution: Distribution) -> list[Package]:
-    """Docker's packages for one distribution. Raises LabError when Debian's archive cannot be had."""
+    """Return Docker's packages for one distribution. Raises LabError when Debian's archive is unreachable."""
 
     def newest(name: str) -> Source:
         return archive.newest(name, distribution.libc)
@@ -251,7 +251,7 @@ def packages(archive: Archive, distribution: Distribution) -> list[Package]:
 
 
 def dkms(archive: Archive) -> Package:
-    """NVIDIA's `dkms`: Debian's real one under NVIDIA's version, without the compiler that the lab never uses."""
+    """Return NVIDIA's `dkms`: Debian's real one with NVIDIA's version, without a compiler, which the lab never uses."""
     source = archive.newest("dkms", "2.36")
     kept = ("usr/sbin/", "usr/lib/dkms/", "etc/")
     files = tuple(file for path, file in archive.files(source).items() if path.startswith(kept))

@@ -113,7 +113,7 @@ class Repositories:
         def write(directory: Path) -> None:
             aptrepo.write_flat(directory / "stable/deb/amd64", container_toolkit.packages(), fields, key)
             (directory / "stable/deb/nvidia-container-toolkit.list").write_text(container_toolkit.list_file())
-            shutil.copyfile(key.armoured, directory / "gpgkey")
+            shutil.copyfile(key.armored, directory / "gpgkey")
 
         return write
 
@@ -126,7 +126,7 @@ class Repositories:
                 root = directory / "linux" / distribution.name
                 packages = docker.packages(self._archive, distribution)
                 aptrepo.write_suite(root, distribution.codename, "stable", packages, fields, key)
-                shutil.copyfile(key.armoured, root / "gpg")
+                shutil.copyfile(key.armored, root / "gpg")
 
         return write
 

@@ -1,4 +1,4 @@
-"""Talks to a container registry: the few requests of the distribution protocol that pushing an image takes."""
+"""A client for a container registry: the requests of the distribution protocol that pushing an image needs."""
 
 import http.client
 import json
@@ -16,7 +16,7 @@ INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
 
 class Registry:
-    """A registry reached over plain HTTP. Every method raises OSError when it does not answer."""
+    """A registry over plain HTTP. Every method raises OSError when it does not answer."""
 
     def __init__(self, url: str, timeout: float = 120.0) -> None:
         self._address = urlsplit(url).netloc
@@ -31,23 +31,23 @@ class Registry:
             yield connection.getresponse()
 
     def answers(self) -> bool:
-        """Whether a registry is there."""
+        """Whether a registry answers."""
         with self._ask("GET", "/v2/") as answer:
             return answer.status == 200
 
     def has_blob(self, name: str, blob: Blob) -> bool:
-        """Whether the repository `name` holds the blob."""
+        """Whether the repository `name` contains the blob."""
         with self._ask("HEAD", f"/v2/{name}/blobs/{blob.digest}") as answer:
             return answer.status == 200
 
     def manifest_digest(self, name: str, reference: str) -> str | None:
-        """The digest of what a tag names; None where there is no such tag."""
+        """Return the digest that a tag refers to; None without such a tag."""
         accept = {"Accept": f"{INDEX_TYPE}, {MANIFEST_TYPE}"}
         with self._ask("HEAD", f"/v2/{name}/manifests/{reference}", headers=accept) as answer:
             return answer.headers["Docker-Content-Digest"] if answer.status == 200 else None
 
     def push_blob(self, name: str, blob: Blob, content: Path | bytes) -> None:
-        """Upload a blob in one piece; does nothing where it is there already."""
+        """Upload a blob in one piece unless the repository contains it."""
         if self.has_blob(name, blob):
             return
         with self._ask("POST", f"/v2/{name}/blobs/uploads/") as answer:
@@ -64,7 +64,7 @@ class Registry:
                 self._put(path, stream, headers)
 
     def mount_blob(self, name: str, blob: Blob, source: str) -> None:
-        """Have the repository `name` hold a blob that `source` holds; nothing is uploaded."""
+        """Add a blob of the repository `source` to the repository `name` without uploading it."""
         if name == source or self.has_blob(name, blob):
             return
         with self._ask("POST", f"/v2/{name}/blobs/uploads/?mount={blob.digest}&from={source}") as answer:

@@ -1,8 +1,8 @@
-"""The middle layer: the real vLLM for CPUs with what it needs, as a tree of Python packages.
+"""The middle layer of the images: the real vLLM for CPUs with its dependencies, as a tree of Python packages.
 
-Facts it rests on, each tried: vLLM looks for package metadata named `vllm` whose version contains `cpu`; Qwen3.5's
-processors import torchvision, whose published wheel has no operators for a CPU build of torch and needs none here; the
-C++ libraries carry half their size in symbols.
+Verified facts this relies on: vLLM looks for package metadata named `vllm` whose version contains `cpu`; Qwen3.5's
+processors import torchvision, whose published wheel lacks operators for a CPU build of torch and needs none here; half
+of the C++ libraries' size is symbols.
 """
 
 import hashlib
@@ -24,16 +24,16 @@ from lab.settings import CACHE
 LOCK = Path(__file__).parents[1] / "engine" / "requirements.lock"
 TORCH = "torch==2.13.0+cpu"
 TORCH_INDEX = os.environ.get("RIGUP_LAB_TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
-"""Where CPU builds of torch are published; asked only where pip's own configuration offers none."""
+"""Where CPU builds of torch are published; used only if pip's own configuration has none."""
 TORCHVISION = "torchvision==0.28.0"
 
 PLACE = "usr/local/lib/python3.11/dist-packages"
-"""Where Debian's interpreter looks for packages that Debian did not ship."""
+"""Where Debian's interpreter looks for packages from outside Debian."""
 
 _NEVER_READ = (
-    "anthropic",  # three thousand files of a client
+    "anthropic",  # a client of three thousand files
     "bin",
-    "cv2",  # for videos alone, which nobody asks about
+    "cv2",  # only for videos, which no test sends
     "opencv_python_headless.libs",
     "mistral_common/data",
     "torch/include",
@@ -44,7 +44,7 @@ _NEVER_READ = (
 _KEPT_TOOL = "torch_shm_manager"  # torch does not import without it
 _STRIPPED = ("vllm/*.so", "torch/lib/libtorch_*.so")
 
-# Stands in for torchvision's registrations of operators that its own library would have declared.
+# Replaces torchvision's registrations of operators, which its library would declare.
 _OPERATORS = """import torch
 
 torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -69,7 +69,7 @@ _SERVING = (
     "transformers.models.qwen3_vl.processing_qwen3_vl",
     "transformers.models.qwen3_vl.video_processing_qwen3_vl",
 )
-"""What a server imports; its compiled form goes into the image, so that a start does not compile it again."""
+"""Modules that a server imports; the image contains their bytecode, so that a start does not compile them."""
 
 
 _COMPILED = (
@@ -90,26 +90,26 @@ _COMPILED = (
     "vllm/v1/**/*.py",
     "websockets/**/*.py",
 )
-"""Where it finds what it imports only once it runs, likewise."""
+"""Modules that it imports later, likewise."""
 
 
 _FORM = 2
-"""To be raised when `build` makes something else of the same settings."""
+"""Increment when `build` makes something else of the same settings."""
 
 
 def key() -> str:
-    """Names the tree that `build` makes."""
+    """Return a hash of the inputs of `build`."""
     settings = (_FORM, base.key(), TORCH, TORCHVISION, PLACE, _NEVER_READ, _STRIPPED, _OPERATORS, _SERVING, _COMPILED)
     return hashlib.sha256(LOCK.read_bytes() + repr(settings).encode()).hexdigest()[:16]
 
 
 def place() -> Path:
-    """Where `build` puts the tree."""
+    """Return the path of the tree."""
     return CACHE / "image" / f"tree-{key()}"
 
 
 def build() -> Path:
-    """The tree; fetched and put together first if the cache does not have it (a few minutes). Raises LabError."""
+    """Return the tree; download and assemble it if the cache lacks it (a few minutes). Raises LabError."""
     tree = place()
     if tree.exists():
         return tree
@@ -187,7 +187,7 @@ def _strip(tree: Path) -> None:
 
 
 def _compile(tree: Path, debian: Path, root: Path) -> None:
-    """Have Debian's own interpreter import what serving imports, which leaves the compiled modules in the tree."""
+    """Import with Debian's interpreter what serving imports, which leaves bytecode in the tree."""
     with tarfile.open(debian) as layer:
         layer.extractall(root, filter="tar")
     (root / PLACE).mkdir(parents=True, exist_ok=True)
@@ -198,7 +198,7 @@ def _compile(tree: Path, debian: Path, root: Path) -> None:
 
 
 def run_in(root: Path, tree: Path, *python: str) -> None:
-    """Run the image's interpreter on the tree. Raises LabError with what it printed when it fails."""
+    """Run the image's interpreter on the tree. Raises LabError with its output when it fails."""
     container = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--pipe", "--private-network"]
     binds = [f"--bind={tree}:/{PLACE}", "--setenv=PYTHONHASHSEED=0", "--setenv=VLLM_NO_USAGE_STATS=1"]
     command: Sequence[str | Path] = [*container, "-D", root, *binds, "/usr/bin/python3", *python]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The lab's nvidia-container-runtime: adds the GPUs that NVIDIA_VISIBLE_DEVICES asks for, then becomes runc."""
+"""The lab's nvidia-container-runtime: adds the GPUs in NVIDIA_VISIBLE_DEVICES, then executes runc."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import lab_gpu
 
 
 def bundle_of(arguments: list[str]) -> Path:
-    """The bundle a runc command line names; the current directory when it names none."""
+    """Return the bundle of a runc command line; the current directory by default."""
     for position, word in enumerate(arguments):
         if word in ("--bundle", "-b"):
             return Path(arguments[position + 1])
@@ -22,7 +22,7 @@ def bundle_of(arguments: list[str]) -> Path:
 
 
 def add_gpus(config: dict[str, Any]) -> None:
-    """Add the mounts that a CDI specification would add, and say so as it does. Raises DriverError without a driver."""
+    """Add the mounts and the variable of a CDI specification. Raises DriverError without a driver."""
     environment = config["process"].setdefault("env", [])
     chosen = lab_gpu.select(lab_gpu.visible_devices(environment))
     if not chosen:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The lab's nvidia-ctk: `runtime configure` for Docker, `cdi generate`, `cdi list` and `config`.
 
-It writes what NVIDIA's version 1.20 writes, including what that one gets wrong: `--cdi.enabled` replaces the whole
-`features` object, and a `runtimes` that is no object makes it panic (pkg/config/engine/docker/docker.go).
+It writes what NVIDIA's version 1.20 writes, bugs included: `--cdi.enabled` replaces the whole `features` object, and
+a `runtimes` that is not an object makes it panic (pkg/config/engine/docker/docker.go).
 """
 
 import json
@@ -20,7 +20,7 @@ import lab_gpu
 VERSION_FILE = Path("/usr/lib/lab-standins/toolkit-version")
 CONFIG_FILE = Path("/etc/nvidia-container-runtime/config.toml")
 SPECIFICATIONS = (Path("/etc/cdi"), Path("/var/run/cdi"))
-# Go's words for what Python's JSON reader calls by other names.
+# Go's messages for the errors of Python's JSON parser.
 GO_ERRORS = {
     "Expecting property name enclosed in double quotes": "looking for beginning of object key string",
     "Expecting ',' delimiter": "after object key:value pair",
@@ -30,7 +30,7 @@ GO_ERRORS = {
 
 
 class Refusal(Exception):
-    """An error that ends the program with status 1."""
+    """An error that ends the program with exit code 1."""
 
 
 def log(level: str, message: str) -> None:
@@ -40,7 +40,7 @@ def log(level: str, message: str) -> None:
 
 
 def options_of(arguments: list[str], valued: set[str], plain: set[str]) -> dict[str, str]:
-    """Options by name, without dashes. Raises Refusal for one that is not known."""
+    """Return options by name, without dashes. Raises Refusal for an unknown one."""
     found: dict[str, str] = {}
     words = iter(arguments)
     for word in words:
@@ -112,7 +112,7 @@ def runtime_configure(arguments: list[str]) -> None:
 
 
 def specification() -> dict[str, Any]:
-    """The CDI specification for the GPUs there are. Raises Refusal without a working driver."""
+    """Return the CDI specification of the GPUs. Raises Refusal without a working driver."""
     try:
         version = lab_gpu.module_version()
         common = [mount_entry(mount) for mount in lab_gpu.common_mounts()]
@@ -142,7 +142,7 @@ def mount_entry(mount: lab_gpu.Mount) -> dict[str, Any]:
 
 
 def to_yaml(value: Any, indent: int = 0) -> list[str]:
-    """The lines of a document made of objects, lists and strings, indented as NVIDIA's are."""
+    """Return the lines of a document of objects, lists and strings, indented as NVIDIA's are."""
     pad = " " * indent
     lines: list[str] = []
     if isinstance(value, dict):
@@ -204,7 +204,7 @@ def show_config(arguments: list[str]) -> None:
 
 
 def create_device_nodes(arguments: list[str]) -> None:
-    # Lab hosts have no device nodes: what a container needs are files (lab_gpu).
+    # Lab hosts have no device nodes: containers get files (lab_gpu).
     options_of(arguments, {"driver-root", "dev-root"}, {"control-devices", "load-kernel-modules", "dry-run"})
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The lab's nvidia-smi: answers from the simulated hardware, in the formats and with the exit codes of the real one.
+"""The lab's nvidia-smi: describes the simulated hardware, in the formats and with the exit codes of the real one.
 
-Its version is that of the driver library beside it; the kernel module's comes from /proc. Where they differ, or where
-one is missing, it refuses as the real one does. In a container it shows the GPUs that the container was given.
+Its version is that of the installed driver library; the kernel module's comes from /proc. If they differ or one is
+missing, it fails as the real one does. In a container it shows the GPUs that the container was given.
 """
 
 import fnmatch
@@ -19,21 +19,21 @@ HARDWARE = ROOT / "usr/lib/lab-hardware/lab.json"
 LIBRARIES = ROOT / "usr/lib/x86_64-linux-gnu/nvidia"
 MODULE_VERSION = ROOT / "proc/driver/nvidia/version"
 KERNELS_OWN = ROOT / "usr/lib/lab-hardware/proc-driver/nvidia/version"
-"""What lies there: in a unit with a /proc of its own nothing does, where a real kernel would still show it."""
+"""The source of MODULE_VERSION, for units with a private /proc, where a real kernel would still show it."""
 STATE = ROOT / "run/lab-gpu-state.json"
-"""Persistence mode and power limits as set; gone with the next boot, as on a real card."""
+"""Persistence mode and power limits; reset at boot, as on a real card."""
 PERSISTENCED = ROOT / "run/nvidia-persistenced"
 CONTAINER = ROOT / "run/lab-gpu"
-"""Only in a container: the module's version, the hardware, and one file per visible GPU."""
+"""In a container: the module's version, the hardware, and one file per visible GPU."""
 DEVICE_CGROUP = CONTAINER / "device-cgroup"
-"""Only in a container that got its GPUs from the hook; empty since the host's systemd was last reloaded."""
+"""In a container that got its GPUs from the hook; empty once the host's systemd was reloaded."""
 
 CUDA_VERSIONS = {580: "13.0", 590: "13.1", 595: "13.2", 610: "13.3", 615: "13.4"}
 Gpu = dict[str, Any]
 
 
 class World(NamedTuple):
-    """What one call sees: userspace and module version, the visible GPUs, what was set on them."""
+    """The versions of library and module, the visible GPUs and their settings."""
 
     library: str
     module: str
@@ -83,7 +83,7 @@ def read_world() -> World:
     if contained:
         given = {path.name for path in (CONTAINER / "gpus").glob("GPU-*")}
         gpus = [gpu for gpu in gpus if gpu["uuid"] in given]
-        # A container counts its own GPUs from 0, as the real driver does for the device nodes it can open.
+        # A container numbers its GPUs from 0, as the real driver does with the device nodes it can open.
         gpus = [{**gpu, "index": index} for index, gpu in enumerate(gpus)]
     return World(library, module, gpus, read_state())
 
@@ -102,7 +102,7 @@ def write_state(state: dict[str, Any]) -> None:
 
 
 def bus_id(gpu: Gpu) -> str:
-    """`0000:01:00.0` as nvidia-smi writes it, with an eight-digit domain and upper case."""
+    """Return `0000:01:00.0` in nvidia-smi's format, with an eight-digit domain and in upper case."""
     domain, _, rest = gpu["bdf"].partition(":")
     return f"{int(domain, 16):08X}:{rest.upper()}"
 
@@ -112,7 +112,7 @@ def persistence(world: World, gpu: Gpu) -> bool:
 
 
 def persistenced_runs() -> bool:
-    """Whether nvidia-persistenced runs and keeps the mode on; its files may be there after it was killed."""
+    """Whether nvidia-persistenced runs and keeps the mode on; its files remain after it was killed."""
     try:
         process = (PERSISTENCED / "nvidia-persistenced.pid").read_text().strip()
     except FileNotFoundError:
@@ -128,7 +128,7 @@ Reader = Callable[[World, Gpu], Any]
 
 
 class Field(NamedTuple):
-    """A property of --query-gpu: its value, its unit, and its other names."""
+    """A property of --query-gpu: its value, unit and aliases."""
 
     read: Reader
     unit: str = ""
@@ -209,7 +209,7 @@ FIELDS: dict[str, Field] = {
     "mig.mode.pending": Field(constant("Disabled")),
     "hostname": Field(lambda _w, _g: os.uname().nodename),
 }
-# Valid properties that the simulated cards say nothing about: the real one answers [N/A] for such, too.
+# Valid properties that the simulated cards lack: the real one also answers [N/A] to those.
 # fmt: off
 SILENT = (
     "pci.baseClass", "pci.subClass", "pcie.link.gen.hostmax", "addressing_mode", "accounting.buffer_size",
@@ -381,7 +381,7 @@ def show_topology(world: World, arguments: list[str]) -> None:
         print(TOPOLOGY_LEGEND, end="")
     elif len(arguments) == 2 and arguments[0] == "-p2p" and arguments[1] in ("r", "w", "n", "a", "p"):
         print(" \t\x1b[4m" + "".join(f"{head}\t" for head in heads) + "\x1b[0m")
-        # No NVLink between these cards; PCIe reads and writes are fine.
+        # No NVLink between these cards; PCIe reads and writes work.
         status = "NS" if arguments[1] == "n" else "OK"
         for row in heads:
             print(f" {row}\t" + "".join("X\t" if row == column else f"{status}\t" for column in heads))
@@ -446,7 +446,7 @@ def require_root() -> None:
 
 
 def select(world: World, wanted: str) -> World:
-    """The world with only the GPUs named by index, UUID, serial or bus id, separated by commas."""
+    """Return the world with only the GPUs named by index, UUID, serial or bus id, separated by commas."""
     chosen = []
     for word in wanted.split(","):
         known = [gpu for gpu in world.gpus if word in (str(gpu["index"]), gpu["uuid"], gpu["serial"], bus_id(gpu))]
@@ -461,7 +461,7 @@ PLAIN = ("-L", "--list-gpus", "-q", "--query", "--version", "--help-query-gpu", 
 
 
 def parse(arguments: list[str]) -> dict[str, str]:
-    """Options and their values, short and long names as given."""
+    """Return options with their values, short and long names as given."""
     options: dict[str, str] = {}
     words = iter(arguments)
     for word in words:

@@ -1,4 +1,4 @@
-"""The beginning of the road alone: for tests of many hosts, which need no endpoint."""
+"""The first steps of the deploy: for tests of many hosts, which need no endpoint."""
 
 from rigup.run.console import calm
 from rigup.run.recorder import record

@@ -1,4 +1,4 @@
-"""The road as far as the checkpoint, and the wait for it: for tests of the store, which need no endpoint."""
+"""The deploy up to the verified checkpoint: for tests of the store, which need no endpoint."""
 
 from pyinfra.api.deploy import deploy
 
@@ -13,7 +13,7 @@ from tasks.preflight import Context, preflight
 @deploy("wait")
 def wait(brief: Context) -> None:
     for checkpoint in brief.plan.checkpoints:
-        operations.wait(name=f"Have {checkpoint.repo} whole and verified", checkpoint=checkpoint, timeout=300)
+        operations.wait(name=f"Download and verify {checkpoint.repo}", checkpoint=checkpoint, timeout=300)
 
 
 calm()

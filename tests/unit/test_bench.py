@@ -120,8 +120,8 @@ def test_the_summary_says_what_was_missed_and_what_was_not_measured(capsys: pyte
 @pytest.mark.parametrize(
     ("command", "why"),
     [
-        (Command(["sh", "-c", "echo broken; exit 3"]), "ended with 3:\nbroken"),
-        (Command(["echo", "3 changes"], proves="nothing changed"), "printed nothing like 'nothing changed'"),
+        (Command(["sh", "-c", "echo broken; exit 3"]), "exited with 3:\nbroken"),
+        (Command(["echo", "3 changes"], expect="nothing changed"), "printed nothing that matches 'nothing changed'"),
     ],
 )
 def test_a_run_that_failed_or_changed_something_is_no_measurement(command: Command, why: str) -> None:

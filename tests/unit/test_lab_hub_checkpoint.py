@@ -76,8 +76,8 @@ def test_the_index_names_the_shard_of_every_tensor(model: Path) -> None:
 
 def test_routed_experts_are_stored_as_nvfp4_and_everything_else_is_not(model: Path) -> None:
     for name, entry in headers(model).items():
-        quantised = name.startswith("model.language_model.") and ".experts." in name and name.endswith(".weight")
-        assert (entry["dtype"] == "U8") == quantised, name
+        quantized = name.startswith("model.language_model.") and ".experts." in name and name.endswith(".weight")
+        assert (entry["dtype"] == "U8") == quantized, name
     expert = "model.language_model.layers.0.mlp.experts.0.down_proj"
     shapes = {name: (entry["dtype"], entry["shape"]) for name, entry in headers(model).items()}
     assert shapes[f"{expert}.weight"] == ("U8", [256, 64])
@@ -85,7 +85,7 @@ def test_routed_experts_are_stored_as_nvfp4_and_everything_else_is_not(model: Pa
     assert shapes[f"{expert}.weight_scale_2"] == shapes[f"{expert}.input_scale"] == ("F32", [])
 
 
-def test_the_quantisation_config_has_the_published_shape_without_routers_and_mtp_fc(model: Path) -> None:
+def test_the_quantization_config_has_the_published_shape_without_routers_and_mtp_fc(model: Path) -> None:
     config = load(model / "config.json")
     assert config["architectures"] == ["Qwen3_5MoeForConditionalGeneration"]
     quantization = config["quantization_config"]

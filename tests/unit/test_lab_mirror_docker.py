@@ -111,7 +111,7 @@ def test_nvidias_dkms_is_debians_real_one(world: Upstream, tmp_path: Path) -> No
 def test_an_archive_that_is_away_is_named(world: Upstream, tmp_path: Path) -> None:
     away = archive(world, tmp_path)
     world.go_away()
-    with pytest.raises(LabError, match=r"Debian's index for forky cannot be had: http://127\.0\.0\.1"):
+    with pytest.raises(LabError, match=r"cannot download Debian's index of forky: http://127\.0\.0\.1"):
         docker.packages(away, TRIXIE)
 
 

@@ -40,7 +40,7 @@ def small_repository(directory: Path, key: Key) -> Path:
 
 def test_apt_takes_a_repository_whose_key_it_has(key: Key, tmp_path: Path) -> None:
     repository = small_repository(tmp_path / "repository", key)
-    for public in (key.keyring, key.armoured):
+    for public in (key.keyring, key.armored):
         apt = Apt.make(tmp_path / public.name, f"deb [signed-by={public}] file:{repository} ./")
         assert apt.update().returncode == 0
         assert apt.would_install("foo") == {"foo": "1.0-1"}
