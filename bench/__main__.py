@@ -63,7 +63,7 @@ def main() -> int:
     )
     parser.add_argument("--round-trips", default="0,10,50", help="round trips in milliseconds (default: 0,10,50)")
     parser.add_argument("--hosts", default=f"1,{HOSTS}", help=f"how many hosts at once (default: 1,{HOSTS})")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where benchmark.json and .png are written")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the directory for benchmark.json")
     options = parser.parse_args()
     distances = [int(word) for word in options.round_trips.split(",")]
     counts = [int(word) for word in options.hosts.split(",")]
@@ -79,9 +79,8 @@ def main() -> int:
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / "benchmark.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    subprocess.run([tools() / "python", ROOT / "bench" / "chart.py", path, path.with_suffix(".png")], check=True)
     summary.render(result)
-    print(f"\n{path} and {path.with_suffix('.png').name} written after {seconds} s")
+    print(f"\n{path} written after {seconds} s")
     return 0
 
 

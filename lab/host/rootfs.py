@@ -20,22 +20,8 @@ from lab.settings import CACHE, MIRROR_URL
 GUEST = Path(__file__).parent / "guest"
 
 PACKAGES = (
-    "ca-certificates",
-    "dbus",
-    "grub2-common",
-    "initramfs-tools",
-    "iproute2",
-    "iputils-ping",
-    "kmod",
-    "libpam-systemd",
-    "linux-base",
-    "netbase",
-    "openssh-server",
-    "procps",
-    "sudo",
-    "systemd",
-    "systemd-sysv",
-    "udev",
+    "ca-certificates dbus grub2-common initramfs-tools iproute2 iputils-ping kmod libpam-systemd linux-base netbase "
+    "openssh-server procps sudo systemd systemd-sysv udev"
 )
 
 # Files copied unchanged: name in guest/, path on the host, mode.
@@ -116,7 +102,7 @@ def _mmdebstrap(release: str, tar: Path) -> list[str]:
     return [
         "mmdebstrap",
         "--variant=minbase",
-        f"--include={','.join(PACKAGES)}",
+        f"--include={PACKAGES}",
         f'--customize-hook={hook} "$1"',
         release,
         str(tar),

@@ -3,7 +3,6 @@
 import argparse
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from lab.hub.faults import Faults
@@ -29,7 +28,6 @@ def main() -> None:
     parser.add_argument(
         "--repository", type=_repository, action="append", required=True, metavar="OWNER/NAME[@COMMIT]=FOLDER"
     )
-    parser.add_argument("--gated", action="append", default=[], metavar="OWNER/NAME=TOKENFILE")
     parser.add_argument("--rate", type=int, default=0, metavar="BYTES/S", help="0: no limit")
     parser.add_argument("--rate-file", type=Path, help="overrides --rate while it exists and contains a number")
     parser.add_argument("--faults-file", type=Path, help="the faults to simulate (lab.hub.faults)")
@@ -37,16 +35,13 @@ def main() -> None:
     parser.add_argument("--xet", action="store_true", help="also announce LFS files as stored by xet")
     parser.add_argument("--version", default="", help="sent in the Server header; tells a starter what runs")
     arguments = parser.parse_args()
-    gated = (text.partition("=") for text in arguments.gated)
-    tokens = {name: Path(path).read_text().strip() for name, _, path in gated}
-    repositories = [replace(each, token=tokens.get(each.name)) for each in arguments.repository]
 
     def rate() -> int:
         return (read_rate(arguments.rate_file) if arguments.rate_file else 0) or arguments.rate
 
     address = (arguments.host, arguments.port)
     faults = Faults(arguments.faults_file)
-    hub = Hub(repositories, arguments.xet)
+    hub = Hub(arguments.repository, arguments.xet)
     server = HubServer(address, hub, Throttle(rate), arguments.version, faults, arguments.journal)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server.serve_forever()

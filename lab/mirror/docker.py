@@ -142,17 +142,11 @@ def _program(archive: Archive, source: Source, old: str, new: str) -> File:
     return File(new, file.content, 0o755)
 
 
-_PLUGINS = "usr/libexec/docker/cli-plugins"
-
-
 def packages(archive: Archive, distribution: Distribution) -> list[Package]:
     """Return Docker's packages for one distribution. Raises LabError when Debian's archive is unreachable."""
 
     def newest(name: str) -> Source:
         return archive.newest(name, distribution.libc)
-
-    def version(source: Source, epoch: str = "5:") -> str:
-        return f"{epoch}{source.upstream}-1~{distribution.version_suffix}"
 
     def pick(source: Source) -> Callable[[str, str], File]:
         return lambda old, new: _program(archive, source, old, new)
@@ -166,11 +160,18 @@ def packages(archive: Archive, distribution: Distribution) -> list[Package]:
         summary: str,
         relations: dict[str, str],
         files: list[File],
-        scripts: dict[str, str],
+        scripts: dict[str, str] | None = None,
         epoch: str = "5:",
     ) -> Package:
         text = f"{summary} (Debian's {source.name} {source.version}, repacked by the lab)"
-        return Package(name, version(source, epoch), text, "amd64", "admin", "", relations, tuple(files), scripts)
+        version = f"{epoch}{source.upstream}-1~{distribution.version_suffix}"
+        return Package(name, version, text, "amd64", "admin", "", relations, tuple(files), scripts or {})
+
+    def plugin(name: str, source: Source, summary: str, **relations: str) -> Package:
+        path = f"usr/libexec/docker/cli-plugins/{name.removesuffix('-plugin')}"
+        return package(
+            name, source, summary, {"Depends": _depends(source), **relations}, [pick(source)(path, path)], epoch=""
+        )
 
     group = text_of("maintainer/group.postinst", GROUP="docker")
     units = ["docker.socket", "docker.service"]
@@ -205,7 +206,6 @@ def packages(archive: Archive, distribution: Distribution) -> list[Package]:
                 "Replaces": "docker-engine (<< 5:0), docker.io",
             },
             [pick(cli)("usr/bin/docker", "usr/bin/docker")],
-            {},
         ),
         package(
             "containerd.io",
@@ -213,9 +213,7 @@ def packages(archive: Archive, distribution: Distribution) -> list[Package]:
             f"An open and reliable container runtime, with Debian's runc {runc.version}",
             {
                 "Depends": ", ".join(sorted({*_depends(containerd).split(", "), *_depends(runc).split(", ")})),
-                "Provides": "containerd, runc",
-                "Conflicts": "containerd, runc",
-                "Replaces": "containerd, runc",
+                **dict.fromkeys(("Provides", "Conflicts", "Replaces"), "containerd, runc"),
             },
             [
                 *(
@@ -229,23 +227,18 @@ def packages(archive: Archive, distribution: Distribution) -> list[Package]:
             unit_scripts(["containerd.service"]),
             epoch="",
         ),
-        package(
+        plugin(
             "docker-buildx-plugin",
             buildx,
             "Docker Buildx plugin for the Docker CLI",
-            {"Depends": _depends(buildx), "Enhances": "docker-ce-cli", "Conflicts": "docker-buildx"},
-            [pick(buildx)(f"{_PLUGINS}/docker-buildx", f"{_PLUGINS}/docker-buildx")],
-            {},
-            epoch="",
+            Enhances="docker-ce-cli",
+            Conflicts="docker-buildx",
         ),
-        package(
+        plugin(
             "docker-compose-plugin",
             compose,
             "Docker Compose (V2) plugin for the Docker CLI",
-            {"Depends": _depends(compose), "Conflicts": "docker-compose-v2"},
-            [pick(compose)(f"{_PLUGINS}/docker-compose", f"{_PLUGINS}/docker-compose")],
-            {},
-            epoch="",
+            Conflicts="docker-compose-v2",
         ),
     ]
 

@@ -50,46 +50,24 @@ _OPERATORS = """import torch
 torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
 
-_SERVING = (
-    "vllm.entrypoints.cli.main",
-    "vllm.entrypoints.cli.serve",
-    "vllm.entrypoints.openai.chat_completion.serving",
-    "vllm.model_executor.layers.quantization.modelopt",
-    "vllm.model_executor.model_loader.default_loader",
-    "vllm.model_executor.models.qwen3_5",
-    "vllm.model_executor.models.qwen3_5_mtp",
-    "vllm.reasoning.qwen3_engine_reasoning_parser",
-    "vllm.tool_parsers.qwen3_engine_tool_parser",
-    "vllm.v1.engine.async_llm",
-    "vllm.v1.engine.core",
-    "vllm.v1.executor.uniproc_executor",
-    "vllm.v1.worker.cpu_worker",
-    "transformers.models.qwen2.tokenization_qwen2",
-    "transformers.models.qwen3_5_moe.configuration_qwen3_5_moe",
-    "transformers.models.qwen3_vl.processing_qwen3_vl",
-    "transformers.models.qwen3_vl.video_processing_qwen3_vl",
-)
+_SERVING = """
+    vllm.entrypoints.cli.main vllm.entrypoints.cli.serve vllm.entrypoints.openai.chat_completion.serving
+    vllm.model_executor.layers.quantization.modelopt vllm.model_executor.model_loader.default_loader
+    vllm.model_executor.models.qwen3_5 vllm.model_executor.models.qwen3_5_mtp
+    vllm.reasoning.qwen3_engine_reasoning_parser vllm.tool_parsers.qwen3_engine_tool_parser vllm.v1.engine.async_llm
+    vllm.v1.engine.core vllm.v1.executor.uniproc_executor vllm.v1.worker.cpu_worker
+    transformers.models.qwen2.tokenization_qwen2 transformers.models.qwen3_5_moe.configuration_qwen3_5_moe
+    transformers.models.qwen3_vl.processing_qwen3_vl transformers.models.qwen3_vl.video_processing_qwen3_vl
+"""
 """Modules that a server imports; the image contains their bytecode, so that a start does not compile them."""
 
 
-_COMPILED = (
-    "PIL/*.py",
-    "anyio/**/*.py",
-    "httptools/**/*.py",
-    "interegular/**/*.py",
-    "jmespath/*.py",
-    "lmformatenforcer/**/*.py",
-    "model_hosting_container_standards/**/*.py",
-    "prometheus_fastapi_instrumentator/*.py",
-    "pydantic/v1/*.py",
-    "transformers/models/*/__init__.py",
-    "transformers/models/*/video_processing_*.py",
-    "uvicorn/**/*.py",
-    "vllm/entrypoints/**/*.py",
-    "vllm/model_executor/layers/quantization/**/*.py",
-    "vllm/v1/**/*.py",
-    "websockets/**/*.py",
-)
+_COMPILED = """
+    PIL/*.py anyio/**/*.py httptools/**/*.py interegular/**/*.py jmespath/*.py lmformatenforcer/**/*.py
+    model_hosting_container_standards/**/*.py prometheus_fastapi_instrumentator/*.py pydantic/v1/*.py
+    transformers/models/*/__init__.py transformers/models/*/video_processing_*.py uvicorn/**/*.py
+    vllm/entrypoints/**/*.py vllm/model_executor/layers/quantization/**/*.py vllm/v1/**/*.py websockets/**/*.py
+"""
 """Modules that it imports later, likewise."""
 
 
@@ -99,7 +77,8 @@ _FORM = 2
 
 def key() -> str:
     """Return a hash of the inputs of `build`."""
-    settings = (_FORM, base.key(), TORCH, TORCHVISION, PLACE, _NEVER_READ, _STRIPPED, _OPERATORS, _SERVING, _COMPILED)
+    modules = tuple(_SERVING.split()), tuple(_COMPILED.split())
+    settings = (_FORM, base.key(), TORCH, TORCHVISION, PLACE, _NEVER_READ, _STRIPPED, _OPERATORS, *modules)
     return hashlib.sha256(LOCK.read_bytes() + repr(settings).encode()).hexdigest()[:16]
 
 
@@ -192,8 +171,10 @@ def _compile(tree: Path, debian: Path, root: Path) -> None:
         layer.extractall(root, filter="tar")
     (root / PLACE).mkdir(parents=True, exist_ok=True)
     (root / "dev").mkdir(exist_ok=True)
-    run_in(root, tree, "-c", f"import importlib\nfor name in {_SERVING!r}:\n    importlib.import_module(name)")
-    more = [f"/{PLACE}/{path.relative_to(tree)}" for pattern in _COMPILED for path in sorted(tree.glob(pattern))]
+    run_in(root, tree, "-c", f"import importlib\nfor name in {_SERVING.split()!r}:\n    importlib.import_module(name)")
+    more = [
+        f"/{PLACE}/{path.relative_to(tree)}" for pattern in _COMPILED.split() for path in sorted(tree.glob(pattern))
+    ]
     run_in(root, tree, "-m", "compileall", "-q", *more)
 
 

@@ -302,49 +302,6 @@ def show_table(world: World) -> None:
     print(f"+{'-' * 89}+")
 
 
-def show_details(world: World) -> None:
-    def line(depth: int, name: str, value: Any) -> None:
-        print(f"{'    ' * depth + name:<55}: {value}")
-
-    print("\n==============NVSMI LOG==============\n")
-    line(0, "Timestamp", time.strftime("%a %b %e %H:%M:%S %Y"))
-    line(0, "Driver Version", world.module)
-    line(0, "CUDA Version", world.cuda)
-    print()
-    line(0, "Attached GPUs", len(world.gpus))
-    for gpu in world.gpus:
-        watts = f"{power_limit(world, gpu):.2f} W"
-        print(f"GPU {bus_id(gpu)}")
-        line(1, "Product Name", gpu["name"])
-        line(1, "Product Brand", "NVIDIA")
-        line(1, "Product Architecture", gpu["architecture"])
-        line(1, "Persistence Mode", "Enabled" if persistence(world, gpu) else "Disabled")
-        print("    MIG Mode")
-        line(2, "Current", "Disabled")
-        line(2, "Pending", "Disabled")
-        line(1, "Serial Number", gpu["serial"])
-        line(1, "GPU UUID", gpu["uuid"])
-        line(1, "Minor Number", gpu["minor"])
-        line(1, "VBIOS Version", gpu["vbios"].upper())
-        line(1, "GSP Firmware Version", world.module)
-        print("    FB Memory Usage")
-        line(2, "Total", f"{gpu['memory_mib']} MiB")
-        line(2, "Reserved", f"{gpu['reserved_mib']} MiB")
-        line(2, "Used", "0 MiB")
-        line(2, "Free", f"{gpu['memory_mib'] - gpu['reserved_mib']} MiB")
-        print("    BAR1 Memory Usage")
-        line(2, "Total", f"{gpu['bar1_mib']} MiB")
-        line(2, "Used", "0 MiB")
-        line(2, "Free", f"{gpu['bar1_mib']} MiB")
-        print("    GPU Power Readings")
-        line(2, "Current Power Limit", watts)
-        line(2, "Requested Power Limit", watts)
-        for title in ("Default", "Min", "Max"):
-            line(2, f"{title} Power Limit", f"{gpu['power_limit_w'][title.lower()]:.2f} W")
-        line(1, "Processes", "None")
-        print()
-
-
 PEER_LEGEND = """
 Legend:
 
@@ -457,7 +414,7 @@ def select(world: World, wanted: str) -> World:
 
 
 VALUED = ("-i", "--id", "-pm", "--persistence-mode", "-pl", "--power-limit", "--query-gpu", "--query-compute-apps")
-PLAIN = ("-L", "--list-gpus", "-q", "--query", "--version", "--help-query-gpu", "-h", "--help")
+PLAIN = ("-L", "--list-gpus", "--version", "--help-query-gpu", "-h", "--help")
 
 
 def parse(arguments: list[str]) -> dict[str, str]:
@@ -519,8 +476,6 @@ def main(arguments: list[str]) -> None:
         query_gpus(world, [name.strip() for name in options["--query-gpu"].split(",")], formats)
     elif "--query-compute-apps" in options:
         query_processes([name.strip() for name in options["--query-compute-apps"].split(",")], formats)
-    elif choose(options, "-q", "--query") is not None:
-        show_details(world)
     else:
         show_table(world)
     return None
