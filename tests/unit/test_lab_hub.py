@@ -1,4 +1,4 @@
-"""The lab's hub, asked by the real `hf` command over loopback."""
+"""The lab's hub, used by the real `hf` command over loopback."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The checkpoint in miniature: the published one's shape, the same bytes each time."""
+"""The checkpoint in miniature: the structure of the published one, the same bytes every time."""
 
 import json
 import struct
@@ -125,7 +125,7 @@ def render(model: Path, messages: list[dict[str, Any]], **more: Any) -> str:
 USER = {"role": "user", "content": "Hello"}
 
 
-def test_the_template_thinks_unless_told_otherwise(model: Path) -> None:
+def test_the_template_enables_thinking_by_default(model: Path) -> None:
     assert render(model, [USER]) == "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n<think>\n"
     assert render(model, [USER], enable_thinking=False).endswith("<think>\n\n</think>\n\n")
 

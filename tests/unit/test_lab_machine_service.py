@@ -1,4 +1,4 @@
-"""The lab's background processes: started once, known by id and start time, stopped for certain."""
+"""The lab's background processes: started once, identified by id and start time, stopped reliably."""
 
 import json
 import subprocess
@@ -93,7 +93,7 @@ def test_a_damaged_record_counts_as_not_running() -> None:
     assert service.running("x") is None
 
 
-def test_a_program_that_ends_early_is_an_error_with_the_end_of_its_log() -> None:
+def test_a_program_that_exits_early_is_an_error_with_the_end_of_its_log() -> None:
     with pytest.raises(LabError, match=r"early exited with status 3 before it was ready.*\nno such port"):
         service.start("early", ["sh", "-c", "echo no such port; exit 3"], ready=lambda: False)
     assert service.running("early") is None

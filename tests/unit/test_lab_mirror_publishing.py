@@ -18,13 +18,13 @@ REPOSITORIES = {"cuda/debian12", "cuda/debian13", "cuda/ubuntu2404", "libnvidia-
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    # A suite that takes Debian's newest build as it is: the archive in miniature has no other.
+    # The suite that uses Debian's newest build: the miniature archive has no other.
     monkeypatch.setattr(docker, "DISTRIBUTIONS", (docker.DISTRIBUTIONS[1],))
     yield []
 
 
 def build(world: Upstream, directory: Path, said: list[str]) -> set[str]:
-    """Build what is missing; returns what was built."""
+    """Build what is missing; return what was built."""
     said.clear()
     archive = Archive(f"{world.url}/debian", Cache(directory / "cache/passed-on", client()))
     Repositories(directory / "cache", directory / "www", archive, said.append).build()

@@ -133,7 +133,7 @@ def test_a_pinning_package_works_on_ubuntu_too(ubuntu: Apt, cuda: Path) -> None:
     assert f"{NEWEST}-1ubuntu1" not in chosen.values()
 
 
-def test_the_versioned_metapackage_alone_is_no_pin(ubuntu: Apt) -> None:
+def test_the_versioned_metapackage_alone_does_not_pin(ubuntu: Apt) -> None:
     chosen = ubuntu.would_install(f"nvidia-open={OF_595}-1ubuntu1")
     assert chosen["nvidia-dkms-open"] == f"{NEWEST}-1ubuntu1"
 

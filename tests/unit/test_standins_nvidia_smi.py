@@ -1,4 +1,4 @@
-"""The lab's nvidia-smi: the real one's formats, refusals and exit codes."""
+"""The lab's nvidia-smi: formats, errors and exit codes of the real one."""
 
 import os
 import re
@@ -97,7 +97,7 @@ def test_its_table_is_the_real_ones_but_for_the_time(h200: StandinHost) -> None:
 
 
 @needs_root
-def test_its_long_query_is_the_real_ones_but_for_what_changes_by_itself(h200: StandinHost) -> None:
+def test_its_long_query_matches_the_real_one_except_for_the_temperature(h200: StandinHost) -> None:
     command = next(one.command for one in recorded(CAPTURE) if "query-gpu=index,name,uuid" in one.command)
     (real_head, real), (head, shown) = (
         text.splitlines()
@@ -137,7 +137,7 @@ def test_with_another_module_than_library_it_ends_with_18(host: StandinHost) -> 
     assert done.stdout == "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 610.57\n"
 
 
-def test_without_a_library_it_says_so(host: StandinHost) -> None:
+def test_without_a_library_it_reports_that(host: StandinHost) -> None:
     for library in (host.root / "usr/lib/x86_64-linux-gnu/nvidia").iterdir():
         library.unlink()
     done = host.run(SMI)

@@ -1,4 +1,4 @@
-"""The lab's container toolkit: what the real one printed and wrote, and GPUs that arrive in containers."""
+"""The lab's container toolkit: output and files as the real one's, and GPUs in containers."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def test_runtime_configure_does_what_the_real_one_did(host: StandinHost, tmp_pat
         done = ctk(host, directory, real.command)
         assert done.returncode == real.status, real
         assert done.stdout == real.stdout, real
-        # Where the real one panics it goes on with its own call stack.
+        # A panic of the real one also prints its call stack.
         ours, theirs = (without_time(text).split("goroutine")[0] for text in (done.stderr, real.stderr))
         assert ours == theirs, real
         assert (directory / "daemon.json").read_text() == (real.before or "")
@@ -74,7 +74,7 @@ def test_the_default_configuration_is_the_real_ones(host: StandinHost, tmp_path:
     assert ctk(host, tmp_path, real.command).stdout == real.stdout
 
 
-def test_without_a_driver_library_no_specification_is_made_and_the_last_word_is_the_real_ones(
+def test_without_a_driver_library_no_specification_is_written_and_the_error_is_the_real_one(
     host: StandinHost, tmp_path: Path
 ) -> None:
     real = real_command("nvidia-ctk cdi generate --output=out.yaml")
@@ -86,7 +86,7 @@ def test_without_a_driver_library_no_specification_is_made_and_the_last_word_is_
     assert not (tmp_path / "out.yaml").exists()
 
 
-def test_configuring_writes_the_file_and_says_to_restart(host: StandinHost, tmp_path: Path) -> None:
+def test_configuring_writes_the_file_and_recommends_a_restart(host: StandinHost, tmp_path: Path) -> None:
     done = host.run(CTK, "runtime", "configure", "--runtime=docker")
     assert done.returncode == 0
     written = json.loads((host.root / "etc/docker/daemon.json").read_text())
@@ -152,13 +152,13 @@ def test_an_old_specification_survives_a_driver_that_does_not_work(host: Standin
     assert (host.root / "var/run/cdi/nvidia.yaml").read_text() == before
 
 
-def test_it_tells_its_version(host: StandinHost) -> None:
+def test_it_prints_its_version(host: StandinHost) -> None:
     assert host.run(CTK, "--version").stdout == "NVIDIA Container Toolkit CLI version 1.20.1\n"
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """A container's bundle that asks for two cards."""
+    """The bundle of a container that requests two cards."""
     directory = tmp_path / "bundle"
     (directory / "rootfs").mkdir(parents=True)
     config = {"process": {"env": ["PATH=/bin", "NVIDIA_VISIBLE_DEVICES=1,3"]}, "root": {"path": "rootfs"}}
@@ -168,7 +168,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """runc, nsenter and mount that write down how they were called; nsenter goes on with its command."""
+    """runc, nsenter and mount that log their arguments; nsenter also runs its command."""
     directory = tmp_path / "tools"
     directory.mkdir()
     for name in ("runc", "nsenter", "mount"):

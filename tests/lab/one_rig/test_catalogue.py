@@ -77,7 +77,7 @@ env: {LAB_KEEP_PREFIXES: "1"}
 
 
 @pytest.mark.soak
-def test_the_real_engine_that_dies_at_its_first_request_gives_way_to_the_one_that_served(one_rig: OneRig) -> None:
+def test_the_real_engine_that_dies_at_its_first_request_is_rolled_back(one_rig: OneRig) -> None:
     recipes = one_rig.rigs.directory / "recipes"
     recipes.mkdir(exist_ok=True)
     (recipes / "own-drafts.yaml").write_text(DRAFTS)
