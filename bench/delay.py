@@ -10,8 +10,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-__all__ = ["delayed"]
-
 Address = tuple[str, int]
 Pieces = asyncio.Queue[tuple[float, bytes]]
 

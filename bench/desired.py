@@ -25,8 +25,6 @@ from tasks.docker import daemon_values
 from tasks.driver import KEYRING, PERSISTENCED_DROP_IN
 from tasks.kernel import GRUB, MODPROBE
 
-__all__ = ["plan_of", "variables"]
-
 LIBRARY = "/usr/local/lib/rigup"
 
 

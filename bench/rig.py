@@ -24,8 +24,6 @@ from lab.machine import Host
 from rigup.config.inventory import Inventory, load_inventory, lock_path
 from rigup.plan.model import PLAN
 
-__all__ = ["HOSTS", "Bench"]
-
 HOSTS = 8
 FIRST_PORT = 2201
 RUN = "/run/rigup-bench"

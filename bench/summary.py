@@ -11,8 +11,6 @@ from rich.table import Table
 
 from bench.timing import Case, plural
 
-__all__ = ["ratios", "render"]
-
 TITLES = {
     ("deploy", "rig"): "no-op deploy: pyinfra with @rig",
     ("deploy", "rig, nothing read ahead"): "  the same with every fact read live",

@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BIN", "DEPLOY", "ROOT", "BenchError", "Case", "Command", "plural", "run"]
-
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 DEPLOY = (str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y")

@@ -25,8 +25,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         up = command(name, summary)
         up.add_argument("--hosts", type=int, metavar="N", help="how many hosts (default: those that exist, or 1)")
-        up.add_argument("--release", choices=(*RELEASES, "mixed"), help="Debian release of new hosts (default: trixie)")
-        up.add_argument("--login", choices=(*machine.LOGINS, "mixed"), help="login user of new hosts (default: ops)")
+        up.add_argument("--release", choices=RELEASES, help="Debian release of new hosts (default: trixie)")
+        up.add_argument("--login", choices=machine.LOGINS, help="login user of new hosts (default: ops)")
         up.add_argument("--gpus", type=int, metavar="N", help=f"cards in new hosts (default: {DEFAULT_GPUS})")
     command("caches", "build bare disks and images ahead of time; boots no host")
     command("down", "stop the lab and remove everything but the caches")

@@ -127,7 +127,6 @@ def start(
         "boot_id": _boot_id(),
         "url": url,
         "log": str(log),
-        "argv": [str(word) for word in argv],
     }
     atomic.write(pid_file(name), json.dumps(record, indent=1) + "\n", 0o644)
     try:

@@ -14,8 +14,6 @@ from lab.settings import STATE
 from rigup.config.inventory import load_inventory
 from rigup.run import report
 
-__all__ = ["tour"]
-
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 

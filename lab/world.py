@@ -37,16 +37,6 @@ _TOOLS = {
 }
 
 
-def releases(choice: str, number: int) -> str:
-    """Return the release of the host with this number; `mixed` gives odd numbers the first, even ones the second."""
-    return RELEASES[(number - 1) % len(RELEASES)] if choice == "mixed" else choice
-
-
-def logins(choice: str, number: int) -> str:
-    """Return the login user of the host with this number; `mixed` as in `releases`."""
-    return machine.LOGINS[(number - 1) % len(machine.LOGINS)] if choice == "mixed" else choice
-
-
 def check_machine() -> None:
     """Raise LabError, listing everything that is missing, when this machine cannot run the lab."""
     problems = []
@@ -80,16 +70,9 @@ def up(
     number = hosts if hosts is not None else max(map(host_number, _listed()), default=1)
     if not 1 <= number <= MAX_HOSTS:
         raise LabError(f"{number} hosts: the lab has 1 to {MAX_HOSTS}")
-    specs = {
-        host_name(index): Spec(
-            releases(release or "trixie", index),
-            DEFAULT_GPUS if gpus is None else gpus,
-            logins(login or "ops", index),
-        )
-        for index in range(1, number + 1)
-    }
-    for name, spec in specs.items():
-        describe(name, spec.gpus)
+    spec = Spec(release or "trixie", DEFAULT_GPUS if gpus is None else gpus, login or "ops")
+    specs = {host_name(index): spec for index in range(1, number + 1)}
+    describe(host_name(1), spec.gpus)
     _refuse_other_kind(specs, release, login, gpus)
     state.claim()
     with state.locked("world", say):

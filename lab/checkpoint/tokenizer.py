@@ -85,17 +85,9 @@ def token_ids() -> dict[str, int]:
 def write_tokenizer(folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json, vocab.json, merges.txt and chat_template.jinja into `folder`."""
     entries, merges = vocabulary()
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [
-        {
-            "id": number,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": token in SPECIAL,
-        }
-        for token, number in token_ids().items()
+        {"id": number, "content": token, **plain, "special": token in SPECIAL} for token, number in token_ids().items()
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     tokenizer = {

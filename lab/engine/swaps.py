@@ -52,32 +52,30 @@ NO_KERNEL = "a GPU's kernel"
 
 _RULES = (
     *(
-        _Rule(f"{kind}_size", _above_one, 1, ONE_CPU)
-        for kind in (
-            "tensor_parallel",
-            "pipeline_parallel",
-            "data_parallel",
-            "data_parallel_local",
-            "decode_context_parallel",
-            "prefill_context_parallel",
+        _Rule(name, _above_one, 1, ONE_CPU)
+        for name in (
+            "tensor_parallel_size",
+            "pipeline_parallel_size",
+            "data_parallel_size",
+            "data_parallel_size_local",
+            "decode_context_parallel_size",
+            "prefill_context_parallel_size",
         )
     ),
-    _Rule("data_parallel_size_local", _above_one, 1, ONE_CPU),
-    _Rule("enable_expert_parallel", bool, False, ONE_CPU),
-    _Rule("enable_eplb", bool, False, ONE_CPU),
-    _Rule("enable_dbo", bool, False, ONE_CPU),
-    _Rule("numa_bind", bool, False, ONE_CPU),
+    *(
+        _Rule(name, bool, False, ONE_CPU)
+        for name in ("enable_expert_parallel", "enable_eplb", "enable_dbo", "numa_bind")
+    ),
     _Rule("device_ids", _given, None, ONE_CPU),
     _Rule("distributed_executor_backend", _other_than("uni"), "uni", ONE_CPU),
     _Rule("quantization", _given, None, NO_FP),
     _Rule("kv_cache_dtype", _other_than("auto", "bfloat16"), "auto", NO_FP),
-    _Rule("attention_backend", _given, None, NO_KERNEL),
-    _Rule("mm_encoder_attn_backend", _given, None, NO_KERNEL),
-    _Rule("linear_backend", _other_than("auto"), "auto", NO_KERNEL),
-    _Rule("moe_backend", _other_than("auto"), "auto", NO_KERNEL),
-    _Rule("gdn_prefill_backend", _given, None, NO_KERNEL),
-    _Rule("kv_cache_memory_bytes", _given, None, "no GPU memory"),
-    _Rule("num_gpu_blocks_override", _given, None, "no GPU memory"),
+    *(
+        _Rule(name, _given, None, NO_KERNEL)
+        for name in ("attention_backend", "mm_encoder_attn_backend", "gdn_prefill_backend")
+    ),
+    *(_Rule(name, _other_than("auto"), "auto", NO_KERNEL) for name in ("linear_backend", "moe_backend")),
+    *(_Rule(name, _given, None, "no GPU memory") for name in ("kv_cache_memory_bytes", "num_gpu_blocks_override")),
     _Rule("load_format", _other_than("auto", "safetensors"), "auto", "a GPU's loader"),
     # Compiling takes half a minute and more on two cores; an eager pass of four small layers takes no time.
     _Rule("enforce_eager", lambda value: not value, True, "no torch.compile, for a quick start"),

@@ -72,8 +72,8 @@ class Faults:
         self._applied: list[int] = []
         self._since: list[float | None] = []
 
-    def take(self, kinds: tuple[str, ...], path: str, *, count: bool) -> Rule | None:
-        """Return the first rule of these kinds for a file, and with `count` count it as applied."""
+    def take(self, kinds: tuple[str, ...], path: str) -> Rule | None:
+        """Return the first rule of these kinds for a file, and count it as applied."""
         with self._lock:
             self._read()
             for number, rule in enumerate(self._rules):
@@ -84,7 +84,7 @@ class Faults:
                     continue
                 if rule.seconds is not None and time.monotonic() - since > rule.seconds:
                     continue
-                self._applied[number] += count
+                self._applied[number] += 1
                 return rule
         return None
 

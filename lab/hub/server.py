@@ -78,16 +78,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _with_faults(self, answer: Answer) -> Answer:
         """Return the answer with the faults that apply before any content is sent."""
         take = self.server.faults.take
-        if rule := take(("403", "429", "503"), answer.about, count=True):
+        if rule := take(("403", "429", "503"), answer.about):
             headers = {"Retry-After": rule.value or "1"} if rule.fault == "429" else {}
             return as_json({"error": "not now"}, HTTPStatus(int(rule.fault)), headers)
-        if (rule := take(("moved",), answer.about, count=True)) and answer.about == "/api":
+        if (rule := take(("moved",), answer.about)) and answer.about == "/api":
             content = json.loads(answer.body)
             return as_json({**content, "sha": rule.value} if isinstance(content, dict) else content)
-        if rule := take(("etag",), answer.about, count=True):
+        if rule := take(("etag",), answer.about):
             answer.headers |= {name: f'"{"0" * 64}"' for name in ("ETag", "X-Linked-ETag") if name in answer.headers}
         location = urlsplit(answer.headers.get("Location", ""))
-        if location.netloc and (rule := take(("redirect",), answer.about, count=True)):
+        if location.netloc and (rule := take(("redirect",), answer.about)):
             answer.headers["Location"] = f"{rule.value}{location.path}?{location.query}"
         return answer
 
@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = answer.length if answer.entry else len(answer.body)
         rule = None
         if body and answer.entry is not None:
-            rule = self.server.faults.take(("cut", "truncate", "flip", "stall"), answer.about, count=True)
+            rule = self.server.faults.take(("cut", "truncate", "flip", "stall"), answer.about)
         if rule and rule.fault == "truncate":
             length = answer.length = length // 2
             answer.headers.pop("Content-Range", None)

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from lab.mirror import aptrepo, container_toolkit, docker, kernel, keys, nvidia
@@ -54,10 +55,11 @@ class Repositories:
         code = (*_KERNEL, "nvidia.py", "driver.py", "docker.py")
         for distro in nvidia.BRANCHES:
             key = cuda_debian13 if distro == "debian13" else cuda
-            self._publish(f"cuda/{distro}", code, [key], self._cuda(distro, key))
-        self._publish("libnvidia-container", ("container_toolkit.py",), [toolkit_key], self._toolkit(toolkit_key))
-        self._publish("docker", ("docker.py",), [docker_key], self._docker(docker_key))
-        self._publish("kernel", _KERNEL, [], self._kernel(), KVER)
+            self._publish(f"cuda/{distro}", code, [key], partial(self._write_cuda, distro, key))
+        write_toolkit = partial(self._write_toolkit, toolkit_key)
+        self._publish("libnvidia-container", ("container_toolkit.py",), [toolkit_key], write_toolkit)
+        self._publish("docker", ("docker.py",), [docker_key], partial(self._write_docker, docker_key))
+        self._publish("kernel", _KERNEL, [], self._write_kernel, KVER)
 
     def _key(self, name: str, owner: str) -> Key:
         return keys.ensure(name, f"lab stand-in for {owner}", self._keys)
@@ -98,39 +100,26 @@ class Repositories:
             if place != kept and time.time() - place.stat().st_mtime > _KEPT:
                 shutil.rmtree(place)
 
-    def _cuda(self, distro: str, key: Key) -> Callable[[Path], None]:
+    def _write_cuda(self, distro: str, key: Key, directory: Path) -> None:
         fields = {"Origin": "NVIDIA", "Label": "NVIDIA CUDA", "Architecture": "x86_64"}
+        everything = nvidia.packages(distro, key, docker.dkms(self._archive))
+        aptrepo.write_flat(directory / "x86_64", everything, fields, key)
 
-        def write(directory: Path) -> None:
-            everything = nvidia.packages(distro, key, docker.dkms(self._archive))
-            aptrepo.write_flat(directory / "x86_64", everything, fields, key)
-
-        return write
-
-    def _toolkit(self, key: Key) -> Callable[[Path], None]:
+    def _write_toolkit(self, key: Key, directory: Path) -> None:
         fields = {"Origin": "https://nvidia.github.io/libnvidia-container", "Label": "NVIDIA CORPORATION"}
+        aptrepo.write_flat(directory / "stable/deb/amd64", container_toolkit.packages(), fields, key)
+        (directory / "stable/deb/nvidia-container-toolkit.list").write_text(container_toolkit.list_file())
+        shutil.copyfile(key.armored, directory / "gpgkey")
 
-        def write(directory: Path) -> None:
-            aptrepo.write_flat(directory / "stable/deb/amd64", container_toolkit.packages(), fields, key)
-            (directory / "stable/deb/nvidia-container-toolkit.list").write_text(container_toolkit.list_file())
-            shutil.copyfile(key.armored, directory / "gpgkey")
-
-        return write
-
-    def _docker(self, key: Key) -> Callable[[Path], None]:
+    def _write_docker(self, key: Key, directory: Path) -> None:
         fields = {"Origin": "Docker", "Label": "Docker CE"}
+        for distribution in docker.DISTRIBUTIONS:
+            self._say(f"mirror: repacking Debian's Docker for {distribution.codename}")
+            root = directory / "linux" / distribution.name
+            packages = docker.packages(self._archive, distribution)
+            aptrepo.write_suite(root, distribution.codename, "stable", packages, fields, key)
+            shutil.copyfile(key.armored, root / "gpg")
 
-        def write(directory: Path) -> None:
-            for distribution in docker.DISTRIBUTIONS:
-                self._say(f"mirror: repacking Debian's Docker for {distribution.codename}")
-                root = directory / "linux" / distribution.name
-                packages = docker.packages(self._archive, distribution)
-                aptrepo.write_suite(root, distribution.codename, "stable", packages, fields, key)
-                shutil.copyfile(key.armored, root / "gpg")
-
-        return write
-
-    def _kernel(self) -> Callable[[Path], None]:
+    def _write_kernel(self, directory: Path) -> None:
         fields = {"Origin": "rigup lab", "Label": "rigup lab kernels"}
-
-        return lambda directory: aptrepo.write_flat(directory, kernel.packages(KVER), fields, None)
+        aptrepo.write_flat(directory, kernel.packages(KVER), fields, None)

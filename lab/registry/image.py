@@ -205,22 +205,14 @@ def push(registry: Registry) -> str:
 def _push(registry: Registry, offer: Offer) -> str:
     layers = _layers(registry, offer)
     content = _text(config(layers, offer))
-    manifest = _text(
-        {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "config": of_bytes(content).descriptor(CONFIG_TYPE),
-            "layers": [layer.descriptor(LAYER_TYPE) for layer in layers],
-        }
+    config_entry, layer_entries = (
+        of_bytes(content).descriptor(CONFIG_TYPE),
+        [each.descriptor(LAYER_TYPE) for each in layers],
     )
+    manifest = _text({"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config_entry, "layers": layer_entries})
     platform = {"platform": {"architecture": "amd64", "os": "linux"}}
-    index = _text(
-        {
-            "schemaVersion": 2,
-            "mediaType": INDEX_TYPE,
-            "manifests": [of_bytes(manifest).descriptor(MANIFEST_TYPE) | platform],
-        }
-    )
+    manifests = [of_bytes(manifest).descriptor(MANIFEST_TYPE) | platform]
+    index = _text({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests})
     digest = of_bytes(index).digest
     if registry.manifest_digest(offer.name, offer.tag) != digest:
         for layer in layers:

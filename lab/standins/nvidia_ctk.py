@@ -1,9 +1,5 @@
 #!/usr/bin/env python3
-"""The lab's nvidia-ctk: `runtime configure` for Docker, `cdi generate`, `cdi list` and `config`.
-
-It writes what NVIDIA's version 1.20 writes, bugs included: `--cdi.enabled` replaces the whole `features` object, and
-a `runtimes` that is not an object makes it panic (pkg/config/engine/docker/docker.go).
-"""
+"""The lab's nvidia-ctk: what NVIDIA's unit and rigup use of it, `cdi generate` and `cdi list`."""
 
 import json
 import os
@@ -18,15 +14,7 @@ sys.path.insert(0, "/usr/lib/lab-standins")
 import lab_gpu
 
 VERSION_FILE = Path("/usr/lib/lab-standins/toolkit-version")
-CONFIG_FILE = Path("/etc/nvidia-container-runtime/config.toml")
 SPECIFICATIONS = (Path("/etc/cdi"), Path("/var/run/cdi"))
-# Go's messages for the errors of Python's JSON parser.
-GO_ERRORS = {
-    "Expecting property name enclosed in double quotes": "looking for beginning of object key string",
-    "Expecting ',' delimiter": "after object key:value pair",
-    "Expecting ':' delimiter": "after object key",
-    "Extra data": "after top-level value",
-}
 
 
 class Refusal(Exception):
@@ -52,63 +40,6 @@ def options_of(arguments: list[str], valued: set[str], plain: set[str]) -> dict[
         else:
             raise Refusal(f"flag provided but not defined: {word}")
     return found
-
-
-def load_daemon_config(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        log("info", "Config file does not exist; using empty config")
-        return {}
-    log("info", f"Loading config from {path}")
-    text = path.read_text()
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.pos >= len(text.rstrip()):
-            reason = "unexpected EOF" if text.strip() else "EOF"
-        else:
-            reason = (
-                f"invalid character '{text[error.pos]}' {GO_ERRORS.get(error.msg, 'looking for beginning of value')}"
-            )
-        raise Refusal(f"unable to load config for runtime docker: {reason}") from None
-    return dict(config)
-
-
-def panic(value: Any) -> None:
-    kind = {list: "[]interface {}", str: "string", bool: "bool"}.get(type(value), "float64")
-    print(f"panic: interface conversion: interface {{}} is {kind}, not map[string]interface {{}}\n", file=sys.stderr)
-    print("goroutine 1 [running]:\nmain.main()", file=sys.stderr)
-    sys.exit(2)
-
-
-def runtime_configure(arguments: list[str]) -> None:
-    options = options_of(
-        arguments,
-        {"runtime", "config", "nvidia-runtime-name", "nvidia-runtime-path", "runtime-path"},
-        {"dry-run", "set-as-default", "nvidia-set-as-default", "cdi.enabled", "cdi.enable", "enable-cdi"},
-    )
-    engine = options.get("runtime", "docker")
-    if engine != "docker":
-        raise Refusal(f"unrecognized runtime '{engine}'")
-    path = Path(options.get("config") or lab_gpu.on_host(Path("/etc/docker/daemon.json")))
-    config = load_daemon_config(path)
-    name = options.get("nvidia-runtime-name", "nvidia")
-    binary = options.get("nvidia-runtime-path") or options.get("runtime-path") or "nvidia-container-runtime"
-    runtimes = config.setdefault("runtimes", {})
-    if not isinstance(runtimes, dict):
-        panic(runtimes)
-    runtimes[name] = {"path": binary, "args": []}
-    if {"set-as-default", "nvidia-set-as-default"} & set(options):
-        config["default-runtime"] = name
-    if {"cdi.enabled", "cdi.enable", "enable-cdi"} & set(options):
-        config["features"] = {"cdi": True}
-    text = json.dumps(config, indent=4, sort_keys=True)
-    if "dry-run" in options:
-        print(text)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    log("info", f"Wrote updated config to {path}")
-    log("info", "It is recommended that docker daemon be restarted.")
 
 
 def specification() -> dict[str, Any]:
@@ -198,18 +129,12 @@ def cdi_list(arguments: list[str]) -> None:
         print(device)
 
 
-def show_config(arguments: list[str]) -> None:
-    options_of(arguments, set(), set())
-    print(lab_gpu.on_host(CONFIG_FILE).read_text(), end="")
-
-
 def create_device_nodes(arguments: list[str]) -> None:
     # Lab hosts have no device nodes: containers get files (lab_gpu).
     options_of(arguments, {"driver-root", "dev-root"}, {"control-devices", "load-kernel-modules", "dry-run"})
 
 
 COMMANDS: dict[tuple[str, ...], Callable[[list[str]], None]] = {
-    ("runtime", "configure"): runtime_configure,
     ("cdi", "generate"): cdi_generate,
     ("cdi", "list"): cdi_list,
     ("system", "create-device-nodes"): create_device_nodes,
@@ -225,13 +150,11 @@ def main(arguments: list[str]) -> int:
     try:
         if command := COMMANDS.get(tuple(arguments[:2])):
             command(arguments[2:])
-        elif arguments[:1] == ["config"]:
-            show_config(arguments[1:])
         else:
             print(
                 "NAME:\n   NVIDIA Container Toolkit CLI - Tools to configure the NVIDIA Container Toolkit\n\nCOMMANDS:"
             )
-            print("".join(f"   {' '.join(words)}\n" for words in (*COMMANDS, ("config",))), end="")
+            print("".join(f"   {' '.join(words)}\n" for words in COMMANDS), end="")
             return 0 if not arguments or arguments[0] in ("help", "-h", "--help") else 3
     except Refusal as refusal:
         log("error", str(refusal))

@@ -221,18 +221,6 @@ SILENT = (
 )
 # fmt: on
 ALIASES = {alias: name for name, field in FIELDS.items() for alias in field.aliases}
-PROCESS_FIELDS = {
-    "timestamp": "timestamp",
-    "gpu_name": "gpu_name",
-    "gpu_bus_id": "gpu_bus_id",
-    "gpu_serial": "gpu_serial",
-    "gpu_uuid": "gpu_uuid",
-    "pid": "pid",
-    "process_name": "process_name",
-    "name": "process_name",
-    "used_gpu_memory": "used_gpu_memory [MiB]",
-    "used_memory": "used_gpu_memory [MiB]",
-}
 
 
 def find_field(asked: str) -> tuple[str, Field]:
@@ -255,15 +243,6 @@ def query_gpus(world: World, asked: list[str], formats: list[str]) -> None:
             value = str(field.read(world, gpu))
             values.append(f"{value} {field.unit}" if field.unit and units and value != "[N/A]" else value)
         print(", ".join(values))
-
-
-def query_processes(asked: list[str], formats: list[str]) -> None:
-    for name in asked:
-        if name not in PROCESS_FIELDS:
-            fail(2, f'Field "{name}" is not a valid field to query.', "")
-    if "noheader" not in formats:
-        heads = [PROCESS_FIELDS[name] for name in asked]
-        print(", ".join(head.split(" ")[0] if "nounits" in formats else head for head in heads))
 
 
 def show_table(world: World) -> None:
@@ -413,8 +392,8 @@ def select(world: World, wanted: str) -> World:
     return world._replace(gpus=chosen)
 
 
-VALUED = ("-i", "--id", "-pm", "--persistence-mode", "-pl", "--power-limit", "--query-gpu", "--query-compute-apps")
-PLAIN = ("-L", "--list-gpus", "--version", "--help-query-gpu", "-h", "--help")
+VALUED = ("-i", "--id", "-pm", "--persistence-mode", "-pl", "--power-limit", "--query-gpu")
+PLAIN = ("-L", "--list-gpus", "--version", "-h", "--help")
 
 
 def parse(arguments: list[str]) -> dict[str, str]:
@@ -447,9 +426,6 @@ def main(arguments: list[str]) -> None:
             f"{__doc__}\nOptions: {' '.join((*PLAIN, *VALUED))} --format=csv[,noheader][,nounits] topo -m|-p2p"
         )
     world = read_world()
-    if choose(options, "--help-query-gpu") is not None:
-        names = [" or ".join(f'"{name}"' for name in (name, *field.aliases)) for name, field in FIELDS.items()]
-        return print('List of valid properties to query for the switch "--query-gpu":\n', *names, sep="\n")
     if choose(options, "--version") is not None:
         print(f"NVIDIA-SMI version  : {world.library}\nNVML version        : {'.'.join(world.library.split('.')[:2])}")
         return print(f"DRIVER version      : {world.module}\nCUDA Version        : {world.cuda}")
@@ -462,8 +438,7 @@ def main(arguments: list[str]) -> None:
     if not world.gpus:
         fail(6, "No devices were found")
     formats = options.get("--format", "").split(",")
-    asked = choose(options, "--query-gpu", "--query-compute-apps")
-    if asked is not None and formats[0] != "csv":
+    if "--query-gpu" in options and formats[0] != "csv":
         fail(1, "\"--format=\" switch is missing. Please run 'nvidia-smi -h' for help.", "")
     if listing:
         for gpu in world.gpus:
@@ -474,8 +449,6 @@ def main(arguments: list[str]) -> None:
         set_power_limit(world, value)
     elif "--query-gpu" in options:
         query_gpus(world, [name.strip() for name in options["--query-gpu"].split(",")], formats)
-    elif "--query-compute-apps" in options:
-        query_processes([name.strip() for name in options["--query-compute-apps"].split(",")], formats)
     else:
         show_table(world)
     return None

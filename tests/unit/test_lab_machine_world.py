@@ -143,12 +143,6 @@ def test_the_inventory_is_one_that_rigup_accepts(state: Path) -> None:
     assert list(loaded.hosts) == ["rig1"]
 
 
-def test_mixed_alternates(state: Path) -> None:
-    assert [world.releases("mixed", number) for number in (1, 2, 3)] == ["trixie", "bookworm", "trixie"]
-    assert [world.logins("mixed", number) for number in (1, 2)] == ["ops", "root"]
-    assert world.releases("bookworm", 1) == "bookworm"
-
-
 @pytest.mark.parametrize(
     ("name", "found"),
     [

@@ -79,7 +79,6 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="setting a mode takes 
         "topo -p2p w",
         "--query-gpu=index,name,memory.total,compute_cap --format=csv,noheader,nounits",
         "--query-gpu=bogus --format=csv",
-        "--query-compute-apps=pid,used_memory --format=csv",
     ],
 )
 def test_it_prints_what_the_real_one_printed(h200: StandinHost, command: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lab.mirror.parts import STANDINS
-from tests.captures import Recorded, recorded
+from tests.captures import recorded
 from tests.unit.standin_host import StandinHost, card
 
 CAPTURE = "nvidia-ctk-1.20/transcript.txt"
@@ -25,7 +25,6 @@ def host(tmp_path: Path) -> StandinHost:
     made.install("595.91.07")
     made.load("595.91.07")
     made.write("usr/lib/lab-standins/toolkit-version", "1.20.1\n")
-    made.write("etc/nvidia-container-runtime/config.toml", (STANDINS / "etc/config.toml").read_text())
     return made
 
 
@@ -43,61 +42,17 @@ def ctk(host: StandinHost, directory: Path, command: str) -> subprocess.Complete
     )
 
 
-def test_runtime_configure_does_what_the_real_one_did(host: StandinHost, tmp_path: Path) -> None:
-    configured = [one for one in recorded(CAPTURE) if "--runtime=docker" in one.command and "--dry-run" in one.command]
-    assert len(configured) >= 18
-    for real in configured:
-        directory = tmp_path / "work"
-        directory.mkdir(exist_ok=True)
-        (directory / "daemon.json").write_text(real.before or "")
-        done = ctk(host, directory, real.command)
-        assert done.returncode == real.status, real
-        assert done.stdout == real.stdout, real
-        # A panic of the real one also prints its call stack.
-        ours, theirs = (without_time(text).split("goroutine")[0] for text in (done.stderr, real.stderr))
-        assert ours == theirs, real
-        assert (directory / "daemon.json").read_text() == (real.before or "")
-
-
-def real_command(start: str) -> Recorded:
-    return next(one for one in recorded(CAPTURE) if one.command.startswith(start))
-
-
-def test_an_unknown_runtime_is_refused_as_by_the_real_one(host: StandinHost, tmp_path: Path) -> None:
-    real = real_command("nvidia-ctk runtime configure --runtime=nosuch")
-    done = ctk(host, tmp_path, real.command)
-    assert (without_time(done.stderr), done.returncode) == (real.stderr, real.status)
-
-
-def test_the_default_configuration_is_the_real_ones(host: StandinHost, tmp_path: Path) -> None:
-    real = next(one for one in recorded(CAPTURE) if one.command == "nvidia-ctk config")
-    assert ctk(host, tmp_path, real.command).stdout == real.stdout
-
-
 def test_without_a_driver_library_no_specification_is_written_and_the_error_is_the_real_one(
     host: StandinHost, tmp_path: Path
 ) -> None:
-    real = real_command("nvidia-ctk cdi generate --output=out.yaml")
+    command = "nvidia-ctk cdi generate --output=out.yaml"
+    real = next(one for one in recorded(CAPTURE) if one.command.startswith(command))
     for library in (host.root / "usr/lib/x86_64-linux-gnu/nvidia").iterdir():
         library.unlink()
     done = ctk(host, tmp_path, real.command)
     assert done.returncode == real.status == 1
     assert without_time(done.stderr).splitlines()[-1] == real.stderr.splitlines()[-1]
     assert not (tmp_path / "out.yaml").exists()
-
-
-def test_configuring_writes_the_file_and_recommends_a_restart(host: StandinHost, tmp_path: Path) -> None:
-    done = host.run(CTK, "runtime", "configure", "--runtime=docker")
-    assert done.returncode == 0
-    written = json.loads((host.root / "etc/docker/daemon.json").read_text())
-    assert written == {"runtimes": {"nvidia": {"path": "nvidia-container-runtime", "args": []}}}
-    assert "It is recommended that docker daemon be restarted." in done.stderr
-
-
-def test_switching_cdi_on_loses_other_features_as_in_the_real_one(host: StandinHost) -> None:
-    path = host.write("etc/docker/daemon.json", '{"features": {"containerd-snapshotter": false}}')
-    assert host.run(CTK, "runtime", "configure", "--cdi.enabled").returncode == 0
-    assert json.loads(path.read_text())["features"] == {"cdi": True}
 
 
 def specification(host: StandinHost) -> dict:
