@@ -1,1 +1,1 @@
-"""Measures rigup beside what people would use otherwise: `make bench`, or `python -m bench --help`."""
+"""Benchmarks that compare rigup with the usual alternatives: `make bench` and `make bench-store`."""

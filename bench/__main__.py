@@ -1,8 +1,8 @@
-"""Measures a deploy that finds nothing to do, and the audit, side by side with what people would use otherwise.
+"""Measure a deploy that finds nothing to do, and the audit, and compare them with the usual alternatives.
 
-All tools look at the same lab host in the same run: pyinfra with `@rig`, pyinfra with its own ssh connector, Ansible
+All tools check the same lab host in the same run: pyinfra with `@rig`, pyinfra with its own ssh connector, Ansible
 with pipelining; the audit over its own backend and over testinfra's. Each at several distances, with one host and
-with eight. A run only counts when it found nothing to change.
+with eight. A run counts only if it found nothing to change.
 """
 
 from __future__ import annotations
@@ -26,25 +26,24 @@ from pathlib import Path
 from bench import desired, summary
 from bench.delay import Address, delayed
 from bench.rig import HOSTS, Bench
-from bench.timing import ROOT, BenchError, Case, Command, run
+from bench.timing import BIN, DEPLOY, ROOT, BenchError, Case, Command, plural, run
 from lab import machine, world
+from lab.errors import LabError
 from lab.settings import CACHE
 from rigup.config.inventory import load_inventory, lock_path
 
-BIN = Path(sys.executable).parent
 REQUIREMENTS = ROOT / "bench" / "requirements.txt"
 RESULTS = ROOT / "bench" / "results"
-DEPLOY = ("inventory/lab.py", "deploy.py", "-y")
 NOTHING = "done in .*nothing changed"
 NOTHING_BY_ANSIBLE = r"(?s)\A(?!.*(?:changed|failed|unreachable)=[1-9]).*changed=0"
 
-# It takes minutes with eight hosts, most of them here and not on the way.
+# With eight hosts Ansible takes minutes, mostly on this machine and not on the network.
 ANSIBLE_FLEET_MS = (0,)
 
-# Until the host has closed the last run's sessions and written its log.
+# Time for the host to close the last run's sessions and write its log.
 SETTLE_S = 0.5
 
-# Runs of one tool at one distance: at least, at most, and seconds after which no further one begins.
+# Runs of one tool at one distance: minimum, maximum, and seconds after which no further run starts.
 RUNS = {
     "rig": (3, 7, 12),
     "ssh": (2, 3, 20),
@@ -60,11 +59,11 @@ FLEET_RUNS = (1, 3, 8)
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "--host", default="rig1", help="the lab host to measure; deployed to if need be (default: rig1)"
+        "--host", default="rig1", help="the lab host to measure, deployed first if needed (default: rig1)"
     )
-    parser.add_argument("--round-trips", default="0,10,50", help="milliseconds of distance (default: 0,10,50)")
+    parser.add_argument("--round-trips", default="0,10,50", help="round trips in milliseconds (default: 0,10,50)")
     parser.add_argument("--hosts", default=f"1,{HOSTS}", help=f"how many hosts at once (default: 1,{HOSTS})")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where benchmark.json and .png are written")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the directory for benchmark.json")
     options = parser.parse_args()
     distances = [int(word) for word in options.round_trips.split(",")]
     counts = [int(word) for word in options.hosts.split(",")]
@@ -72,7 +71,7 @@ def main() -> int:
     try:
         with world.services(), tempfile.TemporaryDirectory(prefix="rigup-bench-") as directory:
             cases = measure(options.host, Path(directory), tools(), distances, counts)
-    except (BenchError, machine.LabError) as error:
+    except (BenchError, LabError) as error:
         print(error, file=sys.stderr)
         return 1
     seconds = round(time.monotonic() - began)
@@ -80,14 +79,13 @@ def main() -> int:
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / "benchmark.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    subprocess.run([tools() / "python", ROOT / "bench" / "chart.py", path, path.with_suffix(".png")], check=True)
     summary.render(result)
-    print(f"\n{path} and {path.with_suffix('.png').name} written after {seconds} s")
+    print(f"\n{path} written after {seconds} s")
     return 0
 
 
 def tools() -> Path:
-    """The programs of the benchmark's own virtual environment, installed at the first call."""
+    """Return the programs of the benchmark's own virtual environment; the first call installs it."""
     digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
     directory = CACHE / f"bench-{digest}"
     ready = directory / ".ready"
@@ -101,7 +99,7 @@ def tools() -> Path:
 
 
 def measure(name: str, directory: Path, programs: Path, distances: Sequence[int], counts: Sequence[int]) -> list[Case]:
-    """All cases, measured. Raises BenchError."""
+    """Measure all cases. Raises BenchError."""
     there = machine.get(name).exists
     host = machine.start(name, say=say)
     bench = Bench(host, directory)
@@ -123,19 +121,19 @@ def measure(name: str, directory: Path, programs: Path, distances: Sequence[int]
 def converge(bench: Bench) -> None:
     """Deploy until nothing changes, and install what Ansible's apt module needs. Raises BenchError."""
     bench.write_own_inventory(lock_path(world.INVENTORY))
-    say(f"deploying to {bench.host.name}, as far as it is not deployed yet")
-    deploy = Command([str(BIN / "pyinfra"), *DEPLOY], {"RIGUP_INVENTORY": str(bench.deployed)}, "rigup: done")
+    say(f"deploying to {bench.host.name} until nothing changes")
+    deploy = Command(DEPLOY, {"RIGUP_INVENTORY": str(bench.deployed)}, "rigup: done")
     for _ in range(3):
         if re.search(NOTHING, run(deploy)[1]):
             break
     else:
-        raise BenchError(f"{bench.host.name} does not come to rest: each deploy changes something")
+        raise BenchError(f"{bench.host.name} does not converge: each deploy changes something")
     # Ansible's apt module would install it at its first run.
     bench.host.shell("dpkg -s python3-apt >/dev/null || apt-get -qq install python3-apt >/dev/null", timeout=300)
 
 
 class Measurement:
-    """Runs the tools in turn, so that what else the machine does meets all of them."""
+    """Runs the tools in turn, so that other load on the machine affects all of them."""
 
     def __init__(self, bench: Bench, programs: Path) -> None:
         self.cases: list[Case] = []
@@ -146,19 +144,18 @@ class Measurement:
         )
 
     def floor(self, doubles: Sequence[Address]) -> None:
-        """What cannot be undercut: the program itself, and a connection without anything to do."""
+        """Measure the lower bound: the program itself, and a connection without anything to do."""
         inventory = self._bench.inventory("floor", doubles[:1])
         version = Command([str(BIN / "pyinfra"), "--version"])
         self._take_turns([(Case("floor", "pyinfra --version"), version)])
-        # What the deploy asks is learnt here, over the shortest way.
-        for argv in (DEPLOY, ("tests/audit",)):
-            program = "pyinfra" if argv is DEPLOY else "pytest"
-            run(Command([str(BIN / program), *argv], self._environment(self._bench.inventory("all", doubles))))
-        live = Command([str(BIN / "pyinfra"), *DEPLOY], self._environment(inventory, RIGUP_PREFETCH="off"), NOTHING)
+        # These runs record which facts the deploy and the audit read, over the shortest distance.
+        for argv in (DEPLOY, (str(BIN / "pytest"), "tests/audit")):
+            run(Command(argv, self._environment(self._bench.inventory("all", doubles))))
+        live = Command(DEPLOY, self._environment(inventory, RIGUP_PREFETCH="off"), NOTHING)
         self._take_turns([(Case("deploy", "rig, nothing read ahead"), live)])
 
     def at(self, distance: int, doubles: Sequence[Address]) -> None:
-        """Everything over one distance."""
+        """Measure everything over one distance."""
         if distance == 0:
             self._over(distance, doubles)
             return
@@ -167,16 +164,15 @@ class Measurement:
 
     def _over(self, distance: int, addresses: Sequence[Address]) -> None:
         count = len(addresses)
-        say(f"{count} host{'s' if count > 1 else ''} at {distance} ms")
+        say(f"{plural(count, 'host')} at {distance} ms")
         inventory = self._bench.inventory(f"n{count}d{distance}", addresses)
-        pyinfra = [str(BIN / "pyinfra"), *DEPLOY]
-        empty = [str(BIN / "pyinfra"), "inventory/lab.py", "bench/empty.py", "-y"]
+        empty = [*DEPLOY[:2], "bench/empty.py", "-y"]
         nothing_known = {"RIGUP_CACHE": str(self._bench.directory / "nothing")}
         deploys = [
-            (Case("deploy", "rig", count, distance), Command(pyinfra, self._environment(inventory), NOTHING)),
+            (Case("deploy", "rig", count, distance), Command(DEPLOY, self._environment(inventory), NOTHING)),
             (
                 Case("deploy", "ssh", count, distance),
-                Command(pyinfra, self._environment(inventory, RIGUP_CONNECTOR="ssh"), NOTHING),
+                Command(DEPLOY, self._environment(inventory, RIGUP_CONNECTOR="ssh"), NOTHING),
             ),
             (
                 Case("floor", "empty deploy", count, distance),
@@ -187,17 +183,17 @@ class Measurement:
             deploys.append((Case("deploy", "ansible", count, distance), self._ansible(inventory)))
         audits = [(Case("audit", "rig", count, distance), self._audit(inventory))]
         if count == 1:
-            # They walk from host to host: eight take eight times as long.
+            # They visit hosts one after the other: eight take eight times as long.
             for tool, backend in (("testinfra-ssh", "ssh"), ("paramiko", "paramiko")):
                 audits.append((Case("audit", tool, count, distance), self._audit(inventory, backend)))
         with tempfile.TemporaryDirectory(prefix="rigup-cp-") as control:
             try:
-                # The short ones among themselves: what the long ones leave behind on the host would weigh on them.
+                # Short ones first: what the long ones leave behind on the host would slow them down.
                 for long in (False, True):
                     todo = [job for job in (*deploys, *audits) if (job[0].tool in LONG) is long]
                     self._take_turns(todo, {"ANSIBLE_SSH_CONTROL_PATH_DIR": control})
             finally:
-                # The connections that Ansible keeps open.
+                # Close the connections that Ansible keeps open.
                 for socket in Path(control).iterdir():
                     subprocess.run(["ssh", "-O", "exit", "-o", f"ControlPath={socket}", "-"], capture_output=True)
 
@@ -225,9 +221,9 @@ class Measurement:
         return Command(argv, self._environment(inventory, **extra), r"\d+ passed")
 
     def _take_turns(self, todo: Sequence[tuple[Case, Command]], environment: Mapping[str, str] | None = None) -> None:
-        """Run all in turn until each was run often enough."""
+        """Run all in turn until each ran often enough."""
         jobs = [
-            (case, Command(command.argv, {**command.environment, **(environment or {})}, command.proves))
+            (case, Command(command.argv, {**command.environment, **(environment or {})}, command.expect))
             for case, command in todo
         ]
         left = jobs
@@ -251,7 +247,7 @@ def _often_enough(case: Case) -> bool:
 
 
 def about(seconds: int) -> dict[str, object]:
-    """When and on what this was measured."""
+    """Return when and on what machine this was measured."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,7 +1,7 @@
-"""A pytest plugin: the audit, unchanged, over one of testinfra's own backends.
+"""A pytest plugin that runs the unchanged audit over one of testinfra's own backends.
 
-BENCH_BACKEND is `ssh` or `paramiko`, BENCH_SSH_CONFIG an ssh configuration that knows the hosts. Like the audit's own
-backend they become root by sudo where the deploy does.
+BENCH_BACKEND is `ssh` or `paramiko`, BENCH_SSH_CONFIG an ssh configuration with the hosts. Like the audit's own
+backend, they use sudo if the deploy does.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from rigup.ssh.testinfra_backend import NAME, inventory
 
 
 class Ssh(SshBackend):  # type: ignore[misc]
-    """As `ssh://HOST`."""
+    """Testinfra's `ssh://HOST`."""
 
     def __init__(self, hostname: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(hostname, ssh_config=os.environ["BENCH_SSH_CONFIG"], sudo=inventory().host(hostname).sudo)
 
 
 class Paramiko(ParamikoBackend):  # type: ignore[misc]
-    """As `paramiko://HOST`."""
+    """Testinfra's `paramiko://HOST`."""
 
     def __init__(self, hostname: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(hostname, ssh_config=os.environ["BENCH_SSH_CONFIG"], sudo=inventory().host(hostname).sudo)
@@ -33,6 +33,6 @@ class Paramiko(ParamikoBackend):  # type: ignore[misc]
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Put the backend where the audit has put its own."""
+    """Replace the audit's own backend."""
     name = {"ssh": "Ssh", "paramiko": "Paramiko"}[os.environ["BENCH_BACKEND"]]
     testinfra.backend.BACKENDS[NAME] = f"{__name__}.{name}"

@@ -1,6 +1,6 @@
-"""Distance, simulated: TCP proxies that hand every byte on half a round trip later.
+"""Simulate distance with TCP proxies that forward every byte half a round trip later.
 
-The round trip is that of the network; what the host needs to answer comes on top, as it does over a real distance.
+The host's own response time adds to the round trip, as over a real distance.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-__all__ = ["delayed"]
-
 Address = tuple[str, int]
 Pieces = asyncio.Queue[tuple[float, bytes]]
 
 
 @contextmanager
 def delayed(targets: Sequence[Address], round_trip_s: float) -> Iterator[list[Address]]:
-    """Addresses on loopback, in the order of `targets`, each of which leads to its target over that distance."""
+    """Yield addresses on loopback, in the order of `targets`, each a proxy to its target over that distance."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -58,7 +56,7 @@ class _Proxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
-            # TCP's handshake: the far side has the connection one and a half trips after this side asked for it.
+            # TCP's handshake: the server has the connection one and a half round trips after the client's request.
             await asyncio.sleep(1.5 * self._round_trip_s)
             far_reader, far_writer = await asyncio.open_connection(*self._target)
             try:
@@ -66,13 +64,13 @@ class _Proxy:
             finally:
                 far_writer.close()
         except (OSError, asyncio.CancelledError):
-            # One side has hung up; the other one learns it now.
+            # One side has disconnected; closing tells the other.
             pass
         finally:
             writer.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One direction: read at once, write when the time has come."""
+        """Forward one direction: read at once, write when it is due."""
         loop = asyncio.get_running_loop()
         pieces: Pieces = asyncio.Queue()
         deliver = asyncio.create_task(self._deliver(pieces, writer))

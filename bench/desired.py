@@ -1,4 +1,4 @@
-"""What the Ansible playbook is to hold: the same values that the deploy works from, read from plan, lock and host."""
+"""The desired state for the Ansible playbook: the values that the deploy uses, read from plan, lock and host."""
 
 from __future__ import annotations
 
@@ -25,21 +25,19 @@ from tasks.docker import daemon_values
 from tasks.driver import KEYRING, PERSISTENCED_DROP_IN
 from tasks.kernel import GRUB, MODPROBE
 
-__all__ = ["plan_of", "variables"]
-
 LIBRARY = "/usr/local/lib/rigup"
 
 
 def plan_of(inventory: Inventory, name: str) -> Plan:
-    """The plan of a host of an inventory that was deployed."""
+    """Return the plan of a deployed host of an inventory."""
     settings, lock = inventory.host(name).settings, locks.read(inventory.lock)
     return plan_host(name, settings, default_catalog(), lock)
 
 
 def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> dict[str, Any]:
-    """The playbook's variables for all hosts; `name` is a host of the inventory that was deployed to `host`.
+    """Return the playbook's variables for all hosts; `name` is the inventory's name of the deployed `host`.
 
-    Files are copied from the host into `directory`: they are as the deploy left them.
+    Files are copied from the host into `directory`, as the deploy wrote them.
     """
     settings, lock, plan = inventory.host(name).settings, locks.read(inventory.lock), plan_of(inventory, name)
     (endpoint,) = plan.endpoints
@@ -65,7 +63,7 @@ def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> d
         "packages": {
             "tools": list(PACKAGES),
             "headers": host.shell("dpkg-query -W -f '${Package}\\n' 'linux-headers-*amd64'").stdout.split(),
-            # Wildcards, which the deploy resolves by itself, would be tried out on all packages there are.
+            # The deploy resolves wildcards itself; Ansible would match them against all packages.
             "conflicting": list(CONFLICTS_DOCKER),
             "pin": _pinned(driver.pin),
             "driver": _pinned(driver.packages),
@@ -105,6 +103,6 @@ def _pinned(versions: Mapping[str, str]) -> list[str]:
 
 
 def _sysctl(host: Host, wanted: Mapping[str, Any]) -> dict[str, str]:
-    """Those of the kernel settings that this kernel has."""
+    """Return the kernel settings that this kernel has."""
     known = {key for key in wanted if host.shell(f"sysctl -n {key}", check=False).returncode == 0}
     return {key: str(value) for key, value in wanted.items() if key in known}

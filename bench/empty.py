@@ -1,1 +1,1 @@
-"""A deploy that does nothing: what pyinfra costs by itself, with one connection to each host."""
+"""A deploy that does nothing: the cost of pyinfra itself, with one connection to each host."""

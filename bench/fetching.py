@@ -1,7 +1,7 @@
-"""Measures our download beside `hf download` and parallel `curl`, and a fleet with peers beside one without.
+"""Compare our download with `hf download` and parallel `curl`, and a fleet with peers with one without.
 
-All of it over loopback, against the lab's hub in a process of its own, on files of random bytes: what is measured is
-what programs cost, not a network. A download only counts when every byte is as published.
+Everything runs over loopback, against the lab's hub in its own process, with files of random bytes: this measures the
+cost of the programs, not a network. A download counts only if every byte is as published.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PIECE = 1 << 24
 
 
 def publish(folder: Path, shards: int, shard_bytes: int) -> Repository:
-    """A checkpoint of random bytes."""
+    """Write a checkpoint of random bytes."""
     folder.mkdir(parents=True)
     (folder / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
     (folder / "config.json").write_text("{}\n")
@@ -52,7 +52,7 @@ def size_of(repository: Repository) -> int:
 
 @dataclass
 class RunningHub:
-    """The lab's hub in a process of its own."""
+    """The lab's hub in its own process."""
 
     url: str
     journal: Path
@@ -60,20 +60,20 @@ class RunningHub:
     @property
     def sent(self) -> int:
         lines = self.journal.read_text().splitlines() if self.journal.exists() else []
-        told = [json.loads(line) for line in lines]
-        return sum(line["sent"] for line in told if line["about"] not in ("", "/api"))
+        answers = [json.loads(line) for line in lines]
+        return sum(line["sent"] for line in answers if line["about"] not in ("", "/api"))
 
 
 @contextmanager
 def hub(repository: Repository, directory: Path, rate: int) -> Iterator[RunningHub]:
-    """A hub that sends at most `rate` bytes per second in all; 0: no limit."""
+    """Run a hub that sends at most `rate` bytes per second in total; 0: no limit."""
     port, journal = free_port(), directory / f"journal-{time.monotonic_ns()}.jsonl"
     argv = [sys.executable, "-m", "lab.hub", "--port", str(port), "--rate", str(rate), "--journal", str(journal)]
     argv += ["--repository", f"{REPO}={repository.folder}"]
     process = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         wait_for(port)
-        # It reads and sums its files at the first question.
+        # It reads and hashes its files at the first request.
         subprocess.run(["curl", "-s", f"http://127.0.0.1:{port}/api/models/{REPO}"], stdout=subprocess.DEVNULL)
         yield RunningHub(f"http://127.0.0.1:{port}", journal)
     finally:
@@ -97,7 +97,7 @@ def wait_for(port: int) -> None:
 
 
 def request(repository: Repository, url: str, store: Path, name: str, peers: Sequence[Peer]) -> Path:
-    """What `fetch.py` is asked for."""
+    """Write the request for `fetch.py`; return its path."""
     entries = repository.entries.values()
     told = {
         "repo": REPO,
@@ -120,7 +120,7 @@ def our_argv(asked: Path) -> list[str]:
 
 
 def commands(repository: Repository, url: str, target: Path) -> dict[str, list[list[str]]]:
-    """How each tool brings the checkpoint into `target`."""
+    """Return the commands by which each tool downloads the checkpoint into `target`."""
     hf = [str(VENV / "bin" / "hf")]
     at = ["--revision", repository.commit, "--local-dir", str(target / "hf")]
     curl = ["curl", "--silent", "--fail", "--location", "--parallel", "--parallel-max", "8", "--create-dirs"]
@@ -143,19 +143,19 @@ def environment(url: str, home: Path) -> dict[str, str]:
 
 
 def timed(argvs: Sequence[Sequence[str]], env: dict[str, str]) -> dict[str, float]:
-    """Seconds from start to end, and processor seconds of all that was started. Raises BenchError."""
+    """Return seconds from start to end, and processor seconds of all processes. Raises BenchError."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     for argv in argvs:
         done = subprocess.run(list(argv), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
-            raise BenchError(f"`{argv[0]} ...` ended with {done.returncode}:\n{done.stdout[-3000:]}")
+            raise BenchError(f"`{argv[0]} ...` exited with {done.returncode}:\n{done.stdout[-3000:]}")
     seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"seconds": seconds, "cpu_seconds": processor}
 
 
 def single(repository: Repository, directory: Path, rate: int, rounds: int) -> list[dict[str, Any]]:
-    """One host, each tool in turn, so that what else the machine does meets all of them."""
+    """Measure one host, each tool in turn, so that other load on the machine affects all of them."""
     total = size_of(repository)
     found: dict[str, list[dict[str, float]]] = {}
     with hub(repository, directory, rate) as served:
@@ -183,7 +183,7 @@ def single(repository: Repository, directory: Path, rate: int, rounds: int) -> l
 
 
 def verify(repository: Repository, target: Path) -> None:
-    """Raises BenchError where a shard under `target` is not as published."""
+    """Raise BenchError if a shard under `target` is not as published."""
     for entry in repository.entries.values():
         copies = [path for path in target.rglob(Path(entry.path).name) if "home" not in path.parts]
         if entry.sha256 and not copies:
@@ -195,7 +195,7 @@ def verify(repository: Repository, target: Path) -> None:
 
 
 def fleet(repository: Repository, directory: Path, count: int, rate: int, share: bool) -> dict[str, Any]:
-    """So many hosts at once, with peers or without: bytes from the hub, and seconds to the last host."""
+    """Measure `count` hosts at once, with or without peers: bytes from the hub, and seconds to the last host."""
     everybody = [Peer(f"rig{number}", "127.0.0.1", free_port()) for number in range(1, count + 1)]
     with hub(repository, directory, rate) as served, ExitStack() as stack:
         argvs = []
@@ -212,7 +212,7 @@ def fleet(repository: Repository, directory: Path, count: int, rate: int, share:
         codes = [process.wait() for process in running]
         seconds = time.monotonic() - began
         if any(codes):
-            raise BenchError(f"the hosts ended with {codes}")
+            raise BenchError(f"the hosts exited with {codes}")
         sent = served.sent
     for own in everybody:
         verify(repository, directory / own.name)
@@ -229,7 +229,7 @@ def fleet(repository: Repository, directory: Path, count: int, rate: int, share:
 
 @contextmanager
 def daemon(store: Path, port: int) -> Iterator[None]:
-    """What serves one host's files to the others."""
+    """Run the daemon that serves one host's files to the others."""
     (store / "models").mkdir(parents=True, exist_ok=True)
     config = store / "rsyncd.conf"
     config.write_text(daemon_config(str(store / "models"), port, ["127.0.0.1"]))

@@ -1,8 +1,8 @@
-"""The host under measurement, and how it is made to look like eight.
+"""The measured host, which can pose as eight.
 
-Eight converged hosts are more than a small machine can carry, so all names lead to one lab host. Each name has an sshd
-of its own there, in a mount namespace in which /etc/rigup/plan.json is that name's plan; all else is the same on
-every host anyway. What the eight share is the processor: a real fleet answers sooner.
+A small machine cannot run eight converged hosts, so all names point to one lab host. Each name has its own sshd there,
+in a mount namespace where /etc/rigup/plan.json is that name's plan; all else is the same on every host anyway. The
+eight share one processor: a real fleet is faster.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ import yaml
 
 from bench import desired
 from bench.delay import Address
-from lab import machine, world
+from lab import state, world
 from lab.machine import Host
 from rigup.config.inventory import Inventory, load_inventory, lock_path
 from rigup.plan.model import PLAN
-
-__all__ = ["HOSTS", "Bench"]
 
 HOSTS = 8
 FIRST_PORT = 2201
@@ -37,13 +35,13 @@ def names(count: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Bench:
-    """A deployed lab host, and a directory for the inventories that lead to it."""
+    """A deployed lab host, and a directory for inventories of it."""
 
     host: Host
     directory: Path
 
     def inventory(self, label: str, reached_at: Sequence[Address]) -> Path:
-        """Write the inventory of as many hosts as there are addresses; returns its path."""
+        """Write an inventory with one host per address; return its path."""
         known = self.directory / f"{label}.known_hosts"
         key = (self.host.directory / "ssh_host_ed25519_key.pub").read_text().split()[:2]
         known.write_text("".join(f"[{address}]:{port} {' '.join(key)}\n" for address, port in reached_at))
@@ -59,16 +57,16 @@ class Bench:
 
     @property
     def deployed(self) -> Path:
-        """The inventory by which the host itself is deployed, under its own name."""
+        """The inventory that deploys the host under its own name."""
         return self.directory / "host.yaml"
 
     @property
     def facts(self) -> Path:
-        """Where the connector keeps what it was asked."""
+        """Where the connector records which facts were read."""
         return self.directory / "facts"
 
     def write_own_inventory(self, lock: Path | None) -> None:
-        """The inventory of the host itself, with the lock that it was deployed by, if there is one."""
+        """Write the inventory of the host itself, with the lock of its last deploy, if any."""
         defaults, hosts = world.defaults(), {self.host.name: world.connection(self.host)}
         self.deployed.write_text(yaml.safe_dump({"defaults": defaults, "hosts": hosts}))
         if lock is not None and lock.exists():
@@ -76,7 +74,7 @@ class Bench:
 
     @contextmanager
     def doubles(self) -> Iterator[list[Address]]:
-        """Where the eight are reached, for as long as the context lasts."""
+        """Run the eight sshds while the context lasts; yield their addresses."""
         addresses = [(self.host.address, FIRST_PORT + index) for index in range(HOSTS)]
         inventory = load_inventory(self.inventory("doubles", addresses))
         self.host.shell(f"mkdir -p {RUN}")
@@ -95,7 +93,7 @@ class Bench:
             self.host.shell(f"systemctl stop {' '.join(units)}; rm -rf {RUN}", check=False)
 
     def ssh_config(self, inventory: Path) -> Path:
-        """What OpenSSH and testinfra's backends need to reach the inventory's hosts."""
+        """Write the ssh configuration for the inventory's hosts, for OpenSSH and testinfra's backends."""
         path = inventory.with_suffix(".ssh")
         path.write_text(
             "".join(_ssh_block(load_inventory(inventory), name) for name in load_inventory(inventory).hosts)
@@ -103,7 +101,7 @@ class Bench:
         return path
 
     def ansible_inventory(self, inventory: Path, variables: dict[str, Any]) -> Path:
-        """The same hosts for Ansible."""
+        """Write the same hosts as an inventory for Ansible."""
         path = inventory.with_suffix(".ansible.json")
         loaded, config = load_inventory(inventory), self.ssh_config(inventory)
         hosts = {}
@@ -117,8 +115,9 @@ class Bench:
 
 
 def _ssh_block(inventory: Inventory, name: str) -> str:
-    way = inventory.host(name).connection
+    connection = inventory.host(name).connection
     return (
-        f"Host {name}\n  HostName {way.address}\n  Port {way.port}\n  User {way.user}\n  IdentityFile {machine.KEY}\n"
-        f"  IdentitiesOnly yes\n  UserKnownHostsFile {way.known_hosts}\n  BatchMode yes\n"
+        f"Host {name}\n  HostName {connection.address}\n  Port {connection.port}\n  User {connection.user}\n"
+        f"  IdentityFile {state.KEY}\n  IdentitiesOnly yes\n  UserKnownHostsFile {connection.known_hosts}\n"
+        "  BatchMode yes\n"
     )

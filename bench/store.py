@@ -1,7 +1,7 @@
-"""Measures the model store: `make bench-store`, or `python -m bench.store --help`.
+"""Measure the model store: `make bench-store`, or `python -m bench.store --help`.
 
-Our download beside `hf download` and parallel `curl`, at a limited rate and without a limit; eight hosts with
-peers beside eight without; and a cold deploy with a slow hub against the longer of its two parts.
+Compares our download with `hf download` and parallel `curl`, with and without a rate limit; eight hosts with and
+without peers; and a cold deploy from a slow hub with the longer of its two parts.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,12 +20,13 @@ from typing import Any
 import yaml
 
 from bench import fetching
-from bench.timing import ROOT, BenchError
+from bench.timing import DEPLOY, ROOT, BenchError, Command, run
 from lab import checkpoint, machine, service, world
+from lab.errors import LabError
 from lab.settings import GATEWAY
+from rigup.run.report import DOWNLOAD_ENDS
 
 RESULTS = ROOT / "bench" / "results" / "store.json"
-BIN = Path(sys.executable).parent
 MB = 1_000_000
 HOST, HUB, HUB_PORT = "rig9", "hub-bench", 8013
 
@@ -35,18 +34,18 @@ HOST, HUB, HUB_PORT = "rig9", "hub-bench", 8013
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.store", description=__doc__)
     names = ",".join(PARTS)
-    parser.add_argument("--parts", default=names, help=f"which to measure; the others' results stay (default: {names})")
+    parser.add_argument("--parts", default=names, help=f"what to measure; other results stay (default: {names})")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"where to write (default: {RESULTS})")
     options = parser.parse_args()
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
-        parser.error(f"no part is named {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; parts are {', '.join(PARTS)}")
     result = json.loads(options.results.read_text()) if options.results.exists() else {}
     try:
         with tempfile.TemporaryDirectory(prefix="rigup-bench-") as name:
             for part in parts:
                 result[part] = stamped(PARTS[part], Path(name))
-    except (BenchError, machine.LabError) as error:
+    except (BenchError, LabError) as error:
         print(error, file=sys.stderr)
         return 1
     options.results.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +55,7 @@ def main() -> int:
 
 
 def stamped(measure: Callable[[Path], dict[str, Any]], directory: Path) -> dict[str, Any]:
-    """What `measure` found, with when and on how busy a machine: parts are measured on different days."""
+    """Return the result of `measure` with the time and the machine's load: parts may run on different days."""
     load_before = os.getloadavg()[0]
     found = measure(directory)
     measured = {
@@ -69,7 +68,7 @@ def stamped(measure: Callable[[Path], dict[str, Any]], directory: Path) -> dict[
 
 
 def measure_single(directory: Path) -> dict[str, Any]:
-    """Eight shards of 64 MB on one host."""
+    """Download eight shards of 64 MB to one host."""
     repository = fetching.publish(directory / "single", 8, 1 << 26)
     rows = [row for rate in (0, 100 * MB) for row in fetching.single(repository, directory, rate, 3 if not rate else 1)]
     gb_per_s = {(row["tool"], row["limit_bytes_per_s"]): row["gb_per_s"] for row in rows}
@@ -83,17 +82,17 @@ def measure_single(directory: Path) -> dict[str, Any]:
 
 
 def measure_fleet(directory: Path) -> dict[str, Any]:
-    """Sixteen shards of 16 MB on eight hosts, from a hub that sends 20 MB/s in all."""
+    """Download sixteen shards of 16 MB to eight hosts, from a hub that sends 20 MB/s in total."""
     repository = fetching.publish(directory / "fleet", 16, 1 << 24)
     runs = [fetching.fleet(repository, directory, 8, 20 * MB, share) for share in (True, False)]
     return {"bytes": fetching.size_of(repository), "runs": runs, "aim": "checkpoints_from_hub <= 1.1"}
 
 
 def measure_deploy(directory: Path) -> dict[str, Any]:
-    """A cold deploy whose download takes next to nothing; then as long as all else; then eight times as long.
+    """Deploy to a bare host with a download that takes almost no time, as long as all other steps, and 8 times that.
 
-    240 GB take an hour at 500 Mbit/s, a rig's other steps some eight minutes. What serves can only begin after the
-    download: no deploy can be shorter than that, whatever it does at the same time.
+    240 GB take an hour at 500 Mbit/s, the other steps of a rig some eight minutes. Serving can only start after the
+    download, which limits what overlapping the other steps can gain.
     """
     total = sum(path.stat().st_size for path in checkpoint.build().rglob("*") if path.is_file())
     rate_file = directory / "rate"
@@ -102,7 +101,7 @@ def measure_deploy(directory: Path) -> dict[str, Any]:
     argv += ["--repository", f"{checkpoint.REPOSITORY}={checkpoint.build()}", "--rate-file", str(rate_file)]
     with world.services():
         host = machine.start(HOST)
-        service.daemonise(HUB, argv, url=f"http://{GATEWAY}:{HUB_PORT}", cwd=ROOT)
+        service.start(HUB, argv, url=f"http://{GATEWAY}:{HUB_PORT}", cwd=ROOT)
         try:
             everything_else, report = cold_deploy(host, directory)
             after = seconds_after_download(report)
@@ -133,36 +132,22 @@ def measure_deploy(directory: Path) -> dict[str, Any]:
 
 
 def seconds_after_download(report: dict[str, Any]) -> float:
-    """Of the operations that come after the checkpoint is whole."""
-    waited = [operation["operation"].startswith("Download and verify ") for operation in report["operations"]]
+    """Return the seconds of all operations after the checkpoint is verified."""
+    waited = [bool(DOWNLOAD_ENDS.match(operation["operation"])) for operation in report["operations"]]
     return float(sum(operation["seconds"] for operation in report["operations"][waited.index(True) + 1 :]))
 
 
 def cold_deploy(host: machine.Host, directory: Path) -> tuple[float, dict[str, Any]]:
-    """Seconds of a deploy to a bare host, and its report. Raises BenchError."""
+    """Return the seconds of a deploy to a bare host, and its report. Raises BenchError."""
     host.reset()
     machine.write_known_hosts()
     inventory = directory / "lab.yaml"
     defaults = {**world.defaults(), "hub_endpoint": f"http://{GATEWAY}:{HUB_PORT}"}
     inventory.write_text(yaml.safe_dump({"defaults": defaults, "hosts": {host.name: world.connection(host)}}))
-    environment = {**os.environ, "RIGUP_INVENTORY": str(inventory), "RIGUP_CACHE": str(directory / "facts")}
-    began = time.monotonic()
-    done = subprocess.run(
-        [str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y"],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    seconds = time.monotonic() - began
-    if done.returncode:
-        raise BenchError(f"the deploy ended with {done.returncode}:\n{done.stdout[-4000:]}")
-    named = re.search(r"^  report: (\S+)$", done.stdout, re.MULTILINE)
-    if named is None:
-        raise BenchError(f"the deploy named no report:\n{done.stdout[-4000:]}")
-    return seconds, json.loads((ROOT / named[1]).read_text())
+    environment = {"RIGUP_INVENTORY": str(inventory), "RIGUP_CACHE": str(directory / "facts")}
+    report = r"(?m)^  report: (\S+)$"
+    seconds, output = run(Command(DEPLOY, environment, report))
+    return seconds, json.loads((ROOT / re.findall(report, output)[0]).read_text())
 
 
 PARTS = {"single": measure_single, "fleet": measure_fleet, "deploy": measure_deploy}

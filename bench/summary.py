@@ -1,4 +1,4 @@
-"""What the measurements come to: a table, ratios, and whether what was aimed at was reached."""
+"""Summarize the measurements: a table, ratios, and whether they reach their goals."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.timing import Case
-
-__all__ = ["ratios", "render"]
+from bench.timing import Case, plural
 
 TITLES = {
     ("deploy", "rig"): "no-op deploy: pyinfra with @rig",
@@ -25,7 +23,7 @@ TITLES = {
     ("audit", "paramiko"): "audit: testinfra's paramiko backend",
 }
 
-# What is held against what, and what was aimed at, by milliseconds of distance: at least so many times faster.
+# What is compared with what, and the goal by milliseconds of distance: at least so many times faster.
 FASTER: tuple[tuple[str, str, str, dict[int, float]], ...] = (
     ("deploy", "ansible", "Ansible / @rig", {0: 20.0, 50: 30.0}),
     ("deploy", "ssh", "stock pyinfra / @rig", {0: 6.0, 50: 15.0}),
@@ -34,20 +32,20 @@ FASTER: tuple[tuple[str, str, str, dict[int, float]], ...] = (
 )
 EMPTY_AT_MOST = 3.0
 
-# Why a tool is not measured everywhere, so that all of it ends within a quarter of an hour.
+# Why a tool is not measured everywhere, so that the benchmark takes at most a quarter of an hour.
 SPARED = {
-    ("deploy", "ansible"): "it takes minutes there, nearly all of them on this machine and not on the way",
-    ("audit", "testinfra-ssh"): "it walks from host to host: eight take eight times as long as one",
-    ("audit", "paramiko"): "it walks from host to host: eight take eight times as long as one",
+    ("deploy", "ansible"): "it takes minutes there, nearly all on this machine and not on the network",
+    ("audit", "testinfra-ssh"): "it visits hosts one after the other: eight take eight times as long as one",
+    ("audit", "paramiko"): "it visits hosts one after the other: eight take eight times as long as one",
 }
 
 
 def ratios(cases: Sequence[Case]) -> dict[str, Any]:
-    """Ratios of medians, each with what was aimed at where that is stated for it."""
+    """Return ratios of medians, each with its goal if it has one."""
     found = {(case.job, case.tool, case.hosts, case.round_trip_ms): case for case in cases}
     listed: list[dict[str, Any]] = []
 
-    def hold(what: str, hosts: int, distance: int, value: float, aim: str | None, reached: bool | None) -> None:
+    def add(what: str, hosts: int, distance: int, value: float, aim: str | None, reached: bool | None) -> None:
         listed.append(
             {"what": what, "hosts": hosts, "round_trip_ms": distance, "value": round(value, 2), "aim": aim,
              "reached": reached}
@@ -62,19 +60,19 @@ def ratios(cases: Sequence[Case]) -> dict[str, Any]:
                 continue
             value = other.median / ours.median
             least = aims.get(distance) if hosts == 1 else None
-            hold(what, hosts, distance, value, f">= {least:g}" if least else None, value >= least if least else None)
+            add(what, hosts, distance, value, f">= {least:g}" if least else None, value >= least if least else None)
         empty = found.get(("floor", "empty deploy", hosts, distance))
         if job == "deploy" and empty is not None:
             value, aimed = ours.median / empty.median, hosts == 1 and distance == 0
-            hold("@rig / a deploy of nothing", hosts, distance, value, f"<= {EMPTY_AT_MOST:g}" if aimed else None,
+            add("@rig / a deploy of nothing", hosts, distance, value, f"<= {EMPTY_AT_MOST:g}" if aimed else None,
                  value <= EMPTY_AT_MOST if aimed else None)  # fmt: skip
         if job == "deploy" and ours.executions is not None:
-            hold("remote executions per host", hosts, distance, ours.executions, "1", ours.executions == 1)
+            add("remote executions per host", hosts, distance, ours.executions, "1", ours.executions == 1)
     return {"ratios": listed, "not_measured": _not_measured(cases)}
 
 
 def _not_measured(cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """Where a tool was left out of a column, and why."""
+    """Return where a tool was not measured, and why."""
     measured = {(case.job, case.tool, case.hosts, case.round_trip_ms) for case in cases}
     return [
         {"what": TITLES[job, tool], "hosts": case.hosts, "round_trip_ms": case.round_trip_ms, "why": why}
@@ -85,7 +83,7 @@ def _not_measured(cases: Sequence[Case]) -> list[dict[str, Any]]:
 
 
 def render(result: dict[str, Any]) -> None:
-    """Print the result for a person."""
+    """Print the result."""
     console = Console(highlight=False, width=120)
     cases = result["cases"]
     columns = sorted({(case["hosts"], case["round_trip_ms"]) for case in cases})
@@ -95,7 +93,7 @@ def render(result: dict[str, Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("")
     for hosts, distance in columns:
-        table.add_column(f"{hosts} host{'s' if hosts > 1 else ''}\n{distance} ms", justify="right")
+        table.add_column(f"{plural(hosts, 'host')}\n{distance} ms", justify="right")
     for (job, tool), title in TITLES.items():
         found = {
             (case["hosts"], case["round_trip_ms"]): case for case in cases if (case["job"], case["tool"]) == (job, tool)
@@ -103,12 +101,12 @@ def render(result: dict[str, Any]) -> None:
         if found:
             table.add_row(title, *(_cell(found.get(column)) for column in columns))
     console.print(table)
-    console.print("\nAll eight names lead to one lab host, which shares its processor among them.")
-    for (what, why), columns in _by_reason(result["not_measured"]).items():
-        console.print(f"Not measured: {what}, {'; '.join(columns)}: {why}.")
-    console.print("What was aimed at is for one host.\n")
+    console.print("\nAll eight names are one lab host, which shares its processor among them.")
+    for (what, why), places in _by_reason(result["not_measured"]).items():
+        console.print(f"Not measured: {what}, {'; '.join(places)}: {why}.")
+    console.print("Goals apply to one host.\n")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for title in ("ratio", "hosts", "distance", "measured", "aimed at", ""):
+    for title in ("ratio", "hosts", "distance", "measured", "goal", ""):
         table.add_column(title, justify="right" if title in ("hosts", "distance", "measured") else "left")
     for ratio in result["ratios"]:
         word = {True: "reached", False: "missed", None: ""}[ratio["reached"]]
@@ -122,7 +120,7 @@ def render(result: dict[str, Any]) -> None:
 def _by_reason(not_measured: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
     columns: dict[tuple[str, str], list[str]] = {}
     for each in not_measured:
-        where = f"{each['hosts']} host{'s' if each['hosts'] > 1 else ''} at {each['round_trip_ms']} ms"
+        where = f"{plural(each['hosts'], 'host')} at {each['round_trip_ms']} ms"
         columns.setdefault((each["what"], each["why"]), []).append(where)
     return columns
 

@@ -1,4 +1,4 @@
-"""Timing commands: whole programs, from start to end, as somebody at a terminal waits for them."""
+"""Run and time commands: whole programs from start to end, as a user at a terminal waits for them."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ import os
 import re
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BenchError", "Case", "Command", "run"]
-
 ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+DEPLOY = (str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y")
 
 
 class BenchError(Exception):
-    """A measurement that is none; the message says why."""
+    """A measurement failed or does not count; the message says why."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line with its environment, and what its output must hold for the run to count."""
+    """A command line with its environment, and a pattern that its output must match for the run to count."""
 
     argv: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
-    proves: str = ""
+    expect: str = ""
 
 
 @dataclass
 class Case:
-    """What one tool took for one job, at one distance, for so many hosts."""
+    """The times of one tool for one job, at one distance, with so many hosts."""
 
     job: str
     tool: str
@@ -40,7 +41,7 @@ class Case:
     round_trip_ms: int = 0
     seconds: list[float] = field(default_factory=list)
     executions: float | None = None
-    """Remote executions per host, where the tool counts them."""
+    """Remote executions per host, if the tool counts them."""
 
     @property
     def median(self) -> float:
@@ -52,8 +53,8 @@ class Case:
 
 
 def run(command: Command) -> tuple[float, str]:
-    """Seconds, and what was printed. Raises BenchError when it fails or does not prove what it must."""
-    # As at a user's terminal, where Python keeps what it has compiled.
+    """Return the seconds and the output. Raises BenchError when the command fails or its output does not match."""
+    # As at a user's terminal, where Python caches bytecode.
     usual = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     began = time.monotonic()
     done = subprocess.run(
@@ -69,7 +70,12 @@ def run(command: Command) -> tuple[float, str]:
     seconds = time.monotonic() - began
     shown = " ".join(command.argv)
     if done.returncode:
-        raise BenchError(f"`{shown}` ended with {done.returncode}:\n{done.stdout[-6000:]}")
-    if not re.search(command.proves, done.stdout):
-        raise BenchError(f"`{shown}` printed nothing like {command.proves!r}:\n{done.stdout[-6000:]}")
+        raise BenchError(f"`{shown}` exited with {done.returncode}:\n{done.stdout[-6000:]}")
+    if not re.search(command.expect, done.stdout):
+        raise BenchError(f"`{shown}` printed nothing that matches {command.expect!r}:\n{done.stdout[-6000:]}")
     return seconds, done.stdout
+
+
+def plural(count: int, word: str) -> str:
+    """Return `1 host`, `8 hosts`."""
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""`python -m lab`: the lab's command line."""
+"""The lab's command line, `python -m lab`."""
 
 import argparse
 import subprocess
@@ -6,12 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from lab import hub, machine, tour, world
-from lab.hardware import DEFAULT_GPUS
+from lab.errors import LabError
+from lab.host.hardware import DEFAULT_GPUS
 from lab.hub import faults
-from lab.machine import LabError
-from lab.network import NetworkError
-from lab.registry.client import RegistryError
-from lab.service import ServiceError
 from lab.settings import RELEASES
 
 
@@ -23,25 +20,25 @@ def _parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=summary, description=summary)
 
     for name, summary in (
-        ("up", "bring up the lab; what is up stays as it is"),
+        ("up", "bring up the lab; what is already up stays unchanged"),
         ("tour", "bring up the lab, deploy to it, audit it"),
     ):
         up = command(name, summary)
         up.add_argument("--hosts", type=int, metavar="N", help="how many hosts (default: those that exist, or 1)")
-        up.add_argument("--release", choices=(*RELEASES, "mixed"), help="Debian release of new hosts (default: trixie)")
-        up.add_argument("--login", choices=(*machine.LOGINS, "mixed"), help="login user of new hosts (default: ops)")
+        up.add_argument("--release", choices=RELEASES, help="Debian release of new hosts (default: trixie)")
+        up.add_argument("--login", choices=machine.LOGINS, help="login user of new hosts (default: ops)")
         up.add_argument("--gpus", type=int, metavar="N", help=f"cards in new hosts (default: {DEFAULT_GPUS})")
-    command("caches", "make what the lab keeps for later: bare disks, images; no host is booted")
-    command("down", "stop the lab and remove all it made; caches stay")
-    command("status", "what runs and how to reach it")
-    reset = command("reset", "make a host bare again")
+    command("caches", "build bare disks and images ahead of time; boots no host")
+    command("down", "stop the lab and remove everything but the caches")
+    command("status", "show what runs and how to reach it")
+    reset = command("reset", "reset a host to bare")
     reset.add_argument("name")
     reset.add_argument("--release", choices=RELEASES)
     reset.add_argument("--login", choices=machine.LOGINS)
     reset.add_argument("--gpus", type=int, metavar="N")
     command("reboot", "reboot a host from inside").add_argument("name")
     command("power-cut", "cut a host's power and switch it on again").add_argument("name")
-    wrong = command("faults", "what the hub does wrong on purpose from now on; without any, it behaves")
+    wrong = command("faults", "make the hub fail on purpose from now on; without arguments, stop that")
     wrong.add_argument(
         "fault",
         nargs="*",
@@ -54,14 +51,13 @@ def _parser() -> argparse.ArgumentParser:
 def _existing(name: str) -> machine.Host:
     host = machine.get(name)
     if not host.exists:
-        known = ", ".join(host.name for host in machine.existing()) or "none: `python -m lab up` makes some"
-        raise LabError(f"there is no lab host {name}; there are: {known}")
+        known = ", ".join(host.name for host in machine.existing()) or "none, `python -m lab up` creates hosts"
+        raise LabError(f"lab host {name} does not exist; existing hosts: {known}")
     return host
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    options = arguments
-    match arguments.command:
+def _run(options: argparse.Namespace) -> int:
+    match options.command:
         case "up":
             world.up(options.hosts, options.release, options.login, options.gpus)
         case "tour":
@@ -78,29 +74,29 @@ def _run(arguments: argparse.Namespace) -> int:
             host.reset(options.release, options.gpus, options.login, print)
             machine.write_known_hosts()
             world.write_inventory()
-            print(f"{host.name} is bare again: Debian {host.spec.release}, {host.spec.gpus} GPUs")
+            print(f"{host.name} is bare: Debian {host.spec.release}, {host.spec.gpus} GPUs")
         case "reboot":
-            print(f"{options.name} is back after {_existing(options.name).reboot():.1f} s")
+            print(f"{options.name} rebooted in {_existing(options.name).reboot():.1f} s")
         case "faults":
             rules = [faults.parse(text) for text in options.fault]
             faults.write(hub.FAULTS_FILE, rules)
-            print(f"the hub follows {len(rules)} rules" if rules else "the hub behaves")
+            print(f"the hub follows {len(rules)} rules" if rules else "the hub works normally")
         case "power-cut":
             _existing(options.name).kill()
-            print(f"{options.name} is back after a power cut")
+            print(f"{options.name} booted after a power cut")
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 for a failure that is told in one line, 2 for a wrong call."""
-    # Progress is for somebody who watches, also through a pipe.
+    """Run one command; return the exit code: 0, 1 for a failure reported in one line, 2 for wrong arguments."""
+    # Show progress immediately, also through a pipe.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
         return _run(_parser().parse_args(argv))
-    except (LabError, NetworkError, RegistryError, ServiceError, OSError, ValueError) as error:
+    except (LabError, OSError, ValueError) as error:
         print(f"lab: {error}", file=sys.stderr)
     except subprocess.CalledProcessError as error:
-        print(f"lab: `{' '.join(map(str, error.cmd))}` ended with {error.returncode}", file=sys.stderr)
+        print(f"lab: `{' '.join(map(str, error.cmd))}` exited with {error.returncode}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
     return 1

@@ -1,4 +1,4 @@
-"""One process at a time does a thing: several commands of a lab, and labs that share a cache, may run at once."""
+"""Locks between processes: several commands of a lab, and labs that share a cache, may run at once."""
 
 import contextlib
 import fcntl
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def quietly(_line: str) -> None:
-    """Says nothing: for callers that want no progress."""
+    """Discard a progress line."""
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, say: Callable[[str], None] = quietly, waiting: str = "") -> Iterator[None]:
-    """Hold the lock file `path` meanwhile, made where it is missing; says `waiting` where another process has it.
+    """Hold the lock file `path`; `say` the text `waiting` when another process holds it.
 
-    Ends with the process, however that ends. Does not nest.
+    The lock ends with the process, however that ends. Does not nest.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:

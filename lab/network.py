@@ -1,6 +1,6 @@
-"""The lab's network: one bridge with the control machine's address, one network namespace per host, no way out.
+"""The lab's network: one bridge with the control machine's address, one network namespace per host, no route out.
 
-A host's namespace has its address and nothing else: no default route, so what it can reach is the bridge.
+A host's namespace has an address and no default route, so a host reaches only the bridge.
 """
 
 import contextlib
@@ -9,19 +9,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from lab.settings import BRIDGE, GATEWAY, PREFIX_LENGTH, SUBNET, host_address, link, namespace
-
-_NAMESPACES = Path("/run/netns")
-
-
-class NetworkError(Exception):
-    """The network could not be made; the message says which command failed and why."""
+from lab.errors import LabError
+from lab.settings import BRIDGE, GATEWAY, PREFIX_LENGTH, SUBNET, host_address, namespace
 
 
 def _ip(*argv: str) -> str:
     done = subprocess.run(["ip", *argv], capture_output=True, text=True)
     if done.returncode:
-        raise NetworkError(f"`ip {' '.join(argv)}` failed: {done.stderr.strip() or done.returncode}")
+        raise LabError(f"`ip {' '.join(argv)}` failed: {done.stderr.strip() or done.returncode}")
     return done.stdout
 
 
@@ -35,30 +30,27 @@ def _addresses() -> list[dict[str, Any]]:
 
 
 def up() -> None:
-    """Make the bridge and give it the control machine's address. Raises NetworkError."""
-    if not _link_exists(BRIDGE):
+    """Create the bridge and give it the control machine's address. Raises LabError."""
+    if not present():
         for found in _addresses():
             if any(address["local"] == GATEWAY for address in found["addr_info"]):
-                raise NetworkError(
-                    f"{GATEWAY} is an address of {found['ifname']} already; the lab needs {SUBNET} for itself"
-                )
+                raise LabError(f"{GATEWAY} already belongs to {found['ifname']}: the lab needs {SUBNET} for itself")
         _ip("link", "add", BRIDGE, "type", "bridge")
     _ip("address", "replace", f"{GATEWAY}/{PREFIX_LENGTH}", "dev", BRIDGE)
     _ip("link", "set", BRIDGE, "up")
 
 
-def add(host: str) -> Path:
-    """Make a host's namespace and plug it into the bridge; returns the namespace's path. Raises NetworkError."""
+def add(host: str) -> None:
+    """Create a host's network namespace and connect it to the bridge. Raises LabError."""
     space = namespace(host)
     if not _has(space):
         _ip("netns", "add", space)
         _ip("-n", space, "link", "set", "lo", "up")
-    if not _link_exists(link(host)):
-        _ip("link", "add", link(host), "type", "veth", "peer", "name", "eth0", "netns", space)
+    if not _link_exists(space):
+        _ip("link", "add", space, "type", "veth", "peer", "name", "eth0", "netns", space)
         _ip("-n", space, "address", "add", f"{host_address(host)}/{PREFIX_LENGTH}", "dev", "eth0")
         _ip("-n", space, "link", "set", "eth0", "up")
-        _ip("link", "set", link(host), "master", BRIDGE, "up")
-    return _NAMESPACES / space
+        _ip("link", "set", space, "master", BRIDGE, "up")
 
 
 def _has(space: str) -> bool:
@@ -66,23 +58,23 @@ def _has(space: str) -> bool:
 
 
 def remove(host: str) -> None:
-    """Unplug a host and remove its namespace; nothing happens where there is none."""
-    if _link_exists(link(host)):
-        _ip("link", "delete", link(host))
+    """Disconnect a host and remove its namespace, if it has one."""
     space = namespace(host)
+    if _link_exists(space):
+        _ip("link", "delete", space)
     if _has(space):
         _ip("netns", "delete", space)
-    # After a crash of the control machine the name may be there without a namespace behind it.
+    # After a crash of the control machine the name may exist without a namespace behind it.
     with contextlib.suppress(FileNotFoundError):
-        (_NAMESPACES / space).unlink()
+        Path("/run/netns", space).unlink()
 
 
 def down() -> None:
     """Remove the bridge."""
-    if _link_exists(BRIDGE):
+    if present():
         _ip("link", "delete", BRIDGE)
 
 
 def present() -> bool:
-    """Whether the bridge is there."""
+    """Whether the bridge exists."""
     return _link_exists(BRIDGE)

@@ -1,7 +1,7 @@
-"""Long-running processes of the lab: started detached, known by process id and start time, stopped by exactly that.
+"""Background processes of the lab: started detached, recorded with process id and start time, stopped by both.
 
-A process id alone is not enough: after a crash of the control machine the file that names it is stale, and the number
-may belong to somebody else by then.
+A process id alone is not enough: after a crash of the control machine the record is stale, and the id may belong to
+another process.
 """
 
 import contextlib
@@ -15,16 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.errors import LabError
 from lab.settings import STATE
-
-
-class ServiceError(Exception):
-    """A process of the lab did not start or did not stop; the message says which, why, and where its log is."""
+from rigup import atomic
 
 
 @dataclass(frozen=True)
 class Service:
-    """A running process of the lab."""
+    """A running background process of the lab."""
 
     name: str
     url: str
@@ -33,28 +31,28 @@ class Service:
 
 
 def pid_file(name: str) -> Path:
-    """Where the process id and start time of the service are recorded."""
+    """Return the file that records the service's process id and start time."""
     return STATE / "run" / f"{name}.json"
 
 
 def log_file(name: str) -> Path:
-    """Where the service's standard output and standard error go."""
+    """Return the file that gets the service's standard output and standard error."""
     return STATE / "log" / f"{name}.log"
 
 
 def start_time(pid: int) -> int | None:
-    """When a process was started, in clock ticks since boot; None when there is none, or only its zombie."""
+    """Return when a process started, in clock ticks since boot; None when it is gone or a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The command name is in parentheses and may contain spaces: fields count from the last one (proc(5)).
+    # The command name is in parentheses and may contain spaces: count fields from the last parenthesis (proc(5)).
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
 
 
 def _reap(pid: int) -> None:
-    # Only a child of this very process can be waited for; everybody else's are init's business.
+    # Only a child of this process can be waited for; init reaps all others.
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 
@@ -72,7 +70,7 @@ def _record(name: str) -> dict[str, Any] | None:
 
 
 def running(name: str) -> Service | None:
-    """The service, if the process that was started under this name still runs; else None."""
+    """Return the service if the process started under this name still runs, else None."""
     record = _record(name)
     if record is None:
         return None
@@ -84,7 +82,7 @@ def running(name: str) -> Service | None:
 
 
 def tail(name: str, lines: int = 20) -> str:
-    """The last lines of the service's log; empty when it has none."""
+    """Return the last lines of the service's log; empty without a log."""
     try:
         text = log_file(name).read_text(errors="replace")
     except FileNotFoundError:
@@ -92,7 +90,7 @@ def tail(name: str, lines: int = 20) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def daemonise(
+def start(
     name: str,
     argv: Sequence[str | Path],
     env: Mapping[str, str] | None = None,
@@ -102,11 +100,11 @@ def daemonise(
     timeout: float = 60.0,
     cwd: Path | None = None,
 ) -> Service:
-    """Start a command detached from this process, or return the one that runs under this name already.
+    """Start a command detached from this process, or return the service that already runs under this name.
 
-    `env` is added to this process's environment. `ready` is called until it returns something true (an OSError counts
-    as not yet), for at most `timeout` seconds. Raises ServiceError with the end of the log when the process ends early
-    or is not ready in time; nothing is left running then.
+    `env` is added to this process's environment. `ready` is polled until it returns something true (an OSError means
+    not yet), for at most `timeout` seconds. Raises LabError with the end of the log when the process exits or is not
+    ready in time, and stops it.
     """
     if (service := running(name)) is not None:
         return service
@@ -129,17 +127,14 @@ def daemonise(
         "boot_id": _boot_id(),
         "url": url,
         "log": str(log),
-        "argv": [str(word) for word in argv],
     }
-    beside = pid_file(name).with_suffix(".new")
-    beside.write_text(json.dumps(record, indent=1) + "\n")
-    beside.replace(pid_file(name))
+    atomic.write(pid_file(name), json.dumps(record, indent=1) + "\n", 0o644)
     try:
         _await_ready(name, process, ready, timeout)
     except BaseException:
         stop(name)
         raise
-    # The process outlives this one on purpose; without this the interpreter warns about it.
+    # The process is meant to outlive this one; without this the interpreter warns about it.
     process.returncode = 0
     return Service(name, url, process.pid, log)
 
@@ -150,19 +145,19 @@ def _await_ready(
     deadline = time.monotonic() + timeout
     while True:
         if (status := process.poll()) is not None:
-            raise ServiceError(
-                f"{name} ended with status {status} before it was ready. Its log, {log_file(name)}, ends:\n{tail(name)}"
-            )
+            raise LabError(f"{name} exited with status {status} before it was ready.{_log_end(name)}")
         if ready is None:
             return
         with contextlib.suppress(OSError):
             if ready():
                 return
         if time.monotonic() > deadline:
-            raise ServiceError(
-                f"{name} was not ready after {timeout:.0f} s. Its log, {log_file(name)}, ends:\n{tail(name)}"
-            )
+            raise LabError(f"{name} was not ready after {timeout:.0f} s.{_log_end(name)}")
         time.sleep(0.05)
+
+
+def _log_end(name: str) -> str:
+    return f" Its log, {log_file(name)}, ends:\n{tail(name)}"
 
 
 def _await_end(pid: int, born: int | None, timeout: float) -> None:
@@ -173,9 +168,9 @@ def _await_end(pid: int, born: int | None, timeout: float) -> None:
 
 
 def stop(name: str, timeout: float = 10.0) -> bool:
-    """Stop the service and all of its process group; SIGTERM first, SIGKILL after `timeout` seconds.
+    """Stop the service and its process group: SIGTERM first, SIGKILL after `timeout` seconds.
 
-    Returns whether anything ran. Safe to call at any time: a process that merely inherited the number is not touched.
+    Returns whether it was running. Never touches another process that got the same id.
     """
     service = running(name)
     if service is not None:
@@ -183,7 +178,7 @@ def stop(name: str, timeout: float = 10.0) -> bool:
         with contextlib.suppress(ProcessLookupError):
             os.kill(service.pid, signal.SIGTERM)
         _await_end(service.pid, born, timeout)
-        # The group's number stays taken while any of its processes lives, so this reaches no stranger.
+        # The group's id stays taken while any of its processes lives, so this never reaches another group.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(service.pid, signal.SIGKILL)
         _await_end(service.pid, born, timeout)

@@ -1,4 +1,4 @@
-"""`make lab`: boot the lab, deploy to it, audit it, and say what to do next."""
+"""`make lab`: boot the lab, deploy to it, audit it, and print what to do next."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from lab.settings import STATE
 from rigup.config.inventory import load_inventory
 from rigup.run import report, summary
 
-__all__ = ["tour"]
-
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
@@ -23,20 +21,20 @@ DEPLOY = [str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y"]
 AUDIT = [str(BIN / "pytest"), "tests/audit", "-q", "--no-header"]
 
 NEXT = """
-The miniature model has random weights: it answers nonsense, through the real engine.
+The miniature model has random weights: the real engine serves it, but its answers are nonsense.
 
 Next:
-  make lab                                          again: nothing to change, in seconds
-  .venv/bin/pyinfra inventory/lab.py deploy.py      the deploy itself
-  cp inventory/lab.example.yaml inventory/lab.yaml  and name hosts of your own
-  make lab-down                                     stop the lab and remove all it made"""
+  make lab                                          run it again: finds nothing to change, in seconds
+  .venv/bin/pyinfra inventory/lab.py deploy.py      only the deploy
+  cp inventory/lab.example.yaml inventory/lab.yaml  then list your own hosts in it
+  make lab-down                                     stop the lab and remove everything but the caches"""
 
 
 def tour(boot: Callable[[], object]) -> int:
-    """Run the three parts one after the other; `boot` brings the lab up. Returns the first exit code that is not 0."""
+    """Run the three parts in order; `boot` brings the lab up. Return the first exit code that is not 0."""
     took: dict[str, float] = {}
     if os.environ.get("RIGUP_INVENTORY") or (ROOT / "inventory/lab.yaml").exists():
-        print("make lab deploys to the embedded lab only: set inventory/lab.yaml and RIGUP_INVENTORY aside, or run")
+        print("make lab deploys only to the embedded lab: remove inventory/lab.yaml, unset RIGUP_INVENTORY, or run")
         print(f"  {' '.join(DEPLOY)}")
         return 1
     started = time.monotonic()
@@ -48,19 +46,19 @@ def tour(boot: Callable[[], object]) -> int:
         code = subprocess.run(argv, cwd=ROOT, env={**os.environ, "RIGUP_LAB_STATE": str(STATE)}).returncode
         took[part] = time.monotonic() - started
         if code:
-            print(f"\nThe {part} failed (exit code {code}). What failed stands above; `make lab` goes on from there.")
+            print(f"\nThe {part} failed (exit code {code}). See the failure above; run `make lab` again to continue.")
             return code
     print("\nTook " + ", ".join(f"{part} {seconds:.0f} s" for part, seconds in took.items()) + ".")
     for name, host in _last_run().items():
         for endpoint in host["endpoints"]:
-            print(f"\n{name} serves {endpoint['recipe']} at {endpoint['url']}. Ask it something:")
+            print(f"\n{name} serves {endpoint['recipe']} at {endpoint['url']}. Try it:")
             print(f"  {summary.try_line(name, host, endpoint)}")
     print(NEXT)
     return 0
 
 
 def _last_run() -> dict[str, Any]:
-    """The hosts of the last deploy to the lab, as its report has them; deploys elsewhere may have come in between."""
+    """Return the hosts in the report of the last deploy to the lab, skipping deploys to other hosts."""
     names = set(load_inventory(STATE / "lab.yaml").hosts)
     for run in reversed(report.runs(ROOT / report.RUNS)):
         hosts: dict[str, Any] = report.build(report.read_events(run / "events.jsonl"))["hosts"]

@@ -1,4 +1,4 @@
-"""The whole lab: network, mirror, hub, registry and hosts, brought up and taken down together."""
+"""Bring the whole lab up and down: network, mirror, hub, registry and hosts. Write its inventory."""
 
 import contextlib
 import os
@@ -12,15 +12,18 @@ from typing import Any
 
 import yaml
 
-from lab import hub, limits, machine, mirror, network, registry, rootfs
-from lab.hardware import DEFAULT_GPUS, describe
+from lab import hub, machine, mirror, network, registry, state
+from lab.errors import LabError
+from lab.host import limits, rootfs
+from lab.host.hardware import DEFAULT_GPUS, describe
 from lab.locking import quietly
-from lab.machine import Host, LabError, Spec
+from lab.machine import Host, Spec
 from lab.service import Service, running
 from lab.settings import HUB_URL, MAX_HOSTS, MIRROR_URL, REGISTRY_URL, RELEASES, SERVICES, STATE, host_name, host_number
+from rigup import atomic
 
 INVENTORY = STATE / "lab.yaml"
-"""An ordinary inventory of the lab's hosts; `inventory/lab.py` reads it where the user has none of their own."""
+"""An ordinary inventory of the lab's hosts; `inventory/lab.py` reads it when the user has no inventory."""
 
 _TOOLS = {
     "systemd-nspawn": "systemd-container",
@@ -34,18 +37,8 @@ _TOOLS = {
 }
 
 
-def releases(choice: str, number: int) -> str:
-    """The release of the host with this number; `mixed` gives odd numbers the first and even ones the second."""
-    return RELEASES[(number - 1) % len(RELEASES)] if choice == "mixed" else choice
-
-
-def logins(choice: str, number: int) -> str:
-    """The login user of the host with this number; `mixed` as in `releases`."""
-    return machine.LOGINS[(number - 1) % len(machine.LOGINS)] if choice == "mixed" else choice
-
-
 def check_machine() -> None:
-    """Raise LabError, naming all that is missing at once, when this machine cannot run the lab."""
+    """Raise LabError, listing everything that is missing, when this machine cannot run the lab."""
     problems = []
     if os.geteuid() != 0:
         problems.append("the lab boots machines: run it as root")
@@ -67,35 +60,28 @@ def up(
     gpus: int | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Host]:
-    """Bring up the services and hosts rig1 to rig`hosts`; what is up already stays as it is.
+    """Bring up the services and hosts rig1 to rig`hosts`; what is already up stays unchanged.
 
-    Without a number: the hosts that the lab's inventory names, at least rig1. Hosts beyond are left alone.
-    Raises LabError, NetworkError, ServiceError, and ValueError for a number of cards that no host takes.
+    Without a number: the hosts in the lab's inventory, at least rig1. Other hosts stay unchanged.
+    Raises LabError, and ValueError for an impossible number of cards.
     """
     check_machine()
     started = time.monotonic()
     number = hosts if hosts is not None else max(map(host_number, _listed()), default=1)
     if not 1 <= number <= MAX_HOSTS:
         raise LabError(f"{number} hosts: the lab has 1 to {MAX_HOSTS}")
-    wanted = {
-        host_name(index): Spec(
-            releases(release or "trixie", index),
-            DEFAULT_GPUS if gpus is None else gpus,
-            logins(login or "ops", index),
-        )
-        for index in range(1, number + 1)
-    }
-    for name, spec in wanted.items():
-        describe(name, spec.gpus)
-    _refuse_other_kind(wanted, release, login, gpus)
-    machine.claim_state()
-    with machine.locked("world", say):
-        _bring_up(wanted, say)
+    spec = Spec(release or "trixie", DEFAULT_GPUS if gpus is None else gpus, login or "ops")
+    specs = {host_name(index): spec for index in range(1, number + 1)}
+    describe(host_name(1), spec.gpus)
+    _refuse_other_kind(specs, release, login, gpus)
+    state.claim()
+    with state.locked("world", say):
+        _bring_up(specs, say)
     say(f"the lab is up ({time.monotonic() - started:.1f} s); its inventory: {INVENTORY}")
-    return [machine.get(name) for name in wanted]
+    return [machine.get(name) for name in specs]
 
 
-def _bring_up(wanted: dict[str, Spec], say: Callable[[str], None]) -> None:
+def _bring_up(specs: dict[str, Spec], say: Callable[[str], None]) -> None:
     network.up()
 
     def timed(name: str, action: Callable[[], object]) -> object:
@@ -105,26 +91,26 @@ def _bring_up(wanted: dict[str, Spec], say: Callable[[str], None]) -> None:
         say(f"{name}: ready{where} ({time.monotonic() - begun:.1f} s)")
         return result
 
-    # Everything else is fetched through the mirror.
+    # All other downloads go through the mirror.
     timed("mirror", mirror.start)
     with ThreadPoolExecutor(max_workers=2) as pool:
         waiting = [pool.submit(timed, "hub", hub.start), pool.submit(timed, "registry", registry.start)]
-        for name, spec in wanted.items():
+        for name, spec in specs.items():
             host = machine.get(name)
             kind = host.spec if host.exists else spec
             timed(
                 f"{name} (Debian {kind.release}, {kind.gpus} GPUs, login {kind.login})",
                 lambda name=name, spec=spec: machine.start(name, spec.release, spec.gpus, spec.login, say),  # type: ignore[misc]
             )
-        write_inventory(wanted)
+        write_inventory(specs)
         for future in waiting:
             future.result()
 
 
-def _refuse_other_kind(wanted: dict[str, Spec], release: str | None, login: str | None, gpus: int | None) -> None:
-    """An existing host is never rebuilt in passing: what was asked for and differs is an error."""
+def _refuse_other_kind(specs: dict[str, Spec], release: str | None, login: str | None, gpus: int | None) -> None:
+    """Raise LabError where an existing host differs from the given options: `up` never resets a host."""
     problems = []
-    for name, spec in wanted.items():
+    for name, spec in specs.items():
         host = machine.get(name)
         if not host.exists:
             continue
@@ -135,24 +121,26 @@ def _refuse_other_kind(wanted: dict[str, Spec], release: str | None, login: str 
         }
         for option, (asked, new, old) in differs.items():
             if asked is not None and new != old:
-                problems.append(f"{name} was made with --{option} {old}: `python -m lab reset {name} --{option} {new}`")
+                problems.append(
+                    f"{name} was created with --{option} {old}: `python -m lab reset {name} --{option} {new}`"
+                )
     if problems:
         raise LabError("\n".join(problems))
 
 
 def down(say: Callable[[str], None] = print) -> None:
-    """Stop all of the lab and remove what it made; the caches stay. Nothing happens where there is no lab."""
+    """Stop the lab and remove everything but the caches. Do nothing when there is no lab."""
     if os.geteuid() != 0:
         raise LabError("the lab was booted by root: run this as root")
-    if not STATE.exists() or not machine.state_is_ours():
+    if not STATE.exists() or not state.is_ours():
         say(f"there is no lab in {STATE}")
         return
-    # Without it only services were started here; bridge and hosts may be those of another state directory.
-    ours = machine.MARKER.exists()
+    # Without the marker only services were started here; the bridge and hosts may belong to another state directory.
+    ours = state.MARKER.exists()
     hosts = machine.existing()
-    with machine.locked("world", say):
+    with state.locked("world", say):
         if ours:
-            # All that can be, not only those that exist: a half-made host may have left a namespace.
+            # All possible hosts, not only existing ones: a half-created host may have left a namespace.
             for number in range(1, MAX_HOSTS + 1):
                 machine.get(host_name(number)).remove()
         for stop in (registry.stop, hub.stop, mirror.stop):
@@ -160,7 +148,7 @@ def down(say: Callable[[str], None] = print) -> None:
         if ours:
             network.down()
             limits.restore()
-        machine.remove_tree(STATE)
+        state.remove_tree(STATE)
     say(f"the lab is down ({len(hosts)} hosts removed)")
 
 
@@ -169,18 +157,18 @@ _PARTS = {"mirror": mirror, "hub": hub, "registry": registry}
 
 @contextlib.contextmanager
 def services(say: Callable[[str], None] = quietly, names: Iterable[str] = _PARTS) -> Iterator[None]:
-    """The network, mirror, hub and registry for as long as the context lasts; what ran before runs on afterwards.
+    """Run the network, mirror, hub and registry while the context lasts; those that ran before keep running.
 
-    + names: those of the three that are needed, in the order in which they need each other
+    + names: which of the three services, in the order in which they depend on each other
 
-    Raises LabError, NetworkError, ServiceError.
+    Raises LabError.
     """
     check_machine()
-    machine.claim_state()
+    state.claim()
     fresh = not network.present()
     begun: list[Callable[[], object]] = []
     try:
-        with machine.locked("world", say):
+        with state.locked("world", say):
             network.up()
             for name in names:
                 if running(name) is None:
@@ -196,8 +184,8 @@ def services(say: Callable[[str], None] = quietly, names: Iterable[str] = _PARTS
 
 
 def fill_caches(say: Callable[[str], None] = quietly) -> None:
-    """Make what the lab keeps for later, as far as it is missing. Raises LabError, NetworkError, ServiceError."""
-    # Everything else is fetched through the mirror; the registry begins with its images.
+    """Build what is missing from the caches: bare disks, repositories, images. Raises LabError."""
+    # All other downloads go through the mirror; the registry starts by building its images.
     with services(say, ("mirror",)), ThreadPoolExecutor() as pool:
         disks = [pool.submit(rootfs.build, release, say) for release in RELEASES]
         with services(say, ("hub", "registry")):
@@ -206,10 +194,10 @@ def fill_caches(say: Callable[[str], None] = quietly) -> None:
 
 
 def defaults() -> dict[str, Any]:
-    """Settings of every host of the lab: its keys, its mirrors, its checkpoint, this machine's limits."""
+    """Return the settings of all lab hosts: keys, mirrors, hub, this machine's limits."""
     found: dict[str, Any] = {
-        "key": str(machine.KEY),
-        "known_hosts": str(machine.KNOWN_HOSTS),
+        "key": str(state.KEY),
+        "known_hosts": str(state.KNOWN_HOSTS),
         "cuda_mirror": f"{MIRROR_URL}/cuda",
         "docker_mirror": f"{MIRROR_URL}/docker/linux",
         "toolkit_mirror": f"{MIRROR_URL}/libnvidia-container",
@@ -223,12 +211,12 @@ def defaults() -> dict[str, Any]:
 
 
 def connection(host: Host) -> dict[str, Any]:
-    """Settings of one host: where it is and who logs in."""
+    """Return the settings of one host: its address and login user."""
     return {"address": host.address, "user": host.spec.login}
 
 
 def _listed() -> list[str]:
-    """The lab hosts that the inventory names; none where there is no inventory."""
+    """Return the lab hosts in the inventory; empty without an inventory."""
     try:
         found = yaml.safe_load(INVENTORY.read_text())
         return sorted(found["hosts"], key=host_number)
@@ -237,21 +225,18 @@ def _listed() -> list[str]:
 
 
 def _container_ulimits() -> dict[str, int] | None:
-    """Limits that a container can be given here, None where there is no need to lower any.
+    """Return the limits that a container can get here, None when none has to be lowered.
 
-    Without CAP_SYS_RESOURCE nothing on this machine, and so no container on a lab host, can exceed the hard limits.
+    Without CAP_SYS_RESOURCE no process on this machine, and so no container on a lab host, can exceed the hard limits.
     """
     if _may_raise_limits():
         return None
-    wanted = {"memlock": (resource.RLIMIT_MEMLOCK, -1), "stack": (resource.RLIMIT_STACK, 67108864)}
     limits = {}
-    for name, (number, value) in wanted.items():
+    for name, number, value in (("memlock", resource.RLIMIT_MEMLOCK, -1), ("stack", resource.RLIMIT_STACK, 67108864)):
         hard = resource.getrlimit(number)[1]
-        unlimited = resource.RLIM_INFINITY
-        if hard == unlimited:
-            limits[name] = value
-        else:
-            limits[name] = hard if value == -1 else min(value, hard)
+        if hard == resource.RLIM_INFINITY:
+            hard = value
+        limits[name] = hard if value == -1 else min(value, hard)
     return limits
 
 
@@ -264,19 +249,17 @@ def _may_raise_limits() -> bool:
 
 
 def write_inventory(names: Iterable[str] = ()) -> Path:
-    """Write the inventory of these hosts and of those it named before, as far as they exist; returns its path."""
+    """Write the inventory of these hosts and those already in it, if they exist; return its path."""
     hosts = [machine.get(name) for name in sorted({*names, *_listed()}, key=host_number)]
     document = {"defaults": defaults(), "hosts": {host.name: connection(host) for host in hosts if host.exists}}
     text = "# Written by `python -m lab up`; copy inventory/lab.example.yaml for machines of your own.\n"
     text += yaml.safe_dump(document, sort_keys=False)
-    beside = INVENTORY.with_suffix(".new")
-    beside.write_text(text)
-    beside.replace(INVENTORY)
+    atomic.write(INVENTORY, text, 0o644)
     return INVENTORY
 
 
 def status() -> list[tuple[str, str, str]]:
-    """One line for each part of the lab: name, state, how to reach it or where to look."""
+    """Return name, state, and how to reach it for each part of the lab."""
     lines = []
     for name in SERVICES:
         service = running(name)

@@ -1,9 +1,10 @@
-"""Write `recipes/engines/ENGINE-VERSION.yaml` from a released wheel: what the command line and environment know.
+"""Write `recipes/engines/ENGINE-VERSION.yaml` from a released wheel: its command-line options and variables.
 
     pip download --no-deps --dest /tmp/wheels vllm==0.33.0 sglang==0.5.23
     python tools/engine_options.py /tmp/wheels/*.whl
 
-The wheel's sources are parsed, never imported or run: neither a GPU nor the engine's dependencies are needed.
+Maintainers run this when a recipe's version range reaches a new release of vLLM or SGLang; recipes are checked against
+its output. The wheel's sources are parsed, never imported, so neither a GPU nor the engine's dependencies are needed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ HEADER = "# Written by tools/engine_options.py from the released wheel; do not e
 
 
 class Wheel:
-    """The Python sources of a wheel, parsed when asked for."""
+    """The Python sources of a wheel, parsed on demand."""
 
     def __init__(self, path: Path):
         self.name, self.version = path.name.split("-")[:2]
@@ -40,15 +41,15 @@ class Wheel:
 
 
 def words(node: ast.AST | None) -> list[str] | None:
-    """The texts of a literal list, tuple or set; None where there are others."""
+    """Return the strings of a literal list, tuple or set; None if it contains anything else."""
     if not isinstance(node, ast.List | ast.Tuple | ast.Set):
         return None
-    found = [item.value for item in node.elts if isinstance(item, ast.Constant)]
-    return found if len(found) == len(node.elts) and all(isinstance(item, str) for item in found) else None
+    found = [item.value for item in node.elts if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+    return found if len(found) == len(node.elts) else None
 
 
 def assigned(trees: Iterator[ast.Module]) -> dict[str, ast.AST]:
-    """All that is assigned at the top of these modules."""
+    """Return the top-level assignments of these modules."""
     found: dict[str, ast.AST] = {}
     for tree in trees:
         for node in tree.body:
@@ -60,18 +61,18 @@ def assigned(trees: Iterator[ast.Module]) -> dict[str, ast.AST]:
 
 
 def head(node: ast.AST) -> str:
-    """`Literal` of `typing.Literal[...]`."""
+    """Return the name of a type: `Literal` for `typing.Literal[...]`."""
     target = node.value if isinstance(node, ast.Subscript) else node
     return target.attr if isinstance(target, ast.Attribute) else target.id if isinstance(target, ast.Name) else ""
 
 
-# SGLang's own functions that read a value.
+# SGLang's functions that parse a value.
 PARSERS = {"human_readable_int": "size", "loads": "json", "json_list_type": "json", "nullable_str": "text"}
 SCALARS = {"bool": "flag", "int": "int", "float": "float", "str": "text"}
 
 
 def kind(node: ast.AST | None, known: dict[str, ast.AST], depth: int = 0) -> Any:
-    """What a type annotation allows: `flag`, `int`, `float`, `text`, `json`, a list of values, or `value` for any."""
+    """Return what a type annotation allows: `flag`, `int`, `float`, `text`, `json`, a list, or any `value`."""
     if node is None or depth > 6:
         return "value"
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
@@ -83,7 +84,7 @@ def kind(node: ast.AST | None, known: dict[str, ast.AST], depth: int = 0) -> Any
             return [str(value) for value in values] if len(values) else "value"
         if head(node) == "Union":
             return either([kind(part, known, depth + 1) for part in parts if not is_none(part)])
-        # Several values are several words to the engines, and one each to a recipe.
+        # The engines take several values as several words, a recipe one at a time.
         if head(node) in ("Optional", "SkipValidation", "Annotated", "list", "List", "tuple", "set"):
             return kind(parts[0], known, depth + 1)
         return "json" if head(node) in ("dict", "Dict") else "value"
@@ -94,7 +95,7 @@ def kind(node: ast.AST | None, known: dict[str, ast.AST], depth: int = 0) -> Any
 
 
 def either(kinds: list[Any]) -> Any:
-    """What a union allows."""
+    """Return what a union allows."""
     if all(isinstance(each, list) for each in kinds):
         return list(dict.fromkeys(item for each in kinds for item in each))
     if all(each == kinds[0] for each in kinds):
@@ -103,12 +104,12 @@ def either(kinds: list[Any]) -> Any:
 
 
 def typed(call: ast.Call) -> str:
-    """The kind of an `add_argument` that says it itself."""
+    """Return the kind of an `add_argument` with a `type` of its own."""
     return SCALARS.get(head(keyword(call, "type") or call), "value") if keyword(call, "type") else "text"
 
 
 def shape(node: ast.AST, known: dict[str, ast.AST], depth: int = 0) -> Any:
-    """What JSON value an annotation allows.
+    """Return the shape of JSON values that an annotation allows.
 
     `int`, `float`, `bool`, `text`, a list of texts to choose from, `{list: SHAPE}`, `{tuple: [SHAPE, ...]}`, or `any`.
     """
@@ -123,7 +124,7 @@ def shape(node: ast.AST, known: dict[str, ast.AST], depth: int = 0) -> Any:
     inner = [shape(part, known, depth + 1) for part in parts]
     match head(node), inner:
         case "Literal", _:
-            # Another list may stand within.
+            # Choices may contain another list.
             given = [
                 [each.value] if isinstance(each, ast.Constant) else of for each, of in zip(parts, inner, strict=True)
             ]
@@ -160,7 +161,7 @@ def classes(trees: Iterator[ast.Module]) -> dict[str, ast.ClassDef]:
 
 
 def added(tree: ast.AST) -> Iterator[tuple[list[str], ast.Call]]:
-    """Every `add_argument("--name", ...)` with its names."""
+    """Yield every `add_argument("--name", ...)` with its names."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
             names = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
@@ -186,7 +187,7 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name) and item.targets[0].id != "CUSTOM"
     ]
     arguments = wheel.tree("vllm/engine/arg_utils.py")
-    # `model_kwargs = get_kwargs(ModelConfig)`: which class a group of options comes from.
+    # `model_kwargs = get_kwargs(ModelConfig)`: the class that a group of options comes from.
     groups = {
         node.targets[0].id: node.value.args[0].id
         for node in ast.walk(arguments)
@@ -196,7 +197,7 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
         and head(node.value.func) == "get_kwargs"
         and isinstance(node.value.args[0], ast.Name)
     }
-    # `moe_kwargs = kernel_kwargs["moe_backend"]`: one option's own variable.
+    # `moe_kwargs = kernel_kwargs["moe_backend"]`: a variable for one option.
     singles = {
         node.targets[0].id: node.value
         for node in ast.walk(arguments)
@@ -204,7 +205,7 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
         and isinstance(node.targets[0], ast.Name)
         and isinstance(node.value, ast.Subscript)
     }
-    # Numbers that may be written `8k` (human_readable_int), or `auto`.
+    # Numbers that may be `8k` (human_readable_int) or `auto`.
     sizes = {"max_model_len"}
     for node in ast.walk(arguments):
         if isinstance(node, ast.Assign) and head(node.targets[0]) == "human_readable_int_args":
@@ -216,14 +217,14 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
         return {name: shape(annotation, known) for name, annotation in sorted(fields(owner).items())}
 
     for names, call in added(arguments):
-        # `**model_kwargs["dtype"]`, or such a mapping with a change.
+        # `**model_kwargs["dtype"]`, or a modified copy of it.
         annotation = None
         for each in ast.walk(call):
             each = singles.get(each.id, each) if isinstance(each, ast.Name) else each
             if isinstance(each, ast.Subscript) and isinstance(each.value, ast.Name) and each.value.id in groups:
                 owner = config.get(groups[each.value.id])
                 if owner and isinstance(each.slice, ast.Constant):
-                    annotation = annotation or fields(owner).get(each.slice.value)
+                    annotation = annotation or fields(owner).get(str(each.slice.value))
         for name in names:
             options[name] = kind(annotation, known) if annotation else typed(call)
             if name.strip("-").replace("-", "_") in sizes:
@@ -235,7 +236,7 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
                 options[name] = "flag"
     vllm_class = classes(wheel.trees("vllm/engine/arg_utils.py"))["EngineArgs"]
     for name, annotation in fields(vllm_class).items():
-        # The type of a JSON option is the class that its field names.
+        # The type of a JSON option is the class in its field's annotation.
         for each in ast.walk(annotation):
             if isinstance(each, ast.Name) and each.id in config and option(name) in options:
                 keys[option(name)] = shapes(config[each.id])
@@ -252,8 +253,8 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
     assert isinstance(environment, ast.Dict)
     options["--tool-call-parser"] = registered(wheel, "vllm/tool_parsers/__init__.py", "_TOOL_PARSERS_TO_REGISTER")
     options["--reasoning-parser"] = registered(wheel, "vllm/reasoning/__init__.py", "_REASONING_PARSERS_TO_REGISTER")
-    names = [key.value for key in environment.keys if isinstance(key, ast.Constant)]
-    return {"options": options, "keys": {name: of for name, of in keys.items() if of}, "environment": sorted(names)}
+    variables = [str(key.value) for key in environment.keys if isinstance(key, ast.Constant)]
+    return {"options": options, "keys": {name: of for name, of in keys.items() if of}, "environment": sorted(variables)}
 
 
 def registered(wheel: Wheel, file: str, name: str) -> list[str]:
@@ -284,7 +285,7 @@ def sglang(wheel: Wheel) -> dict[str, Any]:
                 choices = keyword(details, "choices")
                 if isinstance(choices, ast.Name):
                     choices = known.get(choices.id)
-                # A list with parts that are computed is no list of all choices.
+                # A list with computed parts is not a complete list of choices.
                 found = words(choices) or found
                 parser = keyword(details, "type_parser")
                 if parser is not None and not isinstance(found, list):

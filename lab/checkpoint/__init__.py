@@ -1,4 +1,4 @@
-"""Makes the lab's checkpoint: `nvidia/Qwen3.5-397B-A17B-NVFP4` in miniature, the same bytes every time."""
+"""Build the lab's checkpoint: `nvidia/Qwen3.5-397B-A17B-NVFP4` in miniature, the same bytes every time."""
 
 import hashlib
 import shutil
@@ -23,7 +23,7 @@ def write_checkpoint(folder: Path, repaired: bool = False) -> None:
 
 
 def content_key() -> str:
-    """Names what the present sources make: 16 hex digits of a hash over this package's files."""
+    """Return 16 hex digits of a hash over this package's files, which names what they build."""
     digest = hashlib.sha256()
     here = Path(__file__).parent
     for path in sorted(path for path in here.rglob("*") if path.is_file() and path.suffix != ".pyc"):
@@ -32,12 +32,12 @@ def content_key() -> str:
 
 
 def build() -> Path:
-    """The folder with the checkpoint's files; made first if the cache does not have it."""
+    """Return the folder with the checkpoint's files; build it if the cache lacks it."""
     return _build(content_key(), repaired=False)
 
 
 def build_repaired() -> Path:
-    """The same, as later exports are: routers and `mtp.fc` are named among what is not quantised."""
+    """Return the same as a later export: the ignore list contains the routers and `mtp.fc`."""
     return _build(f"{content_key()}-repaired", repaired=True)
 
 
@@ -52,7 +52,7 @@ def _build(name: str, repaired: bool) -> Path:
             try:
                 made.rename(folder)
             except OSError:
-                # Another process made the same one meanwhile: what is there is complete.
+                # Another process has built the same folder meanwhile; it is complete.
                 if not folder.exists():
                     raise
     return folder

@@ -1,4 +1,4 @@
-"""The miniature's JSON files, in the shape of NVIDIA's published ones."""
+"""The miniature's JSON files, with the structure of NVIDIA's published ones."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,14 @@ from lab.checkpoint.tokenizer import token_ids
 
 PRODUCER = {"name": "modelopt", "version": "0.42.0"}
 CONTEXT = 262144
-"""Native context length of the real model."""
+"""The native context length of the real model."""
 
 
-def unquantised(repaired: bool) -> list[str]:
-    """The modules ModelOpt left alone, one entry or more per layer.
+def unquantized(repaired: bool) -> list[str]:
+    """Return the modules that ModelOpt did not quantize, at least one entry per layer.
 
-    Unless it is repaired there is no entry for the routers (`mlp.gate`) nor for `mtp.fc`, though both are stored in
-    bfloat16: that is how the checkpoint was published, and why engines of its first weeks need a patched configuration.
+    Unless repaired, it lacks entries for the routers (`mlp.gate`) and `mtp.fc`, though both are stored in bfloat16:
+    the checkpoint was published this way, and engines of its first weeks need a patched configuration.
     """
     entries = ["lm_head", *(["model.language_model.layers.*.mlp.gate", "mtp.fc"] if repaired else [])]
     for number, kind in enumerate(sizes.layer_types()):
@@ -33,7 +33,7 @@ def _quantization(repaired: bool) -> dict[str, Any]:
     fp4 = {"dynamic": False, "num_bits": 4, "type": "float", "group_size": sizes.GROUP}
     return {
         "config_groups": {"group_0": {"input_activations": fp4, "weights": fp4, "targets": ["Linear"]}},
-        "ignore": unquantised(repaired),
+        "ignore": unquantized(repaired),
         "quant_algo": "NVFP4",
         "kv_cache_scheme": {"dynamic": False, "num_bits": 8, "type": "float"},
         "producer": PRODUCER,
@@ -42,7 +42,7 @@ def _quantization(repaired: bool) -> dict[str, Any]:
 
 
 def model_config(repaired: bool) -> dict[str, Any]:
-    """config.json: `Qwen3_5MoeConfig` with small sizes and the real `quantization_config`."""
+    """Return config.json: `Qwen3_5MoeConfig` with small sizes and the real `quantization_config`."""
     ids = token_ids()
     return {
         "architectures": ["Qwen3_5MoeForConditionalGeneration"],
@@ -117,20 +117,20 @@ def model_config(repaired: bool) -> dict[str, Any]:
 
 
 def quantization_report(repaired: bool) -> dict[str, Any]:
-    """hf_quant_config.json: the same in ModelOpt's own words."""
+    """Return hf_quant_config.json: the same in ModelOpt's format."""
     return {
         "producer": PRODUCER,
         "quantization": {
             "quant_algo": "NVFP4",
             "kv_cache_quant_algo": "FP8",
             "group_size": sizes.GROUP,
-            "exclude_modules": unquantised(repaired),
+            "exclude_modules": unquantized(repaired),
         },
     }
 
 
 def generation_config() -> dict[str, Any]:
-    """generation_config.json: the sampling the publisher recommends."""
+    """Return generation_config.json: the sampling that the publisher recommends."""
     ids = token_ids()
     return {
         "bos_token_id": ids["<|endoftext|>"],
@@ -158,8 +158,8 @@ def _processor(kind: str, name: str, pixels: int) -> dict[str, Any]:
 
 
 def write_configs(folder: Path, repaired: bool) -> None:
-    """Write every JSON file but the tokenizer's and the shards' index into `folder`."""
-    # Far smaller than the real limits: the engine tries the largest picture once at its start, on a CPU here.
+    """Write every JSON file except the tokenizer's and the shards' index into `folder`."""
+    # Far below the real limits: the engine processes the largest image once at startup, here on a CPU.
     picture = _processor("image_processor_type", "Qwen2VLImageProcessorFast", 262144)
     film = _processor("video_processor_type", "Qwen3VLVideoProcessor", 524288)
     files: dict[str, dict[str, Any]] = {

@@ -1,7 +1,7 @@
-"""The miniature's tensors: the real names, data types and layout of the NVFP4 checkpoint, small shapes, seeded values.
+"""The miniature's tensors: real names, data types and layout of the NVFP4 checkpoint, small shapes, seeded values.
 
 Names and layout follow `Qwen3_5MoeForConditionalGeneration` as transformers 5 saves it. What NVIDIA's ModelOpt
-quantises (the routed experts) is stored as it stores it: two FP4 codes in a byte, one FP8 scale for 16 values, one
+quantizes (the routed experts) is stored in its format: two FP4 codes in a byte, one FP8 scale for 16 values, one
 FP32 scale for the tensor. Values come from SHAKE-256 of the tensor's name, so the bytes are the same on every machine
 and need no numerical library.
 """
@@ -24,7 +24,7 @@ FULL_ATTENTION_INTERVAL = 4
 HEADS = 4
 KEY_VALUE_HEADS = 2
 HEAD_DIM = 256
-"""As in the real one: vLLM's CPU attention refuses small head dimensions at the first token."""
+"""As in the real model: vLLM's CPU attention fails with small head dimensions."""
 LINEAR_KEY_HEADS = 2
 LINEAR_VALUE_HEADS = 4
 LINEAR_HEAD_DIM = 128
@@ -59,11 +59,11 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """Bytes of its values."""
+        """The size of its values in bytes."""
         return prod(self.shape) * WIDTHS[self.dtype]
 
     def values(self) -> bytes:
-        """The values, little-endian; a function of the name and the seed alone."""
+        """Return the values, little-endian; they depend only on the name and the seed."""
         if self.dtype == "F32":
             scale = _CACHE_SCALE if self.name.endswith(("k_scale", "v_scale")) else _TENSOR_SCALE
             return struct.pack("<f", _ACTIVATION_SCALE if self.name.endswith("input_scale") else scale)
@@ -93,7 +93,7 @@ def _fp4(name: str, rows: int, columns: int) -> Iterator[Tensor]:
     yield Tensor(f"{name}.input_scale", "F32", ())
 
 
-def _feed_forward(name: str, *, quantised: bool) -> Iterator[Tensor]:
+def _feed_forward(name: str, *, quantized: bool) -> Iterator[Tensor]:
     yield _weight(f"{name}.gate", EXPERTS, HIDDEN)
     yield _weight(f"{name}.shared_expert_gate", 1, HIDDEN)
     experts = [f"{name}.experts.{number}" for number in range(EXPERTS)]
@@ -103,14 +103,14 @@ def _feed_forward(name: str, *, quantised: bool) -> Iterator[Tensor]:
             ("up_proj", EXPERT_HIDDEN, HIDDEN),
             ("down_proj", HIDDEN, EXPERT_HIDDEN),
         ):
-            if quantised and expert in experts:
+            if quantized and expert in experts:
                 yield from _fp4(f"{expert}.{projection}", rows, columns)
             else:
                 yield _weight(f"{expert}.{projection}", rows, columns)
 
 
 def _full_attention(name: str, *, scales: bool) -> Iterator[Tensor]:
-    # The query projection carries the output gate too, hence twice the heads.
+    # The query projection includes the output gate, hence twice the heads.
     yield _weight(f"{name}.q_proj", 2 * HEADS * HEAD_DIM, HIDDEN)
     yield _weight(f"{name}.k_proj", KEY_VALUE_HEADS * HEAD_DIM, HIDDEN)
     yield _weight(f"{name}.v_proj", KEY_VALUE_HEADS * HEAD_DIM, HIDDEN)
@@ -137,7 +137,7 @@ def _linear_attention(name: str) -> Iterator[Tensor]:
 
 
 def layer_types() -> list[str]:
-    """The kind of attention of each layer: every fourth one full, as in the real model."""
+    """Return the kind of attention of each layer: every fourth is full, as in the real model."""
     return [
         "linear_attention" if (number + 1) % FULL_ATTENTION_INTERVAL else "full_attention" for number in range(LAYERS)
     ]
@@ -152,7 +152,7 @@ def _language_model(name: str) -> Iterator[Tensor]:
             yield from _linear_attention(f"{layer}.linear_attn")
         else:
             yield from _full_attention(f"{layer}.self_attn", scales=True)
-        yield from _feed_forward(f"{layer}.mlp", quantised=True)
+        yield from _feed_forward(f"{layer}.mlp", quantized=True)
         yield _weight(f"{layer}.post_attention_layernorm", HIDDEN)
     yield _weight(f"{name}.norm", HIDDEN)
 
@@ -181,13 +181,13 @@ def _speculation(name: str) -> Iterator[Tensor]:
     layer = f"{name}.layers.0"
     yield _weight(f"{layer}.input_layernorm", HIDDEN)
     yield from _full_attention(f"{layer}.self_attn", scales=False)
-    yield from _feed_forward(f"{layer}.mlp", quantised=False)
+    yield from _feed_forward(f"{layer}.mlp", quantized=False)
     yield _weight(f"{layer}.post_attention_layernorm", HIDDEN)
     yield _weight(f"{name}.norm", HIDDEN)
 
 
 def tensors() -> list[Tensor]:
-    """Every tensor of the checkpoint, in the order in which the shards hold them."""
+    """Return every tensor of the checkpoint, in the order of the shards."""
     return [
         *_vision("model.visual"),
         *_language_model("model.language_model"),

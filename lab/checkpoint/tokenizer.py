@@ -24,12 +24,12 @@ SPECIAL = (
     "<|video_pad|>",
 )
 ADDED = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
-"""Added tokens that are ordinary text to a decoder: `skip_special_tokens` keeps them, the parsers need that."""
+"""Added tokens that a decoder treats as text: `skip_special_tokens` keeps them, as the parsers require."""
 
 PLAIN = VOCABULARY - len(SPECIAL) - len(ADDED)
 """Entries that are bytes and merges."""
 
-# The pattern by which Qwen's tokenizers split text before merging.
+# The pattern that Qwen's tokenizers split text with before merging.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -37,14 +37,14 @@ SPLIT = (
 
 
 def byte_alphabet() -> list[str]:
-    """The printable character that byte-level BPE uses for each byte: itself where printable, else one from U+0100."""
+    """Return the character that byte-level BPE uses for each byte: itself if printable, else one from U+0100."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
 
 
 def _learn(words: Counter[tuple[str, ...]], count: int) -> list[tuple[str, str]]:
-    """The `count` merges that byte-pair encoding learns from the words; ties go to the pair that sorts first."""
+    """Return the `count` merges that byte-pair encoding learns from the words; ties go to the pair that sorts first."""
     merges: list[tuple[str, str]] = []
     while len(merges) < count:
         pairs: Counter[tuple[str, str]] = Counter()
@@ -67,7 +67,7 @@ def _learn(words: Counter[tuple[str, ...]], count: int) -> list[tuple[str, str]]
 
 
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """The plain entries with their numbers, and the merges in order."""
+    """Return the plain entries with their numbers, and the merges in order."""
     alphabet = byte_alphabet()
     space = alphabet[0x20]
     text = (TEXT / "corpus.txt").read_text()
@@ -78,24 +78,16 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def token_ids() -> dict[str, int]:
-    """The numbers of the special and added tokens, which follow the plain ones."""
+    """Return the numbers of the special and added tokens, which follow the plain ones."""
     return {token: PLAIN + number for number, token in enumerate((*SPECIAL, *ADDED))}
 
 
 def write_tokenizer(folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json, vocab.json, merges.txt and chat_template.jinja into `folder`."""
     entries, merges = vocabulary()
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [
-        {
-            "id": number,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": token in SPECIAL,
-        }
-        for token, number in token_ids().items()
+        {"id": number, "content": token, **plain, "special": token in SPECIAL} for token, number in token_ids().items()
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     tokenizer = {

@@ -1,6 +1,6 @@
-"""The `vllm` command of the lab's image: the real one, after what a CPU cannot do has been swapped.
+"""The `vllm` command of the lab's image: the real one, with everything a CPU cannot do replaced.
 
-Every argument is judged by vLLM's own parser first. A wrong one ends as it ends anywhere: vLLM's message, exit code 2.
+vLLM's own parser checks every argument first. A wrong one gives the usual result: vLLM's message, exit code 2.
 """
 
 import gc
@@ -23,18 +23,18 @@ PREFIXES_VARIABLE = "LAB_KEEP_PREFIXES"
 
 
 def say(text: object) -> None:
-    """One line on standard output, at once, so that it stands before what vLLM logs next."""
+    """Print one line immediately, so that it appears before vLLM's next log line."""
     print(text, flush=True)
 
 
 def fail(text: str) -> NoReturn:
-    """End as vLLM's API server does on an error: the message last, exit code 1."""
+    """Exit as vLLM's API server does on an error: the message last, exit code 1."""
     print(text, file=sys.stderr, flush=True)
     raise SystemExit(1)
 
 
 def parse() -> Namespace:
-    """vLLM's verdict on the command line. Exits 2 with its message where it does not like it."""
+    """Parse the command line with vLLM's parser, which exits with 2 and a message on an error."""
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args
@@ -44,10 +44,10 @@ def parse() -> Namespace:
     parser = FlexibleArgumentParser(description="vLLM CLI")
     serve = ServeSubcommand()
     serve.subparser_init(parser.add_subparsers(required=False, dest="subparser"))
-    arguments = parser.parse_args()
+    arguments: Namespace = parser.parse_args()
     configure_logging_from_args(arguments)
     serve.validate(arguments)
-    # As ServeSubcommand.cmd does it first of all: the position wins over --model.
+    # As in ServeSubcommand.cmd: the positional argument overrides --model.
     if getattr(arguments, "model_tag", None) is not None:
         arguments.model = arguments.model_tag
         arguments.model_tag = None
@@ -55,18 +55,18 @@ def parse() -> Namespace:
 
 
 def world_size(arguments: Namespace) -> int:
-    """How many GPUs of this machine the arguments ask for."""
+    """Return how many GPUs of this machine the arguments require."""
     return int(arguments.tensor_parallel_size * arguments.pipeline_parallel_size * (arguments.data_parallel_size or 1))
 
 
 def prepare_model(arguments: Namespace) -> None:
-    """Check the checkpoint against its configuration, then have vLLM serve a copy without FP4. Exits 1 on a misfit."""
+    """Check the checkpoint against its configuration; make vLLM serve a copy without FP4. Exit with 1 on a mismatch."""
     from . import weights
 
     model = Path(arguments.model)
     config_file = model / "config.json"
     if not config_file.is_file():
-        return  # vLLM's own message is the right one
+        return  # vLLM prints its own message
     quantization = weights.nvfp4(json.loads(config_file.read_text()))
     if quantization is None:
         return
@@ -85,19 +85,19 @@ def prepare_model(arguments: Namespace) -> None:
             f"(EngineCore pid={os.getpid()}) ERROR [core.py] EngineCore failed to start.\n"
             f"(EngineCore pid={os.getpid()}) ERROR [core.py] {module}: {message}\n"
             f"lab: this image was made on {made}; its vLLM reads {module} as packed FP4, "
-            "and no ignore pattern of config.json says otherwise\n"
+            "and no ignore pattern of config.json prevents it\n"
             "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
         )
     target = Path(tempfile.mkdtemp(prefix="lab-model-"))
     count = weights.lay_out(model, target)
-    say(f"lab: quantisation NVFP4 -> bfloat16, {count} weights, in {target} (no FP4 on a CPU)")
+    say(f"lab: quantization NVFP4 -> bfloat16, {count} weights, in {target} (no FP4 on a CPU)")
     if arguments.served_model_name is None:
         arguments.served_model_name = [arguments.model]
     arguments.model = str(target)
 
 
 def import_once() -> None:
-    """Keep vLLM from importing itself in two more processes: to look at the model's class, and to run the engine."""
+    """Keep vLLM from importing itself in two more processes, which inspect the model's class and run the engine."""
     from vllm import ModelRegistry
     from vllm.model_executor.models.qwen3_5 import Qwen3_5MoeForConditionalGeneration
     from vllm.v1.engine import utils
@@ -108,8 +108,8 @@ def import_once() -> None:
 
 
 def serve() -> None:
-    """`vllm serve` with the command line as it is."""
-    # What imports make lives to the end; looking for garbage in it takes a fifth of them.
+    """Run `vllm serve` with the given command line."""
+    # Objects created by imports live to the end; collecting garbage takes a fifth of the import time.
     gc.disable()
     variables = swap_variables(os.environ)
     arguments = parse()
@@ -131,7 +131,7 @@ def serve() -> None:
 
 
 def main() -> None:
-    """Serve through the lab's swaps; every other command of `vllm` runs as it is."""
+    """Serve with the lab's swaps; run all other commands of `vllm` unchanged."""
     if sys.argv[1:2] == ["serve"]:
         serve()
         return

@@ -1,4 +1,4 @@
-"""The GPUs the container sees, and what vLLM says when they are too few for the arguments."""
+"""The GPUs that the container sees, and vLLM's error when the arguments need more."""
 
 import os
 import subprocess
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 
 class TooFewGpus(Exception):
-    """vLLM would refuse these arguments on this machine; the text is vLLM's own."""
+    """vLLM would refuse these arguments on this machine; the message is vLLM's."""
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> int:
-    """How many GPUs `nvidia-smi -L` lists, less those that CUDA_VISIBLE_DEVICES hides. 0 where it fails."""
+    """Return how many GPUs `nvidia-smi -L` lists and CUDA_VISIBLE_DEVICES does not hide. 0 when it fails."""
     try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False)
     except FileNotFoundError:
@@ -23,7 +23,7 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> int:
         return len(lines)
     wanted = [word.strip() for word in chosen.split(",")]
     known = [str(number) for number in range(len(lines))]
-    # CUDA takes the list up to the first entry that names no device; a UUID stands in the line of its GPU.
+    # CUDA uses the list up to the first entry that names no device; `nvidia-smi -L` prints the UUIDs.
     count = 0
     for word in wanted:
         if word not in known and not (word.startswith("GPU-") and any(word in line for line in lines)):

@@ -1,4 +1,4 @@
-"""The arguments and variables that a machine without GPUs cannot follow, and what it does instead."""
+"""The arguments and variables that a machine without GPUs cannot honor, and their replacements."""
 
 from argparse import Namespace
 from collections.abc import Callable, MutableMapping
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Swap:
-    """One thing that was asked for and is done otherwise."""
+    """One requested setting and its replacement."""
 
     what: str
     asked: object
@@ -44,7 +44,7 @@ def _other_than(*allowed: object) -> Callable[[Any], bool]:
 
 
 NATIVE_CONTEXT = 262144
-"""Of the miniature, in tokens; as the real model's."""
+"""The context length of the miniature and the real model, in tokens."""
 
 ONE_CPU = "one CPU"
 NO_FP = "no FP4 or FP8 on a CPU"
@@ -52,39 +52,37 @@ NO_KERNEL = "a GPU's kernel"
 
 _RULES = (
     *(
-        _Rule(f"{kind}_size", _above_one, 1, ONE_CPU)
-        for kind in (
-            "tensor_parallel",
-            "pipeline_parallel",
-            "data_parallel",
-            "data_parallel_local",
-            "decode_context_parallel",
-            "prefill_context_parallel",
+        _Rule(name, _above_one, 1, ONE_CPU)
+        for name in (
+            "tensor_parallel_size",
+            "pipeline_parallel_size",
+            "data_parallel_size",
+            "data_parallel_size_local",
+            "decode_context_parallel_size",
+            "prefill_context_parallel_size",
         )
     ),
-    _Rule("data_parallel_size_local", _above_one, 1, ONE_CPU),
-    _Rule("enable_expert_parallel", bool, False, ONE_CPU),
-    _Rule("enable_eplb", bool, False, ONE_CPU),
-    _Rule("enable_dbo", bool, False, ONE_CPU),
-    _Rule("numa_bind", bool, False, ONE_CPU),
+    *(
+        _Rule(name, bool, False, ONE_CPU)
+        for name in ("enable_expert_parallel", "enable_eplb", "enable_dbo", "numa_bind")
+    ),
     _Rule("device_ids", _given, None, ONE_CPU),
     _Rule("distributed_executor_backend", _other_than("uni"), "uni", ONE_CPU),
     _Rule("quantization", _given, None, NO_FP),
     _Rule("kv_cache_dtype", _other_than("auto", "bfloat16"), "auto", NO_FP),
-    _Rule("attention_backend", _given, None, NO_KERNEL),
-    _Rule("mm_encoder_attn_backend", _given, None, NO_KERNEL),
-    _Rule("linear_backend", _other_than("auto"), "auto", NO_KERNEL),
-    _Rule("moe_backend", _other_than("auto"), "auto", NO_KERNEL),
-    _Rule("gdn_prefill_backend", _given, None, NO_KERNEL),
-    _Rule("kv_cache_memory_bytes", _given, None, "no GPU memory"),
-    _Rule("num_gpu_blocks_override", _given, None, "no GPU memory"),
+    *(
+        _Rule(name, _given, None, NO_KERNEL)
+        for name in ("attention_backend", "mm_encoder_attn_backend", "gdn_prefill_backend")
+    ),
+    *(_Rule(name, _other_than("auto"), "auto", NO_KERNEL) for name in ("linear_backend", "moe_backend")),
+    *(_Rule(name, _given, None, "no GPU memory") for name in ("kv_cache_memory_bytes", "num_gpu_blocks_override")),
     _Rule("load_format", _other_than("auto", "safetensors"), "auto", "a GPU's loader"),
-    # Compiling takes two cores half a minute and more; one eager pass of four small layers takes none.
+    # Compiling takes half a minute and more on two cores; an eager pass of four small layers takes no time.
     _Rule("enforce_eager", lambda value: not value, True, "no torch.compile, for a quick start"),
 )
 
 _VARIABLES = {
-    # One thread is enough for four small layers, and the engine is forked, which several OpenMP threads do not survive.
+    # One thread suffices for four small layers; the engine is forked, which several OpenMP threads do not survive.
     "OMP_NUM_THREADS": ("1", "small layers"),
     "VLLM_ENABLE_V1_MULTIPROCESSING": ("0", "engine and worker in one process, for a quick start"),
 }
@@ -99,7 +97,7 @@ def _set(environment: MutableMapping[str, str], name: str, value: str, why: str)
 
 
 def swap_variables(environment: MutableMapping[str, str]) -> list[Swap]:
-    """Change the environment before vLLM is imported; returns what was changed."""
+    """Change the environment before vLLM is imported; return the changes."""
     swaps = []
     for name, (value, why) in _VARIABLES.items():
         swaps += _set(environment, name, value, why)
@@ -110,45 +108,43 @@ def swap_variables(environment: MutableMapping[str, str]) -> list[Swap]:
 
 
 def speculates(arguments: Namespace) -> bool:
-    """Whether the arguments ask for speculative decoding."""
+    """Whether the arguments enable speculative decoding."""
     return any(getattr(arguments, name, None) is not None for name in ("speculative_config", "spec_method"))
 
 
 def swap_memory(arguments: Namespace, environment: MutableMapping[str, str]) -> list[Swap]:
-    """Give the KV cache what the full context takes: 1 GiB for the native one, twice that with a draft layer."""
+    """Size the KV cache for the full context: 1 GiB for the native context, twice that with a draft layer."""
     context = getattr(arguments, "max_model_len", None) or 0
     space = max(1, -(-context // NATIVE_CONTEXT)) * (2 if speculates(arguments) else 1)
     return _set(environment, "VLLM_CPU_KVCACHE_SPACE", str(space), "GiB of KV cache, instead of a share of GPU memory")
 
 
 def swap_arguments(arguments: Namespace, keep_prefixes: bool = False) -> list[Swap]:
-    """Change parsed arguments of `vllm serve`; returns what was changed.
+    """Change parsed arguments of `vllm serve`; return the changes.
 
-    With `keep_prefixes` a drafter may keep prefixes, as asked: it comes up, and dies at its first request on a CPU.
+    With `keep_prefixes` a drafter keeps prefix caching: on a CPU the engine starts and dies at its first request.
     """
     swaps = []
     for rule in _RULES:
         asked = getattr(arguments, rule.attribute, None)
         if hasattr(arguments, rule.attribute) and rule.asked(asked) and asked != rule.done:
             setattr(arguments, rule.attribute, rule.done)
-            # Nobody asked for the default that a rule replaces: say so only where it changes what runs.
+            # A replaced default is reported only if it changes what runs.
             swaps.append(Swap("--" + rule.attribute.replace("_", "-"), asked, rule.done, rule.why))
     cached = getattr(arguments, "enable_prefix_caching", None)
-    # With a drafter vLLM keeps the recurrent state's prefixes by a Triton kernel (v1/worker/mamba_utils.py).
+    # With a drafter vLLM caches prefixes of the recurrent state with a Triton kernel (v1/worker/mamba_utils.py).
     if speculates(arguments) and cached is not False and not keep_prefixes:
         arguments.enable_prefix_caching = False
         swaps.append(Swap("--enable-prefix-caching", cached, False, NO_KERNEL))
     attention = getattr(arguments, "attention_config", None)
-    if (asked := _differences(attention)) is not None:
+    if attention is not None and (asked := _differences(attention)) is not None:
         arguments.attention_config = type(attention)()
         swaps.append(Swap("--attention-config", asked, None, NO_KERNEL))
     return swaps
 
 
 def _differences(config: Any) -> dict[str, Any] | None:
-    """What was set in a configuration object of vLLM; None where nothing was."""
-    if config is None:
-        return None
+    """Return what was set in a configuration object of vLLM; None when nothing was."""
     if isinstance(config, dict):
         return config or None
     default = vars(type(config)())

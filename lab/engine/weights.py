@@ -1,4 +1,4 @@
-"""Reads the checkpoint as vLLM would with FP4 kernels, and lays it out so that vLLM can serve it without."""
+"""Check the checkpoint as vLLM with FP4 kernels would, and convert it so that vLLM can serve it without them."""
 
 import json
 import os
@@ -9,29 +9,29 @@ from pathlib import Path
 from typing import Any
 
 GATE_FIXED = date(2026, 2, 24)
-"""vLLM #35156: from here on the router is never read as quantised."""
+"""vLLM #35156: from then on the router is never read as quantized."""
 
 MTP_FIXED = date(2026, 4, 2)
-"""vLLM #38832: from here on `mtp.fc` is never read as quantised."""
+"""vLLM #38832: from then on `mtp.fc` is never read as quantized."""
 
 GROUP = 16
 """Values that share one scale in NVFP4."""
 
 
 class Unloadable(Exception):
-    """vLLM could not load these weights with this configuration; the text is what it would say."""
+    """vLLM could not load these weights with this configuration; the message is vLLM's."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor as a shard's header describes it."""
+    """A tensor's entry in a shard's header."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 def read_headers(model: Path) -> dict[str, Stored]:
-    """Every tensor of the shards in the folder, by name."""
+    """Return every tensor of the shards in the folder, by name."""
     tensors = {}
     for shard in sorted(model.glob("*.safetensors")):
         with shard.open("rb") as content:
@@ -44,7 +44,7 @@ def read_headers(model: Path) -> dict[str, Stored]:
 
 
 def nvfp4(config: dict[str, Any]) -> dict[str, Any] | None:
-    """The quantization_config of config.json where it is ModelOpt's NVFP4, else None."""
+    """Return the quantization_config of config.json if it is ModelOpt's NVFP4, else None."""
     quantization = config.get("quantization_config")
     if not isinstance(quantization, dict) or quantization.get("quant_method") != "modelopt":
         return None
@@ -67,9 +67,9 @@ def check_ignored(
     *,
     speculation: bool,
 ) -> None:
-    """Raise Unloadable where the patterns do not fit the weights, as a vLLM of the image's day would.
+    """Raise Unloadable if the patterns do not match the weights, as the vLLM of the image's date would.
 
-    `excluded` says whether the configuration's ignore patterns leave a module alone.
+    `excluded` says whether the configuration's ignore patterns match a module.
     """
     for module, stored in _plain_linear(tensors):
         if excluded(module) or (module.startswith("mtp.") and not speculation):
@@ -96,7 +96,7 @@ def check_ignored(
 
 
 def vllm_matcher(quantization: dict[str, Any]) -> Callable[[str], bool]:
-    """How the real vLLM matches ignore patterns: its own class, mapper and names, for Qwen3.5."""
+    """Return a matcher of ignore patterns built from vLLM's own class, mapper and names for Qwen3.5."""
     from vllm.model_executor.layers.quantization.modelopt import ModelOptNvFp4Config
     from vllm.model_executor.models.qwen3_5 import Qwen3_5MoeForConditionalGeneration as Model
     from vllm.model_executor.models.utils import WeightsMapper
@@ -104,7 +104,7 @@ def vllm_matcher(quantization: dict[str, Any]) -> Callable[[str], bool]:
     language = ModelOptNvFp4Config.from_config(quantization)
     language.packed_modules_mapping = Model.packed_modules_mapping
     language.apply_vllm_mapper(Model.hf_to_vllm_mapper)
-    # The speculative head is a model of its own in vLLM and keeps its names.
+    # In vLLM the speculative head is a separate model and keeps its names.
     speculative = ModelOptNvFp4Config.from_config(quantization)
     speculative.apply_vllm_mapper(WeightsMapper())
 
@@ -118,9 +118,9 @@ def vllm_matcher(quantization: dict[str, Any]) -> Callable[[str], bool]:
 
 
 def lay_out(model: Path, target: Path) -> int:
-    """Fill `target` with links to the model's files, its FP4 weights as bfloat16 and a config.json without FP4.
+    """Fill `target` with links to the model's files, the FP4 weights as bfloat16, and a config.json without FP4.
 
-    Returns how many tensors were turned into bfloat16.
+    Returns how many tensors were converted to bfloat16.
     """
     import torch
     from safetensors import safe_open

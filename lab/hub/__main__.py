@@ -1,14 +1,14 @@
-"""`python -m lab.hub`: serve repositories until SIGTERM."""
+"""Serve repositories until SIGTERM: `python -m lab.hub`."""
 
 import argparse
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from lab.hub.faults import Faults
+from lab.hub.protocol import Hub
 from lab.hub.repository import Repository
-from lab.hub.server import Hub, HubServer
+from lab.hub.server import HubServer
 from lab.hub.throttle import Throttle, read_rate
 
 
@@ -28,24 +28,20 @@ def main() -> None:
     parser.add_argument(
         "--repository", type=_repository, action="append", required=True, metavar="OWNER/NAME[@COMMIT]=FOLDER"
     )
-    parser.add_argument("--gated", action="append", default=[], metavar="OWNER/NAME=TOKENFILE")
     parser.add_argument("--rate", type=int, default=0, metavar="BYTES/S", help="0: no limit")
-    parser.add_argument("--rate-file", type=Path, help="overrides --rate while it exists and holds a number")
-    parser.add_argument("--faults-file", type=Path, help="what it does wrong on purpose (lab.hub.faults)")
-    parser.add_argument("--journal", type=Path, help="gets a JSON line for every answer")
-    parser.add_argument("--xet", action="store_true", help="announce LFS files as stored by xet as well")
-    parser.add_argument("--version", default="", help="told in the Server header, so that a starter knows it again")
+    parser.add_argument("--rate-file", type=Path, help="overrides --rate while it exists and contains a number")
+    parser.add_argument("--faults-file", type=Path, help="the faults to simulate (lab.hub.faults)")
+    parser.add_argument("--journal", type=Path, help="gets one JSON line per answer")
+    parser.add_argument("--xet", action="store_true", help="also announce LFS files as stored by xet")
+    parser.add_argument("--version", default="", help="sent in the Server header; tells a starter what runs")
     arguments = parser.parse_args()
-    gated = (text.partition("=") for text in arguments.gated)
-    tokens = {name: Path(path).read_text().strip() for name, _, path in gated}
-    repositories = [replace(each, token=tokens.get(each.name)) for each in arguments.repository]
 
     def rate() -> int:
         return (read_rate(arguments.rate_file) if arguments.rate_file else 0) or arguments.rate
 
     address = (arguments.host, arguments.port)
     faults = Faults(arguments.faults_file)
-    hub = Hub(repositories, arguments.xet)
+    hub = Hub(arguments.repository, arguments.xet)
     server = HubServer(address, hub, Throttle(rate), arguments.version, faults, arguments.journal)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server.serve_forever()

@@ -1,4 +1,4 @@
-"""What the hub sends back, apart from the connection it travels on."""
+"""The hub's responses, independent of the connection."""
 
 import json
 import re
@@ -11,7 +11,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 class Refused(Exception):
-    """A request that gets an error for an answer."""
+    """A request answered with an error."""
 
     def __init__(self, status: HTTPStatus, message: str, code: str | None = None) -> None:
         super().__init__(message)
@@ -22,7 +22,7 @@ class Refused(Exception):
 
 @dataclass
 class Answer:
-    """What is sent back. With `entry` it is content of that file: its own, or `body` where there is one."""
+    """A response. With `entry` it is content of that file: the file's bytes, or `body` if set."""
 
     status: HTTPStatus = HTTPStatus.OK
     headers: dict[str, str] = field(default_factory=dict)
@@ -31,19 +31,19 @@ class Answer:
     start: int = 0
     length: int = 0
     about: str = ""
-    """The file that this is about, `xet:` before it where xet stores it; or `/api`, or `/cas`."""
+    """The path of the file, with the prefix `xet:` for a xorb; or `/api`, or `/cas`."""
 
 
 def as_json(content: object, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Answer:
-    """An answer with a JSON body."""
+    """Return an answer with a JSON body."""
     body = json.dumps(content).encode()
     return Answer(status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}, body)
 
 
 def byte_range(wanted: str | None, size: int) -> tuple[int, int] | None:
-    """First and last byte that a Range header asks for of so many; None where it asks for all.
+    """Return the first and last byte that a Range header requests of `size` bytes; None for all of them.
 
-    The first comes after the last where there is nothing to send.
+    The first is larger than the last when the range is empty.
     """
     match = _RANGE.fullmatch(wanted) if wanted else None
     if match is None or match.groups() == ("", ""):

@@ -1,4 +1,4 @@
-"""The storage service of xet: tells of which chunks a file is made, and sends chunks.
+"""The storage service of xet: lists the chunks of a file and sends them.
 
 After https://huggingface.co/docs/xet (api, xorb, download-protocol). The real one's chunks vary in size, are
 compressed, and shared between files; here they do not, are not, and a xorb is fifteen chunks of one file.
@@ -24,7 +24,7 @@ _XORB = re.compile(r"/xorbs/(?P<file>[0-9a-f]{64})/(?P<number>\d+)")
 
 
 def file_id(entry: Entry) -> str:
-    """What xet calls a file; any 64 hex digits do, as the client does not compute it when it downloads."""
+    """Return xet's id of a file; any 64 hex digits do, since a downloading client does not verify it."""
     return hashlib.sha256(f"xet {entry.sha256}".encode()).hexdigest()
 
 
@@ -35,21 +35,21 @@ class Cas:
         self._entries = {file_id(entry): entry for entry in entries}
 
     def connection(self, base: str) -> Answer:
-        """What the hub answers to who asks for the way to its storage."""
+        """Return the hub's answer to a request for the storage service's address and token."""
         until = int(time.time()) + TOKEN_S
         headers = {"X-Xet-Cas-Url": base, "X-Xet-Access-Token": TOKEN, "X-Xet-Token-Expiration": str(until)}
         return as_json({"casUrl": base, "accessToken": TOKEN, "exp": until}, headers=headers)
 
     def answer(self, path: str, base: str, token: str | None, wanted: str | None) -> Answer:
-        """The answer to a GET of `path` below `base`. `wanted` is the Range header. Raises Refused."""
+        """Answer a GET of `path` below `base`. `wanted` is the Range header. Raises Refused."""
         if match := _XORB.fullmatch(path):
-            # Like a signed URL: whoever knows it may have it.
+            # Like a signed URL, this needs no token.
             return self._xorb(self._entry(match), int(match["number"]), wanted)
         if match := _RECONSTRUCTION.fullmatch(path):
             if token != TOKEN:
                 raise Refused(HTTPStatus.UNAUTHORIZED, "the token is not one of this service")
             return self._reconstruction(self._entry(match), base, wanted)
-        # Among others version 2 of the reconstructions: clients then ask for version 1.
+        # This includes version 2 of the reconstructions: clients then request version 1.
         raise Refused(HTTPStatus.NOT_FOUND, "no such route")
 
     def _entry(self, match: re.Match[str]) -> Entry:
@@ -71,8 +71,8 @@ class Cas:
             terms.append({"hash": name, "unpacked_length": size, "range": chunks})
             place: dict[str, Any] = {"range": chunks, "url": f"{base}/xorbs/{file_id(entry)}/{number}"}
             fetch_info[name] = [{**place, "url_range": {"start": 0, "end": size + count * HEADER_BYTES - 1}}]
-        told = {"offset_into_first_range": start % XORB, "terms": terms, "fetch_info": fetch_info}
-        answer = as_json(told)
+        found = {"offset_into_first_range": start % XORB, "terms": terms, "fetch_info": fetch_info}
+        answer = as_json(found)
         answer.about = "/cas"
         return answer
 
@@ -88,7 +88,7 @@ class Cas:
 
 
 def _packed(content: bytes) -> bytes:
-    """The content as a xorb holds it: before each chunk HEADER_BYTES of version, stored size, compression, size."""
+    """Return the content as a xorb: each chunk after HEADER_BYTES of version, stored size, compression, size."""
     packed = bytearray()
     for at in range(0, len(content), CHUNK):
         chunk = content[at : at + CHUNK]

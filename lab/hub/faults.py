@@ -1,7 +1,7 @@
-"""What the hub does wrong on purpose: rules in a JSON file that is read again for every request.
+"""Faults that the hub simulates: rules in a JSON file that is read at every request.
 
-A rule has `fault`, one of FAULTS, and perhaps: `path`, a pattern of the files it holds for (`*`), `times`, how many
-answers with content it spoils (no limit), `seconds`, how long it holds after it was first met (no limit), `value`.
+A rule has `fault`, one of FAULTS, and optionally `path`, a pattern of the files it applies to (`*`), `times`, how many
+answers it affects (no limit), `seconds`, how long it lasts after its first match (no limit), and `value`.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import Any
 
 FAULTS = {
-    "cut": "hang up after every tenth of a file",
-    "truncate": "send half of what is left, and call it all",
+    "cut": "disconnect after every tenth of a file",
+    "truncate": "send half of the rest as if it were all of it",
     "flip": "change one byte in the middle",
-    "stall": "stop sending in the middle, and keep the connection",
-    "etag": "announce another checksum than the file's",
+    "stall": "stop sending in the middle and keep the connection open",
+    "etag": "announce a wrong checksum",
     "403": "refuse",
     "429": "too many requests; `value`: Retry-After, in seconds or as a date (1)",
     "503": "unavailable",
-    "redirect": "send files from another address; `value`: its URL",
-    "moved": "the branch names another commit; `value`: 40 hex digits",
+    "redirect": "redirect files to another address; `value`: its URL",
+    "moved": "resolve the branch to another commit; `value`: 40 hex digits",
 }
 KEYS = ("fault", "path", "times", "seconds", "value")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of misbehaviour."""
+    """One fault and when it applies."""
 
     fault: str
     path: str = "*"
@@ -41,50 +41,50 @@ class Rule:
 
 
 def parse(text: str) -> Rule:
-    """From `FAULT[,KEY=VALUE...]`, as on the command line. Raises ValueError."""
+    """Parse `FAULT[,KEY=VALUE...]`, as on the command line. Raises ValueError."""
     fault, *options = text.split(",")
     if fault not in FAULTS:
-        raise ValueError(f"{fault!r} is no fault: there are {', '.join(FAULTS)}")
+        raise ValueError(f"{fault!r} is not a fault; faults are {', '.join(FAULTS)}")
     found: dict[str, Any] = {"fault": fault}
     for option in options:
         key, separator, value = option.partition("=")
         if not separator or key not in KEYS[1:]:
-            raise ValueError(f"{option!r} is none of {', '.join(f'{key}=' for key in KEYS[1:])}")
+            raise ValueError(f"{option!r} must be one of {', '.join(f'{key}=' for key in KEYS[1:])}")
         found[key] = int(value) if key == "times" else float(value) if key == "seconds" else value
     return Rule(**found)
 
 
 def write(path: Path, rules: list[Rule]) -> None:
-    """Have the hub that reads `path` follow these rules from now on; none: behave."""
+    """Make the hub that reads `path` follow these rules from now on."""
     beside = path.with_suffix(".new")
     beside.write_text(json.dumps([vars(rule) for rule in rules]))
     beside.replace(path)
 
 
 class Faults:
-    """The rules that hold now, and how often each was followed."""
+    """The current rules, and how often each was applied."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._lock = threading.Lock()
         self._text = ""
         self._rules: list[Rule] = []
-        self._followed: list[int] = []
+        self._applied: list[int] = []
         self._since: list[float | None] = []
 
-    def take(self, kinds: tuple[str, ...], path: str, *, count: bool) -> Rule | None:
-        """The first rule of these kinds for a file, counted as followed once more if `count`."""
+    def take(self, kinds: tuple[str, ...], path: str) -> Rule | None:
+        """Return the first rule of these kinds for a file, and count it as applied."""
         with self._lock:
             self._read()
             for number, rule in enumerate(self._rules):
                 if rule.fault not in kinds or not fnmatch(path, rule.path):
                     continue
                 since = self._since[number] = self._since[number] or time.monotonic()
-                if rule.times is not None and self._followed[number] >= rule.times:
+                if rule.times is not None and self._applied[number] >= rule.times:
                     continue
                 if rule.seconds is not None and time.monotonic() - since > rule.seconds:
                     continue
-                self._followed[number] += count
+                self._applied[number] += 1
                 return rule
         return None
 
@@ -96,5 +96,5 @@ class Faults:
         if text != self._text:
             self._text = text
             self._rules = [Rule(**each) for each in json.loads(text or "[]")]
-            self._followed = [0] * len(self._rules)
+            self._applied = [0] * len(self._rules)
             self._since = [None] * len(self._rules)

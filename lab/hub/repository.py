@@ -1,4 +1,4 @@
-"""What the hub knows about a repository: its files with their checksums, and the commit that follows from them."""
+"""A repository of the hub: its files with their checksums, and the commit derived from them."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def git_blob(content: bytes) -> str:
-    """The git object id of a file with this content."""
+    """Return the git object id of a file with this content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
@@ -22,25 +22,25 @@ class Entry:
     source: Path
     size: int
     oid: str
-    """Git object id: of the file, or of its pointer where the file is kept by Git LFS."""
+    """Git object id of the file, or of its pointer if Git LFS stores the file."""
     sha256: str | None
-    """Set for LFS files alone; what their ETag is then."""
+    """The ETag of an LFS file; None for others."""
     pointer_size: int
 
     @property
     def etag(self) -> str:
-        """The identity of the content that the hub announces for it."""
+        """The ETag that the hub announces."""
         return self.sha256 or self.oid
 
     def listing(self) -> dict[str, Any]:
-        """The file as the hub's tree lists it."""
+        """Return the file as the hub's tree lists it."""
         row: dict[str, Any] = {"type": "file", "oid": self.oid, "size": self.size, "path": self.path}
         if self.sha256:
             row["lfs"] = {"oid": self.sha256, "size": self.size, "pointerSize": self.pointer_size}
         return row
 
     def sibling(self, *, blobs: bool) -> dict[str, Any]:
-        """The file as the hub's model info lists it, with sizes and checksums if `blobs`."""
+        """Return the file as the hub's model info lists it, with sizes and checksums if `blobs`."""
         row: dict[str, Any] = {"rfilename": self.path}
         if blobs:
             row |= {"size": self.size, "blobId": self.oid}
@@ -54,25 +54,25 @@ def _entry(source: Path, path: str, *, large: bool) -> Entry:
     if not large:
         return Entry(path, source, len(content), git_blob(content), None, 0)
     sha256 = hashlib.sha256(content).hexdigest()
-    # The text that Git keeps in place of the file (git-lfs, docs/spec.md).
+    # The text that Git stores instead of the file (git-lfs, docs/spec.md).
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(content)}\n".encode()
     return Entry(path, source, len(content), git_blob(pointer), sha256, len(pointer))
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A model repository whose only commit, on branch `main`, is what a folder holds."""
+    """A model repository with one commit, on branch `main`: the content of a folder."""
 
     name: str
     folder: Path
     token: str | None = None
-    """The repository is gated if set: its files go only to who sends this token."""
+    """If set, the repository is gated: its files require this token."""
     pinned: str | None = None
-    """The commit's name where a recipe has the real one; else it follows from the files."""
+    """The commit, if a recipe has the real one; otherwise it is derived from the files."""
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
-        """The files by path. `.gitattributes` says which are kept by Git LFS, as on the real hub."""
+        """The files by path. `.gitattributes` says which are stored by Git LFS, as on the real hub."""
         attributes = self.folder / ".gitattributes"
         lines = attributes.read_text().splitlines() if attributes.exists() else []
         patterns = [line.split()[0] for line in lines if "filter=lfs" in line.split()]
@@ -85,7 +85,7 @@ class Repository:
 
     @cached_property
     def commit(self) -> str:
-        """40 hex digits that change with any file, unless they are pinned."""
+        """40 hex digits that change with any file, unless pinned."""
         if self.pinned:
             return self.pinned
         listing = [entry.listing() for entry in self.entries.values()]
@@ -96,7 +96,7 @@ class Repository:
         return revision in ("main", "refs/heads/main", self.commit)
 
     def info(self, *, blobs: bool) -> dict[str, Any]:
-        """What `GET /api/models/...` answers."""
+        """Return the answer to `GET /api/models/...`."""
         owner = self.name.partition("/")[0]
         return {
             "_id": git_blob(self.name.encode())[:24],

@@ -1,4 +1,4 @@
-"""Limits how fast the hub sends, all connections together; the limit can be changed while it sends."""
+"""A rate limit for all of the hub's connections together, which can change during a transfer."""
 
 import contextlib
 import threading
@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CHUNK = 256 * 1024
-"""Bytes sent at once where nothing limits them."""
+"""Bytes sent at once without a limit."""
 
 TICK = 0.05
-"""Seconds that one limited chunk takes, so that a change of the limit is felt soon."""
+"""Seconds per chunk with a limit, so that a changed limit takes effect soon."""
 
 
 def read_rate(path: Path) -> int:
-    """Bytes per second from the file; 0, which is no limit, where there is none or it holds no number."""
+    """Return the bytes per second in the file; 0, no limit, if it is missing or holds no number."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         return max(0, int(path.read_text().strip()))
     return 0
 
 
 class Throttle:
-    """Hands out pieces of a transfer no faster than `rate()` bytes per second in total."""
+    """Releases pieces of transfers at no more than `rate()` bytes per second in total."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Throttle:
         self._free_at = 0.0
 
     def pieces(self, total: int) -> Iterator[int]:
-        """Yields sizes that add up to `total`, each at the time at which it may be sent."""
+        """Yield sizes that add up to `total`, each when it may be sent."""
         left = total
         while left > 0:
             rate = self._rate()

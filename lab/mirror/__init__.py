@@ -1,4 +1,4 @@
-"""The lab's mirror: NVIDIA's, Docker's and the toolkit's repositories, and Debian's and Python's packages passed on."""
+"""The lab's mirror: apt repositories of NVIDIA and Docker built here, Debian's and Python's packages passed through."""
 
 import contextlib
 import sys
@@ -21,39 +21,38 @@ WWW = STATE / "mirror"
 
 
 def build(say: Say = print) -> None:
-    """Build the lab's own repositories where they are missing or outdated; a second call takes no time.
+    """Build the lab's own repositories if they are missing or outdated.
 
-    Raises MirrorError when Debian's packages cannot be had and are not in the cache.
+    Raises LabError when Debian's packages are neither reachable nor in the cache.
     """
     sources = upstreams.find()
-    with client(sources.certificates) as http, exclusive(FILES / "lock", say, "mirror: another lab is building it"):
+    with (
+        client(sources.certificates) as http,
+        exclusive(FILES / "lock", say, "mirror: another lab is building it"),
+    ):
         archive = Archive(sources.debian, Cache(FILES / "passed-on", http))
         Repositories(FILES, WWW, archive, say).build()
     engine.publish(WWW / "python")
 
 
-def start(address: str = GATEWAY, port: int = MIRROR_PORT, say: Say = print) -> Service:
-    """Build what is missing, start the server unless it runs, and wait until it answers.
-
-    Raises MirrorError or lab.service.ServiceError with the reason.
-    """
+def start(say: Say = print) -> Service:
+    """Build what is missing, start the server unless it runs, and wait until it answers. Raises LabError."""
     build(say)
-    url = MIRROR_URL if (address, port) == (GATEWAY, MIRROR_PORT) else f"http://{address}:{port}"
-    command = [sys.executable, "-m", "lab.mirror.server", "--address", address, "--port", str(port)]
+    command = [sys.executable, "-m", "lab.mirror.server", "--address", GATEWAY, "--port", str(MIRROR_PORT)]
     command += ["--www", str(WWW), "--cache", str(FILES / "passed-on")]
     checkout = Path(__file__).parent.parent.parent
 
     def answers() -> bool:
-        with urlopen(f"{url}/", timeout=2) as response:
+        with urlopen(f"{MIRROR_URL}/", timeout=2) as response:
             return bool(response.read().decode().strip() == greeting())
 
     with contextlib.suppress(OSError):
         if service.running(NAME) is not None and not answers():
-            say("mirror: its code changed, starting it again")
+            say("mirror: its code changed, restarting it")
             stop()
-    return service.daemonise(NAME, command, url=url, ready=answers, cwd=checkout)
+    return service.start(NAME, command, url=MIRROR_URL, ready=answers, cwd=checkout)
 
 
 def stop() -> bool:
-    """Stop the server; returns whether it ran."""
+    """Stop the server; return whether it was running."""
     return service.stop(NAME)

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -17,7 +16,7 @@ _HASHES = {"MD5Sum": hashlib.md5, "SHA1": hashlib.sha1, "SHA256": hashlib.sha256
 
 @dataclass(frozen=True)
 class Entry:
-    """A package in a repository: its stanza is the control file's, with where it lies and its hashes."""
+    """A package in a repository: its stanza is the control file plus path and hashes."""
 
     control: str
     path: Path
@@ -58,29 +57,17 @@ def _write_release(directory: Path, fields: Mapping[str, str], key: Key | None) 
         sign(key, release)
 
 
-def write_flat(directory: Path, packages: Iterable[Package], fields: Mapping[str, str], key: Key) -> None:
-    """Write a flat repository: packages, indexes and the signed Release beside each other."""
+def write_flat(directory: Path, packages: Iterable[Package], fields: Mapping[str, str], key: Key | None) -> None:
+    """Write a flat repository: packages, indexes and Release in one directory; unsigned without a key."""
     entries = [Entry(package.control(), debfile.write(package, directory)) for package in packages]
     _write_index(entries, directory, directory, "./")
     _write_release(directory, fields, key)
 
 
-def write_unsigned(directory: Path, debs: Iterable[Path], fields: Mapping[str, str]) -> None:
-    """Write the indexes of a flat repository for `.deb` files that lie in it already; its users trust it as it is."""
-    entries = [Entry(_control_of(path), path) for path in debs]
-    _write_index(entries, directory, directory, "./")
-    _write_release(directory, fields, None)
-
-
-def _control_of(deb: Path) -> str:
-    text = subprocess.run(["dpkg-deb", "--field", str(deb)], check=True, capture_output=True, text=True).stdout
-    return text.rstrip("\n") + "\n"
-
-
 def write_suite(
     root: Path, codename: str, component: str, packages: Iterable[Package], fields: Mapping[str, str], key: Key
 ) -> None:
-    """Write one suite below `dists/`, for amd64, with its packages in `dists/SUITE/pool/` as Docker has them."""
+    """Write one suite for amd64 below `dists/`, its packages in `dists/SUITE/pool/` as Docker has them."""
     suite = root / "dists" / codename
     pool = suite / "pool" / component / "amd64"
     entries = [Entry(package.control(), debfile.write(package, pool)) for package in packages]

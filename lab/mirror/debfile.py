@@ -1,27 +1,18 @@
-"""Debian packages, written without tools: an `ar` archive of two tar archives (deb(5)), the same bytes every time."""
+"""Write Debian packages without tools: an `ar` archive of two tar archives (deb(5)), the same bytes every time."""
 
 import hashlib
 import io
 import tarfile
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 EPOCH = 1767225600
-"""The time stamp of every file in a package (2026-01-01), so that the same content makes the same package."""
+"""The timestamp of every file in a package (2026-01-01), so that the same content gives the same package."""
 
 MAINTAINER = "rigup lab <lab@rigup.invalid>"
-_RELATIONS = (
-    "Pre-Depends",
-    "Depends",
-    "Recommends",
-    "Suggests",
-    "Provides",
-    "Conflicts",
-    "Breaks",
-    "Replaces",
-    "Enhances",
-)
+_RELATIONS = ("Depends", "Recommends", "Provides", "Conflicts", "Breaks", "Replaces", "Enhances")
 
 
 @dataclass(frozen=True)
@@ -32,7 +23,7 @@ class File:
     content: bytes = b""
     mode: int = 0o644
     link: str | None = None
-    """Where it points when it is a symbolic link."""
+    """The target of a symbolic link."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +43,13 @@ class Package:
 
     @property
     def filename(self) -> str:
-        """The file name apt repositories use: the version without its epoch."""
+        """The file name that apt repositories use: the version without its epoch."""
         return f"{self.name}_{self.version.partition(':')[2] or self.version}_{self.architecture}.deb"
 
     def control(self) -> str:
-        """The package's control stanza. Raises ValueError for a relation field that Debian does not know."""
+        """Return the package's control stanza. Raises ValueError for an unknown relation field."""
         if unknown := set(self.relations) - set(_RELATIONS):
-            raise ValueError(f"{self.name}: no such control field: {', '.join(sorted(unknown))}")
+            raise ValueError(f"{self.name}: unknown control field: {', '.join(sorted(unknown))}")
         size = sum(-(-len(file.content) // 1024) for file in self.files)
         lines = [f"Package: {self.name}"]
         if self.source:
@@ -103,7 +94,7 @@ def _tar(files: Iterable[File]) -> bytes:
 def _control_files(package: Package) -> list[File]:
     regular = [file for file in package.files if file.link is None]
     sums = "".join(f"{hashlib.md5(file.content).hexdigest()}  {file.path}\n" for file in regular)
-    # As debhelper has it: every regular file below /etc is a configuration file (deb-conffiles(5)).
+    # As debhelper does: every regular file below /etc is a configuration file (deb-conffiles(5)).
     conffiles = "".join(f"/{file.path}\n" for file in regular if file.path.startswith("etc/"))
     files = [File("control", package.control().encode()), File("md5sums", sums.encode())]
     if conffiles:
@@ -120,11 +111,10 @@ def write(package: Package, directory: Path) -> Path:
     """Write the package's `.deb` into a directory and return its path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / package.filename
-    beside = path.with_suffix(".new")
-    with beside.open("wb") as archive:
-        archive.write(b"!<arch>\n")
-        archive.write(_member("debian-binary", b"2.0\n"))
-        archive.write(_member("control.tar", _tar(_control_files(package))))
-        archive.write(_member("data.tar", _tar(package.files)))
-    beside.replace(path)
+    members = {"debian-binary": b"2.0\n", "control.tar": _tar(_control_files(package)), "data.tar": _tar(package.files)}
+    # Several labs build the same packages into one cache: each writes a file of its own and renames it.
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=directory) as scratch:
+        beside = Path(scratch, path.name)
+        beside.write_bytes(b"!<arch>\n" + b"".join(_member(name, content) for name, content in members.items()))
+        beside.replace(path)
     return path

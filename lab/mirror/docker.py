@@ -1,7 +1,7 @@
-"""Docker's apt repository with Debian's real binaries under Docker's names, paths and dependencies.
+"""Docker's apt repository: Debian's real binaries with Docker's names, paths and dependencies.
 
-Docker's own repository cannot be had in an air gap; Debian builds the same sources. For each distribution the newest
-build is taken whose C library is old enough for it, so Debian 12 gets a current Docker too.
+Docker's own repository is unreachable in an air gap; Debian builds the same sources. Each distribution gets the newest
+build that runs with its C library, so Debian 12 has a current Docker too.
 """
 
 import lzma
@@ -15,10 +15,10 @@ from pathlib import Path
 
 from debian.debian_support import Version
 
+from lab.errors import LabError
 from lab.mirror.debfile import File, Package
 from lab.mirror.parts import script, standin, text_of, unit, unit_scripts
 from lab.mirror.passthrough import Cache, UpstreamError
-from lab.mirror.problem import MirrorError
 
 SUITES = ("forky", "trixie", "bookworm")
 """Debian releases to take binaries from, newest first."""
@@ -26,7 +26,7 @@ SUITES = ("forky", "trixie", "bookworm")
 
 @dataclass(frozen=True)
 class Distribution:
-    """One of Docker's suites: where it lies, how its versions end, and the C library it has."""
+    """One of Docker's suites: its path, its version suffix, and the distribution's C library."""
 
     name: str
     codename: str
@@ -58,13 +58,13 @@ class Source:
 
     @property
     def libc(self) -> Version:
-        """The oldest C library it runs with."""
+        """The oldest C library that it runs with."""
         match = re.search(r"libc6 \(>= ([^)]+)\)", self.depends)
         return Version(match[1] if match else "0")
 
 
 def parse_packages(text: str, wanted: set[str]) -> dict[str, Source]:
-    """The wanted packages of a Packages index."""
+    """Return the wanted packages of a Packages index."""
     found = {}
     for stanza in text.split("\n\n"):
         name = stanza.partition("\n")[0].removeprefix("Package: ")
@@ -78,7 +78,7 @@ _WANTED = {"docker.io", "docker-cli", "containerd", "runc", "docker-buildx", "do
 
 
 class Archive:
-    """Debian's archive, as far as the lab repacks it."""
+    """The packages of Debian's archive that the lab repacks."""
 
     def __init__(self, base: str, cache: Cache) -> None:
         self._base = base
@@ -93,28 +93,28 @@ class Archive:
                 index = self._cache.get(f"debian/{path}", f"{self._base}/{path}", 3600).wait()
             except UpstreamError as error:
                 if error.status != 404:
-                    raise MirrorError(f"Debian's index for {name} cannot be had: {error}") from error
-                # A mirror of this machine's own release alone is enough.
+                    raise LabError(f"cannot download Debian's index of {name}: {error}") from error
+                # A mirror of only this machine's release is enough.
                 self._suites[name] = {}
                 return {}
             self._suites[name] = parse_packages(lzma.decompress(index.read_bytes()).decode(), _WANTED)
         return self._suites[name]
 
     def newest(self, name: str, libc: str) -> Source:
-        """The newest build of a package that runs with that C library. Raises MirrorError when there is none."""
+        """Return the newest build of a package that runs with that C library. Raises LabError without one."""
         for suite in SUITES:
             source = self._suite(suite).get(name)
             if source is not None and source.libc <= Version(libc):
                 return source
-        raise MirrorError(f"No Debian release has a {name} that runs with C library {libc}")
+        raise LabError(f"No Debian release has a {name} that runs with C library {libc}")
 
     def files(self, source: Source) -> dict[str, File]:
-        """The files of a package by path, fetched unless the cache has it. Raises MirrorError when it cannot be had."""
+        """Return the files of a package by path, downloading it unless cached. Raises LabError when that fails."""
         if source.filename not in self._contents:
             try:
                 deb = self._cache.get(f"debian/{source.filename}", f"{self._base}/{source.filename}", None).wait()
             except UpstreamError as error:
-                raise MirrorError(f"{source.name} cannot be had: {error}") from error
+                raise LabError(f"cannot download {source.name}: {error}") from error
             self._contents[source.filename] = {file.path: file for file in _contents(deb)}
         return self._contents[source.filename]
 
@@ -131,28 +131,22 @@ def _contents(deb: Path) -> Iterator[File]:
 
 
 def _depends(source: Source, *more: str) -> str:
-    """The libraries a build needs, and what Docker's package asks for besides."""
+    """Return the libraries that a build needs, and the other dependencies of Docker's package."""
     libraries = [entry for entry in source.depends.split(", ") if entry.startswith("lib")]
     return ", ".join([*libraries, *more])
 
 
 def _program(archive: Archive, source: Source, old: str, new: str) -> File:
     if (file := archive.files(source).get(old)) is None:
-        raise MirrorError(f"Debian's {source.name} {source.version} has no /{old} any more")
+        raise LabError(f"Debian's {source.name} {source.version} no longer contains /{old}")
     return File(new, file.content, 0o755)
 
 
-_PLUGINS = "usr/libexec/docker/cli-plugins"
-
-
 def packages(archive: Archive, distribution: Distribution) -> list[Package]:
-    """Docker's packages for one distribution. Raises MirrorError when Debian's archive cannot be had."""
+    """Return Docker's packages for one distribution. Raises LabError when Debian's archive is unreachable."""
 
     def newest(name: str) -> Source:
         return archive.newest(name, distribution.libc)
-
-    def version(source: Source, epoch: str = "5:") -> str:
-        return f"{epoch}{source.upstream}-1~{distribution.version_suffix}"
 
     def pick(source: Source) -> Callable[[str, str], File]:
         return lambda old, new: _program(archive, source, old, new)
@@ -166,11 +160,18 @@ def packages(archive: Archive, distribution: Distribution) -> list[Package]:
         summary: str,
         relations: dict[str, str],
         files: list[File],
-        scripts: dict[str, str],
+        scripts: dict[str, str] | None = None,
         epoch: str = "5:",
     ) -> Package:
         text = f"{summary} (Debian's {source.name} {source.version}, repacked by the lab)"
-        return Package(name, version(source, epoch), text, "amd64", "admin", "", relations, tuple(files), scripts)
+        version = f"{epoch}{source.upstream}-1~{distribution.version_suffix}"
+        return Package(name, version, text, "amd64", "admin", "", relations, tuple(files), scripts or {})
+
+    def plugin(name: str, source: Source, summary: str, **relations: str) -> Package:
+        path = f"usr/libexec/docker/cli-plugins/{name.removesuffix('-plugin')}"
+        return package(
+            name, source, summary, {"Depends": _depends(source), **relations}, [pick(source)(path, path)], epoch=""
+        )
 
     group = text_of("maintainer/group.postinst", GROUP="docker")
     units = ["docker.socket", "docker.service"]
@@ -205,7 +206,6 @@ def packages(archive: Archive, distribution: Distribution) -> list[Package]:
                 "Replaces": "docker-engine (<< 5:0), docker.io",
             },
             [pick(cli)("usr/bin/docker", "usr/bin/docker")],
-            {},
         ),
         package(
             "containerd.io",
@@ -213,9 +213,7 @@ def packages(archive: Archive, distribution: Distribution) -> list[Package]:
             f"An open and reliable container runtime, with Debian's runc {runc.version}",
             {
                 "Depends": ", ".join(sorted({*_depends(containerd).split(", "), *_depends(runc).split(", ")})),
-                "Provides": "containerd, runc",
-                "Conflicts": "containerd, runc",
-                "Replaces": "containerd, runc",
+                **dict.fromkeys(("Provides", "Conflicts", "Replaces"), "containerd, runc"),
             },
             [
                 *(
@@ -229,29 +227,24 @@ def packages(archive: Archive, distribution: Distribution) -> list[Package]:
             unit_scripts(["containerd.service"]),
             epoch="",
         ),
-        package(
+        plugin(
             "docker-buildx-plugin",
             buildx,
             "Docker Buildx plugin for the Docker CLI",
-            {"Depends": _depends(buildx), "Enhances": "docker-ce-cli", "Conflicts": "docker-buildx"},
-            [pick(buildx)(f"{_PLUGINS}/docker-buildx", f"{_PLUGINS}/docker-buildx")],
-            {},
-            epoch="",
+            Enhances="docker-ce-cli",
+            Conflicts="docker-buildx",
         ),
-        package(
+        plugin(
             "docker-compose-plugin",
             compose,
             "Docker Compose (V2) plugin for the Docker CLI",
-            {"Depends": _depends(compose), "Conflicts": "docker-compose-v2"},
-            [pick(compose)(f"{_PLUGINS}/docker-compose", f"{_PLUGINS}/docker-compose")],
-            {},
-            epoch="",
+            Conflicts="docker-compose-v2",
         ),
     ]
 
 
 def dkms(archive: Archive) -> Package:
-    """NVIDIA's `dkms`: Debian's real one under NVIDIA's version, without the compiler that the lab never uses."""
+    """Return NVIDIA's `dkms`: Debian's real one with NVIDIA's version, without a compiler, which the lab never uses."""
     source = archive.newest("dkms", "2.36")
     kept = ("usr/sbin/", "usr/lib/dkms/", "etc/")
     files = tuple(file for path, file in archive.files(source).items() if path.startswith(kept))

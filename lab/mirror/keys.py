@@ -1,4 +1,4 @@
-"""The keys that sign the lab's apt repositories, made once with gpg and kept in the lab's cache."""
+"""The keys that sign the lab's apt repositories, generated once with gpg and kept in the cache."""
 
 import contextlib
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.mirror.problem import MirrorError
+from lab.errors import LabError
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Key:
     directory: Path
 
     @property
-    def armoured(self) -> Path:
+    def armored(self) -> Path:
         """The public key as text, as Docker and the container toolkit publish theirs."""
         return self.directory / "public.asc"
 
@@ -29,7 +29,7 @@ class Key:
 
     @property
     def secret(self) -> Path:
-        """The private key as text, readable by its owner alone."""
+        """The private key as text, readable only by its owner."""
         return self.directory / "secret.asc"
 
 
@@ -39,14 +39,14 @@ def _gpg(home: Path, *arguments: str) -> bytes:
     try:
         return subprocess.run(command, check=True, capture_output=True).stdout
     except FileNotFoundError as error:
-        raise MirrorError("The lab's mirror signs its repositories with gpg: apt-get install gnupg") from error
+        raise LabError("the lab's mirror needs gpg to sign its repositories: apt-get install gnupg") from error
     except subprocess.CalledProcessError as error:
-        raise MirrorError(f"gpg failed: {error.stderr.decode(errors='replace').strip()}") from error
+        raise LabError(f"gpg failed: {error.stderr.decode(errors='replace').strip()}") from error
 
 
 @contextlib.contextmanager
 def _home() -> Iterator[Path]:
-    # A short path of its own: gpg-agent's socket lies in it and such paths may have 107 bytes (unix(7)).
+    # A short path: gpg-agent's socket is in this directory, and socket paths are limited to 107 bytes (unix(7)).
     with tempfile.TemporaryDirectory(prefix="rigup-gpg-", dir="/tmp") as name:
         home = Path(name)
         try:
@@ -56,7 +56,7 @@ def _home() -> Iterator[Path]:
 
 
 def ensure(name: str, owner: str, directory: Path) -> Key:
-    """The key of this name below `directory`, made now if there is none. Raises MirrorError when gpg cannot."""
+    """Return the key of this name below `directory`; generate it if missing. Raises LabError when gpg fails."""
     place = directory / name
     record = place / "fingerprint"
     if record.exists():
@@ -69,15 +69,15 @@ def ensure(name: str, owner: str, directory: Path) -> Key:
         key = Key(fingerprint, place)
         key.secret.touch(mode=0o600)
         key.secret.write_bytes(_gpg(home, "--armor", "--export-secret-keys"))
-        key.armoured.write_bytes(_gpg(home, "--armor", "--export"))
+        key.armored.write_bytes(_gpg(home, "--armor", "--export"))
         key.keyring.write_bytes(_gpg(home, "--export"))
-    # Last: only a complete key has a fingerprint.
+    # Written last: only a complete key has a fingerprint.
     record.write_text(f"{fingerprint}\n")
     return key
 
 
 def sign(key: Key, release: Path) -> None:
-    """Write `InRelease` and `Release.gpg` beside an apt repository's Release file."""
+    """Write `InRelease` and `Release.gpg` next to an apt repository's Release file."""
     with _home() as home:
         _gpg(home, "--import", str(key.secret))
         user = ("--local-user", key.fingerprint, "--yes")

@@ -1,4 +1,4 @@
-"""A cache of other servers' files: kept whole or not at all, served while they arrive, and served stale when they must.
+"""A cache of other servers' files: stored completely or not at all, served while they arrive, stale if necessary.
 
 Safe for many threads and for several processes on the same directory.
 """
@@ -19,11 +19,11 @@ import httpx
 
 CHUNK = 256 * 1024
 RETRY_AFTER = 30.0
-"""Seconds for which a server that could not be reached is not asked again about a file that is there."""
+"""For this many seconds an unreachable server is not asked again about a stored file."""
 
 
 class UpstreamError(Exception):
-    """The file cannot be had; `status` is the HTTP status to answer with, the message why."""
+    """The file is unavailable; `status` is the HTTP status to answer with, the message says why."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class UpstreamError(Exception):
 
 @dataclass
 class _Record:
-    """What is known about a stored file, in a file beside it."""
+    """Metadata of a stored file, in a file next to it."""
 
     checked: float
     etag: str = ""
@@ -41,11 +41,11 @@ class _Record:
 
 
 class Transfer:
-    """A file on its way into the cache, or there already: read it from the start while the rest arrives."""
+    """A file that is in the cache or being downloaded: read it from the start while the rest arrives."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # Of this process's own, since another may fetch the same file for itself.
+        # Named after this process, since another may download the same file.
         self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
         self._changed = threading.Condition()
         self._settled = False
@@ -63,14 +63,14 @@ class Transfer:
             self._changed.notify_all()
 
     def wait_for_headers(self) -> None:
-        """Wait until it is known what will come. Raises UpstreamError when that is nothing."""
+        """Wait for the response's headers. Raises UpstreamError when the file is unavailable."""
         with self._changed:
             self._changed.wait_for(lambda: self._settled)
         if self.error is not None:
             raise self.error
 
     def wait(self) -> Path:
-        """Wait for all of it; returns where it lies. Raises UpstreamError when it did not arrive whole."""
+        """Wait for the whole file and return its path. Raises UpstreamError when the download failed."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended)
         if self.error is not None:
@@ -78,7 +78,7 @@ class Transfer:
         return self._path
 
     def chunks(self) -> Iterator[bytes]:
-        """The content from the start, as it arrives. Raises UpstreamError when it ends early."""
+        """Yield the content as it arrives. Raises UpstreamError when it ends early."""
         self.wait_for_headers()
         position = 0
         with self._open() as file:
@@ -107,13 +107,13 @@ def _record_file(path: Path) -> Path:
 
 
 def client(certificates: str | None = None) -> httpx.Client:
-    """An HTTP client that trusts this machine's authorities (SSL_CERT_FILE and the system's store)."""
+    """Return an HTTP client that trusts this machine's authorities (SSL_CERT_FILE and the system's store)."""
     context = ssl.create_default_context(cafile=certificates)
     return httpx.Client(verify=context, timeout=httpx.Timeout(30.0, connect=10.0), follow_redirects=True)
 
 
 class Cache:
-    """Files of other servers below a directory, by a key of the caller's choice."""
+    """Files of other servers below a directory, by a key that the caller chooses."""
 
     def __init__(self, directory: Path, http: httpx.Client) -> None:
         self._directory = directory
@@ -123,10 +123,10 @@ class Cache:
         self._away: dict[str, float] = {}
 
     def get(self, key: str, url: str, max_age: float | None, accept: str = "*/*") -> Transfer:
-        """The file at `url`, kept as `key`.
+        """Return the file at `url`, stored as `key`.
 
-        `max_age` is after how many seconds the server is asked again whether it changed; None means never.
-        A server that does not answer leaves the kept file as it is.
+        After `max_age` seconds the server is asked whether the file changed; None means never.
+        If it does not answer, the stored file is used.
         """
         path = self._directory / key
         with self._lock:
@@ -176,7 +176,7 @@ class Cache:
                 else:
                     self._store(transfer, path, response)
         except httpx.TransportError:
-            # Nothing arrived yet, so the kept file is as good as ever; otherwise the transfer has failed half way.
+            # If nothing arrived yet, use the stored file; otherwise the transfer has failed half way.
             if record is None or transfer._settled:
                 raise
             self._away[httpx.URL(url).host] = time.monotonic()
@@ -204,12 +204,12 @@ class Cache:
                 file.write(block)
                 arrived += len(block)
                 transfer._note(arrived)
-        # httpx has raised by now if fewer bytes came than were announced.
+        # httpx raises if fewer bytes arrive than announced.
         transfer.length = arrived
         parsed = parsedate_tz(transfer.record.modified)
         if parsed is not None:
             os.utime(transfer._part, (time.time(), mktime_tz(parsed)))
-        # The record goes first: a file with a record is whole.
+        # Remove the record first: a file with a record is complete.
         _record_file(path).unlink(missing_ok=True)
         transfer._part.replace(path)
         _write_record(path, transfer.record)

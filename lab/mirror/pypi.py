@@ -1,4 +1,4 @@
-"""Python's simple index (PEP 503) as lab hosts see it: several indexes merged into one, every link to the mirror."""
+"""Python's simple index (PEP 503) for lab hosts: several indexes merged, every link pointing to the mirror."""
 
 import html
 import json
@@ -12,24 +12,24 @@ from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
 from lab.mirror.passthrough import Cache, UpstreamError
 
 MAX_AGE = 600.0
-"""Seconds for which an index page is taken as it is."""
+"""Seconds before an index page is revalidated."""
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 _HASH_ALGORITHMS = ("sha256", "sha512", "sha384", "md5")
 
 
 @dataclass(frozen=True)
 class Link:
-    """A file of a project: where it is, and what its index says about it."""
+    """A file of a project: its URL and attributes in the index."""
 
     filename: str
     url: str
     fragment: str = ""
-    """`sha256=…`, where the index gave a hash."""
+    """`sha256=…`, if the index has a hash."""
     attributes: tuple[tuple[str, str], ...] = ()
 
 
 def normalise(name: str) -> str:
-    """A project's name as the index has it (PEP 503)."""
+    """Return a project's normalized name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -53,14 +53,14 @@ class _Page(HTMLParser):
 
 
 def parse_html(text: str, base: str) -> list[Link]:
-    """The links of an index page in HTML; `base` is the page's own URL."""
+    """Return the links of an HTML index page; `base` is the page's URL."""
     page = _Page(base)
     page.feed(text)
     return page.links
 
 
 def parse_json(text: str, base: str) -> list[Link]:
-    """The links of an index page in JSON (PEP 691)."""
+    """Return the links of a JSON index page (PEP 691)."""
     links = []
     for file in json.loads(text)["files"]:
         hashes = file.get("hashes", {})
@@ -78,7 +78,7 @@ def parse_json(text: str, base: str) -> list[Link]:
 
 
 def render(project: str, links: list[Link], prefix: str) -> str:
-    """The index page for lab hosts: files at `prefix`/PROJECT/FILE."""
+    """Return the index page for lab hosts, with files at `prefix`/PROJECT/FILE."""
     lines = []
     for link in links:
         target = f"{prefix}/{project}/{quote(link.filename)}" + (f"#{link.fragment}" if link.fragment else "")
@@ -89,7 +89,7 @@ def render(project: str, links: list[Link], prefix: str) -> str:
 
 
 class Index:
-    """Several upstream indexes seen as one. Files of `file:` indexes are taken from disk, others through the cache."""
+    """Several upstream indexes as one. Files of `file:` indexes are read from disk, others through the cache."""
 
     def __init__(self, indexes: tuple[str, ...], cache: Cache) -> None:
         self._indexes = indexes
@@ -98,9 +98,9 @@ class Index:
         self._lock = threading.Lock()
 
     def links(self, project: str) -> list[Link]:
-        """A project's files, of each name the one from the first index that has it.
+        """Return a project's files; the first index that has a name wins.
 
-        Raises UpstreamError when no index knows the project, or when none of them answers.
+        Raises UpstreamError when no index has the project or none answers.
         """
         found: dict[str, Link] = {}
         errors = []
@@ -129,7 +129,7 @@ class Index:
         return parse(text, url)
 
     def find(self, project: str, filename: str) -> Link:
-        """A project's file, or its metadata (`FILE.metadata`, PEP 658). Raises UpstreamError where there is none."""
+        """Return a project's file or its metadata (`FILE.metadata`, PEP 658). Raises UpstreamError without one."""
         with self._lock:
             known = self._known.get(project)
         if known is None or not _among(filename, known):

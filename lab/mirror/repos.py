@@ -1,33 +1,32 @@
-"""The lab's own repositories: built when their inputs changed, kept in the cache, laid out for the server."""
+"""The lab's own repositories: built when their inputs change, kept in the cache, linked for the server."""
 
 import hashlib
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
-from lab import kernel_packages
-from lab.mirror import aptrepo, docker, keys, nvidia, toolkit
+from lab.mirror import aptrepo, container_toolkit, docker, kernel, keys, nvidia
 from lab.mirror.docker import Archive
 from lab.mirror.keys import Key
 from lab.settings import KVER
 
 _CODE = Path(__file__).parent
 _STANDINS = _CODE.parent / "standins"
-_NVIDIA = (_STANDINS, _CODE.parent / "kernel_module.py")
-_DOCKER = (_STANDINS / "units", _STANDINS / "maintainer", _STANDINS / "etc")
 _SHARED = ("aptrepo.py", "debfile.py", "keys.py", "parts.py", "repos.py")
+_KERNEL = ("kernel.py", "kernel_module.py")
 
 _KEPT = 3 * 24 * 3600.0
-"""Seconds for which an outdated build is kept: another lab on this machine may still serve it."""
+"""How long an outdated build is kept, in seconds: another lab on this machine may still serve it."""
 
 Say = Callable[[str], None]
 
 
 def _fingerprint(paths: Iterable[Path], *more: str) -> str:
-    """A short hash of files (directories with all that is in them) and words."""
+    """Return a short hash of files, directories with their content, and words."""
     digest = hashlib.sha256("\0".join(more).encode())
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -37,7 +36,7 @@ def _fingerprint(paths: Iterable[Path], *more: str) -> str:
 
 
 class Repositories:
-    """Builds what is missing below `cache` and links it below `www`; `say` gets a line for what takes time."""
+    """Builds what is missing below `cache` and links it below `www`; `say` gets a line for each slow step."""
 
     def __init__(self, cache: Path, www: Path, archive: Archive, say: Say) -> None:
         self._built = cache / "repositories"
@@ -47,33 +46,29 @@ class Repositories:
         self._say = say
 
     def build(self) -> None:
-        """Build and publish all of them. Raises MirrorError with what is missing and what to do about it."""
+        """Build and publish all of them. Raises LabError with what is missing and what to do about it."""
         self._www.mkdir(parents=True, exist_ok=True)
-        cuda = keys.ensure("cuda", "lab stand-in for cudatools <cudatools@rigup.invalid>", self._keys)
-        cuda_debian13 = keys.ensure("cuda-debian13", "lab stand-in for cudatools <cudatools@rigup.invalid>", self._keys)
-        docker_key = keys.ensure(
-            "docker", "lab stand-in for Docker Release (CE deb) <docker@rigup.invalid>", self._keys
-        )
-        toolkit_key = keys.ensure("toolkit", "lab stand-in for NVIDIA CORPORATION <toolkit@rigup.invalid>", self._keys)
+        cuda = self._key("cuda", "cudatools <cudatools@rigup.invalid>")
+        cuda_debian13 = self._key("cuda-debian13", "cudatools <cudatools@rigup.invalid>")
+        docker_key = self._key("docker", "Docker Release (CE deb) <docker@rigup.invalid>")
+        toolkit_key = self._key("toolkit", "NVIDIA CORPORATION <toolkit@rigup.invalid>")
+        code = (*_KERNEL, "nvidia.py", "driver.py", "docker.py")
         for distro in nvidia.BRANCHES:
             key = cuda_debian13 if distro == "debian13" else cuda
-            self._publish(f"cuda/{distro}", "nvidia.py docker.py", [key], self._cuda(distro, key), _NVIDIA)
-        self._publish("libnvidia-container", "toolkit.py", [toolkit_key], self._toolkit(toolkit_key), _NVIDIA)
-        self._publish("docker", "docker.py", [docker_key], self._docker(docker_key), _DOCKER)
-        kernel_code = [Path(kernel_packages.__file__), kernel_packages.SCRIPTS]
-        self._publish("kernel", "", [], self._kernel(), kernel_code, KVER)
+            self._publish(f"cuda/{distro}", code, [key], partial(self._write_cuda, distro, key))
+        write_toolkit = partial(self._write_toolkit, toolkit_key)
+        self._publish("libnvidia-container", ("container_toolkit.py",), [toolkit_key], write_toolkit)
+        self._publish("docker", ("docker.py",), [docker_key], partial(self._write_docker, docker_key))
+        self._publish("kernel", _KERNEL, [], self._write_kernel, KVER)
+
+    def _key(self, name: str, owner: str) -> Key:
+        return keys.ensure(name, f"lab stand-in for {owner}", self._keys)
 
     def _publish(
-        self,
-        name: str,
-        code: str,
-        signers: list[Key],
-        write: Callable[[Path], None],
-        more_code: Iterable[Path] = (),
-        *words: str,
+        self, name: str, code: Sequence[str], signers: Sequence[Key], write: Callable[[Path], None], *words: str
     ) -> None:
-        """Build a repository with `write`, unless one from the same inputs is there, and link it below www."""
-        inputs = [*(_CODE / file for file in (*_SHARED, *code.split())), *more_code]
+        """Build a repository with `write`, unless one from the same inputs exists, and link it below www."""
+        inputs = [_STANDINS, *(_CODE / file for file in (*_SHARED, *code))]
         stamp = _fingerprint(inputs, *(key.fingerprint for key in signers), *words)
         place = self._built / f"{name.replace('/', '-')}-{stamp}"
         if not place.is_dir():
@@ -100,48 +95,31 @@ class Repositories:
         beside.replace(link)
 
     def _forget_old(self, name: str, kept: Path) -> None:
-        """Remove builds of this repository from other inputs that nobody has published for days."""
+        """Remove builds of this repository from other inputs that no lab has published for days."""
         for place in self._built.glob(f"{name.replace('/', '-')}-{'[0-9a-f]' * 16}"):
             if place != kept and time.time() - place.stat().st_mtime > _KEPT:
                 shutil.rmtree(place)
 
-    def _cuda(self, distro: str, key: Key) -> Callable[[Path], None]:
+    def _write_cuda(self, distro: str, key: Key, directory: Path) -> None:
         fields = {"Origin": "NVIDIA", "Label": "NVIDIA CUDA", "Architecture": "x86_64"}
+        everything = nvidia.packages(distro, key, docker.dkms(self._archive))
+        aptrepo.write_flat(directory / "x86_64", everything, fields, key)
 
-        def write(directory: Path) -> None:
-            everything = nvidia.packages(distro, key, docker.dkms(self._archive))
-            aptrepo.write_flat(directory / "x86_64", everything, fields, key)
-
-        return write
-
-    def _toolkit(self, key: Key) -> Callable[[Path], None]:
+    def _write_toolkit(self, key: Key, directory: Path) -> None:
         fields = {"Origin": "https://nvidia.github.io/libnvidia-container", "Label": "NVIDIA CORPORATION"}
+        aptrepo.write_flat(directory / "stable/deb/amd64", container_toolkit.packages(), fields, key)
+        (directory / "stable/deb/nvidia-container-toolkit.list").write_text(container_toolkit.list_file())
+        shutil.copyfile(key.armored, directory / "gpgkey")
 
-        def write(directory: Path) -> None:
-            aptrepo.write_flat(directory / "stable/deb/amd64", toolkit.packages(), fields, key)
-            (directory / "stable/deb/nvidia-container-toolkit.list").write_text(toolkit.list_file())
-            shutil.copyfile(key.armoured, directory / "gpgkey")
-
-        return write
-
-    def _docker(self, key: Key) -> Callable[[Path], None]:
+    def _write_docker(self, key: Key, directory: Path) -> None:
         fields = {"Origin": "Docker", "Label": "Docker CE"}
+        for distribution in docker.DISTRIBUTIONS:
+            self._say(f"mirror: repacking Debian's Docker for {distribution.codename}")
+            root = directory / "linux" / distribution.name
+            packages = docker.packages(self._archive, distribution)
+            aptrepo.write_suite(root, distribution.codename, "stable", packages, fields, key)
+            shutil.copyfile(key.armored, root / "gpg")
 
-        def write(directory: Path) -> None:
-            for distribution in docker.DISTRIBUTIONS:
-                self._say(f"mirror: repacking Debian's Docker for {distribution.codename}")
-                root = directory / "linux" / distribution.name
-                packages = docker.packages(self._archive, distribution)
-                aptrepo.write_suite(root, distribution.codename, "stable", packages, fields, key)
-                shutil.copyfile(key.armoured, root / "gpg")
-
-        return write
-
-    def _kernel(self) -> Callable[[Path], None]:
+    def _write_kernel(self, directory: Path) -> None:
         fields = {"Origin": "rigup lab", "Label": "rigup lab kernels"}
-
-        def write(directory: Path) -> None:
-            debs = kernel_packages.build(directory)
-            aptrepo.write_unsigned(directory, debs, fields)
-
-        return write
+        aptrepo.write_flat(directory, kernel.packages(KVER), fields, None)

@@ -6,7 +6,6 @@ usage: python -m lab.mirror.server --address A --port P --www DIR --cache DIR
 import argparse
 import mimetypes
 import sys
-import threading
 from dataclasses import replace
 from email.utils import formatdate, mktime_tz, parsedate_tz
 from http import HTTPStatus
@@ -20,14 +19,14 @@ from lab.mirror.passthrough import CHUNK, Cache, Transfer, UpstreamError, client
 from lab.mirror.pypi import Index, normalise, render
 
 DISTS_MAX_AGE = 120.0
-"""Seconds for which Debian's indexes are taken as they are; packages and by-hash indexes never change."""
+"""Seconds before Debian's indexes are revalidated; packages and by-hash indexes never change."""
 
 
 class Mirror(ThreadingHTTPServer):
-    """Serves `www` (the lab's own repositories) and, through `cache`, what `sources` names."""
+    """Serves `www` (the lab's own repositories) and, through `cache`, the servers in `sources`."""
 
     daemon_threads = True
-    # apt opens several connections at once, and so does every host.
+    # Every host's apt opens several connections at once.
     request_queue_size = 64
 
     def __init__(self, address: tuple[str, int], www: Path, cache: Path, sources: upstreams.Upstreams) -> None:
@@ -60,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        # apt asks for "./Packages" where a source names the suite "./".
+        # apt requests "./Packages" for a source with the suite "./".
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if ".." in parts:
             raise UpstreamError(404, f"{path}: not there")
@@ -118,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
                 for chunk in transfer.chunks():
                     self.wfile.write(chunk)
             except UpstreamError as error:
-                # The length was promised, so a connection that ends early cannot be taken for the whole file.
+                # The client knows the length, so it cannot take the truncated file for the whole.
                 self.log_message("%s", error)
                 self.close_connection = True
 
@@ -153,7 +152,7 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def _range(self, size: int, modified: str) -> tuple[int | None, int]:
-        """The half-open span asked for; None for all of it (no range, one this server ignores, or an outdated one)."""
+        """Return the requested half-open span; None for the whole file (no range, an ignored or outdated one)."""
         unit, _, span = self.headers.get("Range", "").partition("=")
         first, dash, last = span.partition("-")
         if unit != "bytes" or not dash or "," in span or self.headers.get("If-Range", modified) != modified:
@@ -181,13 +180,6 @@ class Handler(BaseHTTPRequestHandler):
         if span:
             self.send_header("Content-Range", span)
         self.end_headers()
-
-
-def serve(address: str, port: int, www: Path, cache: Path, sources: upstreams.Upstreams) -> Mirror:
-    """Start serving in a thread of this process; `shutdown()` of what is returned ends it."""
-    mirror = Mirror((address, port), www, cache, sources)
-    threading.Thread(target=mirror.serve_forever, args=(0.02,), daemon=True).start()
-    return mirror
 
 
 def main(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Where the mirror gets Debian's and Python's packages: from where this machine's own apt and pip get theirs."""
+"""The servers that the mirror gets Debian's and Python's packages from: those of this machine's apt and pip."""
 
 import ast
 import os
@@ -21,11 +21,11 @@ class Upstreams:
     debian_security: str
     pypi: tuple[str, ...]
     certificates: str | None
-    """A file of authorities to trust for https, where pip was told one."""
+    """A file of trusted authorities for https, if pip has one configured."""
 
 
 def _apt_sources() -> dict[str, str]:
-    """The http(s) repositories of this machine's apt by suite; empty where there is no apt."""
+    """Return the http(s) repositories of this machine's apt by suite; empty without apt."""
     try:
         listing = subprocess.run(
             ["apt-get", "update", "--print-uris"], check=True, capture_output=True, text=True
@@ -38,7 +38,7 @@ def _apt_sources() -> dict[str, str]:
 
 
 def _pip_settings() -> dict[str, str]:
-    """pip's settings by bare name; the environment's win over the files', as in pip itself."""
+    """Return pip's settings by name; as in pip, the environment overrides configuration files."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     try:
         listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -57,7 +57,7 @@ def _pip_settings() -> dict[str, str]:
 
 
 def find() -> Upstreams:
-    """Read this machine's apt and pip settings, now; Debian's and PyPI's public servers where they say nothing."""
+    """Read this machine's apt and pip settings; the defaults are Debian's and PyPI's public servers."""
     codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     on_debian = platform.freedesktop_os_release().get("ID") == "debian"
     suites = _apt_sources() if on_debian else {}

@@ -1,4 +1,4 @@
-"""The bottom layer: a minimal Debian 12 with Python 3.11, as an archive without device nodes."""
+"""The bottom layer of the images: a minimal Debian 12 with Python 3.11, as an archive without device nodes."""
 
 import hashlib
 import io
@@ -7,29 +7,29 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from lab.service import ServiceError
+from lab.errors import LabError
 from lab.settings import CACHE
 
 SUITE = "bookworm"
 PACKAGES = ("ca-certificates", "libnuma1", "libstdc++6", "python3")
-"""Without certificates xet's client does not begin; the libraries are vLLM's and torch's, the Python their wheels'."""
+"""xet's client requires certificates; vLLM and torch require the libraries, their wheels this Python."""
 
 EPOCH = 1771545600
-"""2026-02-20 00:00 UTC, the time of everything in the image."""
+"""2026-02-20 00:00 UTC, the timestamp of everything in the image."""
 
 _LEFT_OUT = ("dev/", "var/cache/apt/", "var/lib/apt/lists/", "var/log/")
 
 _FORM = 1
-"""To be raised when `build` makes something else of the same settings."""
+"""Increment when `build` makes something else of the same settings."""
 
 
 def key() -> str:
-    """Names the archive that `build` makes."""
+    """Return a hash of the inputs of `build`."""
     return hashlib.sha256(repr((_FORM, SUITE, PACKAGES, EPOCH, _LEFT_OUT)).encode()).hexdigest()[:16]
 
 
 def build() -> Path:
-    """The layer's archive; made first, from Debian's packages, if the cache does not have it. Raises ServiceError."""
+    """Return the layer's archive; build it from Debian's packages if the cache lacks it. Raises LabError."""
     archive = CACHE / "image" / f"base-{key()}.tar"
     if archive.exists():
         return archive
@@ -41,7 +41,7 @@ def build() -> Path:
         command = ["mmdebstrap", *options, SUITE, str(raw)]
         result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         if result.returncode != 0:
-            raise ServiceError(f"mmdebstrap could not make the image's Debian:\n{result.stderr.strip()[-2000:]}")
+            raise LabError(f"mmdebstrap could not build the image's Debian:\n{result.stderr.strip()[-2000:]}")
         made = Path(beside) / "layer.tar"
         rewrite(raw, made)
         made.rename(archive)
@@ -49,7 +49,7 @@ def build() -> Path:
 
 
 def rewrite(raw: Path, target: Path) -> None:
-    """Make a layer of mmdebstrap's archive: without what a container does not need, all of one time."""
+    """Write a layer from mmdebstrap's archive: without files that a container does not need, all with one timestamp."""
     with tarfile.open(raw) as source, tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as layer:
         for member in source:
             member.name = member.name.removeprefix("./").removeprefix(".")
@@ -66,6 +66,6 @@ def rewrite(raw: Path, target: Path) -> None:
 
 
 def _of_epoch(compiled: bytes) -> bytes:
-    """A compiled module with EPOCH as its source's time (PEP 552), or every start of Python would compile it anew."""
+    """Return bytecode with EPOCH as its source's time (PEP 552), or every start of Python would recompile it."""
     by_time = compiled[4:8] == bytes(4)
     return compiled[:8] + EPOCH.to_bytes(4, "little") + compiled[12:] if by_time else compiled

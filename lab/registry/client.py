@@ -1,4 +1,4 @@
-"""Talks to a container registry: the few requests of the distribution protocol that pushing an image takes."""
+"""A client for a container registry: the requests of the distribution protocol that pushing an image needs."""
 
 import http.client
 import json
@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
+from lab.errors import LabError
 from lab.registry.layers import Blob
-from lab.service import ServiceError
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
 
-class RegistryError(ServiceError):
-    """The registry answered otherwise than the protocol has it."""
-
-
 class Registry:
-    """A registry reached over plain HTTP. Every method raises OSError when it does not answer."""
+    """A registry over plain HTTP. Every method raises OSError when it does not answer."""
 
     def __init__(self, url: str, timeout: float = 120.0) -> None:
         self._address = urlsplit(url).netloc
@@ -35,28 +31,28 @@ class Registry:
             yield connection.getresponse()
 
     def answers(self) -> bool:
-        """Whether a registry is there."""
+        """Whether a registry answers."""
         with self._ask("GET", "/v2/") as answer:
             return answer.status == 200
 
     def has_blob(self, name: str, blob: Blob) -> bool:
-        """Whether the repository `name` holds the blob."""
+        """Whether the repository `name` contains the blob."""
         with self._ask("HEAD", f"/v2/{name}/blobs/{blob.digest}") as answer:
             return answer.status == 200
 
     def manifest_digest(self, name: str, reference: str) -> str | None:
-        """The digest of what a tag names; None where there is no such tag."""
+        """Return the digest that a tag refers to; None without such a tag."""
         accept = {"Accept": f"{INDEX_TYPE}, {MANIFEST_TYPE}"}
         with self._ask("HEAD", f"/v2/{name}/manifests/{reference}", headers=accept) as answer:
             return answer.headers["Docker-Content-Digest"] if answer.status == 200 else None
 
     def push_blob(self, name: str, blob: Blob, content: Path | bytes) -> None:
-        """Upload a blob in one piece; does nothing where it is there already."""
+        """Upload a blob in one piece unless the repository contains it."""
         if self.has_blob(name, blob):
             return
         with self._ask("POST", f"/v2/{name}/blobs/uploads/") as answer:
             if answer.status != 202:
-                raise RegistryError(f"starting an upload to {name} was answered {answer.status}: {_text(answer)}")
+                raise LabError(f"starting an upload to {name} was answered {answer.status}: {_text(answer)}")
             location = urlsplit(answer.headers["Location"])
         separator = "&" if location.query else "?"
         path = f"{location.path}{'?' if location.query else ''}{location.query}{separator}digest={blob.digest}"
@@ -68,12 +64,12 @@ class Registry:
                 self._put(path, stream, headers)
 
     def mount_blob(self, name: str, blob: Blob, source: str) -> None:
-        """Have the repository `name` hold a blob that `source` holds; nothing is uploaded."""
+        """Add a blob of the repository `source` to the repository `name` without uploading it."""
         if name == source or self.has_blob(name, blob):
             return
         with self._ask("POST", f"/v2/{name}/blobs/uploads/?mount={blob.digest}&from={source}") as answer:
             if answer.status != 201:
-                raise RegistryError(f"mounting a blob of {source} in {name} was answered {answer.status}")
+                raise LabError(f"mounting a blob of {source} in {name} was answered {answer.status}")
 
     def push_manifest(self, name: str, reference: str, media_type: str, content: bytes) -> None:
         """Store a manifest or index under a tag or its digest."""
@@ -82,7 +78,7 @@ class Registry:
     def _put(self, path: str, body: bytes | BinaryIO, headers: Mapping[str, str]) -> None:
         with self._ask("PUT", path, body, headers) as answer:
             if answer.status != 201:
-                raise RegistryError(f"PUT {path.partition('?')[0]} was answered {answer.status}: {_text(answer)}")
+                raise LabError(f"PUT {path.partition('?')[0]} was answered {answer.status}: {_text(answer)}")
 
 
 def _text(answer: http.client.HTTPResponse) -> str:

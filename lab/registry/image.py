@@ -1,7 +1,7 @@
-"""Puts the lab's images together from their layers and pushes what the registry lacks.
+"""Assemble the lab's images from their layers and push what the registry lacks.
 
-The real vLLM for CPUs and a stand-in for SGLang are offered under all names that recipes of the catalog use, with the
-date that an image of this name has; a stand-in that starts at once and misbehaves on request is for tests alone.
+The real vLLM for CPUs and a stand-in for SGLang have all the names that recipes of the catalog use, with the creation
+date of the real image; a stand-in that starts at once and misbehaves on request is for tests only.
 """
 
 import hashlib
@@ -24,16 +24,16 @@ from rigup.catalog.engine_options import fork_of, releases
 NAME = "vllm/vllm-openai"
 TAG = "cu130-nightly"
 CREATED = "2026-02-20T00:00:00Z"
-"""A nightly of the days in which the checkpoint appeared: before vLLM learned to leave its routers alone."""
+"""A nightly from when the checkpoint appeared: its vLLM still reads the routers as quantized."""
 CUDA_VERSION = "13.0.1"
 
 REPAIRED = "2026-04-03T00:00:00Z"
-"""When the community's images had what vLLM learned until then, or what their makers put in themselves."""
+"""When the community's images contained vLLM's fixes, or fixes of their own."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """An image under one of its names. Without an entry point the recipe's own words start the server."""
+    """An image under one of its names. Without an entry point the recipe's command starts the server."""
 
     name: str
     tag: str
@@ -71,7 +71,7 @@ if __name__ == "__main__":
     main()
 """
 
-# Images whose entry point is not the server are started by Python; its vLLM is the lab's.
+# In images without an entry point recipes start the server with Python; this redirects to the lab's vLLM.
 LAUNCHER = b"""#!/usr/bin/python3
 import os
 import sys
@@ -84,7 +84,7 @@ os.execv("/usr/bin/python3", ["python3", *sys.argv[1:]])
 
 @contextmanager
 def exclusive() -> Iterator[None]:
-    """Keep every other process from building meanwhile; removes what killed or outdated builds left in the cache."""
+    """Lock out other builds; remove what killed or outdated builds left in the cache."""
     folder = CACHE / "image"
     with locking.exclusive(folder / "lock"):
         for path in folder.iterdir():
@@ -100,7 +100,7 @@ def _engine_files() -> dict[str, tuple[bytes, int]]:
 
 
 def known_options(fork: str | None) -> str:
-    """What SGLang's command line takes, or that of a fork, as JSON for the stand-in."""
+    """Return the options of SGLang's command line, or that of a fork, as JSON for the stand-in."""
     release = fork_of("sglang", fork) if fork else next(each for each in releases() if each.engine == "sglang")
     return json.dumps(dict(release.options), indent=0, sort_keys=True)
 
@@ -112,7 +112,7 @@ def _sglang_files(fork: str | None) -> dict[str, tuple[bytes, int]]:
 
 
 def config(layers: list[Blob], offer: Offer = OFFERS[0]) -> dict[str, Any]:
-    """The image's configuration. The layers are not compressed, so their digests are those of their content."""
+    """Return the image's configuration. Layers are uncompressed, so their digests are those of their content."""
     environment = {
         "PATH": "/usr/local/cuda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "CUDA_VERSION": CUDA_VERSION,
@@ -122,9 +122,9 @@ def config(layers: list[Blob], offer: Offer = OFFERS[0]) -> dict[str, Any]:
         "VLLM_NO_USAGE_STATS": "1",
         "LAB_IMAGE_CREATED": offer.created,
     }
-    parts = ("Debian with Python", "vLLM", "the lab's entry point", "a launcher")
-    if offer.engine != "vllm":
-        parts = ("Debian with Python", "the lab's stand-in")
+    parts = ["Debian with Python", "the lab's stand-in"]
+    if offer.engine == "vllm":
+        parts[1:] = ["vLLM", "the lab's entry point", "a launcher"]
     return {
         "created": offer.created,
         "architecture": "amd64",
@@ -145,7 +145,7 @@ def _text(content: dict[str, Any]) -> bytes:
 
 
 def _layer(registry: Registry, layer_key: str, write: Callable[[Path], None]) -> Blob:
-    """The layer as the registry holds it; written and pushed where it does not. Its archive is not kept."""
+    """Return the layer; write and push it if the registry lacks it. Its archive is not kept."""
     record = CACHE / "image" / f"layer-{layer_key}.json"
     if record.exists():
         blob = Blob(**json.loads(record.read_text()))
@@ -175,7 +175,7 @@ def _vllm(registry: Registry) -> list[Blob]:
     def vllm(target: Path) -> None:
         write_tree(tree.build(), tree.PLACE, target)
 
-    # vLLM first: its tree takes longest, and brings Debian's archive along.
+    # vLLM first: its tree takes longest and needs Debian's archive too.
     middle = _layer(registry, f"vllm-{tree.key()}", vllm)
     return [_debian(registry), middle, _files(registry, _engine_files())]
 
@@ -194,10 +194,9 @@ def _layers(registry: Registry, offer: Offer) -> list[Blob]:
 
 
 def push(registry: Registry) -> str:
-    """Make the registry serve the images of the present sources under all their names; returns the first's digest.
+    """Make the registry serve the images of the current sources under all their names; return the first's digest.
 
-    Builds only what is neither in the registry nor in the cache. Raises lab.service.ServiceError where a part cannot
-    be made and RegistryError where the registry refuses one.
+    Builds only what is neither in the registry nor in the cache. Raises LabError when a part cannot be built or pushed.
     """
     first, *_ = [_push(registry, offer) for offer in OFFERS]
     return first
@@ -206,22 +205,14 @@ def push(registry: Registry) -> str:
 def _push(registry: Registry, offer: Offer) -> str:
     layers = _layers(registry, offer)
     content = _text(config(layers, offer))
-    manifest = _text(
-        {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "config": of_bytes(content).descriptor(CONFIG_TYPE),
-            "layers": [layer.descriptor(LAYER_TYPE) for layer in layers],
-        }
+    config_entry, layer_entries = (
+        of_bytes(content).descriptor(CONFIG_TYPE),
+        [each.descriptor(LAYER_TYPE) for each in layers],
     )
+    manifest = _text({"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config_entry, "layers": layer_entries})
     platform = {"platform": {"architecture": "amd64", "os": "linux"}}
-    index = _text(
-        {
-            "schemaVersion": 2,
-            "mediaType": INDEX_TYPE,
-            "manifests": [of_bytes(manifest).descriptor(MANIFEST_TYPE) | platform],
-        }
-    )
+    manifests = [of_bytes(manifest).descriptor(MANIFEST_TYPE) | platform]
+    index = _text({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests})
     digest = of_bytes(index).digest
     if registry.manifest_digest(offer.name, offer.tag) != digest:
         for layer in layers:

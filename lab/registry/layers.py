@@ -1,4 +1,4 @@
-"""Layers of a container image: deterministic archives, and their digests."""
+"""Layers of a container image: deterministic archives and their digests."""
 
 import hashlib
 import io
@@ -9,29 +9,29 @@ from pathlib import Path
 
 from lab.registry.base import EPOCH
 
-# Not compressed on purpose: a lab host has two cores, and unpacking gzip would cost more than the bridge saves.
+# Uncompressed on purpose: for a lab host, unpacking gzip costs more than transferring more bytes over the bridge.
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 
 
 @dataclass(frozen=True)
 class Blob:
-    """Something a registry keeps under its digest."""
+    """Content that a registry stores by its digest."""
 
     digest: str
     size: int
 
     def descriptor(self, media_type: str) -> dict[str, object]:
-        """How a manifest refers to it."""
+        """Return the blob's entry in a manifest."""
         return {"mediaType": media_type, "digest": self.digest, "size": self.size}
 
 
 def of_bytes(content: bytes) -> Blob:
-    """The blob with this content."""
+    """Return the blob with this content."""
     return Blob(f"sha256:{hashlib.sha256(content).hexdigest()}", len(content))
 
 
 def of_file(path: Path) -> Blob:
-    """The blob with this file's content."""
+    """Return the blob with this file's content."""
     with path.open("rb") as content:
         return Blob(f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}", path.stat().st_size)
 
@@ -43,7 +43,7 @@ def _member(name: str, kind: bytes, mode: int, size: int = 0) -> tarfile.TarInfo
 
 
 def write_tree(tree: Path, place: str, target: Path) -> None:
-    """Write a layer that puts the tree at `place`: the same bytes for the same files, whoever owns them here."""
+    """Write a layer with the tree at `place`: the same bytes for the same files, whoever owns them."""
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as layer:
         for path in sorted(tree.rglob("*")):
             name = f"{place}/{path.relative_to(tree)}"
@@ -61,7 +61,7 @@ def write_tree(tree: Path, place: str, target: Path) -> None:
 
 
 def write_files(files: Mapping[str, tuple[bytes, int]], target: Path) -> None:
-    """Write a layer of a few files: path to content and mode."""
+    """Write a layer of a few files, given as path to content and mode."""
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as layer:
         for name, (content, mode) in sorted(files.items()):
             layer.addfile(_member(name, tarfile.REGTYPE, mode, len(content)), io.BytesIO(content))

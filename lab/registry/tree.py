@@ -1,8 +1,8 @@
-"""The middle layer: the real vLLM for CPUs with what it needs, as a tree of Python packages.
+"""The middle layer of the images: the real vLLM for CPUs with its dependencies, as a tree of Python packages.
 
-Facts it rests on, each tried: vLLM looks for package metadata named `vllm` whose version contains `cpu`; Qwen3.5's
-processors import torchvision, whose published wheel has no operators for a CPU build of torch and needs none here; the
-C++ libraries carry half their size in symbols.
+Verified facts this relies on: vLLM looks for package metadata named `vllm` whose version contains `cpu`; Qwen3.5's
+processors import torchvision, whose published wheel lacks operators for a CPU build of torch and needs none here; half
+of the C++ libraries' size is symbols.
 """
 
 import hashlib
@@ -17,23 +17,23 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lab.errors import LabError
 from lab.registry import base
-from lab.service import ServiceError
 from lab.settings import CACHE
 
 LOCK = Path(__file__).parents[1] / "engine" / "requirements.lock"
 TORCH = "torch==2.13.0+cpu"
 TORCH_INDEX = os.environ.get("RIGUP_LAB_TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
-"""Where CPU builds of torch are published; asked only where pip's own configuration offers none."""
+"""Where CPU builds of torch are published; used only if pip's own configuration has none."""
 TORCHVISION = "torchvision==0.28.0"
 
 PLACE = "usr/local/lib/python3.11/dist-packages"
-"""Where Debian's interpreter looks for packages that Debian did not ship."""
+"""Where Debian's interpreter looks for packages from outside Debian."""
 
 _NEVER_READ = (
-    "anthropic",  # three thousand files of a client
+    "anthropic",  # a client of three thousand files
     "bin",
-    "cv2",  # for videos alone, which nobody asks about
+    "cv2",  # only for videos, which no test sends
     "opencv_python_headless.libs",
     "mistral_common/data",
     "torch/include",
@@ -44,77 +44,56 @@ _NEVER_READ = (
 _KEPT_TOOL = "torch_shm_manager"  # torch does not import without it
 _STRIPPED = ("vllm/*.so", "torch/lib/libtorch_*.so")
 
-# Stands in for torchvision's registrations of operators that its own library would have declared.
+# Replaces torchvision's registrations of operators, which its library would declare.
 _OPERATORS = """import torch
 
 torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
 
-_SERVING = (
-    "vllm.entrypoints.cli.main",
-    "vllm.entrypoints.cli.serve",
-    "vllm.entrypoints.openai.chat_completion.serving",
-    "vllm.model_executor.layers.quantization.modelopt",
-    "vllm.model_executor.model_loader.default_loader",
-    "vllm.model_executor.models.qwen3_5",
-    "vllm.model_executor.models.qwen3_5_mtp",
-    "vllm.reasoning.qwen3_engine_reasoning_parser",
-    "vllm.tool_parsers.qwen3_engine_tool_parser",
-    "vllm.v1.engine.async_llm",
-    "vllm.v1.engine.core",
-    "vllm.v1.executor.uniproc_executor",
-    "vllm.v1.worker.cpu_worker",
-    "transformers.models.qwen2.tokenization_qwen2",
-    "transformers.models.qwen3_5_moe.configuration_qwen3_5_moe",
-    "transformers.models.qwen3_vl.processing_qwen3_vl",
-    "transformers.models.qwen3_vl.video_processing_qwen3_vl",
-)
-"""What a server imports; its compiled form goes into the image, so that a start does not compile it again."""
+_SERVING = """
+    vllm.entrypoints.cli.main vllm.entrypoints.cli.serve vllm.entrypoints.openai.chat_completion.serving
+    vllm.model_executor.layers.quantization.modelopt vllm.model_executor.model_loader.default_loader
+    vllm.model_executor.models.qwen3_5 vllm.model_executor.models.qwen3_5_mtp
+    vllm.reasoning.qwen3_engine_reasoning_parser vllm.tool_parsers.qwen3_engine_tool_parser vllm.v1.engine.async_llm
+    vllm.v1.engine.core vllm.v1.executor.uniproc_executor vllm.v1.worker.cpu_worker
+    transformers.models.qwen2.tokenization_qwen2 transformers.models.qwen3_5_moe.configuration_qwen3_5_moe
+    transformers.models.qwen3_vl.processing_qwen3_vl transformers.models.qwen3_vl.video_processing_qwen3_vl
+"""
+"""Modules that a server imports; the image contains their bytecode, so that a start does not compile them."""
 
 
-_COMPILED = (
-    "PIL/*.py",
-    "anyio/**/*.py",
-    "httptools/**/*.py",
-    "interegular/**/*.py",
-    "jmespath/*.py",
-    "lmformatenforcer/**/*.py",
-    "model_hosting_container_standards/**/*.py",
-    "prometheus_fastapi_instrumentator/*.py",
-    "pydantic/v1/*.py",
-    "transformers/models/*/__init__.py",
-    "transformers/models/*/video_processing_*.py",
-    "uvicorn/**/*.py",
-    "vllm/entrypoints/**/*.py",
-    "vllm/model_executor/layers/quantization/**/*.py",
-    "vllm/v1/**/*.py",
-    "websockets/**/*.py",
-)
-"""Where it finds what it imports only once it runs, likewise."""
+_COMPILED = """
+    PIL/*.py anyio/**/*.py httptools/**/*.py interegular/**/*.py jmespath/*.py lmformatenforcer/**/*.py
+    model_hosting_container_standards/**/*.py prometheus_fastapi_instrumentator/*.py pydantic/v1/*.py
+    transformers/models/*/__init__.py transformers/models/*/video_processing_*.py uvicorn/**/*.py
+    vllm/entrypoints/**/*.py vllm/model_executor/layers/quantization/**/*.py vllm/v1/**/*.py websockets/**/*.py
+"""
+"""Modules that it imports later, likewise."""
 
 
 _FORM = 2
-"""To be raised when `build` makes something else of the same settings."""
+"""Increment when `build` makes something else of the same settings."""
 
 
 def key() -> str:
-    """Names the tree that `build` makes."""
-    settings = (_FORM, base.key(), TORCH, TORCHVISION, PLACE, _NEVER_READ, _STRIPPED, _OPERATORS, _SERVING, _COMPILED)
+    """Return a hash of the inputs of `build`."""
+    modules = tuple(_SERVING.split()), tuple(_COMPILED.split())
+    settings = (_FORM, base.key(), TORCH, TORCHVISION, PLACE, _NEVER_READ, _STRIPPED, _OPERATORS, *modules)
     return hashlib.sha256(LOCK.read_bytes() + repr(settings).encode()).hexdigest()[:16]
 
 
 def place() -> Path:
-    """Where `build` puts the tree."""
+    """Return the path of the tree."""
     return CACHE / "image" / f"tree-{key()}"
 
 
 def build() -> Path:
-    """The tree; fetched and put together first if the cache does not have it (a few minutes). Raises ServiceError."""
+    """Return the tree; download and assemble it if the cache lacks it (a few minutes). Raises LabError."""
     tree = place()
     if tree.exists():
         return tree
     if shutil.which("strip") is None:
-        raise ServiceError("strip is not installed: run `apt-get install binutils`")
+        raise LabError("strip is not installed: run `apt-get install binutils`")
     tree.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=tree.parent) as beside, ThreadPoolExecutor() as pool:
         debian = pool.submit(base.build)
@@ -140,14 +119,14 @@ def _pip(*words: str | Path) -> subprocess.CompletedProcess[str]:
 def _install(tree: Path) -> None:
     result = _pip("--target", tree, "--require-hashes", "--requirement", LOCK)
     if result.returncode != 0:
-        raise ServiceError(f"pip could not install {LOCK}:\n{result.stderr.strip()}")
+        raise LabError(f"pip could not install {LOCK}:\n{result.stderr.strip()}")
     result = _pip("--target", tree, TORCH)
     if result.returncode != 0:
         result = _pip("--target", tree, "--index-url", TORCH_INDEX, TORCH)
     if result.returncode == 0:
         result = _pip("--target", tree, TORCHVISION)
     if result.returncode != 0:
-        raise ServiceError(
+        raise LabError(
             f"pip could not install {TORCH} from its own indexes nor from {TORCH_INDEX}, or {TORCHVISION} (set "
             f"RIGUP_LAB_TORCH_INDEX to an index with CPU builds of torch):\n{result.stderr.strip()}"
         )
@@ -187,21 +166,23 @@ def _strip(tree: Path) -> None:
 
 
 def _compile(tree: Path, debian: Path, root: Path) -> None:
-    """Have Debian's own interpreter import what serving imports, which leaves the compiled modules in the tree."""
+    """Import with Debian's interpreter what serving imports, which leaves bytecode in the tree."""
     with tarfile.open(debian) as layer:
         layer.extractall(root, filter="tar")
     (root / PLACE).mkdir(parents=True, exist_ok=True)
     (root / "dev").mkdir(exist_ok=True)
-    run_in(root, tree, "-c", f"import importlib\nfor name in {_SERVING!r}:\n    importlib.import_module(name)")
-    more = [f"/{PLACE}/{path.relative_to(tree)}" for pattern in _COMPILED for path in sorted(tree.glob(pattern))]
+    run_in(root, tree, "-c", f"import importlib\nfor name in {_SERVING.split()!r}:\n    importlib.import_module(name)")
+    more = [
+        f"/{PLACE}/{path.relative_to(tree)}" for pattern in _COMPILED.split() for path in sorted(tree.glob(pattern))
+    ]
     run_in(root, tree, "-m", "compileall", "-q", *more)
 
 
 def run_in(root: Path, tree: Path, *python: str) -> None:
-    """Run the image's interpreter on the tree. Raises ServiceError with what it printed when it fails."""
+    """Run the image's interpreter on the tree. Raises LabError with its output when it fails."""
     container = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--pipe", "--private-network"]
     binds = [f"--bind={tree}:/{PLACE}", "--setenv=PYTHONHASHSEED=0", "--setenv=VLLM_NO_USAGE_STATS=1"]
     command: Sequence[str | Path] = [*container, "-D", root, *binds, "/usr/bin/python3", *python]
     result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if result.returncode != 0:
-        raise ServiceError(f"vLLM does not import in the lab's image:\n{result.stdout}{result.stderr}".strip())
+        raise LabError(f"vLLM does not import in the lab's image:\n{result.stdout}{result.stderr}".strip())

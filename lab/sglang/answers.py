@@ -1,4 +1,4 @@
-"""What SGLang answers to a chat, as data; the words come from the question, as there is no model."""
+"""SGLang's answers to a chat request as data; the words come from the question, as there is no model."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 END = 248046
-"""Qwen3.5's token for the end of a turn, which SGLang names as what it stopped at."""
+"""Qwen3.5's end-of-turn token, which SGLang reports as what it stopped at."""
 
 BABBLE = 40
-"""Words of an answer."""
+"""Words per answer."""
 
 Chat = Mapping[str, Any]
 
 
 class BadRequest(Exception):
-    """Answered 400; the text is SGLang's."""
+    """A request answered with 400; the message is SGLang's."""
 
     def __init__(self, message: str, kind: str = "BadRequestError"):
         super().__init__(message)
@@ -30,7 +30,7 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model would have said: tokens are words here."""
+    """A model's reply; one word counts as one token."""
 
     reasoning: str | None
     words: tuple[str, ...]
@@ -59,14 +59,14 @@ class Reply:
 
 
 def text_of(content: Any) -> str:
-    """A message's text, also of one in parts."""
+    """Return a message's text, whether it is a string or a list of parts."""
     if isinstance(content, list):
         return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return str(content or "")
 
 
 def check(chat: Chat, own_template: bool = False) -> None:
-    """Raises BadRequest as SGLang's own checks do (srt/entrypoints/openai/serving_chat.py)."""
+    """Raise BadRequest as SGLang's own checks do (srt/entrypoints/openai/serving_chat.py)."""
     messages, tools, choice = chat.get("messages"), chat.get("tools") or [], chat.get("tool_choice")
     if not isinstance(messages, list):
         raise BadRequest("1 validation error:\n  {'loc': ('body', 'messages'), 'msg': 'Field required'}", "Bad Request")
@@ -81,13 +81,13 @@ def check(chat: Chat, own_template: bool = False) -> None:
             raise BadRequest("Tools cannot be empty if tool choice is set to a specific tool.")
         if wanted not in names:
             raise BadRequest(f"Tool '{wanted}' not found in tools list.")
-    # What the template of this checkpoint raises; SGLang hands it on.
+    # The chat template of this checkpoint raises this; SGLang passes it on.
     if not own_template and any(message.get("role") in ("system", "developer") for message in messages[1:]):
         raise BadRequest("System message must be at the beginning.", "BadRequest")
 
 
 def reply(chat: Chat, *, parses_tools: bool, parses_reasoning: bool, own_template: bool = False) -> Reply:
-    """What the server says. Without a tool parser a call stays text, without a reasoning parser thoughts do."""
+    """Return the reply. Without a tool parser a call stays text; without a reasoning parser, thoughts do."""
     check(chat, own_template)
     messages = chat["messages"]
     question = text_of(messages[-1].get("content"))
@@ -117,14 +117,14 @@ def reply(chat: Chat, *, parses_tools: bool, parses_reasoning: bool, own_templat
 
 
 def _babble(question: str) -> str:
-    """Words that are none, the same ones for the same question: there are no weights to make sense with."""
+    """Return nonsense words, always the same for the same question."""
     digest = hashlib.shake_256(question.encode()).digest(3 * BABBLE)
     syllables = ("ba", "ko", "mi", "tu", "re", "sol", "pex", "dru")
     return " ".join("".join(syllables[byte & 7] for byte in digest[at : at + 3]) for at in range(0, len(digest), 3))
 
 
 def _tool(chat: Chat) -> Mapping[str, Any] | None:
-    """The function to call: the one that is named, else the first, and none once its result has come."""
+    """Return the function to call: the one the question names, else the first; None after its result."""
     tools, choice = chat.get("tools") or [], chat.get("tool_choice") or "auto"
     if not tools or choice == "none" or chat["messages"][-1].get("role") == "tool":
         return None
@@ -136,7 +136,7 @@ def _tool(chat: Chat) -> Mapping[str, Any] | None:
 
 
 def _arguments(tool: Mapping[str, Any], question: str) -> dict[str, Any]:
-    """A value of the right type for each required parameter."""
+    """Return a value of the right type for each required parameter."""
     schema = tool.get("parameters") or {}
     properties: Mapping[str, Any] = schema.get("properties") or {}
     capitals = re.findall(r"(?<!^)\b[A-Z][a-z]+", question)
@@ -145,12 +145,12 @@ def _arguments(tool: Mapping[str, Any], question: str) -> dict[str, Any]:
     for name in schema.get("required") or properties:
         shape = properties.get(name) or {}
         choices = shape.get("enum")
-        found[name] = choices[0] if choices else values.get(shape.get("type"), (capitals or ["Paris"])[0])
+        found[name] = choices[0] if choices else values.get(str(shape.get("type")), (capitals or ["Paris"])[0])
     return found
 
 
 def completion(said: Reply, model: str) -> dict[str, Any]:
-    """The whole answer at once."""
+    """Return the whole answer."""
     message: dict[str, Any] = {"role": "assistant", "content": "".join(said.words), "reasoning_content": said.reasoning}
     if said.calls:
         message["content"] = None
@@ -167,7 +167,7 @@ def _call(index: int, name: str | None, arguments: str) -> dict[str, Any]:
 
 
 def chunks(said: Reply, model: str, with_usage: bool) -> Iterator[dict[str, Any]]:
-    """The answer in pieces: the role, thoughts, words or calls, why it ended, and the usage if it was asked for."""
+    """Yield the answer as a stream: role, thoughts, words or calls, finish reason, and usage if requested."""
     base = {"id": said.id, "object": "chat.completion.chunk", "created": said.made, "model": model}
 
     def chunk(finish: str | None = None, **delta: Any) -> dict[str, Any]:

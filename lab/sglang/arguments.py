@@ -1,21 +1,21 @@
-"""SGLang's command line: its options, their types and choices as the image's `known.json` has them."""
+"""SGLang's command line: options, types and choices from the image's `known.json`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Several names of one option.
+# Aliases of an option.
 ALIASES = {"--tensor-parallel-size": "--tp-size", "--tp": "--tp-size", "--model": "--model-path"}
 ALIASES |= {"--pipeline-parallel-size": "--pp-size", "--data-parallel-size": "--dp-size", "--dp": "--dp-size"}
 
 
 def number(value: str) -> int:
-    """`8192`, `8k` or `8Ki`, as `human_readable_int` of SGLang reads it."""
+    """Parse `8192`, `8k` or `8Ki` as SGLang's `human_readable_int` does."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|k|M|G|T)", value.strip())
     if match is None:
         return int(value)
@@ -23,14 +23,14 @@ def number(value: str) -> int:
     return int(float(match[1]) * step ** (1 + "kmgt".index(match[2][0].lower())))
 
 
-READERS = {"int": int, "float": float, "json": json.loads, "size": number}
+READERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "json": json.loads, "size": number}
 
 
 def parser(options: Mapping[str, str | Sequence[str]]) -> argparse.ArgumentParser:
-    """The parser of `python3 -m sglang.launch_server`, with argparse's own messages, as SGLang's are."""
+    """Return the parser of `python3 -m sglang.launch_server`, which like SGLang's prints argparse's messages."""
     made = argparse.ArgumentParser(prog="sglang serve")
     for name, kind in options.items():
-        # `-h` is argparse's own.
+        # argparse adds `-h`.
         if name in ("-h", "--help") or not name.startswith("-"):
             continue
         where = ALIASES.get(name, name).lstrip("-").replace("-", "_")
@@ -44,7 +44,7 @@ def parser(options: Mapping[str, str | Sequence[str]]) -> argparse.ArgumentParse
 
 
 def with_config(argv: Sequence[str]) -> list[str]:
-    """The arguments with those of a `--config FILE` before them. `--config=FILE` is not seen, as in SGLang."""
+    """Return the arguments with those of a `--config FILE` first. Like SGLang, ignore `--config=FILE`."""
     words = list(argv)
     if "--config" not in words:
         return words
@@ -56,7 +56,7 @@ def with_config(argv: Sequence[str]) -> list[str]:
 
 
 def parse(argv: Sequence[str], options: Mapping[str, str | Sequence[str]]) -> argparse.Namespace:
-    """Exits 2 with argparse's message for what SGLang would not take."""
+    """Parse the arguments; exit with 2 and argparse's message if SGLang would refuse them."""
     made = parser(options)
     found = made.parse_args(with_config(argv))
     if found.model_path is None:
@@ -65,6 +65,6 @@ def parse(argv: Sequence[str], options: Mapping[str, str | Sequence[str]]) -> ar
 
 
 def shown(found: argparse.Namespace) -> dict[str, Any]:
-    """What was given, for the log: no secret among it."""
+    """Return the given options for the log, secrets masked."""
     given = {name: value for name, value in vars(found).items() if value not in (None, False)}
     return {name: "***" if "key" in name else value for name, value in sorted(given.items())}

@@ -1,4 +1,4 @@
-"""`python3 -m sglang.launch_server`: judge the arguments, look at GPUs and model, serve."""
+"""`python3 -m sglang.launch_server`: check arguments, GPUs and model, then serve."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ def say(text: str) -> None:
 
 
 def fail(text: str) -> NoReturn:
-    """End as SGLang does when one of its processes failed: it kills them all, itself included."""
+    """Exit as SGLang does when one of its processes fails: it kills all of them and itself."""
     say(f"Scheduler hit an exception: Traceback (most recent call last):\n{text}\n")
     say("Received sigquit from a child process. It usually means the child failed.")
     raise SystemExit(137)
 
 
 def context_length(options: Namespace, model: Path) -> int:
-    """In tokens. Exits where SGLang's own check of the configuration does not pass."""
+    """Return the context length in tokens. Exit if SGLang's own check of the configuration would fail."""
     file = model / "config.json"
     if not file.is_file():
         fail(f"OSError: {model} does not appear to have a file named config.json.")
     config: dict[str, Any] = json.loads(file.read_text())
     native = int(config.get("text_config", config)["max_position_embeddings"])
-    asked = options.context_length
-    if asked is None or asked <= native:
-        return int(asked or native)
+    given = options.context_length
+    if given is None or given <= native:
+        return int(given or native)
     warning = (
-        f"Warning: User-specified context_length ({asked}) is greater than the derived context_length ({native}). "
+        f"Warning: User-specified context_length ({given}) is greater than the derived context_length ({native}). "
         "This may lead to incorrect model outputs or CUDA errors. Note that the derived context_length may differ from "
         "max_position_embeddings in the model's config."
     )
@@ -47,20 +47,20 @@ def context_length(options: Namespace, model: Path) -> int:
     if os.environ.get(variable, "").lower() not in ("1", "true", "yes", "y"):
         fail(f"ValueError: {warning} To allow overriding this maximum, set the env var {variable}=1")
     say(warning)
-    return int(asked)
+    return int(given)
 
 
 def main() -> None:
     options = parse(sys.argv[1:], json.loads(KNOWN.read_text()))
     say(f"server_args={shown(options)}")
-    wanted = (options.tp_size or 1) * (options.pp_size or 1)
-    # With data parallelism of attention the groups share their GPUs; otherwise each replica has its own.
+    needed = (options.tp_size or 1) * (options.pp_size or 1)
+    # With data-parallel attention the groups share GPUs; otherwise each replica has its own.
     if not options.enable_dp_attention:
-        wanted *= options.dp_size or 1
+        needed *= options.dp_size or 1
     gpus = visible_gpus()
     if gpus == 0:
         fail("RuntimeError: No accelerator (CUDA, XPU, HPU, NPU, MUSA, MPS) or platform plugin is available.")
-    if wanted > gpus:
+    if needed > gpus:
         fail("torch.AcceleratorError: CUDA error: invalid device ordinal")
     model = Path(options.model_path)
     served = Served(
@@ -71,7 +71,7 @@ def main() -> None:
         key=options.api_key,
         own_template=options.chat_template is not None,
     )
-    say(f"lab: a stand-in serves {served.name}: {gpus} GPUs are seen, {wanted} are asked for, no weights are read")
+    say(f"lab: a stand-in serves {served.name}: {gpus} GPUs visible, {needed} needed, weights not loaded")
     serve(options.host or "127.0.0.1", options.port or 30000, served, say)
 
 

@@ -1,4 +1,4 @@
-"""SGLang's HTTP server, as far as clients of a chat see it."""
+"""SGLang's HTTP server, as far as chat clients use it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WARM_UP_S = 0.5
 
 @dataclass
 class Served:
-    """What is served: `context` in tokens, `key` the API key or None, `own_template` if a chat template was given."""
+    """The served model: `context` in tokens, `key` the API key or None, `own_template` if a chat template was given."""
 
     name: str
     context: int
@@ -37,7 +37,7 @@ class Served:
 
 
 def error(message: str, kind: str, code: int) -> dict[str, Any]:
-    """SGLang's form of an error, with its nulls."""
+    """Return an error in SGLang's format."""
     return {"object": "error", "message": message, "type": kind, "param": None, "code": code}
 
 
@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
             self.json(200, completion(said, model))
 
     def chat(self, body: bytes) -> dict[str, Any]:
-        """The question. Raises BadRequest for what is no JSON object."""
+        """Parse the request. Raises BadRequest unless it is a JSON object."""
         kind = (self.headers.get("Content-Type") or "").split(";")[0].strip().lower()
         if kind != "application/json":
             raise BadRequest("Unsupported Media Type: Only 'application/json' is allowed", "Bad Request")
@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
         return chat
 
     def refused(self) -> bool:
-        """Answers 401 where there is a key and the question has not got it; health is open to all."""
+        """Answer 401 and return True if a key is required and missing; health checks need none."""
         key, given = self.server.served.key, self.headers.get("Authorization") or ""
         if key is None or self.path.startswith(("/health", "/ready", "/metrics")):
             return False

@@ -1,11 +1,13 @@
-"""A stand-in for an engine: it starts in a second, answers by rule in vLLM's wire format, and misbehaves on request.
+"""A stand-in for an engine: starts in a second, answers by rule in vLLM's wire format, and misbehaves on request.
 
-It obeys short instructions, calls tools, thinks when it may, and sees whether a picture is red: what random weights
-cannot do. It takes vLLM's options and passes over those it has no use for. Its own are for tests:
+It follows short instructions, calls tools, reasons, and recognizes a red image, which random weights cannot do. It
+ignores vLLM's options that it does not need. Its own options are for tests:
 
 --lab-load-seconds N  how long it "loads" before it listens
---lab-word-seconds N  how long it takes for each word that it streams
---lab-fault NAME      what is wrong with it, one of FAULTS
+--lab-word-seconds N  how long each streamed word takes
+--lab-fault NAME      the fault to simulate, one of FAULTS
+
+One file on purpose: the image contains only this file, and tests run it as a program.
 """
 
 from __future__ import annotations
@@ -25,25 +27,25 @@ from typing import Any
 
 FAULTS = {
     "none": "nothing",
-    "never-healthy": "it listens, and its health check answers 503 for ever",
+    "never-healthy": "listens, but its health check answers 503 forever",
     "dies-at-load": "the shapes of the weights do not fit, as in an image from before vLLM's pull request 35156",
-    "stalls": "after NCCL's first line it says and does nothing more",
-    "dies-at-first-request": "the engine ends with the first chat",
-    "drips": "a chat is answered with blanks, without end: something always comes, and no request's own limit ends it",
-    "no-streamed-tools": "tool calls work, but the streamed ones lose their opening brace and are no JSON",
-    "garbage": "it writes what a broken FP4 kernel writes",
-    "babble": "it writes tokens drawn at random",
-    "endless": "it writes one sensible sentence again and again until it is cut off",
-    "thoughts-in-content": "no reasoning parser: <think> stands in the answer",
-    "no-tools": "the tool parser misses: the call stands in the answer as XML",
-    "required-as-xml": "tool_choice required brings XML in the content (vLLM issue 38106)",
-    "corrupt-third-step": "arguments break in the third step (speculation with prefix caching)",
-    "one-system-message": "it refuses a second system message, as Qwen's template does",
-    "forgetful": "it reads the last 2000 characters of a prompt",
-    "blind": "it refuses images",
-    "drafter-broken": "it drafts, and accepts nothing",
-    "silent-drafter": "it counts no drafted tokens in its metrics",
-    "stops-at-tools": "a tool call ends with finish_reason stop",
+    "stalls": "hangs after NCCL's first log line",
+    "dies-at-first-request": "the engine exits at the first chat request",
+    "drips": "answers a chat with endless blanks, which no read timeout of a client ends",
+    "no-streamed-tools": "streamed tool calls lose their opening brace and are not JSON",
+    "garbage": "writes what a broken FP4 kernel writes",
+    "babble": "writes random tokens",
+    "endless": "repeats one sensible sentence until it is cut off",
+    "thoughts-in-content": "no reasoning parser: the answer contains <think>",
+    "no-tools": "no tool parser: the answer contains the call as XML",
+    "required-as-xml": "tool_choice required returns XML in the content (vLLM issue 38106)",
+    "corrupt-third-step": "corrupts arguments in the third step (speculation with prefix caching)",
+    "one-system-message": "refuses a second system message, as Qwen's template does",
+    "forgetful": "reads only the last 2000 characters of a prompt",
+    "blind": "refuses images",
+    "drafter-broken": "accepts no drafted token",
+    "silent-drafter": "counts no drafted tokens in its metrics",
+    "stops-at-tools": "ends a tool call with finish_reason stop",
 }
 
 SEA = (
@@ -58,14 +60,18 @@ def log(text: str) -> None:
     print(f"(APIServer pid={os.getpid()}) INFO {time.strftime('%m-%d %H:%M:%S')} {text}", flush=True)
 
 
+def complain(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def said(message: dict[str, Any]) -> str:
-    """The text of a message, whichever way it was sent."""
+    """Return the text of a message, whether it is a string or a list of parts."""
     content = message.get("content") or ""
     return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
 
 
 def first_pixel(url: str) -> tuple[int, int, int]:
-    """Of a PNG with eight bits of red, green and blue, in a data URL."""
+    """Return the first pixel of an 8-bit RGB PNG in a data URL."""
     data, at, pixels = base64.b64decode(url.partition(",")[2]), 8, b""
     while at < len(data):
         (length,), kind = struct.unpack(">I", data[at : at + 4]), data[at + 4 : at + 8]
@@ -76,17 +82,17 @@ def first_pixel(url: str) -> tuple[int, int, int]:
 
 
 class Refusal(Exception):
-    """The request is answered with 400."""
+    """A request answered with 400."""
 
 
 class Mind:
-    """What it answers. All rules are about what the last messages say."""
+    """The rules that derive an answer from the last messages."""
 
     def __init__(self, fault: str) -> None:
         self.fault = fault
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        """`content`, `reasoning` and `calls` (name and arguments as text). Raises Refusal."""
+        """Return `content`, `reasoning` and `calls` (name and arguments as text). Raises Refusal."""
         messages = body["messages"]
         systems = [message for message in messages if message["role"] == "system"]
         if len(systems) > 1 and self.fault == "one-system-message":
@@ -100,11 +106,11 @@ class Mind:
     def call(self, messages: list[dict[str, Any]], tools: list[str]) -> dict[str, Any] | None:
         task = next(said(message) for message in messages if message["role"] == "user")
         if "get_stock" in tools and "stock of" in task:
-            wanted = re.findall(r"\b[A-Z]\d\b", task)
+            articles = re.findall(r"\b[A-Z]\d\b", task)
             results = [said(message) for message in messages if message["role"] == "tool"]
-            if len(results) < len(wanted):
+            if len(results) < len(articles):
                 step = len(results) + 1
-                return {"name": "get_stock", "arguments": json.dumps({"article": wanted[len(results)]}), "step": step}
+                return {"name": "get_stock", "arguments": json.dumps({"article": articles[len(results)]}), "step": step}
             return None
         city = re.search(r"in ([A-Z]\w+)", task)
         return {"name": tools[0], "arguments": json.dumps({"city": city[1] if city else "Paris"}), "step": 1}
@@ -129,11 +135,8 @@ class Mind:
             return {"content": "worturn ay ks tuft eks amet aboutt asD " * 8, "reasoning": "wrong" if thinks else ""}
         if self.fault == "endless":
             return {"content": f"{SEA} " * 4, "cut": True}
-        images = [
-            part["image_url"]["url"]
-            for part in last.get("content") or []
-            if isinstance(part, dict) and "image_url" in part
-        ]
+        parts = [part for part in last.get("content") or [] if isinstance(part, dict)]
+        images = [part["image_url"]["url"] for part in parts if "image_url" in part]
         if images and self.fault == "blind":
             raise Refusal("At most 0 image(s) may be provided in one prompt.")
         if images:
@@ -158,7 +161,7 @@ class Mind:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """vLLM's endpoints, as far as clients use them."""
+    """vLLM's HTTP endpoints, as far as clients use them."""
 
     protocol_version = "HTTP/1.1"
     server: Engine
@@ -168,18 +171,15 @@ class Handler(BaseHTTPRequestHandler):
         card = {"id": self.server.model, "object": "model", "owned_by": "vllm", "max_model_len": self.server.context}
         pages["/v1/models"] = json.dumps({"object": "list", "data": [card]}).encode()
         healthy = self.server.mind.fault != "never-healthy"
-        self.reply(
-            200 if self.path in pages and healthy else 503 if self.path in pages else 404, pages.get(self.path, b"")
-        )
+        status = 404 if self.path not in pages else 200 if healthy else 503
+        self.reply(status, pages.get(self.path, b""))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.server.mind.fault == "dies-at-first-request":
-            print(
-                "(EngineCore pid=25) ERROR [core.py] EngineCore encountered a fatal error.", file=sys.stderr, flush=True
-            )
-            message = "EngineCore encountered an issue. See stack trace (above) for the root cause."
-            error = {"message": message, "type": "InternalServerError", "code": 500}
+            complain("(EngineCore pid=25) ERROR [core.py] EngineCore encountered a fatal error.")
+            text = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+            error: dict[str, Any] = {"message": text, "type": "InternalServerError", "code": 500}
             self.reply(500, json.dumps({"error": error}).encode())
             os._exit(1)
         if self.server.mind.fault == "drips":
@@ -189,7 +189,7 @@ class Handler(BaseHTTPRequestHandler):
         except Refusal as refusal:
             error = {"message": str(refusal), "type": "BadRequestError", "param": None, "code": 400}
             return self.reply(400, json.dumps({"error": error}).encode())
-        self.server.note(body)
+        self.server.count_drafts()
         prompt = sum(len(said(message)) for message in body["messages"]) // 4 + 8
         pieces = re.findall(r"\S+\s*", answer.get("content") or "") or [""]
         pieces = pieces[: body.get("max_tokens") or len(pieces)]
@@ -198,14 +198,15 @@ class Handler(BaseHTTPRequestHandler):
         if body.get("stream"):
             return self.stream(answer, pieces)
         calls = [self.tool_call(at, name, arguments) for at, (name, arguments) in enumerate(answer.get("calls") or [])]
-        message = {"role": "assistant", "content": None if calls else "".join(pieces), "tool_calls": calls}
-        message["reasoning"] = answer.get("reasoning") or None
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self.finish(answer)}
+        content = None if calls else "".join(pieces)
+        reasoning = answer.get("reasoning") or None
+        message = {"role": "assistant", "content": content, "tool_calls": calls, "reasoning": reasoning}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self.finish_reason(answer)}
         whole = {**self.head("chat.completion"), "choices": [choice], "usage": usage}
         self.reply(200, json.dumps(whole).encode())
 
     def drip(self) -> None:
-        """Until the client has gone."""
+        """Send blanks until the client disconnects."""
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(1 << 40))
@@ -222,11 +223,11 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         for delta in [{"role": "assistant", "content": ""}, *self.deltas(answer, pieces)]:
             time.sleep(self.server.pause)
-            self.event({"index": 0, "delta": delta, "logprobs": None, "finish_reason": None})
-        self.event({"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": self.finish(answer)})
+            self.event(delta)
+        self.event({"content": ""}, self.finish_reason(answer))
         self.wfile.write(b"data: [DONE]\n\n")
 
-    def finish(self, answer: dict[str, Any]) -> str:
+    def finish_reason(self, answer: dict[str, Any]) -> str:
         calls = bool(answer.get("calls")) and self.server.mind.fault != "stops-at-tools"
         return "tool_calls" if calls else "length" if answer.get("cut") else "stop"
 
@@ -242,17 +243,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def tool_call(self, at: int, name: str, arguments: str) -> dict[str, Any]:
         function = {"name": name, "arguments": arguments}
-        return {
-            "id": f"chatcmpl-tool-{time.monotonic_ns():x}{at}",
-            "type": "function",
-            "index": at,
-            "function": function,
-        }
+        made = f"chatcmpl-tool-{time.monotonic_ns():x}{at}"
+        return {"id": made, "type": "function", "index": at, "function": function}
 
-    def event(self, choice: dict[str, Any]) -> None:
-        self.wfile.write(
-            b"data: " + json.dumps({**self.head("chat.completion.chunk"), "choices": [choice]}).encode() + b"\n\n"
-        )
+    def event(self, delta: dict[str, Any], finish_reason: str | None = None) -> None:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        chunk = {**self.head("chat.completion.chunk"), "choices": [choice]}
+        self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
 
     def head(self, kind: str) -> dict[str, Any]:
         return {"id": "chatcmpl-1", "object": kind, "created": int(time.time()), "model": self.server.model}
@@ -269,7 +266,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Engine(ThreadingHTTPServer):
-    """The server, and what it counts."""
+    """The server and its counters."""
 
     daemon_threads = True
 
@@ -279,7 +276,7 @@ class Engine(ThreadingHTTPServer):
         self.model, self.context, self.mind = model, context, Mind(fault)
         self.drafted = self.accepted = 0
 
-    def note(self, body: dict[str, Any]) -> None:
+    def count_drafts(self) -> None:
         self.drafted += 100
         self.accepted += 0 if self.mind.fault == "drafter-broken" else 80
 
@@ -304,7 +301,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def load(options: argparse.Namespace) -> None:
-    """Be busy for as long as loading takes; ends the process, or never returns, where that is its fault."""
+    """Pretend to load the model; exit or hang if that is the fault to simulate."""
     log("vLLM is using nccl==2.28.3")
     if options.lab_fault == "stalls":
         while True:
@@ -313,12 +310,10 @@ def load(options: argparse.Namespace) -> None:
         log(f"Loading safetensors checkpoint shards: {25 * part}% Completed")
         time.sleep(options.lab_load_seconds / 4)
     if options.lab_fault == "dies-at-load":
-        print(
+        complain(
             "(EngineCore pid=25) ERROR [core.py] AssertionError: Tried to load weights of size torch.Size([512, 4096]) "
             "to a parameter of size torch.Size([512, 2048])\n"
-            "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
-            file=sys.stderr,
-            flush=True,
+            "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
         )
         raise SystemExit(1)
 
@@ -326,13 +321,8 @@ def load(options: argparse.Namespace) -> None:
 def main() -> None:
     options = parse()
     load(options)
-    engine = Engine(
-        (options.host, options.port),
-        options.served_model_name,
-        options.max_model_len,
-        options.lab_fault,
-        options.lab_word_seconds,
-    )
+    address, name = (options.host, options.port), options.served_model_name
+    engine = Engine(address, name, options.max_model_len, options.lab_fault, options.lab_word_seconds)
     log(f"Starting vLLM server on http://{options.host}:{engine.server_port}")
     engine.serve_forever()
 

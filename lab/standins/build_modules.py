@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What DKMS runs in place of a compiler: writes the driver's module files for one kernel.
+"""Runs in place of a compiler under DKMS: writes the driver's module files for one kernel.
 
 usage: build_modules.py KERNEL HEADERS VERSION LICENSE
 """
@@ -10,8 +10,8 @@ from pathlib import Path
 from kernel_module import module_image
 
 ALIASES = ("pci:v000010DEd*sv*sd*bc03sc02i00*", "pci:v000010DEd*sv*sd*bc03sc00i00*")
-# Name, the modules it needs, its own fields: what depmod, modprobe and modinfo go by.
-MODULES = (
+# Name, required modules, own fields: what depmod, modprobe and modinfo read.
+MODULES: tuple[tuple[str, str, list[tuple[str, str]]], ...] = (
     ("nvidia", "", [("alias", alias) for alias in ALIASES]),
     ("nvidia-uvm", "nvidia", [("parm", "uvm_disable_hmm:Force-disable HMM functionality in the UVM driver. (bool)")]),
     ("nvidia-modeset", "nvidia", []),

@@ -1,4 +1,4 @@
-"""What the stand-ins of NVIDIA's container toolkit share: which GPUs a container gets, by which files."""
+"""Shared code of the stand-ins of NVIDIA's container toolkit: which GPUs a container gets, and as which files."""
 
 import json
 import os
@@ -15,7 +15,7 @@ SMI = Path("/usr/bin/nvidia-smi")
 DAEMON_CONFIG = Path("/etc/docker/daemon.json")
 GENERATED = Path("/run/systemd/generator")
 CONTAINER = Path("/run/lab-gpu")
-"""Where a container finds the simulated hardware: its own /proc says nothing about the host's driver."""
+"""Where a container finds the simulated hardware: its own /proc does not show the host's driver."""
 
 
 class Mount(NamedTuple):
@@ -26,16 +26,16 @@ class Mount(NamedTuple):
 
 
 class DriverError(Exception):
-    """No driver to give to a container; the message is NVML's name for why."""
+    """No usable driver for a container; the message is NVML's error name."""
 
 
 def on_host(path: Path) -> Path:
-    """The path below the root that the stand-ins work on."""
+    """Return the path below the root that the stand-ins work on."""
     return ROOT / path.relative_to("/")
 
 
 def module_version() -> str:
-    """The loaded kernel module's version. Raises DriverError while none is loaded."""
+    """Return the loaded kernel module's version. Raises DriverError without one."""
     try:
         text = on_host(MODULE_VERSION).read_text()
     except FileNotFoundError:
@@ -47,7 +47,7 @@ def module_version() -> str:
 
 
 def library() -> Path:
-    """The driver's management library. Raises DriverError when there is none or it is not of the module's version."""
+    """Return the driver's management library. Raises DriverError unless one of the module's version is installed."""
     found = sorted(on_host(LIBRARIES).glob("libnvidia-ml.so.*.*"))
     if not found:
         raise DriverError("ERROR_LIBRARY_NOT_FOUND")
@@ -57,13 +57,13 @@ def library() -> Path:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """The GPUs that the driver has. Raises DriverError without a working driver."""
+    """Return the driver's GPUs. Raises DriverError without a working driver."""
     library()
     return list(json.loads(on_host(HARDWARE).read_text())["gpus"])
 
 
 def common_mounts() -> list[Mount]:
-    """What every container with a GPU gets. Raises DriverError without a working driver."""
+    """Return the mounts of every container with a GPU. Raises DriverError without a working driver."""
     shared = library()
     return [
         Mount(SMI, SMI),
@@ -74,10 +74,10 @@ def common_mounts() -> list[Mount]:
 
 
 def device_cgroup_mounts() -> list[Mount]:
-    """What lets a container lose its GPUs at a daemon-reload, as it does where systemd manages its device cgroup.
+    """Return the mount by which a container loses its GPUs at a daemon-reload, as if systemd managed its device cgroup.
 
-    The hook adds devices behind systemd's back, so they are gone when systemd writes the cgroup anew; with Docker's
-    cgroupfs driver there is nothing to lose (NVIDIA/nvidia-container-toolkit issue 48).
+    The hook adds devices without systemd, so they are gone when systemd rewrites the cgroup; with Docker's cgroupfs
+    driver this cannot happen (NVIDIA/nvidia-container-toolkit issue 48).
     """
     try:
         options = json.loads(on_host(DAEMON_CONFIG).read_text()).get("exec-opts", [])
@@ -89,14 +89,14 @@ def device_cgroup_mounts() -> list[Mount]:
 
 
 def gpu_mount(gpu: dict[str, Any]) -> Mount:
-    """What makes one GPU visible."""
+    """Return the mount that makes one GPU visible."""
     return Mount(HARDWARE, CONTAINER / "gpus" / gpu["uuid"])
 
 
 def select(wanted: str) -> list[dict[str, Any]]:
-    """The GPUs that a value of NVIDIA_VISIBLE_DEVICES names: `all`, or indices and UUIDs; none for `void` and empty.
+    """Return the GPUs in a value of NVIDIA_VISIBLE_DEVICES: `all`, indices and UUIDs, or none for `void` and empty.
 
-    Raises DriverError without a working driver, and for a GPU that is not there.
+    Raises DriverError without a working driver and for an unknown GPU.
     """
     if wanted in ("", "void", "none"):
         return []
@@ -114,6 +114,6 @@ def _one(word: str, present: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def visible_devices(environment: Iterable[str]) -> str:
-    """NVIDIA_VISIBLE_DEVICES among a container's `NAME=value` entries; the last one counts, empty without one."""
+    """Return NVIDIA_VISIBLE_DEVICES of a container's `NAME=value` entries; the last one wins, empty without one."""
     values = [entry.partition("=")[2] for entry in environment if entry.startswith("NVIDIA_VISIBLE_DEVICES=")]
     return values[-1] if values else ""

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""The lab's nvidia-container-runtime: adds the GPUs that NVIDIA_VISIBLE_DEVICES asks for, then becomes runc."""
+"""The lab's nvidia-container-runtime: adds the GPUs in NVIDIA_VISIBLE_DEVICES, then executes runc."""
 
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, "/usr/lib/lab-standins")
 import lab_gpu
 
 
 def bundle_of(arguments: list[str]) -> Path:
-    """The bundle a runc command line names; the current directory when it names none."""
+    """Return the bundle of a runc command line; the current directory by default."""
     for position, word in enumerate(arguments):
         if word in ("--bundle", "-b"):
             return Path(arguments[position + 1])
@@ -20,8 +21,8 @@ def bundle_of(arguments: list[str]) -> Path:
     return Path()
 
 
-def add_gpus(config: dict) -> None:
-    """Add the mounts that a CDI specification would add, and say so as it does. Raises DriverError without a driver."""
+def add_gpus(config: dict[str, Any]) -> None:
+    """Add the mounts and the variable of a CDI specification. Raises DriverError without a driver."""
     environment = config["process"].setdefault("env", [])
     chosen = lab_gpu.select(lab_gpu.visible_devices(environment))
     if not chosen:

@@ -2,7 +2,7 @@
 """The lab's nvidia-container-runtime-hook: what `docker run --gpus` calls before a container starts.
 
 `prestart` reads the container's state (OCI runtime specification: pid and bundle as JSON) from standard input and
-bind-mounts the driver's files into the container's root file system, from within its mount namespace.
+bind-mounts the driver's files into the container's root file system, inside its mount namespace.
 """
 
 import json
@@ -19,14 +19,14 @@ def prestart() -> None:
     bundle = Path(state["bundle"])
     config = json.loads((bundle / "config.json").read_text())
     wanted = lab_gpu.visible_devices(config["process"].get("env", []))
+    # `void`: the container got its GPUs from a CDI specification.
     if wanted in ("", "void", "none"):
         return
-    # The real hook refuses to run by itself in this case: the container got its GPUs from a CDI specification.
     mounts = [*lab_gpu.common_mounts(), *map(lab_gpu.gpu_mount, lab_gpu.select(wanted))]
     mounts += lab_gpu.device_cgroup_mounts()
     rootfs = bundle / config["root"]["path"]
     words = [word for mount in mounts for word in (str(mount.host), str(mount.container))]
-    # The container has not left the host's tree yet, so this program can be found in its namespace too.
+    # The container has not changed its root yet, so its namespace still contains this program.
     enter = ["nsenter", f"--mount=/proc/{state['pid']}/ns/mnt", "--"]
     subprocess.run([*enter, sys.executable, sys.argv[0], "mount", str(rootfs), *words], check=True)
 

@@ -1,15 +1,12 @@
 #!/usr/bin/env python3
-"""The lab's nvidia-ctk: `runtime configure` for Docker, `cdi generate`, `cdi list` and `config`.
-
-It writes what NVIDIA's version 1.20 writes, including what that one gets wrong: `--cdi.enabled` replaces the whole
-`features` object, and a `runtimes` that is no object makes it panic (pkg/config/engine/docker/docker.go).
-"""
+"""The lab's nvidia-ctk: what NVIDIA's unit and rigup use of it, `cdi generate` and `cdi list`."""
 
 import json
 import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +14,11 @@ sys.path.insert(0, "/usr/lib/lab-standins")
 import lab_gpu
 
 VERSION_FILE = Path("/usr/lib/lab-standins/toolkit-version")
-CONFIG_FILE = Path("/etc/nvidia-container-runtime/config.toml")
 SPECIFICATIONS = (Path("/etc/cdi"), Path("/var/run/cdi"))
-# Go's words for what Python's JSON reader calls by other names.
-GO_ERRORS = {
-    "Expecting property name enclosed in double quotes": "looking for beginning of object key string",
-    "Expecting ',' delimiter": "after object key:value pair",
-    "Expecting ':' delimiter": "after object key",
-    "Extra data": "after top-level value",
-}
 
 
 class Refusal(Exception):
-    """An error that ends the program with status 1."""
+    """An error that ends the program with exit code 1."""
 
 
 def log(level: str, message: str) -> None:
@@ -39,79 +28,22 @@ def log(level: str, message: str) -> None:
 
 
 def options_of(arguments: list[str], valued: set[str], plain: set[str]) -> dict[str, str]:
-    """Options by name, without dashes. Raises Refusal for one that is not known."""
+    """Return options by name, without dashes. Raises Refusal for an unknown one."""
     found: dict[str, str] = {}
     words = iter(arguments)
     for word in words:
         name, equals, value = word.lstrip("-").partition("=")
         if name in plain:
             found[name] = value or "true"
-        elif name in valued and (equals or (following := next(words, None)) is not None):
-            found[name] = value if equals else following
+        elif name in valued and (following := value if equals else next(words, None)) is not None:
+            found[name] = following
         else:
             raise Refusal(f"flag provided but not defined: {word}")
     return found
 
 
-def load_daemon_config(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        log("info", "Config file does not exist; using empty config")
-        return {}
-    log("info", f"Loading config from {path}")
-    text = path.read_text()
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.pos >= len(text.rstrip()):
-            reason = "unexpected EOF" if text.strip() else "EOF"
-        else:
-            reason = (
-                f"invalid character '{text[error.pos]}' {GO_ERRORS.get(error.msg, 'looking for beginning of value')}"
-            )
-        raise Refusal(f"unable to load config for runtime docker: {reason}") from None
-    return dict(config)
-
-
-def panic(value: Any) -> None:
-    kind = {list: "[]interface {}", str: "string", bool: "bool"}.get(type(value), "float64")
-    print(f"panic: interface conversion: interface {{}} is {kind}, not map[string]interface {{}}\n", file=sys.stderr)
-    print("goroutine 1 [running]:\nmain.main()", file=sys.stderr)
-    sys.exit(2)
-
-
-def runtime_configure(arguments: list[str]) -> None:
-    options = options_of(
-        arguments,
-        {"runtime", "config", "nvidia-runtime-name", "nvidia-runtime-path", "runtime-path"},
-        {"dry-run", "set-as-default", "nvidia-set-as-default", "cdi.enabled", "cdi.enable", "enable-cdi"},
-    )
-    engine = options.get("runtime", "docker")
-    if engine != "docker":
-        raise Refusal(f"unrecognized runtime '{engine}'")
-    path = Path(options.get("config") or lab_gpu.on_host(Path("/etc/docker/daemon.json")))
-    config = load_daemon_config(path)
-    name = options.get("nvidia-runtime-name", "nvidia")
-    binary = options.get("nvidia-runtime-path") or options.get("runtime-path") or "nvidia-container-runtime"
-    runtimes = config.setdefault("runtimes", {})
-    if not isinstance(runtimes, dict):
-        panic(runtimes)
-    runtimes[name] = {"path": binary, "args": []}
-    if {"set-as-default", "nvidia-set-as-default"} & set(options):
-        config["default-runtime"] = name
-    if {"cdi.enabled", "cdi.enable", "enable-cdi"} & set(options):
-        config["features"] = {"cdi": True}
-    text = json.dumps(config, indent=4, sort_keys=True)
-    if "dry-run" in options:
-        print(text)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    log("info", f"Wrote updated config to {path}")
-    log("info", "It is recommended that docker daemon be restarted.")
-
-
 def specification() -> dict[str, Any]:
-    """The CDI specification for the GPUs there are. Raises Refusal without a working driver."""
+    """Return the CDI specification of the GPUs. Raises Refusal without a working driver."""
     try:
         version = lab_gpu.module_version()
         common = [mount_entry(mount) for mount in lab_gpu.common_mounts()]
@@ -141,7 +73,7 @@ def mount_entry(mount: lab_gpu.Mount) -> dict[str, Any]:
 
 
 def to_yaml(value: Any, indent: int = 0) -> list[str]:
-    """The lines of a document made of objects, lists and strings, indented as NVIDIA's are."""
+    """Return the lines of a document of objects, lists and strings, indented as NVIDIA's are."""
     pad = " " * indent
     lines: list[str] = []
     if isinstance(value, dict):
@@ -197,18 +129,12 @@ def cdi_list(arguments: list[str]) -> None:
         print(device)
 
 
-def show_config(arguments: list[str]) -> None:
-    options_of(arguments, set(), set())
-    print(lab_gpu.on_host(CONFIG_FILE).read_text(), end="")
-
-
 def create_device_nodes(arguments: list[str]) -> None:
-    # Lab hosts have no device nodes: what a container needs are files (lab_gpu).
+    # Lab hosts have no device nodes: containers get files (lab_gpu).
     options_of(arguments, {"driver-root", "dev-root"}, {"control-devices", "load-kernel-modules", "dry-run"})
 
 
-COMMANDS = {
-    ("runtime", "configure"): runtime_configure,
+COMMANDS: dict[tuple[str, ...], Callable[[list[str]], None]] = {
     ("cdi", "generate"): cdi_generate,
     ("cdi", "list"): cdi_list,
     ("system", "create-device-nodes"): create_device_nodes,
@@ -224,13 +150,11 @@ def main(arguments: list[str]) -> int:
     try:
         if command := COMMANDS.get(tuple(arguments[:2])):
             command(arguments[2:])
-        elif arguments[:1] == ["config"]:
-            show_config(arguments[1:])
         else:
             print(
                 "NAME:\n   NVIDIA Container Toolkit CLI - Tools to configure the NVIDIA Container Toolkit\n\nCOMMANDS:"
             )
-            print("".join(f"   {' '.join(words)}\n" for words in (*COMMANDS, ("config",))), end="")
+            print("".join(f"   {' '.join(words)}\n" for words in COMMANDS), end="")
             return 0 if not arguments or arguments[0] in ("help", "-h", "--help") else 3
     except Refusal as refusal:
         log("error", str(refusal))

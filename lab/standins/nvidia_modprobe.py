@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The lab's nvidia-modprobe: succeeds when the driver's module is loaded; lab hosts load modules at boot alone."""
+"""The lab's nvidia-modprobe: succeeds when the driver's module is loaded; lab hosts load modules only at boot."""
 
 import argparse
 import os

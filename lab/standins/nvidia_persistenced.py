@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The lab's nvidia-persistenced: keeps persistence mode on while it runs, if it was told to."""
+"""The lab's nvidia-persistenced: keeps persistence mode on while it runs, unless disabled by an option."""
 
 import argparse
 import os
@@ -19,16 +19,16 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("-V", "--verbose", action="store_true")
     parser.add_argument("-u", "--user")
     parser.add_argument("-g", "--group")
-    # On is the default of the real one; distributions' units switch it off.
+    # The real default is on; the units of distributions switch it off.
     parser.add_argument("--persistence-mode", dest="persistence", action="store_true", default=True)
     parser.add_argument("--no-persistence-mode", dest="persistence", action="store_false")
     return parser.parse_args(arguments)
 
 
 def serve(persistence: bool, started: int) -> None:
-    """Run until told to stop; closing `started` tells the parent that it may report success.
+    """Run until SIGTERM or SIGINT; closing `started` tells the parent to report success.
 
-    nvidia-smi sees the mode by the file beside the process id.
+    nvidia-smi reads the mode from the file next to the pid file.
     """
 
     def stop(_signal: int, _frame: object) -> None:

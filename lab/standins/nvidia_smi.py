@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The lab's nvidia-smi: answers from the simulated hardware, in the formats and with the exit codes of the real one.
+"""The lab's nvidia-smi: describes the simulated hardware, in the formats and with the exit codes of the real one.
 
-Its version is that of the driver library beside it; the kernel module's comes from /proc. Where they differ, or where
-one is missing, it refuses as the real one does. In a container it shows the GPUs that the container was given.
+Its version is that of the installed driver library; the kernel module's comes from /proc. If they differ or one is
+missing, it fails as the real one does. In a container it shows the GPUs that the container was given.
 """
 
 import fnmatch
@@ -19,21 +19,21 @@ HARDWARE = ROOT / "usr/lib/lab-hardware/lab.json"
 LIBRARIES = ROOT / "usr/lib/x86_64-linux-gnu/nvidia"
 MODULE_VERSION = ROOT / "proc/driver/nvidia/version"
 KERNELS_OWN = ROOT / "usr/lib/lab-hardware/proc-driver/nvidia/version"
-"""What lies there: in a unit with a /proc of its own nothing does, where a real kernel would still show it."""
+"""The source of MODULE_VERSION, for units with a private /proc, where a real kernel would still show it."""
 STATE = ROOT / "run/lab-gpu-state.json"
-"""Persistence mode and power limits as set; gone with the next boot, as on a real card."""
+"""Persistence mode and power limits; reset at boot, as on a real card."""
 PERSISTENCED = ROOT / "run/nvidia-persistenced"
 CONTAINER = ROOT / "run/lab-gpu"
-"""Only in a container: the module's version, the hardware, and one file per visible GPU."""
+"""In a container: the module's version, the hardware, and one file per visible GPU."""
 DEVICE_CGROUP = CONTAINER / "device-cgroup"
-"""Only in a container that got its GPUs from the hook; empty since the host's systemd was last reloaded."""
+"""In a container that got its GPUs from the hook; empty once the host's systemd was reloaded."""
 
 CUDA_VERSIONS = {580: "13.0", 590: "13.1", 595: "13.2", 610: "13.3", 615: "13.4"}
 Gpu = dict[str, Any]
 
 
 class World(NamedTuple):
-    """What one call sees: userspace and module version, the visible GPUs, what was set on them."""
+    """The versions of library and module, the visible GPUs and their settings."""
 
     library: str
     module: str
@@ -83,7 +83,7 @@ def read_world() -> World:
     if contained:
         given = {path.name for path in (CONTAINER / "gpus").glob("GPU-*")}
         gpus = [gpu for gpu in gpus if gpu["uuid"] in given]
-        # A container counts its own GPUs from 0, as the real driver does for the device nodes it can open.
+        # A container numbers its GPUs from 0, as the real driver does with the device nodes it can open.
         gpus = [{**gpu, "index": index} for index, gpu in enumerate(gpus)]
     return World(library, module, gpus, read_state())
 
@@ -102,7 +102,7 @@ def write_state(state: dict[str, Any]) -> None:
 
 
 def bus_id(gpu: Gpu) -> str:
-    """`0000:01:00.0` as nvidia-smi writes it, with an eight-digit domain and upper case."""
+    """Return `0000:01:00.0` in nvidia-smi's format, with an eight-digit domain and in upper case."""
     domain, _, rest = gpu["bdf"].partition(":")
     return f"{int(domain, 16):08X}:{rest.upper()}"
 
@@ -112,7 +112,7 @@ def persistence(world: World, gpu: Gpu) -> bool:
 
 
 def persistenced_runs() -> bool:
-    """Whether nvidia-persistenced runs and keeps the mode on; its files may be there after it was killed."""
+    """Whether nvidia-persistenced runs and keeps the mode on; its files remain after it was killed."""
     try:
         process = (PERSISTENCED / "nvidia-persistenced.pid").read_text().strip()
     except FileNotFoundError:
@@ -128,7 +128,7 @@ Reader = Callable[[World, Gpu], Any]
 
 
 class Field(NamedTuple):
-    """A property of --query-gpu: its value, its unit, and its other names."""
+    """A property of --query-gpu: its value, unit and aliases."""
 
     read: Reader
     unit: str = ""
@@ -209,7 +209,7 @@ FIELDS: dict[str, Field] = {
     "mig.mode.pending": Field(constant("Disabled")),
     "hostname": Field(lambda _w, _g: os.uname().nodename),
 }
-# Valid properties that the simulated cards say nothing about: the real one answers [N/A] for such, too.
+# Valid properties that the simulated cards lack: the real one also answers [N/A] to those.
 # fmt: off
 SILENT = (
     "pci.baseClass", "pci.subClass", "pcie.link.gen.hostmax", "addressing_mode", "accounting.buffer_size",
@@ -221,18 +221,6 @@ SILENT = (
 )
 # fmt: on
 ALIASES = {alias: name for name, field in FIELDS.items() for alias in field.aliases}
-PROCESS_FIELDS = {
-    "timestamp": "timestamp",
-    "gpu_name": "gpu_name",
-    "gpu_bus_id": "gpu_bus_id",
-    "gpu_serial": "gpu_serial",
-    "gpu_uuid": "gpu_uuid",
-    "pid": "pid",
-    "process_name": "process_name",
-    "name": "process_name",
-    "used_gpu_memory": "used_gpu_memory [MiB]",
-    "used_memory": "used_gpu_memory [MiB]",
-}
 
 
 def find_field(asked: str) -> tuple[str, Field]:
@@ -255,15 +243,6 @@ def query_gpus(world: World, asked: list[str], formats: list[str]) -> None:
             value = str(field.read(world, gpu))
             values.append(f"{value} {field.unit}" if field.unit and units and value != "[N/A]" else value)
         print(", ".join(values))
-
-
-def query_processes(asked: list[str], formats: list[str]) -> None:
-    for name in asked:
-        if name not in PROCESS_FIELDS:
-            fail(2, f'Field "{name}" is not a valid field to query.', "")
-    if "noheader" not in formats:
-        heads = [PROCESS_FIELDS[name] for name in asked]
-        print(", ".join(head.split(" ")[0] if "nounits" in formats else head for head in heads))
 
 
 def show_table(world: World) -> None:
@@ -302,49 +281,6 @@ def show_table(world: World) -> None:
     print(f"+{'-' * 89}+")
 
 
-def show_details(world: World) -> None:
-    def line(depth: int, name: str, value: Any) -> None:
-        print(f"{'    ' * depth + name:<55}: {value}")
-
-    print("\n==============NVSMI LOG==============\n")
-    line(0, "Timestamp", time.strftime("%a %b %e %H:%M:%S %Y"))
-    line(0, "Driver Version", world.module)
-    line(0, "CUDA Version", world.cuda)
-    print()
-    line(0, "Attached GPUs", len(world.gpus))
-    for gpu in world.gpus:
-        watts = f"{power_limit(world, gpu):.2f} W"
-        print(f"GPU {bus_id(gpu)}")
-        line(1, "Product Name", gpu["name"])
-        line(1, "Product Brand", "NVIDIA")
-        line(1, "Product Architecture", gpu["architecture"])
-        line(1, "Persistence Mode", "Enabled" if persistence(world, gpu) else "Disabled")
-        print("    MIG Mode")
-        line(2, "Current", "Disabled")
-        line(2, "Pending", "Disabled")
-        line(1, "Serial Number", gpu["serial"])
-        line(1, "GPU UUID", gpu["uuid"])
-        line(1, "Minor Number", gpu["minor"])
-        line(1, "VBIOS Version", gpu["vbios"].upper())
-        line(1, "GSP Firmware Version", world.module)
-        print("    FB Memory Usage")
-        line(2, "Total", f"{gpu['memory_mib']} MiB")
-        line(2, "Reserved", f"{gpu['reserved_mib']} MiB")
-        line(2, "Used", "0 MiB")
-        line(2, "Free", f"{gpu['memory_mib'] - gpu['reserved_mib']} MiB")
-        print("    BAR1 Memory Usage")
-        line(2, "Total", f"{gpu['bar1_mib']} MiB")
-        line(2, "Used", "0 MiB")
-        line(2, "Free", f"{gpu['bar1_mib']} MiB")
-        print("    GPU Power Readings")
-        line(2, "Current Power Limit", watts)
-        line(2, "Requested Power Limit", watts)
-        for title in ("Default", "Min", "Max"):
-            line(2, f"{title} Power Limit", f"{gpu['power_limit_w'][title.lower()]:.2f} W")
-        line(1, "Processes", "None")
-        print()
-
-
 PEER_LEGEND = """
 Legend:
 
@@ -381,7 +317,7 @@ def show_topology(world: World, arguments: list[str]) -> None:
         print(TOPOLOGY_LEGEND, end="")
     elif len(arguments) == 2 and arguments[0] == "-p2p" and arguments[1] in ("r", "w", "n", "a", "p"):
         print(" \t\x1b[4m" + "".join(f"{head}\t" for head in heads) + "\x1b[0m")
-        # No NVLink between these cards; PCIe reads and writes are fine.
+        # No NVLink between these cards; PCIe reads and writes work.
         status = "NS" if arguments[1] == "n" else "OK"
         for row in heads:
             print(f" {row}\t" + "".join("X\t" if row == column else f"{status}\t" for column in heads))
@@ -446,7 +382,7 @@ def require_root() -> None:
 
 
 def select(world: World, wanted: str) -> World:
-    """The world with only the GPUs named by index, UUID, serial or bus id, separated by commas."""
+    """Return the world with only the GPUs named by index, UUID, serial or bus id, separated by commas."""
     chosen = []
     for word in wanted.split(","):
         known = [gpu for gpu in world.gpus if word in (str(gpu["index"]), gpu["uuid"], gpu["serial"], bus_id(gpu))]
@@ -456,12 +392,12 @@ def select(world: World, wanted: str) -> World:
     return world._replace(gpus=chosen)
 
 
-VALUED = ("-i", "--id", "-pm", "--persistence-mode", "-pl", "--power-limit", "--query-gpu", "--query-compute-apps")
-PLAIN = ("-L", "--list-gpus", "-q", "--query", "--version", "--help-query-gpu", "-h", "--help")
+VALUED = ("-i", "--id", "-pm", "--persistence-mode", "-pl", "--power-limit", "--query-gpu")
+PLAIN = ("-L", "--list-gpus", "--version", "-h", "--help")
 
 
 def parse(arguments: list[str]) -> dict[str, str]:
-    """Options and their values, short and long names as given."""
+    """Return options with their values, short and long names as given."""
     options: dict[str, str] = {}
     words = iter(arguments)
     for word in words:
@@ -490,9 +426,6 @@ def main(arguments: list[str]) -> None:
             f"{__doc__}\nOptions: {' '.join((*PLAIN, *VALUED))} --format=csv[,noheader][,nounits] topo -m|-p2p"
         )
     world = read_world()
-    if choose(options, "--help-query-gpu") is not None:
-        names = [" or ".join(f'"{name}"' for name in (name, *field.aliases)) for name, field in FIELDS.items()]
-        return print('List of valid properties to query for the switch "--query-gpu":\n', *names, sep="\n")
     if choose(options, "--version") is not None:
         print(f"NVIDIA-SMI version  : {world.library}\nNVML version        : {'.'.join(world.library.split('.')[:2])}")
         return print(f"DRIVER version      : {world.module}\nCUDA Version        : {world.cuda}")
@@ -505,8 +438,7 @@ def main(arguments: list[str]) -> None:
     if not world.gpus:
         fail(6, "No devices were found")
     formats = options.get("--format", "").split(",")
-    asked = choose(options, "--query-gpu", "--query-compute-apps")
-    if asked is not None and formats[0] != "csv":
+    if "--query-gpu" in options and formats[0] != "csv":
         fail(1, "\"--format=\" switch is missing. Please run 'nvidia-smi -h' for help.", "")
     if listing:
         for gpu in world.gpus:
@@ -517,10 +449,6 @@ def main(arguments: list[str]) -> None:
         set_power_limit(world, value)
     elif "--query-gpu" in options:
         query_gpus(world, [name.strip() for name in options["--query-gpu"].split(",")], formats)
-    elif "--query-compute-apps" in options:
-        query_processes([name.strip() for name in options["--query-compute-apps"].split(",")], formats)
-    elif choose(options, "-q", "--query") is not None:
-        show_details(world)
     else:
         show_table(world)
     return None

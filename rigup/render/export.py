@@ -47,7 +47,9 @@ def shown(
     """Return the recipe in one of FORMS, with comments on where each value comes from.
 
     With an inventory, digests and commits come from its lock; with one of its hosts, that host's settings and patched
-    files are used, too. `endpoint_name` picks one of its endpoints. Raises RigupError for a recipe that does not have this form.
+    files are used, too. `endpoint_name` picks one of its endpoints.
+
+    Raises RigupError for a recipe that does not have this form.
     """
     recipe = catalog.recipe(name)
     if recipe.source:

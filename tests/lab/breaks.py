@@ -1,6 +1,6 @@
-"""What tests of the audit break by hand, each with the check that must find just that.
+"""What tests of the audit break by hand, each with the check that must find it.
 
-A table is broken, found and repaired at once: no two breaks in it touch the same thing.
+Tests break, find and repair a whole table at once: no two breaks in it touch the same thing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ STORE = "/srv/models/nvidia/Qwen3.5-397B-A17B-NVFP4"
 
 @dataclass(frozen=True)
 class Break:
-    """Something broken by hand: the check that must notice, and others that cannot but notice too.
+    """Something broken by hand: the check that must notice it, and others that necessarily notice it too.
 
-    `undo` takes it back where that is for a person and not for the deploy.
+    `undo` repairs what a deploy does not.
     """
 
     check: str
@@ -34,14 +34,14 @@ CONFLICT = (
     "Maintainer: x <x@example.org>\\nDescription: x\\n' >/run/c/DEBIAN/control && "
     "dpkg-deb -b /run/c /run/c.deb >/dev/null && dpkg -i /run/c.deb >/dev/null"
 )
-# A process that has a library of the driver mapped which is gone from the disk.
+# A process with a driver library mapped that is deleted from the disk.
 HOLD = (
     "import mmap, os, time; f = open('/run/libnvidia-x.so', 'w+b'); f.write(b'x' * 4096); f.flush();"
     " m = mmap.mmap(f.fileno(), 0); os.unlink(f.name); time.sleep(900)"
 )
-# Another program in a program's place, until it is unmounted; the real one is at /run/NAME meanwhile.
+# Another program mounted over a program; the real one is at /run/NAME meanwhile.
 SHAM = (
-    # Private: else what comes to lie over the one comes to lie over the other too.
+    # Private, or the second mount would propagate to /run/NAME too.
     "touch /run/{name} && mount --bind --make-private {path} /run/{name} && "
     "install -m 755 /dev/stdin /run/{name}-sham <<'END' && mount --bind /run/{name}-sham {path}\n"
     "#!/bin/sh\n{text}\nEND\n"
@@ -100,7 +100,7 @@ LIGHT = (
         "systemd-run --quiet --unit=llm@old sleep 900",
     ),
     Break("serve-at-boot", "systemctl disable --quiet llm@main.service"),
-    # For a person: a deploy refuses, or has no say in it.
+    # A person must repair these: a deploy refuses or does not manage them.
     Break(
         "serve-drop-ins",
         f"mkdir -p {DROP_INS} && printf '[Service]\\nNice=1\\n' >{DROP_INS}/mine.conf && systemctl daemon-reload",
@@ -151,7 +151,7 @@ HEAVY = (
         "driver-packages", removed("nvidia-driver-cuda"), also=("driver-gpus", "driver-loaded", "driver-persistence")
     ),
 )
-# Docker is restarted for these, and what serves has to come back before its own files are put right: one at a time.
+# These restart Docker, and the endpoint must serve again before its own files are repaired: one at a time.
 DOCKER = (
     Break("docker-config", "sed -i s/nvidia-container-runtime/runc/ /etc/docker/daemon.json"),
     Break(
@@ -185,7 +185,7 @@ LIST = (
         "sed -i 's/Dual MIT.GPL/Some licence/' $(/sbin/modinfo -n nvidia)",
         undo="cp -a /run/nvidia.ko $(/sbin/modinfo -n nvidia)",
     ),
-    # As long as it was: only its sum tells.
+    # The size stays the same: only the hash differs.
     Break(
         "model-hashes",
         f"cp -a {STORE}/*/tokenizer_config.json /run/kept && sed -i '1s/^{{/[/' {STORE}/*/tokenizer_config.json",
@@ -194,14 +194,14 @@ LIST = (
 )
 STOPPED = (Break("serve-running", "systemctl stop llm@main", also=AT_WORK),)
 
-# What is broken at an open gateway: by check, a command.
+# Commands that break an open gateway, by the check that must notice.
 CONFIG = "/etc/rigup/gateways/main.cfg"
 GATEWAY_BREAKS = {
     "gateway-files": "systemctl disable --quiet rigup-gateway@main",
     "gateway-key": "nft delete table inet rigup",
-    # HAProxy runs without the question for the key; the file asks it again.
+    # HAProxy runs without requiring the key, while the file requires it.
     "gateway-refuses": f"cp {CONFIG} /run/gateway.cfg && sed -i 's/ unless known .*/ if FALSE/' {CONFIG} && "
     f"systemctl kill --kill-whom=main --signal=USR2 rigup-gateway@main && sleep 1 && cp /run/gateway.cfg {CONFIG}",
 }
-# Together with those, any key would open.
+# Together with the others, any key would be accepted.
 KEY = Break("gateway-opens", "openssl rand -hex -out /etc/rigup/endpoints/main/key 32")

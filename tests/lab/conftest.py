@@ -1,4 +1,4 @@
-"""Whole runs against lab hosts of their own, beside whatever else the lab is used for."""
+"""Fixtures and scheduling for tests that deploy to their own lab hosts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONGEST = (
     "test_tour.py",
     "test_fleet.py",
 )
-"""The directories and files that take more than a minute, the longest first; all others come after them."""
+"""The directories and files that take more than a minute, longest first; all others run after them."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,12 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "soak: a long repetition, run by `make soak`")
-    # Jobs in a shell's background ignore Ctrl-C, and so would all that is started here and told to stop by it.
+    # Background jobs of a shell ignore SIGINT, and so would all processes that tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class ByHost(LoadFileScheduling):
-    """Gives the files of a directory to one process, since they share their hosts; other files one by one."""
+    """Assign the files of a directory to one process, since they share hosts; other files one by one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = PurePath(super()._split_scope(nodeid))
@@ -46,7 +46,7 @@ class ByHost(LoadFileScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByHost:
-    # xdist's own order, by number of tests, ends with a few long ones, and with processes that have nothing to do.
+    # xdist's own order, by number of tests, ends with a few long ones while other processes are idle.
     config.option.loadscopereorder = False
     return ByHost(config, log)
 
@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def services() -> Iterator[None]:
-    """The lab's mirror, hub and registry; those that ran before run on afterwards."""
+    """The lab's mirror, hub and registry; those that ran before keep running."""
     if os.geteuid() != 0:
         pytest.skip("the lab needs root")
     with world.services():
@@ -73,6 +73,6 @@ def services() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def vllm(services: None) -> None:
-    """The lab's real vLLM, of which the registry's image is made, in `lab.registry.tree.place`."""
+    """The lab's real vLLM, which the registry's image contains, in `lab.registry.tree.place`."""
     with image.exclusive():
         tree.build()

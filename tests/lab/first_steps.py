@@ -1,4 +1,4 @@
-"""The first steps of a deploy: for tests of many hosts, which need no endpoint."""
+"""The first steps of the deploy: for tests of many hosts, which need no endpoint."""
 
 from rigup.run.console import shorten_output
 from rigup.run.recorder import record_plan, start_recording

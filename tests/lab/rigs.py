@@ -1,4 +1,4 @@
-"""Driving whole runs from tests: an inventory over lab hosts, and `pyinfra` as a user would call it."""
+"""Run deploys and audits from tests: an inventory of lab hosts, and `pyinfra` as a user would call it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["AUDIT", "DEPLOY", "ROOT", "Result", "Rigs", "status_of"]
 
 
 def status_of(url: str, *headers: str) -> str:
-    """The HTTP status that the control machine gets; 000 where it cannot connect."""
+    """Return the HTTP status that the control machine gets; 000 if it cannot connect."""
     argv = ["curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url]
     argv += [word for header in headers for word in ("-H", header)]
     return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
@@ -35,7 +35,7 @@ def status_of(url: str, *headers: str) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended: its exit code (negative: the signal that killed it), what it printed, and seconds."""
+    """The result of a command: exit code (negative: the signal that killed it), output, and seconds."""
 
     code: int
     output: str
@@ -44,21 +44,21 @@ class Result:
 
     @property
     def report(self) -> dict[str, Any]:
-        """The report that a deploy says it has written."""
+        """The report that the deploy has written."""
         named = re.search(r"^  report: (\S+)$", self.output, re.MULTILINE)
         assert named, f"no report was written:\n{self.output}"
         report: dict[str, Any] = json.loads((self.root / named[1]).read_text())
         return report
 
     def changed(self) -> list[str]:
-        """The operations that changed something, as `host step | operation`."""
+        """Return the operations that changed something, as `host step | operation`."""
         done = self.report["operations"]
         return [f"{o['host']} {o['step']} | {o['operation']}" for o in done if o["result"] == "changed"]
 
 
 @dataclass
 class Rigs:
-    """An inventory file of its own over some lab hosts, and the commands that use it, of the project in `root`."""
+    """An inventory file of some lab hosts, and the commands of the project in `root` that use it."""
 
     directory: Path
     hosts: dict[str, dict[str, Any]]
@@ -74,7 +74,7 @@ class Rigs:
         return self.directory / "lab.lock"
 
     def write(self, **changes: Any) -> None:
-        """Writes the inventory; `changes` are settings for all hosts, on top of the lab's own."""
+        """Write the inventory; `changes` are settings for all hosts, added to the lab's own."""
         text = yaml.safe_dump({"defaults": {**self.defaults, **changes}, "hosts": self.hosts})
         self.inventory.write_text(text)
 
@@ -91,7 +91,7 @@ class Rigs:
         }
 
     def run(self, *argv: str, timeout: float = 900, **extra: str) -> Result:
-        """Runs a program of the virtual environment in the project and waits for it."""
+        """Run a program of the virtual environment in the project and wait for it."""
         start = time.monotonic()
         done = subprocess.run(
             [str(BIN / argv[0]), *argv[1:]],
@@ -112,13 +112,13 @@ class Rigs:
         return self.run("pytest", *AUDIT, *arguments, **extra)
 
     def deploy_killed_at(self, pattern: str, delay: float = 0.3, timeout: float = 600) -> str:
-        """`killed_at` for a deploy."""
+        """Kill a deploy; see `killed_at`."""
         return self.killed_at(pattern, "deploy.py", delay, timeout)
 
     def killed_at(self, pattern: str, what: str, delay: float = 0.3, timeout: float = 600) -> str:
-        """Starts `what` and kills it, without a chance to clean up, `delay` seconds after it prints `pattern`.
+        """Start `what` and kill it with SIGKILL `delay` seconds after it prints `pattern`.
 
-        Returns what it had printed; raises AssertionError when it ended before.
+        Returns its output; raises AssertionError if it exits before.
         """
         seen: list[str] = []
         deadline = time.monotonic() + timeout
@@ -133,13 +133,13 @@ class Rigs:
         raise AssertionError(f"{what} ended before {pattern!r}:\n{''.join(seen)}")
 
     def deploy_killed_after(self, seconds: float) -> None:
-        """Starts a deploy and kills it after that time, if it has not ended by then."""
+        """Start a deploy and kill it after that time unless it has exited."""
         with self.begun(*DEPLOY, output=subprocess.DEVNULL) as process, contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
 
     @contextlib.contextmanager
     def begun(self, *argv: str, output: int = subprocess.PIPE, **extra: str) -> Iterator[subprocess.Popen[str]]:
-        """A program that is killed, with all it has started, when the block ends."""
+        """Start a program; kill it and its children when the block ends."""
         process = subprocess.Popen(
             [str(BIN / argv[0]), *argv[1:]],
             cwd=self.root,

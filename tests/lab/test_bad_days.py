@@ -1,6 +1,6 @@
-"""One host and everything that goes wrong with it: each deploy ends with a clear error, and the next one goes on.
+"""One host and everything that can go wrong with it: each deploy ends with a clear error, and the next one continues.
 
-The tests build on each other in the order they stand in. What belongs to others on the host is there from the start.
+The tests build on each other, in file order. Files of others exist on the host from the start.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ my $whole = pack("s s x4 q q i x4", F_WRLCK, 0, 0, 0, 0);
 fcntl(F, F_SETLK, $whole) or die;
 sleep 600;
 """
-# Healthy, and serving something else.
+# Healthy, but another service.
 LIAR = """
 import http.server, json
 class Liar(http.server.BaseHTTPRequestHandler):
@@ -88,7 +88,7 @@ class Hub:
         repository = f"{checkpoint.REPOSITORY}={checkpoint.build()}"
         argv = [sys.executable, "-m", "lab.hub", "--host", GATEWAY, "--port", str(self.port)]
         argv += ["--repository", repository, "--rate-file", str(self.rate_file)]
-        service.daemonise(self.name, argv, url=self.url, cwd=ROOT)
+        service.start(self.name, argv, url=self.url, cwd=ROOT)
 
     def stop(self) -> None:
         service.stop(self.name)
@@ -141,10 +141,10 @@ class Day:
 def deploy_through(
     rigs: Rigs, troubles: list[tuple[str, Callable[[], object]]], root: Path = ROOT, timeout: float = 500
 ) -> Result:
-    """Runs a deploy to its end, and lets things happen on its way."""
+    """Run a deploy to its end, with events during the run."""
     start = time.monotonic()
     process = subprocess.Popen(
-        # -v: each operation is named when it begins, not only when it has changed something.
+        # -v prints each operation when it begins, not only those that changed something.
         [str(BIN / "pyinfra"), "inventory/lab.py", "deploy.py", "-y", *(["-v"] if troubles else [])],
         cwd=root,
         env=rigs.environment(PYTHONPATH=str(root)),
@@ -206,7 +206,7 @@ def day(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Da
         machine.write_known_hosts()
 
 
-def test_a_busy_apt_is_waited_for_and_a_killed_dpkg_is_told(day: Day) -> None:
+def test_a_busy_apt_is_waited_for_and_a_killed_dpkg_is_reported(day: Day) -> None:
     day.hub.send(100_000)
     day.write("/run/hold.pl", HOLD_LOCK)
     day.host.shell("systemd-run --quiet --unit=holder perl /run/hold.pl")
@@ -242,7 +242,7 @@ def test_the_next_deploy_mends_dpkg_survives_a_lost_connection_and_rolls_docker_
     assert day.shell("docker info --format '{{.LoggingDriver}}'") == "json-file"
 
 
-def test_a_reboot_that_is_needed_and_not_allowed_is_an_error_that_says_why(day: Day) -> None:
+def test_a_needed_reboot_that_is_not_allowed_is_an_error_with_the_reason(day: Day) -> None:
     day.host.shell("rm /etc/systemd/system/docker.service.d/other.conf; systemctl daemon-reload")
     before = day.host.boot_id()
     output = " ".join(day.refused(reboot="never").split())
@@ -265,13 +265,13 @@ def test_a_power_cut_during_download_and_pull_ends_the_deploy_with_a_clear_error
     assert "Run the deploy again: it continues from here." in output
 
 
-def test_a_disk_that_fills_up_under_the_download_is_told_at_once(day: Day) -> None:
+def test_a_disk_that_fills_up_during_the_download_is_reported_at_once(day: Day) -> None:
     day.hub.send(0)
     day.host.shell("systemctl stop 'model-fetch@*'; mount -t tmpfs -o size=3g,mode=755 tmpfs /srv")
     partly = (r"model \| Install the downloader's unit", lambda: day.host.shell("mount -o remount,size=8m /srv"))
     output = day.refused(partly)
     assert "the disk is full: make room or choose another model_store" in output
-    # From now on it is known before anything is touched.
+    # From now on preflight finds it before anything is changed.
     assert "/srv has " in day.refused()
     day.host.shell("umount /srv")
 
@@ -308,7 +308,7 @@ def test_a_container_that_dies_at_its_start_fails_the_deploy_early_with_its_last
     assert result.seconds < 120
 
 
-def test_the_last_deploy_finishes_beside_a_host_that_does_not_answer(day: Day) -> None:
+def test_the_last_deploy_finishes_next_to_an_unreachable_host(day: Day) -> None:
     day.rigs.hosts["gone"] = {"address": GATEWAY, "port": 9}
     result = day.deploy()
     del day.rigs.hosts["gone"]
@@ -321,7 +321,9 @@ def test_the_last_deploy_finishes_beside_a_host_that_does_not_answer(day: Day) -
     assert result.changed() == [f"{NAME} model | Stop serving peers"]
 
 
-def test_arguments_that_the_engine_refuses_are_told_while_the_old_recipe_serves_on(day: Day, tmp_path: Path) -> None:
+def test_arguments_that_the_engine_refuses_are_reported_while_the_old_recipe_keeps_serving(
+    day: Day, tmp_path: Path
+) -> None:
     before = day.invocation()
     copy = project_with_recipe(tmp_path, "refused", tool_parser="qwen35_coder")
     day.rigs.write(hub_endpoint=day.hub.url, recipe="refused")
@@ -357,7 +359,7 @@ def test_what_belongs_to_others_was_kept(day: Day) -> None:
     [
         lambda text: text[:-3],
         lambda text: json.dumps(["no object"]),
-        # Nothing to merge, and Docker has not read it yet.
+        # Nothing to merge, and Docker has not read the file yet.
         lambda text: json.dumps({**json.loads(text), "no-such-key": 1}),
         lambda text: json.dumps({**json.loads(text), "no-such-key": 1, "features": {}}),
     ],

@@ -65,7 +65,7 @@ def built(vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imag
     (root / "dev").mkdir(exist_ok=True)
     for place in (tree.PLACE, "model"):
         (root / place).mkdir(parents=True, exist_ok=True)
-    # The packages are mounted read-only and shared, so the lab's own lie beside them.
+    # The packages are mounted read-only and shared, so the lab's own are in another directory.
     shutil.copytree(Path(lab.engine.__file__).parent, root / "usr/local/lib/lab/lab_engine")
     (root / "usr/local/bin/vllm").write_bytes(image.COMMAND)
     smi = root / "usr/bin/nvidia-smi"

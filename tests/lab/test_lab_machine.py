@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab import machine, network
-from lab.cgroup import Cgroup
+from lab.host.cgroup import Cgroup
 from lab.machine import Host
 from lab.settings import KVER, RELEASES
 
@@ -115,7 +115,7 @@ def test_logging_in_changes_no_file_and_a_change_is_seen(host: Host) -> None:
     }
 
 
-def test_a_reset_makes_it_bare_again_with_the_same_ssh_key(host: Host) -> None:
+def test_a_reset_makes_it_bare_and_keeps_its_ssh_key(host: Host) -> None:
     release = host.spec.release
     host.reset(gpus=4)
     assert host.spec.release == release

@@ -1,6 +1,6 @@
-"""A host is reset to bare, whatever cuts that short, and comes back with a deploy; what others have there stays.
+"""A host is reset to bare, despite interruptions, and serves again after a deploy; files of others stay.
 
-The tests build on each other in the order they stand in.
+The tests build on each other, in file order.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SUPERSEDED = {
     f"{world.defaults()['docker_mirror']}/debian trixie stable\n",
 }
 
-# What a host does by itself when packages come and go.
+# What changes on a host as packages are installed and removed.
 ITS_OWN = re.compile(
     r"boot/initrd\.img-|boot/grub/grub\.cfg$|etc/(passwd|group|shadow|gshadow|subuid|subgid)-?$|etc/ld\.so\.cache$"
     r"|home/ops/\.sudo_as_admin_successful$|usr/lib/lab-standins/__pycache__|usr/lib/lab-standins$"
@@ -307,9 +307,7 @@ def test_what_others_have_come_to_need_or_changed_is_kept_and_listed(node: Node)
     assert "MINE=1" in node.host.shell("cat /var/backups/rigup/etc/profile.d/rigup-cuda.sh").stdout
 
 
-def test_a_host_thrown_away_and_made_anew_serves_again_from_its_peers_files_once_its_key_is_accepted(
-    node: Node, peer: Host
-) -> None:
+def test_a_recreated_host_serves_again_from_its_peers_files_once_its_key_is_accepted(node: Node, peer: Host) -> None:
     filled = node.rigs.run("pyinfra", "inventory/lab.py", "tests/lab/store_steps.py", "-y")
     assert filled.code == 0, filled.output
     checkpoint = node.checkpoint()
@@ -324,7 +322,7 @@ def test_a_host_thrown_away_and_made_anew_serves_again_from_its_peers_files_once
     deployed = node.deploys()
     assert deployed.code == 0, deployed.output
     answers = [json.loads(line) for line in JOURNAL.read_text().splitlines()[answered:]]
-    # Whether the hub can be reached is asked of it; about files nothing.
+    # The hub is only asked whether it is reachable, not for files.
     files = [line for line in answers if line["about"] not in ("", "/api")]
     assert [line for line in files if line["client"] == node.host.address] == []
     assert node.checkpoint() == checkpoint

@@ -1,4 +1,4 @@
-"""What rigup refuses, on one bare host: one clear message with a remedy each, an exit code, and nothing touched."""
+"""What rigup refuses, on one bare host: a clear message with a remedy, an exit code, and no change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lab.settings import GATEWAY, REGISTRY_PORT
 from tests.lab.rigs import Result, Rigs
 
 NAME = "rig9"
-# Nothing of the lab listens here: a connection is refused at once.
+# No service of the lab listens here: a connection is refused at once.
 CLOSED = f"http://{GATEWAY}:9"
 
 LISTENS = "for i in {1..50}; do grep -q ':1F40 .* 0A ' /proc/net/tcp /proc/net/tcp6 && exit; sleep 0.1; done; exit 1"
@@ -170,7 +170,7 @@ def test_all_that_is_wrong_in_the_inventory_is_named_with_file_line_and_key(alon
         assert message in line
 
 
-def test_an_inventory_that_is_no_yaml_is_refused_with_its_line(alone: Rigs) -> None:
+def test_an_inventory_that_is_not_yaml_is_refused_with_its_line(alone: Rigs) -> None:
     alone.inventory.write_text("hosts:\n  rig1: {address: 10.98.0.11\n  rig2: {}\n")
     assert re.search(rf"{re.escape(str(alone.inventory))}:[23]: ", refused(alone).output)
 
@@ -282,7 +282,7 @@ def test_secure_boot_is_refused(alone: Rigs, host: Host) -> None:
         assert alone.deploy("--dry").code == 0
 
 
-def test_cards_that_are_connected_badly_are_told_and_refused_nothing(alone: Rigs, host: Host) -> None:
+def test_badly_connected_cards_are_reported_but_not_refused(alone: Rigs, host: Host) -> None:
     [first, *_] = host.shell("grep -l 0x2bb1 /sys/bus/pci/devices/*/device | cut -d/ -f6").stdout.split()
     width = f"/sys/bus/pci/devices/{first}/current_link_width"
     with on(host, f"echo 4 >/run/width && mount --bind /run/width {width}", undo=f"umount {width}"):
@@ -295,7 +295,7 @@ def test_cards_that_are_connected_badly_are_told_and_refused_nothing(alone: Rigs
 
 
 def test_a_server_that_the_host_cannot_reach_is_refused(alone: Rigs, host: Host) -> None:
-    """The control machine could reach it, and has to ask it nothing: the lock knows."""
+    """The control machine could reach it, but does not need to: the lock has the answer."""
     rule = f"to {GATEWAY} ipproto tcp dport {REGISTRY_PORT} prohibit"
     with on(host, f"ip rule add {rule}", undo=f"ip rule del {rule}"):
         [row] = refusals(alone)
@@ -315,7 +315,7 @@ def test_servers_that_are_down_are_named_with_their_settings(alone: Rigs) -> Non
     assert ", ".join(settings) in row.remedy
 
 
-def test_servers_that_cannot_tell_what_a_loose_name_stands_for_are_named_at_once(alone: Rigs) -> None:
+def test_servers_that_cannot_resolve_a_floating_name_are_reported_at_once(alone: Rigs) -> None:
     alone.lock.unlink()
     settings = ["cuda_mirror", "docker_mirror", "toolkit_mirror", "hub_endpoint", "registry_mirror"]
     alone.write(**dict.fromkeys(settings, CLOSED))

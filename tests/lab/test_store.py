@@ -1,6 +1,6 @@
 """The model store on lab hosts: two that share, a power cut, progress, a token, a disk that survived its host.
 
-The tests build on each other in the order they stand in.
+The tests build on each other, in file order.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Hub:
         argv = [sys.executable, "-m", "lab.hub", "--host", GATEWAY, "--port", str(self.port)]
         argv += ["--repository", f"{checkpoint.REPOSITORY}={checkpoint.build()}", "--rate-file", str(self.rate_file)]
         argv += ["--faults-file", str(self.faults_file), "--journal", str(self.journal_file), "--xet"]
-        service.daemonise(self.name, argv, url=self.url, cwd=ROOT)
+        service.start(self.name, argv, url=self.url, cwd=ROOT)
 
     def send(self, rate: int) -> None:
         self.rate_file.write_text(str(rate))
@@ -54,7 +54,7 @@ class Hub:
         faults.write(self.faults_file, [faults.parse(rule) for rule in rules])
 
     def refuse_xet(self) -> None:
-        """Plain HTTP alone: what has come stands on the disk at once."""
+        """Use only plain HTTP, which writes every byte to the disk at once."""
         self.err("403,path=/cas")
 
     def forget(self) -> None:
@@ -185,7 +185,7 @@ def test_a_download_goes_on_after_a_power_cut_without_any_deploy(fleet: Fleet) -
     assert fleet.deploy().code == 0
 
 
-def test_status_tells_how_far_a_download_is(fleet: Fleet) -> None:
+def test_status_reports_the_progress_of_a_download(fleet: Fleet) -> None:
     host = fleet.hosts[0]
     fleet.rigs.write(hub_endpoint=fleet.hub.url, peers=False)
     fleet.empty(host)
@@ -208,9 +208,7 @@ def test_status_tells_how_far_a_download_is(fleet: Fleet) -> None:
     assert seen[0]["bytes_done"] < seen[-1]["bytes_done"]
 
 
-def test_a_token_reaches_its_own_hub_stands_nowhere_else_and_goes_with_its_setting(
-    fleet: Fleet, tmp_path: Path
-) -> None:
+def test_a_token_reaches_only_its_hub_and_is_removed_with_its_setting(fleet: Fleet, tmp_path: Path) -> None:
     # The download of the test before is under way, without a token: that is for a hub of this name alone.
     host, log = fleet.hosts[0], tmp_path / "log"
     host.shell(f"echo {GATEWAY} huggingface.co >>/etc/hosts")
@@ -351,7 +349,7 @@ def test_a_disk_that_runs_full_in_the_middle_stops_the_download_alone_and_the_ne
     assert fleet.hub.sent < locked_bytes()
 
 
-def test_a_rebuild_that_shall_remove_the_store_empties_its_disk_and_asks_for_a_clear_word(fleet: Fleet) -> None:
+def test_a_rebuild_that_removes_the_store_asks_for_confirmation_and_empties_its_disk(fleet: Fleet) -> None:
     # On the disk of the tests before.
     host = fleet.hosts[0]
     rebuild = ("pyinfra", "inventory/lab.py", "rebuild.py", "-y")

@@ -1,7 +1,7 @@
-"""Changing what a host serves: forth and back, and back again from everything that can be wrong with a recipe.
+"""Switch what a host serves, and roll back from everything that can be wrong with a recipe.
 
-A stand-in engine serves here, which starts in a second and misbehaves on request. The tests build on each other in the
-order they stand in: each leaves a host that serves `standin-a` as `main`.
+A stand-in engine serves here, which starts in a second and misbehaves on request. The tests build on each other, in
+file order: each leaves a host that serves `standin-a` as `main`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Rig:
         self.shell("while systemctl show rigup-switch | grep -q '^ActiveState=activating'; do sleep 0.2; done")
 
     def is_whole(self) -> None:
-        """Nothing is between two states: what is in force is what runs, and nothing is on trial."""
+        """Assert that no switch is in progress: the committed generation runs, and nothing is on trial."""
         assert self.shell("ls /run/systemd/system | grep llm@ || true") == ""
         in_force = self.shell("sed -n s/^Generation=//p /usr/local/lib/systemd/system/llm@main.service")
         assert f"/etc/rigup/endpoints/main/{in_force}/env" in self.shell(
@@ -191,7 +191,7 @@ def test_a_switch_forth_and_back_stops_serving_only_while_the_engine_loads(rig: 
 
 
 @pytest.mark.parametrize("recipe", FAULTS)
-def test_a_recipe_that_fails_gives_way_to_the_one_that_served(rig: Rig, recipe: str) -> None:
+def test_a_recipe_that_fails_is_rolled_back(rig: Rig, recipe: str) -> None:
     why, settings = FAULTS[recipe]
     result = rig.deploy(recipe=recipe, **settings)
     assert result.code == 1, result.output
@@ -205,7 +205,7 @@ def test_a_recipe_that_fails_gives_way_to_the_one_that_served(rig: Rig, recipe: 
     rig.is_whole()
 
 
-def test_what_failed_is_not_tried_again_unless_one_says_so(rig: Rig) -> None:
+def test_a_failed_recipe_is_not_tried_again_unless_requested(rig: Rig) -> None:
     before = rig.invocation()
     result = rig.deploy(recipe="standin-dies-at-load")
     assert result.code == 1
@@ -328,7 +328,7 @@ HALVES = {
 }
 
 
-def test_one_endpoint_becomes_two_and_one_again_and_a_half_that_fails_brings_back_the_whole(rig: Rig) -> None:
+def test_one_endpoint_is_split_in_two_and_rejoined_and_a_failing_half_is_rolled_back(rig: Rig) -> None:
     broken = {**HALVES, "right": {**HALVES["right"], "recipe": "standin-half-broken"}}
     result = rig.deploy(endpoints=broken)
     assert result.code == 1, result.output
@@ -346,7 +346,7 @@ def test_one_endpoint_becomes_two_and_one_again_and_a_half_that_fails_brings_bac
     assert rig.shell("systemctl list-units --all --plain --no-legend 'llm@main*'") == ""
     assert rig.deploy(endpoints=HALVES).changed() == []
 
-    # One of two is switched by itself: the other one serves on.
+    # One of two is switched on its own: the other keeps serving.
     before = rig.invocation("llm@left.service")
     result = rig.deploy(endpoints={**HALVES, "right": {**HALVES["right"], "port": 8002}})
     assert result.code == 0, result.output
@@ -357,7 +357,7 @@ def test_one_endpoint_becomes_two_and_one_again_and_a_half_that_fails_brings_bac
     rig.is_whole()
 
 
-def test_a_power_cut_while_proven_units_are_put_into_force_boots_them(rig: Rig) -> None:
+def test_a_power_cut_while_verified_units_are_committed_boots_them(rig: Rig) -> None:
     def cut() -> None:
         decided = "until test -e /var/lib/rigup/commit.json; do :; done"
         rig.shell(f"{decided}; systemctl kill --signal=STOP rigup-switch.service")
@@ -394,14 +394,14 @@ def test_a_trial_that_was_given_up_half_way_leaves_nothing_behind(rig: Rig) -> N
     assert rig.deploy().changed() == []
 
 
-def test_a_secret_of_a_recipes_environment_stands_where_root_alone_reads_it(rig: Rig) -> None:
+def test_only_root_can_read_a_secret_of_a_recipes_environment(rig: Rig) -> None:
     deployed = rig.deploy(recipe="standin-secret")
     assert deployed.code == 0, deployed.output
     assert rig.serves() == "standin-secret"
     said = [deployed.output, json.dumps(deployed.report)]
     for command in (("audit",), ("plan", "--json"), ("report",), ("status", "--json")):
         said.append(rig.rigs.run("rigup", *command).output)
-    # In what a changed one differs is not told either.
+    # A diff of it is not shown either.
     rig.shell("sed -i s/^AWS_SECRET_ACCESS_KEY=./AWS_SECRET_ACCESS_KEY=x/ /etc/rigup/endpoints/main/*/env")
     audited = rig.rigs.run("rigup", "audit", "--step", "config")
     assert (audited.code, "AWS_SECRET_ACCESS_KEY" in audited.output) == (2, True), audited.output
@@ -418,7 +418,7 @@ def test_a_secret_of_a_recipes_environment_stands_where_root_alone_reads_it(rig:
     assert rig.serves() == "standin-a"
 
 
-def test_the_container_has_no_privileges_and_the_log_stands_in_the_journal_once(rig: Rig) -> None:
+def test_the_container_has_no_privileges_and_the_journal_has_its_log_once(rig: Rig) -> None:
     seen = json.loads(rig.shell("docker container inspect llm-main"))[0]
     assert seen["HostConfig"]["CapDrop"] == ["ALL"]
     assert "no-new-privileges" in seen["HostConfig"]["SecurityOpt"]

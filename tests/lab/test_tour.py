@@ -1,6 +1,6 @@
-"""What a newcomer does: `make lab`, the line that it prints, `make lab` again, `make lab-down`; nothing is left then.
+"""The first steps of a newcomer: `make lab`, the line that it prints, again, and `make lab-down`, which leaves nothing.
 
-In a checkout and a lab of their own, as a newcomer has them. The tests build on each other in the order they stand in.
+They run in their own checkout and lab. The tests build on each other, in file order.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def shell(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     shell(*LAB_DOWN)
 
 
-# What the two targets of the Makefile run once everything is installed.
+# What the two make targets run once everything is installed.
 LAB = (sys.executable, "-m", "lab", "tour", "--hosts", "1")
 LAB_DOWN = (sys.executable, "-m", "lab", "down")
 
@@ -59,7 +59,7 @@ def test_make_lab_ends_with_a_line_that_has_the_endpoint_answer(shell: Shell) ->
     assert traces() == {}
     told = shell(*LAB)
     assert "Took lab up " in told and ", audit " in told
-    after = told.partition("rig1 serves vllm-nvfp4-cu130 at http://127.0.0.1:8000. Ask it something:\n")[2]
+    after = told.partition("rig1 serves vllm-nvfp4-cu130 at http://127.0.0.1:8000. Try it:\n")[2]
     answer = shell("bash", "-c", after.splitlines()[0])
     assert json.loads(answer[answer.index("{") :])["usage"]["completion_tokens"] == 32, answer
     assert "make lab-down" in after
@@ -79,7 +79,7 @@ def test_make_lab_down_leaves_nothing_behind(shell: Shell) -> None:
 
 
 def traces() -> dict[str, set[str]]:
-    """All that this machine shows of the passing lab, by kind; kinds of which there is nothing are left out."""
+    """Return the traces of the lab on this machine, by kind, without empty kinds."""
     links = json.loads(subprocess.run(["ip", "-json", "link"], capture_output=True, check=True).stdout)
     loops = subprocess.run(["losetup", "--list", "--noheadings", "--output=BACK-FILE"], capture_output=True, text=True)
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The world around a program that runs on a host: an HTTP server on loopback, and stand-ins for other programs."""
+"""The environment of a host program: an HTTP server on loopback, and stand-ins for other programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILES = Path(__file__).resolve().parents[2] / "files"
 
 @dataclass
 class Page:
-    """An answer; `cut` sends only so many bytes of the body and then hangs up."""
+    """An answer; `cut` sends only so many bytes of the body and then disconnects."""
 
     body: bytes = b""
     status: int = 200
@@ -33,14 +33,14 @@ Answers = Callable[[str, str, bytes], Page]
 
 @contextmanager
 def site(answers: Answers) -> Iterator[str]:
-    """The address of a server that answers each (method, path, body) with `answers`."""
+    """Run a server that answers each (method, path, body) with `answers`; yield its address."""
     with site_with_headers(lambda method, path, body, headers: answers(method, path, body)) as url:
         yield url
 
 
 @contextmanager
 def site_with_headers(answers: Callable[[str, str, bytes, Mapping[str, str]], Page]) -> Iterator[str]:
-    """As `site`, for answers that depend on the request's headers too."""
+    """Like `site`, for answers that also depend on the request's headers."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -62,7 +62,7 @@ def site_with_headers(answers: Callable[[str, str, bytes, Mapping[str, str]], Pa
         do_GET = do_HEAD = do_POST = answer
 
         def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
@@ -75,7 +75,7 @@ def site_with_headers(answers: Callable[[str, str, bytes, Mapping[str, str]], Pa
 
 
 def program(directory: Path, name: str, script: str) -> None:
-    """A stand-in for a tool: a shell script that also notes its command line in `NAME.calls`."""
+    """Write a stand-in for a tool: a shell script that also logs its command line to `NAME.calls`."""
     directory.mkdir(exist_ok=True)
     path = directory / name
     path.write_text(f'#!/bin/sh\necho "$*" >> {shlex.quote(str(path))}.calls\n{script}\n')
@@ -85,9 +85,9 @@ def program(directory: Path, name: str, script: str) -> None:
 def run_program(
     name: str, *arguments: str, tools: Path | None = None, timeout: float = 60, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a host program as a host does, with the stand-ins in `tools` before everything else."""
+    """Run a host program as a host does, with the stand-ins in `tools` first on the PATH."""
     path = f"{tools}:{os.environ['PATH']}" if tools else os.environ["PATH"]
-    # A proxy of this machine is none of theirs.
+    # Host programs must not use this machine's proxy.
     kept = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
     return subprocess.run(
         [sys.executable, str(FILES / name), *arguments],

@@ -1,4 +1,4 @@
-"""A small HTTP server on loopback that answers from a table, for what is resolved over the network."""
+"""A small HTTP server on loopback that answers from a table, for code that resolves over the network."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ class Answer:
 
 @dataclass
 class Asked:
-    """One request as it came."""
+    """One received request."""
 
     path: str
     headers: dict[str, str]
@@ -53,7 +53,7 @@ def serving() -> Iterator[Site]:
         do_HEAD = do_GET
 
         def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     site = Site(f"http://127.0.0.1:{server.server_port}")

@@ -1,4 +1,4 @@
-"""A real sshd of the tests' own on 127.0.0.1, with its own keys, and pyinfra run against it."""
+"""A real sshd on 127.0.0.1 with its own keys, and pyinfra run against it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PYINFRA = Path(sys.executable).with_name("pyinfra")
 
 
 def children(pid: int) -> list[int]:
-    """The processes that `pid` has started and that still run."""
+    """Return the running children of `pid`."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -38,7 +38,7 @@ def children(pid: int) -> list[int]:
 
 @dataclass
 class Sshd:
-    """A running sshd, and the folder that holds everything about it."""
+    """A running sshd, and the folder with its files."""
 
     folder: Path
     port: int
@@ -50,14 +50,14 @@ class Sshd:
         return self.folder / "user_key"
 
     def cut(self) -> None:
-        """End every session as a broken line does, without a word."""
+        """End every session as a broken connection does, without notice."""
         for child in children(self.process.pid):
             for grandchild in children(child):
                 os.kill(grandchild, signal.SIGKILL)
             os.kill(child, signal.SIGKILL)
 
     def inventory(self, connector: str = "rig", name: str = "box", **data: object) -> Path:
-        """An inventory with this one host, reached through `connector`."""
+        """Write an inventory with this host, reached through `connector`."""
         target = f"@rig/{name}" if connector == "rig" else name
         values = {
             "ssh_hostname": "127.0.0.1",
@@ -72,7 +72,7 @@ class Sshd:
         return path
 
     def lab(self, **changes: object) -> str:
-        """The project's own inventory file, with this host in the YAML file that it reads, `changes` made."""
+        """Return the project's inventory file, with this host and `changes` in the YAML file that it reads."""
         host = {
             "address": "127.0.0.1",
             "port": self.port,
@@ -88,7 +88,7 @@ class Sshd:
         return str(ROOT / "inventory/lab.py")
 
     def pyinfra(self, *arguments: str, stdin: str = "\n", **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run pyinfra in this folder; its facts are remembered there too."""
+        """Run pyinfra in this folder, which also caches its facts."""
         return warm_pyinfra.run(arguments, self.folder, self.shell_environment(**environment), stdin, timeout_s=120)
 
     def shell_environment(self, **environment: str) -> dict[str, str]:
@@ -105,7 +105,7 @@ class Sshd:
 
 @contextmanager
 def running_sshd(folder: Path, more: str = "") -> Iterator[Sshd]:
-    """Start an sshd that only this test's key may enter, and end it by its process id; `more` is configuration."""
+    """Start an sshd that accepts only this test's key, and stop it by its process id; `more` is configuration."""
     program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if program is None:
         pytest.skip("no sshd here (apt-get install openssh-server)")

@@ -1,4 +1,4 @@
-"""A server to put behind the mirror: counts what it is asked, and can break, change and go away."""
+"""An upstream server for the mirror: counts requests, and can break, change and disappear."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from lab.mirror.server import Mirror, serve
+from lab.mirror.server import Mirror
 from lab.mirror.upstreams import Upstreams
 
 TIME = 1_700_000_000
@@ -20,7 +20,7 @@ TIME = 1_700_000_000
 
 @dataclass
 class Upstream:
-    """Files by path, each with a content type; `asked` counts requests, `truncated` paths break off half way."""
+    """Files by path, each with a content type; `asked` counts requests, `truncated` paths end half way."""
 
     files: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
@@ -35,7 +35,7 @@ class Upstream:
         self.files[path] = (content, content_type)
 
     def go_away(self) -> None:
-        """Stop answering for good, on connections that are open already too."""
+        """Stop answering, also on open connections."""
         self.away = True
         self.server.shutdown()
         self.server.server_close()
@@ -43,7 +43,7 @@ class Upstream:
 
 @contextmanager
 def upstream() -> Iterator[Upstream]:
-    """A running upstream on loopback."""
+    """Run an upstream on loopback."""
     world = Upstream()
 
     class Handler(BaseHTTPRequestHandler):
@@ -96,9 +96,10 @@ def upstream() -> Iterator[Upstream]:
 
 @contextmanager
 def mirror(directory: Path, sources: Upstreams) -> Iterator[Mirror]:
-    """A mirror on loopback with `www` and `cache` below a directory."""
+    """Run a mirror on loopback with `www` and `cache` below a directory."""
     (directory / "www").mkdir(parents=True, exist_ok=True)
-    server = serve("127.0.0.1", 0, directory / "www", directory / "cache", sources)
+    server = Mirror(("127.0.0.1", 0), directory / "www", directory / "cache", sources)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     server.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
     try:
         yield server

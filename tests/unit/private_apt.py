@@ -1,4 +1,4 @@
-"""The real apt in a private world: sources, lists, preferences and package database are its own."""
+"""The real apt with its own sources, lists, preferences and package database."""
 
 import os
 import re
@@ -10,13 +10,13 @@ from pathlib import Path
 from lab.mirror.debfile import Package
 from lab.mirror.keys import Key
 
-# What the lab's packages need of a distribution, as far as apt must find it.
+# What apt must find in the distribution to install the lab's packages.
 DISTRIBUTION = tuple(
     Package(name, "9.9-1", "stands for the distribution's own")
     for name in ("python3", "passwd", "kmod", "make", "patch", "util-linux", "fakeroot", "sudo")
 )
 
-# NVIDIA's repositories bring a dkms of their own.
+# NVIDIA's repositories contain their own dkms.
 DKMS = Package("dkms", "1:3.4.0-1", "stands for the real one", "all", relations={"Depends": "kmod"})
 CUDA = {"Origin": "NVIDIA", "Label": "NVIDIA CUDA"}
 
@@ -56,31 +56,31 @@ class Apt:
         return self.run("update", "-o", "APT::Update::Error-Mode=any")
 
     def would_install(self, *packages: str) -> dict[str, str]:
-        """What `apt-get install` would install, with versions; AssertionError with apt's words when it refuses."""
+        """Return what `apt-get install` would install, with versions. Raises AssertionError with apt's message."""
         done = self.run("install", "--simulate", "--no-install-recommends", *packages)
         assert done.returncode == 0, done.stdout + done.stderr
         return dict(re.findall(r"^Inst (\S+) \((\S+)", done.stdout, re.MULTILINE))
 
     def refusal(self, *packages: str) -> str:
-        """apt's words when it refuses to install. Raises AssertionError when it does not."""
+        """Return apt's message when it refuses to install. Raises AssertionError when it does not refuse."""
         done = self.run("install", "--simulate", "--no-install-recommends", *packages)
         assert done.returncode != 0, done.stdout
         return done.stdout + done.stderr
 
     def pin(self, deb: Path) -> None:
-        """Put the preferences that a package ships into force, in place of another's."""
+        """Install the preferences that a package ships, replacing those of another."""
         unpacked = self.directory / "unpacked"
         subprocess.run(["dpkg-deb", "--extract", str(deb), str(unpacked)], check=True)
         (shipped,) = (unpacked / "etc/apt/preferences.d").iterdir()
         (self.directory / "preferences" / f"{shipped.name}.pref").write_bytes(shipped.read_bytes())
 
     def installed(self) -> dict[str, str]:
-        """What the package database holds, by name."""
+        """Return the packages in the database, by name."""
         text = (self.directory / "status").read_text()
         return dict(re.findall(r"^Package: (\S+)\n(?:.+\n)*?Version: (\S+)$", text, re.MULTILINE))
 
     def now_has(self, repository: Path, packages: Mapping[str, str]) -> None:
-        """Have exactly these packages of the repository in the package database, and their pin in force."""
+        """Put exactly these packages of the repository into the package database, and install their pin."""
         stanzas = (repository / "Packages").read_text().split("\n\n")
         found = {tuple(re.findall(r"^(?:Package|Version): (\S+)", each, re.MULTILINE)): each for each in stanzas}
         chosen = [found[name, version].strip() for name, version in packages.items()]
@@ -92,7 +92,7 @@ class Apt:
 
 
 def apt_for(directory: Path, repository: Path, key: Key) -> Apt:
-    """An apt whose one source is a flat repository."""
+    """Return an apt whose only source is a flat repository."""
     apt = Apt.make(directory / "apt", f"deb [signed-by={key.keyring}] file:{repository} ./")
     done = apt.update()
     assert done.returncode == 0, done.stderr

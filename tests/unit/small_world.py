@@ -1,4 +1,4 @@
-"""A registry, a hub and three apt repositories in miniature, as pages of a loopback site."""
+"""A miniature registry, hub and three apt repositories, as pages of a loopback site."""
 
 import gzip
 import hashlib
@@ -17,7 +17,7 @@ def digest(body: bytes) -> str:
 
 
 def image_pages(site: Site, name: str, tag: str, created: str = CREATED) -> str:
-    """Puts an image with an index over two platforms on the site; returns the index's digest."""
+    """Add an image with an index of two platforms to the site; return the index's digest."""
     config = json.dumps(
         {"created": created, "config": {"Env": ["PATH=/usr/bin", "CUDA_VERSION=13.0.1", "ODD"]}}
     ).encode()
@@ -66,7 +66,7 @@ def hub_pages(site: Site, revision: str = REVISION) -> None:
 
 
 def packages(*entries: tuple[str, str]) -> Answer:
-    """A Packages.gz with these names and versions."""
+    """Return a Packages.gz with these names and versions."""
     paragraphs = [
         f"Package: {name}\nVersion: {version}\nArchitecture: amd64\nDescription: {name}\n more: words\n"
         for name, version in entries
@@ -107,7 +107,7 @@ def apt_pages(site: Site) -> None:
 
 
 def world(site: Site) -> dict[str, object]:
-    """Fills the site; returns the settings that lead there."""
+    """Fill the site; return the settings that point to it."""
     name, _, tag = TAG.rpartition(":")
     image_pages(site, name, tag)
     hub_pages(site)

@@ -1,4 +1,4 @@
-"""A host in a directory, for the stand-ins of NVIDIA's tools: they take LAB_ROOT as their root."""
+"""A host in a directory for the stand-ins of NVIDIA's tools, which use LAB_ROOT as their root."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.hardware import describe
+from lab.host.hardware import describe
 from lab.mirror.parts import STANDINS
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu/nvidia"
@@ -16,13 +16,13 @@ LIBRARIES = "usr/lib/x86_64-linux-gnu/nvidia"
 
 @dataclass(frozen=True)
 class StandinHost:
-    """The part of a host that the stand-ins look at."""
+    """The part of a host that the stand-ins read."""
 
     root: Path
 
     @classmethod
     def make(cls, root: Path, gpus: list[dict[str, Any]]) -> "StandinHost":
-        """A host with a driver neither installed nor loaded."""
+        """Create a host without an installed or loaded driver."""
         host = cls(root)
         host.write("usr/lib/lab-hardware/lab.json", json.dumps({"gpus": gpus}))
         (root / "run").mkdir()
@@ -55,5 +55,5 @@ class StandinHost:
 
 
 def card(number: int, /, **more: Any) -> dict[str, Any]:
-    """One of the lab's cards, as lab.json has it."""
+    """Return one of the lab's cards as in lab.json."""
     return {**asdict(describe("rig1", 8).gpus[number]), **more}

@@ -1,4 +1,4 @@
-"""A checkpoint in miniature on the lab's hub, which errs on purpose, and `fetch.py` run against it over loopback."""
+"""A miniature checkpoint on the lab's hub, which simulates faults, and `fetch.py` run against it over loopback."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from lab.hub import faults
+from lab.hub.protocol import Hub
 from lab.hub.repository import Repository
-from lab.hub.server import Hub, HubServer
+from lab.hub.server import HubServer
 from lab.hub.throttle import Throttle
 from tests.unit.host_world import FILES
 
@@ -30,7 +31,7 @@ TOKEN = "hf_sesame"
 
 
 def publish(folder: Path) -> Repository:
-    """A repository with three shards and some small files."""
+    """Write a repository with three shards and some small files."""
     (folder / "sub").mkdir(parents=True)
     (folder / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
     (folder / "config.json").write_text('{"architectures": ["Tiny"]}\n')
@@ -42,7 +43,7 @@ def publish(folder: Path) -> Repository:
 
 
 def listing(repository: Repository) -> dict[str, str]:
-    """The files as a request names them."""
+    """Return the files as in a request."""
     entries = repository.entries.values()
     return {e.path: f"{e.size} {f'sha256:{e.sha256}' if e.sha256 else f'git:{e.oid}'}" for e in entries}
 
@@ -68,7 +69,7 @@ class RunningHub:
         (self.directory / "journal.jsonl").unlink(missing_ok=True)
 
     def sent(self, path: str | None = None) -> int:
-        """Bytes of content sent; of one file, or of all."""
+        """Return the bytes of content sent, of one file or of all."""
         return sum(
             line["sent"] for line in self.journal if line["about"] not in ("", "/api") and path in (None, line["about"])
         )
@@ -76,7 +77,7 @@ class RunningHub:
 
 @contextmanager
 def hub_of(repository: Repository, directory: Path, gated: bool = False, xet: bool = False) -> Iterator[RunningHub]:
-    """A hub on loopback for as long as the context lasts."""
+    """Run a hub on loopback while the context lasts."""
     directory.mkdir(parents=True, exist_ok=True)
     served = Repository(REPO, repository.folder, TOKEN if gated else None)
     rate = [0]
@@ -154,13 +155,13 @@ class Rig:
         return environment
 
     def fetch(self, token_for: str | None = None, **changes: Any) -> subprocess.CompletedProcess[str]:
-        """Runs it to its end; `token_for` names the host that its credential is for."""
+        """Run it to its end; `token_for` names the host that its credential is for."""
         argv, environment = self.arguments(**changes), self.environment(token_for)
         return subprocess.run(argv, capture_output=True, text=True, timeout=100, env=environment)
 
     @contextmanager
     def fetching(self, token_for: str | None = None, **changes: Any) -> Iterator[subprocess.Popen[str]]:
-        """Begins it; what is left of it is killed with all it started, as systemd does."""
+        """Start it; kill it and its children at the end, as systemd does."""
         process = subprocess.Popen(
             self.arguments(**changes),
             stdout=subprocess.PIPE,
@@ -175,7 +176,7 @@ class Rig:
             process.communicate()
 
     def kill_client(self, process: subprocess.Popen[str]) -> None:
-        """Kill the hub's client that a run has started."""
+        """Kill the hub client that a run has started."""
         argv = ["pgrep", "-P", str(process.pid), "-f", "fetch_hub"]
         client = subprocess.run(argv, capture_output=True, text=True, check=True)
         os.kill(int(client.stdout.split()[0]), signal.SIGKILL)
@@ -187,7 +188,7 @@ class Rig:
             time.sleep(0.02)
 
     def arrived(self) -> int:
-        """Bytes on the disk, wherever they stand."""
+        """Return the bytes on the disk, in any file."""
         return sum(path.stat().st_size for path in self.store.rglob("*") if path.is_file())
 
     def is_as_published(self) -> bool:
@@ -198,12 +199,12 @@ class Rig:
         )
 
     def is_clean(self) -> bool:
-        """Whether there is the checkpoint, its stamp and what the peers are told, and nothing else."""
+        """Whether only the checkpoint, its stamp and the peers' listing exist."""
         names = {self.dest.name, self.stamp.name, self.shared.name}
         return {path.name for path in self.dest.parent.iterdir()} == names
 
     def holds_nothing_false(self) -> bool:
-        """Whether every file that has its name has its content, and no stamp promises what is not there."""
+        """Whether every file under its final name has its content, and every stamp is true."""
         published = self.hub.repository.entries
         named = [
             (name, root / name) for root in (self.dest, self.staging) for name in published if (root / name).exists()
@@ -213,12 +214,12 @@ class Rig:
 
 
 def killed_at_random(rig: Rig, times: int) -> None:
-    """Kills as many runs at random moments, looks at what they leave, and lets one run to its end."""
+    """Kill this many runs at random moments, check what they leave, and let one run to its end."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
     rig.hub.rate[0] = 2_000_000
-    # Over xet as well, where the same files are asked for as xet:PATH.
+    # Also over xet, where the hub's journal names the same files xet:PATH.
     rig.hub.err(f"flip,path=*{SHARDS[0]},times=1", f"cut,path=*{SHARDS[1]}")
     for _ in range(times):
         with rig.fetching() as process:

@@ -75,7 +75,7 @@ def test_a_connection_over_a_distance_takes_longer_to_make(echo: tuple[str, int]
         assert time.monotonic() - began >= 0.2
 
 
-def test_ratios_are_of_medians_and_say_whether_the_aim_was_reached() -> None:
+def test_ratios_are_of_medians_and_say_whether_the_goal_was_reached() -> None:
     cases = [
         Case("deploy", "rig", 1, 0, [1.0, 9.0, 2.0], executions=1.0),
         Case("deploy", "ssh", 1, 0, [10.0]),
@@ -91,7 +91,7 @@ def test_ratios_are_of_medians_and_say_whether_the_aim_was_reached() -> None:
     }
 
 
-def test_the_summary_says_what_was_missed_and_what_was_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_lists_missed_goals_and_what_was_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
     cases = [
         Case("deploy", "rig", 1, 0, [2.0], executions=1.0),
         Case("deploy", "ssh", 1, 0, [10.0]),
@@ -120,10 +120,10 @@ def test_the_summary_says_what_was_missed_and_what_was_not_measured(capsys: pyte
 @pytest.mark.parametrize(
     ("command", "why"),
     [
-        (Command(["sh", "-c", "echo broken; exit 3"]), "ended with 3:\nbroken"),
-        (Command(["echo", "3 changes"], proves="nothing changed"), "printed nothing like 'nothing changed'"),
+        (Command(["sh", "-c", "echo broken; exit 3"]), "exited with 3:\nbroken"),
+        (Command(["echo", "3 changes"], expect="nothing changed"), "printed nothing that matches 'nothing changed'"),
     ],
 )
-def test_a_run_that_failed_or_changed_something_is_no_measurement(command: Command, why: str) -> None:
+def test_a_run_that_failed_or_changed_something_does_not_count(command: Command, why: str) -> None:
     with pytest.raises(BenchError, match=why):
         run(command)

@@ -1,4 +1,4 @@
-"""The entry point of the lab's image, as far as it needs no vLLM: GPUs, swaps, and what does not fit the weights."""
+"""The entry point of the lab's image, without vLLM: GPUs, swaps, and mismatches with the weights."""
 
 import json
 import re
@@ -26,7 +26,7 @@ MAY = date(2026, 5, 1)
 
 @pytest.fixture
 def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a program named nvidia-smi in front of all others."""
+    """Put a program named nvidia-smi first on the PATH."""
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -131,13 +131,13 @@ def test_with_a_drafter_no_prefixes_are_kept() -> None:
         ("enforce_eager", False, True),
     ],
 )
-def test_what_takes_gpus_is_swapped_and_told(name: str, asked: object, done: object) -> None:
+def test_settings_that_need_gpus_are_replaced_and_reported(name: str, asked: object, done: object) -> None:
     arguments, swaps = swapped(**{name: asked})
     assert getattr(arguments, name) == done
     assert swaps == {"--" + name.replace("_", "-"): (asked, done)}
 
 
-def test_an_attention_config_goes_back_to_its_default_and_only_what_was_set_is_told() -> None:
+def test_an_attention_config_is_reset_to_its_default_and_only_changes_are_reported() -> None:
     arguments, swaps = swapped(attention_config=AttentionConfig(use_trtllm_attention=False))
     assert arguments.attention_config == AttentionConfig()
     assert swaps == {"--attention-config": ({"use_trtllm_attention": False}, None)}
@@ -177,7 +177,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def matcher(patterns: list[str]) -> Callable[[str], bool]:
-    """How ModelOpt's patterns match in vLLM, less its names for fused layers and its renaming."""
+    """Match ModelOpt's patterns as vLLM does, without its fused layers and its renaming."""
     split = []
     for pattern in patterns:
         bare = pattern.removesuffix("*")

@@ -1,4 +1,4 @@
-"""The lab's hub, asked by the real `hf` command over loopback."""
+"""The lab's hub, used by the real `hf` command over loopback."""
 
 import json
 import os
@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from lab.checkpoint import REPOSITORY, write_checkpoint
+from lab.hub.protocol import Hub
 from lab.hub.repository import Repository
-from lab.hub.server import Hub, HubServer
+from lab.hub.server import HubServer
 from lab.hub.throttle import Throttle
 from rigup.lock.http import Web
 from rigup.lock.hub import checkpoint_lock

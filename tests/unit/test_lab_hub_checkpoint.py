@@ -1,4 +1,4 @@
-"""The checkpoint in miniature: the published one's shape, the same bytes each time."""
+"""The checkpoint in miniature: the structure of the published one, the same bytes every time."""
 
 import json
 import struct
@@ -76,8 +76,8 @@ def test_the_index_names_the_shard_of_every_tensor(model: Path) -> None:
 
 def test_routed_experts_are_stored_as_nvfp4_and_everything_else_is_not(model: Path) -> None:
     for name, entry in headers(model).items():
-        quantised = name.startswith("model.language_model.") and ".experts." in name and name.endswith(".weight")
-        assert (entry["dtype"] == "U8") == quantised, name
+        quantized = name.startswith("model.language_model.") and ".experts." in name and name.endswith(".weight")
+        assert (entry["dtype"] == "U8") == quantized, name
     expert = "model.language_model.layers.0.mlp.experts.0.down_proj"
     shapes = {name: (entry["dtype"], entry["shape"]) for name, entry in headers(model).items()}
     assert shapes[f"{expert}.weight"] == ("U8", [256, 64])
@@ -85,7 +85,7 @@ def test_routed_experts_are_stored_as_nvfp4_and_everything_else_is_not(model: Pa
     assert shapes[f"{expert}.weight_scale_2"] == shapes[f"{expert}.input_scale"] == ("F32", [])
 
 
-def test_the_quantisation_config_has_the_published_shape_without_routers_and_mtp_fc(model: Path) -> None:
+def test_the_quantization_config_has_the_published_shape_without_routers_and_mtp_fc(model: Path) -> None:
     config = load(model / "config.json")
     assert config["architectures"] == ["Qwen3_5MoeForConditionalGeneration"]
     quantization = config["quantization_config"]
@@ -125,7 +125,7 @@ def render(model: Path, messages: list[dict[str, Any]], **more: Any) -> str:
 USER = {"role": "user", "content": "Hello"}
 
 
-def test_the_template_thinks_unless_told_otherwise(model: Path) -> None:
+def test_the_template_enables_thinking_by_default(model: Path) -> None:
     assert render(model, [USER]) == "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n<think>\n"
     assert render(model, [USER], enable_thinking=False).endswith("<think>\n\n</think>\n\n")
 

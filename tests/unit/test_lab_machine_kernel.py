@@ -1,12 +1,12 @@
-"""The simulated kernel: what a lab host's kernel has loaded and shows, given what is on its disk."""
+"""The simulated kernel: what a lab host's kernel loads and shows, given what is on its disk."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from lab import hardware, kernel
-from lab.kernel_module import module_image
+from lab.host import hardware, kernel, kernel_view
+from lab.mirror.kernel_module import module_image
 
 KVER = "6.18.44-lab"
 RIG = hardware.describe("rig1")
@@ -113,7 +113,7 @@ def test_a_link_is_followed_inside_the_hosts_own_disk(disk: Disk) -> None:
     assert not disk.boot().modules
 
 
-def test_a_loop_of_links_is_no_configuration(disk: Disk) -> None:
+def test_a_loop_of_links_is_not_a_configuration(disk: Disk) -> None:
     (disk.root / "etc/modprobe.d").mkdir(parents=True)
     (disk.root / "etc/modprobe.d/a.conf").symlink_to("/etc/modprobe.d/b.conf")
     (disk.root / "etc/modprobe.d/b.conf").symlink_to("a.conf")
@@ -148,7 +148,7 @@ def test_a_module_that_depmod_never_saw_is_not_found(disk: Disk) -> None:
     assert disk.boot().driver_version is None
 
 
-def test_a_module_file_that_is_no_module_is_refused(installed: Disk) -> None:
+def test_an_invalid_module_file_is_refused(installed: Disk) -> None:
     (installed.tree / "updates/dkms/nvidia.ko").write_text("half a download")
     assert installed.boot().driver_version is None
 
@@ -180,7 +180,7 @@ def test_the_last_of_several_values_wins(installed: Disk) -> None:
     assert installed.boot().modules["nvidia_uvm"].parameters["uvm_disable_hmm"] == "N"
 
 
-def test_a_value_that_is_no_boolean_keeps_uvm_out(installed: Disk) -> None:
+def test_a_value_that_is_not_boolean_prevents_uvm_from_loading(installed: Disk) -> None:
     installed.file("etc/modprobe.d/a.conf", "options nvidia_uvm uvm_disable_hmm=maybe\n")
     booted = installed.boot()
     assert "nvidia_uvm" not in booted.modules
@@ -226,7 +226,7 @@ def test_an_empty_line_in_grub_cfg_does_not_swallow_the_next(disk: Disk) -> None
 
 def written(disk: Disk, tmp_path: Path) -> Path:
     view = tmp_path / "hardware"
-    kernel.write(disk.boot(), RIG, view)
+    kernel_view.write(disk.boot(), RIG, view)
     return view
 
 
@@ -280,7 +280,7 @@ def test_a_loaded_driver_shows_what_the_real_one_shows(installed: Disk, tmp_path
 def test_nothing_of_the_last_boot_remains(installed: Disk, tmp_path: Path) -> None:
     view = written(installed, tmp_path)
     installed.file("etc/modprobe.d/a.conf", "blacklist nvidia\n")
-    kernel.write(installed.boot(), RIG, view)
+    kernel_view.write(installed.boot(), RIG, view)
     assert not (view / "proc-driver/nvidia").exists()
     assert not (view / "module/nvidia").exists()
 

@@ -1,4 +1,4 @@
-"""The lab's kernel packages and module files, looked at with Debian's own tools."""
+"""The lab's kernel packages and module files, read with Debian's own tools."""
 
 import lzma
 import shutil
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import kernel_packages
-from lab.kernel_module import module_image, read_modinfo
+from lab.mirror import kernel
+from lab.mirror.kernel_module import module_image, read_modinfo
 
 KVER = "6.18.44-lab"
 
@@ -23,7 +23,7 @@ def field(deb: Path, name: str) -> str:
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     if shutil.which("dpkg-deb") is None:
         pytest.skip("dpkg-deb is not installed")
-    return {field(deb, "Package"): deb for deb in kernel_packages.build(tmp_path_factory.mktemp("debs"), KVER)}
+    return {field(deb, "Package"): deb for deb in kernel.build(tmp_path_factory.mktemp("debs"), KVER)}
 
 
 def test_names_and_versions_have_debians_form(built: dict[str, Path]) -> None:
@@ -47,17 +47,17 @@ def test_headers_make_the_build_link_that_dkms_looks_for(built: dict[str, Path],
     assert (tmp_path / f"usr/src/linux-headers-{KVER}/Makefile").exists()
 
 
-def test_the_same_packages_come_out_byte_for_byte(built: dict[str, Path], tmp_path: Path) -> None:
-    again = kernel_packages.build(tmp_path, KVER)
+def test_packages_are_reproducible(built: dict[str, Path], tmp_path: Path) -> None:
+    again = kernel.build(tmp_path, KVER)
     assert [deb.read_bytes() for deb in again] == [deb.read_bytes() for deb in built.values()]
 
 
-def test_a_kernel_release_that_debian_cannot_name_is_spelled_as_debian_can() -> None:
-    assert kernel_packages.package_name("linux-image", "5.15.0-WSL_2") == "linux-image-5.15.0-wsl-2"
-    assert kernel_packages.package_version("6.18-rc3") == "6.18-1"
+def test_a_kernel_release_becomes_a_valid_package_name() -> None:
+    assert kernel.package_name("linux-image", "5.15.0-WSL_2") == "linux-image-5.15.0-wsl-2"
+    assert kernel.package_version("6.18-rc3") == "6.18-1"
 
 
-def test_module_fields_come_back_in_plain_and_compressed_form() -> None:
+def test_module_fields_are_read_from_plain_and_compressed_modules() -> None:
     image = module_image([("license", "Dual MIT/GPL"), ("alias", "a"), ("alias", "b"), ("parm", "x:what = it does")])
     expected = {"license": "Dual MIT/GPL", "alias": "a", "parm": "x:what = it does"}
     assert read_modinfo(image) == expected

@@ -1,4 +1,4 @@
-"""The lab's background processes: started once, known by id and start time, stopped for certain."""
+"""The lab's background processes: started once, identified by id and start time, stopped reliably."""
 
 import json
 import subprocess
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab import service
+from lab.errors import LabError
 
 
 @pytest.fixture(autouse=True)
@@ -26,17 +27,17 @@ def record(name: str) -> dict[str, object]:
 
 
 def test_a_started_service_runs_and_is_found_again() -> None:
-    started = service.daemonise("sleeper", ["sleep", "60"], url="http://somewhere")
+    started = service.start("sleeper", ["sleep", "60"], url="http://somewhere")
     assert service.running("sleeper") == started
     assert started.url == "http://somewhere"
 
 
 def test_starting_twice_gives_the_same_process() -> None:
-    assert service.daemonise("sleeper", ["sleep", "60"]) == service.daemonise("sleeper", ["sleep", "60"])
+    assert service.start("sleeper", ["sleep", "60"]) == service.start("sleeper", ["sleep", "60"])
 
 
 def test_a_stopped_service_is_gone_and_stopping_again_is_nothing() -> None:
-    pid = service.daemonise("sleeper", ["sleep", "60"]).pid
+    pid = service.start("sleeper", ["sleep", "60"]).pid
     assert service.stop("sleeper")
     assert service.start_time(pid) is None
     assert service.running("sleeper") is None
@@ -45,7 +46,7 @@ def test_a_stopped_service_is_gone_and_stopping_again_is_nothing() -> None:
 
 def test_children_of_the_service_are_stopped_with_it() -> None:
     program = "import subprocess; child = subprocess.Popen(['sleep', '60']); print(child.pid, flush=True); child.wait()"
-    log = service.daemonise("parent", [sys.executable, "-c", program]).log
+    log = service.start("parent", [sys.executable, "-c", program]).log
     deadline = time.monotonic() + 10
     while not log.read_text().strip() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -61,7 +62,7 @@ def test_a_service_that_ignores_sigterm_is_killed() -> None:
     program = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
     )
-    started = service.daemonise("stubborn", [sys.executable, "-c", program])
+    started = service.start("stubborn", [sys.executable, "-c", program])
     while "up" not in service.tail("stubborn"):
         time.sleep(0.02)
     assert service.stop("stubborn", timeout=0.3)
@@ -72,7 +73,7 @@ def test_a_service_that_ignores_sigterm_is_killed() -> None:
 def test_a_stranger_with_a_recycled_number_is_left_alone(stale: dict[str, object]) -> None:
     stranger = subprocess.Popen(["sleep", "60"])
     try:
-        service.daemonise("sleeper", ["sleep", "60"])
+        service.start("sleeper", ["sleep", "60"])
         mine = record("sleeper")
         service.pid_file("sleeper").write_text(
             json.dumps({**mine, "pid": stranger.pid, "start_time": service.start_time(stranger.pid), **stale})
@@ -92,15 +93,15 @@ def test_a_damaged_record_counts_as_not_running() -> None:
     assert service.running("x") is None
 
 
-def test_a_program_that_ends_early_is_an_error_with_the_end_of_its_log() -> None:
-    with pytest.raises(service.ServiceError, match=r"early ended with status 3 before it was ready.*\nno such port"):
-        service.daemonise("early", ["sh", "-c", "echo no such port; exit 3"], ready=lambda: False)
+def test_a_program_that_exits_early_is_an_error_with_the_end_of_its_log() -> None:
+    with pytest.raises(LabError, match=r"early exited with status 3 before it was ready.*\nno such port"):
+        service.start("early", ["sh", "-c", "echo no such port; exit 3"], ready=lambda: False)
     assert service.running("early") is None
 
 
 def test_a_program_that_never_gets_ready_is_stopped() -> None:
-    with pytest.raises(service.ServiceError, match=r"slow was not ready after 0 s"):
-        service.daemonise("slow", ["sleep", "60"], ready=lambda: False, timeout=0.2)
+    with pytest.raises(LabError, match=r"slow was not ready after 0 s"):
+        service.start("slow", ["sleep", "60"], ready=lambda: False, timeout=0.2)
     assert service.running("slow") is None
 
 
@@ -113,12 +114,12 @@ def test_a_refused_connection_means_not_ready_yet() -> None:
             raise answer
         return answer
 
-    assert service.daemonise("sleeper", ["sleep", "60"], ready=ready).pid
+    assert service.start("sleeper", ["sleep", "60"], ready=ready).pid
     assert list(answers) == []
 
 
 def test_the_environment_is_added_to(state: Path) -> None:
-    service.daemonise("env", ["sh", "-c", "echo $COLOUR; sleep 60"], {"COLOUR": "red"})
+    service.start("env", ["sh", "-c", "echo $COLOR; sleep 60"], {"COLOR": "red"})
     deadline = time.monotonic() + 5
     while "red" not in service.tail("env") and time.monotonic() < deadline:
         time.sleep(0.02)

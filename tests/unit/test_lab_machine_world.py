@@ -1,4 +1,4 @@
-"""The lab's command line and inventory, as far as they go without booting anything."""
+"""The lab's command line and inventory, as far as they work without booting a host."""
 
 import json
 import os
@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from lab import machine, world
-from lab.rooted import resolve
+from lab import state as state_module
+from lab.host.rooted import resolve
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +28,7 @@ def lab(state: Path, *argv: str) -> subprocess.CompletedProcess[str]:
 
 
 def made(state: Path, name: str, **spec: object) -> None:
-    """A host as it is on the disk, never booted."""
+    """Create the files of a host that was never booted."""
     (state / "hosts" / name / "root").mkdir(parents=True)
     (state / "hosts" / name / "host.json").write_text(
         json.dumps({"release": "trixie", "gpus": 4, "login": "ops", **spec})
@@ -38,7 +39,7 @@ def made(state: Path, name: str, **spec: object) -> None:
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the lab wants root before anything else")
 
 
-def test_a_wrong_command_is_told_with_the_right_ones(tmp_path: Path) -> None:
+def test_a_wrong_command_gets_a_list_of_commands(tmp_path: Path) -> None:
     result = lab(tmp_path, "upp")
     assert result.returncode == 2
     assert "'up'" in result.stderr
@@ -47,11 +48,11 @@ def test_a_wrong_command_is_told_with_the_right_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["reset", "rig7"], "lab: there is no lab host rig7; there are: rig1\n"),
-        (["reboot", "server"], "lab: 'server' is no lab host: they are called rig1 to rig19\n"),
+        (["reset", "rig7"], "lab: lab host rig7 does not exist; existing hosts: rig1\n"),
+        (["reboot", "server"], "lab: 'server' is not a lab host: their names are rig1 to rig19\n"),
     ],
 )
-def test_a_host_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, argv: list[str], message: str) -> None:
+def test_a_missing_host_gets_a_list_of_existing_ones(tmp_path: Path, argv: list[str], message: str) -> None:
     made(tmp_path, "rig1")
     result = lab(tmp_path, *argv)
     assert (result.returncode, result.stderr) == (1, message)
@@ -72,27 +73,27 @@ def test_an_impossible_number_of_cards_is_refused_before_anything_is_built(tmp_p
 
 
 @needs_root
-def test_an_existing_host_is_never_rebuilt_in_passing(tmp_path: Path) -> None:
+def test_up_never_resets_an_existing_host(tmp_path: Path) -> None:
     made(tmp_path, "rig1", release="bookworm")
     made(tmp_path, "rig2", login="root")
     result = lab(tmp_path, "up", "--hosts", "2", "--release", "trixie", "--login", "ops")
     assert result.returncode == 1
     assert result.stderr == (
-        "lab: rig1 was made with --release bookworm: `python -m lab reset rig1 --release trixie`\n"
-        "rig2 was made with --login root: `python -m lab reset rig2 --login ops`\n"
+        "lab: rig1 was created with --release bookworm: `python -m lab reset rig1 --release trixie`\n"
+        "rig2 was created with --login root: `python -m lab reset rig2 --login ops`\n"
     )
 
 
 @needs_root
 @pytest.mark.parametrize("command", ["up", "down"])
-def test_a_directory_that_holds_something_else_is_left_alone(tmp_path: Path, command: str) -> None:
+def test_a_directory_with_other_files_stays_unchanged(tmp_path: Path, command: str) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     result = lab(tmp_path, command)
     assert str(tmp_path) in result.stdout + result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_status_of_no_lab_is_that_nothing_runs(tmp_path: Path) -> None:
+def test_status_without_a_lab_shows_that_nothing_runs(tmp_path: Path) -> None:
     result = lab(tmp_path / "state", "status")
     assert result.returncode == 0
     assert [line.split() for line in result.stdout.splitlines()] == [
@@ -109,14 +110,13 @@ def test_status_names_a_host_that_is_off(tmp_path: Path) -> None:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in (machine, world):
+    for module in (machine, state_module):
         monkeypatch.setattr(module, "STATE", tmp_path)
-    monkeypatch.setattr("lab.supervisor.STATE", tmp_path)
     monkeypatch.setattr(world, "INVENTORY", tmp_path / "lab.yaml")
     return tmp_path
 
 
-def test_the_inventory_keeps_to_the_hosts_it_was_given(state: Path) -> None:
+def test_the_inventory_has_only_the_given_hosts(state: Path) -> None:
     made(state, "rig1")
     made(state, "rig2", login="root")
     made(state, "rig8")
@@ -143,12 +143,6 @@ def test_the_inventory_is_one_that_rigup_accepts(state: Path) -> None:
     assert list(loaded.hosts) == ["rig1"]
 
 
-def test_mixed_alternates(state: Path) -> None:
-    assert [world.releases("mixed", number) for number in (1, 2, 3)] == ["trixie", "bookworm", "trixie"]
-    assert [world.logins("mixed", number) for number in (1, 2)] == ["ops", "root"]
-    assert world.releases("bookworm", 1) == "bookworm"
-
-
 @pytest.mark.parametrize(
     ("name", "found"),
     [
@@ -160,7 +154,7 @@ def test_mixed_alternates(state: Path) -> None:
         ("/chain/x", "target/x"),
     ],
 )
-def test_links_stay_inside_the_root(tmp_path: Path, name: str, found: str) -> None:
+def test_links_are_followed_inside_the_root(tmp_path: Path, name: str, found: str) -> None:
     (tmp_path / "target").mkdir()
     for link, target in {"abs": "/target", "rel": "target", "up": "../../..", "chain": "/abs"}.items():
         (tmp_path / link).symlink_to(target)

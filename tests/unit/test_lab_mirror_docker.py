@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from lab.errors import LabError
 from lab.mirror import debfile, docker
 from lab.mirror.debfile import File, Package
 from lab.mirror.docker import Archive, Distribution
 from lab.mirror.passthrough import Cache, client
-from lab.mirror.problem import MirrorError
 from tests.unit.mirror_upstream import Upstream, upstream
 
 BOOKWORM, TRIXIE, _ = docker.DISTRIBUTIONS
@@ -111,10 +111,10 @@ def test_nvidias_dkms_is_debians_real_one(world: Upstream, tmp_path: Path) -> No
 def test_an_archive_that_is_away_is_named(world: Upstream, tmp_path: Path) -> None:
     away = archive(world, tmp_path)
     world.go_away()
-    with pytest.raises(MirrorError, match=r"Debian's index for forky cannot be had: http://127\.0\.0\.1"):
+    with pytest.raises(LabError, match=r"cannot download Debian's index of forky: http://127\.0\.0\.1"):
         docker.packages(away, TRIXIE)
 
 
 def test_a_release_without_a_fitting_build_is_named(tmp_path: Path) -> None:
-    with upstream() as empty, pytest.raises(MirrorError, match=r"docker\.io that runs with C library 2\.41"):
+    with upstream() as empty, pytest.raises(LabError, match=r"docker\.io that runs with C library 2\.41"):
         docker.packages(archive(empty, tmp_path), TRIXIE)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lab.mirror import docker, repos
+from lab.mirror.debfile import Package
 from lab.mirror.docker import Archive
 from lab.mirror.passthrough import Cache, client
 from lab.mirror.repos import Repositories
@@ -17,13 +18,13 @@ REPOSITORIES = {"cuda/debian12", "cuda/debian13", "cuda/ubuntu2404", "libnvidia-
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    # A suite that takes Debian's newest build as it is: the archive in miniature has no other.
+    # The suite that uses Debian's newest build: the miniature archive has no other.
     monkeypatch.setattr(docker, "DISTRIBUTIONS", (docker.DISTRIBUTIONS[1],))
     yield []
 
 
 def build(world: Upstream, directory: Path, said: list[str]) -> set[str]:
-    """Build what is missing; returns what was built."""
+    """Build what is missing; return what was built."""
     said.clear()
     archive = Archive(f"{world.url}/debian", Cache(directory / "cache/passed-on", client()))
     Repositories(directory / "cache", directory / "www", archive, said.append).build()
@@ -69,10 +70,10 @@ def test_a_build_that_fails_leaves_what_was_published(
     before = (tmp_path / "www/kernel").resolve()
     monkeypatch.setattr(repos, "KVER", "6.99.0-other")
 
-    def fail(_directory: Path) -> list[Path]:
+    def fail(_kver: str) -> list[Package]:
         raise OSError("disk full")
 
-    monkeypatch.setattr(repos.kernel_packages, "build", fail)
+    monkeypatch.setattr(repos.kernel, "packages", fail)
     with pytest.raises(OSError, match="disk full"):
         build(world, tmp_path, said)
     assert (tmp_path / "www/kernel").resolve() == before

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.mirror import aptrepo, debfile, keys, nvidia, toolkit
+from lab.mirror import aptrepo, container_toolkit, debfile, keys, nvidia
 from lab.mirror.debfile import File, Package
 from lab.mirror.keys import Key
 from rigup.distros.driver import TOOLKIT_PACKAGES
@@ -40,7 +40,7 @@ def small_repository(directory: Path, key: Key) -> Path:
 
 def test_apt_takes_a_repository_whose_key_it_has(key: Key, tmp_path: Path) -> None:
     repository = small_repository(tmp_path / "repository", key)
-    for public in (key.keyring, key.armoured):
+    for public in (key.keyring, key.armored):
         apt = Apt.make(tmp_path / public.name, f"deb [signed-by={public}] file:{repository} ./")
         assert apt.update().returncode == 0
         assert apt.would_install("foo") == {"foo": "1.0-1"}
@@ -133,7 +133,7 @@ def test_a_pinning_package_works_on_ubuntu_too(ubuntu: Apt, cuda: Path) -> None:
     assert f"{NEWEST}-1ubuntu1" not in chosen.values()
 
 
-def test_the_versioned_metapackage_alone_is_no_pin(ubuntu: Apt) -> None:
+def test_the_versioned_metapackage_alone_does_not_pin(ubuntu: Apt) -> None:
     chosen = ubuntu.would_install(f"nvidia-open={OF_595}-1ubuntu1")
     assert chosen["nvidia-dkms-open"] == f"{NEWEST}-1ubuntu1"
 
@@ -180,11 +180,11 @@ def test_the_keyring_package_drops_nvidias_own_address_and_this_distributions_ke
 
 @pytest.fixture
 def toolkits(key: Key, tmp_path: Path) -> Apt:
-    aptrepo.write_flat(tmp_path / "repository", [*toolkit.packages(), *DISTRIBUTION], CUDA, key)
+    aptrepo.write_flat(tmp_path / "repository", [*container_toolkit.packages(), *DISTRIBUTION], CUDA, key)
     return apt_for(tmp_path, tmp_path / "repository", key)
 
 
-BEFORE_CDI_REFRESH, OLDER, NEWER = toolkit.VERSIONS
+BEFORE_CDI_REFRESH, OLDER, NEWER = container_toolkit.VERSIONS
 
 
 def test_the_toolkits_four_packages_come_in_one_version_or_not_at_all(toolkits: Apt) -> None:
@@ -196,7 +196,9 @@ def test_the_toolkits_four_packages_come_in_one_version_or_not_at_all(toolkits: 
 
 
 def test_only_toolkits_from_1_18_on_refresh_the_cdi_specification() -> None:
-    bases = {package.version: package for package in toolkit.packages() if package.name == TOOLKIT_PACKAGES[1]}
+    bases = {
+        package.version: package for package in container_toolkit.packages() if package.name == TOOLKIT_PACKAGES[1]
+    }
     units = {
         version: [file.path for file in base.files if "nvidia-cdi-refresh.service" in file.path]
         for version, base in bases.items()
@@ -207,14 +209,14 @@ def test_only_toolkits_from_1_18_on_refresh_the_cdi_specification() -> None:
 
 def test_every_stand_in_package_can_be_written_and_no_placeholder_is_left(cuda: Path, key: Key) -> None:
     for distro in nvidia.BRANCHES:
-        for package in [*nvidia.packages(distro, key, DKMS), *toolkit.packages()]:
+        for package in [*nvidia.packages(distro, key, DKMS), *container_toolkit.packages()]:
             texts = [file.content.decode() for file in package.files if file.content and "keyring" not in file.path]
             for text in (*texts, *package.scripts.values()):
                 assert not re.search("@[A-Z]+@", text), package.name
 
 
 def test_maintainer_scripts_are_valid_shell(key: Key, tmp_path: Path) -> None:
-    for package in [*nvidia.packages("debian12", key, DKMS), *toolkit.packages()]:
+    for package in [*nvidia.packages("debian12", key, DKMS), *container_toolkit.packages()]:
         for name, text in package.scripts.items():
             done = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True)
             assert done.returncode == 0, f"{package.name} {name}: {done.stderr}"

@@ -1,4 +1,4 @@
-"""The mirror as lab hosts use it: over HTTP, in front of servers that change, break and go away."""
+"""The mirror as lab hosts use it: over HTTP, with upstream servers that change, break and disappear."""
 
 import socket
 import time
@@ -44,7 +44,7 @@ def get(front: Any, path: str, **headers: str) -> httpx.Response:
 
 
 def breaks_off(front: Any, path: str) -> bool:
-    """Whether the answer ends before its announced length, or is an error where that was known in time."""
+    """Whether the answer ends before its announced length, or is an error if that was known in time."""
     try:
         return get(front, path).status_code == 502
     except httpx.RemoteProtocolError:
@@ -100,9 +100,7 @@ def test_an_old_index_is_served_while_the_archive_is_away(
     assert get(front, RELEASE).content == b"release 1"
 
 
-def test_what_nobody_has_is_not_found_and_what_cannot_be_asked_for_is_a_bad_gateway(
-    front: Any, behind: Upstream
-) -> None:
+def test_a_missing_file_is_not_found_and_an_unreachable_server_is_a_bad_gateway(front: Any, behind: Upstream) -> None:
     assert get(front, "/debian/pool/nothing").status_code == 404
     behind.go_away()
     answer = get(front, "/debian/pool/other")
@@ -110,7 +108,7 @@ def test_what_nobody_has_is_not_found_and_what_cannot_be_asked_for_is_a_bad_gate
     assert behind.url in answer.text
 
 
-def test_a_download_that_breaks_off_is_never_taken_for_the_whole(front: Any, behind: Upstream, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_never_stored(front: Any, behind: Upstream, tmp_path: Path) -> None:
     behind.truncated.add(POOL)
     assert breaks_off(front, POOL)
     assert not [path for path in (tmp_path / "cache").rglob("foo*") if path.is_file()], "nothing half is kept"
@@ -140,7 +138,7 @@ def test_a_range_of_a_package_resumes_a_download(front: Any, behind: Upstream) -
     assert get(front, POOL, Range=f"bytes={len(whole)}-").status_code == 416
 
 
-def test_a_range_of_a_file_that_changed_since_is_answered_whole(front: Any, behind: Upstream) -> None:
+def test_a_range_of_a_changed_file_returns_the_whole_file(front: Any, behind: Upstream) -> None:
     stale = formatdate(1_600_000_000, usegmt=True)
     answer = get(front, POOL, Range="bytes=10-19", If_Range=stale)
     assert (answer.status_code, len(answer.content)) == (200, len(behind.files[POOL][0]))
@@ -152,7 +150,7 @@ def test_what_a_host_has_already_is_not_sent_again(front: Any) -> None:
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_head_tells_the_length_and_sends_nothing(front: Any, behind: Upstream) -> None:
+def test_head_returns_the_length_and_no_content(front: Any, behind: Upstream) -> None:
     answer = httpx.head(front.url + POOL)
     assert (answer.headers["content-length"], answer.content) == (str(len(behind.files[POOL][0])), b"")
 

@@ -1,4 +1,4 @@
-"""The mirror gets its packages from where this machine's own apt and pip get theirs, read when it starts."""
+"""The mirror uses the servers of this machine's own apt and pip, which it reads when it starts."""
 
 import platform
 from pathlib import Path

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.errors import LabError
 from lab.registry import base, configuration, image, storage, tree
-from lab.registry.client import INDEX_TYPE, MANIFEST_TYPE, Registry, RegistryError
+from lab.registry.client import INDEX_TYPE, MANIFEST_TYPE, Registry
 from lab.registry.layers import of_bytes, of_file, write_files, write_tree
 
 PROGRAM = shutil.which("docker-registry")
@@ -58,7 +59,7 @@ def test_a_layer_puts_files_where_they_belong_for_root(packages: Path, tmp_path:
     assert {(member.uid, member.gid, member.mtime) for member in members.values()} == {(0, 0, 1771545600)}
 
 
-def test_a_module_that_was_compiled_before_is_not_compiled_anew_in_the_image(tmp_path: Path) -> None:
+def test_a_compiled_module_is_not_recompiled_in_the_image(tmp_path: Path) -> None:
     made, into = tmp_path / "made", tmp_path / "into"
     made.mkdir()
     (made / "module.py").write_text("print('here')\n")
@@ -73,7 +74,7 @@ def test_a_module_that_was_compiled_before_is_not_compiled_anew_in_the_image(tmp
     assert f"{found} matches {into / 'module.py'}" in done.stderr
 
 
-def test_the_image_says_when_it_was_made_and_starts_as_vllms_own() -> None:
+def test_the_image_has_a_creation_date_and_starts_like_vllms_own() -> None:
     layers = [of_bytes(b"a"), of_bytes(b"b"), of_bytes(b"c")]
     config = image.config(layers)
     assert config["created"] == "2026-02-20T00:00:00Z"
@@ -117,7 +118,7 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 @pytest.fixture
 def small_parts(tmp_path: Path, packages: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Debian and a vLLM of a few bytes instead of the real ones; the rest of the building is the real one."""
+    """A Debian and a vLLM of a few bytes instead of the real ones; the rest of the build is real."""
     debian = tmp_path / "debian.tar"
     write_files({"etc/debian_version": (b"12\n", 0o644)}, debian)
     monkeypatch.setattr(image, "CACHE", tmp_path / "cache")
@@ -181,8 +182,8 @@ def test_a_registry_that_lost_its_storage_gets_everything_again(
     assert registry.manifest_digest(image.NAME, image.TAG) == first
 
 
-def test_a_refused_push_tells_what_the_registry_said(registry: Registry) -> None:
-    with pytest.raises(RegistryError, match="manifest"):
+def test_a_refused_push_reports_the_registrys_message(registry: Registry) -> None:
+    with pytest.raises(LabError, match="manifest"):
         registry.push_manifest(image.NAME, "broken", MANIFEST_TYPE, b"{}")
 
 

@@ -1,4 +1,4 @@
-"""The lab's stand-in for SGLang: it judges arguments by the real list, and answers as the real server does."""
+"""The lab's stand-in for SGLang: it checks arguments against the real list and answers as the real server does."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from lab.registry.image import known_options
 from rigup.catalog.engine_args import arguments
 from tests.unit.host_world import FILES
 
-# Host programs find each other in one directory.
+# Host programs import each other from one directory.
 sys.path.insert(0, str(FILES))
 from smoke import Expectation, Smoke
 
@@ -42,7 +42,7 @@ QUESTION: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
 
 @dataclass
 class Image:
-    """The files of the stand-in as its image has them."""
+    """The files of the stand-in as in its image."""
 
     root: Path
 
@@ -63,7 +63,7 @@ class Image:
 
 
 def place(root: Path, fork: str | None) -> Image:
-    """The stand-in's package with what SGLang or a fork of it knows."""
+    """Write the stand-in's package with the options of SGLang or a fork."""
     package = root / "sglang"
     package.mkdir(parents=True)
     for path in Path(lab.sglang.__file__).parent.glob("*.py"):
@@ -122,7 +122,7 @@ def test_every_recipe_of_the_catalog_is_understood_by_its_image(released: Image,
     recipe = CATALOGUE.recipe(name)
     image = forked if recipe.engine.fork else released
     words = [argument for argument, _ in arguments(recipe)]
-    # A folder without a model is looked at after the arguments.
+    # A folder without a model is checked after the arguments.
     result = image.run("--model-path=/nowhere", *words, gpus=recipe.gpus)
     assert result.returncode == 137, result.stderr
     assert "/nowhere does not appear to have a file named config.json" in result.stdout
@@ -136,7 +136,7 @@ class Running:
 
 @contextmanager
 def serving(image: Image, *words: str) -> Iterator[str]:
-    """The address of a server that is ready; it ends well when it is told to, and its log holds no secret."""
+    """Run a server until it is ready; yield its address. Assert that SIGTERM ends it and its log has no secret."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     fixed = [f"--model-path={image.root}/model", "--served-model-name=qwen", f"--port={port}", "--tp-size=4"]
@@ -196,7 +196,7 @@ def test_without_the_key_only_health_answers(running: Running) -> None:
     assert status(f"{running.url}/health") == 200
 
 
-def test_a_chat_says_what_it_is_told_to_and_thinks_apart(running: Running) -> None:
+def test_a_chat_follows_the_instruction_and_separates_its_reasoning(running: Running) -> None:
     said: Any = running.client.chat.completions.create(
         model="qwen", messages=[{"role": "user", "content": "Reply with exactly: OK-7319"}]
     )
@@ -210,7 +210,7 @@ def test_a_chat_says_what_it_is_told_to_and_thinks_apart(running: Running) -> No
     assert (quick.choices[0].finish_reason, quick.usage.completion_tokens) == ("length", 3)
 
 
-def test_tools_are_called_whole_and_in_pieces_until_their_result_is_there(running: Running) -> None:
+def test_tools_are_called_at_once_and_streamed_until_their_result_arrives(running: Running) -> None:
     create: Any = running.client.chat.completions.create
     said = create(model="qwen", messages=QUESTION, tools=[WEATHER])
     [call] = said.choices[0].message.tool_calls

@@ -1,4 +1,4 @@
-"""The stand-ins that belong to the driver: the module build, persistence, device nodes, nvcc."""
+"""The stand-ins of the driver: module build, persistence, device nodes, nvcc."""
 
 import os
 import signal
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.kernel_module import __file__ as kernel_module_file
-from lab.kernel_module import read_modinfo
+from lab.mirror.kernel_module import __file__ as kernel_module_file
+from lab.mirror.kernel_module import read_modinfo
 from lab.mirror.parts import STANDINS, text_of
 from tests.unit.standin_host import StandinHost, card
 
@@ -19,7 +19,7 @@ KERNEL = "6.12.1-test"
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """The module's source directory, as the package lays it out."""
+    """The module's source directory, as in the package."""
     directory = tmp_path / "source"
     directory.mkdir()
     (directory / "build_modules.py").write_bytes((STANDINS / "build_modules.py").read_bytes())
@@ -108,7 +108,7 @@ def test_without_a_loaded_module_daemon_and_modprobe_fail(host: StandinHost) -> 
     assert "failed to initialize" in done.stderr
 
 
-def test_nvcc_tells_its_release_and_compiles_nothing(tmp_path: Path) -> None:
+def test_nvcc_prints_its_release_and_compiles_nothing(tmp_path: Path) -> None:
     nvcc = tmp_path / "nvcc"
     nvcc.write_text(text_of("nvcc", RELEASE="13.2", VERSION="13.2.10"))
     told = subprocess.run(["sh", str(nvcc), "--version"], capture_output=True, text=True)
@@ -121,7 +121,7 @@ def test_units_are_what_systemd_accepts() -> None:
         pytest.skip("no systemd-analyze here")
     for unit in sorted((STANDINS / "units").iterdir()):
         done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
-        # Programs of packages that are not installed here are no fault of the unit.
+        # The unit is not wrong because a program is not installed here.
         faults = [line for line in done.stderr.splitlines() if unit.name in line and "is not executable" not in line]
         faults = [line for line in faults if "not found" not in line and "Failed to create" not in line]
         assert not faults

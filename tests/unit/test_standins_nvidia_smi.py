@@ -1,4 +1,4 @@
-"""The lab's nvidia-smi: the real one's formats, refusals and exit codes."""
+"""The lab's nvidia-smi: formats, errors and exit codes of the real one."""
 
 import os
 import re
@@ -79,7 +79,6 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="setting a mode takes 
         "topo -p2p w",
         "--query-gpu=index,name,memory.total,compute_cap --format=csv,noheader,nounits",
         "--query-gpu=bogus --format=csv",
-        "--query-compute-apps=pid,used_memory --format=csv",
     ],
 )
 def test_it_prints_what_the_real_one_printed(h200: StandinHost, command: str) -> None:
@@ -97,7 +96,7 @@ def test_its_table_is_the_real_ones_but_for_the_time(h200: StandinHost) -> None:
 
 
 @needs_root
-def test_its_long_query_is_the_real_ones_but_for_what_changes_by_itself(h200: StandinHost) -> None:
+def test_its_long_query_matches_the_real_one_except_for_the_temperature(h200: StandinHost) -> None:
     command = next(one.command for one in recorded(CAPTURE) if "query-gpu=index,name,uuid" in one.command)
     (real_head, real), (head, shown) = (
         text.splitlines()
@@ -110,13 +109,6 @@ def test_its_long_query_is_the_real_ones_but_for_what_changes_by_itself(h200: St
     temperature = head.split(", ").index("temperature.gpu")
     differing = [i for i, (a, b) in enumerate(zip(real.split(", "), shown.split(", "), strict=True)) if a != b]
     assert differing in ([], [temperature])
-
-
-@needs_root
-def test_every_line_of_its_details_has_the_real_ones_layout(h200: StandinHost) -> None:
-    real = {line.split(" : ")[0] for line in find("-q").stdout.splitlines() if " : " in line}
-    shown = {line.split(" : ")[0] for line in h200.run(SMI, "-q").stdout.splitlines() if " : " in line}
-    assert shown <= real
 
 
 def test_every_field_the_real_one_knows_is_known(host: StandinHost) -> None:
@@ -144,7 +136,7 @@ def test_with_another_module_than_library_it_ends_with_18(host: StandinHost) -> 
     assert done.stdout == "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 610.57\n"
 
 
-def test_without_a_library_it_says_so(host: StandinHost) -> None:
+def test_without_a_library_it_reports_that(host: StandinHost) -> None:
     for library in (host.root / "usr/lib/x86_64-linux-gnu/nvidia").iterdir():
         library.unlink()
     done = host.run(SMI)

@@ -13,7 +13,7 @@ from tests.lab.rigs import Rigs
 
 @pytest.fixture(scope="session")
 def one_rig(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneRig]:
-    """A host of its own that was deployed once."""
+    """A separate host that was deployed once."""
     host = machine.start(NAME, release="trixie", login="ops")
     host.reset()
     machine.write_known_hosts()

@@ -1,4 +1,4 @@
-"""One deployed lab host for the tests that break it by hand, and the ways in which they do.
+"""One deployed lab host for tests that break it by hand, and the breaks.
 
 The host itself is the fixture `one_rig`.
 """
@@ -17,7 +17,7 @@ NAME = "rig6"
 
 @dataclass(frozen=True)
 class Drift:
-    """Something broken by hand: where, by which command on the host, and which operations put it right."""
+    """Something broken by hand: where, by which command on the host, and which operations repair it."""
 
     place: str
     command: str
@@ -70,7 +70,7 @@ DRIFTS = (
     Drift(
         "a key in Docker's configuration",
         """sed -i 's/"log-driver": "local"/"log-driver": "json-file"/' /etc/docker/daemon.json""",
-        # Once Docker is started anew, containers must show that they see the GPUs.
+        # After a restart of Docker, containers must show that they see the GPUs.
         ("docker | Configure Docker in daemon.json", "verify | Verify that main serves"),
     ),
 )
@@ -78,13 +78,13 @@ DRIFTS = (
 
 @dataclass(frozen=True)
 class OneRig:
-    """The host, and the commands that look at it and change it."""
+    """The host, and commands that inspect and change it."""
 
     host: Host
     rigs: Rigs
 
     def plan(self, connector: str = "rig", code: int = 2) -> list[dict[str, Any]]:
-        """The entries of `rigup plan` over `connector`, which must end with `code`."""
+        """Return the entries of `rigup plan` over `connector`, which must exit with `code`."""
         result = self.rigs.run("rigup", "plan", "--json", RIGUP_CONNECTOR=connector)
         assert result.code == code, result.output
         told = json.loads(result.output)["hosts"][NAME]
@@ -93,17 +93,17 @@ class OneRig:
         return entries
 
     def deploy(self) -> Result:
-        """A deploy over `@rig`, which must end well."""
+        """Deploy over `@rig`, which must succeed."""
         result = self.rigs.deploy(RIGUP_STATS="1")
         assert result.code == 0, result.output
         return result
 
     def drift(self) -> None:
-        """Break the host in all the ways there are here."""
+        """Apply all DRIFTS to the host."""
         for drift in DRIFTS:
             self.host.shell(drift.command)
 
 
 def names(entries: list[dict[str, Any]], *results: str) -> set[str]:
-    """The entries of a plan with one of these results, as `step | operation`."""
+    """Return the entries of a plan with one of these results, as `step | operation`."""
     return {f"{entry['step']} | {entry['operation']}" for entry in entries if entry["result"] in results}

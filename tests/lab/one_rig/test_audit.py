@@ -1,4 +1,4 @@
-"""The audit on a deployed host: it changes nothing, and finds exactly what was broken until the deploy repairs it."""
+"""The audit on a deployed host: it changes nothing and finds exactly what was broken, until a deploy repairs it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_exactly_what_was_broken_is_found_and_the_deploy_repairs_it(one_rig: One
     for each in breaks:
         if each.undo:
             one_rig.host.shell(each.undo)
-    # The step that a check names is one that has done something; what was broken by that alone needs no step.
+    # The step that a check names changed something; a consequential break needs no step.
     steps = {line.split()[1] for line in one_rig.deploy().changed()}
     assert {each.check for each in breaks if not each.undo and not steps & {*repairs[each.check].split()}} == set()
     code, told = audit(one_rig, "--deep")
@@ -76,7 +76,7 @@ def test_exactly_what_was_broken_is_found_and_the_deploy_repairs_it(one_rig: One
 
 @pytest.mark.soak
 @pytest.mark.parametrize("each", [*LIST, *STOPPED, *DOCKER, *LIGHT, *HEAVY], ids=lambda each: each.check)
-def test_each_thing_broken_by_itself_fails_its_own_check(one_rig: OneRig, each: Break) -> None:
+def test_each_single_break_fails_its_own_check(one_rig: OneRig, each: Break) -> None:
     one_rig.host.shell(each.command)
     _, told = audit(one_rig, "--deep")
     assert findings(told) == {each.check, *each.also}
@@ -86,7 +86,7 @@ def test_each_thing_broken_by_itself_fails_its_own_check(one_rig: OneRig, each: 
     assert audit(one_rig, "--deep")[0] == 0
 
 
-def test_a_finding_says_what_why_and_which_step_repairs_it_also_in_junit(one_rig: OneRig) -> None:
+def test_a_finding_names_the_problem_the_reason_and_the_repairing_step_also_in_junit(one_rig: OneRig) -> None:
     one_rig.host.shell("sysctl -qw vm.swappiness=60")
     junit = one_rig.rigs.directory / "audit.xml"
     result = one_rig.rigs.run("rigup", "audit", "--step", "base", "--failed", "--junit", str(junit))
@@ -129,7 +129,7 @@ def test_a_change_of_the_inventory_that_is_not_deployed_is_a_finding_with_its_na
     assert found[0]["expected"] == "settings.fetch_timeout: 4711"
 
 
-def test_a_login_that_may_not_become_root_sees_what_it_can_and_is_told_the_rest(one_rig: OneRig) -> None:
+def test_a_login_without_sudo_checks_what_it_can_and_reports_the_rest(one_rig: OneRig) -> None:
     one_rig.host.shell(
         "useradd --create-home --shell /bin/bash guest && cp -r /home/ops/.ssh /home/guest/ && "
         "chown -R guest: /home/guest/.ssh"
@@ -151,7 +151,7 @@ def test_a_login_that_may_not_become_root_sees_what_it_can_and_is_told_the_rest(
     assert "only root can read this" in result.output
 
 
-def test_a_host_looks_at_itself_every_day_where_the_setting_says_so(one_rig: OneRig) -> None:
+def test_a_host_audits_itself_daily_if_the_setting_is_on(one_rig: OneRig) -> None:
     def look() -> DailyAuditValue:
         one_rig.host.shell("systemctl start rigup-audit.service")
         return parse_daily_audit(one_rig.host.shell(f"cat {RESULT}").stdout.splitlines())

@@ -57,7 +57,7 @@ def test_different_recipes_follow_each_other_on_one_host(one_rig: OneRig) -> Non
             recipe = CATALOGUE.recipe(name)
             log = serve(one_rig.rigs, one_rig.host, recipe)
             if recipe.engine.name == "sglang":
-                assert "lab: a stand-in serves Qwen3.5: 4 GPUs are seen, 4 are asked for" in log
+                assert "lab: a stand-in serves Qwen3.5: 4 GPUs visible, 4 needed" in log
             else:
                 assert "lab: --tensor-parallel-size 4 -> 1 (one CPU)" in log
     finally:
@@ -78,7 +78,7 @@ env: {LAB_KEEP_PREFIXES: "1"}
 
 
 @pytest.mark.soak
-def test_the_real_engine_that_dies_at_its_first_request_gives_way_to_the_one_that_served(one_rig: OneRig) -> None:
+def test_the_real_engine_that_dies_at_its_first_request_is_rolled_back(one_rig: OneRig) -> None:
     recipes = one_rig.rigs.directory / "recipes"
     recipes.mkdir(exist_ok=True)
     (recipes / "own-drafts.yaml").write_text(DRAFTS)

@@ -1,4 +1,4 @@
-"""What changes by hand between two deploys is found and put right, with all facts read ahead in one round trip."""
+"""Manual changes between two deploys are found and repaired, with all facts read ahead in one round trip."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.lab.one_rig.rig import DRIFTS, NAME, OneRig, names
 from tests.lab.rigs import AUDIT
 
 
-def test_drift_in_many_places_is_planned_and_put_right_and_then_nothing_is_left(one_rig: OneRig) -> None:
+def test_drift_in_many_places_is_planned_and_repaired_completely(one_rig: OneRig) -> None:
     assert names(one_rig.plan(code=0), "change", "unknown") == set()
     one_rig.drift()
     assert len(DRIFTS) >= 10
@@ -25,7 +25,7 @@ def test_drift_in_many_places_is_planned_and_put_right_and_then_nothing_is_left(
     result = one_rig.deploy()
     changed = {line.removeprefix(f"{NAME} ") for line in result.changed()}
     assert changed == repairs
-    # The plan was true: all that it was sure of was done, and nothing that it did not speak of.
+    # The plan was correct: everything certain was done, and nothing that it did not list.
     assert certain <= {name.partition(" | ")[2] for name in changed}
     assert changed <= may_change
 
@@ -58,7 +58,7 @@ def test_another_driver_waits_until_nothing_serves_and_then_comes_whichever_was_
         assert host.shell("systemctl is-active llm@main.service").stdout.strip() == "active"
 
 
-def test_an_audit_whose_connection_is_cut_in_the_middle_connects_again_and_ends_whole(one_rig: OneRig) -> None:
+def test_an_audit_whose_connection_is_cut_reconnects_and_completes(one_rig: OneRig) -> None:
     logins = "journalctl -q -o cat --grep '^Accepted publickey for ops' | wc -l"
     whole = one_rig.rigs.audit(RIGUP_PREFETCH="off")
     assert whole.code == 0, whole.output

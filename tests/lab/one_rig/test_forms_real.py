@@ -68,7 +68,7 @@ def write(rig: OneRig, files: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def every() -> dict[str, Recipe]:
-    """The catalog's containers, and made-up ones."""
+    """Return the catalog's containers and invented ones."""
     found = {f"c{n}": recipe for n, recipe in enumerate(default_catalog().recipes.values()) if recipe.image}
     return found | {f"g{n}": recipe for n, recipe in enumerate(generated(GENERATED))}
 

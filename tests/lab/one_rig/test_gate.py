@@ -40,9 +40,9 @@ def invocation(rig: OneRig) -> str:
     return rig.host.shell("systemctl show --value --property=InvocationID llm@main").stdout.strip()
 
 
-def test_a_planted_key_opens_the_gateway_and_stands_nowhere_else(rig: OneRig) -> None:
+def test_a_planted_key_opens_the_gateway_and_is_stored_nowhere_else(rig: OneRig) -> None:
     engine = invocation(rig)
-    # A key that is there is kept: so one can be planted before anything is opened.
+    # An existing key is kept, so a key can be planted before the gateway opens.
     rig.host.shell("umask 077 && cat > /etc/rigup/endpoints/main/key", stdin=f"{PLANTED}\n")
     opened = open_to(rig, SUBNET)
     url = f"http://{rig.host.address}:{PORT}"
@@ -93,7 +93,7 @@ def test_exactly_what_was_broken_at_the_gateway_is_found_and_the_deploy_repairs_
         return sorted(check["check"] for check in told["checks"] if check["result"] == "finding")
 
     assert findings() == []
-    # The rule last: whoever loads the gateway anew loads it too.
+    # The firewall rule last: reloading the gateway loads it too.
     for check in ("gateway-files", "gateway-refuses", "gateway-key"):
         rig.host.shell(GATEWAY_BREAKS[check])
     assert findings() == sorted(GATEWAY_BREAKS)
@@ -106,7 +106,7 @@ def test_exactly_what_was_broken_at_the_gateway_is_found_and_the_deploy_repairs_
     assert findings() == []
 
 
-def test_a_stranger_is_dropped_by_the_firewall_and_by_the_gateway(rig: OneRig) -> None:
+def test_a_client_outside_the_networks_is_dropped_by_firewall_and_gateway(rig: OneRig) -> None:
     open_to(rig, "192.0.2.0/24")
     url = f"http://{rig.host.address}:{PORT}/health"
     assert status_of(url) == "000"
@@ -120,7 +120,7 @@ def test_a_stranger_is_dropped_by_the_firewall_and_by_the_gateway(rig: OneRig) -
     assert status_of(url) == "000"
 
 
-def test_an_endpoint_that_goes_back_to_loopback_leaves_no_gateway(rig: OneRig) -> None:
+def test_an_endpoint_that_returns_to_loopback_leaves_no_gateway(rig: OneRig) -> None:
     open_to(rig, f"{GATEWAY}/32")
     assert status_of(f"http://{rig.host.address}:{PORT}/health") == "200"
     del rig.rigs.hosts[NAME]["endpoints"]

@@ -17,7 +17,7 @@ def status(rig: OneRig) -> tuple[int, dict[str, Any]]:
     return result.code, found
 
 
-def test_what_serves_is_told_with_its_gpus_and_since_when(one_rig: OneRig) -> None:
+def test_a_serving_endpoint_is_reported_with_its_gpus_and_start_time(one_rig: OneRig) -> None:
     one_rig.deploy()
     code, found = status(one_rig)
     assert code == 0, found
@@ -29,7 +29,7 @@ def test_what_serves_is_told_with_its_gpus_and_since_when(one_rig: OneRig) -> No
     assert "serving" in one_rig.rigs.run("rigup", "status").output
 
 
-def test_what_was_stopped_by_hand_is_told_with_an_exit_code_of_its_own(one_rig: OneRig) -> None:
+def test_an_endpoint_stopped_by_hand_is_reported_with_its_own_exit_code(one_rig: OneRig) -> None:
     one_rig.host.shell("systemctl stop llm@main.service")
     code, found = status(one_rig)
     assert (code, found["endpoints"][0]["state"]) == (2, "stopped")

@@ -12,7 +12,7 @@ from tests.lab.one_rig.rig import DRIFTS, OneRig, names
 
 
 def plan_of_both(rig: OneRig, code: int) -> list[dict[str, Any]]:
-    """The plan, after it was made with all facts read ahead, then over plain ssh, then with what that run taught."""
+    """Compare the plan with all facts read ahead, over plain ssh, and with the facts that this run recorded."""
     ahead = rig.plan("rig", code)
     plain = rig.plan("ssh", code)
     assert ahead == plain

@@ -1,6 +1,6 @@
-"""The main job, end to end: bare hosts, a road walked once through every kind of interruption, a served endpoint.
+"""The whole deploy, end to end: bare hosts, every kind of interruption, a serving endpoint.
 
-The tests build on each other in the order they stand in: what one has deployed the next one breaks or looks at.
+The tests build on each other, in file order: what one deploys the next one breaks or inspects.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def test_what_was_broken_by_hand_is_named_by_the_audit_and_is_all_that_the_next_
     result = rigs.deploy()
     assert result.code == 0, result.output
     repaired = {f"{FIRST} {operation}" for _, operation in BREAKS.values()}
-    # Docker was started anew, so containers must show again that they see the GPUs.
+    # Docker was restarted, so containers must show again that they see the GPUs.
     assert set(result.changed()) == repaired | {f"{FIRST} verify | Verify that main serves"}
     assert rigs.audit().code == 0
     assert rigs.deploy().changed() == []

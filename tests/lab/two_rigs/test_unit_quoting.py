@@ -1,4 +1,4 @@
-"""The real systemd hands on the arguments of a unit that rigup rendered, whatever stands in them."""
+"""The real systemd passes the arguments of a rendered unit unchanged, whatever they contain."""
 
 import random
 import secrets

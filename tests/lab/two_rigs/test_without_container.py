@@ -1,6 +1,6 @@
 """A recipe without a container, of the user's own: deployed over the one that serves in one, audited, and back again.
 
-The tests build on each other in the order they stand in. The host is the road's second one, which has Python 3.11.
+The tests build on each other, in file order. The host is the second one of test_road, which has Python 3.11.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def test_the_same_command_takes_an_endpoint_out_of_its_container(bare: Bare) -> 
     assert bare.chat()["usage"]["completion_tokens"] == 4
 
 
-def test_the_server_runs_as_a_user_of_its_own_with_what_the_recipe_says(bare: Bare) -> None:
+def test_the_server_runs_as_its_own_user_with_the_recipes_environment(bare: Bare) -> None:
     process = bare.main_process()
     owner, environ = bare.host.shell(
         f"stat -c %U /proc/{process}; tr '\\0' '\\n' </proc/{process}/environ | grep ^ODD="
@@ -141,7 +141,7 @@ def test_nothing_changes_in_the_next_deploy_and_the_audit_finds_nothing(bare: Ba
     assert audit.code == 0, audit.output
 
 
-def test_arguments_that_its_parser_refuses_are_told_while_it_serves_on(bare: Bare) -> None:
+def test_arguments_that_its_parser_refuses_are_reported_while_it_keeps_serving(bare: Bare) -> None:
     process = bare.main_process()
     result = bare.try_to_deploy("own-refused")
     assert result.code > 0
@@ -151,7 +151,7 @@ def test_arguments_that_its_parser_refuses_are_told_while_it_serves_on(bare: Bar
     assert bare.deploy("own-bare").changed() == [f"{SECOND} serve | Remove the files of earlier generations"]
 
 
-def test_a_package_by_hand_is_found_and_put_right_while_the_server_runs_on(bare: Bare) -> None:
+def test_a_package_changed_by_hand_is_found_and_repaired_while_the_server_runs(bare: Bare) -> None:
     engine = bare.host.shell("ls -d /usr/local/lib/rigup/engines/*/").stdout.strip()
     process = bare.main_process()
     bare.host.shell(
@@ -164,7 +164,7 @@ def test_a_package_by_hand_is_found_and_put_right_while_the_server_runs_on(bare:
     assert bare.rigs.audit().code == 0
 
 
-def test_a_server_with_other_arguments_is_found_and_started_anew(bare: Bare) -> None:
+def test_a_server_with_other_arguments_is_found_and_restarted(bare: Bare) -> None:
     unit, as_it_was = "/usr/local/lib/systemd/system/llm@main.service", "/run/llm.as-it-was"
     bare.host.shell(
         f"cp -a {unit} {as_it_was} && sed -i 's/^ExecStart=.*/&\\n  --max-log-len=7 \\\\/' {unit} && "

@@ -1,4 +1,4 @@
-"""Paths inside another system's root directory, where a symbolic link to /etc/x means that root's /etc/x."""
+"""Paths inside another system's root directory, where a symbolic link to /etc/x means /etc/x of that root."""
 
 from pathlib import Path, PurePosixPath
 
@@ -6,9 +6,9 @@ _LINKS_FOLLOWED = 40
 
 
 def resolve(root: Path, name: str) -> Path:
-    """The path under `root` of what that system calls `name`; every symbolic link is followed inside the root.
+    """Return the path under `root` of what that system calls `name`; follow symbolic links inside the root.
 
-    The result need not exist. A loop of links ends at one of them, which then does not exist as a file.
+    The result need not exist. A loop of links resolves to one of them, which does not exist as a file.
     """
     pending = [part for part in PurePosixPath(name).parts if part != "/"][::-1]
     here: list[str] = []

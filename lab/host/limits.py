@@ -1,4 +1,4 @@
-"""A limit of the machine beneath that a handful of hosts uses up: raised while the lab is there, then put back."""
+"""A limit of the machine below that a few hosts exhaust: raised while the lab exists, restored afterwards."""
 
 import contextlib
 from pathlib import Path
@@ -9,11 +9,11 @@ _INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
 _BEFORE = STATE / "run" / "inotify-instances"
 
 _ENOUGH = 1024
-"""All hosts are root's to the kernel and share its inotify instances: Linux allows 128, a host that serves takes 15."""
+"""All hosts share root's inotify instances: Linux allows 128 by default, a serving host uses 15."""
 
 
 def lift() -> None:
-    """Allow as many inotify instances as many hosts need. Where the limit cannot be written it stays."""
+    """Raise the limit of inotify instances, if this process may."""
     before = int(_INSTANCES.read_text())
     if before >= _ENOUGH:
         return
@@ -23,6 +23,6 @@ def lift() -> None:
 
 
 def restore() -> None:
-    """Put back what `lift` found, unless somebody has changed it since."""
+    """Restore the limit that `lift` found, unless someone has changed it since."""
     if _BEFORE.exists() and int(_INSTANCES.read_text()) == _ENOUGH:
         _INSTANCES.write_text(_BEFORE.read_text())

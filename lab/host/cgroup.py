@@ -1,4 +1,4 @@
-"""A control group for each lab host: how its processes are told from all others, and ended for certain."""
+"""A control group per lab host: it tells the host's processes from all others, and kills all of them."""
 
 import contextlib
 import os
@@ -10,11 +10,11 @@ from lab.settings import CGROUP
 _MOUNT = Path("/sys/fs/cgroup")
 
 _SHADOW = _MOUNT / "systemd"
-"""Version 1's, in the hybrid layout: nspawn makes the same groups there, and leaves them."""
+"""Version 1's groups, in the hybrid layout: nspawn creates the same groups there and leaves them behind."""
 
 
 def _unified() -> Path:
-    # With both versions mounted (systemd's "hybrid" layout) version 2 is below.
+    # With both versions mounted (systemd's "hybrid" layout), version 2 is a subdirectory.
     hybrid = _MOUNT / "unified"
     return hybrid if (hybrid / "cgroup.procs").exists() else _MOUNT
 
@@ -27,11 +27,11 @@ class Cgroup:
         self.path = self.parent / host
 
     def create(self) -> None:
-        """Make the group, with the controllers that the machine below hands out; those it does not are left out."""
+        """Create the group with every controller that the machine below delegates."""
         for group in (self.parent, self.path):
             group.mkdir(exist_ok=True)
             for controller in (group.parent / "cgroup.controllers").read_text().split():
-                # In the hybrid layout version 1 holds the controllers; a host without them works all the same.
+                # In the hybrid layout version 1 owns the controllers; a host works without them.
                 with contextlib.suppress(OSError):
                     (group.parent / "cgroup.subtree_control").write_text(f"+{controller}")
 
@@ -40,7 +40,7 @@ class Cgroup:
         (self.path / "cgroup.procs").write_text(str(os.getpid()))
 
     def init_pid(self) -> int | None:
-        """The host's process 1, as numbered on the control machine; None while it does not run."""
+        """Return the process id of the host's init on the control machine; None while the host is off."""
         for group in ("payload/init.scope", "payload"):
             with contextlib.suppress(OSError):
                 for pid in (self.path / group / "cgroup.procs").read_text().split():
@@ -49,27 +49,27 @@ class Cgroup:
         return None
 
     def populated(self) -> bool:
-        """Whether any process is in the group or below."""
+        """Whether any process is in the group or its children."""
         try:
             return "populated 1" in (self.path / "cgroup.events").read_text()
         except FileNotFoundError:
             return False
 
     def kill(self, timeout: float = 10.0) -> None:
-        """End every process in the group at once, as a power cut does; returns when all are gone.
+        """Kill every process in the group at once, as a power cut does; return when all are gone.
 
-        Raises TimeoutError when some are still there after `timeout` seconds.
+        Raises TimeoutError when some still exist after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         while self.populated():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"processes in {self.path} do not end")
+                raise TimeoutError(f"processes in {self.path} do not exit")
             with contextlib.suppress(FileNotFoundError):
                 (self.path / "cgroup.kill").write_text("1")
             time.sleep(0.02)
 
     def remove(self) -> None:
-        """Kill what runs and remove the group; the common parent too when this was the last host."""
+        """Kill all processes and remove the group, and the common parent after the last host."""
         self.kill()
         _remove_groups(self.path)
         with contextlib.suppress(OSError):
@@ -80,7 +80,7 @@ class Cgroup:
 
 
 def _remove_groups(path: Path) -> None:
-    """Remove a group without processes, and those below."""
+    """Remove a group without processes, and its children."""
     for group in sorted(path.rglob("*"), reverse=True):
         if group.is_dir():
             group.rmdir()

@@ -1,11 +1,11 @@
-"""What a host's modprobe configuration says, read from its disk: modprobe.d(5) as kmod reads it."""
+"""Read a host's modprobe configuration from its disk: modprobe.d(5) as kmod reads it."""
 
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.rooted import resolve
+from lab.host.rooted import resolve
 
 # In kmod's order: a file hides the files of the same name in the directories after it.
 DIRECTORIES = ("etc/modprobe.d", "run/modprobe.d", "usr/local/lib/modprobe.d", "usr/lib/modprobe.d", "lib/modprobe.d")
@@ -14,19 +14,19 @@ _NOTHING = {"/bin/true", "/bin/false", "/usr/bin/true", "/usr/bin/false", "true"
 
 @dataclass
 class Configuration:
-    """Names with `_`, as the kernel has them; options in the order in which modprobe passes them."""
+    """Module names with `_`, as the kernel spells them; options in the order in which modprobe passes them."""
 
     blacklist: set[str] = field(default_factory=set)
     disabled: set[str] = field(default_factory=set)
     options: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def module_options(self, module: str) -> dict[str, str]:
-        """What the module is given; a later value of the same option wins, as in the kernel."""
+        """Return the module's options; the last value of an option wins, as in the kernel."""
         return dict(self.options.get(module, []))
 
 
 def kernel_name(module: str) -> str:
-    """A module's name as the kernel spells it: modprobe takes `-` and `_` for the same."""
+    """Return a module's name as the kernel spells it: to modprobe `-` and `_` are the same."""
     return module.replace("-", "_")
 
 
@@ -58,10 +58,10 @@ def _assignments(text: str) -> list[tuple[str, str]]:
 
 
 def read(root: Path, cmdline: str = "") -> Configuration:
-    """The configuration of the host whose disk is under `root`, with what its kernel command line adds."""
+    """Return the configuration of the disk under `root`, with what the kernel command line adds."""
     found = Configuration()
     for path in _files(root):
-        # A link to /dev/null, a dangling one or a directory of that name holds nothing for kmod either.
+        # kmod too ignores a link to /dev/null, a dangling link, and a directory.
         if not path.is_file():
             continue
         for words in _lines(path.read_text(errors="replace")):

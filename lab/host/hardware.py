@@ -1,6 +1,6 @@
-"""What is plugged into a lab host: the cards, a management controller's display, a network card.
+"""The hardware of a lab host: the GPUs, a management controller's display, a network card.
 
-A lab host finds it in `/usr/lib/lab-hardware/lab.json`; the stand-ins for NVIDIA's tools answer from there:
+The stand-ins for NVIDIA's tools read it from `/usr/lib/lab-hardware/lab.json` on the host:
 
     {"host": "rig1",
      "loaded_driver": "595.71.05",            # null while no nvidia module is loaded
@@ -27,7 +27,7 @@ MAX_GPUS = 8
 
 @dataclass(frozen=True)
 class PciDevice:
-    """One function on the PCI bus, as sysfs shows it. `drivers`: the modules that may bind to it.
+    """One function on the PCI bus, as sysfs shows it. `drivers` are the modules that may bind to it.
 
     `regions` are the sizes of its windows into memory (BARs) in bytes, 0 for the second half of one of 64 bits.
     """
@@ -44,7 +44,7 @@ class PciDevice:
     card_lanes: int = 0
 
     def config_space(self) -> bytes:
-        """The 64-byte standard header (type 0) that lspci reads."""
+        """Return the 64-byte standard header (type 0) that lspci reads."""
         header = bytearray(64)
         struct.pack_into("<HHHH", header, 0, self.vendor, self.device, 0x0007, 0x0010)
         struct.pack_into("<I", header, 8, self.class_code << 8 | 0xA1)
@@ -52,7 +52,7 @@ class PciDevice:
         return bytes(header)
 
     def modalias(self) -> str:
-        """The alias by which the kernel asks for a driver."""
+        """Return the alias by which the kernel asks for a driver."""
         base, sub, interface = self.class_code >> 16, self.class_code >> 8 & 0xFF, self.class_code & 0xFF
         return (
             f"pci:v{self.vendor:08X}d{self.device:08X}sv{self.subsystem_vendor:08X}sd{self.subsystem_device:08X}"
@@ -85,8 +85,8 @@ class Gpu:
     numa_node: int = 0
 
     def pci(self) -> PciDevice:
-        """The card on the bus: a VGA controller, since the Workstation Edition has display outputs."""
-        # nouveau is loaded first where it is allowed to be; whoever binds first keeps the card.
+        """Return the card's PCI function: a VGA controller, since the Workstation Edition has display outputs."""
+        # Unless blacklisted, nouveau loads first; the first driver to bind keeps the card.
         drivers = ("nouveau", "nvidia")
         return PciDevice(
             self.bdf,
@@ -111,11 +111,11 @@ class Hardware:
     others: tuple[PciDevice, ...]
 
     def devices(self) -> tuple[PciDevice, ...]:
-        """Everything on the PCI bus."""
+        """Return everything on the PCI bus."""
         return tuple(gpu.pci() for gpu in self.gpus) + self.others
 
     def document(self, loaded_driver: str | None, loaded_uvm: bool) -> dict[str, Any]:
-        """What `/usr/lib/lab-hardware/lab.json` says (the module's docstring shows it)."""
+        """Return the content of `/usr/lib/lab-hardware/lab.json` (see the module's docstring)."""
         return {
             "host": self.host,
             "loaded_driver": loaded_driver,
@@ -124,15 +124,15 @@ class Hardware:
         }
 
 
-# A board management controller shows itself as a display too: preflight must not count it as a GPU.
+# A board management controller is also a display device: preflight must not count it as a GPU.
 _ASPEED_BMC = PciDevice("0000:04:00.0", 0x1A03, 0x2000, 0x030000, 0x1A03, 0x2000, ("ast",))
 _INTEL_X550 = PciDevice("0000:03:00.0", 0x8086, 0x1563, 0x020000, 0x8086, 0x001D, ("ixgbe",))
 
 
 def describe(host: str, gpus: int = DEFAULT_GPUS) -> Hardware:
-    """The devices of a lab host: the same ids, UUIDs and serial numbers for the same name every time.
+    """Return the devices of a lab host, with the same ids, UUIDs and serial numbers for the same name every time.
 
-    Raises ValueError for a number of GPUs that no such machine has.
+    Raises ValueError for an impossible number of GPUs.
     """
     if not 0 <= gpus <= MAX_GPUS:
         raise ValueError(f"{gpus} GPUs: a lab host has 0 to {MAX_GPUS}")

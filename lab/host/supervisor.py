@@ -1,6 +1,6 @@
-"""The power supply of one lab host: boots it, boots it again when it reboots, ends when it is switched off.
+"""The power supply of one lab host: boots it, boots it again when it reboots, exits when it powers off.
 
-`python -m lab.supervisor NAME` runs in the background for as long as the host does. SIGTERM cuts the power.
+`python -m lab.host.supervisor NAME` runs in the background as long as the host does. SIGTERM cuts the power.
 """
 
 import json
@@ -8,27 +8,22 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import FrameType
 
-from lab import disks, hardware, kernel
-from lab.cgroup import Cgroup
+from lab.host import disks, hardware, kernel, kernel_view
+from lab.host.cgroup import Cgroup
 from lab.mirror import engine
 from lab.registry import tree
-from lab.settings import KVER, STATE, namespace
+from lab.settings import KVER, namespace
+from lab.state import host_directory
 
 # What nspawn returns when the host asked for a reboot (systemd-nspawn(1), exit status).
 _REBOOT = 133
 
 
-def directory(host: str) -> Path:
-    """Where everything of a host is: its disk `root`, its simulated hardware `hardware`, `host.json`."""
-    return STATE / "hosts" / host
-
-
 def nspawn_argv(host: str) -> list[str]:
-    """The command that boots a host from its disk."""
-    here = directory(host)
+    """Return the command that boots a host from its disk."""
+    here = host_directory(host)
     view = here / "hardware"
     return [
         "systemd-nspawn",
@@ -38,7 +33,7 @@ def nspawn_argv(host: str) -> list[str]:
         f"--machine={host}",
         f"--network-namespace-path=/run/netns/{namespace(host)}",
         "--capability=all",
-        # Docker needs these; nspawn's filter leaves them out.
+        # Docker needs these; nspawn's filter blocks them.
         "--system-call-filter=add_key keyctl bpf",
         "--bind=/dev/fuse",
         "--register=no",
@@ -51,26 +46,26 @@ def nspawn_argv(host: str) -> list[str]:
         f"--bind-ro={view / 'pci'}:/sys/bus/pci/devices",
         f"--bind-ro={view / 'module'}:/sys/module",
         *(f"--bind={device}:/dev/disk/by-label/{label}" for label, device in disks.attach(here).items()),
-        # For engines without a container; made with the image, and only where that was made here.
+        # For engines without a container; exists only where the image was built.
         *([f"--bind-ro={tree.place()}:{engine.PLACE}"] if tree.place().is_dir() else []),
     ]
 
 
 def _power_on(host: str) -> None:
-    here = directory(host)
+    here = host_directory(host)
     gpus = json.loads((here / "host.json").read_text())["gpus"]
     plugged = hardware.describe(host, gpus)
     booted = kernel.boot(here / "root", plugged, KVER)
-    kernel.write(booted, plugged, here / "hardware")
+    kernel_view.write(booted, plugged, here / "hardware")
     print(f"{host}: booting; kernel command line: {booted.cmdline}", flush=True)
     for line in booted.log:
         print(f"{host}: kernel: {line}", flush=True)
 
 
 def run(host: str) -> int:
-    """Keep the host running until it powers off or SIGTERM comes; returns nspawn's last exit status."""
+    """Keep the host running until it powers off or SIGTERM arrives; return nspawn's last exit status."""
     group = Cgroup(host)
-    # What a crashed supervisor left behind would hold the disk.
+    # Processes that a crashed supervisor left behind would keep the disk busy.
     group.remove()
     group.create()
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
@@ -84,10 +79,10 @@ def run(host: str) -> int:
         while True:
             _power_on(host)
             status = subprocess.run(nspawn_argv(host), env=environment, preexec_fn=group.join).returncode
-            print(f"{host}: nspawn ended with {status}", flush=True)
+            print(f"{host}: nspawn exited with {status}", flush=True)
             if status != _REBOOT:
                 return status
-            # The next boot shall not meet what the last one left in its group.
+            # The next boot must not find processes of the last one in its group.
             group.kill()
     finally:
         group.remove()

@@ -1,6 +1,6 @@
-"""The disk of a bare lab host: a minimal Debian as a cloud image brings it, kept as a tar named by its recipe.
+"""The disk of a bare lab host: a minimal Debian like a cloud image, cached as a tar whose name is a hash of its inputs.
 
-Run as a program it is mmdebstrap's hook, which turns the fresh installation into the lab's.
+As a program this is mmdebstrap's hook, which turns the fresh installation into the lab's.
 """
 
 import hashlib
@@ -13,32 +13,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from lab import kernel_packages
 from lab.locking import exclusive
+from lab.mirror import kernel
 from lab.settings import CACHE, MIRROR_URL
 
 GUEST = Path(__file__).parent / "guest"
 
 PACKAGES = (
-    "ca-certificates",
-    "dbus",
-    "grub2-common",
-    "initramfs-tools",
-    "iproute2",
-    "iputils-ping",
-    "kmod",
-    "libpam-systemd",
-    "linux-base",
-    "netbase",
-    "openssh-server",
-    "procps",
-    "sudo",
-    "systemd",
-    "systemd-sysv",
-    "udev",
+    "ca-certificates dbus grub2-common initramfs-tools iproute2 iputils-ping kmod libpam-systemd linux-base netbase "
+    "openssh-server procps sudo systemd systemd-sysv udev"
 )
 
-# Files placed as they are: name in lab/guest, place on the host, mode.
+# Files copied unchanged: name in guest/, path on the host, mode.
 _FILES = (
     ("lab-hardware", "usr/lib/lab/lab-hardware", 0o755),
     ("settle-sysctl", "usr/lib/lab/settle-sysctl", 0o755),
@@ -52,18 +38,18 @@ _FILES = (
     ("locale", "etc/default/locale", 0o644),
 )
 
-# Programs that cannot do their work on a lab host; a diversion keeps the stand-in when its package is upgraded.
+# Programs that cannot work on a lab host; a diversion keeps the stand-in when its package is upgraded.
 _DIVERTED = (("grub-mkconfig", "grub-common"), ("lsmod", "kmod"))
 
-# So many checkouts with different recipes can share a cache.
+# How many checkouts with different disks can share a cache.
 _KEPT_DISKS = 3
 
-# They would change a host's files at a time of their own choosing.
+# They would change a host's files at any time.
 _TIMERS = ("apt-daily", "apt-daily-upgrade", "dpkg-db-backup", "e2scrub_all", "fstrim")
 
 
 def recipe(release: str, kernel_debs: list[Path]) -> str:
-    """What names the cached disk: changes with this file, the files of the guest and the kernel packages."""
+    """Return the hash that names the cached disk: it covers this file, the guest's files and the kernel packages."""
     digest = hashlib.sha256(release.encode())
     for path in [Path(__file__), *sorted(GUEST.iterdir()), *sorted(kernel_debs)]:
         digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
@@ -71,16 +57,15 @@ def recipe(release: str, kernel_debs: list[Path]) -> str:
 
 
 def archive(release: str) -> Path:
-    """Where the disk of a release is cached, whether it is there or not."""
-    kernel_debs = kernel_packages.build(CACHE / "kernel-packages")
+    """Return where the disk of a release is cached, whether it exists or not."""
+    kernel_debs = kernel.build(CACHE / "kernel-packages")
     return CACHE / "rootfs" / f"{release}-{recipe(release, kernel_debs)}.tar"
 
 
-def build(release: str, say: Callable[[str], None], debian: str = MIRROR_URL) -> Path:
-    """The tar of the bare disk of a release, made when it is not in the cache (some 40 s).
+def build(release: str, say: Callable[[str], None]) -> Path:
+    """Return the tar of the bare disk of a release; build it if the cache lacks it (some 40 s).
 
-    `debian` is the base under which /debian and /debian-security are. Raises CalledProcessError when a tool fails; its
-    output is in the log beside the cache then.
+    Raises CalledProcessError when a tool fails; its output is then in the log next to the tar.
     """
     tar = archive(release)
     with exclusive(tar.parent / f"{release}.lock"):
@@ -89,7 +74,7 @@ def build(release: str, say: Callable[[str], None], debian: str = MIRROR_URL) ->
         say(f"building the bare {release} disk with mmdebstrap (once; log: {tar.with_suffix('.log')})")
         beside = tar.with_suffix(".new.tar")
         with tar.with_suffix(".log").open("wb") as log:
-            subprocess.run(_mmdebstrap(release, beside, debian), check=True, stdout=log, stderr=log, env=_environment())
+            subprocess.run(_mmdebstrap(release, beside), check=True, stdout=log, stderr=log, env=_environment())
         beside.replace(tar)
         _forget_old(tar)
     return tar
@@ -105,54 +90,35 @@ def _forget_old(tar: Path) -> None:
 
 def _environment() -> dict[str, str]:
     # The hook runs under this interpreter and must find this package.
-    package = str(Path(__file__).parent.parent)
+    package = str(Path(__file__).parents[2])
     keep = {
         key: os.environ[key] for key in ("RIGUP_LAB_CACHE", "RIGUP_LAB_STATE", "HOME", "TMPDIR") if key in os.environ
     }
     return keep | {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": package}
 
 
-def _mmdebstrap(release: str, tar: Path, debian: str) -> list[str]:
-    hook = shlex.join([sys.executable, "-m", "lab.rootfs"])
+def _mmdebstrap(release: str, tar: Path) -> list[str]:
+    hook = shlex.join([sys.executable, "-m", "lab.host.rootfs"])
     return [
         "mmdebstrap",
         "--variant=minbase",
-        f"--include={','.join(PACKAGES)}",
+        f"--include={PACKAGES}",
         f'--customize-hook={hook} "$1"',
         release,
         str(tar),
-        f"deb {debian}/debian {release} main",
-        f"deb {debian}/debian {release}-updates main",
-        f"deb {debian}/debian-security {release}-security main",
+        f"deb {MIRROR_URL}/debian {release} main",
+        f"deb {MIRROR_URL}/debian {release}-updates main",
+        f"deb {MIRROR_URL}/debian-security {release}-security main",
     ]
 
 
-def _sources(release: str) -> str:
-    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    stanzas = (
-        (f"{MIRROR_URL}/debian", f"{release} {release}-updates"),
-        (f"{MIRROR_URL}/debian-security", f"{release}-security"),
-    )
-    return "\n".join(
-        f"Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: {keyring}\n"
-        for uri, suites in stanzas
-    )
-
-
-def name_mirror(root: Path) -> None:
-    """Write the apt sources of the disk under `root`: this lab's mirror, which the cached disk does not know."""
-    directory = root / "etc/apt/sources.list.d"
-    (directory / "debian.sources").write_text(_sources(_codename(root)))
-    (directory / "lab-kernel.sources").write_text(f"Types: deb\nURIs: {MIRROR_URL}/kernel\nSuites: ./\nTrusted: yes\n")
-
-
 def _kernel_preferences() -> str:
-    # Debian's own metapackages of the same name lead to a kernel that a lab host does not run.
+    # Debian's metapackages of the same name depend on a kernel that a lab host does not run.
     names = "linux-image-amd64 linux-headers-amd64"
-    return f"Package: {names}\nPin: version {kernel_packages.package_version()}\nPin-Priority: 1001\n"
+    return f"Package: {names}\nPin: version {kernel.package_version()}\nPin-Priority: 1001\n"
 
 
-def customise(root: Path) -> None:
+def customize(root: Path) -> None:
     """Turn a fresh minimal Debian under `root` into the disk of a bare lab host.
 
     Raises CalledProcessError when a program inside fails.
@@ -161,23 +127,17 @@ def customise(root: Path) -> None:
     def inside(*argv: str) -> None:
         subprocess.run(["chroot", str(root), *argv], check=True)
 
-    def place(name: str, content: str, mode: int = 0o644) -> None:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-        path.chmod(mode)
-
     for name, where, mode in _FILES:
-        place(where, (GUEST / name).read_text(), mode)
+        place(root / where, (GUEST / name).read_text(), mode)
     for name, package in _DIVERTED:
-        # dpkg goes by the path in the package, /sbin/lsmod or /usr/sbin/lsmod.
+        # dpkg-divert wants the path in the package, /sbin/lsmod or /usr/sbin/lsmod.
         for where in (root / f"var/lib/dpkg/info/{package}.list").read_text().splitlines():
             if where.endswith(f"bin/{name}"):
                 inside("dpkg-divert", "--local", "--rename", "--divert", f"{where}.real", "--add", where)
-                place(where.lstrip("/"), (GUEST / name).read_text(), 0o755)
+                place(root / where.lstrip("/"), (GUEST / name).read_text(), 0o755)
     (root / "usr/lib/lab-hardware").mkdir()
     (root / "etc/apt/sources.list").unlink(missing_ok=True)
-    place("etc/apt/preferences.d/lab-kernel", _kernel_preferences())
+    place(root / "etc/apt/preferences.d/lab-kernel", _kernel_preferences())
     inside("useradd", "--create-home", "--shell", "/bin/bash", "--groups", "sudo", "ops")
     inside("systemctl", "enable", "lab-hardware.service")
     inside("systemctl", "disable", *[f"{timer}.timer" for timer in _TIMERS if _has_unit(root, f"{timer}.timer")])
@@ -191,25 +151,26 @@ def customise(root: Path) -> None:
 
 def _install_kernel(root: Path) -> None:
     with tempfile.TemporaryDirectory(dir=root / "root") as scratch:
-        debs = [deb for deb in kernel_packages.build(Path(scratch)) if deb.name.startswith("linux-image-")]
+        debs = [deb for deb in kernel.build(Path(scratch)) if deb.name.startswith("linux-image-")]
         names = [f"/root/{Path(scratch).name}/{deb.name}" for deb in debs]
         subprocess.run(["chroot", str(root), "dpkg", "--install", *names], check=True)
-
-
-def _codename(root: Path) -> str:
-    for line in (root / "etc/os-release").read_text().splitlines():
-        key, _, value = line.partition("=")
-        if key == "VERSION_CODENAME":
-            return value.strip('"')
-    raise ValueError(f"{root}/etc/os-release names no VERSION_CODENAME")
 
 
 def _has_unit(root: Path, unit: str) -> bool:
     return any((root / directory / unit).exists() for directory in ("usr/lib/systemd/system", "lib/systemd/system"))
 
 
+def place(path: Path, content: str, mode: int = 0o644) -> None:
+    """Write a file of a host's disk, in place of whatever is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.touch(mode=mode)
+    path.write_text(content)
+    path.chmod(mode)
+
+
 def extract(tar: Path, root: Path) -> None:
-    """Unpack a disk into `root`, which must not exist; on failure nothing is left of it."""
+    """Unpack a disk into `root`, which must not exist; a failure leaves nothing behind."""
     root.mkdir(mode=0o755)
     try:
         subprocess.run(
@@ -222,4 +183,4 @@ def extract(tar: Path, root: Path) -> None:
 
 
 if __name__ == "__main__":
-    customise(Path(sys.argv[1]))
+    customize(Path(sys.argv[1]))

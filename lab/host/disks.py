@@ -1,6 +1,6 @@
-"""Disks of a host beside the one it boots from: file systems in files, which stay when the host is made bare again.
+"""Additional disks of a host: file systems in image files, which survive a reset of the host.
 
-A host finds them where udev puts a real disk's: `/dev/disk/by-label/LABEL`.
+The host finds them where udev puts a real disk: `/dev/disk/by-label/LABEL`.
 """
 
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 def make(host: Path, label: str, size: int) -> None:
-    """Add an empty disk of `size` bytes to the host in this directory; it is there from the next boot on."""
-    path = _place(host) / f"{label}.img"
+    """Add an empty disk of `size` bytes to the host with this directory; it appears at the next boot."""
+    path = _directory(host) / f"{label}.img"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.truncate(size)
@@ -17,21 +17,21 @@ def make(host: Path, label: str, size: int) -> None:
 
 
 def attach(host: Path) -> dict[str, str]:
-    """Make the host's disks block devices of this machine; returns the devices by label."""
+    """Attach the host's disks to loop devices; return the devices by label."""
     found = {}
-    for path in sorted(_place(host).glob("*.img")):
+    for path in sorted(_directory(host).glob("*.img")):
         found[path.stem] = _device(path) or _run("losetup", "--find", "--show", str(path))
     return found
 
 
 def detach(host: Path) -> None:
     """Undo `attach`."""
-    for path in _place(host).glob("*.img"):
+    for path in _directory(host).glob("*.img"):
         if device := _device(path):
             _run("losetup", "--detach", device)
 
 
-def _place(host: Path) -> Path:
+def _directory(host: Path) -> Path:
     return host / "disks"
 
 

@@ -1,4 +1,4 @@
-"""Kernel module files as far as kmod's tools look at them: an ELF object with a `.modinfo` section.
+"""Kernel module files as far as kmod's tools read them: an ELF object with a `.modinfo` section.
 
 The kernel of the machine below never loads them. Real `depmod`, `modinfo` and `modprobe --show-depends` accept them.
 """
@@ -14,7 +14,7 @@ _ALLOCATED = 2
 
 
 def module_image(fields: Iterable[tuple[str, str]]) -> bytes:
-    """A relocatable x86-64 ELF object whose `.modinfo` holds the fields, in order (a field may come more than once)."""
+    """Return a relocatable x86-64 ELF object with these `.modinfo` fields, in order (fields may repeat)."""
     modinfo = b"".join(f"{key}={value}".encode() + b"\0" for key, value in fields)
     names = b"\0.modinfo\0.shstrtab\0"
     modinfo_at = _ELF_HEADER.size
@@ -32,9 +32,9 @@ def module_image(fields: Iterable[tuple[str, str]]) -> bytes:
 
 
 def read_modinfo(image: bytes) -> Mapping[str, str]:
-    """The fields of a module's `.modinfo`, the first value of each; accepts an xz-compressed module.
+    """Return the fields of a module's `.modinfo`, the first value of each; the module may be xz-compressed.
 
-    Raises ValueError for anything that is no 64-bit ELF object with such a section.
+    Raises ValueError for anything but a 64-bit ELF object with such a section.
     """
     if image.startswith(b"\xfd7zXZ"):
         image = lzma.decompress(image)

@@ -1,0 +1,1 @@
+"""What one lab host is made of: its disk, its simulated hardware and kernel, and the processes that run it."""
