@@ -227,7 +227,6 @@ def on_files(files: Any, config: Any) -> Any:
         files.append(File.generated(config, f"reference/recipes/{recipe.id}.md", content=recipe_page(recipe)))
     questions = (RECIPES / "README.md").read_text()
     files.append(File.generated(config, "reference/recipe-questions.md", content=questions))
-    files.append(File.generated(config, "benchmark.png", abs_src_path=str(RESULTS / "benchmark.png")))
     return files
 
 

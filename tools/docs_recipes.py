@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from functools import cache
 
 from rigup.catalog.engine_args import arguments
-from rigup.catalog.loader import Catalog, Recipe, default_catalog
+from rigup.catalog.loader import Catalog, default_catalog
+from rigup.catalog.recipe import Recipe
 from tools.markdown import block, code, table, text
 
 __all__ = ["recipe_page", "recipes_table"]
@@ -79,7 +80,7 @@ def _recipe_facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield "Tool calls", recipe.tool_calls
     yield "Speed", text("; ".join(map(str, recipe.speeds)) or "not measured")
     yield "Model", text(checkpoint.model)
-    yield "Checkpoint", f"{code(checkpoint.repo)} at {code(checkpoint.wanted)}, {text(checkpoint.quantization)}"
+    yield "Checkpoint", f"{code(checkpoint.repo)} at {code(checkpoint.reference)}, {text(checkpoint.quantization)}"
     yield "Engine", text(" ".join((engine.name, ", ".join(versions))))
     if recipe.image:
         yield "Image", code(recipe.image.tag)
