@@ -14,18 +14,28 @@ from rigup.distros.driver import CONFLICTS_DOCKER
 from rigup.distros.table import distro_id
 from rigup.lock import lockfile as locks
 from rigup.lock.packages import driver_install, locked_packages
+from rigup.operations.host_package import package_files
+from rigup.paths import (
+    CLIENT_REQUIREMENTS,
+    COMMIT_UNIT,
+    FATAL_LINES,
+    FETCH_REQUIREMENTS,
+    FETCH_TEMPLATE,
+    HOST_CURRENT,
+    KEYRING,
+    PERSISTENCED_DROP_IN,
+    SYSTEM_UNITS,
+    fetch_unit,
+    verification_of,
+)
 from rigup.plan.host import plan_host
 from rigup.plan.model import Plan
-from rigup.render.systemd import CLIENT, FATAL_LINES, inputs_of
-from rigup.render.verify import gpus_verification, result_path
-from tasks import model, serve
+from rigup.render.systemd import inputs_of
+from rigup.render.verify import gpus_verification
 from tasks.base import PACKAGES
 from tasks.cuda import PROFILE
 from tasks.docker import daemon_values
-from tasks.driver import KEYRING, PERSISTENCED_DROP_IN
 from tasks.kernel import GRUB, MODPROBE
-
-LIBRARY = "/usr/local/lib/rigup"
 
 
 def plan_of(inventory: Inventory, name: str) -> Plan:
@@ -47,16 +57,15 @@ def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> d
     sources = repositories(distro, settings)
     paths = {
         "base": ["/etc/apt/apt.conf.d/10rigup-lock-timeout", "/etc/apt/apt.conf.d/52rigup-unattended-upgrades",
-                 "/etc/sysctl.d/60-rigup.conf"],
-        "model": [f"{LIBRARY}/fetch-requirements.lock", *(f"{LIBRARY}/{program}" for program in model.PROGRAMS),
-                  "/etc/systemd/system/model-fetch@.service"],
+                 "/etc/sysctl.d/60-rigup.conf", *(f"{HOST_CURRENT}/{path}" for path in package_files())],
+        "model": [FETCH_REQUIREMENTS, FETCH_TEMPLATE],
         "kernel": [MODPROBE, GRUB],
         "sources": [source.source_path for source in sources.values()],
         "driver": [PERSISTENCED_DROP_IN],
         "cuda": [PROFILE],
         "config": [*inputs_of(endpoint), f"{endpoint.directory}/llm.service", f"{endpoint.directory}/endpoint.json"],
         "serve": [FATAL_LINES, endpoint.unit_file],
-        "proof": [f"{CLIENT}-requirements.lock", *serve.PROGRAMS.values(), f"/etc/systemd/system/{serve.COMMIT_UNIT}"],
+        "verify": [CLIENT_REQUIREMENTS, f"{SYSTEM_UNITS}/{COMMIT_UNIT}"],
     }  # fmt: skip
     return {
         "files": {step: [_file(host, path, directory) for path in listed] for step, listed in paths.items()},
@@ -71,7 +80,7 @@ def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> d
         },
         "sysctl": _sysctl(host, settings.sysctl),
         "stamp": f"{endpoint.checkpoint.path}.verified.json",
-        "fetch_unit": f"model-fetch@{endpoint.checkpoint.instance}.service",
+        "fetch_unit": fetch_unit(endpoint.checkpoint.instance),
         "boot": [
             {"made": f"/boot/initrd.img-{host.shell('uname -r').stdout.strip()}", "of": MODPROBE,
              "by": "update-initramfs -u -k all"},
@@ -88,7 +97,9 @@ def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> d
         "kernel_args": list(settings.kernel_args),
         "image": endpoint.image,
         "unit": endpoint.unit,
-        "proofs": [result_path(gpus_verification(endpoint.image or "")), result_path(f"endpoint-{endpoint.name}")],
+        "verifications": [
+            verification_of(name) for name in (gpus_verification(endpoint.image or ""), f"endpoint-{endpoint.name}")
+        ],
     }  # fmt: skip
 
 

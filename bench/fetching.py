@@ -116,7 +116,8 @@ def request(repository: Repository, url: str, store: Path, name: str, peers: Seq
 
 
 def our_argv(asked: Path) -> list[str]:
-    return [sys.executable, str(ROOT / "files" / "fetch.py"), str(asked), "--home", str(asked.parent / "home")]
+    launch = [sys.executable, "-IB", str(ROOT / "files/rigup-host"), "fetch"]
+    return [*launch, str(asked), "--home", str(asked.parent / "home")]
 
 
 def commands(repository: Repository, url: str, target: Path) -> dict[str, list[list[str]]]:

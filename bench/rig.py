@@ -22,7 +22,7 @@ from bench.delay import Address
 from lab import state, world
 from lab.machine import Host
 from rigup.config.inventory import Inventory, load_inventory, lock_path
-from rigup.plan.model import PLAN
+from rigup.paths import PLAN
 
 HOSTS = 8
 FIRST_PORT = 2201

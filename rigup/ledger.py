@@ -14,15 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rigup.plan.model import engine_unit, pull_unit
+from rigup import paths
+from rigup.paths import engine_unit, pull_unit
 
 __all__ = [
     "ACCOUNTS",
-    "BEFORE",
     "EMPTIED",
-    "LEDGER",
     "LEFTOVERS",
-    "ROOM",
     "ROOMS",
     "Ledger",
     "Unmerged",
@@ -42,14 +40,14 @@ BEFORE = f"{ROOM}/before"
 """Has the files of others from before our first write to them, under the same paths."""
 
 ROOMS = (
-    "/etc/rigup",
-    "/usr/local/lib/rigup",
-    "/var/cache/rigup",
-    "/var/cache/rigup-uv",
-    "/var/lib/rigup-fetch",
-    "/run/rigup",
-    "/run/rigup-fetch",
-    ROOM,
+    paths.CONFIG,
+    paths.LIBRARY,
+    paths.CACHES,
+    paths.UV_CACHE,
+    paths.FETCH_HOME,
+    paths.RUNTIME,
+    paths.FETCH_RUNTIME,
+    paths.STATE,
 )
 """Directories that belong to rigup, with everything in them."""
 
@@ -67,8 +65,8 @@ UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system")
 """Directories with units of ours and of others."""
 
 EMPTIED = (
-    "/usr/local/lib/systemd/system",
-    "/usr/local/lib/systemd",
+    paths.UNITS,
+    paths.UNITS.rpartition("/")[0],
     "/opt/containerd/bin",
     "/opt/containerd/lib",
     "/opt/containerd",

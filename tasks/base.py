@@ -7,7 +7,7 @@ from pyinfra.context import host
 from pyinfra.facts.server import Sysctl
 from pyinfra.operations import server
 
-from rigup.operations import apt, files
+from rigup.operations import apt, files, host_package
 from tasks.context import Context
 
 __all__ = ["base"]
@@ -24,7 +24,7 @@ HELD_BACK = ("nvidia-", "libnvidia-", "cuda-", "docker-ce", "containerd\\.io$", 
 
 @deploy("base")
 def base(context: Context) -> None:
-    """Configure apt, install tools, apply and keep sysctl values, exclude the driver from unattended upgrades."""
+    """Configure apt and the kernel settings, install tools and the host programs."""
     files.install(
         name="Make apt wait for its lock",
         dest="/etc/apt/apt.conf.d/10rigup-lock-timeout",
@@ -38,6 +38,7 @@ def base(context: Context) -> None:
         content=f"Unattended-Upgrade::Package-Blacklist {{\n{blacklist}}};\n",
     )
     apt.install(name="Install required tools", packages=dict.fromkeys(PACKAGES))
+    host_package.installed(name="Install the host programs")
 
     # The keys of a kernel do not change within a run; a missing one would make sysctl fail at every boot.
     known = host.get_fact(Sysctl, keys=sorted(context.settings.sysctl))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
 
-from rigup.lock.pypi import UV
 from rigup.operations import apt, docker, files, users, venv
+from rigup.paths import UV
 from rigup.render.systemd import USER, env_file_text, unit_text
 from rigup.render.verify import record_text
 from rigup.resources import FILES

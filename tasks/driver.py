@@ -14,13 +14,11 @@ from rigup.distros.driver import PIN, conflicting, other_drivers
 from rigup.facts.packages import AptSources
 from rigup.lock.packages import driver_install
 from rigup.operations import apt, files, systemd
+from rigup.paths import KEYRING, PERSISTENCED_DROP_IN, PERSISTENCED_UNIT
+from rigup.render.systemd import persistence_text
 from tasks.context import Context
 
-__all__ = ["PERSISTENCED", "PERSISTENCED_DROP_IN", "driver"]
-
-KEYRING = "/var/cache/rigup/cuda-keyring.deb"
-PERSISTENCED = "nvidia-persistenced.service"
-PERSISTENCED_DROP_IN = f"/etc/systemd/system/{PERSISTENCED}.d/rigup.conf"
+__all__ = ["driver"]
 
 
 @deploy("driver")
@@ -62,11 +60,9 @@ def driver(context: Context) -> None:
         others = [name for name in others if name not in pins]
     apt.install(name=f"Install the NVIDIA driver {install.version}", packages=install.packages, instead_of=others)
 
-    mode = "--persistence-mode" if context.settings.persistence else "--no-persistence-mode"
     drop_in = files.install(
         name="Configure the persistence daemon",
         dest=PERSISTENCED_DROP_IN,
-        # Ubuntu's unit has --no-persistence-mode; the empty line removes its command first.
-        content=f"[Service]\nExecStart=\nExecStart=/usr/bin/nvidia-persistenced --verbose {mode}\n",
+        content=persistence_text(context.settings.persistence),
     )
-    systemd.enabled(name="Enable the persistence daemon", unit=PERSISTENCED, reload_for=[drop_in])
+    systemd.enabled(name="Enable the persistence daemon", unit=PERSISTENCED_UNIT, reload_for=[drop_in])

@@ -6,8 +6,9 @@ from pyinfra.api.deploy import deploy
 
 from rigup.operations import apt, files, systemd
 from rigup.operations import gateway as gateway_operations
+from rigup.paths import GATEWAY_TEMPLATE
 from rigup.render import gateway as gateways
-from rigup.resources import FILES
+from rigup.render.systemd import gateway_unit_text
 from tasks.context import Context
 
 __all__ = ["gateway"]
@@ -25,8 +26,8 @@ def gateway(context: Context) -> None:
     apt.install(name="Install HAProxy and nftables", packages={"haproxy": None, "nftables": None})
     unit = files.install(
         name="Install the gateway's unit",
-        dest="/etc/systemd/system/rigup-gateway@.service",
-        content=(FILES / "rigup-gateway@.service").read_text(),
+        dest=GATEWAY_TEMPLATE,
+        content=gateway_unit_text(),
     )
     for endpoint in public:
         gateway_operations.key(

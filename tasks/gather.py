@@ -33,6 +33,7 @@ from rigup.facts.units import ActiveUnits, UnitState
 from rigup.host_config import CONTAINERD_TOML, DAEMON_JSON, daemon_variables, docker_store
 from rigup.lock.lockfile import Lock
 from rigup.operations.systemd import SERVING
+from rigup.paths import CLIENT
 from rigup.plan.model import Plan
 from rigup.preflight.disk import disk_paths, has_all_files
 from rigup.preflight.hardware import nvidia_gpus
@@ -47,7 +48,6 @@ from rigup.preflight.snapshot import (
     SystemFacts,
 )
 from rigup.preflight.software import FOREIGN
-from rigup.render.systemd import CLIENT
 from rigup.resources import FILES
 
 __all__ = ["System", "distro_of", "gather", "on_each", "read_system"]

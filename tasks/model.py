@@ -9,9 +9,18 @@ from rigup.lock.hub import token_for
 from rigup.operations import apt, files, systemd, users, venv
 from rigup.operations import model as model_operations
 from rigup.operations.model import Sources
-from rigup.plan.peers import CONFIG, UNIT
+from rigup.paths import (
+    FETCH_REQUIREMENTS,
+    FETCH_STORE_DROP_IN,
+    FETCH_TEMPLATE,
+    FETCH_VENV,
+    HUB_TOKEN,
+    PEERS_UNIT,
+    RSYNCD_CONFIG,
+    SYSTEM_UNITS,
+)
 from rigup.render.peers import daemon_config
-from rigup.render.systemd import mount_text, mount_unit
+from rigup.render.systemd import fetch_store_text, fetch_unit_text, mount_text, mount_unit, peers_unit_text
 from rigup.resources import FILES
 from tasks.context import Context
 
@@ -19,8 +28,6 @@ __all__ = ["model"]
 
 LIBRARY = "/usr/local/lib/rigup"
 USER = "rigup-fetch"
-PROGRAMS = ("fetch.py", "fetch_hub.py", "fetch_request.py", "fetch_sources.py", "fetch_store.py")
-TOKEN = "/etc/rigup/hub-token"
 
 
 @deploy("model")
@@ -31,44 +38,37 @@ def model(context: Context) -> None:
     users.system(name="Create the downloader's user", user=USER)
     files.install(
         name="Write the requirements of the downloader",
-        dest=f"{LIBRARY}/fetch-requirements.lock",
+        dest=FETCH_REQUIREMENTS,
         content=(FILES / "fetch-requirements.lock").read_text(),
     )
     venv.synced(
         name="Install the downloader's packages",
-        path=f"{LIBRARY}/venv",
-        requirements=f"{LIBRARY}/fetch-requirements.lock",
+        path=FETCH_VENV,
+        requirements=FETCH_REQUIREMENTS,
         index=context.settings.pypi_index,
         _env=context.proxies.environment,
     )
-    for program in PROGRAMS:
-        files.install(
-            name=f"Install the downloader ({program})",
-            dest=f"{LIBRARY}/{program}",
-            content=(FILES / program).read_text(),
-            mode="755",
-        )
     files.install(
         name="Install the downloader's unit",
-        dest="/etc/systemd/system/model-fetch@.service",
-        content=(FILES / "model-fetch@.service").read_text(),
+        dest=FETCH_TEMPLATE,
+        content=fetch_unit_text(),
     )
     settings = context.settings
     token = token_for(settings.hub_endpoint)
     if token:
-        files.install(name="Write the hub token", dest=TOKEN, content=HiddenValue(token), mode="600", secret=True)  # type: ignore[no-untyped-call]
+        files.install(name="Write the hub token", dest=HUB_TOKEN, content=HiddenValue(token), mode="600", secret=True)  # type: ignore[no-untyped-call]
     else:
-        files.absent(name="Remove the hub token", path=TOKEN)
+        files.absent(name="Remove the hub token", path=HUB_TOKEN)
     if context.peers:
         _serve_peers(context)
     else:
-        systemd.stopped(name="Stop serving peers", unit=UNIT)
+        systemd.stopped(name="Stop serving peers", unit=PEERS_UNIT)
     sources = Sources(
         hubs=tuple(url for url in (settings.hub_mirror, settings.hub_endpoint) if url),
         name=context.plan.host,
         peers=context.peers,
         directory=settings.model_source,
-        token=TOKEN if token else None,
+        token=HUB_TOKEN if token else None,
     )
     for checkpoint in context.plan.checkpoints:
         model_operations.fetch(name=f"Start the download of {checkpoint.repo}", checkpoint=checkpoint, sources=sources)
@@ -79,13 +79,13 @@ def _mount_store(path: str, label: str) -> None:
     unit = mount_unit(path)
     written = files.install(
         name="Write the mount unit of the store's disk",
-        dest=f"/etc/systemd/system/{unit}",
+        dest=f"{SYSTEM_UNITS}/{unit}",
         content=mount_text(path, label),
     )
     files.install(
         name="Make downloads wait for the store's disk",
-        dest="/etc/systemd/system/model-fetch@.service.d/store.conf",
-        content=f"# Written by rigup; the next deploy undoes changes made here.\n[Unit]\nRequiresMountsFor={path}\n",
+        dest=FETCH_STORE_DROP_IN,
+        content=fetch_store_text(path),
     )
     systemd.converge(name="Mount the store's disk", unit=unit, reload_for=[written], timeout=100)
 
@@ -95,19 +95,19 @@ def _serve_peers(context: Context) -> None:
     apt.install(name="Install rsync", packages={"rsync": None})
     config = files.install(
         name="Write the configuration for peers",
-        dest=CONFIG,
+        dest=RSYNCD_CONFIG,
         content=daemon_config(
             context.settings.model_store, context.settings.peer_port, [each.address for each in context.peers]
         ),
     )
     unit = files.install(
         name="Install the peers' unit",
-        dest=f"/etc/systemd/system/{UNIT}",
-        content=(FILES / "rigup-peers.service").read_text(),
+        dest=f"{SYSTEM_UNITS}/{PEERS_UNIT}",
+        content=peers_unit_text(),
     )
     systemd.converge(
         name="Serve the peers",
-        unit=UNIT,
-        inputs=[CONFIG],
+        unit=PEERS_UNIT,
+        inputs=[RSYNCD_CONFIG],
         reload_for=[config, unit],
     )

@@ -8,9 +8,9 @@ from pyinfra.context import host
 from rigup.facts.files import FileText
 from rigup.operations import docker, systemd
 from rigup.operations import reboot as reboot_operations
-from rigup.plan.model import PLAN, kept_plan
+from rigup.paths import PERSISTENCED_DROP_IN, PERSISTENCED_UNIT, PLAN
+from rigup.plan.model import kept_plan
 from tasks.context import Context
-from tasks.driver import PERSISTENCED, PERSISTENCED_DROP_IN
 
 __all__ = ["reboot"]
 
@@ -30,7 +30,7 @@ def reboot(context: Context) -> None:
         timeout=settings.reboot_timeout,
     )
     systemd.converge(
-        name="Apply the settings of the persistence daemon", unit=PERSISTENCED, inputs=[PERSISTENCED_DROP_IN]
+        name="Apply the settings of the persistence daemon", unit=PERSISTENCED_UNIT, inputs=[PERSISTENCED_DROP_IN]
     )
     uuids = [uuid for endpoint in context.plan.endpoints for uuid in endpoint.gpu_uuids]
     docker.cdi(name="Update the GPU list for containers", gpus=context.gpus, uuids=uuids)

@@ -16,7 +16,8 @@ from rigup.ledger import Ledger
 from rigup.operations import apt, drain
 from rigup.operations.teardown import docker, files, finish, packages, units
 from rigup.operations.teardown.kept import Kept
-from rigup.plan.model import PLAN, kept_plan
+from rigup.paths import PLAN
+from rigup.plan.model import kept_plan
 from tasks.context import Refused
 
 __all__ = ["rebuild"]

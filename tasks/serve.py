@@ -2,54 +2,37 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pyinfra.api.deploy import deploy
 
 from rigup.diagnosis.explain import fatal_text
 from rigup.operations import files, model, serving, systemd, venv
-from rigup.plan.model import PLAN
-from rigup.render.systemd import CLIENT, FATAL_LINES, JUDGE, PROVE, SMOKE, WAIT_READY
+from rigup.paths import CLIENT, CLIENT_REQUIREMENTS, COMMIT_UNIT, FATAL_LINES, PLAN, SYSTEM_UNITS
+from rigup.render.systemd import commit_unit_text
 from rigup.resources import FILES
 from tasks.context import Context
 
 __all__ = ["serve"]
 
-LIBRARY = "/usr/local/lib/rigup"
-COMMIT_UNIT = "rigup-commit.service"
-# What is imported comes first: a program that is installed without it would not run.
-PROGRAMS = {
-    "readiness check": WAIT_READY,
-    "proof": PROVE,
-    "smoke set's way to ask": f"{LIBRARY}/smoke_ask.py",
-    "smoke set": SMOKE,
-    "judge of arguments": JUDGE,
-    "switch's record": f"{LIBRARY}/switch_record.py",
-    "switch's way to the units": f"{LIBRARY}/switch_units.py",
-    "switch": serving.SWITCH,
-}
-
 
 @deploy("serve")
 def serve(context: Context) -> None:
-    """Serve every endpoint as the plan says; if that fails, what served before is rolled back."""
+    """Serve every endpoint as the plan says; if that fails, the previous generation serves again."""
     endpoints = context.plan.endpoints
-    for what, path in PROGRAMS.items():
-        content = (FILES / Path(path).name).read_text()
-        files.install(name=f"Install the {what}", dest=path, content=content, mode="755")
     unit = files.install(
-        name="Install what finishes a switch after a power cut",
-        dest=f"/etc/systemd/system/{COMMIT_UNIT}",
-        content=(FILES / COMMIT_UNIT).read_text(),
+        name="Install the unit that completes an interrupted switch",
+        dest=f"{SYSTEM_UNITS}/{COMMIT_UNIT}",
+        content=commit_unit_text(),
     )
-    systemd.enabled(name="Enable the unit that finishes an interrupted switch", unit=COMMIT_UNIT, reload_for=[unit])
-    requirements = f"{CLIENT}-requirements.lock"
-    content = (FILES / Path(requirements).name).read_text()
-    files.install(name="Write the requirements of the verification client", dest=requirements, content=content)
+    systemd.enabled(name="Enable the unit that completes an interrupted switch", unit=COMMIT_UNIT, reload_for=[unit])
+    files.install(
+        name="Write the requirements of the verification client",
+        dest=CLIENT_REQUIREMENTS,
+        content=(FILES / "client-requirements.lock").read_text(),
+    )
     venv.synced(
         name="Install the verification client",
         path=CLIENT,
-        requirements=requirements,
+        requirements=CLIENT_REQUIREMENTS,
         index=context.settings.pypi_index,
         _env=context.proxies.environment,
     )
@@ -64,7 +47,7 @@ def serve(context: Context) -> None:
             timeout=context.settings.fetch_timeout,
         )
     for endpoint in endpoints:
-        files.absent(name=f"Remove other units of {endpoint.name}", path=f"/etc/systemd/system/{endpoint.unit}")
+        files.absent(name=f"Remove other units of {endpoint.name}", path=f"{SYSTEM_UNITS}/{endpoint.unit}")
     named = ", ".join(f"{endpoint.recipe} as {endpoint.name}" for endpoint in endpoints)
     serving.serve(
         name=f"Serve {named}",

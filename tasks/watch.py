@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import files, systemd
-from rigup.resources import FILES
+from rigup.paths import AUDIT_TIMER, AUDIT_UNIT, SYSTEM_UNITS
+from rigup.render.systemd import audit_service_text, audit_timer_text
 from tasks.context import Context
 
 __all__ = ["watch"]
-
-SERVICE = "/etc/systemd/system/rigup-audit.service"
-TIMER = "/etc/systemd/system/rigup-audit.timer"
-PROGRAM = "/usr/local/lib/rigup/daily_audit.py"
 
 
 @deploy("watch")
 def watch(context: Context) -> None:
     """Audit the host once a day with a timer, or remove the timer."""
+    units = {f"{SYSTEM_UNITS}/{AUDIT_UNIT}": audit_service_text(), f"{SYSTEM_UNITS}/{AUDIT_TIMER}": audit_timer_text()}
     if not context.settings.daily_audit:
-        systemd.absent(name="Remove the daily audit", unit="rigup-audit.timer", files=[TIMER, SERVICE])
+        systemd.absent(name="Remove the daily audit", unit=AUDIT_TIMER, files=list(units))
         return
-    files.install(
-        name="Install the daily audit",
-        dest=PROGRAM,
-        content=(FILES / "daily_audit.py").read_text(),
-        mode="755",
-    )
     written = [
-        files.install(name=f"Write {dest.rpartition('/')[2]}", dest=dest, content=(FILES / Path(dest).name).read_text())
-        for dest in (SERVICE, TIMER)
+        files.install(name=f"Write {path.rpartition('/')[2]}", dest=path, content=content)
+        for path, content in units.items()
     ]
-    systemd.converge(name="Enable the daily audit", unit="rigup-audit.timer", reload_for=written)
+    systemd.converge(name="Enable the daily audit", unit=AUDIT_TIMER, reload_for=written)

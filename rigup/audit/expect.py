@@ -7,16 +7,17 @@ import re
 from collections.abc import Iterable, Mapping
 
 from rigup.audit.subject import Subject
-from rigup.resources import FILES
+from rigup.paths import SYSTEM_UNITS
+from rigup.render.templates import filled
 
 __all__ = [
     "Deviation",
     "expect",
     "expect_at_least",
-    "expect_files",
     "expect_none",
     "expect_repository",
     "expect_text",
+    "expect_units",
     "hashed",
 ]
 
@@ -61,10 +62,10 @@ def expect_at_least(what: str, floor: str, found: str) -> None:
         raise Deviation(f"{what} {floor} or newer", found if any(numbers[1]) else "none")
 
 
-def expect_files(rig: Subject, directory: str, *names: str) -> None:
-    """Raise Deviation where these files of a directory on the host differ from those in `files/`."""
-    expected = {name: hashlib.sha256((FILES / name).read_bytes()).hexdigest() for name in names}
-    listed = rig.output("cd %s && sha256sum -- *.py *.service *.timer 2>/dev/null || true", directory).splitlines()
+def expect_units(rig: Subject, *names: str) -> None:
+    """Raise Deviation where these units on the host differ from those rendered from `templates/`."""
+    expected = {name: hashlib.sha256(filled(f"{name}.j2").encode()).hexdigest() for name in names}
+    listed = rig.output("cd %s && sha256sum -- *.service *.timer 2>/dev/null || true", SYSTEM_UNITS).splitlines()
     found = {name: digest for digest, _, name in (line.partition("  ") for line in listed)}
     expect(expected, {name: found.get(name, "no such file") for name in expected})
 

@@ -25,10 +25,8 @@ from rigup.plan.host import plan_host
 from rigup.plan.model import Plan
 from rigup.ssh import testinfra_backend
 
-__all__ = ["CONFINED", "PROGRAMS", "UNITS", "Subject"]
+__all__ = ["CONFINED", "Subject"]
 
-PROGRAMS = "/usr/local/lib/rigup"
-UNITS = "/etc/systemd/system"
 GPU_FIELDS = ("name", "driver_version", "persistence_mode")
 
 CONFINED = {

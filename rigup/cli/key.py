@@ -10,7 +10,7 @@ from rigup.cli._hosts import Target, add_inventory, find_target, read_inventory
 from rigup.cli._parser import Commands
 from rigup.config.inventory import Host
 from rigup.errors import RigupError
-from rigup.plan.model import key_file
+from rigup.paths import key_file
 from rigup.ssh import client
 from rigup.ssh.batch import Command
 

@@ -15,7 +15,7 @@ from rigup.config.inventory import Host
 from rigup.errors import RigupError
 from rigup.facts.serving import incoming_path, shared_path, stamp_path
 from rigup.facts.store import Stored, StoredModels
-from rigup.plan.model import PLAN, fetch_unit
+from rigup.paths import PLAN, fetch_unit
 from rigup.ssh import client
 from rigup.ssh.batch import Command
 from rigup.text import size

@@ -32,8 +32,7 @@ from rigup.facts.nvidia import GpuUse
 from rigup.facts.serving import Verification
 from rigup.facts.store import Downloads
 from rigup.facts.units import UnitState, UnitStateValue
-from rigup.plan.model import PLAN
-from rigup.render.verify import result_path
+from rigup.paths import PLAN, verification_of
 from rigup.ssh.batch import Command, Result
 from rigup.ssh.client import Client, Unreachable
 from rigup.text import progress_line
@@ -134,7 +133,7 @@ def _read(client: Client, sudo: bool) -> Status:
         (
             endpoint,
             second.add(UnitState(), unit=f"llm@{endpoint['name']}.service"),
-            second.add(Verification(), path=result_path(f"endpoint-{endpoint['name']}"),
+            second.add(Verification(), path=verification_of(f"endpoint-{endpoint['name']}"),
                        unit=f"llm@{endpoint['name']}.service"),
             second.add(HttpStatus(), url=_url(endpoint) + endpoint["ready_path"]),
         )
@@ -151,14 +150,14 @@ def _read(client: Client, sudo: bool) -> Status:
                 "recipe": endpoint["recipe"],
                 "gpus": endpoint["gpus"],
                 "url": _url(endpoint),
-                "state": state_of(unit(), health(), proof().passed_since_start),
+                "state": state_of(unit(), health(), verification().passed_since_start),
                 "on_trial": endpoint["name"] in found().on_trial,
                 "health": health(),
                 "since": _since(unit()),
                 "restarts": unit().restarts,
-                "verified": proof().record.get("at") if proof().passed_since_start else None,
+                "verified": verification().record.get("at") if verification().passed_since_start else None,
             }
-            for endpoint, unit, proof, health in facts
+            for endpoint, unit, verification, health in facts
         ],
     }
 

@@ -23,8 +23,8 @@ SHOWN = 2
 """The number of causes to report for one log: the first is the most probable, the second often its consequence."""
 
 LINE_WIDTH = 300
-# What `wait_ready.py` prints when a start stalls.
-STALLED = re.compile(r"it has stalled: .*; its last line: (.*)")
+# What `wait-ready` on the host reports about a start that has stalled.
+STALLED = re.compile(r"the start has stalled: .*; last log line: (.*)")
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 

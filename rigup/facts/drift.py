@@ -9,10 +9,10 @@ from datetime import datetime
 from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, reading
+from rigup.paths import DAILY_AUDIT
 
-__all__ = ["RESULT", "DailyAudit", "DailyAuditValue", "parse_daily_audit"]
+__all__ = ["DailyAudit", "DailyAuditValue", "parse_daily_audit"]
 
-RESULT = "/var/lib/rigup/daily-audit.json"
 LATE_AFTER_H = 50
 
 
@@ -52,7 +52,7 @@ class DailyAudit(FactBase[DailyAuditValue]):
         return DailyAuditValue()
 
     def command(self) -> str:
-        return f"cat {RESULT} 2>/dev/null || true"
+        return f"cat {DAILY_AUDIT} 2>/dev/null || true"
 
     @reading
     def process(self, output: list[str]) -> DailyAuditValue:

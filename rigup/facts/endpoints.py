@@ -10,13 +10,13 @@ from typing import Any
 from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, read_object, reading
-from rigup.plan.model import ENDPOINTS, UNITS
+from rigup.paths import ENDPOINTS, TRIAL_UNITS, UNITS
 
-__all__ = ["ARGUMENTS_CHECKED", "Endpoints", "EndpointsValue", "Tried", "parse_endpoints"]
+__all__ = ["CHECKED_ARGUMENTS", "Endpoints", "EndpointsValue", "Tried", "parse_endpoints"]
 
 SWITCHES = "/var/lib/rigup/switch.json"
 # Kept until the next boot: a check takes only seconds.
-ARGUMENTS_CHECKED = "/run/rigup/judged"
+CHECKED_ARGUMENTS = "/run/rigup/judged"
 PARTS = ("checked", "units", "active", "switches")
 # A unit on trial takes precedence over the installed one (systemd.unit(5)).
 TRIALS = "/run/systemd/system"
@@ -80,7 +80,7 @@ def parse_endpoints(lines: list[str]) -> EndpointsValue:
         else:
             here.append(line)
     records = [found for line in parts["records"] if (found := read_object(line))]
-    marks = (line.split("/") for line in parts.get("checked", []) if line.startswith(f"{ARGUMENTS_CHECKED}/"))
+    marks = (line.split("/") for line in parts.get("checked", []) if line.startswith(f"{CHECKED_ARGUMENTS}/"))
     units = [match for line in parts.get("units", []) if (match := UNIT_LINE.match(line))]
     active = (re.match(r"llm@(.+)\.service ", line) for line in parts.get("active", []))
     switches = read_object("\n".join(parts.get("switches", [])))
@@ -88,7 +88,7 @@ def parse_endpoints(lines: list[str]) -> EndpointsValue:
         records={(record["name"], record["generation"]): record for record in records},
         checked=frozenset((words[-2], words[-1]) for words in marks),
         in_force={match["name"]: match["generation"] for match in units if match["place"] == UNITS},
-        on_trial={match["name"]: match["generation"] for match in units if match["place"] == TRIALS},
+        on_trial={match["name"]: match["generation"] for match in units if match["place"] == TRIAL_UNITS},
         active=frozenset(match[1] for match in active if match),
         failed={
             (name, generation): Tried(entry["recipe"], entry["at"], entry["why"])
@@ -109,7 +109,7 @@ class Endpoints(FactBase[EndpointsValue]):
     def command(self) -> str:
         return (
             f"cat {ENDPOINTS}/*/*/endpoint.json 2>/dev/null; "
-            f"echo '--- checked'; ls -d {ARGUMENTS_CHECKED}/*/* 2>/dev/null; "
+            f"echo '--- checked'; ls -d {CHECKED_ARGUMENTS}/*/* 2>/dev/null; "
             f"echo '--- units'; grep -H '^Generation=' {UNITS}/llm@*.service {TRIALS}/llm@*.service 2>/dev/null; "
             "echo '--- active'; systemctl list-units --plain --no-legend --no-pager "
             "--state=active,activating,reloading -- 'llm@*.service' 2>/dev/null; "

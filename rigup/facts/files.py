@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pyinfra.api.command import QuoteString, StringCommand
@@ -9,9 +10,10 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, reading
 
-__all__ = ["FileInfo", "FileState", "FileText", "parse_file_info", "parse_file_text"]
+__all__ = ["FileInfo", "FileState", "FileText", "Tree", "parse_file_info", "parse_file_text", "parse_tree"]
 
 PRESENT = "--- present"
+SUMS = "--- sums"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,14 @@ def parse_file_text(lines: list[str]) -> str | None:
     return "".join(f"{line}\n" for line in lines[1:])
 
 
+def parse_tree(lines: list[str]) -> dict[str, FileState]:
+    """Parse lines of `stat` and, after the marker, of `sha256sum`; the names begin with `./`."""
+    at = lines.index(SUMS)
+    sums = {match[2]: match[1] for line in lines[at + 1 :] if (match := re.fullmatch(r"([0-9a-f]{64})  \./(.*)", line))}
+    found = [match for line in lines[:at] if (match := re.fullmatch(r"([^|]*)\|(\w+)\|(.+)\|(.+)\|\./(.*)", line))]
+    return {match[5]: FileState(match[1], match[2], match[3], match[4], sums.get(match[5], "")) for match in found}
+
+
 class FileInfo(FactBase[FileState | None]):
     """The state of the file `path`, or None. A symbolic link is not followed."""
 
@@ -79,3 +89,24 @@ class FileText(FactBase[str | None]):
     @reading
     def process(self, output: list[str]) -> str | None:
         return parse_file_text(output)
+
+
+class Tree(FactBase[dict[str, FileState]]):
+    """Everything below the directory `path`, by path relative to it; nothing where there is no directory."""
+
+    @staticmethod
+    def default() -> dict[str, FileState]:
+        return {}
+
+    def command(self, path: str) -> StringCommand:
+        # `path` itself may be a link.
+        return StringCommand(
+            "( cd",
+            QuoteString(path),
+            "2>/dev/null && find . -mindepth 1 -exec stat -c '%F|%a|%U|%G|%n' -- {} +",
+            f"&& echo '{SUMS}' && find . -type f -exec sha256sum -- {{}} + ) || echo '{SUMS}'",
+        )
+
+    @reading
+    def process(self, output: list[str]) -> dict[str, FileState]:
+        return parse_tree(output)

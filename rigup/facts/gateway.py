@@ -9,7 +9,8 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, reading
-from rigup.render.gateway import GATEWAYS, chain_of, parse_gateway_names
+from rigup.paths import GATEWAYS
+from rigup.render.gateway import chain_of, parse_gateway_names
 
 __all__ = ["GatewayNames", "GatewayState", "GatewayStateValue", "parse_gateway_state"]
 

@@ -11,7 +11,7 @@ from pyinfra.api.facts import FactBase
 
 from rigup import ledger as places
 from rigup.facts.reading import Value, reading
-from rigup.ledger import BEFORE, ROOMS, Ledger, backup_of, parse
+from rigup.ledger import ROOMS, Ledger, backup_of, parse
 
 __all__ = ["HostLedger", "Remains", "RemainsValue", "Sums", "links_of", "parse_remains", "parse_sums", "remains_of"]
 
@@ -149,7 +149,7 @@ class Sums(FactBase[dict[str, str]]):
         return {}
 
     def command(self, paths: Sequence[str]) -> StringCommand:
-        both = [QuoteString(f"{top}{path}") for path in paths for top in ("", BEFORE)]
+        both = [QuoteString(f"{top}{path}") for path in paths for top in ("", places.BEFORE)]
         return StringCommand("sha256sum --", *both, "2>/dev/null || true") if both else StringCommand("true")
 
     @reading

@@ -11,6 +11,7 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, reading
 from rigup.host_config import Proxies, apt_variables, variables
+from rigup.paths import DOCKER_DROP_INS
 
 __all__ = [
     "TIMEOUT_S",
@@ -28,7 +29,6 @@ __all__ = [
 ]
 
 ENVIRONMENT = "/etc/environment"
-DOCKER_DROP_INS = "/etc/systemd/system/docker.service.d/*.conf"
 LISTEN = "0A"
 REACHED = "reached"
 TIMEOUT_S = 5
@@ -142,7 +142,7 @@ class HostProxies(FactBase[Proxies]):
 
     def command(self) -> str:
         return (
-            f"grep -Hi '_proxy=' {ENVIRONMENT} {DOCKER_DROP_INS} 2>/dev/null; "
+            f"grep -Hi '_proxy=' {ENVIRONMENT} {DOCKER_DROP_INS}/*.conf 2>/dev/null; "
             "apt-config dump Acquire 2>/dev/null | grep -i '::proxy' || true"
         )
 

@@ -12,12 +12,11 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, read_object, reading
-from rigup.plan.model import PLAN as KEPT_PLAN
-from rigup.plan.model import UNITS as IN_FORCE
-from rigup.plan.model import instance_of
+from rigup.paths import FETCH_UNIT, TRIAL_UNITS, fetch_progress, instance_of
+from rigup.paths import PLAN as KEPT_PLAN
+from rigup.paths import UNITS as IN_FORCE
 
 __all__ = [
-    "FETCH_UNIT",
     "Downloads",
     "FetchProgress",
     "FileSizes",
@@ -32,7 +31,6 @@ FILE = re.compile(r"(\d+) ([^/]+/[^/]+)/(\.?)([0-9a-f]{40})(\.incoming)?/.+")
 # `grep -o` in the units of endpoints; a unit on trial takes precedence over the installed one (systemd.unit(5)).
 THERE = "--- there"
 USE = re.compile(r"(?P<place>/.*)/llm@(?P<name>.+)\.service:(?P<repo>[^/]+/[^/]+)/(?P<revision>[0-9a-f]{40})")
-TRIALS = "/run/systemd/system"
 UNIT = re.compile(r"(llm|model-fetch)@(.+)\.service ")
 
 
@@ -78,7 +76,7 @@ def parse_stored_models(lines: list[str]) -> list[Stored]:
     uses = _planned(read_object("\n".join(sections.get(PLAN, []))))
     for line in sections.get(UNITS, []):
         if match := USE.match(line):
-            trial = ", on trial" if match["place"] == TRIALS else ""
+            trial = ", on trial" if match["place"] == TRIAL_UNITS else ""
             uses.add((match["repo"], match["revision"], match["name"] + trial))
     running = {(match[1], match[2]) for line in sections.get(RUNNING, []) if (match := UNIT.match(line))}
     known = {name.removesuffix(", on trial") for _, _, name in uses}
@@ -135,7 +133,7 @@ class FetchProgress(FactBase[Mapping[str, Any]]):
         return {}
 
     def command(self, instance: str) -> StringCommand:
-        return StringCommand("cat --", QuoteString(f"/run/rigup-fetch/{instance}/progress.json"), "2>/dev/null || true")
+        return StringCommand("cat --", QuoteString(fetch_progress(instance)), "2>/dev/null || true")
 
     @reading
     def process(self, output: list[str]) -> Mapping[str, Any]:
@@ -157,17 +155,14 @@ class StoredModels(FactBase[list[Stored]]):
             f"-printf '{STAMP}%P\\n' -exec cat -- {{}} ';' 2>/dev/null;",
             f"echo; echo '{PLAN}'; cat {KEPT_PLAN} 2>/dev/null; echo; echo '{UNITS}';",
             "grep -HoE '[^/=: ]+/[^/]+/[0-9a-f]{40}'",
-            f"{IN_FORCE}/llm@*.service {TRIALS}/llm@*.service 2>/dev/null; echo '{RUNNING}';",
+            f"{IN_FORCE}/llm@*.service {TRIAL_UNITS}/llm@*.service 2>/dev/null; echo '{RUNNING}';",
             "systemctl list-units --plain --no-legend --no-pager --state=active,activating,reloading --",
-            "'llm@*.service' 'model-fetch@*.service' 2>/dev/null || true",
+            f"'llm@*.service' '{FETCH_UNIT}*.service' 2>/dev/null || true",
         )  # fmt: skip
 
     @reading
     def process(self, output: list[str]) -> list[Stored]:
         return parse_stored_models(output)
-
-
-FETCH_UNIT = "model-fetch@"
 
 
 def parse_downloads(lines: list[str]) -> list[dict[str, Any]]:
@@ -213,7 +208,7 @@ class Downloads(FactBase[list[dict[str, Any]]]):
             f"{units}=active,activating,failed; {units}=failed | while read -r unit rest; do "
             "printf 'last %s %s\\n' \"$unit\" "
             '"$(journalctl --no-pager --quiet --output=cat --lines=1 "_SYSTEMD_UNIT=$unit")"; done; '
-            "grep -H . /run/rigup-fetch/*/progress.json 2>/dev/null || true"
+            f"grep -H . {fetch_progress('*')} 2>/dev/null || true"
         )
 
     @reading

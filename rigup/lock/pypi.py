@@ -14,7 +14,7 @@ from rigup.catalog.recipe_parts import Venv
 from rigup.lock.http import Unresolved
 from rigup.lock.lockfile import VenvLock
 
-__all__ = ["UV", "index_arguments", "venv_lock"]
+__all__ = ["index_arguments", "venv_lock"]
 
 UV = "/usr/local/lib/rigup/uv"
 """The virtual environment on a host that has uv, which builds the engines' environments there."""

@@ -13,7 +13,7 @@ from typing import Any
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.host import Host
 
-from rigup import ledger
+from rigup import paths
 from rigup.ledger import in_room
 from rigup.operations._host import check
 
@@ -51,11 +51,11 @@ def note_keys(path: str, values: Mapping[str, Any]) -> StringCommand:
 def _about_file(path: str, entry: Mapping[str, Any]) -> StringCommand:
     if in_room(path):
         return StringCommand("true")
-    known, target, keep = QuoteString(f'"path": {json.dumps(path)}'), QuoteString(path), f"{ledger.BEFORE}{path}"
+    known, target, keep = QuoteString(f'"path": {json.dumps(path)}'), QuoteString(path), f"{paths.BEFORE}{path}"
     return StringCommand(
         "( umask 077; grep -qsF --",
         known,
-        QuoteString(ledger.LEDGER),
+        QuoteString(paths.LEDGER),
         "|| test ! -e",
         target,
         "|| { mkdir -p --",
@@ -69,6 +69,6 @@ def _about_file(path: str, entry: Mapping[str, Any]) -> StringCommand:
 
 
 def _append(entry: Mapping[str, Any]) -> StringCommand:
-    room, path = QuoteString(ledger.ROOM), QuoteString(ledger.LEDGER)
+    room, path = QuoteString(paths.STATE), QuoteString(paths.LEDGER)
     line = QuoteString(json.dumps(entry))
     return StringCommand("( umask 077 && mkdir -p", room, "&& printf '%s\\n'", line, ">>", path, "&& sync", path, ")")

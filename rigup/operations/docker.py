@@ -21,7 +21,7 @@ from rigup.operations._ledger import note, record
 from rigup.operations._units import UnitFailed, run_as_unit, wait_for_leftover
 from rigup.operations.files import Merged, merged_file, place_merged
 from rigup.operations.systemd import serving_again, start
-from rigup.plan.model import pull_unit
+from rigup.paths import pull_unit
 
 __all__ = ["cdi", "daemon_config", "image"]
 

@@ -12,7 +12,8 @@ from pyinfra.context import host
 
 from rigup.operations._host import Commands, run, work
 from rigup.operations._wait import Clock, say, wait_until
-from rigup.render.gateway import DRAIN, GATEWAYS
+from rigup.paths import GATEWAYS
+from rigup.render.gateway import DRAIN
 from rigup.text import duration
 
 __all__ = ["drained", "running_requests"]

@@ -24,14 +24,14 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host, state
 from pyinfra.operations import files as pyinfra_files
 
-from rigup import ledger
+from rigup import paths
 from rigup.facts.files import FileInfo, FileState, FileText
 from rigup.facts.ledger import HostLedger
 from rigup.ledger import Ledger, added, backup_of, merge, unmerge
 from rigup.operations._host import Commands, check, refusal, run, work
 from rigup.operations._ledger import note_directory, note_file, note_keys
 
-__all__ = ["Rewrite", "absent", "download", "install", "merged_file", "place", "place_merged", "show_rewrites"]
+__all__ = ["Rewrite", "absent", "download", "install", "merged_file", "place", "place_merged", "show", "show_rewrites"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,12 @@ def show_rewrites(show: Callable[[Host, Rewrite], None]) -> None:
     """Call `show` from now on for every file that an operation is going to write. For a dry run, not for a deploy."""
     global _show
     _show = show
+
+
+def show(host: Host, rewrite: Rewrite) -> None:
+    """Pass on a file that is about to be written to the function that `show_rewrites` was called with, if any."""
+    if _show:
+        _show(host, rewrite)
 
 
 def place(
@@ -190,7 +196,7 @@ def merged_file(dest: str, values: Mapping[str, Any]) -> Merged | None:
     if problem := _occupied(dest, there):
         raise OperationError(f"{host.name}: {problem}")
     text = host.get_fact(FileText, path=dest)
-    before = host.get_fact(FileText, path=f"{ledger.BEFORE}{dest}")
+    before = host.get_fact(FileText, path=f"{paths.BEFORE}{dest}")
     former: Ledger = host.get_fact(HostLedger)
     try:
         present = _object(text)

@@ -13,7 +13,7 @@ from pyinfra.context import host
 from rigup.facts.gateway import GatewayNames, GatewayState, GatewayStateValue
 from rigup.operations._host import Commands, check, work
 from rigup.operations._wait import say
-from rigup.render.gateway import GATEWAYS
+from rigup.paths import GATEWAYS, gateway_unit
 
 __all__ = ["absent_others", "firewall", "key"]
 
@@ -75,7 +75,7 @@ def absent_others(keep: Collection[str]) -> Commands:
 
     def close(host: Host) -> None:
         for name in extra:
-            unit = QuoteString(f"rigup-gateway@{name}.service")
+            unit = QuoteString(gateway_unit(name))
             files = [QuoteString(f"{GATEWAYS}/{name}.{kind}") for kind in ("nft", "cfg")]
             check(
                 host,

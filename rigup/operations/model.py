@@ -25,7 +25,8 @@ from rigup.operations._ledger import note
 from rigup.operations._units import failure, wait_while
 from rigup.operations._wait import Clock, say
 from rigup.operations.files import place
-from rigup.plan.model import CheckpointPlan, fetch_unit
+from rigup.paths import fetch_request, fetch_unit
+from rigup.plan.model import CheckpointPlan
 from rigup.plan.peers import Peer
 from rigup.text import duration, progress_line, size
 
@@ -33,10 +34,6 @@ __all__ = ["Sources", "fetch", "request", "wait"]
 
 VENV = "/usr/local/lib/rigup/venv"
 USER = "rigup-fetch"
-
-
-def request_of(checkpoint: CheckpointPlan) -> str:
-    return f"/etc/rigup/models/{checkpoint.instance}.json"
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def fetch(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> Com
         host.noop(f"{repo} is complete and verified")
         return
     content = request(checkpoint, sources, venv).encode()
-    path, unit = request_of(checkpoint), fetch_unit(checkpoint.instance)
+    path, unit = fetch_request(checkpoint.instance), fetch_unit(checkpoint.instance)
     there: FileState | None = host.get_fact(FileInfo, path=path)
     inputs = [path, sources.token] if sources.token else [path]
     state: UnitStateValue = host.get_fact(UnitState, unit=unit, inputs=inputs)

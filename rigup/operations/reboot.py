@@ -13,7 +13,7 @@ from pyinfra.api.state import StateStage
 from pyinfra.connectors.util import clear_askpass_cache
 from pyinfra.context import host, state
 
-from rigup import ledger
+from rigup import paths
 from rigup.facts.kernel import (
     BootId,
     BootMenu,
@@ -28,6 +28,7 @@ from rigup.operations._host import Commands, check, read_now, run, try_reconnect
 from rigup.operations._wait import Clock, pause, say, wait_until
 from rigup.operations.files import place
 from rigup.operations.systemd import SERVING
+from rigup.paths import STATE
 from rigup.text import duration
 
 __all__ = ["obstacles", "reasons", "reboot_and_wait", "when_needed"]
@@ -199,7 +200,7 @@ def _state_now(
 
 def _left_by_last(host: Host) -> set[str]:
     """Return the reasons that remained after a deploy's reboot, if the host was not rebooted since."""
-    result = run(host, "cat --", QuoteString(f"{ledger.ROOM}/{REBOOTED}"), "2>/dev/null")
+    result = run(host, "cat --", QuoteString(f"{STATE}/{REBOOTED}"), "2>/dev/null")
     try:
         found = json.loads("\n".join(result.lines))
         return {*found["left"]} if found["boot"] == _boot_id(host) else set()
@@ -209,7 +210,7 @@ def _left_by_last(host: Host) -> set[str]:
 
 def _remember(host: Host, left: Sequence[str]) -> None:
     content = json.dumps({"boot": _boot_id(host), "left": list(left)}).encode()
-    place(host, f"{ledger.ROOM}/{REBOOTED}", content, mode="644", user="root", group="root")
+    place(host, f"{paths.STATE}/{REBOOTED}", content, mode="644", user="root", group="root")
 
 
 def _boot_id(host: Host) -> str:

@@ -1,4 +1,4 @@
-"""Endpoints switched to the generation of their plan by `switch.py` on the host, which also rolls back.
+"""Endpoints switched to the generation of their plan by `rigup-host switch`, which also rolls back.
 
 The switch is a unit of its own: once started it finishes, even if the deploy or its connection does not last.
 """
@@ -17,7 +17,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.context import host
 
-from rigup.facts.endpoints import ARGUMENTS_CHECKED, Endpoints, EndpointsValue
+from rigup.facts.endpoints import Endpoints, EndpointsValue
 from rigup.facts.files import FileInfo, FileState
 from rigup.facts.serving import ModelStamp
 from rigup.facts.units import ProcessCommand, UnitState, UnitStateValue
@@ -29,14 +29,14 @@ from rigup.operations._units import UnitFailed, excerpt, run_as_unit, show, wait
 from rigup.operations._wait import say
 from rigup.operations.model import is_done
 from rigup.operations.systemd import ENABLED, stale_reasons
-from rigup.plan.model import ENDPOINTS, UNITS, EndpointPlan
+from rigup.paths import CHECKED_ARGUMENTS, ENDPOINTS, HOST_PROGRAM, UNITS
+from rigup.plan.model import EndpointPlan
 from rigup.render.docker import cache_volumes
 from rigup.render.systemd import inputs_of, served_argv, start_seconds, unit_text
 from rigup.render.verify import VERIFY_SECONDS, check_args_argv
 
 __all__ = ["arguments_checked", "serve", "tidy"]
 
-SWITCH = "/usr/local/lib/rigup/switch.py"
 SWITCH_UNIT = "rigup-switch.service"
 
 
@@ -85,9 +85,9 @@ def arguments_checked(endpoint: EndpointPlan) -> Commands:
                 f"nothing was stopped for {endpoint.name}.\n{message}"
             )
         for line in result.lines:
-            if line.startswith("not judged: "):
+            if line.startswith("not checked: "):
                 say(host, f"{endpoint.recipe}: {line}")
-        mark = QuoteString(f"{ARGUMENTS_CHECKED}/{endpoint.name}/{endpoint.generation}")
+        mark = QuoteString(f"{CHECKED_ARGUMENTS}/{endpoint.name}/{endpoint.generation}")
         check(host, "install -D -m 644 /dev/null", mark, failing="could not record the result of the check")
 
     yield work(check_arguments, f"check the arguments of {endpoint.recipe}")
@@ -122,7 +122,7 @@ def serve(
         if not now and not removed:
             return
         _record(host, [each.endpoint for each in now])
-        argv = ["/usr/bin/python3", SWITCH]
+        argv = [HOST_PROGRAM, "switch"]
         for each in now:
             argv += ["--to", f"{each.endpoint.name}={each.endpoint.generation}"]
             if each.restart:
@@ -204,9 +204,11 @@ def _explanation(host: Host, endpoints: Sequence[EndpointPlan], found: Endpoints
     recipe = last["recipes"].get(name, "?")
     downtime = f" Nothing answered for {last['downtime_s']:.0f} s." if last.get("downtime_s") is not None else ""
     outcome = {
-        "went back": f"It was rolled back: what served before serves again and is verified.{downtime}",
+        "rolled back": f"It was rolled back: what served before serves again and is verified.{downtime}",
         "lost": f"The rollback failed too: {last.get('worse')}",
-        "failed": "It keeps running, because nothing served before." if last.get("proof") else "Nothing served before.",
+        "failed": "It keeps running, because nothing served before."
+        if last.get("came_up")
+        else "Nothing served before.",
     }.get(last["result"], "")
     unit = next((endpoint.unit for endpoint in endpoints if endpoint.name == name), f"llm@{name}.service")
     # Without an invocation the unit was never started.

@@ -13,12 +13,12 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host
 from pyinfra.facts.files import Sha256File
 
-from rigup.lock.pypi import UV
 from rigup.lock.pypi import index_arguments as uv_index
 from rigup.operations._host import Commands, check, exclusive, work
 from rigup.operations._ledger import note, record
 from rigup.operations._units import run_as_unit, wait_for_leftover
-from rigup.plan.model import VenvPlan, engine_unit
+from rigup.paths import UV, engine_unit
+from rigup.plan.model import VenvPlan
 
 __all__ = ["engine", "index_arguments", "synced"]
 

@@ -14,9 +14,9 @@ from rigup.facts.serving import Verification, VerificationValue
 from rigup.operations._host import Commands, run, work
 from rigup.operations._units import excerpt, show
 from rigup.operations._wait import say
+from rigup.paths import HOST_PROGRAM, verification_of
 from rigup.plan.model import EndpointPlan
-from rigup.render.systemd import PROVE, PYTHON
-from rigup.render.verify import gpus_verification, result_arguments, result_path, verify_argv
+from rigup.render.verify import gpus_verification, result_arguments, verify_argv
 
 __all__ = ["verified"]
 
@@ -36,19 +36,19 @@ def verified(endpoint: EndpointPlan, gpus: int) -> Commands:
     """
     if endpoint.image:
         digest = f"{endpoint.image} {gpus}"
-        argv = [PYTHON, PROVE, "gpus", f"--image={endpoint.image}", f"--count={gpus}"]
+        argv = [HOST_PROGRAM, "verify", "gpus", f"--image={endpoint.image}", f"--count={gpus}"]
         name = gpus_verification(endpoint.image)
         yield from _verified(name, DOCKER, digest, [*argv, *result_arguments(name, DOCKER, digest)])
     yield from _verified(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, verify_argv(endpoint))
     if endpoint.public_url:
-        argv = [PYTHON, PROVE, "gateway", f"--url={endpoint.public_url}", f"--health={endpoint.ready_path}"]
+        argv = [HOST_PROGRAM, "verify", "gateway", f"--url={endpoint.public_url}", f"--health={endpoint.ready_path}"]
         name, unit, digest = f"gateway-{endpoint.name}", endpoint.gateway, endpoint.public_url
         argv += [f"--key-file={endpoint.key_file}", *result_arguments(name, unit, digest)]
         yield from _verified(name, unit, digest, argv)
 
 
 def _verified(name: str, unit: str, digest: str, argv: Sequence[str]) -> Commands:
-    verification: VerificationValue = host.get_fact(Verification, path=result_path(name), unit=unit)
+    verification: VerificationValue = host.get_fact(Verification, path=verification_of(name), unit=unit)
     if verification.holds(digest):
         host.noop(f"verified at {verification.record.get('at')}")
         return

@@ -14,7 +14,8 @@ from rigup.config.endpoint import Endpoint
 from rigup.config.settings import Settings
 from rigup.errors import RigupError
 from rigup.lock.lockfile import Lock
-from rigup.plan.model import BESIDE, ENDPOINTS, CheckpointPlan, EndpointPlan, Plan, Smoke, VenvPlan
+from rigup.paths import BESIDE, CACHES, ENDPOINTS
+from rigup.plan.model import CheckpointPlan, EndpointPlan, Plan, Smoke, VenvPlan
 from rigup.plan.select import Selection, select
 
 __all__ = ["QUIET", "Published", "build", "make_plan"]
@@ -27,7 +28,6 @@ HOW = {"max_unavailable", "drain_timeout", "retry", "waivers"}
 
 LOOPBACK = "127.0.0.1"
 CUDA = "/usr/local/cuda"
-CACHES = "/var/cache/rigup"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The catalog's models that accept images.
 IMAGE_MODELS = ("Qwen3.5-397B-A17B",)

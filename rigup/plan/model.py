@@ -15,31 +15,19 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 from rigup.catalog.apply_patches import TEMPLATE
 from rigup.errors import RigupError
+from rigup.paths import BESIDE, ENDPOINTS, ENGINES, MODEL, UNITS, gateway_unit, instance_of, key_file
 
 __all__ = [
-    "PLAN",
     "CheckpointPlan",
     "EndpointPlan",
     "Mount",
     "Plan",
     "Smoke",
     "VenvPlan",
-    "engine_unit",
-    "fetch_unit",
-    "instance_of",
     "kept_plan",
-    "key_file",
-    "pull_unit",
 ]
 
-MODEL = "/model"
 # A file that the checkpoint may not have cannot be mounted into it: the store is read-only.
-BESIDE = "/rigup"
-ENDPOINTS = "/etc/rigup/endpoints"
-PLAN = "/etc/rigup/plan.json"
-UNITS = "/usr/local/lib/systemd/system"
-
-ENGINES = "/usr/local/lib/rigup/engines"
 
 
 class Data(BaseModel):
@@ -103,7 +91,7 @@ class VenvPlan(Data):
 
 
 class Smoke(Data):
-    """What to verify once an endpoint is up; `files/smoke.py` says what the fields mean."""
+    """What to verify once an endpoint is up; `files/rigup_host/smoke.py` says what the fields mean."""
 
     tools: bool
     reasoning: bool
@@ -235,7 +223,7 @@ class EndpointPlan(Data):
     @property
     def gateway(self) -> str:
         """The unit of the gateway, which checks the API key if the endpoint can be reached from other hosts."""
-        return f"rigup-gateway@{self.name}.service"
+        return gateway_unit(self.name)
 
     @property
     def url(self) -> str:
@@ -254,11 +242,6 @@ class EndpointPlan(Data):
         Timeouts and the image's tag do not count: they are not worth reading 240 GB again.
         """
         return _digest(self, PROCESS)
-
-
-def key_file(endpoint: str) -> str:
-    """Return the path of an endpoint's API key on its host; only public endpoints have one."""
-    return f"{ENDPOINTS}/{endpoint}/key"
 
 
 class Plan(Data):
@@ -300,26 +283,6 @@ class Plan(Data):
         """Return the plan as sorted JSON, with its digest."""
         data = self.model_dump(mode="json") | {"digest": self.digest}
         return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def fetch_unit(instance: str) -> str:
-    """Return the unit that downloads the checkpoint of this instance."""
-    return f"model-fetch@{instance}.service"
-
-
-def pull_unit(reference: str) -> str:
-    """Return the unit that pulls the image `REPOSITORY@sha256:...`."""
-    return f"rigup-pull-{reference.rpartition(':')[2][:12]}.service"
-
-
-def engine_unit(path: str) -> str:
-    """Return the unit that installs an engine's virtual environment."""
-    return f"rigup-engine-{path.rpartition('/')[2]}.service"
-
-
-def instance_of(repo: str, revision: str) -> str:
-    """Return a checkpoint's name for units and files: no slashes, and different for every commit."""
-    return f"{repo.replace('/', '--')}--{revision[:12]}"
 
 
 def kept_plan(text: str | None) -> dict[str, Any]:

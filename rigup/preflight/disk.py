@@ -8,7 +8,7 @@ from rigup.config.settings import Settings
 from rigup.distros.driver import upstream
 from rigup.host_config import USUAL_STORE, DockerStore, docker_store
 from rigup.lock.packages import cuda_group, docker_group, driver_group
-from rigup.plan.model import ENGINES
+from rigup.paths import ENGINES
 from rigup.preflight.snapshot import GIB, HostCheck
 from rigup.text import size
 
@@ -23,7 +23,7 @@ SYSTEM_BYTES = 4 * GIB
 CUDA_BYTES = 10 * GIB
 # torch, its CUDA libraries, the kernels of an engine that runs without a container, and their downloads.
 VENV_BYTES = 24 * GIB
-# What fetch.py leaves free where the store shares the disk with the system.
+# What the download leaves free where the store shares the disk with the system.
 MARGIN = 2 * GIB
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rigup.paths import DOCKER
 from rigup.plan.model import EndpointPlan, Mount
 
 __all__ = ["DOCKER", "cache_volumes", "device_arguments", "docker_argv", "mount_arguments"]
-
-
-DOCKER = "/usr/bin/docker"
 
 
 def docker_argv(endpoint: EndpointPlan) -> list[str]:

@@ -22,11 +22,12 @@ from rigup.errors import RigupError
 from rigup.lock import lockfile as locks
 from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock, VenvLock
 from rigup.lock.pypi import index_arguments
+from rigup.paths import DOCKER
 from rigup.plan.build import QUIET, make_plan
 from rigup.plan.host import plan_host
 from rigup.plan.model import EndpointPlan, VenvPlan
 from rigup.plan.select import select
-from rigup.render.docker import DOCKER, cache_volumes, docker_argv
+from rigup.render.docker import cache_volumes, docker_argv
 from rigup.render.kubernetes import doubled, kubernetes, yaml_text
 from rigup.render.systemd import env_file_text, unit_text
 

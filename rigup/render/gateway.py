@@ -12,12 +12,12 @@ import hashlib
 import json
 from collections.abc import Iterable
 
+from rigup.paths import GATEWAYS
 from rigup.plan.model import EndpointPlan
 from rigup.render.templates import filled
 
 __all__ = [
     "DRAIN",
-    "GATEWAYS",
     "chain_of",
     "config_path",
     "config_text",
@@ -27,7 +27,6 @@ __all__ = [
     "rules_path",
 ]
 
-GATEWAYS = "/etc/rigup/gateways"
 DRAIN = r"s/^    server engine [^ ]*$/& disabled/"
 """The `sed` expression that closes a gateway in its configuration: without a server, HAProxy answers 503."""
 

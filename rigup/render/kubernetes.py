@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from rigup.plan.model import MODEL, EndpointPlan
+from rigup.paths import KEY_MOUNT, MODEL
+from rigup.plan.model import EndpointPlan
 
 __all__ = [
     "doubled",
@@ -175,8 +176,8 @@ def _server(endpoint: EndpointPlan) -> dict[str, Any]:
             name = mount.target.rpartition("/")[2]
             mounts.append({"name": "files", "mountPath": mount.target, "subPath": name, "readOnly": True})
     if endpoint.engine == "sglang":
-        argv += ["--config", f"{KEYS}/{SGLANG_KEY}"]
-        mounts.append({"name": "key", "mountPath": KEYS, "readOnly": True})
+        argv += ["--config", f"{KEY_MOUNT}/{SGLANG_KEY}"]
+        mounts.append({"name": "key", "mountPath": KEY_MOUNT, "readOnly": True})
     else:
         key = {"secretKeyRef": {"name": _secret(endpoint), "key": VLLM_KEY}}
         env.append({"name": "VLLM_API_KEY", "valueFrom": key})

@@ -1,4 +1,4 @@
-"""Render an endpoint as a systemd unit and an environment file, and the model disk as a mount unit. Pure."""
+"""Render an endpoint as a systemd unit and an environment file, and rigup's own units from their templates. Pure."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 from rigup.errors import RigupError
+from rigup.paths import DOCKER, FATAL_LINES, HOST_PROGRAM
 from rigup.plan.model import EndpointPlan, Mount
-from rigup.render.docker import DOCKER, docker_argv
+from rigup.render.docker import docker_argv
 from rigup.render.templates import filled
 
 __all__ = [
-    "CLIENT",
-    "FATAL_LINES",
-    "JUDGE",
-    "PROVE",
-    "PYTHON",
-    "SMOKE",
     "USER",
-    "WAIT_READY",
+    "audit_service_text",
+    "audit_timer_text",
     "binds",
+    "commit_unit_text",
     "env_file_text",
+    "fetch_store_text",
+    "fetch_unit_text",
+    "gateway_unit_text",
     "inputs_of",
     "mount_text",
     "mount_unit",
+    "peers_unit_text",
+    "persistence_text",
     "served_argv",
     "start_seconds",
     "systemd_command",
@@ -33,13 +35,6 @@ __all__ = [
     "wait_argv",
 ]
 
-PYTHON = "/usr/bin/python3"
-WAIT_READY = "/usr/local/lib/rigup/wait_ready.py"
-JUDGE = "/usr/local/lib/rigup/judge.py"
-FATAL_LINES = "/usr/local/lib/rigup/fatal.json"
-PROVE = "/usr/local/lib/rigup/prove.py"
-SMOKE = "/usr/local/lib/rigup/smoke.py"
-CLIENT = "/usr/local/lib/rigup/client"
 STOP_SECONDS = 60
 # The user that engines without a container run as.
 USER = "rigup-serve"
@@ -62,10 +57,9 @@ def inputs_of(endpoint: EndpointPlan) -> list[str]:
 
 def wait_argv(endpoint: EndpointPlan) -> list[str]:
     """Return the command that succeeds once the endpoint answers, and fails once it no longer can."""
-    # Under its own name in the journal, to tell its messages from the engine's.
-    program = [WAIT_READY] if endpoint.venv else [PYTHON, WAIT_READY]
     return [
-        *program,
+        HOST_PROGRAM,
+        "wait-ready",
         f"--url={endpoint.url}",
         f"--health={endpoint.ready_path}",
         f"--model={endpoint.served_name}",
@@ -137,6 +131,54 @@ def unit_text(endpoint: EndpointPlan) -> str:
     )
 
 
+def mount_text(store: str, label: str) -> str:
+    """Return the mount unit of the store's own disk.
+
+    The host boots without the disk, too; only units that need the store wait for it.
+    """
+    return filled("store.mount.j2", store=store, label=label)
+
+
+def fetch_unit_text() -> str:
+    """Return the template unit that downloads a checkpoint."""
+    return filled("model-fetch@.service.j2")
+
+
+def fetch_store_text(store: str) -> str:
+    """Return the drop-in that lets downloads wait for the store's own disk."""
+    return filled("model-fetch-store.conf.j2", store=store)
+
+
+def peers_unit_text() -> str:
+    """Return the unit that serves verified checkpoints to the peers."""
+    return filled("rigup-peers.service.j2")
+
+
+def persistence_text(persistence: bool) -> str:
+    """Return the drop-in that sets the persistence mode of the GPUs."""
+    return filled("nvidia-persistenced.conf.j2", mode="--persistence-mode" if persistence else "--no-persistence-mode")
+
+
+def commit_unit_text() -> str:
+    """Return the unit that completes an interrupted switch at boot."""
+    return filled("rigup-commit.service.j2")
+
+
+def gateway_unit_text() -> str:
+    """Return the template unit of a gateway."""
+    return filled("rigup-gateway@.service.j2")
+
+
+def audit_service_text() -> str:
+    """Return the unit of the daily audit."""
+    return filled("rigup-audit.service.j2")
+
+
+def audit_timer_text() -> str:
+    """Return the timer of the daily audit."""
+    return filled("rigup-audit.timer.j2")
+
+
 def env_file_text(endpoint: EndpointPlan) -> str:
     """Return the environment file, in the format of its reader.
 
@@ -160,20 +202,3 @@ def mount_unit(path: str) -> str:
     """Return the name of the mount unit, which systemd derives from the path (systemd.unit(5), "String escaping")."""
     escaped = re.sub(r"[^A-Za-z0-9:_./]", lambda found: f"\\x{ord(found[0]):02x}", path.strip("/"))
     return f"{escaped.replace('/', '-')}.mount"
-
-
-def mount_text(path: str, label: str) -> str:
-    """Return the mount unit. If the disk is missing, the host still boots; only units that need the store wait."""
-    return f"""\
-# Written by rigup; the next deploy undoes changes made here.
-[Unit]
-Description=rigup: the disk that holds the checkpoints
-
-[Mount]
-What=/dev/disk/by-label/{label}
-Where={path}
-Options=noatime
-
-[Install]
-WantedBy=multi-user.target
-"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jinja2
 
+from rigup import paths
 from rigup.resources import TEMPLATES
 
 __all__ = ["filled"]
@@ -17,8 +18,9 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     autoescape=False,
 )
+_TEMPLATES.globals["paths"] = paths
 
 
 def filled(template: str, **values: object) -> str:
-    """Return the template with these values. Raises jinja2.UndefinedError if one is missing."""
+    """Return the template with these values and `paths`. Raises jinja2.UndefinedError if one is missing."""
     return _TEMPLATES.get_template(template).render(**values)

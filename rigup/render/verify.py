@@ -1,4 +1,4 @@
-"""The commands that check an endpoint's arguments and verify that it serves, and the files of their results. Pure."""
+"""The commands that check an endpoint's arguments and verify that it serves. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 from rigup.catalog.apply_patches import TEMPLATE
+from rigup.paths import CHECK_ARGS, CLIENT, DOCKER, HOST_PROGRAM, verification_of
 from rigup.plan.model import EndpointPlan, Mount
-from rigup.render.docker import DOCKER, device_arguments, mount_arguments
-from rigup.render.systemd import CLIENT, JUDGE, PROVE, USER, binds, start_seconds
+from rigup.render.docker import device_arguments, mount_arguments
+from rigup.render.systemd import USER, binds, start_seconds
 
 __all__ = [
     "VERIFY_SECONDS",
@@ -17,7 +18,6 @@ __all__ = [
     "gpus_verification",
     "record_text",
     "result_arguments",
-    "result_path",
     "verify_argv",
 ]
 
@@ -33,7 +33,7 @@ def check_args_argv(endpoint: EndpointPlan) -> list[str]:
     whose path is an argument.
     """
     mounts = [mount for mount in endpoint.mounts if PurePath(mount.source).name == TEMPLATE]
-    words = [JUDGE, endpoint.engine, *endpoint.arguments]
+    words = [CHECK_ARGS, endpoint.engine, *endpoint.arguments]
     if endpoint.image is None:
         python = f"{PurePath(endpoint.argv[0]).parent}/python3"
         # systemd expands variables in the arguments of a transient unit, too.
@@ -43,7 +43,10 @@ def check_args_argv(endpoint: EndpointPlan) -> list[str]:
     arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
     # vLLM detects its platform from the GPUs.
     arguments += [*device_arguments(endpoint), *mount_arguments(mounts)]
-    arguments += [f"--mount=type=bind,source={JUDGE},target={JUDGE},readonly", f"--env-file={endpoint.env_file}"]
+    arguments += [
+        f"--mount=type=bind,source={CHECK_ARGS},target={CHECK_ARGS},readonly",
+        f"--env-file={endpoint.env_file}",
+    ]
     return [*arguments, "--entrypoint=python3", endpoint.image, *words]
 
 
@@ -60,11 +63,6 @@ def _confined(endpoint: EndpointPlan, mounts: Iterable[Mount]) -> list[str]:
     return [*run, *(f"--property={setting}" for setting in settings)]
 
 
-def result_path(name: str) -> str:
-    """Return the path of the result of the verification `name`. It is in /run, so a reboot discards it."""
-    return f"/run/rigup/proof-{name}.json"
-
-
 def gpus_verification(image: str) -> str:
     """Return the name of the verification that containers see the GPUs: one per image, as endpoints may differ."""
     return f"gpus-{image.rpartition(':')[2][:12]}"
@@ -72,15 +70,16 @@ def gpus_verification(image: str) -> str:
 
 def result_arguments(name: str, unit: str, digest: str) -> list[str]:
     """Return the arguments of a verification that say what its result is about, and where to write it."""
-    return [f"--out={result_path(name)}", f"--unit={unit}", f"--digest={digest}"]
+    return [f"--out={verification_of(name)}", f"--unit={unit}", f"--digest={digest}"]
 
 
 def verify_argv(endpoint: EndpointPlan) -> list[str]:
     """Return the command that verifies that the endpoint, as it runs now, does what its recipe is for."""
     return [
         f"{CLIENT}/bin/python",
-        PROVE,
-        "endpoint",
+        "-IB",
+        HOST_PROGRAM,
+        "smoke",
         f"--url={endpoint.url}",
         f"--health={endpoint.ready_path}",
         f"--model={endpoint.served_name}",
@@ -92,7 +91,7 @@ def verify_argv(endpoint: EndpointPlan) -> list[str]:
 
 
 def record_text(endpoint: EndpointPlan) -> str:
-    """Return what `switch.py` and `rigup status` need to know about a generation, as one line of JSON."""
+    """Return what `rigup-host switch` and `rigup status` need to know about a generation, as one line of JSON."""
     record = {
         "name": endpoint.name,
         "generation": endpoint.generation,
@@ -102,6 +101,6 @@ def record_text(endpoint: EndpointPlan) -> str:
         "port": endpoint.port,
         "ready_path": endpoint.ready_path,
         "start_seconds": start_seconds(endpoint),
-        "prove": verify_argv(endpoint),
+        "verify": verify_argv(endpoint),
     }
     return json.dumps(record, sort_keys=True) + "\n"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from rigup.audit.check import check
 from rigup.audit.expect import expect, expect_none
 from rigup.audit.subject import Subject
+from rigup.paths import HOST_CURRENT
+from rigup.resources import FILES
 
 
 def live(rig: Subject, key: str) -> str | None:
@@ -21,6 +24,29 @@ def test_base_packages(rig: Subject) -> None:
     needed = ("ca-certificates", "curl", "python3", "python3-venv")
     missing = [name for name in needed if name not in rig.installed]
     expect_none(f"{', '.join(needed)} installed", [f"{name} is not" for name in missing])
+
+
+def programs() -> dict[str, str]:
+    """Return mode, owner and SHA-256 of each file of this version's host programs."""
+    files = [FILES / "rigup-host", FILES / "check_args.py", *(FILES / "rigup_host").rglob("*.py")]
+    sums = {path.relative_to(FILES).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    directories = {path.parent.relative_to(FILES).as_posix() for path in files} - {"."}
+    return {path: f"{'755' if path == 'rigup-host' else '644'} root:root {digest}" for path, digest in sums.items()} | {
+        directory: "755 root:root directory" for directory in directories
+    }
+
+
+@check("major")
+def test_base_programs(rig: Subject) -> None:
+    """Host programs decide what counts as serving: each file must be this version's, with no others."""
+    look = "cd %s/ && find . -type f -exec sha256sum -- {} + && find . -mindepth 1 -printf '%%m %%u:%%g %%y %%p\\n'"
+    sums, found = dict[str, str](), dict[str, str]()
+    for line in rig.output(look, HOST_CURRENT).splitlines():
+        if match := re.fullmatch(r"([0-9a-f]{64})  \./(.*)", line):
+            sums[match[2]] = match[1]
+        elif match := re.fullmatch(r"(\d+ \S+) (\w) \./(.*)", line):
+            found[match[3]] = f"{match[1]} {sums.get(match[3], 'directory' if match[2] == 'd' else match[2])}"
+    expect(programs(), found)
 
 
 @check("minor")

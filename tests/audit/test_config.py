@@ -8,8 +8,7 @@ import re
 from rigup.audit.check import check
 from rigup.audit.expect import Deviation, expect, expect_text, hashed
 from rigup.audit.subject import Subject
-from rigup.lock.pypi import UV
-from rigup.plan.model import PLAN
+from rigup.paths import PLAN, UV
 
 
 def flat(value: object, name: str = "") -> dict[str, str]:

@@ -7,11 +7,11 @@ import re
 from typing import Any
 
 from rigup.audit.check import check
-from rigup.audit.expect import expect, expect_files, expect_none
-from rigup.audit.subject import UNITS, Subject
+from rigup.audit.expect import expect, expect_none, expect_units
+from rigup.audit.subject import Subject
+from rigup.paths import GATEWAY_TEMPLATE, GATEWAYS
 from rigup.plan.model import EndpointPlan
 
-GATEWAYS = "/etc/rigup/gateways"
 # Statements that a gateway's configuration may contain without a check: none of them decides who is admitted.
 HARMLESS = {"user", "group", "maxconn", "log", "mode", "option", "timeout"}
 DECIDING = ("bind", "acl", "tcp-request", "http-request", "default_backend", "server")
@@ -137,7 +137,7 @@ def test_gateway_files(rig: Subject) -> None:
     """Each gateway must run and admit only whom the plan names, also after a reboot; there must be no others."""
     public = [endpoint for endpoint in rig.plan.endpoints if endpoint.public_address]
     if public:
-        expect_files(rig, UNITS, "rigup-gateway@.service")
+        expect_units(rig, GATEWAY_TEMPLATE.rpartition("/")[2])
     for endpoint in public:
         expect(expected_admission(endpoint), admission(rig.text(f"{GATEWAYS}/{endpoint.name}.cfg") or ""))
         kept = rules_at_boot(rig.text(f"{GATEWAYS}/{endpoint.name}.nft") or "", f"endpoint-{endpoint.name}")

@@ -8,15 +8,14 @@ import json
 from typing import Any
 
 from rigup.audit.check import check
-from rigup.audit.expect import expect, expect_files, expect_none
-from rigup.audit.subject import PROGRAMS, UNITS, Subject
+from rigup.audit.expect import expect, expect_none, expect_units
+from rigup.audit.subject import Subject
+from rigup.paths import BOOT_UNITS, FETCH_UNIT, FETCH_VENV, HUB_TOKEN, PEERS_UNIT, RSYNCD_CONFIG
 from rigup.plan.model import CheckpointPlan
 from rigup.ssh import testinfra_backend
 
 # Hex digits of git's own hashes, which the hub lists for small files.
 GIT = 40
-PEERS_CONFIG = "/etc/rigup/rsyncd.conf"
-PEERS_UNIT = "rigup-peers.service"
 
 
 def git_digest(rig: Subject, path: str) -> str:
@@ -120,24 +119,23 @@ def test_model_user(rig: Subject) -> None:
     said = rig.output("getent passwd rigup-fetch").split(":")
     expect("/usr/sbin/nologin", said[-1] or "no user rigup-fetch")
     program = "import huggingface_hub as hub; print(hub.__version__)"
-    version = rig.output("/usr/local/lib/rigup/venv/bin/python -B -c %s", program)
+    version = rig.output(f"{FETCH_VENV}/bin/python -B -c %s", program)
     expect(
-        "the hub's client in /usr/local/lib/rigup/venv",
-        "the hub's client in /usr/local/lib/rigup/venv" if version else "none",
+        f"the hub's client in {FETCH_VENV}",
+        f"the hub's client in {FETCH_VENV}" if version else "none",
     )
 
 
 @check("minor")
-def test_model_programs(rig: Subject) -> None:
-    """The downloader decides what is verified: it must be this version's."""
-    expect_files(rig, PROGRAMS, "fetch.py", "fetch_hub.py", "fetch_request.py", "fetch_sources.py", "fetch_store.py")
-    expect_files(rig, UNITS, "model-fetch@.service")
+def test_model_unit(rig: Subject) -> None:
+    """The unit of downloads must be this version's."""
+    expect_units(rig, f"{FETCH_UNIT}.service")
 
 
 @check("critical", "hub_endpoint")
 def test_model_token(rig: Subject) -> None:
     """Only root may read the hub token."""
-    found = rig.output("stat -c '%%a %%U' %s", "/etc/rigup/hub-token")
+    found = rig.output("stat -c '%%a %%U' %s", HUB_TOKEN)
     if found:
         expect("600 root", found)
 
@@ -160,7 +158,7 @@ def test_model_download_ended(rig: Subject) -> None:
     """No download may still run or start at the next boot: it would compete with serving."""
     listed = rig.output("systemctl list-units --all --plain --no-legend 'model-fetch@*.service'").splitlines()
     busy = [line.split()[0] for line in listed if len(line.split()) > 3 and line.split()[2] != "inactive"]
-    enabled = rig.output("ls /etc/systemd/system/multi-user.target.wants").split()
+    enabled = rig.output(f"ls {BOOT_UNITS}").split()
     busy += [f"{name} at boot" for name in enabled if name.startswith("model-fetch@")]
     expect_none("no download", busy)
 
@@ -184,7 +182,7 @@ def test_model_peers(rig: Subject) -> None:
         "models path": rig.settings.model_store,
         "models exclude": ".arriving",
     }
-    expect(expected, rsyncd(rig.text(PEERS_CONFIG) or ""))
-    expect_files(rig, UNITS, PEERS_UNIT)
+    expect(expected, rsyncd(rig.text(RSYNCD_CONFIG) or ""))
+    expect_units(rig, PEERS_UNIT)
     shown = rig.unit(PEERS_UNIT)
     expect({"now": "active", "at boot": "enabled"}, {"now": shown["ActiveState"], "at boot": shown["UnitFileState"]})

@@ -6,9 +6,10 @@ import ipaddress
 import re
 
 from rigup.audit.check import YOU, check
-from rigup.audit.expect import Deviation, expect, expect_files, expect_none, expect_text, hashed
-from rigup.audit.subject import CONFINED, PROGRAMS, UNITS, Subject
+from rigup.audit.expect import Deviation, expect, expect_none, expect_text, expect_units, hashed
+from rigup.audit.subject import CONFINED, Subject
 from rigup.diagnosis.explain import fatal_text
+from rigup.paths import CLIENT, COMMIT_UNIT, ENDPOINTS, FATAL_LINES
 from rigup.resources import FILES
 
 # The user that runs engines without a container.
@@ -34,19 +35,16 @@ def seconds(shown: str) -> int:
 
 
 @check("major")
-def test_serve_programs(rig: Subject) -> None:
-    """The host's programs decide what counts as serving: they must be this version's."""
-    switch = ("switch.py", "switch_record.py", "switch_units.py")
-    expect_files(rig, PROGRAMS, "judge.py", "prove.py", "smoke.py", "smoke_ask.py", *switch, "wait_ready.py")
-    expect_files(rig, UNITS, "rigup-commit.service")
-    lines = f"{PROGRAMS}/fatal.json"
-    expect_text(lines, fatal_text(), rig.text(lines))
+def test_serve_files(rig: Subject) -> None:
+    """The readiness check's fatal lines and the unit that completes a switch must be this version's."""
+    expect_units(rig, COMMIT_UNIT)
+    expect_text(FATAL_LINES, fatal_text(), rig.text(FATAL_LINES))
 
 
 @check("major", "pypi_index")
 def test_serve_client(rig: Subject) -> None:
     """The packages that verify an endpoint must be those of the lock, whose copy is written last."""
-    copy = f"{PROGRAMS}/client/requirements.lock"
+    copy = f"{CLIENT}/requirements.lock"
     expect_text(copy, (FILES / "client-requirements.lock").read_text(), rig.text(copy))
 
 
@@ -130,7 +128,7 @@ def test_serve_others(rig: Subject) -> None:
     """An endpoint that the inventory no longer has must not serve: it would occupy GPUs that others need."""
     planned = {endpoint.name for endpoint in rig.plan.endpoints}
     # Units of other origins may have such names, but no files in this directory.
-    ours = {*rig.output("ls -1 /etc/rigup/endpoints/").split()}
+    ours = {*rig.output(f"ls -1 {ENDPOINTS}/").split()}
     listed = rig.output("systemctl list-units --plain --no-legend --state=active,activating 'llm@*.service'")
     names = [line.split()[0].removeprefix("llm@").removesuffix(".service") for line in listed.splitlines()]
     expect_none("no other endpoint", [f"{name} serves" for name in names if name in ours - planned])
@@ -139,8 +137,7 @@ def test_serve_others(rig: Subject) -> None:
 @check("critical", "endpoints")
 def test_serve_at_boot(rig: Subject) -> None:
     """Each endpoint must serve again after a reboot, and a reboot must finish a switch that a power cut interrupted."""
-    commit = "rigup-commit.service"
-    expect({commit: "enabled"}, {commit: rig.unit(commit).get("UnitFileState")})
+    expect({COMMIT_UNIT: "enabled"}, {COMMIT_UNIT: rig.unit(COMMIT_UNIT).get("UnitFileState")})
     for endpoint in rig.plan.endpoints:
         expect({endpoint.unit: "enabled"}, {endpoint.unit: rig.unit(endpoint.unit).get("UnitFileState")})
 

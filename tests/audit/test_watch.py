@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from rigup.audit.check import check
-from rigup.audit.expect import expect, expect_files
-from rigup.audit.subject import PROGRAMS, UNITS, Subject
+from rigup.audit.expect import expect, expect_units
+from rigup.audit.subject import Subject
+from rigup.paths import AUDIT_TIMER, AUDIT_UNIT
 
 
 @check("minor", "daily_audit")
 def test_watch_timer(rig: Subject) -> None:
     """The daily audit must run, or not, as configured."""
-    shown = rig.unit("rigup-audit.timer")
+    shown = rig.unit(AUDIT_TIMER)
     expected = "active, enabled" if rig.settings.daily_audit else "inactive, "
     expect(expected, f"{shown.get('ActiveState')}, {shown.get('UnitFileState')}")
     if rig.settings.daily_audit:
-        expect_files(rig, UNITS, "rigup-audit.service", "rigup-audit.timer")
-        expect_files(rig, PROGRAMS, "daily_audit.py")
+        expect_units(rig, AUDIT_UNIT, AUDIT_TIMER)

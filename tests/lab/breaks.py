@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 UNIT = "/usr/local/lib/systemd/system/llm@main.service"
 DROP_INS = "/run/systemd/system/llm@main.service.d"
+PROGRAMS = "/usr/local/lib/rigup/host/current"
 STORE = "/srv/models/nvidia/Qwen3.5-397B-A17B-NVFP4"
 
 
@@ -56,6 +57,7 @@ LIGHT = (
     Break("base-sysctl", "sysctl -qw vm.swappiness=60"),
     Break("base-sysctl-kept", "echo 'vm.swappiness = 60' >>/etc/sysctl.d/60-rigup.conf"),
     Break("base-updates", "rm /etc/apt/apt.conf.d/52rigup-unattended-upgrades"),
+    Break("base-programs", f"sed -i '1a # by hand' {PROGRAMS}/rigup_host/wait_ready.py"),
     Break("kernel-headers", removed("linux-headers-amd64")),
     Break("kernel-module-options-kept", "rm /etc/modprobe.d/rigup.conf"),
     Break("kernel-args-kept", "sed -i s/iommu=pt// /etc/default/grub.d/60-rigup.cfg; update-grub 2>/dev/null"),
@@ -76,7 +78,7 @@ LIGHT = (
     Break("model-stamp", f'sed -i \'s/"revision": "./"revision": "x/\' {STORE}/*.verified.json'),
     Break("model-files", f"echo >>$(ls {STORE}/*/tokenizer_config.json)", also=("model-hashes",)),
     Break("model-user", "rm -r /usr/local/lib/rigup/venv"),
-    Break("model-programs", "sed -i '1a # by hand' /usr/local/lib/rigup/fetch_store.py"),
+    Break("model-unit", "echo '# by hand' >>/etc/systemd/system/model-fetch@.service"),
     Break("model-token", "umask 022 && echo x >/etc/rigup/hub-token"),
     Break("model-peers", "systemd-run --quiet --unit=rigup-peers sleep 900"),
     Break(
@@ -91,7 +93,7 @@ LIGHT = (
     ),
     Break("config-environment", "chmod 644 /etc/rigup/endpoints/main/*/env"),
     Break("config-patches", "sed -i s/NVFP4/FP4/ /etc/rigup/endpoints/main/*/config.json"),
-    Break("serve-programs", "sed -i '1a # by hand' /usr/local/lib/rigup/wait_ready.py"),
+    Break("serve-files", "sed -i s/argument-unknown/other/ /usr/local/lib/rigup/fatal.json"),
     Break("serve-client", "rm /usr/local/lib/rigup/client/requirements.lock"),
     Break("serve-unit", f"echo '# mine' >>{UNIT}"),
     Break(

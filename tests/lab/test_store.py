@@ -306,7 +306,7 @@ def test_a_rebuilt_host_whose_store_has_a_disk_of_its_own_verifies_and_downloads
     assert result.code == 0, result.output
     assert mounted(host) == "/srv/models ext4"
     assert not [line for line in fleet.hub.journal if line["client"] == host.address]
-    assert "is as published; nothing is fetched" in host.shell("journalctl -o cat -u 'model-fetch@*'").stdout
+    assert "is as published; nothing to download" in host.shell("journalctl -o cat -u 'model-fetch@*'").stdout
     assert fleet.sums(host) == published()
 
 
@@ -327,7 +327,7 @@ def test_a_disk_that_runs_full_in_the_middle_stops_the_download_alone_and_the_ne
         free = "$(df --output=avail -B1 /srv/models | tail -1)"
         host.shell(f"fallocate -l $(({free} - 4000000)) /srv/models/other")
         assert deploy.wait(60) != 0, log.read_text()
-    full = "failed: the disk is full: make room or choose another model_store"
+    full = "failed: the disk is full: free some space or choose another model_store"
     assert full in log.read_text()
     (told,) = json.loads(fleet.rigs.run("rigup", "status", "--json", host.name).output)["hosts"].values()
     assert [(each["step"], each["doing"]) for each in told["downloads"]] == [("given up", full)]

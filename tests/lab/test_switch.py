@@ -57,21 +57,21 @@ PLANTED = "planted0token0c0ffee00000000000042"
 # What is said about each fault, and settings under which it shows soon.
 FAULTS = {
     "standin-never-healthy": (
-        r"did not come up: not ready after \d+ s, the limit: http://127.0.0.1:8000/health answered 503",
+        r"did not come up: not ready after \d+ s, the time limit: http://127.0.0.1:8000/health answered 503",
         {"ready_timeout": 20},
     ),
     "standin-dies-at-load": (r"did not come up: not ready after \d s: .* has ended", {}),
-    "standin-stalls": (r"did not come up: not ready after .*it has stalled: ", {"stall_timeout": 10}),
-    "standin-dies-at-first-request": (r"came up, and fails its proof: .*EngineCore encountered an issue", {}),
-    "standin-no-streamed-tools": (r"came up, and fails its proof: endpoint streams a tool call: ", {}),
+    "standin-stalls": (r"did not come up: not ready after .*the start has stalled: ", {"stall_timeout": 10}),
+    "standin-dies-at-first-request": (r"came up but failed its verification: .*EngineCore encountered an issue", {}),
+    "standin-no-streamed-tools": (r"came up but failed its verification: endpoint streams a tool call: ", {}),
 }
-# The known cause that its log or its proof shows, or what the proof says that its complaint means.
+# The known cause that its log or its verification shows, or what a complaint is said to mean.
 DIAGNOSES = {
     "standin-never-healthy": None,
     "standin-dies-at-load": r"Known cause: .*\(router-read-as-fp4\)",
     "standin-stalls": r"Known cause: .*\(nccl-deadlock\)",
     "standin-dies-at-first-request": r"Known cause: .*\(engine-died\)",
-    "standin-no-streamed-tools": r"It means: OpenCode and other agents stream, and see broken JSON",
+    "standin-no-streamed-tools": r"This means: OpenCode and other agents stream, and receive broken JSON",
 }
 LAST_WORDS = {
     "standin-dies-at-load": "Tried to load weights of size torch.Size([512, 4096])",
@@ -213,7 +213,7 @@ def test_a_failed_recipe_is_not_tried_again_unless_requested(rig: Rig) -> None:
     assert "nothing was changed" in result.output
     assert rig.invocation() == before
     result = rig.deploy("--data", "retry=true", recipe="standin-dies-at-load")
-    assert "going back to what main served before" in result.output
+    assert "rolling back main" in result.output
     assert rig.serves() == "standin-a"
     assert rig.deploy().code == 0
 

@@ -9,7 +9,7 @@ import pytest
 
 from lab.mirror import aptrepo, keys, nvidia
 from lab.mirror.keys import Key
-from rigup import ledger
+from rigup import paths
 from rigup.operations import docker
 from tests.unit.private_apt import CUDA, DISTRIBUTION, DKMS
 
@@ -18,9 +18,9 @@ from tests.unit.private_apt import CUDA, DISTRIBUTION, DKMS
 def room(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory for the ledger, in place of the one that hosts have."""
     room = tmp_path_factory.mktemp("room") / "ledger's"
-    monkeypatch.setattr(ledger, "ROOM", str(room))
-    monkeypatch.setattr(ledger, "LEDGER", f"{room}/ledger")
-    monkeypatch.setattr(ledger, "BEFORE", f"{room}/before")
+    monkeypatch.setattr(paths, "STATE", str(room))
+    monkeypatch.setattr(paths, "LEDGER", f"{room}/ledger")
+    monkeypatch.setattr(paths, "BEFORE", f"{room}/before")
     return room
 
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-__all__ = ["FILES", "Page", "program", "run_program", "site", "site_with_headers"]
+__all__ = ["FILES", "LAUNCH", "Page", "program", "run_program", "site", "site_with_headers"]
 
 FILES = Path(__file__).resolve().parents[2] / "files"
+# Begins a command line of a host program, as its shebang line does on a host.
+LAUNCH = (sys.executable, "-IB", str(FILES / "rigup-host"))
 
 
 @dataclass
@@ -90,7 +92,7 @@ def run_program(
     # Host programs must not use this machine's proxy.
     kept = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
     return subprocess.run(
-        [sys.executable, str(FILES / name), *arguments],
+        [*LAUNCH, name, *arguments],
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -58,15 +58,14 @@ def main(words: list[str]) -> int:
 
 
 def watched(program: str) -> None:
-    """Run a program that may import what lies beside it; what it renames and removes are steps too."""
-    sys.path.insert(0, os.path.dirname(program))
+    """Run a program; what it renames and removes are steps too."""
     sys.addaudithook(lambda event, _: step() if event in ("os.rename", "os.remove") else None)
     sys.argv = sys.argv[1:]
-    exec(compile(text_of(program), program, "exec"), {"__name__": "__main__"})
+    exec(compile(text_of(program), program, "exec"), {"__name__": "__main__", "__file__": program})
 
 
 if __name__ == "__main__":
-    if sys.argv[1].endswith(".py"):
+    if sys.argv[1].endswith("/rigup-host"):
         watched(sys.argv[1])
     else:
         sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""A miniature checkpoint on the lab's hub, which simulates faults, and `fetch.py` run against it over loopback."""
+"""A checkpoint in miniature on the lab's hub, which fails on purpose, and `rigup-host fetch` run against it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lab.hub.protocol import Hub
 from lab.hub.repository import Repository
 from lab.hub.server import HubServer
 from lab.hub.throttle import Throttle
-from tests.unit.host_world import FILES
+from tests.unit.host_world import LAUNCH
 
 REPO = "org/model"
 VENV = Path(sys.executable).parents[1]
@@ -141,7 +141,7 @@ class Rig:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "request.json"
         path.write_text(json.dumps(request))
-        argv = [sys.executable, str(FILES / "fetch.py"), str(path), "--progress", str(self.progress)]
+        argv = [*LAUNCH, "fetch", str(path), "--progress", str(self.progress)]
         argv += ["--home", str(self.directory / "home")]
         return [*argv, "--pause", "0.02", "--patience", "30", "--stall", "3", "--silence", "3", *self.options]
 
@@ -176,8 +176,8 @@ class Rig:
             process.communicate()
 
     def kill_client(self, process: subprocess.Popen[str]) -> None:
-        """Kill the hub client that a run has started."""
-        argv = ["pgrep", "-P", str(process.pid), "-f", "fetch_hub"]
+        """Kill the hub's client that a run has started."""
+        argv = ["pgrep", "-P", str(process.pid), "-f", "hub-worker"]
         client = subprocess.run(argv, capture_output=True, text=True, check=True)
         os.kill(int(client.stdout.split()[0]), signal.SIGKILL)
 

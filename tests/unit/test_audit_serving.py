@@ -22,12 +22,14 @@ from rigup.render.docker import docker_argv
 from rigup.render.gateway import config_text, firewall_text
 from rigup.render.peers import daemon_config
 from rigup.render.systemd import unit_text, wait_argv
+from rigup.render.templates import filled
 from tests.unit.host_world import FILES
 from tests.unit.sample import plan
 from tests.unit.test_plan_venv import endpoint as bare_endpoint
 
 AUDIT = Path(__file__).resolve().parents[2] / "tests/audit"
-PROGRAMS, UNITS = "/usr/local/lib/rigup", "/etc/systemd/system"
+TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
+PROGRAMS, UNITS = "/usr/local/lib/rigup/host/current", "/etc/systemd/system"
 UNIT = "/usr/local/lib/systemd/system/llm@main.service"
 GATEWAY = "/etc/rigup/gateways/main"
 LINES, CLIENT = f"{PROGRAMS}/fatal.json", f"{PROGRAMS}/client/requirements.lock"
@@ -39,7 +41,7 @@ SHOWN = """\
 Restart=on-failure
 TimeoutStartUSec=46min
 ExecStart={{ path={program} ; argv[]={start} ; ignore_errors=no ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }}
-ExecStartPost={{ path=/usr/bin/python3 ; argv[]={wait} ; ignore_errors=no ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }}
+ExecStartPost={{ path=/usr/local/lib/rigup/host/current/rigup-host ; argv[]={wait} ; ignore_errors=no ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }}
 CapabilityBoundingSet=
 User={user}
 {environment}PrivateTmp=yes
@@ -65,9 +67,24 @@ StartLimitBurst=4
 """  # noqa: E501
 
 
-def sums(pattern: str) -> str:
-    """What sha256sum says of files that are this version's."""
-    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in FILES.glob(pattern))
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def units() -> str:
+    """What sha256sum says of units that are this version's."""
+    names = [path.name.removesuffix(".j2") for kind in ("service", "timer") for path in TEMPLATES.glob(f"*.{kind}.j2")]
+    static = [name for name in names if not name.startswith("llm")]
+    return "".join(f"{sha256(filled(f'{name}.j2').encode())}  {name}\n" for name in static)
+
+
+def programs() -> str:
+    """What sha256sum and find say of host programs that are this version's."""
+    files = [FILES / "rigup-host", FILES / "check_args.py", *(FILES / "rigup_host").rglob("*.py")]
+    listed = [f"{sha256(path.read_bytes())}  ./{path.relative_to(FILES)}" for path in files]
+    listed += [f"{755 if path.suffix == '' else 644} root:root f ./{path.relative_to(FILES)}" for path in files]
+    listed += [f"755 root:root d ./rigup_host{below}" for below in ("", "/fetch", "/switch")]
+    return "".join(f"{line}\n" for line in listed)
 
 
 @dataclass
@@ -115,8 +132,8 @@ class Audited:
             {endpoint.unit: shown, endpoint.gateway: shown},
             {
                 "ls -1 /etc/rigup/gateways/": "main.cfg\nmain.nft\n" if endpoint.public_address else "",
-                f"cd {PROGRAMS} && sha256sum": sums("*.py"),
-                f"cd {UNITS} && sha256sum": sums("*.service"),
+                f"cd {PROGRAMS}/ && find": programs(),
+                f"cd {UNITS} && sha256sum": units(),
             },
         )
         if endpoint.public_address:
@@ -287,24 +304,46 @@ def test_what_the_rsync_daemon_says_is_read_and_another_module_is_seen() -> None
 
 
 @pytest.mark.parametrize(
-    ("step", "check", "directory", "name"),
+    ("before", "after", "said"),
     [
-        ("serve", "programs", PROGRAMS, "switch.py"),
-        ("serve", "programs", UNITS, "rigup-commit.service"),
-        ("model", "programs", PROGRAMS, "fetch.py"),
-        ("model", "programs", UNITS, "model-fetch@.service"),
-        ("gateway", "files", UNITS, "rigup-gateway@.service"),
+        ("  ./rigup_host/fetch/store.py", "  ./rigup_host/fetch/other.py", "rigup_host/fetch/store.py: 644 root:root"),
+        ("644 root:root f ./check_args.py", "666 root:root f ./check_args.py", "check_args.py: 666 root:root"),
+        ("755 root:root f ./rigup-host", "755 ops:ops f ./rigup-host", "rigup-host: 755 ops:ops"),
+        ("755 root:root d ./rigup_host\n", "", "rigup_host: nothing"),
+        (
+            "755 root:root d ./rigup_host\n",
+            "755 root:root d ./rigup_host\n644 root:root l ./os.py\n",
+            "os.py: 644 root:root l",
+        ),
     ],
 )
-def test_a_file_of_another_version_is_found(gated: Audited, step: str, check: str, directory: str, name: str) -> None:
+def test_a_host_program_that_is_not_this_versions_is_found(served: Audited, before: str, after: str, said: str) -> None:
+    assert served.finding("base", "programs") == ""
+    command = f"cd {PROGRAMS}/ && find"
+    assert before in served.told.commands[command]
+    served.told.commands[command] = served.told.commands[command].replace(before, after)
+    assert said in served.finding("base", "programs")
+    del served.told.commands[command]
+    assert "rigup-host: nothing" in served.finding("base", "programs")
+
+
+@pytest.mark.parametrize(
+    ("step", "check", "name"),
+    [
+        ("serve", "files", "rigup-commit.service"),
+        ("model", "unit", "model-fetch@.service"),
+        ("gateway", "files", "rigup-gateway@.service"),
+    ],
+)
+def test_a_unit_of_another_version_is_found(gated: Audited, step: str, check: str, name: str) -> None:
     assert gated.finding(step, check) == ""
-    command = f"cd {directory} && sha256sum"
+    command = f"cd {UNITS} && sha256sum"
     gated.told.commands[command] = gated.told.commands[command].replace(f"  {name}", "  other")
     assert f"{name}: no such file" in gated.finding(step, check)
 
 
-@pytest.mark.parametrize(("check", "path"), [("programs", LINES), ("client", CLIENT)])
-def test_what_the_proof_works_with_is_found_where_it_differs(served: Audited, check: str, path: str) -> None:
+@pytest.mark.parametrize(("check", "path"), [("files", LINES), ("client", CLIENT)])
+def test_what_verification_works_with_is_found_where_it_differs(served: Audited, check: str, path: str) -> None:
     assert served.finding("serve", check) == ""
     served.told.files[path] += "more\n"
     assert f"{path}, line" in served.finding("serve", check)

@@ -245,9 +245,9 @@ def entry(operation: str, change: bool, *reads: str) -> dict[str, Any]:
         (("fact InstalledVersions", "nvidia-kernel-open-dkms"), ("fact DriverState", "fact KernelState")),
         (("fact InstalledVersions", "docker-ce"), ("fact UnitState", "docker.service")),
         (("fact FileInfo", "/etc/modprobe.d/rigup.conf"), ("fact ModuleParameters", "nvidia_uvm")),
-        (("fact DriverState",), ("fact Verification", "/run/rigup/proof-gpus.json")),
+        (("fact DriverState",), ("fact Verification", "/run/rigup/verify-gpus.json")),
     ],
-    ids=["driver, reboot", "Docker, its unit", "module options, reboot", "reboot, proof"],
+    ids=["driver, reboot", "Docker, its unit", "module options, reboot", "reboot, verification"],
 )
 def test_what_rests_on_a_package_an_option_or_a_reboot_is_known_only_then(
     earlier: tuple[str, ...], later: tuple[str, ...]

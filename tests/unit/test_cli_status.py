@@ -131,7 +131,7 @@ def test_only_downloads_that_run_are_told_whatever_earlier_ones_left() -> None:
 
 
 def test_a_download_that_gave_up_says_so_and_why() -> None:
-    why = "failed: the disk is full: make room or choose another model_store"
+    why = "failed: the disk is full: free some space or choose another model_store"
     lines = [
         "model-fetch@a--b--0123.service loaded failed failed rigup: fetch the checkpoint a--b--0123",
         f"last model-fetch@a--b--0123.service {why}",

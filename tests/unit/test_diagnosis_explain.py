@@ -52,7 +52,7 @@ launch_server.py: error: ambiguous option: --cuda-graph-max-bs=64 could match --
     "illegal-access": f"{CORE} torch.AcceleratorError: CUDA error: an illegal memory access was encountered\n{API} vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.",
     "drafter-fails-at-once": f"{CORE} TypeError: 'function' object is not subscriptable\n{API} vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.",
     "nccl-timeout": "[rank1]:[E1123 20:56:31.1 ProcessGroupNCCL.cpp:685] [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=2, OpType=ALLREDUCE, NumelIn=1, NumelOut=1, Timeout(ms)=600000) ran for 600021 milliseconds before timing out.",
-    "nccl-deadlock": "not ready after 312 s: it has stalled: 301 s without a sign of progress, MiB on its GPUs: [842, 842, 842, 842]; its last line: (Worker_TP0 pid=210) INFO 11-23 20:56:31 [pynccl.py:111] vLLM is using nccl==2.28.9",
+    "nccl-deadlock": "not ready after 312 s: the start has stalled: 301 s without progress, GPU memory in MiB: [842, 842, 842, 842]; last log line: (Worker_TP0 pid=210) INFO 11-23 20:56:31 [pynccl.py:111] vLLM is using nccl==2.28.9",
     "chat-template-missing": "ValueError: As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the tokenizer does not define one.",
     "two-system-messages": "jinja2.exceptions.TemplateError: System message must be at the beginning.",
     "tool-stream-with-speculation": "    expected_call = self.streamed_args_for_tool[index]\nIndexError: list index out of range",

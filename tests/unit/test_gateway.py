@@ -18,9 +18,8 @@ from rigup.operations import gateway as gateway_operations
 from rigup.plan.model import EndpointPlan
 from rigup.render.docker import docker_argv
 from rigup.render.gateway import DRAIN, config_text, firewall_text, parse_gateway_names, rule_digest
-from rigup.render.systemd import env_file_text, unit_text
+from rigup.render.systemd import env_file_text, gateway_unit_text, unit_text
 from tests.unit.deploys import Outcome, on_this_machine
-from tests.unit.host_world import FILES
 from tests.unit.sample import plan
 
 PUBLIC = {"listen": "192.0.2.20", "allowed_networks": ["192.0.2.0/24", "198.51.100.7"]}
@@ -139,7 +138,7 @@ def test_a_key_is_made_once_for_root_alone_and_made_anew_only_where_it_is_gone(t
 
 
 def test_the_rule_is_in_force_before_anything_listens_on_the_new_address() -> None:
-    unit = (FILES / "rigup-gateway@.service").read_text()
+    unit = gateway_unit_text()
     assert unit.index("ExecStartPre=/usr/sbin/nft -f /etc/rigup/gateways/%i.nft") < unit.index(
         "ExecStart=/usr/sbin/haproxy"
     )

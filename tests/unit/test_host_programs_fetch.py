@@ -1,4 +1,4 @@
-"""fetch.py with the hub's real client, against the lab's hub, which misbehaves as hubs and networks do."""
+"""rigup-host fetch with the hub's real client, against the lab's hub, which misbehaves as hubs and networks do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 from lab.hub import faults
 from lab.hub.repository import Repository
-from tests.unit.host_world import FILES
+from rigup.render.systemd import fetch_unit_text
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, killed_at_random
 
 pytest_plugins = ("tests.unit.store_world_plugin",)
@@ -155,14 +155,14 @@ def test_bytes_that_stay_wrong_are_given_up_and_never_stamped(rig: Rig) -> None:
     result = rig.fetch()
 
     assert result.returncode == 2
-    assert f"after 3 downloads still not as published: {FIRST}" in result.stderr
+    assert f"still not as published after 3 downloads: {FIRST}" in result.stderr
     assert not rig.dest.exists() and rig.holds_nothing_false()
     assert rig.hub.sent(SECOND) == SHARD_BYTES
 
 
 def final() -> set[int]:
     """The exit statuses after which systemd does not start it again."""
-    unit = (FILES / "model-fetch@.service").read_text()
+    unit = fetch_unit_text()
     (line,) = [line for line in unit.splitlines() if line.startswith("RestartPreventExitStatus=")]
     return set(map(int, line.partition("=")[2].split()))
 
@@ -191,7 +191,8 @@ def test_a_hub_that_stays_away_for_long_is_given_up_and_the_next_run_goes_on(rig
     result = rig.fetch()
 
     assert result.returncode in final()
-    assert re.search(rf"given up after \d s without progress, the last: {FIRST} from .*answered 503", result.stderr)
+    told = rf"given up after \d s without progress; the last failure: {FIRST} from .*answered 503"
+    assert re.search(told, result.stderr)
     assert rig.holds_nothing_false()
     rig.hub.err()
     rig.hub.forget()
@@ -220,7 +221,7 @@ def test_a_gated_checkpoint_without_a_token_is_told(rig: Rig, tmp_path: Path) ->
         result = rig.fetch(hubs=[gated.url])
 
     assert result.returncode == 2
-    assert "the hub wants its terms accepted first" in result.stderr
+    assert "the model's terms must be accepted first" in result.stderr
 
 
 def test_what_nobody_foresaw_is_tried_again_by_systemd(rig: Rig) -> None:
@@ -265,7 +266,7 @@ def test_a_client_that_is_killed_is_started_again(rig: Rig) -> None:
         said = process.communicate(timeout=30)[0]
 
     assert process.returncode == 0, said
-    assert "the hub's client ended with -9" in said
+    assert "the hub's client exited with -9" in said
     assert rig.is_as_published()
 
 
@@ -290,11 +291,11 @@ def filled_meanwhile(rig: Rig, size: int) -> str:
         (rig.store / "other").write_bytes(bytes(size))
         said = process.communicate(timeout=30)[0]
     assert process.returncode == 2, said
-    assert "the disk is full: make room or choose another model_store" in said
+    assert "the disk is full: free some space or choose another model_store" in said
     assert rig.holds_nothing_false()
     again = rig.fetch()
     assert again.returncode == 2
-    assert "bytes more are needed" in again.stderr
+    assert "more bytes are needed" in again.stderr
     (rig.store / "other").unlink()
     rig.hub.rate[0] = 0
     assert rig.fetch().returncode == 0
@@ -385,7 +386,7 @@ def test_a_store_that_another_installation_stamped_is_verified_and_nothing_is_do
     result = rig.fetch()
 
     assert result.returncode == 0, result.stderr
-    assert "is as published; nothing is fetched" in result.stdout
+    assert "is as published; nothing to download" in result.stdout
     assert json.loads(rig.stamp.read_text())["machine"] == stamp["machine"]
     assert rig.hub.journal == []
 
@@ -466,12 +467,12 @@ def test_progress_says_what_it_does_how_far_it_is_and_how_fast(rig: Rig) -> None
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"revision": "main"}, "no commit of 40 hex digits"),
-        ({"dest": "relative/path"}, "no absolute directory"),
-        ({"dest": "/"}, "no absolute directory"),
-        ({"files": {"config.json": "many"}}, "is no size and checksum"),
-        ({"files": {"../../etc/passwd": f"1 git:{'0' * 40}"}}, "is no path inside a checkpoint"),
-        ({"hubs": []}, "names no files or no hubs"),
+        ({"revision": "main"}, "not a commit of 40 hex digits"),
+        ({"dest": "relative/path"}, "not an absolute directory"),
+        ({"dest": "/"}, "not an absolute directory"),
+        ({"files": {"config.json": "many"}}, "is not a size and a checksum"),
+        ({"files": {"../../etc/passwd": f"1 git:{'0' * 40}"}}, "is not a path inside a checkpoint"),
+        ({"hubs": []}, "has no files or no hubs"),
     ],
 )
 def test_a_request_that_makes_no_sense_is_refused(rig: Rig, changes: dict[str, object], why: str) -> None:

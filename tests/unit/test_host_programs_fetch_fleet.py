@@ -1,4 +1,4 @@
-"""fetch.py between hosts: each file comes from the hub once, and whatever a peer does, the bytes are right.
+"""rigup-host fetch between hosts: each file comes from the hub once, and whatever a peer does, the bytes are right.
 
 The hosts are directories on this machine, each with a real rsync daemon on an address of its own.
 """
@@ -176,7 +176,7 @@ def test_what_a_peer_that_dies_in_the_middle_of_its_files_did_not_send_comes_fro
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert rig.is_as_published() and rig.is_clean()
-    broken = re.findall(r"(\S+) from rig2: rsync ended with", result.stdout)
+    broken = re.findall(r"(\S+) from rig2: rsync exited with", result.stdout)
     # A dead one is asked whether it is there before it is asked for files again.
     assert 1 <= len(broken) == len(set(broken)), result.stdout
     # At most three files were on their way, and what had come of them is kept.
@@ -204,7 +204,7 @@ def test_the_files_of_a_client_that_dies_while_peers_are_asked_are_not_forgotten
         said = process.communicate(timeout=30)[0]
 
     assert process.returncode == 0, said
-    assert "the hub's client ended with -9" in said and "no byte for" not in said
+    assert "the hub's client exited with -9" in said and "no byte for" not in said
     assert rig.is_as_published() and rig.is_clean()
 
 

@@ -1,4 +1,4 @@
-"""fetch.py with the hub's real client and its xet part, against a hub that stores by xet as well."""
+"""rigup-host fetch with the hub's real client and its xet part, against a hub that stores by xet as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""switch.py: cut short at every step, by a kill or by a power cut, and what is in force and serves afterwards."""
+"""rigup-host switch: interrupted at every step, by a kill or a power cut, and what is in force and serves then."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from rigup.paths import HOST_PROGRAM
+from rigup.render.systemd import commit_unit_text
 from tests.unit.host_world import FILES
 
 STANDIN = Path(__file__).with_name("standin_systemctl.py")
@@ -47,7 +49,7 @@ class Rig:
             files = root / f"etc/rigup/endpoints/{name}/{generation}"
             files.mkdir(parents=True)
             (files / "llm.service").write_text(f"[X-Rigup]\nGeneration={generation}\n")
-            rig.proves_with(name, generation, "true" if new_passes or generation == "a1" else "false")
+            rig.verifies_with(name, generation, "true" if new_passes or generation == "a1" else "false")
         for name, generation in OLD.items():
             unit = f"llm@{name}.service"
             shutil.copy(root / f"etc/rigup/endpoints/{name}/{generation}/llm.service", rig.in_force / unit)
@@ -59,14 +61,14 @@ class Rig:
         (root / "tools/journalctl").symlink_to("/bin/true")
         return rig
 
-    def proves_with(self, name: str, generation: str, *argv: str) -> None:
-        record = {"recipe": f"recipe-{generation}", "start_seconds": 5, "prove": argv}
+    def verifies_with(self, name: str, generation: str, *argv: str) -> None:
+        record = {"recipe": f"recipe-{generation}", "start_seconds": 5, "verify": argv}
         (self.root / f"etc/rigup/endpoints/{name}/{generation}/endpoint.json").write_text(json.dumps(record))
 
     def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run switch.py; `more` is environment."""
+        """Run the switch; `more` is environment."""
         environment = {**os.environ, "PATH": f"{self.root}/tools:{os.environ['PATH']}", "RIGUP_ROOT": str(self.root)}
-        argv = [sys.executable, "-IBS", str(STANDIN), str(FILES / "switch.py"), *arguments]
+        argv = [sys.executable, "-IBS", str(STANDIN), str(FILES / "rigup-host"), "switch", *arguments]
         return subprocess.run(argv, env=environment | more, capture_output=True, text=True, timeout=60)
 
     def loses_power_and_boots(self) -> None:
@@ -78,9 +80,9 @@ class Rig:
         for link in self.at_boot.iterdir():
             if (self.in_force / link.name).exists():
                 (queue / link.name).write_text("")
-        unit = (FILES / "rigup-commit.service").read_text()
+        unit = commit_unit_text()
         (needed,) = re.findall(r"^ConditionPathExists=/(.+)$", unit, re.MULTILINE)
-        (words,) = re.findall(r"^ExecStart=\S+ /usr/local/lib/rigup/switch.py (.+)$", unit, re.MULTILINE)
+        (words,) = re.findall(rf"^ExecStart={HOST_PROGRAM} switch (.+)$", unit, re.MULTILINE)
         assert needed == DECIDED
         if (self.root / needed).exists():
             done = self.run(*words.split())
@@ -113,7 +115,7 @@ def name_of(unit: Path) -> str:
 def cut(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], bool]:
     """A host for each step of a switch, as a kill at it leaves it; after them the one on which all were done.
 
-    And whether the new generation passes its proof.
+    And whether the new generation passes its verification.
     """
     cuts = tmp_path_factory.mktemp("cuts")
     rig = Rig.made(tmp_path_factory.mktemp("whole") / "rig", request.param)
@@ -173,13 +175,13 @@ def record_of(rig: Rig) -> dict[str, Any]:
 
 def test_what_failed_is_known_afterwards_also_where_what_served_before_is_lost_with_it(tmp_path: Path) -> None:
     rig = Rig.made(tmp_path / "rig", new_passes=False)
-    rig.proves_with("main", "a1", "false")
+    rig.verifies_with("main", "a1", "false")
 
     assert rig.run(*ASKED).returncode == 4
 
     record = record_of(rig)
     assert record["last"]["result"] == "lost"
-    assert record["failed"]["left"]["b2"]["why"].startswith("came up, and fails its proof")
+    assert record["failed"]["left"]["b2"]["why"].startswith("came up but failed its verification")
 
 
 def test_what_has_served_is_not_blamed_where_a_start_on_new_input_fails(tmp_path: Path) -> None:
@@ -188,12 +190,12 @@ def test_what_has_served_is_not_blamed_where_a_start_on_new_input_fails(tmp_path
     with (rig.in_force / "llm@main.service").open("a") as unit:
         unit.write("# as it was\n")
     second = "import os, sys; known = os.path.exists(sys.argv[1]); open(sys.argv[1], 'w'); sys.exit(not known)"
-    rig.proves_with("main", "a1", sys.executable, "-c", second, str(tmp_path / "known"))
+    rig.verifies_with("main", "a1", sys.executable, "-c", second, str(tmp_path / "known"))
 
     done = rig.run("--to=main=a1", "--restart=main")
 
     assert done.returncode == 3, done.stdout + done.stderr
-    assert record_of(rig)["last"]["result"] == "went back"
+    assert record_of(rig)["last"]["result"] == "rolled back"
     assert record_of(rig)["failed"] == {}
 
 
@@ -217,5 +219,5 @@ def test_a_decision_whose_files_are_gone_is_forgotten_and_said(tmp_path: Path) -
     done = rig.run("--finish")
 
     assert done.returncode == 0
-    assert "cannot be finished, and is forgotten" in done.stderr
+    assert "cannot be finished and is discarded" in done.stderr
     assert rig.serves() == OLD

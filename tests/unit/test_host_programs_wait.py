@@ -1,4 +1,4 @@
-"""wait_ready.py: an endpoint's unit becomes active when it answers, and fails at once when it cannot any more."""
+"""rigup-host wait-ready: an endpoint's unit becomes active when it answers, and fails as soon as it cannot."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def models(*names: str) -> Page:
 
 def wait(url: str, tools: Path, *more: str, limit: float = 20, **env: str) -> subprocess.CompletedProcess[str]:
     arguments = [f"--url={url}", "--health=/health", "--model=qwen", "--container=llm-main", f"--timeout={limit}"]
-    return run_program("wait_ready.py", *arguments, *more, tools=tools, **env)
+    return run_program("wait-ready", *arguments, *more, tools=tools, **env)
 
 
 def test_it_waits_until_the_model_is_listed(tools: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_port_that_nobody_listens_on_yet_is_waited_for_until_the_time_is_up(to
     result = wait("http://127.0.0.1:1", tools, limit=1.5)
 
     assert result.returncode == 3
-    assert "the limit" in result.stderr
+    assert "the time limit" in result.stderr
     assert "refused" in result.stderr
 
 
@@ -131,7 +131,7 @@ def test_a_line_after_which_nothing_can_become_ready_ends_the_wait(tools: Path, 
     result = wait("http://127.0.0.1:1", tools, f"--fatal={fatal}", limit=60, INVOCATION_ID="abc")
 
     assert result.returncode == 1
-    assert "(argument-unknown); it says: vllm: error: unrecognized arguments: --no-such" in result.stderr
+    assert "(argument-unknown); the log says: vllm: error: unrecognized arguments: --no-such" in result.stderr
     asked = (tools / "journalctl.calls").read_text().splitlines()
     assert all("_SYSTEMD_INVOCATION_ID=abc SYSLOG_IDENTIFIER=docker" in call for call in asked)
     assert "--after-cursor=s=1" in asked[-1]
@@ -144,7 +144,7 @@ def test_a_start_without_a_sign_of_progress_has_stalled_and_its_last_line_tells_
     result = wait("http://127.0.0.1:1", tools, "--stall=2", limit=60, INVOCATION_ID="abc")
 
     assert result.returncode == 1
-    assert "it has stalled: " in result.stderr
+    assert "the start has stalled: " in result.stderr
     assert [cause.fingerprint.id for cause in causes(result.stderr.splitlines())] == ["nccl-deadlock"]
 
 

@@ -21,12 +21,7 @@ import lab.engine
 import lab.sglang
 from lab.registry.image import known_options
 from rigup.catalog.engine_args import arguments
-from tests.unit.host_world import FILES
-
-# Host programs import each other from one directory.
-sys.path.insert(0, str(FILES))
-from smoke import Expectation, Smoke
-
+from rigup_host.smoke import Expectation, Smoke
 from tests.unit.sample import CATALOGUE
 
 RECIPES = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.engine.name == "sglang" and recipe.image)

@@ -1,4 +1,4 @@
-"""model.* and verify.verified: what goes on by itself is begun once, waited for once, and proven once."""
+"""model.* and verify.verified: what goes on by itself is begun once, waited for once, and verified once."""
 
 from __future__ import annotations
 
@@ -126,12 +126,12 @@ def test_a_download_whose_start_still_waits_its_turn_has_not_failed() -> None:
 
 def test_a_download_that_has_given_up_is_told_in_its_own_words() -> None:
     dead = shown("failed", "failed", Result="exit-code")
-    actor = host([ABSENT], [RUNNING, RUNNING, dead]).answers("journalctl", ["failed: the disk is full: make room"])
+    actor = host([ABSENT], [RUNNING, RUNNING, dead]).answers("journalctl", ["failed: the disk is full: free"])
 
     outcome = wait(actor)
 
     assert outcome.failed
-    assert "the disk is full: make room" in outcome.told
+    assert "the disk is full: free" in outcome.told
 
 
 def test_the_request_names_every_source_and_every_file() -> None:
@@ -148,48 +148,48 @@ def test_the_request_names_every_source_and_every_file() -> None:
 INVOCATION = "6a0ab0a2b1a04ea2a7d8f4d1e4a7b1c9"
 
 
-def proven(digest: str, invocation: str = INVOCATION) -> list[str]:
+def record(digest: str, invocation: str = INVOCATION) -> list[str]:
     record = {"passed": True, "digest": digest, "invocation": invocation, "at": "2026-11-23T19:09:11+00:00"}
     return [json.dumps(record), "", "--- state", INVOCATION]
 
 
-GPUS = proven(f"{ENDPOINT.image} 4")
-SERVES = proven(ENDPOINT.digest)
+GPUS = record(f"{ENDPOINT.image} 4")
+SERVES = record(ENDPOINT.digest)
 
 
-def proof(gpus: list[str], serves: list[str], *answers: Said) -> Outcome:
-    actor = Actor().answers(f"proof-gpus-{ENDPOINT.image[-64:-52]}.json 2>/dev/null", gpus)
-    actor.answers("proof-endpoint-main.json 2>/dev/null", serves)
+def verified(gpus: list[str], serves: list[str], *answers: Said) -> Outcome:
+    actor = Actor().answers(f"verify-gpus-{ENDPOINT.image[-64:-52]}.json 2>/dev/null", gpus)
+    actor.answers("verify-endpoint-main.json 2>/dev/null", serves)
     for answer in answers:
-        actor.answers("prove.py", answer)
+        actor.answers("current/rigup-host", answer)
     return actor.does(verify.verified, endpoint=ENDPOINT, gpus=4)
 
 
-def test_what_is_proven_is_not_tried_again() -> None:
-    assert not proof(GPUS, SERVES).changed
+def test_what_is_verified_is_not_tried_again() -> None:
+    assert not verified(GPUS, SERVES).changed
 
 
 def test_an_endpoint_started_since_is_tried_again_and_the_gpus_are_not() -> None:
-    outcome = proof(GPUS, proven(ENDPOINT.digest, "another"), Said(["ok   endpoint is healthy  0.0 s"]))
+    outcome = verified(GPUS, record(ENDPOINT.digest, "another"), Said(["ok   endpoint is healthy  0.0 s"]))
 
     assert (outcome.changed, outcome.failed) == (True, False)
-    (command,) = [command for command in outcome.commands if "prove.py" in command]
-    assert f"prove.py endpoint --url={ENDPOINT.url}" in command
+    (command,) = [command for command in outcome.commands if "current/rigup-host" in command]
+    assert f"rigup-host smoke --url={ENDPOINT.url}" in command
     assert f"--unit={ENDPOINT.unit} --digest={ENDPOINT.digest}" in command
     assert "ok   endpoint is healthy" in outcome.told
 
 
 def test_gpus_are_tried_again_once_docker_was_started_anew() -> None:
-    outcome = proof(proven(f"{ENDPOINT.image} 4", "another"), SERVES)
+    outcome = verified(record(f"{ENDPOINT.image} 4", "another"), SERVES)
 
-    (command,) = [command for command in outcome.commands if "prove.py" in command]
-    assert f"prove.py gpus --image={ENDPOINT.image} --count=4" in command
+    (command,) = [command for command in outcome.commands if "current/rigup-host" in command]
+    assert f"rigup-host verify gpus --image={ENDPOINT.image} --count=4" in command
 
 
 def test_a_failed_check_fails_the_host_with_its_reason() -> None:
     failed = Said(["FAIL endpoint completes a chat  0.2 s"], ["endpoint completes a chat: answered 500"], ok=False)
 
-    outcome = proof(GPUS, ["", "--- state", INVOCATION], failed)
+    outcome = verified(GPUS, ["", "--- state", INVOCATION], failed)
 
     assert outcome.failed
     assert "endpoint completes a chat: answered 500" in outcome.told

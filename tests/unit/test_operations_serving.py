@@ -21,13 +21,13 @@ from tests.unit.test_operations_units import DOWN, NO_UNIT, shown
 ENDPOINT = plan().endpoint("main")
 NEW = ENDPOINT.generation
 OLD = "0123456789ab"
-SWITCHING = "/usr/local/lib/rigup/switch.py"
+SWITCHING = "/usr/local/lib/rigup/host/current/rigup-host switch"
 
 
 def here(*generations: str, in_force: str = "", on_trial: str = "", checked: str = "", **switches: Any) -> list[str]:
     """What a host prints about its endpoint main."""
     records = [json.dumps({"name": "main", "generation": each, "port": 8000}) for each in generations]
-    marks = [f"/run/rigup/judged/main/{checked}"] if checked else []
+    marks = [f"/run/rigup/checked-arguments/main/{checked}"] if checked else []
     places = {"/usr/local/lib/systemd/system": in_force, "/run/systemd/system": on_trial}
     units = [f"{place}/llm@main.service:Generation={generation}" for place, generation in places.items() if generation]
     active = ["llm@main.service loaded active running rigup endpoint main"] if in_force else []
@@ -118,14 +118,14 @@ def test_a_switch_of_an_earlier_deploy_is_waited_for_and_what_it_has_done_is_not
 
 
 LAST = {
-    "result": "went back",
+    "result": "rolled back",
     "to": {"main": NEW},
     "recipes": {"main": "broken-one"},
     "downtime_s": 95.4,
     "endpoint": "main",
     "why": "did not come up: not ready after 3 s: its main process has ended",
     "invocation": "6a0ab0a2",
-    "proof": False,
+    "came_up": False,
 }
 FAILED = {"main": {NEW: {"recipe": "broken-one", "at": "2026-11-23T19:09:11+00:00", "why": LAST["why"]}}}
 
@@ -133,13 +133,17 @@ FAILED = {"main": {NEW: {"recipe": "broken-one", "at": "2026-11-23T19:09:11+00:0
 @pytest.mark.parametrize(
     ("last", "failed", "told"),
     [
-        ({}, FAILED, ["what served before serves again and is verified. Nothing answered for 95 s.", "retry=true"]),
-        ({"result": "lost", "worse": "main is gone"}, {}, ["The rollback failed too: main is gone"]),
         (
-            {"result": "failed", "proof": True},
             {},
-            ["It keeps running, because nothing served before.", "Fix the cause and run again"],
+            FAILED,
+            ["The previous generation serves again and is verified. Nothing answered for 95 s.", "retry=true"],
         ),
+        (
+            {"result": "lost", "worse": "main is gone"},
+            {},
+            ["The previous generation does not serve either: main is gone"],
+        ),
+        ({"result": "failed", "came_up": True}, {}, ["It keeps running.", "Run again"]),
     ],
     ids=lambda value: value.get("result", "") if isinstance(value, dict) else "",
 )
@@ -169,46 +173,46 @@ def test_a_switch_that_has_written_nothing_down_is_told_by_its_own_log() -> None
     actor.answers("rigup-switch.service", NO_UNIT, shown("failed", "failed", Result="exit-code"))
     actor.answers("systemctl show", UP)
     actor.answers("/proc/812/cmdline", ["/usr/bin/docker", "run", "other"])
-    actor.answers("--lines 2000", ["nothing was touched: a generation is not whole"])
+    actor.answers("--lines 2000", ["nothing was changed: the files of a generation are incomplete"])
 
     outcome = actor.does(serving.serve, endpoints=[ENDPOINT])
 
     assert outcome.failed
-    assert "nothing was touched: a generation is not whole" in outcome.told
+    assert "nothing was changed: the files of a generation are incomplete" in outcome.told
 
 
-def judge(found: list[str], answer: Said | None = None, stamp: list[str] = COMPLETE) -> Outcome:
+def check(found: list[str], answer: Said | None = None, stamp: list[str] = COMPLETE) -> Outcome:
     actor = Actor().answers("echo '--- checked'", found).answers("--- sizes", stamp)
     if answer is not None:
         actor.answers("--entrypoint=python3", answer)
     return actor.does(serving.arguments_checked, endpoint=ENDPOINT)
 
 
-def test_arguments_are_judged_once_and_only_where_the_engine_cannot_start_at_once() -> None:
-    assert not judge(here()).changed
-    assert not judge(SERVED).changed
-    assert not judge(here(OLD, NEW, in_force=OLD, checked=NEW)).changed
+def test_arguments_are_checked_once_and_only_where_the_engine_cannot_start_at_once() -> None:
+    assert not check(here()).changed
+    assert not check(SERVED).changed
+    assert not check(here(OLD, NEW, in_force=OLD, checked=NEW)).changed
 
-    assert judge(here(), stamp=ABSENT).ran(f"/run/rigup/judged/main/{NEW}") == 1
+    assert check(here(), stamp=ABSENT).ran(f"/run/rigup/checked-arguments/main/{NEW}") == 1
 
-    outcome = judge(here(OLD, NEW, in_force=OLD))
+    outcome = check(here(OLD, NEW, in_force=OLD))
 
     assert outcome.changed
-    assert outcome.ran(f"/run/rigup/judged/main/{NEW}") == 1
+    assert outcome.ran(f"/run/rigup/checked-arguments/main/{NEW}") == 1
     # By which a rebuild knows its container.
     assert outcome.ran(f"--label=rigup.plan={ENDPOINT.digest}") == 1
 
 
-def test_the_arguments_of_an_endpoint_that_takes_the_place_of_another_are_judged() -> None:
+def test_the_arguments_of_an_endpoint_that_takes_the_place_of_another_are_checked() -> None:
     renamed = [line.replace("llm@main", "llm@before") for line in here(OLD, in_force=OLD)]
 
-    assert judge(renamed).ran("--entrypoint=python3") == 1
+    assert check(renamed).ran("--entrypoint=python3") == 1
 
 
 def test_refused_arguments_fail_before_anything_is_stopped() -> None:
     refused = Said(errors=["usage: vllm", "error: unrecognized arguments: --x"], ok=False)
 
-    outcome = judge(here(OLD, NEW, in_force=OLD), refused)
+    outcome = check(here(OLD, NEW, in_force=OLD), refused)
 
     assert outcome.failed
     assert "unrecognized arguments: --x" in outcome.told
@@ -216,10 +220,10 @@ def test_refused_arguments_fail_before_anything_is_stopped() -> None:
 
 
 def test_an_engine_whose_parser_is_not_known_is_tried_all_the_same() -> None:
-    outcome = judge(here(OLD, NEW, in_force=OLD), Said(["not judged: no ServerArgs in sglang.srt.server_args"]))
+    outcome = check(here(OLD, NEW, in_force=OLD), Said(["not checked: no ServerArgs in sglang.srt.server_args"]))
 
     assert not outcome.failed
-    assert "not judged: no ServerArgs" in outcome.told
+    assert "not checked: no ServerArgs" in outcome.told
 
 
 def test_files_of_other_generations_and_of_removed_endpoints_go() -> None:

@@ -25,7 +25,7 @@ from rigup.operations import _apt_get, _wait, drain
 from rigup.operations.serving import SWITCH_UNIT
 from rigup.operations.teardown import docker, files, finish, packages, units
 from rigup.operations.teardown.kept import Kept
-from rigup.plan.model import ENGINES
+from rigup.paths import ENGINES
 from tasks.context import Refused
 from tasks.rebuild import _check_max_unavailable, _yes_or_no
 from tests.unit.deploys import Actor, Said

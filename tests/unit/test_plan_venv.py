@@ -17,11 +17,11 @@ from rigup.lock.http import Unresolved
 from rigup.lock.lockfile import Lock, VenvLock, read, write
 from rigup.lock.pypi import index_arguments, requirements, venv_lock
 from rigup.operations import venv
+from rigup.paths import CHECK_ARGS, HOST_PROGRAM
 from rigup.plan.build import make_plan
 from rigup.plan.model import EndpointPlan, Mount
 from rigup.render.docker import docker_argv
-from rigup.render.systemd import env_file_text, served_argv, unit_text
-from rigup.render.verify import check_args_argv
+from rigup.render.systemd import check_args_argv, env_file_text, served_argv, unit_text
 from tests.unit.deploys import Actor, Said
 from tests.unit.loopback import Answer, Site, serving
 from tests.unit.sample import CATALOGUE, PUBLISHED, REPO, REVISION, lock, plan
@@ -62,9 +62,9 @@ def test_the_engine_runs_from_the_locked_environment_on_the_store_itself() -> No
 def test_its_own_parser_judges_the_arguments_as_the_user_that_would_serve() -> None:
     made = endpoint()
     command = check_args_argv(made)
-    run, judged = command[: command.index("--")], command[command.index("--") + 1 :]
-    assert made.venv and judged[:3] == [f"{made.venv.path}/bin/python3", "/usr/local/lib/rigup/judge.py", "vllm"]
-    assert [word.replace("$$", "$") for word in judged[3:]] == list(made.argv[2:])
+    run, checked = command[: command.index("--")], command[command.index("--") + 1 :]
+    assert made.venv and checked[:3] == [f"{made.venv.path}/bin/python3", CHECK_ARGS, "vllm"]
+    assert [word.replace("$$", "$") for word in checked[3:]] == list(made.argv[2:])
     # It may be asked before the checkpoint is there.
     assert not any("BindReadOnlyPaths" in word for word in run)
     assert "--property=User=rigup-serve" in run and f"--property=EnvironmentFile={made.env_file}" in run
@@ -113,7 +113,7 @@ def test_the_unit_needs_no_docker_and_no_root() -> None:
     assert settings["LimitMEMLOCK"] == ["infinity"]
     assert settings["LimitSTACK"] == ["67108864"]
     [wait] = settings["ExecStartPost"]
-    assert wait.startswith("+/usr/local/lib/rigup/wait_ready.py ") and "--log=vllm" in wait
+    assert wait.startswith("+/usr/local/lib/rigup/host/current/rigup-host wait-ready ") and "--log=vllm" in wait
     assert "--container" not in wait
     # Whatever served in a container before must let go of the GPUs.
     assert settings["ExecStartPre"] == ["-+/usr/bin/docker rm --force llm-main"]
@@ -143,7 +143,7 @@ def test_systemd_itself_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> Non
     made = endpoint()
     assert made.venv
     text = unit_text(made).replace(made.argv[0], "/bin/true").replace("User=rigup-serve", "User=root")
-    for program in ("/usr/bin/docker", "/usr/local/lib/rigup/wait_ready.py"):
+    for program in ("/usr/bin/docker", HOST_PROGRAM):
         text = text.replace(program, "/bin/true")
     unit = tmp_path / "llm@main.service"
     unit.write_text(text)

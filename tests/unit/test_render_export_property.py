@@ -19,9 +19,9 @@ from rigup.catalog.engine_args import own_arguments
 from rigup.catalog.recipe import Recipe
 from rigup.config.settings import Settings
 from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock
+from rigup.paths import DOCKER, ENGINES
 from rigup.plan.build import QUIET, make_plan
-from rigup.plan.model import ENGINES
-from rigup.render.docker import DOCKER, docker_argv
+from rigup.render.docker import docker_argv
 from rigup.render.export import FORMS, shown
 from rigup.render.systemd import env_file_text, unit_text
 from tests.unit.generated_recipes import CHECKPOINTS, PUBLISHED, catalog_of, recipes

@@ -1,4 +1,4 @@
-"""The mount of the store's own disk, judged by systemd itself."""
+"""The mount of the store's own disk, verified by systemd itself."""
 
 import shutil
 import subprocess

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from rigup.errors import RigupError
+from rigup.paths import CHECK_ARGS, HOST_PROGRAM
 from rigup.plan.model import EndpointPlan
+from rigup.render import systemd
 from rigup.render.docker import docker_argv
-from rigup.render.systemd import WAIT_READY, env_file_text, systemd_command, systemd_quote, unit_text
-from rigup.render.verify import check_args_argv, record_text
+from rigup.render.systemd import check_args_argv, env_file_text, record_text, systemd_command, systemd_quote, unit_text
 from tests.unit.sample import DIGEST, image, plan
 from tests.unit.systemd_words import exec_words
 
@@ -145,7 +146,7 @@ def test_the_unit_serves_in_the_foreground_and_is_active_once_it_answers() -> No
     assert found["Type"] == ["exec"]
     assert exec_words(found["ExecStart"][0]) == docker_argv(endpoint)
     wait = exec_words(found["ExecStartPost"][0])
-    assert wait[:2] == ["/usr/bin/python3", WAIT_READY]
+    assert wait[:2] == [HOST_PROGRAM, "wait-ready"]
     assert {"--timeout=600", "--stall=900"} <= set(wait)
     assert found["TimeoutStartSec"] == ["660"]
     assert found["ExecStartPre"] == ["-/usr/bin/docker rm --force llm-main"]
@@ -176,16 +177,29 @@ def test_a_unit_with_hostile_arguments_hands_them_on_unchanged() -> None:
     assert exec_words(settings_of(unit_text(endpoint))["ExecStart"][0]) == docker_argv(endpoint)
 
 
-def test_systemd_itself_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
-    unit = tmp_path / "llm@main.service"
-    # Here are no docker and no wait_ready.py; systemd looks at the programs too.
-    text = (
-        unit_text(hostile_endpoint()).replace("/usr/bin/docker", "/bin/true").replace("/usr/bin/python3", "/bin/true")
-    )
-    unit.write_text(text, encoding="utf-8")
+# Before a test has its own ledger, whose path is in some of them.
+UNITS = {
+    "llm@main.service": unit_text(hostile_endpoint()),
+    "model-fetch@a.service": systemd.fetch_unit_text(),
+    "rigup-peers.service": systemd.peers_unit_text(),
+    "rigup-commit.service": systemd.commit_unit_text(),
+    "rigup-gateway@main.service": systemd.gateway_unit_text(),
+    "rigup-audit.service": systemd.audit_service_text(),
+    "rigup-audit.timer": systemd.audit_timer_text(),
+}
+# Not installed here; systemd looks at the programs too.
+PROGRAMS = ("/usr/bin/docker", HOST_PROGRAM, "/usr/bin/rsync", "/usr/sbin/nft", "/usr/sbin/haproxy")
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_itself_finds_nothing_wrong_with_a_unit(tmp_path: Path, name: str) -> None:
+    for each, text in UNITS.items():
+        for program in PROGRAMS:
+            text = text.replace(program, "/bin/true")
+        (tmp_path / each).write_text(text, encoding="utf-8")
     try:
         ran = subprocess.run(
-            ["systemd-analyze", "verify", "--man=no", str(unit)],
+            ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)],
             capture_output=True,
             text=True,
             timeout=60,
@@ -193,7 +207,7 @@ def test_systemd_itself_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> Non
         )
     except FileNotFoundError:
         pytest.skip("systemd-analyze is not installed")
-    assert "llm@main.service" not in ran.stderr
+    assert str(tmp_path) not in ran.stderr and name not in ran.stderr
 
 
 def test_the_environment_file_holds_values_as_docker_reads_them() -> None:
@@ -207,14 +221,14 @@ def test_a_value_that_the_format_cannot_hold_is_refused() -> None:
         env_file_text(endpoint)
 
 
-def test_arguments_are_judged_before_the_checkpoint_is_there() -> None:
+def test_arguments_are_checked_before_the_checkpoint_is_there() -> None:
     patched = {"config.json": "{}", "chat_template.jinja": ""}
     endpoint = plan().endpoint("main").model_copy(update={"patched_files": patched})
     template = f"source={endpoint.directory}/chat_template.jinja,target=/rigup/chat_template.jinja,readonly"
     mounts = [
         word.removeprefix("--mount=type=bind,") for word in check_args_argv(endpoint) if word.startswith("--mount=")
     ]
-    assert mounts == [template, "source=/usr/local/lib/rigup/judge.py,target=/usr/local/lib/rigup/judge.py,readonly"]
+    assert mounts == [template, f"source={CHECK_ARGS},target={CHECK_ARGS},readonly"]
 
 
 def test_what_everybody_may_read_and_what_stands_in_process_lists_holds_no_value_of_the_environment() -> None:

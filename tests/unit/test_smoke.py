@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,10 @@ import pytest
 
 from rigup.plan.model import Smoke
 from rigup.render.verify import verify_argv
-from tests.unit.host_world import FILES, program, run_program
+from rigup_host import smoke as program_of_smoke
+from rigup_host.prompts import why_nonsense
+from tests.unit.host_world import program, run_program
 from tests.unit.sample import plan
-
-# Host programs find each other in one directory.
-sys.path.insert(0, str(FILES))
-import prove
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = {"tools": True, "reasoning": True, "images": True, "speculation": True, "long_prompt": 4000, "context": 262144}
@@ -45,12 +44,12 @@ class Tried:
     """Tries an endpoint as the host program does, in this process: the client takes a second to be imported."""
 
     def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.out, self.capsys = directory / "proof.json", capsys
+        self.out, self.capsys = directory / "verify.json", capsys
 
     def __call__(self, fault: str = "none", **expect: Any) -> tuple[int, dict[str, dict[str, Any]], str]:
         """Exit code, the checks by name without the word `endpoint`, and all that was said."""
         with engine(fault) as url:
-            code = prove.main(arguments(url, self.out, **expect))
+            code = program_of_smoke.main(arguments(url, self.out, **expect))
         record = json.loads(self.out.read_text())
         assert record["passed"] == (code == 0)
         checks = {check["name"].removeprefix("endpoint "): check for check in record["checks"]}
@@ -61,19 +60,19 @@ class Tried:
 def arguments(url: str, out: Path, **expect: Any) -> list[str]:
     wanted = json.dumps({**ALL, **SAVED, **expect})
     common = [f"--out={out}", "--unit=llm@main.service", "--digest=d1"]
-    return ["endpoint", f"--url={url}", "--model=qwen", "--timeout=20", f"--expect={wanted}", *common]
+    return [f"--url={url}", "--model=qwen", "--timeout=20", f"--expect={wanted}", *common]
 
 
 @pytest.fixture
 def smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Tried:
-    program(tmp_path / "bin", "systemctl", "echo 6a0ab0a2b1a04ea2a7d8f4d1e4a7b1c9")
+    program(tmp_path / "bin", "systemctl", "echo InvocationID=6a0ab0a2b1a04ea2a7d8f4d1e4a7b1c9")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=os.pathsep)
     return Tried(tmp_path, capsys)
 
 
 def test_the_program_runs_by_itself_as_on_a_host(smoke: Tried) -> None:
     with engine("none") as url:
-        result = run_program("prove.py", *arguments(url, smoke.out), tools=smoke.out.parent / "bin")
+        result = run_program("smoke", *arguments(url, smoke.out), tools=smoke.out.parent / "bin")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("ok ") == 15
 
@@ -90,9 +89,9 @@ def test_an_engine_that_can_do_it_all_passes_with_a_line_and_a_time_for_each_che
         "is healthy",
         "lists its model",
         "completes a chat",
-        "writes sense",
+        "writes meaningful text",
         "streams a chat",
-        "keeps reasoning apart",
+        "separates its reasoning",
         "calls a tool",
         "streams a tool call",
         "calls a required tool",
@@ -109,17 +108,23 @@ def test_an_engine_that_can_do_it_all_passes_with_a_line_and_a_time_for_each_che
 
 def test_what_a_recipe_is_not_for_is_not_tried(smoke: Tried) -> None:
     _, checks, _ = smoke(tools=False, reasoning=False, images=False, speculation=False, long_prompt=0)
-    assert list(checks) == ["is healthy", "lists its model", "completes a chat", "writes sense", "streams a chat"]
+    assert list(checks) == [
+        "is healthy",
+        "lists its model",
+        "completes a chat",
+        "writes meaningful text",
+        "streams a chat",
+    ]
 
 
-def test_an_engine_that_answers_without_end_is_given_up_when_the_proofs_time_is_up(smoke: Tried) -> None:
+def test_an_engine_that_answers_without_end_is_given_up_when_the_time_is_up(smoke: Tried) -> None:
     with engine("drips") as url:
-        code = prove.main([*arguments(url, smoke.out), "--within=2"])
+        code = program_of_smoke.main([*arguments(url, smoke.out), "--within=2"])
 
     assert code == 1
     checks = json.loads(smoke.out.read_text())["checks"]
     assert [check["ok"] for check in checks] == [True, True, False]
-    told = "endpoint completes a chat: it hangs: no end when the 2 s were up that all checks may take"
+    told = "endpoint completes a chat: timed out after 2 s; remaining checks skipped"
     assert told in smoke.capsys.readouterr().err
 
 
@@ -129,15 +134,15 @@ TOOLS = {"calls a tool", "streams a tool call", "calls a required tool", "stream
 @pytest.mark.parametrize(
     ("fault", "failures", "meaning"),
     [
-        ("thoughts-in-content", {"keeps reasoning apart"}, "the reasoning parser does not fit"),
+        ("thoughts-in-content", {"separates its reasoning"}, "the reasoning parser does not fit"),
         ("no-tools", TOOLS | {"calls tools step by step"}, "the tool parser does not fit"),
         ("no-streamed-tools", {"streams a tool call", "streams a required tool call", "calls tools step by step"},
          "OpenCode and other agents stream"),
         ("required-as-xml", {"calls a required tool", "streams a required tool call"}, "guided decoding does not work"),
-        ("corrupt-third-step", {"calls tools step by step"}, "single calls pass and longer work breaks"),
-        ("forgetful", {"reads a long prompt"}, "what stands early in a long prompt is lost"),
+        ("corrupt-third-step", {"calls tools step by step"}, "single calls work and longer tasks fail"),
+        ("forgetful", {"reads a long prompt"}, "the beginning of a long prompt is lost"),
         ("blind", {"sees an image"}, "images are refused"),
-        ("drafter-broken", {"speculates"}, "the drafter costs time and brings nothing"),
+        ("drafter-broken", {"speculates"}, "the drafter costs time and saves none"),
         ("stops-at-tools", {"calls a tool", "streams a tool call"}, "finish_reason is stop, not tool_calls"),
     ],
 )  # fmt: skip
@@ -155,30 +160,28 @@ def test_each_way_of_failing_fails_its_checks_and_says_what_it_means_and_what_av
 def test_an_answer_that_never_ends_is_found_and_so_is_a_text_that_repeats_itself(smoke: Tried) -> None:
     code, checks, said = smoke("endless", tools=False, reasoning=False, images=False, speculation=False, long_prompt=0)
     assert code == 1
-    assert failed(checks) == {"completes a chat", "writes sense", "streams a chat"}
-    assert "the answer does not come to an end: finish_reason is length" in said
-    from smoke import why_nonsense
-
+    assert failed(checks) == {"completes a chat", "writes meaningful text", "streams a chat"}
+    assert "the answer does not end: finish_reason is length" in said
     paragraph = (
         "The waves come in from far away and break on the sand, and the wind carries the smell of salt to the land "
         "while gulls cry above the harbour and old boats creak at their ropes. "
     )
     assert why_nonsense(paragraph) == ""
-    assert why_nonsense(paragraph * 3) == "the same phrases over and over"
+    assert why_nonsense(paragraph * 3) == "the same phrases repeated"
 
 
 def test_an_engine_that_counts_no_drafted_tokens_is_noted_and_does_not_fail(smoke: Tried) -> None:
     code, _, said = smoke("silent-drafter")
     assert code == 0, said
-    assert re.search(r"note endpoint speculates .*how many of them are accepted is not known", said)
+    assert re.search(r"note endpoint speculates .*the share of accepted ones is unknown", said)
 
 
 @pytest.mark.parametrize("fault", ["garbage", "babble"])
 def test_garbage_is_found(smoke: Tried, fault: str) -> None:
     code, checks, said = smoke(fault)
     assert code == 1
-    assert "writes sense" in failed(checks)
-    assert "the weights are read wrongly" in said
+    assert "writes meaningful text" in failed(checks)
+    assert "the weights are read incorrectly" in said
 
 
 def test_of_random_weights_nonsense_is_expected_and_sense_is_a_failure(smoke: Tried) -> None:
@@ -220,8 +223,7 @@ def test_another_context_than_the_recipes_is_no_proof(smoke: Tried) -> None:
 
 
 def test_what_the_plan_expects_is_what_the_program_understands() -> None:
-    text = (FILES / "smoke.py").read_text().partition("class Expectation:")[2].partition("\n\n\n")[0]
-    assert re.findall(r"^    (\w+): ", text, re.MULTILINE) == list(Smoke.model_fields)
+    assert [field.name for field in fields(program_of_smoke.Expectation)] == list(Smoke.model_fields)
 
 
 def test_a_recipe_is_tried_for_what_it_is_for() -> None:
@@ -234,7 +236,7 @@ def test_a_recipe_is_tried_for_what_it_is_for() -> None:
     assert not text.images
 
 
-def test_the_proof_runs_with_the_client_and_knows_what_to_expect() -> None:
+def test_the_smoke_test_runs_with_the_client_and_knows_what_to_expect() -> None:
     endpoint = plan().endpoint("main")
     argv = verify_argv(endpoint)
     assert argv[0] == "/usr/local/lib/rigup/client/bin/python"

@@ -15,11 +15,12 @@ from pyinfra.context import host
 
 from rigup.facts.ledger import Sums
 from rigup.facts.serving import incoming_path, shared_path, stamp_path
-from rigup.ledger import BEFORE, Ledger, backup_of, unmerge
+from rigup.ledger import Ledger, backup_of, unmerge
 from rigup.operations._host import Commands, check, exclusive, read_now, run, work
 from rigup.operations.boot import BOOT
 from rigup.operations.files import place
 from rigup.operations.teardown.kept import Kept, save
+from rigup.paths import BEFORE
 
 __all__ = ["files_restored", "keys_removed", "store_removed"]
 

@@ -9,12 +9,12 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host, state
 
-from rigup import ledger as places
 from rigup.facts.ledger import SEARCHED, STAGED, Remains, Sums, links_of, remains_of
-from rigup.ledger import BEFORE, EMPTIED, ROOM, ROOMS, Ledger
+from rigup.ledger import EMPTIED, ROOMS, Ledger
 from rigup.operations._host import Commands, check, read_now, run, work
 from rigup.operations._wait import say
 from rigup.operations.teardown.kept import Kept, some
+from rigup.paths import BEFORE, STATE
 
 __all__ = ["confirmed", "directories_removed", "verified_bare"]
 
@@ -45,7 +45,7 @@ def directories_removed(ledger: Ledger) -> Commands:
     """Remove the directories that belong to rigup, and files that were only half written; the ledger stays."""
 
     def remove(host: Host) -> None:
-        directories = [QuoteString(path) for path in ROOMS if path != ROOM]
+        directories = [QuoteString(path) for path in ROOMS if path != STATE]
         failing = f"could not remove our directories on {host.name}"
         check(host, "rm -rf --", *directories, *links_of(ledger), failing=failing)
         run(host, "find", *SEARCHED, f"-xdev -maxdepth 5 -name '{STAGED}' -prune -exec rm -rf -- {{}} +")
@@ -64,7 +64,7 @@ def verified_bare(ledger: Ledger, kept: Kept) -> Commands:
         sums = read_now(host, Sums, sorted(ledger.files))
         # A file of others that was restored is theirs again.
         restored = {path for path in ledger.files if sums.get(path) == sums.get(f"{BEFORE}{path}")}
-        expected = {f"package {name}" for name in kept.packages} | {ROOM} | restored
+        expected = {f"package {name}" for name in kept.packages} | {STATE} | restored
         if left := [word for word in remains.words() if word not in expected]:
             raise OperationError(f"{host.name} is not bare yet: {some(left)}. Find out why, and run again.")
         say(host, f"nothing is left of {_counted(ledger)}")
@@ -72,7 +72,7 @@ def verified_bare(ledger: Ledger, kept: Kept) -> Commands:
             say(host, f"kept: {note}")
         if ledger.removed:
             say(host, f"not restored: {some(sorted(ledger.removed))}, which packages of the deploy replaced")
-        check(host, "rm -rf --", QuoteString(places.ROOM), failing=f"could not remove {ROOM} on {host.name}")
+        check(host, "rm -rf --", QuoteString(STATE), failing=f"could not remove {STATE} on {host.name}")
 
     yield work(verify, "verify")
 

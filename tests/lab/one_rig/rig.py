@@ -59,8 +59,8 @@ DRIFTS = (
     ),
     Drift(
         "a program edited",
-        "sed -i '1a # by hand' /usr/local/lib/rigup/wait_ready.py",
-        ("serve | Install the readiness check",),
+        "sed -i '1a # by hand' /usr/local/lib/rigup/host/current/rigup_host/wait_ready.py",
+        ("base | Install the host programs",),
     ),
     Drift(
         "a secret file edited",

@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rigup.facts.drift import RESULT, DailyAuditValue, parse_daily_audit
+from rigup.facts.drift import DailyAuditValue, parse_daily_audit
+from rigup.paths import DAILY_AUDIT
 from tests.lab.breaks import DOCKER, HEAVY, LIGHT, LIST, STOPPED, Break
 from tests.lab.one_rig.rig import NAME, OneRig
 
@@ -154,7 +155,7 @@ def test_a_login_without_sudo_checks_what_it_can_and_reports_the_rest(one_rig: O
 def test_a_host_audits_itself_daily_if_the_setting_is_on(one_rig: OneRig) -> None:
     def look() -> DailyAuditValue:
         one_rig.host.shell("systemctl start rigup-audit.service")
-        return parse_daily_audit(one_rig.host.shell(f"cat {RESULT}").stdout.splitlines())
+        return parse_daily_audit(one_rig.host.shell(f"cat {DAILY_AUDIT}").stdout.splitlines())
 
     one_rig.rigs.write(daily_audit=True)
     one_rig.deploy()

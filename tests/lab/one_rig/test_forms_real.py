@@ -19,9 +19,10 @@ from rigup.catalog.patch import YarnPatch
 from rigup.catalog.recipe import Recipe
 from rigup.config.settings import Settings
 from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock, read
+from rigup.paths import BESIDE, DOCKER
 from rigup.plan.build import make_plan
-from rigup.plan.model import BESIDE, EndpointPlan
-from rigup.render.docker import DOCKER, docker_argv
+from rigup.plan.model import EndpointPlan
+from rigup.render.docker import docker_argv
 from rigup.render.export import shown
 from rigup.render.kubernetes import FETCH
 from rigup.render.systemd import env_file_text, unit_text

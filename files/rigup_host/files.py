@@ -1,0 +1,41 @@
+"""Files that programs write: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+def write(path: Path, text: str, *, mode: int = 0o644, durable: bool = False) -> None:
+    """Replace `path` in one step, so that no reader sees half of it; make its directory if needed.
+
+    With `durable`, file and name are on the disk when this returns and survive a power cut.
+    """
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    # Always the same name: what a killed process leaves is overwritten by the next one.
+    beside = path.with_name(f".{path.name}.new")
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+        # The umask may have removed bits, and an old file may have others.
+        os.fchmod(file.fileno(), mode)
+        file.write(text)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+    os.replace(beside, path)
+    if durable:
+        sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Write the names in a directory to the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def now() -> str:
+    """Return the time in UTC, as ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,319 @@
+"""Try out what an endpoint must be able to do, with the requests that its users would send.
+
+The checks follow from what the recipe is for (`Expectation`), from the health check to tool calls in several steps and
+an image. A failed check says what that means for users, and which recipe avoids it. From a checkpoint with random
+weights, as in the embedded lab, nonsense is expected, and meaningful text is a failure.
+
+Exit status: 0 all checks passed, 1 a check failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+
+from rigup_host import checks, http
+from rigup_host.chat import Endpoint, parsed, thoughts
+from rigup_host.checks import Check, Failed, Noted
+from rigup_host.prompts import FILLER, MAGIC, PARAGRAPH, STOCK, TOOLS, red_square, tool, why_nonsense
+
+THINKING: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": True}}
+
+
+def main(argv: list[str]) -> int:
+    """Run the checks; return the exit status."""
+    parser = argparse.ArgumentParser(prog="rigup-host smoke", description="Try out what an endpoint is for.")
+    parser.add_argument("--url", required=True, help="the endpoint's base URL, such as http://127.0.0.1:8000")
+    parser.add_argument("--health", default="/health", help="path that answers 200")
+    parser.add_argument("--model", required=True, help="name under which the model is served")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds for one request")
+    parser.add_argument("--expect", type=json.loads, default={}, help="JSON object with the fields of Expectation")
+    checks.add_arguments(parser)
+    options = parser.parse_args(argv)
+    smoke = Smoke(options.url, options.health, options.model, options.timeout, Expectation(**options.expect))
+    return checks.record("endpoint", smoke.checks(), options)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the endpoint is for.
+
+    `long_prompt` and `context` are in tokens, as the recipe has them. `instead` is the recipe to use where this one
+    fails. With `random_weights` the checkpoint's weights are random, and what they write is nonsense.
+    """
+
+    tools: bool = False
+    reasoning: bool = False
+    images: bool = False
+    speculation: bool = False
+    merges_system: bool = False
+    random_weights: bool = False
+    long_prompt: int = 0
+    context: int | None = None
+    instead: str | None = None
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a failed check means for users. `avoidable`: another recipe does not have this problem."""
+
+    text: str
+    avoidable: bool = True
+
+
+MEANINGS = {
+    "lists its model": Meaning("clients that ask for the model by its name get 404", avoidable=False),
+    "completes a chat": Meaning("the engine is up but does not serve; its log says why"),
+    "writes meaningful text": Meaning(
+        "the weights are read incorrectly: an FP4 kernel does not work on these cards, or a patch of the configuration "
+        "matches nothing"
+    ),
+    "streams a chat": Meaning("chat programs show nothing until the answer is complete, or abort"),
+    "separates its reasoning": Meaning("the answer contains thoughts: the reasoning parser does not fit the model"),
+    "calls a tool": Meaning("agents fail at their first step: the tool parser does not fit the model"),
+    "streams a tool call": Meaning(
+        "OpenCode and other agents stream, and receive broken JSON; speculation causes that"
+    ),
+    "calls a required tool": Meaning("guided decoding does not work with this model"),
+    "streams a required tool call": Meaning("guided decoding does not work with this model when streaming"),
+    "calls tools step by step": Meaning(
+        "single calls work and longer tasks fail: speculation together with prefix caching corrupts the state"
+    ),
+    "takes two system messages": Meaning("OpenCode sends two, and receives an error"),
+    "reads a long prompt": Meaning("the beginning of a long prompt is lost, or the prompt is refused"),
+    "sees an image": Meaning("images are refused or not understood", avoidable=False),
+    "speculates": Meaning("the drafter costs time and saves none"),
+}
+
+
+class Smoke:
+    """The checks of one endpoint."""
+
+    def __init__(self, url: str, health: str, model: str, limit: float, expect: Expectation) -> None:
+        self.health, self.model, self.expect = health, model, expect
+        self.sense = not expect.random_weights
+        self.endpoint = Endpoint(url.rstrip("/"), model, limit, ends=self.sense)
+
+    def checks(self) -> list[Check]:
+        """Return the checks for what this endpoint is for, in order; each may raise Failed or Noted."""
+        expect = self.expect
+        chosen: list[tuple[str, bool, Callable[[], str]]] = [
+            ("is healthy", True, self.is_healthy),
+            ("lists its model", True, self.lists_model),
+            ("completes a chat", True, self.chats),
+            (
+                "writes meaningful text" if self.sense else "writes nonsense, as random weights do",
+                True,
+                self.writes_text,
+            ),
+            ("streams a chat", True, self.streams),
+            ("separates its reasoning", expect.reasoning, self.separates_reasoning),
+            ("calls a tool", expect.tools and self.sense, lambda: self.calls_tool("auto", stream=False)),
+            ("streams a tool call", expect.tools and self.sense, lambda: self.calls_tool("auto", stream=True)),
+            ("calls a required tool", expect.tools, lambda: self.calls_tool("required", stream=False)),
+            ("streams a required tool call", expect.tools, lambda: self.calls_tool("required", stream=True)),
+            ("calls tools step by step", expect.tools and self.sense, self.calls_step_by_step),
+            ("takes two system messages", expect.tools, self.takes_two_system_messages),
+            ("reads a long prompt", bool(expect.long_prompt), self.reads_long_prompt),
+            ("sees an image", expect.images, self.sees_image),
+            ("speculates", expect.speculation, self.speculates),
+        ]
+        return [(f"endpoint {name}", self._explained(name, check)) for name, applies, check in chosen if applies]
+
+    def _explained(self, name: str, check: Callable[[], str]) -> Callable[[], str]:
+        """Return `check` such that errors of the client are failures too, and failures say what they mean."""
+
+        def explained() -> str:
+            try:
+                return check()
+            except Noted:
+                raise
+            except Exception as error:
+                meaning = MEANINGS.get(name)
+                text = str(error) if isinstance(error, Failed | http.NoAnswer) else f"{type(error).__name__}: {error}"
+                if meaning:
+                    text += f". This means: {meaning.text}"
+                    if meaning.avoidable and self.expect.instead:
+                        text += f". Recipe {self.expect.instead} avoids it"
+                raise Failed(text) from error
+
+        return explained
+
+    def is_healthy(self) -> str:
+        """The health check answers 200."""
+        status = http.get(self.endpoint.url + self.health, self.endpoint.limit).status
+        if status != 200:
+            raise Failed(f"{self.health} answered {status}")
+        return "200"
+
+    def lists_model(self) -> str:
+        """The list of models has the name, with the recipe's context where the engine states one."""
+        listed = {model.id: model for model in self.endpoint.client.models.list()}
+        if self.model not in listed:
+            raise Failed(f"it lists {', '.join(listed) or 'nothing'}, not {self.model}")
+        context = getattr(listed[self.model], "max_model_len", None)
+        if self.expect.context and context and context != self.expect.context:
+            raise Failed(f"its context is {context} tokens, and the recipe says {self.expect.context}")
+        return f"{self.model}, {context or 'unknown'} tokens"
+
+    def chats(self) -> str:
+        """A short completion, without sampling and without thinking, has the right text."""
+        answer = self.endpoint.ask("Reply with exactly: OK-7319", max_tokens=32)
+        tokens = answer.usage.completion_tokens if answer.usage else 0
+        if tokens < 1:
+            raise Failed("the completion has no tokens")
+        text = answer.choices[0].message.content or ""
+        if self.sense and "OK-7319" not in text:
+            raise Failed(f"asked for OK-7319, it answered {text[:80]!r}")
+        return f"{tokens} tokens: {text[:80]!r}"
+
+    def writes_text(self) -> str:
+        """A complete paragraph makes sense: even a broken kernel may get a first word right."""
+        text = self.endpoint.ask(PARAGRAPH, max_tokens=300).choices[0].message.content or ""
+        nonsense = why_nonsense(text)
+        if self.sense and nonsense:
+            raise Failed(f"it writes nonsense ({nonsense}): {text[:120]!r}")
+        if not self.sense and not nonsense:
+            raise Failed(f"expected nonsense from random weights, but it writes {text[:120]!r}")
+        return nonsense or f"{len(text.split())} words"
+
+    def streams(self) -> str:
+        """An answer comes in several pieces and ends."""
+        began, first, pieces, finish = time.monotonic(), 0.0, 0, None
+        question = {"role": "user", "content": "Count from 1 to 20."}
+        for chunk in self.endpoint.stream([question], max_tokens=self.endpoint.limit_tokens(96)):
+            if not chunk.choices:
+                continue
+            finish = chunk.choices[0].finish_reason or finish
+            if chunk.choices[0].delta.content or thoughts(chunk.choices[0].delta):
+                first = first or time.monotonic() - began
+                pieces += 1
+        if pieces < 2 or finish is None:
+            raise Failed(f"{pieces} pieces, finish_reason {finish}")
+        self.endpoint.check_end(finish)
+        return f"{pieces} pieces, the first after {first:.2f} s"
+
+    def separates_reasoning(self) -> str:
+        """Thoughts come in a field of their own, and the answer is right."""
+        messages = [{"role": "user", "content": "What is 17 * 23? Answer with the number."}]
+        choice = self.endpoint.complete(
+            messages, max_tokens=self.endpoint.limit_tokens(64), extra_body=THINKING
+        ).choices[0]
+        self.endpoint.check_end(choice.finish_reason)
+        message = choice.message
+        content, reasoning = message.content or "", thoughts(message)
+        if "<think>" in content or "</think>" in content:
+            raise Failed(f"the answer contains thoughts: {content[:80]!r}")
+        if not reasoning:
+            raise Failed(f"no reasoning; the answer is {content[:80]!r}")
+        if self.sense and "391" not in content:
+            raise Failed(f"17 * 23 is 391, not {content[:80]!r}")
+        return f"{len(reasoning)} characters of reasoning"
+
+    def calls_tool(self, choice: str, stream: bool) -> str:
+        """One question leads to one call of the right tool; `choice` is `auto` or `required`."""
+        messages = [{"role": "user", "content": "What is the weather in Paris? Use the tool."}]
+        answer = self.endpoint.call(messages, [tool("get_weather")], choice, stream)
+        name, arguments = answer.first()
+        # After guided decoding the reason differs between versions.
+        if choice == "auto" and answer.finish != "tool_calls":
+            raise Failed(f"finish_reason is {answer.finish}, not tool_calls, which agents rely on")
+        # Guided decoding determines the tool; the arguments are from the model.
+        if name != "get_weather" or (self.sense and arguments.get("city") != "Paris"):
+            raise Failed(f"it calls {name}({json.dumps(arguments)}), not get_weather for Paris")
+        return f"get_weather({json.dumps(arguments)})"
+
+    def calls_step_by_step(self) -> str:
+        """Five calls, one after the other, with six tools to choose from: only this shows what breaks over time."""
+        listed = ", ".join(STOCK)
+        task = f"Look up the stock of {listed}, one at a time with get_stock. Then reply with the sum alone."
+        messages: list[dict[str, Any]] = [{"role": "user", "content": task}]
+        tools, asked = [tool(name) for name in TOOLS], set[str]()
+        for step in range(1, 3 * len(STOCK) + 1):
+            answer = self.endpoint.call(messages, tools, "auto", stream=step % 2 == 0)
+            if not answer.calls:
+                break
+            calls = [{"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+                     for id, name, arguments in answer.calls]  # fmt: skip
+            messages.append({"role": "assistant", "content": answer.content or None, "tool_calls": calls})
+            for id, name, text in answer.calls:
+                arguments = parsed(text, f"step {step}")
+                article = str(arguments.get("article"))
+                if name != "get_stock" or article not in STOCK:
+                    raise Failed(f"step {step}: it calls {name}({text[:120]})")
+                asked.add(article)
+                messages.append({"role": "tool", "tool_call_id": id, "content": str(STOCK[article])})
+        if asked != set(STOCK):
+            raise Failed(f"it looked up {', '.join(sorted(asked)) or 'nothing'} of {listed}: {answer.content[:80]!r}")
+        if str(sum(STOCK.values())) not in answer.content:
+            raise Failed(f"the sum is {sum(STOCK.values())}, and it says {answer.content[:80]!r}")
+        return f"{len(asked)} results"
+
+    def takes_two_system_messages(self) -> str:
+        """A chat with two system messages is accepted."""
+        messages = [
+            {"role": "system", "content": "You are brief."},
+            {"role": "system", "content": "You speak English."},
+            {"role": "user", "content": "Say hello."},
+        ]
+        try:
+            self.endpoint.complete(messages, max_tokens=16)
+        except openai.BadRequestError as error:
+            # Qwen's own template allows only one. The endpoint serves nevertheless.
+            if self.expect.merges_system or "System message must be at the beginning" not in str(error):
+                raise
+            raise Noted(
+                "refused: the chat template allows only one. OpenCode sends two; a recipe with the chat-template patch "
+                "`system: merge` accepts them"
+            ) from error
+        return "200"
+
+    def reads_long_prompt(self) -> str:
+        """A word at the beginning of a long prompt is found."""
+        per_token = len(FILLER * 20) / self.endpoint.count_tokens(FILLER * 20)
+        count = max(1, int(self.expect.long_prompt * per_token / len(FILLER)))
+        fact = f"Remember: the magic word is {MAGIC}. "
+        text = fact + FILLER * count + "What is the magic word? Reply with it alone."
+        answer = self.endpoint.ask(text, max_tokens=32)
+        content, read = answer.choices[0].message.content or "", answer.usage.prompt_tokens if answer.usage else 0
+        if read < self.expect.long_prompt / 2:
+            raise Failed(f"it read {read} tokens of about {self.expect.long_prompt}")
+        if self.sense and MAGIC not in content:
+            raise Failed(f"after {read} tokens the magic word is {content[:80]!r}")
+        return f"{read} tokens"
+
+    def sees_image(self) -> str:
+        """The color of an image is recognized."""
+        url = "data:image/png;base64," + base64.b64encode(red_square()).decode()
+        parts = [
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "text", "text": "Which color is this square? One word."},
+        ]
+        messages = [{"role": "user", "content": parts}]
+        choice = self.endpoint.complete(messages, max_tokens=self.endpoint.limit_tokens(32)).choices[0]
+        self.endpoint.check_end(choice.finish_reason)
+        text = choice.message.content or ""
+        if self.sense and "red" not in text.lower():
+            raise Failed(f"asked for the color of a red square, it answered {text[:80]!r}")
+        return repr(text[:40])
+
+    def speculates(self) -> str:
+        """Drafted tokens are accepted."""
+        before = self.endpoint.speculation()
+        self.endpoint.ask("Count from 1 to 60, separated by commas.", max_tokens=200)
+        after = self.endpoint.speculation()
+        if not before or not after:
+            raise Noted("/metrics does not count drafted tokens, so the share of accepted ones is unknown")
+        drafted, accepted = (now - then for now, then in zip(after, before, strict=True))
+        if drafted <= 0:
+            raise Failed("nothing was drafted")
+        if accepted / drafted < 0.05 and self.sense:
+            raise Failed(f"{accepted:.0f} of {drafted:.0f} drafted tokens were accepted")
+        return f"{accepted / drafted:.0%} of {drafted:.0f} drafted tokens were accepted"

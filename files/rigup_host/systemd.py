@@ -1,0 +1,18 @@
+"""Questions and orders to systemd."""
+
+from __future__ import annotations
+
+import subprocess
+
+
+def show(unit: str, *properties: str) -> dict[str, str]:
+    """Return these properties of a unit, empty where systemd reports none. Raise CalledProcessError where it fails."""
+    argv = ["systemctl", "show", f"--property={','.join(properties)}", "--", unit]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    found = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    return {name: found.get(name, "") for name in properties}
+
+
+def systemctl(*words: str) -> None:
+    """Run systemctl. Raise CalledProcessError where it fails."""
+    subprocess.run(["systemctl", *words], check=True)

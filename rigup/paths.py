@@ -1,0 +1,130 @@
+"""Paths and unit names on a host, each named once. Imports nothing of rigup.
+
+`files/rigup_host/paths.py` repeats those that host programs use themselves: `rigup` is not installed on hosts.
+"""
+
+from __future__ import annotations
+
+# Directories of rigup's own
+
+CONFIG = "/etc/rigup"
+LIBRARY = "/usr/local/lib/rigup"
+STATE = "/var/lib/rigup"
+RUNTIME = "/run/rigup"
+CACHES = "/var/cache/rigup"
+UV_CACHE = "/var/cache/rigup-uv"
+FETCH_HOME = "/var/lib/rigup-fetch"
+FETCH_RUNTIME = "/run/rigup-fetch"
+
+# Configuration
+
+PLAN = f"{CONFIG}/plan.json"
+ENDPOINTS = f"{CONFIG}/endpoints"
+GATEWAYS = f"{CONFIG}/gateways"
+FETCH_REQUESTS = f"{CONFIG}/models"
+HUB_TOKEN = f"{CONFIG}/hub-token"
+RSYNCD_CONFIG = f"{CONFIG}/rsyncd.conf"
+
+# Programs
+
+HOST_VERSIONS = f"{LIBRARY}/host"
+"""Has a directory for each version of the host programs; the name begins with a digest of its content."""
+HOST_CURRENT = f"{HOST_VERSIONS}/current"
+"""A link to the version in use."""
+HOST_PROGRAM = f"{HOST_CURRENT}/rigup-host"
+CHECK_ARGS = f"{HOST_CURRENT}/check_args.py"
+FATAL_LINES = f"{LIBRARY}/fatal.json"
+"""Log lines after which no start succeeds, for the readiness check."""
+CLIENT = f"{LIBRARY}/client"
+"""The virtual environment of the smoke test."""
+CLIENT_REQUIREMENTS = f"{CLIENT}-requirements.lock"
+FETCH_VENV = f"{LIBRARY}/venv"
+FETCH_REQUIREMENTS = f"{LIBRARY}/fetch-requirements.lock"
+ENGINES = f"{LIBRARY}/engines"
+UV = f"{LIBRARY}/uv"
+PYTHONS = f"{LIBRARY}/python"
+DOCKER = "/usr/bin/docker"
+KEYRING = f"{CACHES}/cuda-keyring.deb"
+
+# State
+
+LEDGER = f"{STATE}/ledger"
+BEFORE = f"{STATE}/before"
+"""What was at a path before rigup's first write to it, under the same path."""
+SWITCHES = f"{STATE}/switch.json"
+COMMIT = f"{STATE}/commit.json"
+"""What a switch has decided and not yet completed."""
+DAILY_AUDIT = f"{STATE}/daily-audit.json"
+CHECKED_ARGUMENTS = f"{RUNTIME}/checked-arguments"
+
+# Units: of the system; of endpoints, in force and on trial. /etc would take precedence over /run.
+
+SYSTEM_UNITS = "/etc/systemd/system"
+BOOT_UNITS = f"{SYSTEM_UNITS}/multi-user.target.wants"
+UNITS = "/usr/local/lib/systemd/system"
+TRIAL_UNITS = "/run/systemd/system"
+
+FETCH_UNIT = "model-fetch@"
+"""How the names of download units begin."""
+FETCH_TEMPLATE = f"{SYSTEM_UNITS}/{FETCH_UNIT}.service"
+FETCH_STORE_DROP_IN = f"{FETCH_TEMPLATE}.d/store.conf"
+GATEWAY_TEMPLATE = f"{SYSTEM_UNITS}/rigup-gateway@.service"
+PEERS_UNIT = "rigup-peers.service"
+COMMIT_UNIT = "rigup-commit.service"
+AUDIT_UNIT = "rigup-audit.service"
+AUDIT_TIMER = "rigup-audit.timer"
+PERSISTENCED_UNIT = "nvidia-persistenced.service"
+PERSISTENCED_DROP_IN = f"{SYSTEM_UNITS}/{PERSISTENCED_UNIT}.d/rigup.conf"
+DOCKER_DROP_INS = f"{SYSTEM_UNITS}/docker.service.d"
+
+# Inside a container
+
+MODEL = "/model"
+BESIDE = "/rigup"
+"""For a file that the checkpoint may lack: the store is read-only, so it cannot be mounted into the checkpoint."""
+KEY_MOUNT = "/run/rigup"
+
+
+def key_file(endpoint: str) -> str:
+    """Return the file with the API key of an endpoint."""
+    return f"{ENDPOINTS}/{endpoint}/key"
+
+
+def fetch_request(instance: str) -> str:
+    """Return the file with the request to download the checkpoint of this instance."""
+    return f"{FETCH_REQUESTS}/{instance}.json"
+
+
+def fetch_progress(instance: str) -> str:
+    """Return the file in which the download of this instance reports its progress."""
+    return f"{FETCH_RUNTIME}/{instance}/progress.json"
+
+
+def verification_of(name: str) -> str:
+    """Return the file with the record of a verification. It is in /run, so that a boot removes it."""
+    return f"{RUNTIME}/verify-{name}.json"
+
+
+def fetch_unit(instance: str) -> str:
+    """Return the unit that downloads the checkpoint of this instance."""
+    return f"{FETCH_UNIT}{instance}.service"
+
+
+def gateway_unit(endpoint: str) -> str:
+    """Return the unit of the gateway of an endpoint."""
+    return f"rigup-gateway@{endpoint}.service"
+
+
+def pull_unit(reference: str) -> str:
+    """Return the unit that pulls the image `REPOSITORY@sha256:...`."""
+    return f"rigup-pull-{reference.rpartition(':')[2][:12]}.service"
+
+
+def engine_unit(path: str) -> str:
+    """Return the unit that fills the virtual environment of an engine."""
+    return f"rigup-engine-{path.rpartition('/')[2]}.service"
+
+
+def instance_of(repo: str, revision: str) -> str:
+    """Return the name of a checkpoint for units and files: without slashes, and different for every commit."""
+    return f"{repo.replace('/', '--')}--{revision[:12]}"
