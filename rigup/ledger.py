@@ -32,13 +32,6 @@ __all__ = [
     "unmerge",
 ]
 
-ROOM = "/var/lib/rigup"
-"""Has the ledger; removed last."""
-
-LEDGER = f"{ROOM}/ledger"
-BEFORE = f"{ROOM}/before"
-"""Has the files of others from before our first write to them, under the same paths."""
-
 ROOMS = (
     paths.CONFIG,
     paths.LIBRARY,
@@ -61,7 +54,7 @@ ACCOUNTS = {
 LEFTOVERS = {"haproxy": "/var/lib/haproxy"}
 """Directories that purged packages leave with something in them."""
 
-UNITS = ("/etc/systemd/system", "/usr/local/lib/systemd/system")
+UNITS = (paths.SYSTEM_UNITS, paths.UNITS)
 """Directories with units of ours and of others."""
 
 EMPTIED = (

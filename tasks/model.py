@@ -26,7 +26,6 @@ from tasks.context import Context
 
 __all__ = ["model"]
 
-LIBRARY = "/usr/local/lib/rigup"
 USER = "rigup-fetch"
 
 

@@ -15,7 +15,7 @@ from rigup.config.inventory import Host
 from rigup.errors import RigupError
 from rigup.facts.serving import incoming_path, shared_path, stamp_path
 from rigup.facts.store import Stored, StoredModels
-from rigup.paths import PLAN, fetch_unit
+from rigup.paths import PLAN, fetch_request, fetch_unit
 from rigup.ssh import client
 from rigup.ssh.batch import Command
 from rigup.text import size
@@ -127,7 +127,7 @@ def removal(store: str, stored: Stored) -> str:
     """Return the command that removes a checkpoint: first its stamps, then its download request, then its files."""
     place = f"{store}/{stored.repo}/{stored.revision}"
     stamps = [stamp_path(place), shared_path(place)]
-    trees = [place, incoming_path(place), f"/etc/rigup/models/{stored.instance}.json"]
+    trees = [place, incoming_path(place), fetch_request(stored.instance)]
     steps = [
         ["systemctl", "disable", "--quiet", "--now", "--", fetch_unit(stored.instance)],
         ["rm", "-f", "--", *stamps],

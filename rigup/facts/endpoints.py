@@ -10,16 +10,11 @@ from typing import Any
 from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, read_object, reading
-from rigup.paths import ENDPOINTS, TRIAL_UNITS, UNITS
+from rigup.paths import CHECKED_ARGUMENTS, ENDPOINTS, SWITCHES, TRIAL_UNITS, UNITS
 
-__all__ = ["CHECKED_ARGUMENTS", "Endpoints", "EndpointsValue", "Tried", "parse_endpoints"]
+__all__ = ["Endpoints", "EndpointsValue", "Tried", "parse_endpoints"]
 
-SWITCHES = "/var/lib/rigup/switch.json"
-# Kept until the next boot: a check takes only seconds.
-CHECKED_ARGUMENTS = "/run/rigup/judged"
 PARTS = ("checked", "units", "active", "switches")
-# A unit on trial takes precedence over the installed one (systemd.unit(5)).
-TRIALS = "/run/systemd/system"
 UNIT_LINE = re.compile(r"(?P<place>/.*)/llm@(?P<name>.+)\.service:Generation=(?P<generation>\w+)$")
 
 
@@ -36,7 +31,7 @@ class Tried(Value):
 class EndpointsValue(Value):
     """The endpoints and their generations, by `(endpoint, generation)` or by endpoint.
 
-    `records` has what `rigup.render.systemd.record_text` wrote for each generation whose files exist. `checked` are
+    `records` has what `rigup.render.verify.record_text` wrote for each generation whose files exist. `checked` are
     the generations whose engine accepted their arguments. `in_force` is the generation of each installed unit,
     `on_trial` that of a running switch. `active` are the endpoints that serve or start. `failed` are the generations
     that were rolled back here, and `last` is the result of the last switch.
@@ -110,7 +105,7 @@ class Endpoints(FactBase[EndpointsValue]):
         return (
             f"cat {ENDPOINTS}/*/*/endpoint.json 2>/dev/null; "
             f"echo '--- checked'; ls -d {CHECKED_ARGUMENTS}/*/* 2>/dev/null; "
-            f"echo '--- units'; grep -H '^Generation=' {UNITS}/llm@*.service {TRIALS}/llm@*.service 2>/dev/null; "
+            f"echo '--- units'; grep -H '^Generation=' {UNITS}/llm@*.service {TRIAL_UNITS}/llm@*.service 2>/dev/null; "
             "echo '--- active'; systemctl list-units --plain --no-legend --no-pager "
             "--state=active,activating,reloading -- 'llm@*.service' 2>/dev/null; "
             f"echo '--- switches'; cat {SWITCHES} 2>/dev/null || true"

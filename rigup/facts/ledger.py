@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup import ledger as places
+from rigup import paths as host_paths
 from rigup.facts.reading import Value, reading
 from rigup.ledger import ROOMS, Ledger, backup_of, parse
 
@@ -32,7 +32,7 @@ class HostLedger(FactBase[Ledger]):
         return Ledger()
 
     def command(self) -> StringCommand:
-        return StringCommand("cat --", QuoteString(places.LEDGER), "2>/dev/null || true")
+        return StringCommand("cat --", QuoteString(host_paths.LEDGER), "2>/dev/null || true")
 
     @reading
     def process(self, output: list[str]) -> Ledger:
@@ -132,8 +132,8 @@ def remains_of(ledger: Ledger) -> dict[str, list[str]]:
 
 def links_of(ledger: Ledger) -> list[str]:
     """Return shell patterns of what activates our units besides their files: boot links, and units on trial."""
-    places = ("/etc/systemd/system/*.wants", "/run/systemd/system")
-    return ["*".join(map(shlex.quote, f"{place}/{unit}".split("*"))) for unit in ledger.units for place in places]
+    directories = (f"{host_paths.SYSTEM_UNITS}/*.wants", host_paths.TRIAL_UNITS)
+    return ["*".join(map(shlex.quote, f"{place}/{unit}".split("*"))) for unit in ledger.units for place in directories]
 
 
 def parse_sums(lines: list[str]) -> dict[str, str]:
@@ -149,7 +149,7 @@ class Sums(FactBase[dict[str, str]]):
         return {}
 
     def command(self, paths: Sequence[str]) -> StringCommand:
-        both = [QuoteString(f"{top}{path}") for path in paths for top in ("", places.BEFORE)]
+        both = [QuoteString(f"{top}{path}") for path in paths for top in ("", host_paths.BEFORE)]
         return StringCommand("sha256sum --", *both, "2>/dev/null || true") if both else StringCommand("true")
 
     @reading

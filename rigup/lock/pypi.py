@@ -16,8 +16,6 @@ from rigup.lock.lockfile import VenvLock
 
 __all__ = ["index_arguments", "venv_lock"]
 
-UV = "/usr/local/lib/rigup/uv"
-"""The virtual environment on a host that has uv, which builds the engines' environments there."""
 
 # The oldest glibc of the supported distributions: Debian 12's.
 PLATFORM = "x86_64-manylinux_2_36"

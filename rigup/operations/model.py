@@ -1,6 +1,6 @@
 """Checkpoints: starting their downloads, and waiting for them only where they are needed.
 
-The unit `model-fetch@ID.service` downloads what the request in `/etc/rigup/models/ID.json` says. It does not depend on
+The unit `model-fetch@ID.service` runs `rigup-host fetch` with its request in `/etc/rigup/models`. It does not depend on
 the deploy or its connection, continues after a reboot, and is disabled once the checkpoint is verified.
 """
 
@@ -25,14 +25,13 @@ from rigup.operations._ledger import note
 from rigup.operations._units import failure, wait_while
 from rigup.operations._wait import Clock, say
 from rigup.operations.files import place
-from rigup.paths import fetch_request, fetch_unit
+from rigup.paths import FETCH_VENV, fetch_request, fetch_unit
 from rigup.plan.model import CheckpointPlan
 from rigup.plan.peers import Peer
 from rigup.text import duration, progress_line, size
 
 __all__ = ["Sources", "fetch", "request", "wait"]
 
-VENV = "/usr/local/lib/rigup/venv"
 USER = "rigup-fetch"
 
 
@@ -50,7 +49,7 @@ class Sources:
     token: str | None = None
 
 
-def request(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> str:
+def request(checkpoint: CheckpointPlan, sources: Sources, venv: str = FETCH_VENV) -> str:
     """Return the request for the downloader, as JSON."""
     fields = {
         "repo": checkpoint.repo,
@@ -69,7 +68,7 @@ def request(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> s
 
 
 @operation()
-def fetch(checkpoint: CheckpointPlan, sources: Sources, venv: str = VENV) -> Commands:
+def fetch(checkpoint: CheckpointPlan, sources: Sources, venv: str = FETCH_VENV) -> Commands:
     """Start the download of a checkpoint unless it is complete and verified; does not wait for it.
 
     + sources: where to download from

@@ -17,13 +17,13 @@ from rigup.lock.pypi import index_arguments as uv_index
 from rigup.operations._host import Commands, check, exclusive, work
 from rigup.operations._ledger import note, record
 from rigup.operations._units import run_as_unit, wait_for_leftover
-from rigup.paths import UV, engine_unit
+from rigup.paths import PYTHONS, UV, UV_CACHE, engine_unit
 from rigup.plan.model import VenvPlan
 
 __all__ = ["engine", "index_arguments", "synced"]
 
 # uv installs Pythons where the engines' user can read them, and keeps its downloads until they are installed.
-UV_ENV = {"UV_PYTHON_INSTALL_DIR": "/usr/local/lib/rigup/python", "UV_CACHE_DIR": "/var/cache/rigup-uv"}
+UV_ENV = {"UV_PYTHON_INSTALL_DIR": PYTHONS, "UV_CACHE_DIR": UV_CACHE}
 
 
 def index_arguments(index: str) -> list[str]:

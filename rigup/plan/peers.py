@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from rigup.config.settings import Settings
 
-__all__ = ["CONFIG", "PORT", "UNIT", "Peer", "fleet_of", "peers_of"]
-
-CONFIG = "/etc/rigup/rsyncd.conf"
-UNIT = "rigup-peers.service"
+__all__ = ["PORT", "Peer", "fleet_of", "peers_of"]
 
 PORT = 8730
 

@@ -20,7 +20,6 @@ __all__ = [
 # The same as in the other forms: no privileges.
 CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 UNFILTERED = {"seccompProfile": {"type": "Unconfined"}}
-KEYS = "/run/rigup"
 # SGLang reads a key from its arguments or from a file like this one, and recognizes `--config` only as a separate word
 # (0.5.23, srt/utils/server_args_config_parser.py).
 SGLANG_KEY = "key.yaml"
