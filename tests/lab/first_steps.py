@@ -9,8 +9,8 @@ from tasks.preflight import preflight
 calm()
 record()
 
-brief = preflight()
-record(brief.plan)
+context = preflight()
+record(context.plan)
 
-base(brief)
-kernel(brief)
+base(context)
+kernel(context)

@@ -11,17 +11,17 @@ from tasks.preflight import Context, preflight
 
 
 @deploy("wait")
-def wait(brief: Context) -> None:
-    for checkpoint in brief.plan.checkpoints:
+def wait(context: Context) -> None:
+    for checkpoint in context.plan.checkpoints:
         operations.wait(name=f"Download and verify {checkpoint.repo}", checkpoint=checkpoint, timeout=300)
 
 
 calm()
 record()
 
-brief = preflight()
-record(brief.plan)
+context = preflight()
+record(context.plan)
 
-base(brief)
-model(brief)
-wait(brief)
+base(context)
+model(context)
+wait(context)
