@@ -3,11 +3,10 @@
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import model as operations
-from rigup.run.console import calm
-from rigup.run.recorder import record
 from tasks.base import base
 from tasks.model import model
-from tasks.preflight import Context, preflight
+from tasks.preflight import Context
+from tests.lab.begin import begin
 
 
 @deploy("wait")
@@ -16,12 +15,7 @@ def wait(context: Context) -> None:
         operations.wait(name=f"Download and verify {checkpoint.repo}", checkpoint=checkpoint, timeout=300)
 
 
-calm()
-record()
-
-context = preflight()
-record(context.plan)
-
+context = begin()
 base(context)
 model(context)
 wait(context)
