@@ -102,12 +102,12 @@ class _Maker:
             relations={"Provides": provides, "Conflicts": ", ".join(filter(None, (conflicts, provides)))},
         )
 
+    def kernel_common(self, name: str, modprobe: str, conf: str = "nvidia-graphics-drivers.conf") -> Package:
+        blacklist = standin(f"usr/lib/modprobe.d/{conf}", "etc/nvidia-blacklists-nouveau.conf")
+        return self.package(name, "NVIDIA driver, files for the kernel modules", modprobe, files=(blacklist,))
+
     def meta(self, name: str, *depends: str, source: str = "nvidia-open") -> Package:
         return self.package(name, "NVIDIA driver metapackage", *depends, source=source, architecture="all")
-
-
-def _nouveau(name: str) -> File:
-    return standin(f"usr/lib/modprobe.d/{name}", "etc/nvidia-blacklists-nouveau.conf")
 
 
 def _debian(driver: str) -> list[Package]:
@@ -121,12 +121,7 @@ def _debian(driver: str) -> list[Package]:
         make.package("libnvidia-ptxjitcompiler1", "NVIDIA PTX compiler"),
         make.package("libnvidia-nvvm4", "NVIDIA NVVM compiler"),
         make.package("firmware-nvidia-gsp", "firmware of the GPUs' system processor", architecture="all"),
-        make.package(
-            "nvidia-kernel-support",
-            "NVIDIA kernel module support files",
-            "nvidia-modprobe (>= {v})",
-            files=(_nouveau("nvidia-blacklists-nouveau.conf"),),
-        ),
+        make.kernel_common("nvidia-kernel-support", "nvidia-modprobe (>= {v})", conf="nvidia-blacklists-nouveau.conf"),
         make.package(
             "nvidia-driver-cuda",
             "NVIDIA driver, compute part, without a kernel module",
@@ -178,12 +173,7 @@ def _ubuntu(driver: str) -> list[Package]:
         ),
         make.package("libnvidia-cfg1", "NVIDIA configuration library"),
         make.package("nvidia-firmware", "firmware of the GPUs' system processor"),
-        make.package(
-            "nvidia-kernel-common",
-            "NVIDIA driver, files for the kernel modules",
-            "nvidia-modprobe (>= {v})",
-            files=(_nouveau("nvidia-graphics-drivers.conf"),),
-        ),
+        make.kernel_common("nvidia-kernel-common", "nvidia-modprobe (>= {v})"),
         make.package(
             "nvidia-utils", "NVIDIA driver support binaries", "python3, libnvidia-compute (= {v})", files=(smi,)
         ),
@@ -226,12 +216,7 @@ def _ubuntu_580(driver: str) -> list[Package]:
             "nvidia-utils-580", "NVIDIA driver support binaries", "python3, libnvidia-compute-580 (= {v})", files=(smi,)
         ),
         make.package(firmware, "firmware of the GPUs' system processor"),
-        make.package(
-            "nvidia-kernel-common-580",
-            "NVIDIA driver, files for the kernel modules",
-            "nvidia-modprobe",
-            files=(_nouveau("nvidia-graphics-drivers.conf"),),
-        ),
+        make.kernel_common("nvidia-kernel-common-580", "nvidia-modprobe"),
         make.dkms(
             "nvidia-dkms-580-open",
             _OPEN,

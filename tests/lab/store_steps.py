@@ -3,12 +3,10 @@
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import model as operations
-from rigup.run.console import shorten_output
-from rigup.run.recorder import record_plan, start_recording
 from tasks.base import base
 from tasks.context import Context
 from tasks.model import model
-from tasks.preflight import preflight
+from tests.lab.begin import begin
 
 
 @deploy("wait")
@@ -17,12 +15,7 @@ def wait(context: Context) -> None:
         operations.wait(name=f"Download and verify {checkpoint.repo}", checkpoint=checkpoint, timeout=300)
 
 
-shorten_output()
-start_recording()
-
-context = preflight()
-record_plan(context.plan)
-
+context = begin()
 base(context)
 model(context)
 wait(context)

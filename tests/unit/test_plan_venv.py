@@ -21,7 +21,8 @@ from rigup.paths import CHECK_ARGS, HOST_PROGRAM
 from rigup.plan.build import make_plan
 from rigup.plan.model import EndpointPlan, Mount
 from rigup.render.docker import docker_argv
-from rigup.render.systemd import check_args_argv, env_file_text, served_argv, unit_text
+from rigup.render.systemd import env_file_text, served_argv, unit_text
+from rigup.render.verify import check_args_argv
 from tests.unit.deploys import Actor, Said
 from tests.unit.loopback import Answer, Site, serving
 from tests.unit.sample import CATALOGUE, PUBLISHED, REPO, REVISION, lock, plan

@@ -13,7 +13,8 @@ from rigup.paths import CHECK_ARGS, HOST_PROGRAM
 from rigup.plan.model import EndpointPlan
 from rigup.render import systemd
 from rigup.render.docker import docker_argv
-from rigup.render.systemd import check_args_argv, env_file_text, record_text, systemd_command, systemd_quote, unit_text
+from rigup.render.systemd import env_file_text, systemd_command, systemd_quote, unit_text
+from rigup.render.verify import check_args_argv, record_text
 from tests.unit.sample import DIGEST, image, plan
 from tests.unit.systemd_words import exec_words
 

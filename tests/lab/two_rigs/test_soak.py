@@ -1,4 +1,4 @@
-"""Long repetitions, run by `make soak`; test_road.py has the short form of each."""
+"""Long repetitions, run by `make soak`; test_deploy.py has the short form of each."""
 
 import random
 import time

@@ -1,6 +1,6 @@
 """A recipe without a container, of the user's own: deployed over the one that serves in one, audited, and back again.
 
-The tests build on each other, in file order. The host is the second one of test_road, which has Python 3.11.
+The tests build on each other, in file order. The host is the second one of test_deploy, which has Python 3.11.
 """
 
 from __future__ import annotations
