@@ -204,7 +204,7 @@ def _explanation(host: Host, endpoints: Sequence[EndpointPlan], found: Endpoints
     recipe = last["recipes"].get(name, "?")
     downtime = f" Nothing answered for {last['downtime_s']:.0f} s." if last.get("downtime_s") is not None else ""
     outcome = {
-        "rolled back": f"It was rolled back: what served before serves again and is verified.{downtime}",
+        "rolled back": f"It was rolled back: the previous generation serves again and is verified.{downtime}",
         "lost": f"The rollback failed too: {last.get('worse')}",
         "failed": "It keeps running, because nothing served before."
         if last.get("came_up")

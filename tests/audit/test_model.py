@@ -156,10 +156,10 @@ def test_model_disk(rig: Subject) -> None:
 @check("minor", repair=("serve",))
 def test_model_download_ended(rig: Subject) -> None:
     """No download may still run or start at the next boot: it would compete with serving."""
-    listed = rig.output("systemctl list-units --all --plain --no-legend 'model-fetch@*.service'").splitlines()
+    listed = rig.output(f"systemctl list-units --all --plain --no-legend '{FETCH_UNIT}*.service'").splitlines()
     busy = [line.split()[0] for line in listed if len(line.split()) > 3 and line.split()[2] != "inactive"]
     enabled = rig.output(f"ls {BOOT_UNITS}").split()
-    busy += [f"{name} at boot" for name in enabled if name.startswith("model-fetch@")]
+    busy += [f"{name} at boot" for name in enabled if name.startswith(FETCH_UNIT)]
     expect_none("no download", busy)
 
 

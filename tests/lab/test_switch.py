@@ -196,7 +196,7 @@ def test_a_recipe_that_fails_is_rolled_back(rig: Rig, recipe: str) -> None:
     result = rig.deploy(recipe=recipe, **settings)
     assert result.code == 1, result.output
     assert re.search(rf"{recipe} as main {why}", result.output), result.output
-    assert "what served before serves again and is verified. Nothing answered for" in result.output
+    assert "the previous generation serves again and is verified. Nothing answered for" in result.output
     assert LAST_WORDS.get(recipe, "") in result.output
     if (diagnosis := DIAGNOSES[recipe]) is not None:
         assert re.search(diagnosis, result.output), result.output
@@ -288,7 +288,7 @@ def test_a_switch_that_is_killed_itself_goes_on(rig: Rig) -> None:
     result = meanwhile(lambda: rig.deploy(recipe="standin-dies-late"), kill)
     assert result.code == 1, result.output
     assert "standin-dies-late as main did not come up" in result.output
-    assert "what served before serves again and is verified." in result.output
+    assert "the previous generation serves again and is verified." in result.output
     assert rig.serves() == "standin-a"
     rig.is_whole()
     assert rig.deploy().code == 0

@@ -32,7 +32,7 @@ TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
 PROGRAMS, UNITS = "/usr/local/lib/rigup/host/current", "/etc/systemd/system"
 UNIT = "/usr/local/lib/systemd/system/llm@main.service"
 GATEWAY = "/etc/rigup/gateways/main"
-LINES, CLIENT = f"{PROGRAMS}/fatal.json", f"{PROGRAMS}/client/requirements.lock"
+LINES, CLIENT = "/usr/local/lib/rigup/fatal.json", "/usr/local/lib/rigup/client/requirements.lock"
 OPEN = {"main": {"listen": "192.0.2.20", "allowed_networks": ["192.0.2.0/24", "198.51.100.7"]}}
 OPEN_6 = {"main": {"listen": "2001:db8::20", "allowed_networks": ["2001:db8::/32", "fd00::/8"]}}
 

@@ -35,7 +35,7 @@ def test_a_ranking_says_why(capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_tells_what_it_judged(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "check", "vllm-nvfp4-cu130", "sglang-nvfp4-b12x")
     assert "vllm-nvfp4-cu130: arguments accepted by vllm 0.17.0, vllm 0.33.0" in text
-    assert "sglang-nvfp4-b12x: arguments accepted by sglang 0.5.23 as voipmonitor builds it" in text
+    assert "sglang-nvfp4-b12x: arguments accepted by sglang 0.5.23 (fork voipmonitor)" in text
     assert text.endswith("2 recipes: no mistakes found\n")
 
 

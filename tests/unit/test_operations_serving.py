@@ -136,14 +136,18 @@ FAILED = {"main": {NEW: {"recipe": "broken-one", "at": "2026-11-23T19:09:11+00:0
         (
             {},
             FAILED,
-            ["The previous generation serves again and is verified. Nothing answered for 95 s.", "retry=true"],
+            ["the previous generation serves again and is verified. Nothing answered for 95 s.", "retry=true"],
         ),
         (
             {"result": "lost", "worse": "main is gone"},
             {},
-            ["The previous generation does not serve either: main is gone"],
+            ["The rollback failed too: main is gone"],
         ),
-        ({"result": "failed", "came_up": True}, {}, ["It keeps running.", "Run again"]),
+        (
+            {"result": "failed", "came_up": True},
+            {},
+            ["It keeps running, because nothing served before.", "Fix the cause and run again"],
+        ),
     ],
     ids=lambda value: value.get("result", "") if isinstance(value, dict) else "",
 )
