@@ -5,12 +5,15 @@ BIN := $(VENV)/bin
 hosts ?= 1
 export PYTHONUNBUFFERED := 1
 LABS := 0 1 2
+N ?= 20
+# Many of them wait, and those that do stand together: whoever is done takes from the others.
+UNIT := $(BIN)/pytest -n 8 --dist worksteal tests/unit
 
 # What the lab and the tests need of this machine (Debian 12, root).
 APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg iproute2 kmod mmdebstrap nftables \
 	openssh-client openssh-server python3-venv rsync systemd-container
 
-.PHONY: help lab lab-down lab-caches test checks soak audit bench bench-store docs lint unit apt-packages
+.PHONY: help lab lab-down lab-caches test checks soak audit bench bench-store docs lint unit flake apt-packages
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,9 +40,11 @@ checks: lint docs
 lab-caches: $(VENV)/.ready
 	@$(BIN)/python -m lab caches
 
-# Many of them wait, and those that do stand together: whoever is done takes from the others.
 unit: $(VENV)/.ready
-	$(BIN)/pytest -n 8 --dist worksteal tests/unit
+	$(UNIT)
+
+flake: $(VENV)/.ready ## The unit tests N times beside two busy loops; a restart goes on where it stopped
+	@$(BIN)/python tools/flake.py $(N) -- $(UNIT)
 
 audit: $(VENV)/.ready ## Check the hosts of the inventory against their plan
 	$(BIN)/pytest tests/audit

@@ -19,6 +19,9 @@ from lab.errors import LabError
 from lab.settings import STATE
 from rigup import atomic
 
+KILLED_S = 60.0
+"""Seconds that a process may take to end after SIGKILL."""
+
 
 @dataclass(frozen=True)
 class Service:
@@ -181,6 +184,6 @@ def stop(name: str, timeout: float = 10.0) -> bool:
         # The group's id stays taken while any of its processes lives, so this never reaches another group.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(service.pid, signal.SIGKILL)
-        _await_end(service.pid, born, timeout)
+        _await_end(service.pid, born, KILLED_S)
     pid_file(name).unlink(missing_ok=True)
     return service is not None

@@ -12,7 +12,7 @@ import tempfile
 from argparse import Namespace
 from datetime import date
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .gpus import TooFewGpus, check_world_size, visible_gpus
 from .swaps import speculates, swap_arguments, swap_memory, swap_variables
@@ -99,11 +99,24 @@ def prepare_model(arguments: Namespace) -> None:
 def import_once() -> None:
     """Keep vLLM from importing itself in two more processes, which inspect the model's class and run the engine."""
     from vllm import ModelRegistry
+    from vllm.entrypoints.launchers.api_server import entry
     from vllm.model_executor.models.qwen3_5 import Qwen3_5MoeForConditionalGeneration
     from vllm.v1.engine import utils
 
     ModelRegistry.register_model(Qwen3_5MoeForConditionalGeneration.__name__, Qwen3_5MoeForConditionalGeneration)
     utils.get_mp_context = lambda: multiprocessing.get_context("fork")
+    listen = entry.setup_server
+
+    def listen_alone(*arguments: Any, **more: Any) -> Any:
+        """Keep the port from the engine process, as spawn does.
+
+        Where the server ends it looks for who else has its port, and fails where that process has just been killed.
+        """
+        address, port = listen(*arguments, **more)
+        os.register_at_fork(after_in_child=port.close)
+        return address, port
+
+    entry.setup_server = listen_alone
     say("lab: engine process spawn -> fork (vLLM is imported once, for a quick start)")
 
 

@@ -66,7 +66,7 @@ def program() -> bytes:
     return files("rigup.ssh").joinpath("batch.pl").read_bytes()
 
 
-def request(commands: Sequence[Command], mark: str, limit_s: int = LIMIT_S) -> tuple[str, bytes]:
+def request(commands: Sequence[Command], mark: str, limit_s: int) -> tuple[str, bytes]:
     """Return the command line and the standard input that make a host run all of `commands`.
 
     The result of the n-th command has the number n. `mark` is a random word that opens every frame.
@@ -113,7 +113,7 @@ def send(transport: paramiko.Transport, commands: Sequence[Command], total_s: fl
     if not commands:
         return Batch
     mark = secrets.token_hex(16)
-    line, stdin = request(commands, mark)
+    line, stdin = request(commands, mark, LIMIT_S)
     try:
         channel = transport.open_session(timeout=total_s)
     except BROKEN:

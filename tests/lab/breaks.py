@@ -138,12 +138,15 @@ LIGHT = (
     ),
     Break(
         "driver-processes",
-        f'systemd-run --quiet --unit=holder python3 -c "{HOLD}"; sleep 1',
+        f'systemd-run --quiet --unit=holder python3 -c "{HOLD}"; '
+        "until grep -q 'libnvidia-x.so (deleted)' /proc/$(systemctl show --value --property=MainPID holder)/maps; "
+        "do sleep 0.1; done",
         undo="systemctl stop holder",
     ),
     Break(
         "serve-reach",
-        "systemd-run --quiet --unit=listener python3 -m http.server --bind 127.0.0.2 8000; sleep 1",
+        "systemd-run --quiet --unit=listener python3 -m http.server --bind 127.0.0.2 8000; "
+        "until grep -q ' 0200007F:1F40 .* 0A ' /proc/net/tcp; do sleep 0.1; done",
         undo="systemctl stop listener",
     ),
 )
@@ -203,7 +206,9 @@ GATEWAY_BREAKS = {
     "gateway-key": "nft delete table inet rigup",
     # HAProxy runs without requiring the key, while the file requires it.
     "gateway-refuses": f"cp {CONFIG} /run/gateway.cfg && sed -i 's/ unless known .*/ if FALSE/' {CONFIG} && "
-    f"systemctl kill --kill-whom=main --signal=USR2 rigup-gateway@main && sleep 1 && cp /run/gateway.cfg {CONFIG}",
+    "systemctl kill --kill-whom=main --signal=USR2 rigup-gateway@main && "
+    f"at=$(awk '$1 == \"bind\" {{print $2; exit}}' {CONFIG}) && "
+    f"until curl -sf -o /dev/null http://$at/v1/models; do sleep 0.1; done && cp /run/gateway.cfg {CONFIG}",
 }
 # Together with the others, any key would be accepted.
 KEY = Break("gateway-opens", "openssl rand -hex -out /etc/rigup/endpoints/main/key 32")

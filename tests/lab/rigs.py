@@ -17,13 +17,15 @@ from typing import Any
 
 import yaml
 
+from lab.machine import Host, LabError
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
 DEPLOY = ("pyinfra", "inventory/lab.py", "deploy.py", "-y")
 AUDIT = ("tests/audit", "-q", "-p", "no:cacheprovider")
 
-__all__ = ["AUDIT", "DEPLOY", "ROOT", "Result", "Rigs", "status_of"]
+__all__ = ["AUDIT", "DEPLOY", "ROOT", "Result", "Rigs", "status_of", "wait_for_ordered_reboot"]
 
 
 def status_of(url: str, *headers: str) -> str:
@@ -31,6 +33,17 @@ def status_of(url: str, *headers: str) -> str:
     argv = ["curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url]
     argv += [word for header in headers for word in ("-H", header)]
     return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+
+
+def wait_for_ordered_reboot(host: Host) -> None:
+    """Wait until a reboot that a killed run has ordered is over, as a person would who sees it begin."""
+    ordered = (
+        "systemctl list-units --no-legend 'run-*.timer' | grep -q . || systemctl list-jobs | grep -q reboot.target"
+    )
+    # The look itself may be ended by the reboot.
+    with contextlib.suppress(LabError):
+        host.shell(f"while {ordered}; do sleep 0.1; done", check=False)
+    host.wait()
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,8 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import tarfile
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +14,8 @@ import pytest
 import lab.engine
 from lab.checkpoint import write_checkpoint
 from lab.registry import base, image, tree
+from tests.unit.own_address import OWN_ADDRESS, free_port
+from tests.unit.waiting import HANG_S, until
 
 RECIPE = [
     "--model=/model",
@@ -52,7 +51,12 @@ class Image:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL
+            self.command(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=HANG_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
 
 
@@ -93,8 +97,16 @@ def test_the_published_configuration_fails_on_this_image_as_it_did_in_february(b
 def answer(url: str, question: object = None) -> bytes:
     body = None if question is None else json.dumps(question).encode()
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as reply:
+    with urllib.request.urlopen(request, timeout=HANG_S) as reply:
         return bytes(reply.read())
+
+
+def is_healthy(url: str) -> bool:
+    try:
+        answer(f"{url}/health")
+    except OSError:
+        return False
+    return True
 
 
 def test_the_patched_recipe_serves_a_chat_with_unchanged_arguments(built: Image, tmp_path: Path) -> None:
@@ -102,24 +114,18 @@ def test_the_patched_recipe_serves_a_chat_with_unchanged_arguments(built: Image,
     config["quantization_config"]["ignore"].append("model.language_model.layers.*.mlp.gate")
     patched = tmp_path / "config.json"
     patched.write_text(json.dumps(config))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
+    port = free_port()
+    url = f"http://{OWN_ADDRESS}:{port}"
     log = tmp_path / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            built.command(*RECIPE, "--port", str(port), config=patched), stdout=output, stderr=output, text=True
+            built.command(*RECIPE, "--host", OWN_ADDRESS, "--port", str(port), config=patched),
+            stdout=output,
+            stderr=output,
+            text=True,
         )
     try:
-        deadline = time.monotonic() + 150
-        while True:
-            assert process.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < deadline, log.read_text()[-3000:]
-            try:
-                answer(f"{url}/health")
-                break
-            except (urllib.error.URLError, ConnectionError):
-                time.sleep(0.3)
+        until(lambda: is_healthy(url), lambda: process.poll() is None)
         (served,) = json.loads(answer(f"{url}/v1/models"))["data"]
         assert (served["id"], served["max_model_len"]) == ("qwen3.5", 262144)
         chat = {
@@ -133,9 +139,10 @@ def test_the_patched_recipe_serves_a_chat_with_unchanged_arguments(built: Image,
         assert 1 <= reply["usage"]["completion_tokens"] <= 8
     finally:
         process.terminate()
-        ended = process.wait(timeout=60)
-    assert ended in (0, 143)
+        ended = process.wait(timeout=HANG_S)
     told = log.read_text()
+    assert ended in (0, 143), told[-3000:]
+    assert "is used by process" not in told, "the engine process holds the server's port"
     assert "lab: --tensor-parallel-size 4 -> 1 (one CPU)" in told
     assert "lab: ignore patterns for mlp.gate: model.language_model.layers.*.mlp.gate" in told
     assert "non-default args" in told, "the real server logs its arguments"

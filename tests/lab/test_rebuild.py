@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -18,7 +17,8 @@ from lab import machine, world
 from lab.hub import JOURNAL
 from lab.machine import Host
 from lab.settings import SUBNET
-from tests.lab.rigs import BIN, ROOT, Result, Rigs, status_of
+from tests.lab.rigs import BIN, ROOT, Result, Rigs, status_of, wait_for_ordered_reboot
+from tests.unit.waiting import until
 
 NAME, PEER = "rig7", "rig8"
 DAEMON_JSON = "/etc/docker/daemon.json"
@@ -237,7 +237,7 @@ def test_running_requests_are_waited_for_and_counted(node: Node) -> None:
             seen += line
             if "waiting for 1 request (1 at main)" in line:
                 # HAProxy reloads while we look.
-                time.sleep(1)
+                until(lambda: node.gateway() == "503")
                 at_the_gateway = node.gateway()
             if "Stop endpoints and downloads" in line:
                 break
@@ -338,9 +338,7 @@ def test_a_recreated_host_serves_again_from_its_peers_files_once_its_key_is_acce
 def test_a_rebuild_killed_at_any_step_is_finished_by_the_next(node: Node, kill: str) -> None:
     node.deploy()
     node.rigs.killed_at(kill, "rebuild.py", delay=0.3)
-    # A reboot that the killed one had ordered is still to come; a person would wait for the host as well.
-    time.sleep(2)
-    node.host.wait()
+    wait_for_ordered_reboot(node.host)
     result = node.rebuild()
     assert result.code == 0, result.output
 

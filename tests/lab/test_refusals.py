@@ -21,7 +21,7 @@ NAME = "rig9"
 # No service of the lab listens here: a connection is refused at once.
 CLOSED = f"http://{GATEWAY}:9"
 
-LISTENS = "for i in {1..50}; do grep -q ':1F40 .* 0A ' /proc/net/tcp /proc/net/tcp6 && exit; sleep 0.1; done; exit 1"
+LISTENS = "for i in {1..600}; do grep -q ':1F40 .* 0A ' /proc/net/tcp /proc/net/tcp6 && exit; sleep 0.1; done; exit 1"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def refused(alone: Rigs, *arguments: str) -> Result:
     host = machine.get(NAME)
     before = host.files()
     try:
-        result = alone.deploy("-y", *arguments, timeout=60)
+        result = alone.deploy("-y", *arguments, timeout=300)
         assert result.code > 0, result.output
         assert "Traceback" not in result.output
         assert host.files() == before, result.output

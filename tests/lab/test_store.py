@@ -10,8 +10,7 @@ import json
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from lab import checkpoint, machine, service, world
 from lab.hub import faults
 from lab.settings import GATEWAY
 from tests.lab.rigs import ROOT, Result, Rigs
+from tests.unit.waiting import HANG_S, until
 
 NAMES = ("rig7", "rig8")
 SPECS = (machine.Spec(release="trixie", login="ops"), machine.Spec(release="bookworm", login="root"))
@@ -114,13 +114,6 @@ def mounted(host: machine.Host) -> str:
     return host.shell("findmnt --noheadings --raw --output TARGET,FSTYPE --mountpoint /srv/models").stdout.strip()
 
 
-def until(what: Callable[[], bool], log: Path, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
 def fleet(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     directory = tmp_path_factory.mktemp("store")
@@ -142,15 +135,21 @@ def fleet(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_two_hosts_that_are_deployed_together_bring_each_file_from_the_hub_once(fleet: Fleet) -> None:
-    # Slow enough for a line of progress, which is due after ten seconds.
-    fleet.hub.send(1_000_000)
-    result = fleet.deploy()
+    # Too slow to be done before there is a line of progress, which is due after ten seconds.
+    fleet.hub.send(50_000)
+    said = ""
+    with fleet.rigs.begun("pyinfra", *STEPS) as deploy:
+        assert deploy.stdout is not None
+        for line in deploy.stdout:
+            said += line
+            if re.search(rf"{checkpoint.REPOSITORY}: [a-z ]+, \d+ MB of 18 MB", line):
+                fleet.hub.send(0)
 
-    assert result.code == 0, result.output
+    assert deploy.returncode == 0, said
     assert [fleet.sums(host) for host in fleet.hosts] == [published()] * 2
     assert locked_bytes() <= fleet.hub.sent <= 1.1 * locked_bytes()
-    assert "critical path:" in result.output
-    assert re.search(rf"{checkpoint.REPOSITORY}: [a-z ]+, \d+ MB of 18 MB", result.output), result.output
+    assert "critical path:" in said
+    assert re.search(rf"{checkpoint.REPOSITORY}: [a-z ]+, \d+ MB of 18 MB", said), said
     assert any(line["about"].startswith("xet:") for line in fleet.hub.journal)
     again = fleet.deploy()
     assert again.code == 0 and again.changed() == [], again.output
@@ -189,23 +188,25 @@ def test_status_reports_the_progress_of_a_download(fleet: Fleet) -> None:
     host = fleet.hosts[0]
     fleet.rigs.write(hub_endpoint=fleet.hub.url, peers=False)
     fleet.empty(host)
-    fleet.hub.send(400_000)
+    # Slow enough to be under way to the end of this test; refused nothing, so that it never rests.
+    fleet.hub.send(60_000)
+    fleet.hub.err()
     host.shell("rm -f /run/rigup-fetch/*/progress.json")
     with fleet.rigs.begun("pyinfra", *STEPS, "--limit", host.name, output=subprocess.DEVNULL):
-        # Refused xet, it waits for a moment before it begins without.
         moves = """grep -qs '"step": "downloading".*"rate": [1-9]' /run/rigup-fetch/*/progress.json"""
-        host.shell(f"for i in {{1..600}}; do {moves} && exit; sleep 0.1; done; exit 1")
+        host.shell(f"for i in {{1..3000}}; do {moves} && exit; sleep 0.1; done; exit 1", timeout=HANG_S + 60)
     told = fleet.rigs.run("rigup", "status", "--json", host.name)
     (download,) = json.loads(told.output)["hosts"][host.name]["downloads"]
     assert download["step"] == "downloading"
     assert 0 < download["bytes_done"] < download["bytes_total"] == locked_bytes()
-    assert 200_000 < download["rate"] < 600_000
+    assert download["rate"] > 0
     line = " ".join(fleet.rigs.run("rigup", "status", host.name).output.split())
-    assert re.search(r"downloading, \d+ MB of 18 MB, 0 MB/s, about \d+ s left, \d files from 10", line), line
+    assert re.search(r"downloading, \d+ MB of 18 MB, 0 MB/s, about [\dminsh ]+ left, \d files from 10", line), line
     with fleet.rigs.begun("rigup", "status", "--json", "--watch", host.name) as watching:
         assert watching.stdout is not None
-        seen = [json.loads(watching.stdout.readline())["hosts"][host.name]["downloads"][0] for _ in range(3)]
-    assert seen[0]["bytes_done"] < seen[-1]["bytes_done"]
+        looks = (json.loads(line)["hosts"][host.name]["downloads"][0] for line in watching.stdout)
+        first = next(looks)["bytes_done"]
+        assert any(look["bytes_done"] > first for look in looks)
 
 
 def test_a_token_reaches_only_its_hub_and_is_removed_with_its_setting(fleet: Fleet, tmp_path: Path) -> None:
@@ -219,11 +220,11 @@ def test_a_token_reaches_only_its_hub_and_is_removed_with_its_setting(fleet: Fle
             log.open("a") as output,
             fleet.rigs.begun("pyinfra", *STEPS, "--limit", host.name, output=output.fileno(), **environment) as deploy,
         ):
-            until(lambda: any(line["authorized"] == bool(environment) for line in fleet.hub.asked), log)  # noqa: B023
+            until(lambda wanted=bool(environment): any(line["authorized"] == wanted for line in fleet.hub.asked))
             if not environment:
                 fleet.hub.send(0)
                 fleet.hub.err()
-                assert deploy.wait(120) == 0, log.read_text()
+                assert deploy.wait(HANG_S) == 0, log.read_text()
         places = "/etc /var/lib/rigup-fetch /srv /run/rigup-fetch"
         assert host.shell(f"grep -rlsF {TOKEN} {places} || true").stdout.split() == found
         assert host.shell(f"journalctl | grep -c {TOKEN} || true").stdout.strip() == "0"
@@ -317,7 +318,7 @@ def test_a_disk_that_runs_full_in_the_middle_stops_the_download_alone_and_the_ne
     host, log = fleet.hosts[0], tmp_path / "log"
     only = ("--limit", host.name)
     fleet.empty(host)
-    fleet.hub.send(1_500_000)
+    fleet.hub.send(500_000)
     fleet.hub.refuse_xet()
     with (
         log.open("w") as output,
@@ -326,7 +327,7 @@ def test_a_disk_that_runs_full_in_the_middle_stops_the_download_alone_and_the_ne
         host.shell("for i in {1..600}; do [ $(du -s /srv/models | cut -f1) -gt 3000 ] && exit; sleep 0.1; done; exit 1")
         free = "$(df --output=avail -B1 /srv/models | tail -1)"
         host.shell(f"fallocate -l $(({free} - 4000000)) /srv/models/other")
-        assert deploy.wait(60) != 0, log.read_text()
+        assert deploy.wait(HANG_S) != 0, log.read_text()
     full = "failed: the disk is full: free some space or choose another model_store"
     assert full in log.read_text()
     (told,) = json.loads(fleet.rigs.run("rigup", "status", "--json", host.name).output)["hosts"].values()

@@ -1,7 +1,8 @@
 """Operations through pyinfra's own front door: one operation on one host, and what came of it.
 
 The host is this machine (`on_this_machine`), or one that plays a part (`Actor`): it answers commands from a script in
-which the answers to a command come one after the other, the last one for ever.
+which the answers to a command come one after the other, the last one for ever. Its time passes only where it is
+waited for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 from pyinfra.api.config import Config
 from pyinfra.api.connect import connect_all
@@ -23,6 +25,8 @@ from pyinfra.api.operations import run_ops
 from pyinfra.api.state import State, StateStage
 from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
+
+from rigup.operations import _host
 
 __all__ = ["Actor", "Outcome", "Said", "on_this_machine"]
 
@@ -131,6 +135,19 @@ class ActorConnector(FakeConnector):
         return True, CommandOutput([])
 
 
+class ActorsTime:
+    """The standard library's, as far as it is used while waiting for a host."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+
 class Actor:
     """A host whose script says what it answers to commands that contain a text; to all others it says nothing."""
 
@@ -159,6 +176,7 @@ class Actor:
         inventory = Inventory((["@fake/rig1"], {"script": self.script, "fake_delay": 0, "fake_delay_jitter": 0}))
         (host,) = inventory
         host.connector_cls = ActorConnector
-        outcome, host = _perform(inventory, add)
+        with patch.object(_host, "time", ActorsTime()):
+            outcome, host = _perform(inventory, add)
         outcome.commands = list(host.connector.executed_commands)
         return outcome

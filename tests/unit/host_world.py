@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from tests.unit.waiting import HANG_S
+
 __all__ = ["FILES", "LAUNCH", "Page", "program", "run_program", "site", "site_with_headers"]
 
 FILES = Path(__file__).resolve().parents[2] / "files"
@@ -85,7 +87,7 @@ def program(directory: Path, name: str, script: str) -> None:
 
 
 def run_program(
-    name: str, *arguments: str, tools: Path | None = None, timeout: float = 60, **env: str
+    name: str, *arguments: str, tools: Path | None = None, timeout: float = HANG_S, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a host program as a host does, with the stand-ins in `tools` first on the PATH."""
     path = f"{tools}:{os.environ['PATH']}" if tools else os.environ["PATH"]

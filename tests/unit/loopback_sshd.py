@@ -6,10 +6,8 @@ import getpass
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,9 +17,13 @@ import pytest
 import yaml
 
 from tests.unit import warm_pyinfra
+from tests.unit.own_address import OWN_ADDRESS, free_port, is_open
+from tests.unit.waiting import HANG_S, until
 
 ROOT = Path(__file__).resolve().parents[2]
 PYINFRA = Path(sys.executable).with_name("pyinfra")
+# Facts are read ahead, however slow this machine is.
+PATIENT = f"from rigup.ssh import batch, connector\nbatch.LIMIT_S = connector.STALE_AFTER_S = {HANG_S}\n"
 
 
 def children(pid: int) -> list[int]:
@@ -49,6 +51,11 @@ class Sshd:
     def key(self) -> Path:
         return self.folder / "user_key"
 
+    @property
+    def forever(self) -> str:
+        """A command that ends with this sshd and not before."""
+        return f"tail -f --pid={self.process.pid} /dev/null"
+
     def cut(self) -> None:
         """End every session as a broken connection does, without notice."""
         for child in children(self.process.pid):
@@ -60,7 +67,7 @@ class Sshd:
         """Write an inventory with this host, reached through `connector`."""
         target = f"@rig/{name}" if connector == "rig" else name
         values = {
-            "ssh_hostname": "127.0.0.1",
+            "ssh_hostname": OWN_ADDRESS,
             "ssh_port": self.port,
             "ssh_user": getpass.getuser(),
             "ssh_key": str(self.key),
@@ -68,13 +75,13 @@ class Sshd:
             **data,
         }
         path = self.folder / f"inventory_{connector}.py"
-        path.write_text(f"hosts = [({target!r}, {values!r})]\n")
+        path.write_text(f"{PATIENT}hosts = [({target!r}, {values!r})]\n")
         return path
 
     def lab(self, **changes: object) -> str:
         """Return the project's inventory file, with this host and `changes` in the YAML file that it reads."""
         host = {
-            "address": "127.0.0.1",
+            "address": OWN_ADDRESS,
             "port": self.port,
             "user": getpass.getuser(),
             "key": str(self.key),
@@ -89,7 +96,7 @@ class Sshd:
 
     def pyinfra(self, *arguments: str, stdin: str = "\n", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run pyinfra in this folder, which also caches its facts."""
-        return warm_pyinfra.run(arguments, self.folder, self.shell_environment(**environment), stdin, timeout_s=120)
+        return warm_pyinfra.run(arguments, self.folder, self.shell_environment(**environment), stdin, timeout_s=HANG_S)
 
     def shell_environment(self, **environment: str) -> dict[str, str]:
         return {
@@ -114,32 +121,24 @@ def running_sshd(folder: Path, more: str = "") -> Iterator[Sshd]:
     for name in ("host_key", "user_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
     shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     config = folder / "sshd_config"
     config.write_text(
-        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host_key\nPidFile none\n"
+        f"ListenAddress {OWN_ADDRESS}\nPort {port}\nHostKey {folder}/host_key\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
         f"PermitRootLogin prohibit-password\nSetEnv HOME={folder}\n"
         f"Subsystem sftp internal-sftp\nPrintMotd no\nMaxSessions 50\n{more}"
     )
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
+    (folder / "known_hosts").write_text(f"[{OWN_ADDRESS}]:{port} {(folder / 'host_key.pub').read_text()}")
     with (folder / "sshd.log").open("wb") as log:
         process = subprocess.Popen([program, "-D", "-e", "-f", str(config)], stdout=log, stderr=log)
     try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        else:
-            pytest.fail(f"sshd does not answer: {(folder / 'sshd.log').read_text()}")
+        until(lambda: is_open(port), lambda: process.poll() is None)
         yield Sshd(folder, port, process)
     finally:
         sessions = children(process.pid)
         process.terminate()
-        process.wait(10)
+        process.wait()
         for session in sessions:
             try:
                 os.kill(session, signal.SIGTERM)

@@ -1,7 +1,6 @@
 """An upstream server for the mirror: counts requests, and can break, change and disappear."""
 
 import threading
-import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -20,13 +19,16 @@ TIME = 1_700_000_000
 
 @dataclass
 class Upstream:
-    """Files by path, each with a content type; `asked` counts requests, `truncated` paths end half way."""
+    """Files by path, each with a content type; `asked` counts requests, `truncated` paths end half way.
+
+    The second half of a file is sent while `goes_on` is set.
+    """
 
     files: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     answered_unchanged: Counter[str] = field(default_factory=Counter)
     truncated: set[str] = field(default_factory=set)
-    delay: float = 0.0
+    goes_on: threading.Event = field(default_factory=threading.Event)
     url: str = ""
     server: Any = None
     away: bool = False
@@ -45,6 +47,7 @@ class Upstream:
 def upstream() -> Iterator[Upstream]:
     """Run an upstream on loopback."""
     world = Upstream()
+    world.goes_on.set()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -72,7 +75,7 @@ def upstream() -> Iterator[Upstream]:
             self.end_headers()
             half = len(content) // 2
             self.wfile.write(content[:half])
-            time.sleep(world.delay)
+            world.goes_on.wait()
             if self.path in world.truncated:
                 self.close_connection = True
                 return
@@ -90,6 +93,7 @@ def upstream() -> Iterator[Upstream]:
     try:
         yield world
     finally:
+        world.goes_on.set()
         server.shutdown()
         server.server_close()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from lab.host.hardware import describe
 from lab.mirror.parts import STANDINS
+from tests.unit.waiting import HANG_S
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu/nvidia"
 
@@ -51,7 +52,7 @@ class StandinHost:
         """Run a stand-in on this host."""
         variables = {**os.environ, "LAB_ROOT": str(self.root), **environment}
         command = [sys.executable, str(STANDINS / program), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, input=stdin, env=variables, timeout=30)
+        return subprocess.run(command, capture_output=True, text=True, input=stdin, env=variables, timeout=HANG_S)
 
 
 def card(number: int, /, **more: Any) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,13 +20,17 @@ from lab.hub import faults
 from lab.hub.protocol import Hub
 from lab.hub.repository import Repository
 from lab.hub.server import HubServer
-from lab.hub.throttle import Throttle
-from tests.unit.host_world import LAUNCH
+from tests.unit.host_world import FILES
+from tests.unit.waiting import HANG_S, until
 
 REPO = "org/model"
 VENV = Path(sys.executable).parents[1]
 SHARDS = ("model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors")
 SHARD_BYTES = 3_000_000
+PIECE = 1 << 16
+STEERED = Path(__file__).with_name("steered_time")
+# What only a clock ends, no test waits for: it is put forward, or what is tested has options of its own.
+NEVER, NEVER_S = ("patience", "stall", "silence"), 1e6
 TOKEN = "hf_sesame"
 
 
@@ -48,24 +52,77 @@ def listing(repository: Repository) -> dict[str, str]:
     return {e.path: f"{e.size} {f'sha256:{e.sha256}' if e.sha256 else f'git:{e.oid}'}" for e in entries}
 
 
+class Tap:
+    """What the hub's content comes through: it can be closed after so many bytes, of each answer."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self._limit: float = math.inf
+        self._changed = threading.Condition()
+
+    def close_after(self, count: float) -> None:
+        with self._changed:
+            self._limit = count
+            self._changed.notify_all()
+
+    def open(self) -> None:
+        self.close_after(math.inf)
+
+    def pieces(self, total: int) -> Iterator[int]:
+        sent = 0
+        while sent < total:
+            with self._changed:
+                self.waiting += 1
+                self._changed.wait_for(lambda: self._limit > sent)  # noqa: B023
+                self.waiting -= 1
+                size = int(min(total - sent, PIECE, self._limit - sent))
+            yield size
+            sent += size
+
+
+class Server(HubServer):
+    """Knows how many connections it has."""
+
+    connections = 0
+
+    def process_request_thread(self, *request: Any) -> None:
+        with self._lock:
+            self.connections += 1
+        try:
+            super().process_request_thread(*request)
+        finally:
+            with self._lock:
+                self.connections -= 1
+
+
 @dataclass
 class RunningHub:
-    """A hub that serves one repository, at a rate of bytes per second (0: no limit), with faults."""
+    """A hub that serves one repository, through a tap, with faults."""
 
     url: str
     repository: Repository
     directory: Path
-    rate: list[int] = field(default_factory=lambda: [0])
+    tap: Tap
+    server: Server
 
     def err(self, *rules: str) -> None:
         faults.write(self.directory / "faults.json", [faults.parse(rule) for rule in rules])
 
     @property
-    def journal(self) -> list[dict[str, Any]]:
+    def journal_so_far(self) -> list[dict[str, Any]]:
+        """A line for each answer; one that is being written is not there yet."""
         path = self.directory / "journal.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
+    @property
+    def journal(self) -> list[dict[str, Any]]:
+        """The same, of clients that have all gone."""
+        until(lambda: not self.server.connections)
+        return self.journal_so_far
+
     def forget(self) -> None:
+        """Once all clients have gone, of whom there is something in the journal yet."""
+        until(lambda: not self.server.connections)
         (self.directory / "journal.jsonl").unlink(missing_ok=True)
 
     def sent(self, path: str | None = None) -> int:
@@ -80,14 +137,14 @@ def hub_of(repository: Repository, directory: Path, gated: bool = False, xet: bo
     """Run a hub on loopback while the context lasts."""
     directory.mkdir(parents=True, exist_ok=True)
     served = Repository(REPO, repository.folder, TOKEN if gated else None)
-    rate = [0]
     rules = faults.Faults(directory / "faults.json")
-    journal = directory / "journal.jsonl"
-    server = HubServer(("127.0.0.1", 0), Hub([served], xet), Throttle(lambda: rate[0]), "", rules, journal)
+    tap = Tap()
+    server = Server(("127.0.0.1", 0), Hub([served], xet), tap, "", rules, directory / "journal.jsonl")
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
-        yield RunningHub(f"http://127.0.0.1:{server.server_port}", served, directory, rate)
+        yield RunningHub(f"http://127.0.0.1:{server.server_port}", served, directory, tap, server)
     finally:
+        tap.open()
         server.shutdown()
         server.server_close()
 
@@ -141,12 +198,14 @@ class Rig:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "request.json"
         path.write_text(json.dumps(request))
-        argv = [*LAUNCH, "fetch", str(path), "--progress", str(self.progress)]
+        # Without -I, which would ignore the PYTHONPATH of the steered time.
+        argv = [sys.executable, "-B", str(FILES / "rigup-host"), "fetch", str(path), "--progress", str(self.progress)]
         argv += ["--home", str(self.directory / "home")]
-        return [*argv, "--pause", "0.02", "--patience", "30", "--stall", "3", "--silence", "3", *self.options]
+        return [*argv, "--pause", "0.02", *(f"--{name}={NEVER_S}" for name in NEVER), *self.options]
 
     def environment(self, token_for: str | None) -> dict[str, str]:
         environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
+        environment |= {"PYTHONPATH": str(STEERED), "STEERED_TIME": str(self.directory / "ahead")}
         if token_for:
             credentials = self.directory / "credentials"
             credentials.mkdir(parents=True, exist_ok=True)
@@ -157,7 +216,7 @@ class Rig:
     def fetch(self, token_for: str | None = None, **changes: Any) -> subprocess.CompletedProcess[str]:
         """Run it to its end; `token_for` names the host that its credential is for."""
         argv, environment = self.arguments(**changes), self.environment(token_for)
-        return subprocess.run(argv, capture_output=True, text=True, timeout=100, env=environment)
+        return subprocess.run(argv, capture_output=True, text=True, timeout=HANG_S, env=environment)
 
     @contextmanager
     def fetching(self, token_for: str | None = None, **changes: Any) -> Iterator[subprocess.Popen[str]]:
@@ -181,11 +240,16 @@ class Rig:
         client = subprocess.run(argv, capture_output=True, text=True, check=True)
         os.kill(int(client.stdout.split()[0]), signal.SIGKILL)
 
-    def until(self, what: Any, seconds: float = 20) -> None:
-        deadline = time.monotonic() + seconds
-        while not what():
-            assert time.monotonic() < deadline, "it did not happen"
-            time.sleep(0.02)
+    def later(self, seconds: float) -> None:
+        """Put the time forward in which its runs live."""
+        path = self.directory / "ahead"
+        ahead = float(path.read_text()) if path.exists() else 0.0
+        path.with_suffix(".new").write_text(str(ahead + seconds))
+        path.with_suffix(".new").replace(path)
+
+    def told(self) -> dict[str, Any]:
+        """The progress that a run has told of last; empty before it has."""
+        return dict(json.loads(self.progress.read_text())) if self.progress.exists() else {}
 
     def arrived(self) -> int:
         """Return the bytes on the disk, in any file."""
@@ -213,20 +277,27 @@ class Rig:
         return whole and (self.is_as_published() or not self.stamp.exists())
 
 
+def ended(process: subprocess.Popen[str]) -> bool:
+    return process.poll() is not None
+
+
 def killed_at_random(rig: Rig, times: int) -> None:
-    """Kill this many runs at random moments, check what they leave, and let one run to its end."""
+    """Kill this many runs at random moments, check what they leave, and let one run to its end.
+
+    A moment is measured by how much of a file the hub has sent; a run that needs no more of any ends.
+    """
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    rig.hub.rate[0] = 2_000_000
     # Also over xet, where the hub's journal names the same files xet:PATH.
-    rig.hub.err(f"flip,path=*{SHARDS[0]},times=1", f"cut,path=*{SHARDS[1]}")
+    rig.hub.err(f"flip,path=*{SHARDS[0]},times=1", f"cut,path=*{SHARDS[1]},times=3")
     for _ in range(times):
+        rig.hub.tap.close_after(moments.randrange(SHARD_BYTES))
         with rig.fetching() as process:
-            time.sleep(moments.uniform(0.1, 2.5))
+            until(lambda process=process: rig.hub.tap.waiting or ended(process))
             assert process.poll() in (None, 0)
+        rig.hub.tap.open()
         assert rig.holds_nothing_false()
-    rig.hub.rate[0] = 0
     rig.hub.err()
     result = rig.fetch()
     assert result.returncode == 0, result.stdout + result.stderr

@@ -12,6 +12,7 @@ import pytest
 from bench.delay import delayed
 from bench.summary import ratios, render
 from bench.timing import BenchError, Case, Command, run
+from tests.unit.waiting import HANG_S
 
 
 @pytest.fixture
@@ -39,13 +40,13 @@ def echo() -> Iterator[tuple[str, int]]:
 
 def test_an_answer_takes_a_round_trip_and_no_byte_is_lost(echo: tuple[str, int]) -> None:
     data = bytes(range(256)) * 4096
-    with delayed([echo], 0.1) as (proxy,), socket.create_connection(proxy, timeout=10) as connection:
+    with delayed([echo], 0.1) as (proxy,), socket.create_connection(proxy, timeout=HANG_S) as connection:
         connection.sendall(b"first")
         assert connection.recv(100) == b"first"
         began = time.monotonic()
         connection.sendall(b"second")
         assert connection.recv(100) == b"second"
-        assert 0.1 <= time.monotonic() - began < 0.2
+        assert time.monotonic() - began >= 0.1
         threading.Thread(target=lambda: (connection.sendall(data), connection.shutdown(socket.SHUT_WR))).start()
         received = b""
         while piece := connection.recv(1 << 16):
@@ -54,22 +55,22 @@ def test_an_answer_takes_a_round_trip_and_no_byte_is_lost(echo: tuple[str, int])
 
 
 def test_many_small_pieces_travel_side_by_side(echo: tuple[str, int]) -> None:
-    with delayed([echo], 0.1) as (proxy,), socket.create_connection(proxy, timeout=10) as connection:
+    # Read in pieces of at most 64 KiB, each of which travels for a quarter of a second: two minutes one by one.
+    data = bytes(480 << 16)
+    with delayed([echo], 0.5) as (proxy,), socket.create_connection(proxy, timeout=HANG_S) as connection:
         began = time.monotonic()
-        for _ in range(20):
-            connection.sendall(b"x")
-            time.sleep(0.005)
-        received = b""
-        while len(received) < 20:
-            received += connection.recv(100)
-        # One after the other they would take two seconds.
-        assert time.monotonic() - began < 0.7
+        threading.Thread(target=lambda: (connection.sendall(data), connection.shutdown(socket.SHUT_WR))).start()
+        received = 0
+        while piece := connection.recv(1 << 16):
+            received += len(piece)
+        assert received == len(data)
+        assert time.monotonic() - began < 120
 
 
 def test_a_connection_over_a_distance_takes_longer_to_make(echo: tuple[str, int]) -> None:
     with delayed([echo], 0.1) as (proxy,):
         began = time.monotonic()
-        with socket.create_connection(proxy, timeout=10) as connection:
+        with socket.create_connection(proxy, timeout=HANG_S) as connection:
             connection.sendall(b"x")
             assert connection.recv(100) == b"x"
         assert time.monotonic() - began >= 0.2

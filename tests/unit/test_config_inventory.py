@@ -9,6 +9,7 @@ import pytest
 from rigup.config.inventory import find_inventory, load_inventory
 from rigup.config.settings import Settings
 from rigup.errors import InputError, RigupError
+from tests.unit.waiting import HANG_S
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -206,7 +207,7 @@ def pyinfra(inventory: Path, *arguments: str) -> subprocess.CompletedProcess[str
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=False,
     )
 

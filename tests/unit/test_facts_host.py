@@ -68,6 +68,7 @@ from rigup.facts.units import (
     parse_unit_state,
 )
 from tests.unit.host_world import FILES
+from tests.unit.waiting import HANG_S
 
 # A fresh minimal Debian has these; it has no python3, curl, nvidia-smi, docker or lspci.
 ESSENTIAL = ("bash", "cat", "df", "find", "grep", "id", "ls", "nproc", "od", "readlink", "sed", "sh")
@@ -117,7 +118,9 @@ def read(fact: type[FactBase[Any]], programs: str, /, **arguments: Any) -> Any:
     instance = fact()
     command: str | StringCommand = instance.command(**arguments)  # type: ignore[assignment]
     text = command if isinstance(command, str) else command.get_raw_value()
-    answer = subprocess.run(["/bin/sh", "-c", text], capture_output=True, text=True, env={"PATH": programs}, timeout=30)
+    answer = subprocess.run(
+        ["/bin/sh", "-c", text], capture_output=True, text=True, env={"PATH": programs}, timeout=HANG_S
+    )
     assert answer.returncode == 0, f"{text}\n{answer.stderr}"
     lines = answer.stdout.splitlines()
     return instance.process(lines) if lines else instance.default()

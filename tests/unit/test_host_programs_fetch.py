@@ -6,13 +6,12 @@ import json
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,7 +19,9 @@ import pytest
 from lab.hub import faults
 from lab.hub.repository import Repository
 from rigup.render.systemd import fetch_unit_text
+from rigup_host.fetch import report
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, killed_at_random
+from tests.unit.waiting import HANG_S, until
 
 pytest_plugins = ("tests.unit.store_world_plugin",)
 
@@ -60,7 +61,6 @@ BAD_DAYS = {
     "a truncated body": ([f"truncate,path={FIRST},times=3"], 1.1, "should be of size"),
     "a flipped byte": ([f"flip,path={FIRST},times=1"], 2.1, f"{FIRST} from 127.0.0.1"),
     "a wrong etag": (["etag"], 1.1, ""),
-    "a stall without a hang-up": ([f"stall,path={FIRST},times=1"], 1.6, ""),
     "a flipped byte, then cuts": ([f"flip,path={FIRST},times=1", f"cut,path={FIRST}"], 2.4, "is not as published"),
 }
 
@@ -80,18 +80,30 @@ def test_whatever_the_hub_does_the_published_bytes_arrive(rig: Rig, name: str) -
 
 
 def test_a_file_that_stalls_is_asked_for_again_while_the_others_go_on(rig: Rig) -> None:
-    rig.hub.rate[0] = 800_000
     rig.hub.err(f"stall,path={SECOND},times=1")
+    rig.options = ("--timeout=1",)
 
-    result = rig.fetch()
+    sent = 1_600_000
 
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "no byte for" not in result.stdout
-    ended = [line["about"] for line in rig.hub.journal if line["method"] == "GET" and line["about"] in SHARDS]
-    assert ended[0] == SECOND and sorted(ended) == [FIRST, SECOND, SECOND, THIRD]
+    def ended() -> list[str]:
+        nonlocal sent
+        sent += 5_000
+        rig.hub.tap.close_after(sent)
+        return [line["about"] for line in rig.hub.journal_so_far if line["method"] == "GET"]
+
+    rig.hub.tap.close_after(sent)
+    with rig.fetching() as process:
+        # The others' bytes go on to come until this one's connection has been given up.
+        until(lambda: SECOND in ended(), lambda: process.poll() is None)
+        rig.hub.tap.open()
+        said = process.communicate(timeout=HANG_S)[0]
+
+    assert process.returncode == 0, said
+    assert rig.is_as_published() and rig.is_clean()
+    assert "no byte for" not in said
 
 
-@pytest.mark.parametrize(("wait", "told"), [(8, "next try in [1-8] s"), (86400, "next try in 3600 s")])
+@pytest.mark.parametrize(("wait", "told"), [(3000, "next try in (2[0-9]{3}|3000) s"), (86400, "next try in 3600 s")])
 def test_a_hub_may_say_as_a_date_when_it_wants_to_be_asked_again(rig: Rig, wait: int, told: str) -> None:
     then = format_datetime(datetime.now(UTC) + timedelta(seconds=wait), usegmt=True)
     faults.write(rig.hub.directory / "faults.json", [faults.Rule("429", path=FIRST, times=1, value=then)])
@@ -101,7 +113,8 @@ def test_a_hub_may_say_as_a_date_when_it_wants_to_be_asked_again(rig: Rig, wait:
 
         assert re.search(told, said), said
         if wait < 3600:
-            process.communicate(timeout=30)
+            rig.later(wait)
+            process.communicate(timeout=HANG_S)
             assert rig.is_as_published()
 
 
@@ -168,31 +181,38 @@ def final() -> set[int]:
 
 
 def test_a_hub_that_is_away_for_a_while_is_waited_for_with_pauses_that_grow_to_sixty_times_the_first(rig: Rig) -> None:
-    rig.hub.err("503,seconds=5")
-    told = set()
+    rig.hub.err("503")
+    rig.options = ("--pause=5",)
     with rig.fetching() as process:
-        while process.poll() is None:
-            told.add(rig.progress.read_text() if rig.progress.exists() else "")
-            time.sleep(0.05)
-        said = process.communicate(timeout=30)[0]
+        assert process.stdout is not None
+        pauses = []
+        for line in process.stdout:
+            if pause := re.search(r"the hub answered 503; next try in (\d+) s", line):
+                pauses.append(int(pause[1]))
+                until(lambda: rig.told().get("step") == "waiting before the next try")
+                assert re.search("failed: .*answered 503", rig.told()["doing"])
+                if len(pauses) == 8:
+                    rig.hub.err()
+                rig.later(pauses[-1])
+        process.communicate(timeout=HANG_S)
 
-    assert process.returncode == 0, said
+    assert process.returncode == 0
     assert rig.is_as_published()
-    # 0.02 s, doubled each time, but no more than 1.2 s.
-    pauses = re.findall(r"the hub answered 503; next try in (\d+) s", said)
-    assert pauses == sorted(pauses) and set(pauses) == {"0", "1"} and pauses.count("1") >= 3
-    assert any("waiting before the next try" in each and "failed: " in each and "answered 503" in each for each in told)
+    assert pauses[:8] == [5, 10, 20, 40, 80, 160, 300, 300]
 
 
 def test_a_hub_that_stays_away_for_long_is_given_up_and_the_next_run_goes_on(rig: Rig) -> None:
     rig.hub.err(f"503,path={FIRST}")
-    rig.options = ("--patience", "3")
+    rig.options = (f"--patience={6 * 3600}",)
 
-    result = rig.fetch()
+    with rig.fetching() as process:
+        until(lambda: all((rig.staging / name).exists() for name in (SECOND, THIRD)), lambda: process.poll() is None)
+        until(lambda: rig.later(3600) or process.poll() is not None)
+        said = process.communicate(timeout=HANG_S)[0]
 
-    assert result.returncode in final()
-    told = rf"given up after \d s without progress; the last failure: {FIRST} from .*answered 503"
-    assert re.search(told, result.stderr)
+    assert process.returncode in final(), said
+    told = rf"given up after \d+.\d h without progress; the last failure: {FIRST} from .*answered 503"
+    assert re.search(told, said)
     assert rig.holds_nothing_false()
     rig.hub.err()
     rig.hub.forget()
@@ -231,17 +251,21 @@ def test_what_nobody_foresaw_is_tried_again_by_systemd(rig: Rig) -> None:
     assert "No such file or directory: '/not/there/bin/python'" in result.stderr
 
 
-def test_a_killed_run_goes_on_within_its_files(rig: Rig) -> None:
-    rig.hub.rate[0] = 3_000_000
-    with rig.fetching():
-        rig.until(lambda: rig.arrived() > 4_000_000)
+def killed_in_the_middle(rig: Rig) -> int:
+    """Kill a run; returns how many bytes have arrived then. The hub forgets it."""
+    rig.hub.tap.close_after(1_600_000)
+    with rig.fetching() as process:
+        until(lambda: rig.arrived() > 4_000_000, lambda: process.poll() is None)
     there = rig.arrived()
+    rig.hub.tap.open()
+    rig.hub.forget()
+    return there
+
+
+def test_a_killed_run_goes_on_within_its_files(rig: Rig) -> None:
+    there = killed_in_the_middle(rig)
 
     assert not rig.dest.exists() and rig.holds_nothing_false()
-    rig.hub.rate[0] = 0
-    rig.until(lambda: not rig.hub.forget() and not rig.hub.journal)
-    time.sleep(0.5)
-    rig.hub.forget()
     result = rig.fetch()
     assert result.returncode == 0, result.stdout
     assert rig.is_as_published() and rig.is_clean()
@@ -259,11 +283,12 @@ def test_runs_killed_at_random_moments_leave_nothing_false_and_the_last_one_fini
 
 
 def test_a_client_that_is_killed_is_started_again(rig: Rig) -> None:
-    rig.hub.rate[0] = 3_000_000
+    rig.hub.tap.close_after(1_000_000)
     with rig.fetching() as process:
-        rig.until(lambda: rig.arrived() > 2_000_000)
+        until(lambda: rig.arrived() > 2_000_000, lambda: process.poll() is None)
         rig.kill_client(process)
-        said = process.communicate(timeout=30)[0]
+        rig.hub.tap.open()
+        said = process.communicate(timeout=HANG_S)[0]
 
     assert process.returncode == 0, said
     assert "the hub's client exited with -9" in said
@@ -285,11 +310,12 @@ def small_disk(rig: Rig, size: str) -> Iterator[None]:
 
 def filled_meanwhile(rig: Rig, size: int) -> str:
     """What a download says that is under way when others write so many bytes to its disk."""
-    rig.hub.rate[0] = 4_000_000
+    rig.hub.tap.close_after(700_000)
     with rig.fetching() as process:
-        rig.until(lambda: rig.arrived() > 1_000_000)
+        until(lambda: rig.arrived() > 1_000_000, lambda: process.poll() is None)
         (rig.store / "other").write_bytes(bytes(size))
-        said = process.communicate(timeout=30)[0]
+        rig.hub.tap.open()
+        said = process.communicate(timeout=HANG_S)[0]
     assert process.returncode == 2, said
     assert "the disk is full: free some space or choose another model_store" in said
     assert rig.holds_nothing_false()
@@ -297,7 +323,6 @@ def filled_meanwhile(rig: Rig, size: int) -> str:
     assert again.returncode == 2
     assert "more bytes are needed" in again.stderr
     (rig.store / "other").unlink()
-    rig.hub.rate[0] = 0
     assert rig.fetch().returncode == 0
     assert rig.is_as_published()
     return str(said)
@@ -363,14 +388,8 @@ def test_a_wrong_file_that_cannot_be_removed_at_once_never_counts_as_verified(ri
 
 
 def test_an_empty_directory_made_by_hand_does_not_undo_a_download_under_way(rig: Rig) -> None:
-    rig.hub.rate[0] = 3_000_000
-    with rig.fetching():
-        rig.until(lambda: rig.arrived() > 4_000_000)
-    there = rig.arrived()
+    there = killed_in_the_middle(rig)
     (rig.dest / "sub").mkdir(parents=True)
-    time.sleep(0.5)
-    rig.hub.forget()
-    rig.hub.rate[0] = 0
 
     assert rig.fetch().returncode == 0
     assert rig.is_as_published() and rig.is_clean()
@@ -392,23 +411,21 @@ def test_a_store_that_another_installation_stamped_is_verified_and_nothing_is_do
 
 
 def test_files_that_another_installation_verified_before_its_end_are_verified_anew(rig: Rig) -> None:
-    rig.hub.rate[0] = 6_000_000
-    with rig.fetching():
-        rig.until(lambda: any((rig.staging / shard).exists() for shard in SHARDS))
-    time.sleep(0.5)
-    held = [shard for shard in SHARDS if (rig.staging / shard).exists()]
-    with (rig.staging / held[0]).open("r+b") as file:
+    rig.hub.err(f"stall,path={THIRD}")
+    with rig.fetching() as process:
+        until(lambda: all((rig.staging / name).exists() for name in (FIRST, SECOND)), lambda: process.poll() is None)
+    with (rig.staging / FIRST).open("r+b") as file:
         file.write(b"?!")
     (mark,) = rig.staging.glob(".arriving/.arriving")
     mark.write_text("another")
+    rig.hub.err()
     rig.hub.forget()
-    rig.hub.rate[0] = 0
 
     result = rig.fetch()
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert rig.is_as_published() and rig.is_clean()
-    assert [rig.hub.sent(shard) for shard in held] == [SHARD_BYTES, *[0] * (len(held) - 1)]
+    assert [rig.hub.sent(FIRST), rig.hub.sent(SECOND)] == [SHARD_BYTES, 0]
 
 
 def test_a_run_stopped_between_the_rename_and_the_stamp_is_finished_by_the_next(rig: Rig) -> None:
@@ -447,21 +464,31 @@ def test_a_whole_directory_needs_no_hub_at_all(rig: Rig) -> None:
     assert rig.is_as_published()
 
 
-def test_progress_says_what_it_does_how_far_it_is_and_how_fast(rig: Rig) -> None:
-    rig.hub.rate[0] = 2_000_000
-    seen: list[dict[str, Any]] = []
+def test_progress_says_what_it_does_and_how_far_it_is(rig: Rig) -> None:
+    rig.hub.tap.close_after(1_300_000)
     with rig.fetching() as process:
-        while process.poll() is None:
-            if rig.progress.exists():
-                seen.append(json.loads(rig.progress.read_text()))
-            time.sleep(0.1)
+        until(lambda: rig.told().get("bytes_done", 0) > 3_000_000, lambda: process.poll() is None)
+        told = rig.told()
+        rig.hub.tap.open()
+        said = process.communicate(timeout=HANG_S)[0]
 
-    assert process.returncode == 0
-    loading = [told for told in seen if told["step"] == "downloading" and told["rate"]]
-    assert loading, seen
-    assert 1_000_000 < loading[-1]["rate"] < 3_000_000
-    assert "files from 127.0.0.1" in loading[0]["doing"]
-    assert all(0 <= told["bytes_done"] <= told["bytes_total"] for told in seen)
+    assert process.returncode == 0, said
+    total = sum(entry.size for entry in rig.hub.repository.entries.values())
+    assert (told["step"], told["bytes_total"]) == ("downloading", total)
+    assert 3_000_000 < told["bytes_done"] <= 4_000_000
+    assert told["rate"] > 0
+    assert "files from 127.0.0.1" in told["doing"]
+
+
+def test_the_rate_is_that_of_the_last_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([100.0, 101.0, 102.0, 132.0])
+    monkeypatch.setattr(report, "time", SimpleNamespace(monotonic=lambda: next(moments)))
+    progress, rates = report.Progress(tmp_path / "progress.json", 9_000), []
+    for done in (0, 2_000, 6_000, 6_000):
+        progress.tell("downloading", done)
+        rates.append(json.loads((tmp_path / "progress.json").read_text())["rate"])
+
+    assert rates == [0, 2_000, 3_000, 0]
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.delay import delayed
 from rigup.plan.peers import Peer
 from rigup.render.peers import daemon_config
+from tests.unit.own_address import OWN_ADDRESS, free_port, is_open
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, Rig, RunningHub, listing
+from tests.unit.waiting import HANG_S, until
 
 pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 
@@ -32,26 +33,16 @@ pytest_plugins = ("tests.unit.store_world_plugin",)
 FIRST, SECOND, THIRD = SHARDS
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 @contextmanager
 def serving(rig: Rig, port: int, allowed: str = "127.0.0.1") -> Iterator[subprocess.Popen[bytes]]:
     """The daemon of one host."""
     rig.store.mkdir(parents=True, exist_ok=True)
     config = rig.directory / "rsyncd.conf"
     config.write_text(daemon_config(str(rig.store), port, [allowed]))
-    argv = ["rsync", "--daemon", "--no-detach", f"--config={config}", "--address=127.0.0.1"]
+    argv = ["rsync", "--daemon", "--no-detach", f"--config={config}", f"--address={OWN_ADDRESS}"]
     process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
+        until(lambda: is_open(port), lambda: process.poll() is None)
         yield process
     finally:
         process.kill()
@@ -61,7 +52,7 @@ def serving(rig: Rig, port: int, allowed: str = "127.0.0.1") -> Iterator[subproc
 @contextmanager
 def fleet(hub: RunningHub, directory: Path, count: int) -> Iterator[list[Rig]]:
     """So many hosts, each with its daemon, that know each other."""
-    everybody = [Peer(f"rig{number}", "127.0.0.1", free_port()) for number in range(1, count + 1)]
+    everybody = [Peer(f"rig{number}", OWN_ADDRESS, free_port()) for number in range(1, count + 1)]
     rigs = []
     with ExitStack() as stack:
         for own in everybody:
@@ -90,9 +81,12 @@ def test_a_host_beside_one_that_has_it_asks_the_hub_for_nothing(hub: RunningHub,
 
 
 def test_hosts_that_begin_together_bring_each_file_from_the_hub_once(hub: RunningHub, tmp_path: Path) -> None:
-    hub.rate[0] = 4_000_000
+    hub.tap.close_after(300_000)
     with fleet(hub, tmp_path, 3) as rigs, ThreadPoolExecutor(3) as pool:
-        results = list(pool.map(lambda rig: rig.fetch(), rigs))
+        results = pool.map(lambda rig: rig.fetch(), rigs)
+        until(lambda: all(rig.shared.exists() for rig in rigs))
+        hub.tap.open()
+        results = list(results)
 
         assert [result.returncode for result in results] == [0, 0, 0], [r.stdout + r.stderr for r in results]
         assert all(rig.is_as_published() and rig.is_clean() for rig in rigs)
@@ -120,10 +114,10 @@ def test_a_killed_run_leaves_nothing_in_the_directory_for_temporary_files(
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
-    hub.rate[0] = 3_000_000
+    hub.tap.close_after(1_000_000)
     with fleet(hub, tmp_path, 2) as (first, _):
-        with first.fetching():
-            first.until(lambda: first.arrived() > 1_000_000)
+        with first.fetching() as process:
+            until(lambda: first.arrived() > 1_000_000, lambda: process.poll() is None)
 
         assert list(temporary.iterdir()) == []
 
@@ -152,7 +146,7 @@ def mortal(port: int, life: int) -> Iterator[int]:
         with suppress(OSError):
             while True:
                 client, _ = sockets[0].accept()
-                server = socket.create_connection(("127.0.0.1", port))
+                server = socket.create_connection((OWN_ADDRESS, port))
                 sockets.extend((client, server))
                 threading.Thread(target=pump, args=(client, server, False), daemon=True).start()
                 threading.Thread(target=pump, args=(server, client, True), daemon=True).start()
@@ -186,22 +180,30 @@ def test_what_a_peer_that_dies_in_the_middle_of_its_files_did_not_send_comes_fro
 def test_the_files_of_a_client_that_dies_while_peers_are_asked_are_not_forgotten(
     hub: RunningHub, tmp_path: Path
 ) -> None:
-    rig, other = Rig(tmp_path / "rig1", hub), Rig(tmp_path / "rig2", hub, "rig2")
-    port = free_port()
-    hub.rate[0] = 2_000_000
+    rig = Rig(tmp_path / "rig1", hub)
+    hub.tap.close_after(1_000_000)
     hub.err(f"503,path={FIRST},times=1")
-    # To ask that far takes most of a second, and it is asked before the second try.
-    with (
-        serving(other, port),
-        delayed([("127.0.0.1", port)], 0.15) as ((address, far),),
-        rig.fetching(peers=[asdict(Peer("rig2", address, far))]) as process,
-    ):
-        assert process.stdout is not None
-        while "answered 503" not in process.stdout.readline():
-            assert process.poll() is None
-        time.sleep(0.3)
-        rig.kill_client(process)
-        said = process.communicate(timeout=30)[0]
+    refused, killed = threading.Event(), threading.Event()
+
+    def peer(listening: socket.socket) -> None:
+        """It hangs up when it is asked, and once the hub has refused a file, not before the client was killed."""
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                with connection:
+                    if refused.is_set() and not killed.is_set():
+                        rig.kill_client(process)
+                        killed.set()
+                        hub.tap.open()
+
+    with socket.create_server((OWN_ADDRESS, 0)) as listening:
+        port = listening.getsockname()[1]
+        with rig.fetching(peers=[asdict(Peer("rig2", OWN_ADDRESS, port))]) as process:
+            threading.Thread(target=peer, args=(listening,), daemon=True).start()
+            assert process.stdout is not None
+            assert any("answered 503" in line for line in process.stdout)
+            refused.set()
+            said = process.communicate(timeout=HANG_S)[0]
 
     assert process.returncode == 0, said
     assert "the hub's client exited with -9" in said and "no byte for" not in said
@@ -213,16 +215,20 @@ def test_what_a_host_that_died_was_fetching_is_fetched_by_another(hub: RunningHu
         first.shared.parent.mkdir(parents=True)
         said = {"beat": 1, "active": True, "held": [], "wants": [], "fetching": [FIRST]}
         first.shared.write_text(json.dumps(said))
-        result = second.fetch()
+        second.options = ("--silence=20",)
+        with second.fetching() as process:
+            until(lambda: second.told().get("step") == "waiting for peers", lambda: process.poll() is None)
+            second.later(20)
+            said = process.communicate(timeout=HANG_S)[0]
 
-        assert result.returncode == 0, result.stdout + result.stderr
+        assert process.returncode == 0, said
         assert second.is_as_published()
         assert json.loads(second.progress.read_text())["step"] == "complete"
 
 
 def test_a_host_that_can_fetch_nothing_now_keeps_no_other_one_waiting(hub: RunningHub, tmp_path: Path) -> None:
     """Of several that want a file the first by name fetches it, once all the others have said that they do not."""
-    hub.err(f"429,path={SECOND},times=1,value=60")
+    hub.err(f"429,path={SECOND},times=1,value=3600")
     with fleet(hub, tmp_path, 3) as (_, rig, other):
         other.shared.parent.mkdir(parents=True)
 
@@ -236,21 +242,20 @@ def test_a_host_that_can_fetch_nothing_now_keeps_no_other_one_waiting(hub: Runni
         wants()
         files = listing(hub.repository)
         with rig.fetching(files={name: files[name] for name in (FIRST, SECOND)}):
-            rig.until(lambda: wants() == [FIRST])
-            rig.until(lambda: wants() == [])
+            until(lambda: wants() == [] and rig.told().get("step") == "waiting before the next try")
 
 
 def test_a_host_that_is_no_peer_gets_nothing_and_nobody_can_write(hub: RunningHub, tmp_path: Path) -> None:
     rig = Rig(tmp_path / "rig1", hub)
     assert rig.fetch().returncode == 0
     port = free_port()
-    url = f"rsync://127.0.0.1:{port}/models/{REPO}/{hub.repository.commit}/config.json"
+    url = f"rsync://{OWN_ADDRESS}:{port}/models/{REPO}/{hub.repository.commit}/config.json"
     target = tmp_path / "stolen"
     with serving(rig, port, allowed="192.0.2.1"):
         refused = subprocess.run(["rsync", url, str(target)], capture_output=True, text=True)
         assert refused.returncode != 0 and not target.exists()
     with serving(rig, port):
-        listed = subprocess.run(["rsync", f"rsync://127.0.0.1:{port}"], capture_output=True, text=True)
+        listed = subprocess.run(["rsync", f"rsync://{OWN_ADDRESS}:{port}"], capture_output=True, text=True)
         assert listed.stdout.strip() == ""
         (tmp_path / "mine").write_text("{}")
         written = subprocess.run(["rsync", str(tmp_path / "mine"), url], capture_output=True, text=True)

@@ -17,6 +17,7 @@ import pytest
 from rigup.paths import HOST_PROGRAM
 from rigup.render.systemd import commit_unit_text
 from tests.unit.host_world import FILES
+from tests.unit.waiting import HANG_S
 
 STANDIN = Path(__file__).with_name("standin_systemctl.py")
 # One endpoint gives way to another, and one beside it gets another generation.
@@ -69,7 +70,7 @@ class Rig:
         """Run the switch; `more` is environment."""
         environment = {**os.environ, "PATH": f"{self.root}/tools:{os.environ['PATH']}", "RIGUP_ROOT": str(self.root)}
         argv = [sys.executable, "-IBS", str(STANDIN), str(FILES / "rigup-host"), "switch", *arguments]
-        return subprocess.run(argv, env=environment | more, capture_output=True, text=True, timeout=60)
+        return subprocess.run(argv, env=environment | more, capture_output=True, text=True, timeout=HANG_S)
 
     def loses_power_and_boots(self) -> None:
         """As systemd does it: what starts at boot is queued, and the unit that finishes a switch comes before it."""

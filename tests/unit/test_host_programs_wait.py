@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
-import threading
-import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from rigup.diagnosis.explain import causes, fatal_text
+from rigup_host import wait_ready
 from tests.unit.host_world import Page, program, run_program, site
 
 RUNNING = "echo running $$"
@@ -27,26 +31,54 @@ def models(*names: str) -> Page:
     return Page(json.dumps({"object": "list", "data": [{"id": name} for name in names]}).encode())
 
 
-def wait(url: str, tools: Path, *more: str, limit: float = 20, **env: str) -> subprocess.CompletedProcess[str]:
-    arguments = [f"--url={url}", "--health=/health", "--model=qwen", "--container=llm-main", f"--timeout={limit}"]
-    return run_program("wait-ready", *arguments, *more, tools=tools, **env)
+class Time:
+    """The program's: it passes only where the program sleeps, and then something may happen besides."""
+
+    def __init__(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        self.now, self._meanwhile = 0.0, meanwhile
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self._meanwhile()
+
+
+def arguments(url: str, limit: float) -> list[str]:
+    return [f"--url={url}", "--health=/health", "--model=qwen", "--container=llm-main", f"--timeout={limit}"]
+
+
+def wait(
+    url: str, tools: Path, *more: str, limit: float = 20, time: Time | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the program in this process, in its own time."""
+    out, err, argv = io.StringIO(), io.StringIO(), [*arguments(url, limit), *more]
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", **env}
+    with (
+        patch.dict(os.environ, environment),
+        patch.object(wait_ready, "time", time or Time()),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        status = wait_ready.main(argv)
+    return subprocess.CompletedProcess(argv, status, out.getvalue(), err.getvalue())
 
 
 def test_it_waits_until_the_model_is_listed(tools: Path) -> None:
-    began = time.monotonic()
+    time = Time()
 
     def answers(method: str, path: str, body: bytes) -> Page:
-        up = time.monotonic() - began
         if path == "/health":
-            return Page(status=200 if up > 1 else 503)
-        return models("qwen") if up > 2 else models()
+            return Page(status=200 if time.now > 1 else 503)
+        return models("qwen") if time.now > 2 else models()
 
     with site(answers) as url:
-        result = wait(url, tools)
+        result = wait(url, tools, time=time)
 
     assert result.returncode == 0, result.stderr
     assert "qwen" in result.stdout
-    assert time.monotonic() - began >= 2
+    assert 2 < time.now < 20
 
 
 def test_a_port_that_nobody_listens_on_yet_is_waited_for_until_the_time_is_up(tools: Path) -> None:
@@ -75,16 +107,19 @@ def test_an_exited_container_that_was_never_seen_running_is_an_end_too(tools: Pa
 
 def test_the_end_of_the_main_process_is_noticed_without_docker(tools: Path) -> None:
     client = subprocess.Popen(["sleep", "600"])
-    threading.Timer(1.5, client.kill).start()
-    began = time.monotonic()
 
-    # The killed process stays a zombie until it is waited for: that is no running process either.
-    result = wait("http://127.0.0.1:1", tools, limit=60, MAINPID=str(client.pid))
+    def end() -> None:
+        """The killed process stays a zombie until it is waited for: that is no running process either."""
+        client.kill()
+        os.waitid(os.P_PID, client.pid, os.WEXITED | os.WNOWAIT)
+
+    time = Time(end)
+    result = wait("http://127.0.0.1:1", tools, limit=60, time=time, MAINPID=str(client.pid))
     client.wait()
 
     assert result.returncode == 1
     assert "main process has ended" in result.stderr
-    assert time.monotonic() - began < 10
+    assert 0 < time.now < 10
 
 
 def test_a_container_that_has_not_appeared_yet_is_waited_for(tools: Path) -> None:
@@ -106,7 +141,8 @@ def test_another_model_will_never_become_the_right_one(tools: Path) -> None:
 
 def test_a_proxy_in_the_environment_is_not_asked(tools: Path) -> None:
     with site(lambda method, path, body: models("qwen")) as url:
-        assert wait(url, tools, http_proxy="http://127.0.0.1:1").returncode == 0
+        words = arguments(url, 20)
+        assert run_program("wait_ready.py", *words, tools=tools, http_proxy="http://127.0.0.1:1").returncode == 0
 
 
 def journal(tools: Path, *lines: str) -> None:

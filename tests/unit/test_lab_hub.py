@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,8 +22,25 @@ from lab.hub.server import HubServer
 from lab.hub.throttle import Throttle
 from rigup.lock.http import Web
 from rigup.lock.hub import checkpoint_lock
+from tests.unit.waiting import HANG_S
 
 HF = Path(sys.executable).with_name("hf")
+
+
+class Clock:
+    """Stands still but for those that sleep by it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        until = self.now + seconds
+        with self._lock:
+            self.now = max(self.now, until)
 
 
 @dataclass
@@ -32,33 +48,44 @@ class Running:
     url: str
     folder: Path
     commit: str
-    rate: dict[str, int]
     requests: list[str]
+    clock: Clock
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    folder = tmp_path_factory.mktemp("published")
+    write_checkpoint(folder)
+    return Repository(REPOSITORY, folder)
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Running]:
-    folder = tmp_path / "published"
-    folder.mkdir()
-    write_checkpoint(folder)
+def rates() -> list[int]:
+    """The limits in bytes per second that hold for the next pieces that the hub sends, one after the other."""
+    return []
+
+
+@pytest.fixture
+def hub(tmp_path: Path, published: Repository, rates: list[int]) -> Iterator[Running]:
     gated = tmp_path / "gated"
     gated.mkdir()
     (gated / "config.json").write_text("{}")
-    repository = Repository(REPOSITORY, folder)
-    rate = {"bytes": 0}
     requests: list[str] = []
+    clock = Clock()
 
     class Recording(Hub):
         def answer(self, url, host, token, wanted):  # type: ignore[no-untyped-def]
             requests.append(url)
             return super().answer(url, host, token, wanted)
 
-    repositories = [repository, Repository("lab/gated", gated, token="hf_right")]
-    server = HubServer(("127.0.0.1", 0), Recording(repositories), Throttle(lambda: rate["bytes"]))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    repositories = [published, Repository("lab/gated", gated, token="hf_right")]
+    throttle = Throttle(lambda: rates.pop() if rates else 0, clock, clock.sleep)
+    server = HubServer(("127.0.0.1", 0), Recording(repositories), throttle)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield Running(f"http://127.0.0.1:{server.server_address[1]}", folder, repository.commit, rate, requests)
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        yield Running(url, published.folder, published.commit, requests, clock)
     finally:
         server.shutdown()
         server.server_close()
@@ -69,7 +96,7 @@ def hf(hub: Running, home: Path, *arguments: str, token: str | None = None) -> s
     env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     if token:
         env["HF_TOKEN"] = token
-    return subprocess.run([HF, *arguments], env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([HF, *arguments], env=env, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 def download(hub: Running, tmp_path: Path, *more: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
@@ -88,7 +115,7 @@ def head(url: str) -> tuple[int, dict[str, str]]:
 
     request = urllib.request.Request(url, method="HEAD")
     try:
-        with urllib.request.build_opener(Stay).open(request, timeout=5) as answer:
+        with urllib.request.build_opener(Stay).open(request, timeout=HANG_S) as answer:
             return answer.status, {name.lower(): value for name, value in answer.headers.items()}
     except urllib.error.HTTPError as error:
         return error.code, {name.lower(): value for name, value in error.headers.items()}
@@ -166,7 +193,7 @@ def test_ranges_bring_exactly_the_bytes_asked_for(hub: Running, wanted: str | No
     request = urllib.request.Request(f"{hub.url}/{REPOSITORY}/resolve/main/{name}")
     if wanted:
         request.add_header("Range", wanted)
-    with urllib.request.urlopen(request, timeout=5) as answer:
+    with urllib.request.urlopen(request, timeout=HANG_S) as answer:
         assert answer.status == status
         assert answer.read() == (hub.folder / name).read_bytes()[slice_]
 
@@ -176,7 +203,7 @@ def test_a_range_beyond_the_end_is_refused_with_the_size(hub: Running) -> None:
         f"{hub.url}/{REPOSITORY}/resolve/main/README.md", headers={"Range": "bytes=99999-"}
     )
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=5)
+        urllib.request.urlopen(request, timeout=HANG_S)
     assert refused.value.code == 416
     assert refused.value.headers["Content-Range"] == f"bytes */{(hub.folder / 'README.md').stat().st_size}"
 
@@ -218,25 +245,21 @@ def test_a_gated_repository_opens_to_its_token(hub: Running, tmp_path: Path) -> 
 )
 def test_errors_carry_the_hubs_codes_and_json(hub: Running, path: str, status: int, code: str | None) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(hub.url + path, timeout=5)
+        urllib.request.urlopen(hub.url + path, timeout=HANG_S)
     assert refused.value.code == status
     assert refused.value.headers["X-Error-Code"] == code
     assert json.load(refused.value)["error"] == refused.value.headers["X-Error-Message"]
 
 
 def test_the_rate_limit_holds_over_all_connections_and_can_be_lifted_while_it_sends(
-    hub: Running, tmp_path: Path
+    hub: Running, rates: list[int], tmp_path: Path
 ) -> None:
-    hub.rate["bytes"] = 1_000_000
-    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
-    command = [HF, "download", REPOSITORY, "--local-dir", str(tmp_path / "store")]
-    started = time.monotonic()
-    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        time.sleep(3)
-        assert process.poll() is None, "18 MB at 1 MB/s cannot be done after 3 s"
-        hub.rate["bytes"] = 0
-        assert process.wait(timeout=30) == 0
-    assert time.monotonic() - started < 20
+    # All but some small ones of these pieces are of 50 kB; 18 MB are sent.
+    rates[:] = [1_000_000] * 100
+    _, result = download(hub, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert rates == []
+    assert 3 < hub.clock() < 5.1
 
 
 def test_a_known_commit_that_is_complete_on_disk_needs_no_file_again(hub: Running, tmp_path: Path) -> None:

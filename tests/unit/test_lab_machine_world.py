@@ -12,6 +12,7 @@ import yaml
 from lab import machine, world
 from lab import state as state_module
 from lab.host.rooted import resolve
+from tests.unit.waiting import HANG_S
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +24,7 @@ def lab(state: Path, *argv: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "RIGUP_LAB_STATE": str(state)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
     )
 
 

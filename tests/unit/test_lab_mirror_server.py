@@ -1,7 +1,7 @@
 """The mirror as lab hosts use it: over HTTP, with upstream servers that change, break and disappear."""
 
 import socket
-import time
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
@@ -14,6 +14,7 @@ import pytest
 from lab.mirror import identity, server
 from lab.mirror.upstreams import Upstreams
 from tests.unit.mirror_upstream import Upstream, mirror, upstream
+from tests.unit.waiting import HANG_S
 
 POOL = "/debian/pool/main/f/foo/foo_1.0_all.deb"
 RELEASE = "/debian/dists/trixie/InRelease"
@@ -40,7 +41,8 @@ def front(behind: Upstream, tmp_path: Path) -> Iterator[Any]:
 
 
 def get(front: Any, path: str, **headers: str) -> httpx.Response:
-    return httpx.get(front.url + path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.get(front.url + path, headers=given, timeout=HANG_S)
 
 
 def breaks_off(front: Any, path: str) -> bool:
@@ -63,20 +65,27 @@ def test_a_package_is_asked_for_once_and_served_for_ever(
 
 
 def test_many_hosts_asking_at_once_cost_one_request(front: Any, behind: Upstream) -> None:
-    behind.delay = 0.3
+    behind.goes_on.clear()
+    all_ask = threading.Barrier(8, behind.goes_on.set, HANG_S)
+
+    def ask(_: int) -> bytes:
+        with httpx.stream("GET", front.url + POOL, timeout=HANG_S) as response:
+            all_ask.wait()
+            return response.read()
+
     with ThreadPoolExecutor(8) as pool:
-        bodies = list(pool.map(lambda _: get(front, POOL).content, range(8)))
+        bodies = list(pool.map(ask, range(8)))
     assert set(bodies) == {behind.files[POOL][0]}
     assert behind.asked[POOL] == 1
 
 
 def test_a_host_gets_the_first_bytes_before_the_last_have_arrived(front: Any, behind: Upstream) -> None:
-    behind.delay = 2.0
-    started = time.monotonic()
-    with httpx.stream("GET", front.url + POOL) as response:
-        first = next(response.iter_raw())
-        waited = time.monotonic() - started
-    assert first and waited < 1.5
+    behind.goes_on.clear()
+    with httpx.stream("GET", front.url + POOL, timeout=HANG_S) as response:
+        pieces = response.iter_raw()
+        first = next(pieces)
+        behind.goes_on.set()
+        assert first and first + b"".join(pieces) == behind.files[POOL][0]
 
 
 def test_an_index_is_asked_for_again_when_it_is_old(
@@ -151,7 +160,7 @@ def test_what_a_host_has_already_is_not_sent_again(front: Any) -> None:
 
 
 def test_head_returns_the_length_and_no_content(front: Any, behind: Upstream) -> None:
-    answer = httpx.head(front.url + POOL)
+    answer = httpx.head(front.url + POOL, timeout=HANG_S)
     assert (answer.headers["content-length"], answer.content) == (str(len(behind.files[POOL][0])), b"")
 
 
@@ -232,7 +241,7 @@ def test_several_indexes_are_one_and_the_first_wins(behind: Upstream, tmp_path: 
 
 def test_a_project_is_found_under_its_normalised_name(front: Any, behind: Upstream) -> None:
     add_project(behind, "foo-bar", f'<a href="{behind.url}/w/foo_bar-1.tar.gz">x</a>')
-    answer = httpx.get(f"{front.url}/pypi/simple/Foo.Bar/", follow_redirects=True)
+    answer = httpx.get(f"{front.url}/pypi/simple/Foo.Bar/", follow_redirects=True, timeout=HANG_S)
     assert answer.url.path == "/pypi/simple/foo-bar/"
     assert "foo_bar-1.tar.gz" in answer.text
     assert get(front, "/pypi/simple/nothing/").status_code == 404

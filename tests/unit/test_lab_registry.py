@@ -4,11 +4,9 @@ import json
 import os
 import py_compile
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,8 @@ from lab.errors import LabError
 from lab.registry import base, configuration, image, storage, tree
 from lab.registry.client import INDEX_TYPE, MANIFEST_TYPE, Registry
 from lab.registry.layers import of_bytes, of_file, write_files, write_tree
+from tests.unit.own_address import OWN_ADDRESS, free_port
+from tests.unit.waiting import HANG_S, until
 
 PROGRAM = shutil.which("docker-registry")
 
@@ -93,8 +93,7 @@ def test_the_large_layers_version_follows_its_sources() -> None:
 def registry(tmp_path: Path) -> Iterator[Registry]:
     if PROGRAM is None:
         pytest.skip("docker-registry is not installed (apt-get install docker-registry)")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"{OWN_ADDRESS}:{free_port()}"
     settings = tmp_path / "config.yml"
     settings.write_text(configuration(address).replace(str(storage()), str(tmp_path / "storage")))
     (tmp_path / "storage").mkdir()
@@ -103,17 +102,17 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
     ) as process:
         client = Registry(f"http://{address}")
         try:
-            deadline = time.monotonic() + 20
-            while True:
-                try:
-                    if client.answers():
-                        break
-                except OSError:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.05)
+            until(lambda: answers(client), lambda: process.poll() is None)
             yield client
         finally:
             process.terminate()
+
+
+def answers(registry: Registry) -> bool:
+    try:
+        return registry.answers()
+    except OSError:
+        return False
 
 
 @pytest.fixture
@@ -130,7 +129,7 @@ def small_parts(tmp_path: Path, packages: Path, monkeypatch: pytest.MonkeyPatch)
 def get(registry: Registry, path: str, accept: str) -> tuple[bytes, str]:
     address = registry._address
     request = urllib.request.Request(f"http://{address}/v2/{image.NAME}/{path}", headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=HANG_S) as answer:
         return answer.read(), answer.headers["Content-Type"]
 
 

@@ -2,10 +2,8 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,7 +20,9 @@ import lab.sglang
 from lab.registry.image import known_options
 from rigup.catalog.engine_args import arguments
 from rigup_host.smoke import Expectation, Smoke
+from tests.unit.own_address import OWN_ADDRESS, free_port
 from tests.unit.sample import CATALOGUE
+from tests.unit.waiting import HANG_S, until
 
 RECIPES = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.engine.name == "sglang" and recipe.image)
 WEATHER: Any = {
@@ -54,7 +54,7 @@ class Image:
 
     def run(self, *words: str, gpus: int = 4, **variables: str) -> subprocess.CompletedProcess[str]:
         environment = self.environment(gpus) | variables
-        return subprocess.run(self.command(*words), capture_output=True, text=True, timeout=60, env=environment)
+        return subprocess.run(self.command(*words), capture_output=True, text=True, timeout=HANG_S, env=environment)
 
 
 def place(root: Path, fork: str | None) -> Image:
@@ -132,25 +132,21 @@ class Running:
 @contextmanager
 def serving(image: Image, *words: str) -> Iterator[str]:
     """Run a server until it is ready; yield its address. Assert that SIGTERM ends it and its log has no secret."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    fixed = [f"--model-path={image.root}/model", "--served-model-name=qwen", f"--port={port}", "--tp-size=4"]
-    fixed += ["--tool-call-parser=qwen3_coder", "--reasoning-parser=qwen3"]
+    port = free_port()
+    fixed = [f"--model-path={image.root}/model", "--served-model-name=qwen", f"--host={OWN_ADDRESS}", f"--port={port}"]
+    fixed += ["--tp-size=4", "--tool-call-parser=qwen3_coder", "--reasoning-parser=qwen3"]
     log = image.root / f"log-{port}"
     with log.open("w") as output:
         process = subprocess.Popen(
             image.command(*fixed, *words), env=image.environment(4), stdout=output, stderr=subprocess.STDOUT
         )
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{OWN_ADDRESS}:{port}"
     try:
-        deadline = time.monotonic() + 60
-        while status(f"{url}/health") != 200:
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+        until(lambda: status(f"{url}/health") == 200, lambda: process.poll() is None)
         yield url
     finally:
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=HANG_S) == 0
     assert "planted-secret" not in log.read_text()
 
 
@@ -165,7 +161,7 @@ def running(released: Image) -> Iterator[Running]:
 def test_it_passes_the_smoke_set_of_an_agents_recipe_as_the_lab_expects_it(released: Image) -> None:
     expect = Expectation(tools=True, reasoning=True, images=True, random_weights=True, long_prompt=2000, context=262144)
     with serving(released, "--chat-template=/rigup/chat_template.jinja") as url:
-        checks = Smoke(url, "/health", "qwen", 20, expect).checks()
+        checks = Smoke(url, "/health", "qwen", HANG_S, expect).checks()
         assert len(checks) >= 10
         for _, check in checks:
             assert check()
@@ -173,7 +169,7 @@ def test_it_passes_the_smoke_set_of_an_agents_recipe_as_the_lab_expects_it(relea
 
 def status(url: str) -> int:
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=HANG_S) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

@@ -1,7 +1,7 @@
 """Operations on generated files, environments and users: what they run, and when they have nothing to do."""
 
+import re
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from pyinfra.api.operation import OperationMeta
 
 from rigup.operations import boot, users, venv
 from rigup.operations._host import exclusive
+from tests.unit.waiting import until
 
 SOURCE = "/etc/modprobe.d/rigup.conf"
 UNCHANGED = OperationMeta("source", is_change=False)
@@ -48,14 +49,20 @@ def test_a_menu_older_than_its_drop_in_is_made_anew() -> None:
 
 
 def test_what_a_killed_run_has_begun_is_waited_for(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    command = exclusive(str(tmp_path), f"sh -c 'test -e {log} || echo begun >>{log}; sleep 0.5; echo ended >>{log}'")
-    left_over = subprocess.Popen(["sh", "-c", command.get_raw_value()])
-    while not log.exists():
-        assert left_over.poll() is None
-        time.sleep(0.01)
-    subprocess.run(["sh", "-c", exclusive(str(tmp_path), f"sh -c 'echo next >>{log}'").get_raw_value()], check=True)
-    assert left_over.wait() == 0
+    log, room = tmp_path / "log", tmp_path / "room"
+    room.mkdir()
+
+    def begin(script: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sh", "-c", exclusive(str(room), f"sh -c '{script}'").get_raw_value()])
+
+    left_over = begin(f"echo begun >>{log}; until [ -e {tmp_path}/go ]; do sleep 0.02; done; echo ended >>{log}")
+    until(log.exists, lambda: left_over.poll() is None)
+    next_run = begin(f"echo next >>{log}")
+    # An arrow marks those that wait for a lock; a file is told by its inode (proc_locks(5)).
+    waits = re.compile(rf"-> FLOCK .*:{room.stat().st_ino} ")
+    until(lambda: waits.search(Path("/proc/locks").read_text()), lambda: next_run.poll() is None)
+    (tmp_path / "go").touch()
+    assert (left_over.wait(), next_run.wait()) == (0, 0)
     assert log.read_text().split() == ["begun", "ended", "next"]
 
 

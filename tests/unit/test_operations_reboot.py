@@ -106,11 +106,6 @@ def host(
     return actor.answers("nvidia-smi -L", *gpus).answers("list-units", *serving).answers("grep -H ''", [f"{HMM}:Y"])
 
 
-@pytest.fixture(autouse=True)
-def shutdown_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reboot, "SHUTDOWN_S", 0.0)
-
-
 def when_needed(actor: Actor, **arguments: Any) -> Outcome:
     wanted: dict[str, Any] = {"kernel_args": ["iommu=pt"], "modprobe_options": OPTIONS, "gpus": 4}
     return actor.does(reboot.when_needed, **{**wanted, **arguments})
@@ -186,15 +181,13 @@ def test_an_argument_that_the_settings_no_longer_have_goes_unless_others_have_it
 
 
 def test_a_host_that_never_comes_back_is_told_with_what_to_do() -> None:
-    outcome = when_needed(host(boots=(["one"],)), timeout=0.5)
+    outcome = when_needed(host(boots=(["one"],)), timeout=600)
 
     assert outcome.failed
     assert "did not come back within" in outcome.told
 
 
-def test_gpus_that_stay_away_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reboot, "GPU_TIMEOUT_S", 0.2)
-
+def test_gpus_that_stay_away_are_counted() -> None:
     outcome = when_needed(host(gpus=(GPUS[:3],)))
 
     assert outcome.failed

@@ -29,6 +29,7 @@ from rigup.paths import ENGINES
 from tasks.context import Refused
 from tasks.rebuild import _check_max_unavailable, _yes_or_no
 from tests.unit.deploys import Actor, Said
+from tests.unit.own_address import OWN_ADDRESS, free_port
 from tests.unit.test_operations_units import NO_UNIT, shown
 
 UNIT = "/usr/local/lib/systemd/system/llm@main.service"
@@ -95,8 +96,7 @@ def test_an_endpoint_that_does_not_count_its_requests_is_named_once_and_not_wait
 
 
 def test_an_endpoint_that_is_down_is_neither_waited_for_nor_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}/metrics"
+    url = f"http://{OWN_ADDRESS}:{free_port()}/metrics"
     actor = Actor().answers("sed -i", Said(ok=False)).answers("curl", really)
     outcome = actor.does(drain.drained, endpoints={"main": url}, limit=60)
     assert outcome.told.endswith("[@fake/rig1] Success")

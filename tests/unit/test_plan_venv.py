@@ -29,6 +29,7 @@ from tests.unit.sample import CATALOGUE, PUBLISHED, REPO, REVISION, lock, plan
 from tests.unit.systemd_words import exec_words
 from tests.unit.test_plan_build import REFUSING
 from tests.unit.test_render_systemd import HOSTILE, settings_of
+from tests.unit.waiting import HANG_S
 
 RECIPE = CATALOGUE.recipe("vllm-stock-b12x")
 STORE = f"/srv/models/{REPO}/{REVISION}"
@@ -150,7 +151,7 @@ def test_systemd_itself_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> Non
     unit.write_text(text)
     try:
         ran = subprocess.run(
-            ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60
+            ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=HANG_S
         )
     except FileNotFoundError:
         pytest.skip("systemd-analyze is not installed")

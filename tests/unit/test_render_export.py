@@ -27,6 +27,7 @@ from tests.unit.sample import CATALOGUE, PUBLISHED, REPO, REVISION, image, lock,
 from tests.unit.systemd_words import exec_words
 from tests.unit.test_plan_build import REFUSING
 from tests.unit.test_render_systemd import HOSTILE, settings_of
+from tests.unit.waiting import HANG_S
 
 CONTAINERS = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.image)
 BARE = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.venv)
@@ -41,7 +42,7 @@ def undoubled(text: str) -> str:
 def shell_words(command: str) -> list[str]:
     """What a real shell makes of one command."""
     script = f"set -- {command}\nprintf '%s\\0' \"$@\""
-    ran = subprocess.run(["sh", "-c", script], capture_output=True, check=True, timeout=60)
+    ran = subprocess.run(["sh", "-c", script], capture_output=True, check=True, timeout=HANG_S)
     return ran.stdout.decode().split("\0")[:-1]
 
 

@@ -27,6 +27,7 @@ from rigup.render.systemd import env_file_text, unit_text
 from tests.unit.generated_recipes import CHECKPOINTS, PUBLISHED, catalog_of, recipes
 from tests.unit.systemd_words import exec_words
 from tests.unit.test_render_systemd import settings_of
+from tests.unit.waiting import HANG_S
 
 # How many words, then the words, each with a NUL, which none can hold; then the environment in a file of its own.
 STUB = """\
@@ -61,7 +62,7 @@ class Stubs:
         environment = {"PATH": path, "CALLS": str(calls), "LANG": "C.UTF-8"}
         script = re.sub(rf"\n  {ENGINES}/[0-9a-f]+/", r"\n  .venv/", text.replace(f"\n{DOCKER} ", "\ndocker ")).encode()
         ran = subprocess.run(
-            ["sh", "-e"], input=script, capture_output=True, timeout=60, env=environment, cwd=self.directory
+            ["sh", "-e"], input=script, capture_output=True, timeout=HANG_S, env=environment, cwd=self.directory
         )
         assert (ran.returncode, ran.stderr) == (0, b""), ran
         words = calls.read_bytes().decode().split("\0")[:-1]
@@ -207,7 +208,7 @@ def test_only_whole_numbers_stand_without_quotes_where_another_reader_sees_a_num
 
 @pytest.mark.parametrize("form", sorted(FORMS))
 @given(recipe=recipes(containers=True))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_text_that_is_shown_breaks_its_terminal(form: str, recipe: Recipe) -> None:
     text = shown(catalog_of(recipe), recipe.id, form)
     text.encode("utf-8")

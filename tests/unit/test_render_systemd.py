@@ -17,6 +17,7 @@ from rigup.render.systemd import env_file_text, systemd_command, systemd_quote, 
 from rigup.render.verify import check_args_argv, record_text
 from tests.unit.sample import DIGEST, image, plan
 from tests.unit.systemd_words import exec_words
+from tests.unit.waiting import HANG_S
 
 HOSTILE = [
     "",
@@ -203,7 +204,7 @@ def test_systemd_itself_finds_nothing_wrong_with_a_unit(tmp_path: Path, name: st
             ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG_S,
             check=False,
         )
     except FileNotFoundError:

@@ -8,7 +8,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from loopback_sshd import PYINFRA, Sshd, running_sshd
 
 from rigup.cli.main import main
 from rigup.run import report, summary
+from tests.unit.own_address import OWN_ADDRESS
+from tests.unit.waiting import HANG_S, until
 
 RECORD = "from rigup.run.recorder import start_recording\nstart_recording()\n"
 
@@ -153,17 +154,15 @@ def test_an_interrupted_run_says_what_was_under_way_and_exits_as_shells_do(
     text = RECORD + (
         "from pyinfra.operations import server\n"
         "server.shell(name='quick', commands=['true'])\n"
-        f"server.shell(name='slow', commands=['touch {sshd.folder}/root/begun; sleep 20'])\n"
+        f"server.shell(name='slow', commands=['touch {sshd.folder}/root/begun; {sshd.forever}'])\n"
     )
     process = subprocess.Popen(
         [str(PYINFRA), str(sshd.inventory()), deploy(sshd, text), "-y"],
         cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    until = time.monotonic() + 20
-    while not (sshd.folder / "root/begun").exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    until((sshd.folder / "root/begun").exists, lambda: process.poll() is None)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=HANG_S)
 
     assert process.returncode == code, stderr
     made = last(sshd)
@@ -174,20 +173,34 @@ def test_an_interrupted_run_says_what_was_under_way_and_exits_as_shells_do(
 
 @pytest.mark.parametrize("connector", ["rig", "ssh"])
 def test_a_run_interrupted_while_it_connects_is_reported_and_exits_as_shells_do(sshd: Sshd, connector: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
+    with socket.create_server((OWN_ADDRESS, 0)) as silent:
         process = subprocess.Popen(
             [str(PYINFRA), sshd.lab(port=silent.getsockname()[1]), deploy(sshd), "-y"],
             cwd=sshd.folder, env=sshd.shell_environment(RIGUP_CONNECTOR=connector), stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        silent.settimeout(20)
+        silent.settimeout(HANG_S)
         connection, _ = silent.accept()
         with connection:
-            time.sleep(0.5)
+            connection.settimeout(HANG_S)
+            assert connection.recv(4) == b"SSH-"
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=20)
+            process.communicate(timeout=HANG_S)
     assert process.returncode == 130
     assert last(sshd)["result"] == "interrupted"
     assert list(last(sshd)["hosts"]) == ["box"]
+
+
+def test_a_run_ends_also_where_the_signal_arrives_while_a_thread_has_its_turn(sshd: Sshd) -> None:
+    """As paramiko's: what is raised in a thread ends that thread alone."""
+    text = RECORD + (
+        "import os, signal, threading\n"
+        "thread = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGTERM))\n"
+        "thread.start()\n"
+        "thread.join()\n"
+    )
+    run = sshd.pyinfra(str(sshd.inventory()), deploy(sshd, text), "-y")
+    assert run.returncode == 143, run.stderr
+    assert last(sshd)["result"] == "interrupted"
 
 
 @pytest.mark.parametrize("connector", ["rig", "ssh"])
@@ -217,17 +230,15 @@ def test_what_is_no_deploy_leaves_no_run_behind_where_no_host_is_reached(sshd: S
 def test_a_killed_run_still_tells_what_was_under_way(sshd: Sshd) -> None:
     text = RECORD + (
         "from pyinfra.operations import server\n"
-        f"server.shell(name='slow', commands=['touch {sshd.folder}/root/begun; sleep 20'])\n"
+        f"server.shell(name='slow', commands=['touch {sshd.folder}/root/begun; {sshd.forever}'])\n"
     )
     process = subprocess.Popen(
         [str(PYINFRA), str(sshd.inventory()), deploy(sshd, text), "-y"],
         cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    until = time.monotonic() + 20
-    while not (sshd.folder / "root/begun").exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    until((sshd.folder / "root/begun").exists, lambda: process.poll() is None)
     process.kill()
-    process.wait(10)
+    process.wait()
 
     made = report.build(report.read_events(runs(sshd)[-1] / "events.jsonl"))
     assert made["result"] == "unfinished"

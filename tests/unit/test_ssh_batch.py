@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,16 @@ import pytest
 from rigup.ssh import batch
 from rigup.ssh.batch import Batch, Command, Result
 from rigup.ssh.memory import FORGOTTEN_AFTER, LEFT_OUT_FOR, Memory, memory_file
+from tests.unit.waiting import HANG_S, until
 
 MARK = "0123456789abcdef"
 
 
-def run(*commands: Command, limit_s: int = 5, path: str | None = None) -> Batch:
+def run(*commands: Command, **environment: str) -> Batch:
     """Run the real program here, as sshd would run it on a host."""
-    command, stdin = batch.request(commands, MARK, limit_s)
-    environment = {"PATH": path} if path else None
-    done = subprocess.run(["sh", "-c", command], input=stdin, capture_output=True, timeout=60, env=environment)
+    line, stdin = batch.request(commands, MARK, HANG_S)
+    argv, more = ["sh", "-c", line], {**os.environ, **environment}
+    done = subprocess.run(argv, input=stdin, capture_output=True, timeout=2 * HANG_S, env=more)
     assert done.stderr == b""
     return batch.parse(done.stdout, commands, MARK)
 
@@ -57,19 +58,41 @@ def test_commands_have_an_empty_standard_input() -> None:
     assert one("cat") == Result(0, b"", b"")
 
 
-def test_a_slow_command_is_killed_with_its_children_and_the_others_are_answered(tmp_path: Path) -> None:
-    slow = Command(f"(sleep 3; touch {tmp_path}/late) & sleep 30")
-    done = run(slow, Command("echo quick"), limit_s=1)
+@pytest.fixture
+def clock(tmp_path: Path) -> dict[str, str]:
+    """Environment in which the program's clock stands still until there is a file `up`: then all time is up."""
+    (tmp_path / "Clock.pm").write_text(
+        "package Clock; my $now = time();\n"
+        f"*CORE::GLOBAL::time = sub () {{ $now + (-e '{tmp_path}/up' ? {2 * HANG_S} : 0) }}; 1;\n"
+    )
+    return {"PERL5OPT": "-MClock", "PERL5LIB": str(tmp_path)}
+
+
+def test_a_slow_command_is_killed_with_its_children_and_the_others_are_answered(
+    tmp_path: Path, clock: dict[str, str]
+) -> None:
+    # The quick one's process is there until it has been answered.
+    waits = "until [ -e quick ]; do sleep 0.02; done; while kill -0 $(cat quick) 2>&-; do sleep 0.02; done"
+    slow = Command(f"cd {tmp_path}; sleep 600 & echo $! >child; {waits}; touch up; echo; sleep 600")
+    quick = Command(f"echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/quick; echo quick")
+    done = run(slow, quick, **clock)
     assert done.refused == {slow}
-    assert done.results[Command("echo quick")].stdout == b"quick\n"
-    time.sleep(2.5)
-    assert not (tmp_path / "late").exists()
+    assert done.results[quick].stdout == b"quick\n"
+    until(lambda: not runs(int((tmp_path / "child").read_text())))
 
 
-def test_a_command_that_closes_its_output_and_runs_on_is_not_waited_for_ever() -> None:
-    begun = time.monotonic()
-    assert run(Command("exec >&- 2>&-; sleep 30"), limit_s=1).results == {}
-    assert time.monotonic() - begun < 6
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_command_that_closes_its_output_and_runs_on_is_not_waited_for_ever(
+    tmp_path: Path, clock: dict[str, str]
+) -> None:
+    silent = Command(f"touch {tmp_path}/up; exec >&- 2>&-; sleep 600")
+    assert run(silent, **clock).refused == {silent}
 
 
 def test_a_command_that_never_stops_talking_is_left_out() -> None:
@@ -85,10 +108,17 @@ def test_more_commands_than_slots_are_all_answered() -> None:
     assert [done.results[command].stdout for command in commands] == [f"{number}\n".encode() for number in range(60)]
 
 
-def test_four_commands_run_at_a_time() -> None:
-    begun = time.monotonic()
-    run(*(Command(f"sleep 1; echo {number}") for number in range(8)))
-    assert 1.9 < time.monotonic() - begun < 6
+def test_four_commands_run_at_a_time(tmp_path: Path) -> None:
+    """Each of the first four waits for the others; how many run is told by each."""
+    (tmp_path / "run").mkdir()
+    together = f"touch {tmp_path}/$$; until [ $(ls {tmp_path} | wc -l) -gt 4 ]; do sleep 0.02; done"
+    commands = [
+        Command(f"mkdir {tmp_path}/run/{number}; {together}; ls {tmp_path}/run | wc -l; rmdir {tmp_path}/run/{number}")
+        for number in range(8)
+    ]
+    done = run(*commands)
+    counted = [int(done.results[command].stdout) for command in commands]
+    assert max(counted) == 4
 
 
 def test_another_shell_than_sh_is_used_where_a_fact_names_one() -> None:
@@ -104,7 +134,7 @@ def test_those_that_need_root_go_through_one_single_sudo(tmp_path: Path) -> None
     )
     sudo.chmod(0o755)
     commands = [Command(f"echo {number}", sudo=number % 2 == 0) for number in range(10)]
-    done = run(*commands, path=f"{tmp_path}:/usr/bin:/bin")
+    done = run(*commands, PATH=f"{tmp_path}:/usr/bin:/bin")
     assert [done.results[command].stdout for command in commands] == [f"{number}\n".encode() for number in range(10)]
     assert (tmp_path / "calls").read_text().count("-H -n perl") == 1
 
@@ -114,20 +144,23 @@ def test_answers_of_root_commands_come_as_they_are_ready(tmp_path: Path) -> None
     sudo = tmp_path / "sudo"
     sudo.write_text('#!/bin/sh\nshift 2\nexec "$@"\n')
     sudo.chmod(0o755)
-    commands = [Command("sleep 20", sudo=True), Command("echo quick", sudo=True), Command("echo plain")]
-    command, stdin = batch.request(commands, MARK, 25)
+    waits = f"until [ -e {tmp_path}/go ]; do sleep 0.02; done"
+    commands = [Command(waits, sudo=True), Command("echo quick", sudo=True), Command("echo plain")]
+    command, stdin = batch.request(commands, MARK, HANG_S)
     process = subprocess.Popen(
         ["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
     )
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(stdin)
     process.stdin.close()
-    begun, received = time.monotonic(), b""
-    while len(batch.parse(received, commands, MARK).results) < 2:
+    received = b""
+    while len((done := batch.parse(received, commands, MARK)).results) < 2:
         received += process.stdout.read1()  # type: ignore[attr-defined]
-    assert time.monotonic() - begun < 10
-    process.kill()
-    process.wait(10)
+    assert commands[0] not in done.refused
+    (tmp_path / "go").touch()
+    received += process.stdout.read()
+    assert len(batch.parse(received, commands, MARK).results) == 3
+    assert process.wait() == 0
 
 
 def test_a_sudo_that_wants_a_password_costs_only_its_own_answers(tmp_path: Path) -> None:
@@ -135,12 +168,12 @@ def test_a_sudo_that_wants_a_password_costs_only_its_own_answers(tmp_path: Path)
     sudo.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
     sudo.chmod(0o755)
     elevated = [Command("x" * 1000 + str(number), sudo=True) for number in range(200)]
-    done = run(Command("echo plain"), *elevated, path=f"{tmp_path}:/usr/bin:/bin")
+    done = run(Command("echo plain"), *elevated, PATH=f"{tmp_path}:/usr/bin:/bin")
     assert done.results == {Command("echo plain"): Result(0, b"plain\n", b"")}
 
 
 def test_nothing_is_left_on_the_host(tmp_path: Path) -> None:
-    command, stdin = batch.request([Command("pwd"), Command("ls -A")], MARK)
+    command, stdin = batch.request([Command("pwd"), Command("ls -A")], MARK, HANG_S)
     subprocess.run(["sh", "-c", command], input=stdin, capture_output=True, cwd=tmp_path, check=True)
     assert list(tmp_path.iterdir()) == []
 

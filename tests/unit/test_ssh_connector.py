@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from loopback_sshd import PYINFRA, Sshd, running_sshd
 
 from rigup.ssh import transport
+from tests.unit.waiting import HANG_S, until
 
 DEPLOY = """
 from io import StringIO
@@ -99,7 +99,7 @@ from pyinfra.api import FactBase
 class Asked(FactBase):
     command = "touch {root}/asked; echo asked"
 # Nothing else has its turn here until the first fact.
-until = time.monotonic() + 5
+until = time.monotonic() + {HANG_S}
 while "ahead" in sys.argv[1] and not os.path.exists("{root}/asked"):
     assert time.monotonic() < until
 assert host.get_fact(Asked) == "asked"
@@ -248,14 +248,14 @@ with open("options.json", "w") as file:
 
 
 def test_a_connection_on_which_nothing_happens_is_kept_alive(tmp_path: Path) -> None:
-    text = 'from pyinfra.operations import server\nserver.shell(commands=["sleep 3"])\n'
     # With DEBUG it logs every request.
     with running_sshd(tmp_path, "LogLevel DEBUG\n") as sshd:
+        asked = f"until grep -q keepalive@lag.net {sshd.folder}/sshd.log; do sleep 0.1; done"
+        text = f"from pyinfra.operations import server\nserver.shell(commands=[{asked!r}])\n"
         inventory = sshd.inventory()
         inventory.write_text(f"from rigup.ssh import transport\ntransport.KEEPALIVE_S = 1\n{inventory.read_text()}")
         run = sshd.pyinfra(str(inventory), write_deploy(sshd, text), "-y")
         assert run.returncode == 0, run.stderr
-        assert "keepalive@lag.net" in (sshd.folder / "sshd.log").read_text()
 
 
 def test_a_connection_cut_between_two_commands_is_made_again(sshd: Sshd, root: Path) -> None:
@@ -292,18 +292,16 @@ def cut_once_logged(sshd: Sshd, log: Path, deploy: str) -> tuple[int, str]:
         [str(PYINFRA), str(sshd.inventory()), deploy, "-y"],
         cwd=sshd.folder, env=sshd.shell_environment(), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    until = time.monotonic() + 20
-    while not log.exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    until(log.exists, lambda: process.poll() is None)
     sshd.cut()
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=HANG_S)
     return process.returncode, stderr
 
 
 def test_a_command_under_which_the_connection_breaks_is_not_run_twice(sshd: Sshd, root: Path) -> None:
     text = f"""
 from pyinfra.operations import server
-server.shell(name="slow", commands=["echo ran >>{root}/log; sleep 20"])
+server.shell(name="slow", commands=["echo ran >>{root}/log; {sshd.forever}"])
 """
     deploy = write_deploy(sshd, text)
     status, stderr = cut_once_logged(sshd, root / "log", deploy)
@@ -318,7 +316,7 @@ def test_a_fact_under_which_the_connection_breaks_is_read_again(sshd: Sshd, root
 from pyinfra import host
 from pyinfra.api import FactBase
 class Slow(FactBase):
-    command = "echo started >>{root}/log; [ $(wc -l <{root}/log) = 2 ] || sleep 20; echo done"
+    command = "echo started >>{root}/log; [ $(wc -l <{root}/log) = 2 ] || {sshd.forever}; echo done"
 assert host.get_fact(Slow) == "done"
 """
     deploy = write_deploy(sshd, text)
@@ -349,24 +347,25 @@ def test_a_host_that_cannot_be_reached_gives_one_line_and_no_traceback(sshd: Ssh
 
 
 def test_a_hung_fact_holds_up_one_run_and_is_left_out_of_the_next_batch(sshd: Sshd, root: Path) -> None:
+    hangs = f"tr '\\0' ' ' </proc/$PPID/cmdline | grep -q ^perl && {{ echo hung >>{root}/log; {sshd.forever}; }}"
     text = f"""
 from pyinfra import host
 from pyinfra.api import FactBase
 class Hung(FactBase):
-    command = "if rm {root}/hang 2>/dev/null; then sleep 60; fi; echo done"
+    command = {f"{hangs}; echo done"!r}
 assert host.get_fact(Hung) == "done"
 """
-    deploy, inventory = write_deploy(sshd, text), str(sshd.inventory())
-    sshd.pyinfra(inventory, deploy, "-y")
-    (root / "hang").touch()
-    hung = sshd.pyinfra(inventory, deploy, "-y")
-    assert hung.returncode == 0, hung.stderr
+    deploy, inventory = write_deploy(sshd, text), sshd.inventory()
+    inventory.write_text(f"{inventory.read_text()}batch.LIMIT_S = 1\n")
+    for _ in range(2):
+        assert not (root / "log").exists()
+        run = sshd.pyinfra(str(inventory), deploy, "-y")
+        assert run.returncode == 0, run.stderr
     assert json.loads((sshd.folder / "facts" / "box.json").read_text())["commands"][0]["left_out"] > 0
 
-    begun = time.monotonic()
-    after = sshd.pyinfra(inventory, deploy, "-y")
-    assert after.returncode == 0
-    assert time.monotonic() - begun < 5
+    after = sshd.pyinfra(str(inventory), deploy, "-y")
+    assert after.returncode == 0, after.stderr
+    assert (root / "log").read_text() == "hung\n"
 
 
 def test_the_deploy_reaches_the_same_state_without_reading_ahead(sshd: Sshd, root: Path) -> None:

@@ -13,7 +13,9 @@ from loopback_sshd import PYINFRA, ROOT, Sshd, running_sshd
 
 from rigup.errors import RigupError
 from rigup.ssh import host_keys
+from tests.unit.own_address import OWN_ADDRESS
 from tests.unit.own_command import rigup
+from tests.unit.waiting import HANG_S
 
 OLD = paramiko.RSAKey.generate(2048)
 
@@ -28,7 +30,7 @@ def replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
         known = server.folder / "known_hosts"
         known.write_text(
             "# ours\n"
-            f"other.example.org,[127.0.0.1]:{server.port} ssh-rsa {OLD.get_base64()} old\n"
+            f"other.example.org,[{OWN_ADDRESS}]:{server.port} ssh-rsa {OLD.get_base64()} old\n"
             f"peer ssh-rsa {OLD.get_base64()}\n"
         )
         known.chmod(0o640)
@@ -37,12 +39,12 @@ def replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
 
 def audit() -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rigup.cli", "audit"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S)
 
 
 def test_deploy_and_audit_say_what_to_do(replaced: Sshd) -> None:
     argv = [str(PYINFRA), "inventory/lab.py", "fact", "server.Kernel", "-y"]
-    deploy = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    deploy = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S)
     for done in (deploy, audit()):
         assert done.returncode == 1
         said = " ".join((done.stdout + done.stderr).split())

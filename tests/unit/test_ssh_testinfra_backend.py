@@ -15,6 +15,8 @@ from loopback_sshd import ROOT, Sshd, running_sshd
 from rigup.errors import RigupError
 from rigup.ssh import testinfra_backend, transport
 from rigup.ssh.client import Client
+from tests.unit.own_address import OWN_ADDRESS
+from tests.unit.waiting import HANG_S
 
 
 @pytest.fixture
@@ -95,20 +97,20 @@ def test_a_connection_cut_in_the_middle_of_an_audit_is_made_again(sshd: Sshd) ->
 def test_a_host_that_cannot_be_reached_is_named_with_address_and_port(sshd: Sshd) -> None:
     sshd.lab(port=1)
     new_session()
-    with pytest.raises(RigupError, match=r"box: no connection to .*@127\.0\.0\.1, port 1"):
+    with pytest.raises(RigupError, match=rf"box: no connection to .*@{OWN_ADDRESS}, port 1"):
         box().run("true")
 
 
 def test_a_host_with_another_key_than_the_known_one_is_refused(sshd: Sshd) -> None:
     other = (sshd.folder / "user_key.pub").read_text()
-    (sshd.folder / "known_hosts").write_text(f"[127.0.0.1]:{sshd.port} {other}")
+    (sshd.folder / "known_hosts").write_text(f"[{OWN_ADDRESS}]:{sshd.port} {other}")
     with pytest.raises(RigupError, match="its host key has changed"):
         box().run("true")
 
 
 def audit(*arguments: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "pytest", "tests/audit", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 def test_the_audit_says_once_why_a_host_cannot_be_audited_and_fails(sshd: Sshd) -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from lab.mirror.kernel_module import __file__ as kernel_module_file
 from lab.mirror.kernel_module import read_modinfo
 from lab.mirror.parts import STANDINS, text_of
 from tests.unit.standin_host import StandinHost, card
+from tests.unit.waiting import until
 
 KERNEL = "6.12.1-test"
 
@@ -85,9 +85,7 @@ def test_the_persistence_daemon_keeps_the_mode_while_it_runs(host: StandinHost, 
         assert mode(host) == expected
     finally:
         os.kill(process, signal.SIGTERM)
-    deadline = time.monotonic() + 5
-    while (host.root / "run/nvidia-persistenced/nvidia-persistenced.pid").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: not (host.root / "run/nvidia-persistenced/nvidia-persistenced.pid").exists())
     assert mode(host) == "Disabled"
 
 

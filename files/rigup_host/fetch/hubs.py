@@ -29,7 +29,7 @@ LONGEST_PAUSE = 60
 class Hub:
     """One hub, its client process, and its failures so far."""
 
-    def __init__(self, url: str, store: Store, venv: Path, token: str | None, home: Path, stall: float) -> None:
+    def __init__(self, url: str, store: Store, venv: Path, token: str | None, home: Path, timeout: int) -> None:
         self.url = url
         self.name = urlsplit(url).netloc
         # Switched off for good once it has failed, stalled or delivered a wrong file.
@@ -46,7 +46,7 @@ class Hub:
         self._token = token
         self._home = home
         # The client drops a stalled connection long before the whole client counts as stalled.
-        self._timeout_s = max(1, round(stall * 2 / 3))
+        self._timeout_s = timeout
         self._process: subprocess.Popen[str] | None = None
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._lost: list[dict[str, Any]] = []

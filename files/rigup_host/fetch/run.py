@@ -69,6 +69,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--silence", type=float, default=20.0, help="seconds after which a silent peer counts as dead")
     parser.add_argument("--stall", type=float, default=90.0, help="seconds without a byte that count as a stall")
+    parser.add_argument("--timeout", type=int, default=60, help="seconds after which to replace a silent connection")
     options = parser.parse_args(argv)
     os.umask(0o022)
     try:
@@ -103,7 +104,7 @@ class Fetch:
                 request.venv,
                 token[1] if token and urlsplit(url).hostname == token[0] else None,
                 options.home,
-                options.stall,
+                options.timeout,
             )
             for url in request.hubs
         ]

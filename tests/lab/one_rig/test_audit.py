@@ -144,7 +144,10 @@ def test_a_login_without_sudo_checks_what_it_can_and_reports_the_rest(one_rig: O
     finally:
         one_rig.rigs.hosts[NAME] = entry
         one_rig.rigs.write()
-        one_rig.host.shell("loginctl terminate-user guest; sleep 0.5; userdel --force --remove guest", check=False)
+        one_rig.host.shell(
+            "loginctl terminate-user guest; while pgrep -u guest; do sleep 0.1; done; userdel --force --remove guest",
+            check=False,
+        )
     assert (code, findings(told)) == (1, set()), [check for check in told["checks"] if check["result"] == "finding"]
     unchecked = {check["check"] for check in told["checks"] if check["result"] == "unchecked"}
     assert {"config-environment", "serve-container", "docker-runtime"} <= unchecked

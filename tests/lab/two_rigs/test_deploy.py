@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-import time
 
 import pytest
 
 from lab import machine
-from tests.lab.rigs import Rigs
+from tests.lab.rigs import Rigs, wait_for_ordered_reboot
 from tests.lab.two_rigs.conftest import FIRST, SECOND
 
 # Where a deploy is killed on its way to the first served endpoint: what it prints when the step has begun.
@@ -67,10 +66,8 @@ def test_a_dry_run_on_bare_hosts_changes_nothing_on_them(rigs: Rigs) -> None:
 @pytest.mark.parametrize("kill", KILLS)
 def test_a_deploy_killed_at_any_step_leaves_hosts_that_the_next_one_can_work_with(rigs: Rigs, kill: str) -> None:
     rigs.deploy_killed_at(kill)
-    # A reboot that the killed deploy had ordered is still to come; a person would wait for the host as well.
-    time.sleep(2)
     for name in rigs.hosts:
-        machine.get(name).wait()
+        wait_for_ordered_reboot(machine.get(name))
 
 
 def test_the_next_deploy_ends_with_served_endpoints(rigs: Rigs) -> None:

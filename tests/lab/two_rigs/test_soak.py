@@ -1,13 +1,12 @@
 """Long repetitions, run by `make soak`; test_deploy.py has the short form of each."""
 
 import random
-import time
 from pathlib import Path
 
 import pytest
 
 from lab import machine
-from tests.lab.rigs import Rigs
+from tests.lab.rigs import Rigs, wait_for_ordered_reboot
 from tests.lab.two_rigs.conftest import FIRST, SPECS
 from tests.unit.store_world import Rig, hub_of, killed_at_random, publish
 
@@ -22,9 +21,8 @@ def test_thirty_deploys_killed_at_random_moments_leave_a_host_that_the_next_one_
         machine.get(name).create(SPECS[name])
     for _ in range(30):
         rigs.deploy_killed_after(moments.uniform(0.5, 40))
-    time.sleep(2)
     for name in rigs.hosts:
-        machine.get(name).wait()
+        wait_for_ordered_reboot(machine.get(name))
     result = rigs.deploy()
     assert result.code == 0, result.output
     assert rigs.deploy().changed() == []
