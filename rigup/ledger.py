@@ -4,7 +4,7 @@ Everything that an operation adds outside these directories is recorded in the l
 one JSON object per line, so that a rebuild finds it wherever the deploy was interrupted. `rigup.operations._ledger`
 writes the lines.
 
-An operation that adds a new kind of thing outside `ROOMS` needs a kind here and a step in `tasks/rebuild.py`.
+An operation that adds a new kind of thing outside `OWN_DIRECTORIES` needs a kind here and a step in `tasks/rebuild.py`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ __all__ = [
     "ACCOUNTS",
     "EMPTIED",
     "LEFTOVERS",
-    "ROOMS",
+    "OWN_DIRECTORIES",
     "Ledger",
     "Unmerged",
     "added",
     "backup_of",
-    "in_room",
+    "is_own",
     "merge",
     "parse",
     "unmerge",
 ]
 
-ROOMS = (
+OWN_DIRECTORIES = (
     paths.CONFIG,
     paths.LIBRARY,
     paths.CACHES,
@@ -101,7 +101,7 @@ class Ledger:
     def commands(self) -> list[str]:
         """The names of the units in which commands of a deploy run, which have no file."""
         fetching = [*map(pull_unit, self.images), *map(engine_unit, self.engines)]
-        return ["rigup-apt.service", "rigup-switch.service", *fetching]
+        return [paths.APT_UNIT, paths.SWITCH_UNIT, *fetching]
 
 
 def parse(lines: Iterable[str]) -> Ledger:
@@ -130,9 +130,9 @@ def parse(lines: Iterable[str]) -> Ledger:
     )
 
 
-def in_room(path: str) -> bool:
-    """Whether a path is in a directory that belongs to rigup."""
-    return any(path == room or path.startswith(f"{room}/") for room in ROOMS)
+def is_own(path: str) -> bool:
+    """Return whether a path is in a directory that belongs to rigup."""
+    return any(path == own or path.startswith(f"{own}/") for own in OWN_DIRECTORIES)
 
 
 def backup_of(dest: str) -> str:

@@ -73,21 +73,32 @@ PEERS_UNIT = "rigup-peers.service"
 COMMIT_UNIT = "rigup-commit.service"
 AUDIT_UNIT = "rigup-audit.service"
 AUDIT_TIMER = "rigup-audit.timer"
+APT_UNIT = "rigup-apt.service"
+SWITCH_UNIT = "rigup-switch.service"
+"""Transient units in which a deploy runs apt and switches endpoints."""
+DOCKER_UNIT = "docker.service"
+CDI_UNIT = "nvidia-cdi-refresh.service"
+"""Writes the list of GPUs for containers, at boot."""
 PERSISTENCED_UNIT = "nvidia-persistenced.service"
 PERSISTENCED_DROP_IN = f"{SYSTEM_UNITS}/{PERSISTENCED_UNIT}.d/rigup.conf"
-DOCKER_DROP_INS = f"{SYSTEM_UNITS}/docker.service.d"
+DOCKER_DROP_INS = f"{SYSTEM_UNITS}/{DOCKER_UNIT}.d"
 
 # Inside a container
 
 MODEL = "/model"
-BESIDE = "/rigup"
-"""For a file that the checkpoint may lack: the store is read-only, so it cannot be mounted into the checkpoint."""
+FILES_MOUNT = "/rigup"
+"""Where files are mounted that the checkpoint may lack: its directory is read-only, so nothing can be added to it."""
 KEY_MOUNT = "/run/rigup"
 
 
 def key_file(endpoint: str) -> str:
     """Return the file with the API key of an endpoint."""
     return f"{ENDPOINTS}/{endpoint}/key"
+
+
+def endpoint_unit(endpoint: str) -> str:
+    """Return the unit that serves an endpoint."""
+    return f"llm@{endpoint}.service"
 
 
 def fetch_request(instance: str) -> str:

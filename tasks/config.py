@@ -73,7 +73,7 @@ def _engines(context: Context) -> None:
         venv.engine(
             name=f"Install {packages}",
             venv=environment,
-            requirements=requirements,
+            requirements=f"{environment.path}.lock",
             index=context.settings.pypi_index,
             pythons=context.settings.python_mirror,
         )

@@ -13,6 +13,7 @@ from rigup.facts.packages import AptSources
 from rigup.lock.packages import locked_packages
 from rigup.operations import apt, files, systemd
 from rigup.operations import docker as docker_operations
+from rigup.paths import CDI_UNIT, DOCKER_UNIT
 from tasks.context import Context
 
 __all__ = ["docker"]
@@ -47,8 +48,8 @@ def docker(context: Context) -> None:
     docker_operations.daemon_config(
         name="Configure Docker in daemon.json", values=daemon_values(context.settings), **rolling
     )
-    systemd.enabled(name="Enable Docker", unit="docker.service")
-    systemd.enabled(name="Enable the GPU list for containers", unit="nvidia-cdi-refresh.service")
+    systemd.enabled(name="Enable Docker", unit=DOCKER_UNIT)
+    systemd.enabled(name="Enable the GPU list for containers", unit=CDI_UNIT)
 
 
 def daemon_values(settings: Settings) -> dict[str, Any]:

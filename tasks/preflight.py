@@ -67,7 +67,7 @@ def _contexts_of(hosts: list[Host]) -> dict[str, Context]:
     distros = {name: distro_of(system, settings[name]) for name, system in systems.items()}
     wants = [resolve.Want(settings[name], distro) for name, distro in distros.items()]
     lock = resolve.ensure(locked, wants, catalog)
-    plans = {name: plan_host(name, wanted, catalog, lock) for name, wanted in settings.items()}
+    plans = {name: plan_host(name, each, catalog, lock) for name, each in settings.items()}
     facts = on_each(hosts, lambda host: gather(host, systems[host.name], plans[host.name], settings[host.name], lock))
     problems = [problem for name, plan in plans.items() for problem in check(plan, settings[name], facts[name], lock)]
     if problems:
@@ -99,11 +99,11 @@ def _settings_of(host: Host) -> Settings:
 def _check_recipes(settings: dict[str, Settings], catalog: Catalog, choices: Mapping[str, str]) -> None:
     """Raise InputError with every recipe that the catalog lacks, or that cannot fit on its GPUs."""
     findings = []
-    for name, wanted in settings.items():
-        for endpoint, entry in wanted.endpoints.items():
+    for name, each in settings.items():
+        for endpoint, entry in each.endpoints.items():
             key = f"endpoints.{endpoint}.recipe" if entry.recipe else "recipe"
             try:
-                recipe = recipe_of(wanted, endpoint, catalog, choices)
+                recipe = recipe_of(each, endpoint, catalog, choices)
             except RigupError as error:
                 findings.append(Finding(name, None, key, error.message, error.remedy))
                 continue

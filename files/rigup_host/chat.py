@@ -92,8 +92,8 @@ class Endpoint:
                 for call in delta.delta.tool_calls or []:
                     parts = pieces.setdefault(call.index, ["", "", ""])
                     function = call.function
-                    said = (call.id, function.name if function else None, function.arguments if function else None)
-                    for at, part in enumerate(said):
+                    piece = (call.id, function.name if function else None, function.arguments if function else None)
+                    for at, part in enumerate(piece):
                         parts[at] += part or ""
         return Calls(finish, [(parts[0], parts[1], parts[2]) for _, parts in sorted(pieces.items())], content)
 

@@ -119,8 +119,10 @@ def driver_versions(root: Path) -> Iterable[str]:
     loaded = root / "sys/module/nvidia/version"
     found = {
         "loaded": loaded.read_text().strip() if loaded.exists() else "none",
-        "on disk": said(["/sbin/modinfo", "-F", "version", "nvidia"]) or "none",
-        "libraries": (said(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]) or "none").split()[0],
+        "on disk": output_of(["/sbin/modinfo", "-F", "version", "nvidia"]) or "none",
+        "libraries": (
+            output_of(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]) or "none"
+        ).split()[0],
     }
     if len(set(found.values())) > 1:
         yield ", ".join(f"{name} {version}" for name, version in found.items())
@@ -154,7 +156,7 @@ def silent_endpoints(plan: dict[str, Any]) -> Iterable[str]:
                 yield f"{url} answered {answer.status}"
 
 
-def said(argv: list[str]) -> str:
+def output_of(argv: list[str]) -> str:
     """Return what a program prints, without surrounding white space; an empty text where it fails."""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60)

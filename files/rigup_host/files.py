@@ -1,4 +1,4 @@
-"""Files that programs write: whole or not at all."""
+"""Files that programs write, completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def write(path: Path, text: str, *, mode: int = 0o644, durable: bool = False) ->
     """
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     # Always the same name: what a killed process leaves is overwritten by the next one.
-    beside = path.with_name(f".{path.name}.new")
-    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+    temporary = path.with_name(f".{path.name}.new")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
         # The umask may have removed bits, and an old file may have others.
         os.fchmod(file.fileno(), mode)
         file.write(text)
         file.flush()
         if durable:
             os.fsync(file.fileno())
-    os.replace(beside, path)
+    os.replace(temporary, path)
     if durable:
         sync_directory(path.parent)
 

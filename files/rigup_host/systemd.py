@@ -8,8 +8,8 @@ import subprocess
 def show(unit: str, *properties: str) -> dict[str, str]:
     """Return these properties of a unit, empty where systemd reports none. Raise CalledProcessError where it fails."""
     argv = ["systemctl", "show", f"--property={','.join(properties)}", "--", unit]
-    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-    found = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    shown = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     return {name: found.get(name, "") for name in properties}
 
 

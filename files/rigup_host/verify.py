@@ -91,8 +91,8 @@ def command(argv: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(f"{' '.join(argv[:2])}: {error}") from error
     if answer.returncode:
-        said = (answer.stderr or answer.stdout).strip() or "no output"
-        raise Failed(f"{' '.join(argv[:2])} exited with {answer.returncode}: {said}")
+        output = (answer.stderr or answer.stdout).strip() or "no output"
+        raise Failed(f"{' '.join(argv[:2])} exited with {answer.returncode}: {output}")
     return answer.stdout
 
 

@@ -6,6 +6,6 @@
 - `outcome`: the result of each check, on screen, as JSON and as exit code.
 - `plugin`: the pytest plugin that runs the checks.
 
-An audit must not share code with what it checks. This package may import `ssh`, `plan`, `lock`, `distros`, `catalog`,
-`config` and `errors`, but not `render`, `preflight`, `facts`, `operations`, `run`, `cli` or `tasks`.
+An audit must not share code with what it checks. May import `ssh`, `templates`, `plan` and what that may import, but
+not `render`, `preflight`, `facts`, `operations`, `run`, `cli` or `tasks`.
 """

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from rigup.audit.subject import Subject
 from rigup.paths import SYSTEM_UNITS
-from rigup.render.templates import filled
+from rigup.templates import filled
 
 __all__ = [
     "Deviation",

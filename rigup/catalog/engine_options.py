@@ -207,8 +207,8 @@ def misshapen(value: Any, shape: Any) -> tuple[str, str] | None:
         [(kind, inside)] = shape.items()
         shapes = [inside] * len(value) if kind == "list" and isinstance(value, list) else inside
         if not isinstance(value, list) or len(value) != len(shapes):
-            wanted = "a list" if kind == "list" else f"a list of {len(inside)}"
-            return f"has {json.dumps(value)} instead of {wanted}", "check the brackets"
+            expected = "a list" if kind == "list" else f"a list of {len(inside)}"
+            return f"has {json.dumps(value)} instead of {expected}", "check the brackets"
         return next((fault for pair in zip(value, shapes, strict=True) if (fault := misshapen(*pair))), None)
     if shape in numbers:
         right = isinstance(value, numbers[shape]) and not isinstance(value, bool)

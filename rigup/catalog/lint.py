@@ -120,13 +120,13 @@ def _parallel(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
 
 
 def _speculation(recipe: Recipe, checkpoint: Checkpoint) -> Iterator[Complaint]:
-    wanted = recipe.speculation
-    if wanted is None:
+    speculation = recipe.speculation
+    if speculation is None:
         return
     if not checkpoint.drafter:
         yield ("speculation",), f"the drafter does not fit the weights of {checkpoint.repo}", "use speculation: null"
-    most = wanted.n if isinstance(wanted.n, int) else max(tokens for _, _, tokens in wanted.n)
-    mtp = recipe.engine.name == "vllm" and wanted.method == "mtp"
+    most = speculation.n if isinstance(speculation.n, int) else max(tokens for _, _, tokens in speculation.n)
+    mtp = recipe.engine.name == "vllm" and speculation.method == "mtp"
     if mtp and most > MOST_STABLE and recipe.status != "superseded":
         yield ("speculation", "n"), f"more than {MOST_STABLE} speculated tokens were never stable", "use 2"
 

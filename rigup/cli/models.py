@@ -115,9 +115,9 @@ def chosen(stored: Iterable[Stored], what: str, host: str) -> list[Stored]:
                 f"{what} is being downloaded on {host}",
                 f"to stop the download, run `systemctl disable --now {fetch_unit(each.instance)}` on the host",
             )
-        if each.riddles:
+        if each.unclear:
             raise RigupError(
-                f"endpoint {', '.join(each.riddles)} runs on {host}, and neither {PLAN} nor its unit says what it uses",
+                f"endpoint {', '.join(each.unclear)} runs on {host}, and neither {PLAN} nor its unit says what it uses",
                 "deploy first, or stop it",
             )
     return found

@@ -32,7 +32,7 @@ from rigup.facts.nvidia import GpuUse
 from rigup.facts.serving import Verification
 from rigup.facts.store import Downloads
 from rigup.facts.units import UnitState, UnitStateValue
-from rigup.paths import PLAN, verification_of
+from rigup.paths import PLAN, endpoint_unit, verification_of
 from rigup.ssh.batch import Command, Result
 from rigup.ssh.client import Client, Unreachable
 from rigup.text import progress_line
@@ -132,9 +132,9 @@ def _read(client: Client, sudo: bool) -> Status:
     facts = [
         (
             endpoint,
-            second.add(UnitState(), unit=f"llm@{endpoint['name']}.service"),
+            second.add(UnitState(), unit=endpoint_unit(endpoint["name"])),
             second.add(Verification(), path=verification_of(f"endpoint-{endpoint['name']}"),
-                       unit=f"llm@{endpoint['name']}.service"),
+                       unit=endpoint_unit(endpoint["name"])),
             second.add(HttpStatus(), url=_url(endpoint) + endpoint["ready_path"]),
         )
         for endpoint in endpoints

@@ -4,5 +4,5 @@
 - `settings`, `endpoint`, `need`, `types`: the schema of the settings, from the whole down to single values.
 - `yaml_file`: YAML files for every other package too, and pydantic's errors in plain words.
 
-Of rigup it may import `errors` only.
+May import leaf modules only.
 """

@@ -1,4 +1,4 @@
 """Diagnosis: recognize known failures in an engine's log and explain them.
 
-`explain` searches for the fingerprints in `fingerprints.yaml`. May import `rigup.config` and leaf modules.
+`explain` searches for the fingerprints in `fingerprints.yaml`. May import `config` and leaf modules.
 """

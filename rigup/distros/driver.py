@@ -137,10 +137,10 @@ def conflicting(installed: Iterable[str]) -> list[str]:
     return sorted(name for name in set(installed) if pattern.fullmatch(name))
 
 
-def other_drivers(installed: Iterable[str], wanted: DriverInstall) -> list[str]:
-    """Return the installed packages of other driver branches or versions that may be removed for `wanted`."""
-    pattern = re.compile("|".join(OTHER_DRIVERS if wanted.pin else (*OTHER_DRIVERS, *UBUNTU_UNVERSIONED)))
-    # Dependencies of the wanted packages have the same branch in their names, if any.
-    own = re.compile(rf"(?!{PIN}).*-{wanted.version.partition('.')[0]}(-.*)?")
-    candidates = {*installed} - {*wanted.pin, *wanted.packages}
+def other_drivers(installed: Iterable[str], desired: DriverInstall) -> list[str]:
+    """Return the installed packages of other driver branches or versions that may be removed for `desired`."""
+    pattern = re.compile("|".join(OTHER_DRIVERS if desired.pin else (*OTHER_DRIVERS, *UBUNTU_UNVERSIONED)))
+    # Dependencies of the desired packages have the same branch in their names, if any.
+    own = re.compile(rf"(?!{PIN}).*-{desired.version.partition('.')[0]}(-.*)?")
+    candidates = {*installed} - {*desired.pin, *desired.packages}
     return sorted(name for name in candidates if pattern.fullmatch(name) and not own.fullmatch(name))

@@ -51,16 +51,16 @@ DISTROS: Mapping[str, Distro] = {
 BRANCH_CUDA: Mapping[int, str] = {580: "13.0", 590: "13.1", 595: "13.2", 610: "13.3", 615: "13.4"}
 
 
-def short_of_cuda(branch: int, wanted: str) -> tuple[str, list[int]] | None:
-    """Return the CUDA of a driver branch and the branches that have `wanted`; None if the branch has it.
+def short_of_cuda(branch: int, required: str) -> tuple[str, list[int]] | None:
+    """Return the CUDA of a driver branch and the branches that have `required`; None if the branch has it.
 
     Nothing is known about branches below the table; one above it has at least the CUDA of the last.
     """
     known = [number for number in BRANCH_CUDA if number <= branch]
     brings = BRANCH_CUDA[max(known)] if known else None
-    if brings is None or branch > max(BRANCH_CUDA) or major_minor(wanted) <= major_minor(brings):
+    if brings is None or branch > max(BRANCH_CUDA) or major_minor(required) <= major_minor(brings):
         return None
-    return brings, [number for number, cuda in BRANCH_CUDA.items() if major_minor(cuda) >= major_minor(wanted)]
+    return brings, [number for number, cuda in BRANCH_CUDA.items() if major_minor(cuda) >= major_minor(required)]
 
 
 def major_minor(version: str) -> tuple[int, int]:

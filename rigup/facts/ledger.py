@@ -11,7 +11,7 @@ from pyinfra.api.facts import FactBase
 
 from rigup import paths as host_paths
 from rigup.facts.reading import Value, reading
-from rigup.ledger import ROOMS, Ledger, backup_of, parse
+from rigup.ledger import OWN_DIRECTORIES, Ledger, backup_of, parse
 
 __all__ = ["HostLedger", "Remains", "RemainsValue", "Sums", "links_of", "parse_remains", "parse_sums", "remains_of"]
 
@@ -124,7 +124,7 @@ def remains_of(ledger: Ledger) -> dict[str, list[str]]:
     return {
         "packages": sorted(ledger.packages),
         "users": sorted(ledger.users),
-        "paths": sorted({*ROOMS, *written, *backups}),
+        "paths": sorted({*OWN_DIRECTORIES, *written, *backups}),
         "units": [*ledger.units, *ledger.commands],
         "links": links_of(ledger),
     }

@@ -38,8 +38,8 @@ UNIT = re.compile(r"(llm|model-fetch)@(.+)\.service ")
 class Stored(Value):
     """A checkpoint in the store: `state` is verified, unverified or arriving; `used_by` names endpoints.
 
-    `fetching` says whether its download is running. `riddles` are running endpoints of which the host does not say
-    what they use: it may be this checkpoint.
+    `fetching` says whether its download is running. `unclear` are running endpoints that may use it: neither the
+    plan nor their unit says which checkpoint they use.
     """
 
     repo: str
@@ -49,7 +49,7 @@ class Stored(Value):
     verified_at: str = ""
     used_by: tuple[str, ...] = ()
     fetching: bool = False
-    riddles: tuple[str, ...] = ()
+    unclear: tuple[str, ...] = ()
 
     @property
     def instance(self) -> str:
@@ -71,8 +71,8 @@ def parse_stored_models(lines: list[str]) -> list[Stored]:
         if match := FILE.fullmatch(line):
             key = (match[2], match[4], bool(match[3] and match[5]))
             sizes[key] = sizes.get(key, 0) + int(match[1])
-    told = [read_object("\n".join(text)) for name, text in sections.items() if name.startswith(STAMP)]
-    stamps = {(stamp.get("repo"), stamp.get("revision")): stamp for stamp in told}
+    records = [read_object("\n".join(text)) for name, text in sections.items() if name.startswith(STAMP)]
+    stamps = {(stamp.get("repo"), stamp.get("revision")): stamp for stamp in records}
     uses = _planned(read_object("\n".join(sections.get(PLAN, []))))
     for line in sections.get(UNITS, []):
         if match := USE.match(line):
@@ -80,15 +80,15 @@ def parse_stored_models(lines: list[str]) -> list[Stored]:
             uses.add((match["repo"], match["revision"], match["name"] + trial))
     running = {(match[1], match[2]) for line in sections.get(RUNNING, []) if (match := UNIT.match(line))}
     known = {name.removesuffix(", on trial") for _, _, name in uses}
-    riddles = sorted(name for kind, name in running if kind == "llm" and name not in known)
+    unclear = sorted(name for kind, name in running if kind == "llm" and name not in known)
     found = []
     for (repo, revision, arriving), size in sorted(sizes.items()):
         stamp = stamps.get((repo, revision), {})
-        whole = bool(stamp) and stamp.get("bytes") == size
-        state = "arriving" if arriving else "verified" if whole else "unverified"
+        complete = bool(stamp) and stamp.get("bytes") == size
+        state = "arriving" if arriving else "verified" if complete else "unverified"
         verified_at = str(stamp["verified_at"]) if state == "verified" else ""
         used_by = tuple(sorted(name for *which, name in uses if which == [repo, revision]))
-        stored = Stored(repo, revision, size, state, verified_at, used_by, riddles=tuple(riddles))
+        stored = Stored(repo, revision, size, state, verified_at, used_by, unclear=tuple(unclear))
         found.append(replace(stored, fetching=("model-fetch", stored.instance) in running))
     return found
 
@@ -171,7 +171,7 @@ def parse_downloads(lines: list[str]) -> list[dict[str, Any]]:
     Returns one object for each unit, with `checkpoint` and, after its first report, `step`, `bytes_done` and
     `bytes_total`. A failed one has the step `given up`, and its last line as `doing`.
     """
-    said: dict[str, dict[str, Any]] = {}
+    reports: dict[str, dict[str, Any]] = {}
     last: dict[str, str] = {}
     units: dict[str, bool] = {}
     for line in lines:
@@ -183,11 +183,11 @@ def parse_downloads(lines: list[str]) -> list[dict[str, Any]]:
             last[_instance(name)] = text
         elif line.startswith("/"):
             path, _, text = line.partition(":")
-            said[path.split("/")[-2]] = json.loads(text)
+            reports[path.split("/")[-2]] = json.loads(text)
     found = []
     for checkpoint, failed in sorted(units.items()):
         end = {"step": "given up", "doing": last.get(checkpoint, ""), "rate": 0} if failed else {}
-        found.append({"checkpoint": checkpoint, **said.get(checkpoint, {}), **end})
+        found.append({"checkpoint": checkpoint, **reports.get(checkpoint, {}), **end})
     return found
 
 

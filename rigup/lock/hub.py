@@ -104,9 +104,9 @@ def published_file(endpoint: str, repo: str, revision: str, name: str, cache_dir
         raise Unresolved(SETTING, url, f"has {len(content)} bytes, too many for a config file", "check hub_endpoint")
     target = absent if missing else kept
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    beside.write_bytes(content)
-    beside.replace(target)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(target)
     return None if missing else content
 
 

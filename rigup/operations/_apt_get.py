@@ -18,9 +18,9 @@ from rigup.operations._host import Result, read_now, run
 from rigup.operations._ledger import note, record
 from rigup.operations._units import run_as_unit
 from rigup.operations._wait import Clock, say, wait_until
+from rigup.paths import APT_UNIT
 
 __all__ = [
-    "UNIT",
     "listed",
     "parse_additions",
     "parse_removals",
@@ -31,7 +31,6 @@ __all__ = [
     "update_for",
 ]
 
-UNIT = "rigup-apt.service"
 LOCK_S = 600
 LOCKED = re.compile(r"Could not get lock|Unable to lock directory")
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l", "LC_ALL": "C.UTF-8"}
@@ -73,7 +72,7 @@ def listed(packages: Mapping[str, str | None]) -> str:
 
 def run_in_unit(host: Host, argv: Sequence[str], what: str, timeout: float) -> None:
     """Run a command of apt or dpkg in `rigup-apt.service`. Raises OperationError."""
-    run_as_unit(host, UNIT, argv, what=what, limit_s=timeout, env=ENVIRONMENT)
+    run_as_unit(host, APT_UNIT, argv, what=what, limit_s=timeout, env=ENVIRONMENT)
 
 
 def run_apt_get(host: Host, arguments: Sequence[str], what: str, timeout: float) -> None:

@@ -14,7 +14,7 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.host import Host
 
 from rigup import paths
-from rigup.ledger import in_room
+from rigup.ledger import is_own
 from rigup.operations._host import check
 
 __all__ = ["note", "note_directory", "note_file", "note_keys", "record"]
@@ -32,7 +32,7 @@ def note(kind: str, names: Sequence[str]) -> StringCommand:
 
 def note_directory(path: str) -> StringCommand:
     """Return the command that records a directory about to be created."""
-    return StringCommand("true") if in_room(path) else note("directories", [path])
+    return StringCommand("true") if is_own(path) else note("directories", [path])
 
 
 def note_file(path: str, sha256: str) -> StringCommand:
@@ -49,7 +49,7 @@ def note_keys(path: str, values: Mapping[str, Any]) -> StringCommand:
 
 
 def _about_file(path: str, entry: Mapping[str, Any]) -> StringCommand:
-    if in_room(path):
+    if is_own(path):
         return StringCommand("true")
     known, target, keep = QuoteString(f'"path": {json.dumps(path)}'), QuoteString(path), f"{paths.BEFORE}{path}"
     return StringCommand(
@@ -69,6 +69,8 @@ def _about_file(path: str, entry: Mapping[str, Any]) -> StringCommand:
 
 
 def _append(entry: Mapping[str, Any]) -> StringCommand:
-    room, path = QuoteString(paths.STATE), QuoteString(paths.LEDGER)
+    directory, path = QuoteString(paths.STATE), QuoteString(paths.LEDGER)
     line = QuoteString(json.dumps(entry))
-    return StringCommand("( umask 077 && mkdir -p", room, "&& printf '%s\\n'", line, ">>", path, "&& sync", path, ")")
+    return StringCommand(
+        "( umask 077 && mkdir -p", directory, "&& printf '%s\\n'", line, ">>", path, "&& sync", path, ")"
+    )

@@ -13,12 +13,13 @@ from pyinfra.context import host
 from pyinfra.operations import apt as pyinfra_apt
 
 from rigup.facts.packages import BrokenPackages, InstalledVersions
-from rigup.operations._apt_get import APT_GET, UNIT, listed, run_apt_get, run_in_unit, try_transaction, update_for
+from rigup.operations._apt_get import APT_GET, listed, run_apt_get, run_in_unit, try_transaction, update_for
 from rigup.operations._host import Commands, read_now, work
 from rigup.operations._ledger import note, note_file
 from rigup.operations._units import wait_for_leftover
 from rigup.operations._wait import say
 from rigup.operations.systemd import serving_again
+from rigup.paths import APT_UNIT
 
 __all__ = ["absent", "install", "keyring", "repair"]
 
@@ -61,7 +62,7 @@ def install(
         return
 
     def transact(host: Host) -> None:
-        wait_for_leftover(host, UNIT, "apt", timeout)
+        wait_for_leftover(host, APT_UNIT, "apt", timeout)
         present = read_now(host, InstalledVersions, sorted({*packages, *instead_of}))
         todo, leaving = missing(packages, present), sorted(present.keys() & {*instead_of})
         if not todo and not leaving:
@@ -104,7 +105,7 @@ def absent(packages: Collection[str], may_remove: Collection[str] = (), timeout:
         return
 
     def transact(host: Host) -> None:
-        wait_for_leftover(host, UNIT, "apt", timeout)
+        wait_for_leftover(host, APT_UNIT, "apt", timeout)
         leaving = sorted(read_now(host, InstalledVersions, sorted(packages)))
         if not leaving:
             return
@@ -126,8 +127,8 @@ def repair(timeout: float = 3600) -> Commands:
         host.noop("all packages are fully installed")
         return
 
-    def mend(host: Host) -> None:
-        wait_for_leftover(host, UNIT, "apt", timeout)
+    def finish(host: Host) -> None:
+        wait_for_leftover(host, APT_UNIT, "apt", timeout)
         argv = ["/usr/bin/dpkg", "--configure", "--pending", "--force-confdef", "--force-confold"]
         for attempt in (argv, [*APT_GET, "--fix-broken", "install"]):
             if not _broken(host):
@@ -139,7 +140,7 @@ def repair(timeout: float = 3600) -> Commands:
         if left := _broken(host):
             say(host, f"not fully installed yet, left to later steps: {', '.join(left)}")
 
-    yield work(mend, "dpkg --configure")
+    yield work(finish, "dpkg --configure")
 
 
 def _broken(host: Host) -> list[str]:

@@ -21,12 +21,10 @@ from rigup.operations._ledger import note, record
 from rigup.operations._units import UnitFailed, run_as_unit, wait_for_leftover
 from rigup.operations.files import Merged, merged_file, place_merged
 from rigup.operations.systemd import serving_again, start
-from rigup.paths import pull_unit
+from rigup.paths import CDI_UNIT, DOCKER, DOCKER_UNIT, pull_unit
 
 __all__ = ["cdi", "daemon_config", "image"]
 
-DOCKER = "docker.service"
-CDI_REFRESH = "nvidia-cdi-refresh.service"
 VALIDATE = ("dockerd", "--validate", "--config-file=%s")
 
 
@@ -49,7 +47,7 @@ def daemon_config(
     except OperationError as error:
         yield refusal(str(error))
         return
-    state: UnitStateValue = host.get_fact(UnitState, unit=DOCKER, inputs=[DAEMON_JSON])
+    state: UnitStateValue = host.get_fact(UnitState, unit=DOCKER_UNIT, inputs=[DAEMON_JSON])
     if merged is None and state.active == "active" and not state.newer_inputs:
         host.noop(f"Docker runs with the present {DAEMON_JSON}")
         return
@@ -61,7 +59,7 @@ def daemon_config(
     def restart(host: Host) -> None:
         if merged is None and not (state.runs and state.newer_inputs):
             # It is down, or the host is still booting: units that start with it must not lose it.
-            start(host, DOCKER, timeout)
+            start(host, DOCKER_UNIT, timeout)
             return
         if merged is not None:
             place_merged(host, DAEMON_JSON, merged, VALIDATE)
@@ -73,13 +71,13 @@ def daemon_config(
                 failing=f"Docker on {host.name} keeps its old settings: `dockerd` refuses {DAEMON_JSON}",
             )
         try:
-            start(host, DOCKER, timeout, verb="restart")
+            start(host, DOCKER_UNIT, timeout, verb="restart")
         except OperationError as error:
             if merged is None:
                 raise
             raise OperationError(f"{error}\n{_roll_back(host, merged, timeout)}") from error
 
-    yield work(configure, f"configure {DOCKER}")
+    yield work(configure, f"configure {DOCKER_UNIT}")
 
 
 def _roll_back(host: Host, merged: Merged, timeout: float) -> str:
@@ -98,9 +96,9 @@ def _roll_back(host: Host, merged: Merged, timeout: float) -> str:
         check(host, "rm -f", target, failing=f"could not remove {DAEMON_JSON}")
         before = f"{DAEMON_JSON} is removed again"
     try:
-        start(host, DOCKER, timeout, verb="restart")
+        start(host, DOCKER_UNIT, timeout, verb="restart")
     except OperationError:
-        return f"{before}, but Docker does not start with that either: see `journalctl -u {DOCKER}`."
+        return f"{before}, but Docker does not start with that either: see `journalctl -u {DOCKER_UNIT}`."
     return f"{before}, and Docker runs. Correct the Docker settings and run again."
 
 
@@ -123,7 +121,7 @@ def image(reference: str, tag: str, timeout: float = 7200) -> Commands:
         wait_for_leftover(host, unit, f"the pull of {tag}", timeout)
         if not _is_pulled(host, reference):
             record(host, note("images", [reference]))
-            argv = ["/usr/bin/docker", "pull", reference]
+            argv = [DOCKER, "pull", reference]
             try:
                 run_as_unit(host, unit, argv, what=f"the pull of {tag}", limit_s=timeout)
             except UnitFailed as error:
@@ -153,13 +151,13 @@ def cdi(gpus: int, uuids: Sequence[str] = (), timeout: float = 120) -> Commands:
         return
 
     def refresh(host: Host) -> None:
-        start(host, CDI_REFRESH, timeout, verb="restart")
+        start(host, CDI_UNIT, timeout, verb="restart")
         listed = read_now(host, CdiDevices)
         if not _lists_all(listed, gpus, uuids):
             required = ", ".join([f"{gpus} GPUs", *uuids])
             raise OperationError(
                 f"{host.name}: containers need {required}, but `nvidia-ctk cdi list` names only "
-                f"{', '.join(listed) or 'none'}. See `journalctl -u {CDI_REFRESH}` and `nvidia-smi -L`."
+                f"{', '.join(listed) or 'none'}. See `journalctl -u {CDI_UNIT}` and `nvidia-smi -L`."
             )
 
     yield work(refresh, "update the GPU list for containers")

@@ -12,7 +12,7 @@ from pyinfra.context import host
 
 from rigup.operations._host import Commands, run, work
 from rigup.operations._wait import Clock, say, wait_until
-from rigup.paths import GATEWAYS
+from rigup.paths import GATEWAYS, gateway_unit
 from rigup.render.gateway import DRAIN
 from rigup.text import duration
 
@@ -33,7 +33,7 @@ def drained(endpoints: Mapping[str, str], limit: int) -> Commands:
     def drain(host: Host) -> None:
         for name in endpoints:
             # HAProxy's reload: running requests end in the old process, new ones reach the new process.
-            reload = ("systemctl kill --kill-whom=main --signal=USR2 --", QuoteString(f"rigup-gateway@{name}.service"))
+            reload = ("systemctl kill --kill-whom=main --signal=USR2 --", QuoteString(gateway_unit(name)))
             if run(host, "sed -i", QuoteString(DRAIN), QuoteString(f"{GATEWAYS}/{name}.cfg"), "&&", *reload).ok:
                 say(host, f"the gateway of {name} answers new requests with 503")
         _wait_for_requests(host, endpoints, limit)

@@ -26,10 +26,10 @@ from rigup.operations._host import check, run, work
 from rigup.operations._ledger import note_directory
 from rigup.operations.files import Rewrite, show
 from rigup.paths import HOST_VERSIONS
+from rigup.resources import FILES
 
 __all__ = ["installed", "package_files"]
 
-FILES = Path(__file__).resolve().parents[2] / "files"
 LAUNCHER = "rigup-host"
 
 

@@ -13,7 +13,6 @@ from pyinfra.api.state import StateStage
 from pyinfra.connectors.util import clear_askpass_cache
 from pyinfra.context import host, state
 
-from rigup import paths
 from rigup.facts.kernel import (
     BootId,
     BootMenu,
@@ -210,7 +209,7 @@ def _left_by_last(host: Host) -> set[str]:
 
 def _remember(host: Host, left: Sequence[str]) -> None:
     content = json.dumps({"boot": _boot_id(host), "left": list(left)}).encode()
-    place(host, f"{paths.STATE}/{REBOOTED}", content, mode="644", user="root", group="root")
+    place(host, f"{STATE}/{REBOOTED}", content, mode="644", user="root", group="root")
 
 
 def _boot_id(host: Host) -> str:

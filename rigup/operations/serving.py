@@ -29,15 +29,13 @@ from rigup.operations._units import UnitFailed, excerpt, run_as_unit, show, wait
 from rigup.operations._wait import say
 from rigup.operations.model import is_done
 from rigup.operations.systemd import ENABLED, stale_reasons
-from rigup.paths import CHECKED_ARGUMENTS, ENDPOINTS, HOST_PROGRAM, UNITS
+from rigup.paths import CHECKED_ARGUMENTS, ENDPOINTS, HOST_PROGRAM, SWITCH_UNIT, UNITS, endpoint_unit
 from rigup.plan.model import EndpointPlan
 from rigup.render.docker import cache_volumes
 from rigup.render.systemd import inputs_of, served_argv, start_seconds, unit_text
 from rigup.render.verify import VERIFY_SECONDS, check_args_argv
 
 __all__ = ["arguments_checked", "serve", "tidy"]
-
-SWITCH_UNIT = "rigup-switch.service"
 
 
 @dataclass(frozen=True)
@@ -210,7 +208,7 @@ def _explanation(host: Host, endpoints: Sequence[EndpointPlan], found: Endpoints
         if last.get("came_up")
         else "Nothing served before.",
     }.get(last["result"], "")
-    unit = next((endpoint.unit for endpoint in endpoints if endpoint.name == name), f"llm@{name}.service")
+    unit = next((endpoint.unit for endpoint in endpoints if endpoint.name == name), endpoint_unit(name))
     # Without an invocation the unit was never started.
     lines = excerpt(host, unit, last["invocation"], [last["why"]]) if last["invocation"] else ["    (no output)"]
     again = (

@@ -14,13 +14,11 @@ from rigup.facts.serving import Verification, VerificationValue
 from rigup.operations._host import Commands, run, work
 from rigup.operations._units import excerpt, show
 from rigup.operations._wait import say
-from rigup.paths import HOST_PROGRAM, verification_of
+from rigup.paths import DOCKER_UNIT, HOST_PROGRAM, verification_of
 from rigup.plan.model import EndpointPlan
 from rigup.render.verify import gpus_verification, result_arguments, verify_argv
 
 __all__ = ["verified"]
-
-DOCKER = "docker.service"
 
 
 @operation()
@@ -38,7 +36,7 @@ def verified(endpoint: EndpointPlan, gpus: int) -> Commands:
         digest = f"{endpoint.image} {gpus}"
         argv = [HOST_PROGRAM, "verify", "gpus", f"--image={endpoint.image}", f"--count={gpus}"]
         name = gpus_verification(endpoint.image)
-        yield from _verified(name, DOCKER, digest, [*argv, *result_arguments(name, DOCKER, digest)])
+        yield from _verified(name, DOCKER_UNIT, digest, [*argv, *result_arguments(name, DOCKER_UNIT, digest)])
     yield from _verified(f"endpoint-{endpoint.name}", endpoint.unit, endpoint.digest, verify_argv(endpoint))
     if endpoint.public_url:
         argv = [HOST_PROGRAM, "verify", "gateway", f"--url={endpoint.public_url}", f"--health={endpoint.ready_path}"]

@@ -14,7 +14,7 @@ from rigup.config.endpoint import Endpoint
 from rigup.config.settings import Settings
 from rigup.errors import RigupError
 from rigup.lock.lockfile import Lock
-from rigup.paths import BESIDE, CACHES, ENDPOINTS
+from rigup.paths import CACHES, ENDPOINTS, FILES_MOUNT
 from rigup.plan.model import CheckpointPlan, EndpointPlan, Plan, Smoke, VenvPlan
 from rigup.plan.select import Selection, select
 
@@ -65,7 +65,7 @@ def _endpoint(selection: Selection, settings: Settings, catalog: Catalog, publis
     options = [argument for argument, _ in arguments(recipe)]
     if TEMPLATE in patched:
         # Without a container the engine sees the host's own paths.
-        options.append(f"--chat-template={f'{ENDPOINTS}/{name}' if venv else BESIDE}/{TEMPLATE}")
+        options.append(f"--chat-template={f'{ENDPOINTS}/{name}' if venv else FILES_MOUNT}/{TEMPLATE}")
     return EndpointPlan(
         name=name,
         recipe=recipe.id,

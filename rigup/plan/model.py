@@ -15,7 +15,17 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 from rigup.catalog.apply_patches import TEMPLATE
 from rigup.errors import RigupError
-from rigup.paths import BESIDE, ENDPOINTS, ENGINES, MODEL, UNITS, gateway_unit, instance_of, key_file
+from rigup.paths import (
+    ENDPOINTS,
+    ENGINES,
+    FILES_MOUNT,
+    MODEL,
+    UNITS,
+    endpoint_unit,
+    gateway_unit,
+    instance_of,
+    key_file,
+)
 
 __all__ = [
     "CheckpointPlan",
@@ -26,8 +36,6 @@ __all__ = [
     "VenvPlan",
     "kept_plan",
 ]
-
-# A file that the checkpoint may not have cannot be mounted into it: the store is read-only.
 
 
 class Data(BaseModel):
@@ -172,7 +180,7 @@ class EndpointPlan(Data):
     @property
     def unit(self) -> str:
         """The systemd unit that serves it."""
-        return f"llm@{self.name}.service"
+        return endpoint_unit(self.name)
 
     @property
     def unit_file(self) -> str:
@@ -202,11 +210,11 @@ class EndpointPlan(Data):
     @property
     def mounts(self) -> tuple[Mount, ...]:
         """The checkpoint, and over it the patched files; without a container, only those with another path there."""
-        model, beside = (self.checkpoint.path, f"{ENDPOINTS}/{self.name}") if self.venv else (MODEL, BESIDE)
+        model, extra = (self.checkpoint.path, f"{ENDPOINTS}/{self.name}") if self.venv else (MODEL, FILES_MOUNT)
         # Files after the directory: podman and Kubernetes mount in this order; Docker sorts by depth.
         mounts = [Mount(source=self.checkpoint.path, target=model)]
         for name in sorted(self.patched_files):
-            over = beside if name == TEMPLATE else model
+            over = extra if name == TEMPLATE else model
             mounts.append(Mount(source=f"{self.directory}/{name}", target=f"{over}/{name}"))
         return tuple(mount for mount in mounts if mount.source != mount.target)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from rigup.paths import GATEWAYS
 from rigup.plan.model import EndpointPlan
-from rigup.render.templates import filled
+from rigup.templates import filled
 
 __all__ = [
     "DRAIN",

@@ -10,7 +10,7 @@ from rigup.errors import RigupError
 from rigup.paths import DOCKER, FATAL_LINES, HOST_PROGRAM
 from rigup.plan.model import EndpointPlan, Mount
 from rigup.render.docker import docker_argv
-from rigup.render.templates import filled
+from rigup.templates import filled
 
 __all__ = [
     "USER",

@@ -5,5 +5,5 @@
 - `console`: shorter output during the run. `interrupts`: end at once on Ctrl-C. `speed_up`: skip repeated work.
 - `dry_run` and `foresee`: the dry run behind `rigup plan`.
 
-This package may import `operations` and `facts` and everything below them.
+May import `operations`, `facts` and everything below them.
 """

@@ -5,6 +5,5 @@
 - `batch` and `batch.pl`: many commands in one round trip; `read_ahead` and `memory`: which commands, learned from
   earlier runs. Connector, client and backend share these, and `transport` (socket options) and `host_keys`.
 
-This package may import `config`, `errors` and `atomic`. Only `connector` imports pyinfra, and only `testinfra_backend`
-imports testinfra.
+May import `config` and leaf modules. Only `connector` imports pyinfra, and only `testinfra_backend` imports testinfra.
 """

@@ -25,5 +25,8 @@ def test_cuda_nvcc(rig: Subject) -> None:
             rig.output("ls /etc/profile.d/rigup-cuda.sh") or "no /etc/profile.d/rigup-cuda.sh",
         )
         return
-    said = re.search(r"release (\S+),", rig.output("bash -lc 'nvcc --version'"))
-    expect(f"nvcc {rig.settings.cuda_toolkit.replace('-', '.')}", f"nvcc {said[1]}" if said else "no nvcc on the PATH")
+    release = re.search(r"release (\S+),", rig.output("bash -lc 'nvcc --version'"))
+    expect(
+        f"nvcc {rig.settings.cuda_toolkit.replace('-', '.')}",
+        f"nvcc {release[1]}" if release else "no nvcc on the PATH",
+    )

@@ -40,12 +40,12 @@ def test_kernel_module_options(rig: Subject) -> None:
 @check("major", "modprobe_options")
 def test_kernel_module_options_kept(rig: Subject) -> None:
     """The module options must survive a reboot."""
-    said = [
+    configured = [
         line.split() for line in rig.output("/sbin/modprobe --showconfig").splitlines() if line.startswith("options ")
     ]
     expected, found = {}, {}
     for module, options in rig.settings.modprobe_options.items():
-        given = dict(word.partition("=")[::2] for words in said if words[1] == module for word in words[2:])
+        given = dict(word.partition("=")[::2] for words in configured if words[1] == module for word in words[2:])
         for option, value in options.items():
             expected[f"{module} {option}"] = plain(value)
             found[f"{module} {option}"] = plain(given.get(option, "nothing"))

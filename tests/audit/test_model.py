@@ -65,10 +65,10 @@ def peer_addresses(name: str) -> set[str]:
 def test_model_stamp(rig: Subject) -> None:
     """A checkpoint must have been verified at the plan's commit."""
     for checkpoint in rig.plan.checkpoints:
-        said = stamp(rig, checkpoint)
+        found = stamp(rig, checkpoint)
         expect(
             {"repo": checkpoint.repo, "revision": checkpoint.revision},
-            {"repo": said.get("repo", "no stamp"), "revision": said.get("revision", "no stamp")},
+            {"repo": found.get("repo", "no stamp"), "revision": found.get("revision", "no stamp")},
         )
 
 
@@ -116,8 +116,8 @@ def test_model_hashes(rig: Subject) -> None:
 @check("minor")
 def test_model_user(rig: Subject) -> None:
     """The downloader needs its own user, without a login, and its packages."""
-    said = rig.output("getent passwd rigup-fetch").split(":")
-    expect("/usr/sbin/nologin", said[-1] or "no user rigup-fetch")
+    entry = rig.output("getent passwd rigup-fetch").split(":")
+    expect("/usr/sbin/nologin", entry[-1] or "no user rigup-fetch")
     program = "import huggingface_hub as hub; print(hub.__version__)"
     version = rig.output(f"{FETCH_VENV}/bin/python -B -c %s", program)
     expect(

@@ -47,8 +47,8 @@ def test_verify_completion(rig: Subject) -> None:
         try:
             tokens = json.loads(answer.stdout)["usage"]["completion_tokens"]
         except (ValueError, KeyError, TypeError):
-            said = str(answer.stdout if answer.rc == 0 else answer.stderr).strip()
+            output = str(answer.stdout if answer.rc == 0 else answer.stderr).strip()
             tokens = 0
-            expect("a chat completion", said[:300])
+            expect("a chat completion", output[:300])
         if tokens < 1:
             expect("at least one token", f"{tokens}")

@@ -22,7 +22,7 @@ from rigup.render.docker import docker_argv
 from rigup.render.gateway import config_text, firewall_text
 from rigup.render.peers import daemon_config
 from rigup.render.systemd import unit_text, wait_argv
-from rigup.render.templates import filled
+from rigup.templates import filled
 from tests.unit.host_world import FILES
 from tests.unit.sample import plan
 from tests.unit.test_plan_venv import endpoint as bare_endpoint

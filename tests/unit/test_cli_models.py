@@ -74,10 +74,10 @@ def test_the_units_in_force_and_on_trial_say_so_too_whatever_became_of_the_plan(
     ]
     found = parse_stored_models(lines)
     assert [each.used_by for each in found] == [("main",), ("main, on trial",)]
-    assert [each.riddles for each in found] == [(), ()]
+    assert [each.unclear for each in found] == [(), ()]
     for damaged in ('{"endpoints": 7}', '{"endpoints": [7]}', "[]", ""):
         (one, _) = parse_stored_models([*lines[:3], damaged, "--- running", *lines[-1:]])
-        assert (one.used_by, one.riddles) == ((), ("main",))
+        assert (one.used_by, one.unclear) == ((), ("main",))
 
 
 def test_a_unit_names_the_checkpoint_where_the_fact_looks_for_it(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_what_is_being_fetched_or_may_be_in_use_is_not_removed() -> None:
     with pytest.raises(RigupError, match=rf"downloaded on rig1: .*disable --now model-fetch@org--one--{A[:12]}"):
         chosen([fetched], "org/one", "rig1")
     with pytest.raises(RigupError, match=r"endpoint main runs on rig1, and neither .*plan.json nor its unit says"):
-        chosen([replace(IDLE, riddles=("main",))], "org/one", "rig1")
+        chosen([replace(IDLE, unclear=("main",))], "org/one", "rig1")
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,10 @@ from rigup.facts import ledger as facts
 from rigup.facts.ledger import Remains, links_of, parse_remains, remains_of
 from rigup.facts.packages import Conffiles, parse_edited
 from rigup.ledger import Ledger
-from rigup.operations import _apt_get, _wait, drain
-from rigup.operations.serving import SWITCH_UNIT
+from rigup.operations import _wait, drain
 from rigup.operations.teardown import docker, files, finish, packages, units
 from rigup.operations.teardown.kept import Kept
-from rigup.paths import ENGINES
+from rigup.paths import APT_UNIT, ENGINES, SWITCH_UNIT
 from tasks.context import Refused
 from tasks.rebuild import _check_max_unavailable, _yes_or_no
 from tests.unit.deploys import Actor, Said
@@ -139,7 +138,7 @@ def test_only_units_that_a_deploy_wrote_are_looked_for() -> None:
 
     # The commands that run as units have no file; what they were to fetch is in the ledger.
     pull, engine = f"rigup-pull-{'a' * 12}.service", "rigup-engine-0123456789abcdef.service"
-    assert all(map(found, (_apt_get.UNIT, SWITCH_UNIT, pull, engine)))
+    assert all(map(found, (APT_UNIT, SWITCH_UNIT, pull, engine)))
     theirs = ("rigup-backup.service", "rigup-backup.timer", "rigup-pull-secrets.service", "rigup-engine-room.service")
     assert not any(map(found, theirs))
     remains = shlex.split(str(Remains().command(**remains_of(book))))

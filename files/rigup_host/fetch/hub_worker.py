@@ -164,20 +164,20 @@ def transfer(options: argparse.Namespace, path: str, size: int, to: Path, *, xet
 
 def explain(error: Exception) -> tuple[bool, str]:
     """Return whether another try is hopeless, and what happened."""
-    said = first_line(error)
+    message = first_line(error)
     if isinstance(error, StorageFailed):
-        return False, said
+        return False, message
     for kind, remedy in REMEDIES.items():
         if isinstance(error, kind):
-            return True, f"{remedy}. The hub's client reports: {said}"
+            return True, f"{remedy}. The hub's client reports: {message}"
     status = status_of(error)
     if status in (401, 403):
-        return True, f"the hub refuses the token: check HF_TOKEN. The hub's client reports: {said}"
+        return True, f"the hub refuses the token: check HF_TOKEN. The hub's client reports: {message}"
     if status is not None:
         return False, f"the hub answered {status}"
     if isinstance(error, OSError) and error.errno in DISK:
         return True, DISK[error.errno]
-    return False, said
+    return False, message
 
 
 def first_line(error: Exception) -> str:

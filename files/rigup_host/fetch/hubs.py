@@ -110,7 +110,7 @@ class Hub:
 
     def events(self) -> list[dict[str, Any]]:
         """Return what the client has reported since the last call; if it has ended, `failed` for each of its files."""
-        told, self._lost = self._lost, []
+        events, self._lost = self._lost, []
         while not self._events.empty():
             event = self._events.get()
             if self._process is None or event["from"] != self._process.pid:
@@ -119,19 +119,19 @@ class Hub:
                 self.in_memory = event["in_memory"]
                 continue
             if "ended" in event:
-                told += self._end(event["ended"])
+                events += self._end(event["ended"])
                 continue
             self.at_work -= {event.get("done"), event.get("failed")}
-            told.append(event)
-        return told
+            events.append(event)
+        return events
 
     def _end(self, status: int) -> list[dict[str, Any]]:
         """Return the events for a client that has ended on its own."""
         # xet may have used up the memory: the next client does without it.
         failed = {"why": f"the hub's client exited with {status}", "hopeless": False, "wait": None, "xet": True}
-        told = [{"failed": path, **failed} for path in self.at_work]
+        events = [{"failed": path, **failed} for path in self.at_work]
         self.at_work, self.in_memory, self._process = set(), 0, None
-        return told
+        return events
 
     def stop(self) -> set[str]:
         """Kill the client; return the files that it was transferring."""

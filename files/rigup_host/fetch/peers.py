@@ -21,7 +21,7 @@ from rigup_host.fetch.store import File, Store
 
 # rsync would take other characters for a pattern.
 PLAIN = re.compile(r"[A-Za-z0-9._/+@=,-]+")
-# A peer that takes longer than PATIENCE_S and says nothing is asked again after DEAF_S only.
+# A peer that takes longer than PATIENCE_S and reports nothing is asked again only after DEAF_S.
 PATIENCE_S, DEAF_S, REST_S = 2.0, 30.0, 5.0
 RSYNC = ("rsync", "--quiet", "--contimeout=3")
 
@@ -33,7 +33,7 @@ class Peer:
     name: str
     address: str
     port: int
-    said: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
     heard_at: float = 0.0
     deaf_until: float = 0.0
     silence_s: float = 20.0
@@ -44,11 +44,11 @@ class Peer:
         address = f"[{self.address}]" if ":" in self.address else self.address
         return f"rsync://{address}:{self.port}/models/{'/'.join(place.parts[-3:])}"
 
-    def hear(self, said: dict[str, Any]) -> None:
+    def hear(self, report: dict[str, Any]) -> None:
         """Take note of a report; an empty one means that the peer did not answer."""
-        if said and said.get("beat") != self.said.get("beat"):
+        if report and report.get("beat") != self.report.get("beat"):
             self.heard_at = time.monotonic()
-        self.said = said
+        self.report = report
         self.is_doubted = False
 
     def rest(self) -> None:
@@ -64,19 +64,19 @@ class Peer:
     @property
     def is_fetching(self) -> bool:
         """Whether it fetches this checkpoint; a peer whose report has not changed for long counts as dead."""
-        return bool(self.said.get("active")) and time.monotonic() - self.heard_at < self.silence_s
+        return bool(self.report.get("active")) and time.monotonic() - self.heard_at < self.silence_s
 
     def holds(self, path: str) -> bool:
         """Whether it has a verified copy of that file."""
-        return path in self.said.get("held", ())
+        return path in self.report.get("held", ())
 
     def fetches(self, path: str) -> bool:
         """Whether it is fetching that file from a hub."""
-        return self.is_fetching and path in self.said.get("fetching", ())
+        return self.is_fetching and path in self.report.get("fetching", ())
 
     def wants(self, path: str) -> bool:
         """Whether it will fetch that file from a hub unless another peer does."""
-        return self.is_fetching and path in self.said.get("wants", ())
+        return self.is_fetching and path in self.report.get("wants", ())
 
 
 class Peers:
@@ -94,22 +94,22 @@ class Peers:
     def tell(self, held: Iterable[str], wants: Iterable[str], fetching: Iterable[str], active: bool) -> None:
         """Report to the peers which files are here, and which are fetched from a hub."""
         self._beat += 1
-        said = {
+        report = {
             "beat": self._beat,
             "active": active,
             "held": sorted(held),
             "wants": sorted(wants),
             "fetching": sorted(fetching),
         }
-        files.write(self._store.shared_path, json.dumps(said) + "\n")
+        files.write(self._store.shared_path, json.dumps(report) + "\n")
 
     def listen(self) -> None:
         """Read the reports of all peers, in parallel."""
         began = time.monotonic()
         asked = [peer for peer in self.all if not peer.is_resting]
-        for peer, said in zip(asked, self._pool.map(self._ask, asked), strict=True):
-            peer.hear(said)
-            if time.monotonic() - began > PATIENCE_S and not said:
+        for peer, report in zip(asked, self._pool.map(self._ask, asked), strict=True):
+            peer.hear(report)
+            if time.monotonic() - began > PATIENCE_S and not report:
                 peer.deaf_until = time.monotonic() + DEAF_S
 
     def _ask(self, peer: Peer) -> dict[str, Any]:
@@ -120,11 +120,11 @@ class Peers:
         if subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
             return {}
         try:
-            said = json.loads(to.read_text())
+            report = json.loads(to.read_text())
             to.unlink()
         except (OSError, ValueError):
             return {}
-        return said if isinstance(said, dict) else {}
+        return report if isinstance(report, dict) else {}
 
     def holders(self, path: str) -> list[Peer]:
         """Return the peers that have a verified copy of a file."""

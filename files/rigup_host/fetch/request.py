@@ -53,7 +53,7 @@ def credential() -> tuple[str, str] | None:
     """Return the hub's host name and its token, from systemd's credential `hub-token`; None where there is none."""
     path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), "hub-token")
     try:
-        told = json.loads(path.read_text())
-        return str(told["host"]), str(told["token"])
+        found = json.loads(path.read_text())
+        return str(found["host"]), str(found["token"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -319,7 +319,7 @@ class Fetch:
         self.peers.listen()
         free = [file for file in chosen if not self.peers.is_taken(file.path)]
         free = [file for file in free if not self.trusted(self.peers.holders(file.path), file)]
-        # These stay wanted until the peer without priority has seen that.
+        # These stay claimed until the peer without priority has seen that.
         self.wants = {file.path for file in free if self.peers.is_undecided(file.path)}
         return [file for file in free if file.path not in self.wants]
 

@@ -58,8 +58,8 @@ class File:
             raise ValueError(f"{path!r} is not a path inside a checkpoint")
         return cls(path, int(match[1]), match[2], match[3])
 
-    def is_at(self, place: Path, told: Callable[[int], None] | None = None) -> bool:
-        """Return whether the file at `place` is this one; `told` is called with the bytes of every piece read."""
+    def is_at(self, place: Path, on_read: Callable[[int], None] | None = None) -> bool:
+        """Return whether the file at `place` is this one; `on_read` is called with the bytes of every piece read."""
         summed = hashlib.sha256() if self.sha256 else hashlib.sha1(b"blob %d\0" % self.size)
         try:
             with place.open("rb", buffering=0) as source:
@@ -68,8 +68,8 @@ class File:
                 buffer = memoryview(bytearray(BUFFER))
                 while count := source.readinto(buffer):
                     summed.update(buffer[:count])
-                    if told:
-                        told(count)
+                    if on_read:
+                        on_read(count)
         except FileNotFoundError:
             return False
         return summed.hexdigest() == (self.sha256 or self.git)
@@ -158,10 +158,10 @@ class Store:
         own = self.dest.parent.stat().st_dev
         return RESERVE_BYTES if any(path.exists() and path.stat().st_dev == own for path in system) else 0
 
-    def accept(self, file: File, told: Callable[[int], None] | None = None) -> bool:
+    def accept(self, file: File, on_read: Callable[[int], None] | None = None) -> bool:
         """Give an arrived file its own name if it is as published; otherwise remove it. Return whether it was."""
         place = self.arriving(file)
-        if not file.is_at(place, told):
+        if not file.is_at(place, on_read):
             place.unlink(missing_ok=True)
             return False
         with place.open("rb") as source:
@@ -173,11 +173,11 @@ class Store:
         place.rename(named)
         return True
 
-    def wrong(self, directory: Path, told: Callable[[int], None]) -> list[str]:
+    def wrong(self, directory: Path, on_read: Callable[[int], None]) -> list[str]:
         """Return the paths in `directory` that are missing, not as published, or were never published."""
         order = sorted(self.files.values(), key=lambda file: -file.size)
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            right = list(pool.map(lambda file: file.is_at(directory / file.path, told), order))
+            right = list(pool.map(lambda file: file.is_at(directory / file.path, on_read), order))
         foreign = {path.relative_to(directory).as_posix() for path in _walk(directory)} - set(self.files)
         return sorted({file.path for file, ok in zip(order, right, strict=True) if not ok} | foreign)
 

@@ -14,7 +14,7 @@ from rigup_host.switch.state import Generation, unit_of
 POLL_S = 0.5
 SAY_EVERY_S = 10.0
 LINE_WIDTH = 120
-# Tracebacks of workers may follow the line that tells why an engine ended.
+# Tracebacks of workers may follow the line that says why an engine ended.
 LOG_LINES = 2000
 # In addition to the limit that systemd has for a start.
 GRACE_S = 120
@@ -36,7 +36,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """The state of a unit; `job` tells that a start or stop is queued."""
+    """The state of a unit; `job` says that a start or stop is queued."""
 
     active: str
     sub: str
@@ -101,8 +101,12 @@ def wait(targets: list[Generation]) -> None:
 
 def not_up(name: str, state: State) -> Failed:
     """Return the failure of a start, with the message of the readiness check if there is one."""
-    said = [line for line in log_of(state.invocation, LOG_LINES) if line.startswith("not ready after ")]
-    why = f"did not come up: {said[-1]}" if said else f"did not come up: {state.active} ({state.sub}, {state.result})"
+    reasons = [line for line in log_of(state.invocation, LOG_LINES) if line.startswith("not ready after ")]
+    why = (
+        f"did not come up: {reasons[-1]}"
+        if reasons
+        else f"did not come up: {state.active} ({state.sub}, {state.result})"
+    )
     return Failed(name, why, state.invocation)
 
 
@@ -134,5 +138,5 @@ def log_of(invocation: str, lines: int) -> list[str]:
     subprocess.run(["journalctl", "--sync"], capture_output=True)
     selected = f"_SYSTEMD_INVOCATION_ID={invocation}"
     argv = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", selected]
-    said = subprocess.run(argv, capture_output=True, text=True, errors="replace").stdout
-    return [CONTROL.sub("", line).rstrip() for line in said.splitlines() if line.strip()]
+    output = subprocess.run(argv, capture_output=True, text=True, errors="replace").stdout
+    return [CONTROL.sub("", line).rstrip() for line in output.splitlines() if line.strip()]

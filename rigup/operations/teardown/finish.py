@@ -10,7 +10,7 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host, state
 
 from rigup.facts.ledger import SEARCHED, STAGED, Remains, Sums, links_of, remains_of
-from rigup.ledger import EMPTIED, ROOMS, Ledger
+from rigup.ledger import EMPTIED, OWN_DIRECTORIES, Ledger
 from rigup.operations._host import Commands, check, read_now, run, work
 from rigup.operations._wait import say
 from rigup.operations.teardown.kept import Kept, some
@@ -45,7 +45,7 @@ def directories_removed(ledger: Ledger) -> Commands:
     """Remove the directories that belong to rigup, and files that were only half written; the ledger stays."""
 
     def remove(host: Host) -> None:
-        directories = [QuoteString(path) for path in ROOMS if path != STATE]
+        directories = [QuoteString(path) for path in OWN_DIRECTORIES if path != STATE]
         failing = f"could not remove our directories on {host.name}"
         check(host, "rm -rf --", *directories, *links_of(ledger), failing=failing)
         run(host, "find", *SEARCHED, f"-xdev -maxdepth 5 -name '{STAGED}' -prune -exec rm -rf -- {{}} +")

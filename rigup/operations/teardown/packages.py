@@ -13,11 +13,11 @@ from pyinfra.context import host
 
 from rigup.facts.packages import Conffiles
 from rigup.ledger import ACCOUNTS, LEFTOVERS, Ledger
-from rigup.operations._apt_get import UNIT as APT_UNIT
 from rigup.operations._apt_get import parse_removals, run_apt_get, simulate
 from rigup.operations._host import Commands, check, read_now, run, work
 from rigup.operations._units import wait_for_leftover
 from rigup.operations.teardown.kept import Kept, save, some
+from rigup.paths import APT_UNIT
 
 __all__ = ["packages_purged", "users_removed"]
 

@@ -11,12 +11,12 @@ from pyinfra.context import host
 
 from rigup.facts.kernel import KernelState
 from rigup.ledger import Ledger
-from rigup.operations._apt_get import UNIT as APT_UNIT
 from rigup.operations._host import Commands, check, read_now, run, work
 from rigup.operations._units import wait_for_leftover
 from rigup.operations._wait import say
 from rigup.operations.reboot import reboot_and_wait
 from rigup.operations.teardown.kept import Kept
+from rigup.paths import APT_UNIT
 from rigup.text import duration
 
 __all__ = ["rebooted", "stopped", "unmounted"]

@@ -19,7 +19,7 @@ from rigup.catalog.patch import YarnPatch
 from rigup.catalog.recipe import Recipe
 from rigup.config.settings import Settings
 from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock, read
-from rigup.paths import BESIDE, DOCKER
+from rigup.paths import DOCKER, FILES_MOUNT
 from rigup.plan.build import make_plan
 from rigup.plan.model import EndpointPlan
 from rigup.render.docker import docker_argv
@@ -94,7 +94,7 @@ def test_docker_compose_reads_every_recipe_and_hands_on_every_argument(
     for (name, recipe), service in zip(sorted(every.items()), found, strict=True):
         endpoint = planned(recipe, "main")
         # Patched files are the deploy's to make, and with them goes the argument that names one.
-        argv = [word for word in endpoint.argv if word != f"--chat-template={BESIDE}/{TEMPLATE}"]
+        argv = [word for word in endpoint.argv if word != f"--chat-template={FILES_MOUNT}/{TEMPLATE}"]
         # What it prints is a compose file again: `$` is doubled.
         assert [word.replace("$$", "$") for word in service["command"]] == argv, name
         env = {key: value.replace("$$", "$") for key, value in service["environment"].items()}

@@ -1,4 +1,4 @@
-"""Render the templates in `templates/`."""
+"""Render the templates in `templates/`. The audit uses this too: the templates say what units must be."""
 
 from __future__ import annotations
 
