@@ -1,4 +1,4 @@
-"""A reboot where the host's state requires one, verified by the boot ID, and never twice for the same reasons."""
+"""A reboot if the host's state requires one, verified by the boot ID, and never twice for the same reasons."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def reasons(
     modprobe_options: Mapping[str, Mapping[str, str | int]] | None = None,
     leaving: Sequence[str] = (),
 ) -> list[str]:
-    """Return why the host must be rebooted to run what is installed. `leaving` are arguments to get rid of."""
+    """Return why the host must be rebooted to run what is installed. `leaving` are arguments that must go."""
     found = newer_kernel(kernel)
     if missing := [argument for argument in kernel_args if argument not in kernel.arguments]:
         found.append(f"the kernel was booted without {' '.join(missing)}")
@@ -77,7 +77,7 @@ def obstacles(
 ) -> list[str]:
     """Return why a reboot would fail, break the GPUs or change nothing: what must be fixed first.
 
-    `menu` has the arguments of each entry of the GRUB menu; it is empty where they are unknown.
+    `menu` has the arguments of each entry of the GRUB menu; it is empty if they are unknown.
     """
     found = []
     lost = [argument for argument in kernel_args if not any(argument in entry for entry in menu)] if menu else []

@@ -1,4 +1,4 @@
-"""Remove our containers, volumes and images from Docker, and Docker's data where a deploy installed Docker."""
+"""Remove our containers, volumes and images from Docker, and Docker's data if a deploy installed Docker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCKER_DATA = ("/var/lib/docker", "/var/lib/containerd")
 def docker_emptied(ledger: Ledger, kept: Kept) -> Commands:
     """Remove our images, and all data of a Docker that a deploy installed and nobody else uses."""
     if not ledger.images and not ledger.volumes and "docker-ce" not in ledger.packages:
-        host.noop("Docker has nothing of ours")
+        host.noop("no deploy has added anything to Docker")
         return
 
     def empty(host: Host) -> None:
