@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Mapping, Sequence
 
 from pyinfra.api.command import QuoteString
@@ -27,7 +28,7 @@ from rigup.operations._host import Commands, check, read_now, run, try_reconnect
 from rigup.operations._wait import Clock, pause, say, wait_until
 from rigup.operations.files import place
 from rigup.operations.systemd import SERVING
-from rigup.paths import STATE
+from rigup.paths import GRUB_CONFIG, STATE
 from rigup.text import duration
 
 __all__ = ["obstacles", "reasons", "reboot_and_wait", "when_needed"]
@@ -84,7 +85,8 @@ def obstacles(
     if missing := [argument for argument in lost if argument not in kernel.arguments]:
         found.append(
             f"the GRUB menu, /boot/grub/grub.cfg, has no entry with {' '.join(missing)}: another file in "
-            "/etc/default/grub.d overrides 60-rigup.cfg, or another program than `update-grub` writes the menu"
+            f"{posixpath.dirname(GRUB_CONFIG)} overrides {posixpath.basename(GRUB_CONFIG)}, or another program than "
+            "`update-grub` writes the menu"
         )
     if kernel.newest not in driver.on_disk:
         found.append(

@@ -7,13 +7,12 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
+from rigup.host_config import USUAL_STORE
 from rigup.ledger import Ledger
 from rigup.operations._host import Commands, check, run, work
 from rigup.operations.teardown.kept import Kept, some
 
 __all__ = ["docker_emptied"]
-
-DOCKER_DATA = ("/var/lib/docker", "/var/lib/containerd")
 
 
 @operation()
@@ -50,7 +49,7 @@ def docker_emptied(ledger: Ledger, kept: Kept) -> Commands:
             "systemctl stop docker.socket docker.service containerd.service",
             failing=f"could not stop Docker on {host.name}",
         )
-        for path in DOCKER_DATA:
+        for path in (USUAL_STORE.data, USUAL_STORE.containerd):
             # Renamed first: Docker can start with an empty store, but not with half of one.
             aside = QuoteString(f"{path}.rigup-old")
             check(
