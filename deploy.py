@@ -1,7 +1,7 @@
 """Deploy: from a bare host to a served endpoint.
 
 `pyinfra inventory/lab.py deploy.py` takes these steps on every host of the inventory. Each step describes an end state
-and does nothing where it is reached already, so an interrupted run is completed by the next one.
+and does nothing if it is reached already, so an interrupted run is completed by the next one.
 """
 
 from rigup.run.console import shorten_output

@@ -16,14 +16,20 @@ from rigup.lock import lockfile as locks
 from rigup.lock.packages import driver_install, locked_packages
 from rigup.operations.host_package import package_files
 from rigup.paths import (
+    APT_LOCK_CONFIG,
+    APT_UPGRADES_CONFIG,
     CLIENT_REQUIREMENTS,
     COMMIT_UNIT,
+    CUDA_PROFILE,
     FATAL_LINES,
     FETCH_REQUIREMENTS,
     FETCH_TEMPLATE,
+    GRUB_CONFIG,
     HOST_CURRENT,
     KEYRING,
+    MODPROBE_CONFIG,
     PERSISTENCED_DROP_IN,
+    SYSCTL_CONFIG,
     SYSTEM_UNITS,
     fetch_unit,
     verification_of,
@@ -33,9 +39,7 @@ from rigup.plan.model import Plan
 from rigup.render.systemd import inputs_of
 from rigup.render.verify import gpus_verification
 from tasks.base import PACKAGES
-from tasks.cuda import PROFILE
 from tasks.docker import daemon_values
-from tasks.kernel import GRUB, MODPROBE
 
 
 def plan_of(inventory: Inventory, name: str) -> Plan:
@@ -56,13 +60,13 @@ def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> d
     driver, groups = driver_install(lock, distro, settings), locked_packages(lock, distro, settings)
     sources = repositories(distro, settings)
     paths = {
-        "base": ["/etc/apt/apt.conf.d/10rigup-lock-timeout", "/etc/apt/apt.conf.d/52rigup-unattended-upgrades",
-                 "/etc/sysctl.d/60-rigup.conf", *(f"{HOST_CURRENT}/{path}" for path in package_files())],
+        "base": [APT_LOCK_CONFIG, APT_UPGRADES_CONFIG, SYSCTL_CONFIG,
+                 *(f"{HOST_CURRENT}/{path}" for path in package_files())],
         "model": [FETCH_REQUIREMENTS, FETCH_TEMPLATE],
-        "kernel": [MODPROBE, GRUB],
+        "kernel": [MODPROBE_CONFIG, GRUB_CONFIG],
         "sources": [source.source_path for source in sources.values()],
         "driver": [PERSISTENCED_DROP_IN],
-        "cuda": [PROFILE],
+        "cuda": [CUDA_PROFILE],
         "config": [*inputs_of(endpoint), f"{endpoint.directory}/llm.service", f"{endpoint.directory}/endpoint.json"],
         "serve": [FATAL_LINES, endpoint.unit_file],
         "verify": [CLIENT_REQUIREMENTS, f"{SYSTEM_UNITS}/{COMMIT_UNIT}"],
@@ -82,9 +86,9 @@ def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> d
         "stamp": f"{endpoint.checkpoint.path}.verified.json",
         "fetch_unit": fetch_unit(endpoint.checkpoint.instance),
         "boot": [
-            {"made": f"/boot/initrd.img-{host.shell('uname -r').stdout.strip()}", "of": MODPROBE,
+            {"made": f"/boot/initrd.img-{host.shell('uname -r').stdout.strip()}", "of": MODPROBE_CONFIG,
              "by": "update-initramfs -u -k all"},
-            {"made": "/boot/grub/grub.cfg", "of": GRUB, "by": "update-grub"},
+            {"made": "/boot/grub/grub.cfg", "of": GRUB_CONFIG, "by": "update-grub"},
         ],
         "stale_sources": [path for source in sources.values() for path in source.stale],
         "keys": [

@@ -68,7 +68,7 @@ def sglang(arguments: list[str]) -> None:
 
 
 def refusing(check: Callable[[Any], object], parsed: Any) -> None:
-    """Run the engine's own check of the parsed arguments; refuse them where it raises an error."""
+    """Run the engine's own check of the parsed arguments; refuse them if it raises an error."""
     try:
         check(parsed)
     except (TypeError, ValueError, KeyError) as error:
@@ -86,7 +86,7 @@ def registered(what: str, name: str, manager: Any) -> None:
 
 
 def found(name: str, *modules: str) -> Any:
-    """Return the attribute `name` of the first of these modules that has it. Raise Unknown where none has."""
+    """Return the attribute `name` of the first of these modules that has it. Raise Unknown if none has."""
     for module in modules:
         try:
             return getattr(import_module(module), name)

@@ -152,7 +152,7 @@ def merge(present: Mapping[str, Any], ours: Mapping[str, Any], path: str = "") -
     """Return `present` with our keys merged into it.
 
     Objects are merged, missing list entries are put in front, other values are replaced; the order and all other keys
-    are kept. Raises ValueError where one of our objects or lists would replace another type.
+    are kept. Raises ValueError if one of our objects or lists would replace another type.
     """
     merged = dict(present)
     for key, value in ours.items():

@@ -25,6 +25,15 @@ FETCH_REQUESTS = f"{CONFIG}/models"
 HUB_TOKEN = f"{CONFIG}/hub-token"
 RSYNCD_CONFIG = f"{CONFIG}/rsyncd.conf"
 
+# Drop-ins for programs of others
+
+APT_LOCK_CONFIG = "/etc/apt/apt.conf.d/10rigup-lock-timeout"
+APT_UPGRADES_CONFIG = "/etc/apt/apt.conf.d/52rigup-unattended-upgrades"
+SYSCTL_CONFIG = "/etc/sysctl.d/60-rigup.conf"
+MODPROBE_CONFIG = "/etc/modprobe.d/rigup.conf"
+GRUB_CONFIG = "/etc/default/grub.d/60-rigup.cfg"
+CUDA_PROFILE = "/etc/profile.d/rigup-cuda.sh"
+
 # Programs
 
 HOST_VERSIONS = f"{LIBRARY}/host"
@@ -51,6 +60,8 @@ KEYRING = f"{CACHES}/cuda-keyring.deb"
 LEDGER = f"{STATE}/ledger"
 BEFORE = f"{STATE}/before"
 """What was at a path before rigup's first write to it, under the same path."""
+SAVED = "/var/backups/rigup"
+"""Files that were changed by hand and that a rebuild has removed, under the same path."""
 SWITCHES = f"{STATE}/switch.json"
 COMMIT = f"{STATE}/commit.json"
 """What a switch has decided and not yet completed."""

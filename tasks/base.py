@@ -8,6 +8,7 @@ from pyinfra.facts.server import Sysctl
 from pyinfra.operations import server
 
 from rigup.operations import apt, files, host_package
+from rigup.paths import APT_LOCK_CONFIG, APT_UPGRADES_CONFIG, SYSCTL_CONFIG
 from tasks.context import Context
 
 __all__ = ["base"]
@@ -27,14 +28,14 @@ def base(context: Context) -> None:
     """Configure apt and the kernel settings, install tools and the host programs."""
     files.install(
         name="Make apt wait for its lock",
-        dest="/etc/apt/apt.conf.d/10rigup-lock-timeout",
+        dest=APT_LOCK_CONFIG,
         content=f'DPkg::Lock::Timeout "{LOCK_TIMEOUT_S}";\n',
     )
     apt.repair(name="Repair interrupted package installations")
     blacklist = "".join(f'  "{pattern}";\n' for pattern in HELD_BACK)
     files.install(
         name="Exclude the driver and Docker from unattended upgrades",
-        dest="/etc/apt/apt.conf.d/52rigup-unattended-upgrades",
+        dest=APT_UPGRADES_CONFIG,
         content=f"Unattended-Upgrade::Package-Blacklist {{\n{blacklist}}};\n",
     )
     apt.install(name="Install required tools", packages=dict.fromkeys(PACKAGES))
@@ -45,7 +46,7 @@ def base(context: Context) -> None:
     values = {key: value for key, value in sorted(context.settings.sysctl.items()) if key in known}
     files.install(
         name="Write the kernel settings",
-        dest="/etc/sysctl.d/60-rigup.conf",
+        dest=SYSCTL_CONFIG,
         content="".join(f"{key} = {value}\n" for key, value in values.items()),
     )
     for key, value in values.items():

@@ -96,7 +96,7 @@ def read_system(host: Host) -> System:
 
 
 def distro_of(system: System, settings: Settings) -> str | None:
-    """Return NVIDIA's name for the distribution; None where it is unsupported or lacks the driver branch."""
+    """Return NVIDIA's name for the distribution; None if it is unsupported or lacks the driver branch."""
     try:
         distro = distro_id(system.os_release)
         driver_packages(distro, settings.driver_branch)
@@ -107,7 +107,7 @@ def distro_of(system: System, settings: Settings) -> str | None:
 
 
 def gather(host: Host, system: System, plan: Plan, settings: Settings, lock: Lock) -> HostFacts:
-    """Read all that preflight checks. Raises PyinfraError where the host stopped answering."""
+    """Read all that preflight checks. Raises PyinfraError if the host stops answering."""
     sudo = bool(host.data.get("_sudo")) and system.privilege == "sudo"
 
     def read(kind: Callable[[], Fact[T]], **arguments: object) -> T:
@@ -132,7 +132,7 @@ def gather(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
 
 
 def _fact(host: Host, kind: Callable[[], Fact[T]], sudo: bool, **arguments: object) -> T:
-    """Read a fact. Raises PyinfraError where the host was lost; pyinfra would go on with the fact's default."""
+    """Read a fact. Raises PyinfraError if the host was lost; pyinfra would continue with the fact's default."""
     value: T = host.get_fact(cast(type[FactBase[T]], kind), _sudo=sudo, **arguments)
     if host in state.failed_hosts:
         raise PyinfraError("the connection was lost while preflight read the host")
@@ -166,7 +166,7 @@ def _software(read: Read, plan: Plan, lock: Lock) -> SoftwareFacts:
 
 
 def _is_client(requirements: FileState | None) -> bool:
-    """Whether the verification client's environment is complete: the copy of its requirements is written last."""
+    """Return whether the verification client is complete: the copy of its requirements is written last."""
     expected = (FILES / "client-requirements.lock").read_bytes()
     return requirements is not None and requirements.sha256 == hashlib.sha256(expected).hexdigest()
 

@@ -9,12 +9,10 @@ from rigup.distros.table import header_packages
 from rigup.facts.kernel import KernelState
 from rigup.facts.packages import InstalledVersions
 from rigup.operations import apt, boot, files
+from rigup.paths import GRUB_CONFIG, MODPROBE_CONFIG
 from tasks.context import Context
 
 __all__ = ["kernel"]
-
-MODPROBE = "/etc/modprobe.d/rigup.conf"
-GRUB = "/etc/default/grub.d/60-rigup.cfg"
 
 
 @deploy("kernel")
@@ -34,11 +32,11 @@ def kernel(context: Context) -> None:
         f"options {module} {' '.join(f'{key}={value}' for key, value in sorted(values.items()))}\n"
         for module, values in sorted(context.settings.modprobe_options.items())
     )
-    written = files.install(name="Set the module options", dest=MODPROBE, content=options)
-    boot.initramfs(name="Update the initramfs", source=MODPROBE, written=written)
+    written = files.install(name="Set the module options", dest=MODPROBE_CONFIG, content=options)
+    boot.initramfs(name="Update the initramfs", source=MODPROBE_CONFIG, written=written)
 
     # A drop-in that appends: what others have in GRUB_CMDLINE_LINUX_DEFAULT stays.
     arguments = " ".join(context.settings.kernel_args)
     line = f'GRUB_CMDLINE_LINUX_DEFAULT="${{GRUB_CMDLINE_LINUX_DEFAULT}} {arguments}"\n' if arguments else ""
-    written = files.install(name="Set the kernel arguments", dest=GRUB, content=line)
-    boot.grub(name="Update the GRUB menu", source=GRUB, written=written)
+    written = files.install(name="Set the kernel arguments", dest=GRUB_CONFIG, content=line)
+    boot.grub(name="Update the GRUB menu", source=GRUB_CONFIG, written=written)

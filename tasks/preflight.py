@@ -38,7 +38,7 @@ _refusals: list[RigupError] = []
 def preflight() -> Context:
     """Return the context of the current host.
 
-    Raises Refused, and prints one table with the problems of all hosts, where there are any.
+    Raises Refused, and prints one table with the problems of all hosts, if there are any.
     """
     with _checking:
         # Hosts that waited are refused as well, but the table is printed once.
@@ -74,7 +74,7 @@ def _contexts_of(hosts: list[Host]) -> dict[str, Context]:
         raise ProblemsError(problems)
     if found := [each for name, plan in plans.items() for each in warnings(plan, settings[name], facts[name], lock)]:
         _show(table_of(found, "Warnings; the deploy continues.", color=sys.stderr.isatty()))
-    # The whole inventory, even where this run is limited to some hosts.
+    # The whole inventory, even if this run is limited to some hosts.
     fleet = fleet_of(
         (host.name, host.data.ssh_hostname, settings.get(host.name) or _settings_of(host)) for host in state.inventory
     )

@@ -1,4 +1,4 @@
-"""At most one reboot per run, only where the host does not run what is installed."""
+"""At most one reboot per run, only if the host does not run what is installed."""
 
 from __future__ import annotations
 

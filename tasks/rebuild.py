@@ -35,7 +35,7 @@ def rebuild() -> None:
     ledger: Ledger = host.get_fact(HostLedger)
     remains: RemainsValue = host.get_fact(Remains, **remains_of(ledger))
     if not ledger.files and not remains.words():
-        print(f"\n{host.name} is already bare, as far as rigup can tell", file=sys.stderr)
+        print(f"\n{host.name} is already bare: rigup finds nothing of its own", file=sys.stderr)
         return
     print(_overview(host.name, ledger, remains, with_store), file=sys.stderr)
     plan = kept_plan(host.get_fact(FileText, path=PLAN))
@@ -83,7 +83,7 @@ def _yes_or_no(value: object) -> bool:
 
 
 def _check_max_unavailable(max_unavailable: int) -> None:
-    """Raise Refused where the run would take more hosts out of service than may be unavailable at a time."""
+    """Raise Refused if the run would take more hosts out of service than may be unavailable at a time."""
     hosts = sorted(each.name for each in state.inventory.get_active_hosts())
     if len(hosts) > max_unavailable:
         raise Refused(

@@ -1,4 +1,4 @@
-"""The daily audit of a host, where the settings ask for it."""
+"""The daily audit of a host, if the settings ask for it."""
 
 from __future__ import annotations
 

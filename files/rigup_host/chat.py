@@ -28,7 +28,7 @@ class Calls:
     content: str = ""
 
     def first(self) -> tuple[str, dict[str, Any]]:
-        """Return name and arguments of the first call. Raise Failed where there is none."""
+        """Return name and arguments of the first call. Raise Failed if there is none."""
         if not self.calls:
             raise Failed(f"no tool call; finish_reason {self.finish}: {self.content[:120]!r}")
         _, name, text = self.calls[0]
@@ -48,7 +48,7 @@ class Endpoint:
         )
 
     def limit_tokens(self, max_tokens: int) -> int:
-        """Return how many tokens an answer may have: `max_tokens` only where it would never end."""
+        """Return how many tokens an answer may have: `max_tokens` only if it would never end."""
         return MOST_TOKENS if self.ends else max_tokens
 
     def complete(self, messages: list[dict[str, Any]], **more: Any) -> Any:
@@ -73,12 +73,12 @@ class Endpoint:
         return answer
 
     def check_end(self, finish: str | None) -> None:
-        """Raise Failed where an answer was cut off."""
+        """Raise Failed if an answer was cut off."""
         if self.ends and finish != "stop":
             raise Failed(f"the answer does not end: finish_reason is {finish} after {MOST_TOKENS} tokens")
 
     def call(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], choice: str, stream: bool) -> Calls:
-        """Return what it calls of these tools; `choice` is `auto` or `required`."""
+        """Return which of these tools it calls; `choice` is `auto` or `required`."""
         asked: dict[str, Any] = {"tools": tools, "tool_choice": choice, "max_tokens": self.limit_tokens(192)}
         if not stream:
             answer = self.complete(messages, **asked).choices[0]
@@ -103,7 +103,7 @@ class Endpoint:
         return int(answer.usage.prompt_tokens)
 
     def speculation(self) -> list[float]:
-        """Return the drafted and the accepted tokens so far; nothing where the engine does not count them."""
+        """Return the drafted and the accepted tokens so far; nothing if the engine does not count them."""
         text = http.get(f"{self.url}/metrics", self.limit).body.decode(errors="replace")
         names = (rf"^vllm:spec_decode_num_{kind}_tokens_total\S* (\S+)$" for kind in ("draft", "accepted"))
         counts = [[float(value) for value in re.findall(name, text, re.MULTILINE)] for name in names]

@@ -107,5 +107,5 @@ def time_is_up(number: int, frame: object) -> None:
 
 
 def invocation_of(unit: str) -> str:
-    """Return the current invocation of a unit; empty where it does not run."""
+    """Return the current invocation of a unit; empty if it does not run."""
     return systemd.show(unit, "InvocationID")["InvocationID"]

@@ -115,7 +115,7 @@ def stopped_units(plan: dict[str, Any]) -> Iterable[str]:
 
 
 def driver_versions(root: Path) -> Iterable[str]:
-    """Yield the versions of loaded module, module on disk and libraries where they differ: new processes fail then."""
+    """Yield the versions of loaded module, module on disk and libraries if they differ: new processes fail then."""
     loaded = root / "sys/module/nvidia/version"
     found = {
         "loaded": loaded.read_text().strip() if loaded.exists() else "none",
@@ -157,7 +157,7 @@ def silent_endpoints(plan: dict[str, Any]) -> Iterable[str]:
 
 
 def output_of(argv: list[str]) -> str:
-    """Return what a program prints, without surrounding white space; an empty text where it fails."""
+    """Return what a program prints, without surrounding white space; an empty text if it fails."""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

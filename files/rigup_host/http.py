@@ -15,14 +15,14 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a GET; the body is read only where the status is a success."""
+    """The answer to a GET; the body is read only if the status is a success."""
 
     status: int
     body: bytes = b""
 
 
 def get(url: str, timeout_s: float, headers: Mapping[str, str] | None = None) -> Answer:
-    """Return the answer to a GET, whatever its status. Raise NoAnswer where there is none."""
+    """Return the answer to a GET, whatever its status. Raise NoAnswer if there is none."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(urllib.request.Request(url, headers=dict(headers or {})), timeout=timeout_s) as response:

@@ -9,7 +9,7 @@ from typing import Any
 
 PARAGRAPH = "Write one paragraph of about one hundred words about the sea, in plain English."
 MAGIC = "7319-cobalt"
-FILLER = "The quick brown fox jumps over the lazy dog while the grey cat sleeps in the warm sun. "
+FILLER = "The quick brown fox jumps over the lazy dog while the gray cat sleeps in the warm sun. "
 STOCK = {"A1": 7, "B2": 11, "C3": 13, "D4": 17, "E5": 19}
 
 # Every English paragraph has some of these words; tokens drawn at random hardly ever form one.

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
 class Expectation:
     """What the endpoint is for.
 
-    `long_prompt` and `context` are in tokens, as the recipe has them. `instead` is the recipe to use where this one
+    `long_prompt` and `context` are in tokens, as the recipe has them. `instead` is the recipe to use if this one
     fails. With `random_weights` the checkpoint's weights are random, and what they write is nonsense.
     """
 
@@ -147,14 +147,14 @@ class Smoke:
         return explained
 
     def is_healthy(self) -> str:
-        """The health check answers 200."""
+        """Check that the health check answers 200."""
         status = http.get(self.endpoint.url + self.health, self.endpoint.limit).status
         if status != 200:
             raise Failed(f"{self.health} answered {status}")
         return "200"
 
     def lists_model(self) -> str:
-        """The list of models has the name, with the recipe's context where the engine states one."""
+        """Check that the list of models has the name, with the recipe's context if the engine states one."""
         listed = {model.id: model for model in self.endpoint.client.models.list()}
         if self.model not in listed:
             raise Failed(f"it lists {', '.join(listed) or 'nothing'}, not {self.model}")
@@ -164,7 +164,7 @@ class Smoke:
         return f"{self.model}, {context or 'unknown'} tokens"
 
     def chats(self) -> str:
-        """A short completion, without sampling and without thinking, has the right text."""
+        """Check that a short completion, without sampling and without thinking, has the right text."""
         answer = self.endpoint.ask("Reply with exactly: OK-7319", max_tokens=32)
         tokens = answer.usage.completion_tokens if answer.usage else 0
         if tokens < 1:
@@ -175,7 +175,7 @@ class Smoke:
         return f"{tokens} tokens: {text[:80]!r}"
 
     def writes_text(self) -> str:
-        """A complete paragraph makes sense: even a broken kernel may get a first word right."""
+        """Check that a complete paragraph makes sense: even a broken kernel may get a first word right."""
         text = self.endpoint.ask(PARAGRAPH, max_tokens=300).choices[0].message.content or ""
         nonsense = why_nonsense(text)
         if self.sense and nonsense:
@@ -185,7 +185,7 @@ class Smoke:
         return nonsense or f"{len(text.split())} words"
 
     def streams(self) -> str:
-        """An answer comes in several pieces and ends."""
+        """Check that an answer comes in several pieces and ends."""
         began, first, pieces, finish = time.monotonic(), 0.0, 0, None
         question = {"role": "user", "content": "Count from 1 to 20."}
         for chunk in self.endpoint.stream([question], max_tokens=self.endpoint.limit_tokens(96)):
@@ -201,7 +201,7 @@ class Smoke:
         return f"{pieces} pieces, the first after {first:.2f} s"
 
     def separates_reasoning(self) -> str:
-        """Thoughts come in a field of their own, and the answer is right."""
+        """Check that thoughts come in a field of their own, and that the answer is right."""
         messages = [{"role": "user", "content": "What is 17 * 23? Answer with the number."}]
         choice = self.endpoint.complete(
             messages, max_tokens=self.endpoint.limit_tokens(64), extra_body=THINKING
@@ -218,7 +218,7 @@ class Smoke:
         return f"{len(reasoning)} characters of reasoning"
 
     def calls_tool(self, choice: str, stream: bool) -> str:
-        """One question leads to one call of the right tool; `choice` is `auto` or `required`."""
+        """Check that one question leads to one call of the right tool; `choice` is `auto` or `required`."""
         messages = [{"role": "user", "content": "What is the weather in Paris? Use the tool."}]
         answer = self.endpoint.call(messages, [tool("get_weather")], choice, stream)
         name, arguments = answer.first()
@@ -231,7 +231,7 @@ class Smoke:
         return f"get_weather({json.dumps(arguments)})"
 
     def calls_step_by_step(self) -> str:
-        """Five calls, one after the other, with six tools to choose from: only this shows what breaks over time."""
+        """Check five calls in a row, with six tools to choose from: only this shows what breaks over time."""
         listed = ", ".join(STOCK)
         task = f"Look up the stock of {listed}, one at a time with get_stock. Then reply with the sum alone."
         messages: list[dict[str, Any]] = [{"role": "user", "content": task}]
@@ -257,7 +257,7 @@ class Smoke:
         return f"{len(asked)} results"
 
     def takes_two_system_messages(self) -> str:
-        """A chat with two system messages is accepted."""
+        """Check that a chat with two system messages is accepted."""
         messages = [
             {"role": "system", "content": "You are brief."},
             {"role": "system", "content": "You speak English."},
@@ -276,7 +276,7 @@ class Smoke:
         return "200"
 
     def reads_long_prompt(self) -> str:
-        """A word at the beginning of a long prompt is found."""
+        """Check that a word at the beginning of a long prompt is found."""
         per_token = len(FILLER * 20) / self.endpoint.count_tokens(FILLER * 20)
         count = max(1, int(self.expect.long_prompt * per_token / len(FILLER)))
         fact = f"Remember: the magic word is {MAGIC}. "
@@ -290,7 +290,7 @@ class Smoke:
         return f"{read} tokens"
 
     def sees_image(self) -> str:
-        """The color of an image is recognized."""
+        """Check that the color of an image is recognized."""
         url = "data:image/png;base64," + base64.b64encode(red_square()).decode()
         parts = [
             {"type": "image_url", "image_url": {"url": url}},
@@ -305,7 +305,7 @@ class Smoke:
         return repr(text[:40])
 
     def speculates(self) -> str:
-        """Drafted tokens are accepted."""
+        """Check that drafted tokens are accepted."""
         before = self.endpoint.speculation()
         self.endpoint.ask("Count from 1 to 60, separated by commas.", max_tokens=200)
         after = self.endpoint.speculation()

@@ -56,7 +56,7 @@ def gpu_checks(options: argparse.Namespace) -> list[Check]:
 
 
 def gpus_in_container(image: str, devices: list[str], count: int) -> str:
-    """Count the GPUs in a new container. Raise Failed where they are not `count`."""
+    """Count the GPUs in a new container. Raise Failed if they are not `count`."""
     base = ["docker", "run", "--rm", LABEL, "--pull=never", "--network=none", "--entrypoint=nvidia-smi"]
     return count_gpus(command([*base, *devices, image, "-L"]), count)
 
@@ -77,7 +77,7 @@ def gpus_after_reload(image: str, devices: list[str], count: int) -> str:
 
 
 def count_gpus(listing: str, count: int) -> str:
-    """Return the count in words. Raise Failed where `nvidia-smi -L` lists another number of GPUs."""
+    """Return the count in words. Raise Failed if `nvidia-smi -L` lists another number of GPUs."""
     listed = [line for line in listing.splitlines() if line.startswith("GPU ")]
     if len(listed) != count:
         raise Failed(f"nvidia-smi -L lists {len(listed)} of {count} GPUs: {listing.strip() or 'no output'}")
@@ -85,7 +85,7 @@ def count_gpus(listing: str, count: int) -> str:
 
 
 def command(argv: list[str]) -> str:
-    """Return the standard output of a command. Raise Failed where it fails or runs longer than DOCKER_S seconds."""
+    """Return the standard output of a command. Raise Failed if it fails or runs longer than DOCKER_S seconds."""
     try:
         answer = subprocess.run(argv, capture_output=True, text=True, timeout=DOCKER_S)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -136,7 +136,7 @@ def gateway_checks(options: argparse.Namespace) -> list[Check]:
 
 
 def status(url: str, limit: float, headers: dict[str, str]) -> int:
-    """Return the status of the answer to a GET. Raise Failed where none comes."""
+    """Return the status of the answer to a GET. Raise Failed if none comes."""
     try:
         return http.get(url, limit, headers).status
     except http.NoAnswer as error:

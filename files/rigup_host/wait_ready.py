@@ -107,7 +107,7 @@ class Container:
         self.pid = 0
 
     def check(self, waited: float) -> None:
-        """Raise Gone where the client or the container has ended, or no container has appeared."""
+        """Raise Gone if the client or the container has ended, or no container has appeared."""
         if self.client and not runs(self.client):
             raise Gone("its main process has ended; its last log lines say why")
         if not self.name:
@@ -141,7 +141,7 @@ class Progress:
         self.doomed: tuple[float, str] | None = None
 
     def check(self, waited: float) -> None:
-        """Raise Gone where the start can no longer succeed. Looks every few seconds only."""
+        """Raise Gone if the start can no longer succeed. Looks every few seconds only."""
         if waited - self.looked < self.look_s and self.looked:
             return
         self.looked = waited
@@ -202,7 +202,7 @@ class Log:
 
 
 def bytes_read(pid: int) -> int:
-    """Return the bytes that the control group of a process has read from disk; 0 where that is unknown."""
+    """Return the bytes that the control group of a process has read from disk; 0 if that is unknown."""
     try:
         group = Path(f"/proc/{pid}/cgroup").read_text().strip().rpartition("::")[2]
         found = re.findall(r"rbytes=(\d+)", Path(f"/sys/fs/cgroup{group}/io.stat").read_text())

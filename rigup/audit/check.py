@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 __all__ = ["YOU", "About", "check"]
 
 YOU = "you"
-"""In place of a step, where only a person can repair what a check finds."""
+"""In place of a step, if only a person can repair what a check finds."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class About:
 
     `severity` is critical (the host does not serve, or will not after the next boot), major or minor. `settings` are
     the keys of the inventory that decide what is expected. `root` means that only root can read it, `deep` that it
-    takes long. `repair` are the steps of the deploy that repair a finding, or YOU where no step does; empty for the
+    takes long. `repair` are the steps of the deploy that repair a finding, or YOU if no step does; empty for the
     step that the check's file is named after.
     """
 

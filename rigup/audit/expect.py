@@ -44,26 +44,26 @@ def expect(expected: object, found: object) -> None:
 
 
 def hashed(values: Mapping[str, str]) -> dict[str, str]:
-    """Return environment variables with hashes for values, to compare them unseen: any may be a secret."""
+    """Return environment variables with hashes for values, which may be secrets, to compare without showing them."""
     return {name: f"sha256 {hashlib.sha256(value.encode()).hexdigest()[:8]}" for name, value in values.items()}
 
 
 def expect_none(expected: str, deviations: Iterable[str]) -> None:
-    """Raise Deviation, with what is expected instead, where there are deviations."""
+    """Raise Deviation, with what is expected instead, if there are deviations."""
     found = list(deviations)
     if found:
         raise Deviation(expected, ", ".join(found))
 
 
 def expect_at_least(what: str, floor: str, found: str) -> None:
-    """Raise Deviation where a version, compared by its leading numbers, is below the floor."""
+    """Raise Deviation if a version, compared by its leading numbers, is below the floor."""
     numbers = [[int(part) for part in re.findall(r"\d+", re.split(r"[-~+]", version)[0])] for version in (floor, found)]
     if numbers[1] < numbers[0]:
         raise Deviation(f"{what} {floor} or newer", found if any(numbers[1]) else "none")
 
 
 def expect_units(rig: Subject, *names: str) -> None:
-    """Raise Deviation where these units on the host differ from those rendered from `templates/`."""
+    """Raise Deviation if these units on the host differ from those rendered from `templates/`."""
     expected = {name: hashlib.sha256(filled(f"{name}.j2").encode()).hexdigest() for name in names}
     listed = rig.output("cd %s && sha256sum -- *.service *.timer 2>/dev/null || true", SYSTEM_UNITS).splitlines()
     found = {name: digest for digest, _, name in (line.partition("  ") for line in listed)}

@@ -45,7 +45,7 @@ class Outcome:
 
 
 def exit_code(outcomes: Iterable[Outcome]) -> int:
-    """Return FINDINGS where there is a finding, else INCOMPLETE where a check could not run, else CLEAN."""
+    """Return FINDINGS if there is a finding, else INCOMPLETE if a check could not run, else CLEAN."""
     results = {outcome.result for outcome in outcomes}
     return FINDINGS if "finding" in results else INCOMPLETE if "unchecked" in results else CLEAN
 

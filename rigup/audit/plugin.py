@@ -6,8 +6,8 @@
     pytest tests/audit --deep                also the checks that read 240 GB
 
 `rigup audit` runs the same checks. Every check has an id, `HOST: STEP-WHAT`. A finding says what was expected, what was
-found, why it matters, and which step of the deploy repairs it. The exit code is 0 where everything is as planned, 2
-where something is not, and 1 where a check could not run.
+found, why it matters, and which step of the deploy repairs it. The exit code is 0 if everything is as planned, 2
+if something is not, and 1 if a check could not run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ STEPS = (
     "watch",
 )
 
-# Hosts that cannot be audited; the first check has said why.
+# Hosts that cannot be audited; the first check reports why.
 _lost: set[str] = set()
 
 # All outcomes so far, by the check's node id.
@@ -101,7 +101,7 @@ def step_of(item: pytest.Item) -> str:
 
 
 def remedy(item: pytest.Item) -> str:
-    """Say which steps of the deploy repair a finding."""
+    """Return which steps of the deploy repair a finding."""
     steps = about(item).repair or (step_of(item),)
     if steps == (YOU,):
         return "repaired by: you"
@@ -137,7 +137,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _refuse_unknown_waivers(items: list[pytest.Item]) -> None:
-    """A waiver for a check that does not exist has no effect, which its author does not expect."""
+    """Refuse waivers for checks that do not exist: they would have no effect, which their author does not expect."""
     if {step_of(item) for item in items} != set(STEPS):
         return
     known = {id_of(item) for item in items}

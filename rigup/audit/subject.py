@@ -42,7 +42,7 @@ CONFINED = {
     "RestrictSUIDSGID": "yes",
     "LockPersonality": "yes",
 }
-"""What an endpoint's unit is denied, whatever it runs, in the words of `systemctl show`."""
+"""The restrictions of every endpoint's unit, as `systemctl show` prints them."""
 
 PROPERTIES = (
     "ActiveState",
@@ -104,7 +104,7 @@ class Subject:
         return driver_install(self.lock, self.distro, self.settings)
 
     def locked(self, group: str) -> dict[str, str]:
-        """The locked apt versions of `docker`, `toolkit` or `cuda`."""
+        """Return the locked apt versions of `docker`, `toolkit` or `cuda`."""
         return dict(locked_packages(self.lock, self.distro, self.settings).get(group, {}))
 
     # What it is
@@ -135,7 +135,7 @@ class Subject:
         return packages
 
     def versions(self, names: Mapping[str, str]) -> dict[str, str]:
-        """The installed versions of these packages, to compare with the locked ones."""
+        """Return the installed versions of these packages, to compare with the locked ones."""
         return {name: self.installed.get(name, "not installed") for name in names}
 
     @cached_property
@@ -151,17 +151,17 @@ class Subject:
         return sum(line.startswith("0x10de 0x03") for line in listed.splitlines())
 
     def output(self, command: str, *arguments: str) -> str:
-        """Return what a command prints, without surrounding whitespace; nothing where it fails."""
+        """Return what a command prints, without surrounding whitespace; nothing if it fails."""
         result = self.host.run(command, *arguments)
         return str(result.stdout).strip() if result.rc == 0 else ""
 
     def text(self, path: str) -> str | None:
-        """Return a file's text, or None where there is no such file."""
+        """Return a file's text, or None if there is no such file."""
         result = self.host.run("cat -- %s", path)
         return str(result.stdout) if result.rc == 0 else None
 
     def json(self, command: str, *arguments: str) -> Any:
-        """Return what a command prints, parsed as JSON; None where it fails or prints something else."""
+        """Return what a command prints, parsed as JSON; None if it fails or prints something else."""
         try:
             return json.loads(self.output(command, *arguments))
         except ValueError:

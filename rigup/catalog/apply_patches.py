@@ -47,7 +47,7 @@ def needed_patches(recipe: Recipe, image_created: datetime | None) -> tuple[Patc
 
 
 def applies(patch: Patch, recipe: Recipe, image_created: datetime | None) -> bool:
-    """Whether the recipe needs the patch with an image built at that time; None for a recipe without one."""
+    """Return whether the recipe needs the patch with an image built at that time; None for a recipe without one."""
     when = None if isinstance(patch, YarnPatch) else patch.when
     if when is None:
         return True
@@ -120,7 +120,7 @@ def _ignore(files: dict[str, str], patches: Iterable[IgnorePatch]) -> None:
 
 
 def _covered(pattern: str, listed: Iterable[str]) -> bool:
-    """Whether the list has the pattern or a wider one: checkpoints exported since March 2026 list `mtp*`."""
+    """Return whether the list has the pattern or a wider one: checkpoints exported since March 2026 list `mtp*`."""
     # Two names that the pattern matches, because an entry for a single layer would cover only one of them.
     examples = [pattern.replace("*", name) for name in ("0", "other")]
     return any(pattern == entry or all(fnmatch.fnmatchcase(example, entry) for example in examples) for entry in listed)

@@ -57,7 +57,7 @@ def changed(template: str, merge: bool = False, thinking: bool | None = None) ->
 
 
 def takes_two_system_messages(template: str) -> bool:
-    """Whether both of two system messages reach the prompt; False if the template cannot be rendered here."""
+    """Return whether both of two system messages reach the prompt; False if the template cannot be rendered here."""
     messages = [{"role": "system", "content": text} for text in PROBE]
     try:
         prompt = render(template, [*messages, {"role": "user", "content": "Hello"}])

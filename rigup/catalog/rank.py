@@ -68,7 +68,7 @@ def best(catalog: Catalog, need: Need, gpus: int) -> Recipe:
     limits = " ".join(word for word in (need.engine, need.model) if word)
     raise RigupError(
         f"there is no recipe for {need.workload} on {gpus} GPUs{f' ({limits})' if limits else ''}",
-        f"`rigup recipes --for {need.workload}` lists those there are",
+        f"`rigup recipes --for {need.workload}` lists the available ones",
     )
 
 

@@ -1,4 +1,4 @@
-"""Ask the person at the keyboard."""
+"""Ask the user to confirm."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["agreed"]
 
 
 def agreed(question: str) -> bool:
-    """Return whether the answer is yes. Without anyone to answer, it is no."""
+    """Return whether the answer is yes. Without a terminal it is no."""
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:

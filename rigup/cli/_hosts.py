@@ -16,7 +16,7 @@ __all__ = ["Target", "add_inventory", "find_host", "find_target", "find_targets"
 
 @dataclass(frozen=True)
 class Target:
-    """A host, and one of its endpoints where the command line names one."""
+    """A host, and one of its endpoints if the command line names one."""
 
     host: Host
     endpoint: str | None
@@ -58,5 +58,5 @@ def find_host(inventory: Inventory, word: str) -> Host:
 
 
 def find_targets(inventory: Inventory, words: Iterable[str]) -> list[Target]:
-    """Find what each word names, or all hosts where there are no words. Raises RigupError."""
+    """Find what each word names, or all hosts if there are no words. Raises RigupError."""
     return [find_target(inventory, word) for word in words or inventory.hosts]

@@ -1,4 +1,4 @@
-"""What `rigup lock` and `rigup update` share: reading the lock, what the inventory asks of it, and what has changed."""
+"""What `rigup lock` and `rigup update` share: the lock, what the inventory needs from it, and what has changed."""
 
 from __future__ import annotations
 

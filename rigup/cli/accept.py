@@ -28,7 +28,7 @@ def register(commands: Commands) -> None:
 
 
 def _accept(options: argparse.Namespace) -> int:
-    """Raises RigupError where the host does not answer."""
+    """Run `rigup accept`. Raises RigupError if the host does not answer."""
     host = find_host(read_inventory(options), options.host)
     connection, key = host.connection, host_keys.presented(host)
     path, name = host_keys.known_file(connection), host_keys.known_as(connection)

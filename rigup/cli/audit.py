@@ -49,7 +49,7 @@ def register(commands: Commands) -> None:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    """Raises RigupError for an unknown host or step, and where there are no checks in this directory."""
+    """Run `rigup audit`. Raises RigupError for an unknown host or step, and if this directory has no checks."""
     argv = [sys.executable, "-m", "pytest", "--quiet", "--no-header", "-p", "no:cacheprovider"]
     argv += map(str, _files(options.step or ()))
     if options.hosts:

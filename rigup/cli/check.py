@@ -31,7 +31,7 @@ def register(commands: Commands) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    """Raises InputError with all mistakes."""
+    """Run `rigup check`. Raises InputError with all mistakes."""
     catalog = default_catalog()
     names = options.names or list(catalog.recipes)
     findings = check_catalog(catalog, names, Hardware(options.gpus, options.vram, options.driver))

@@ -26,7 +26,7 @@ def register(commands: Commands) -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> int:
-    """Raises RigupError where the log cannot be read."""
+    """Run `rigup diagnose`. Raises RigupError if the log cannot be read."""
     try:
         log = options.log.read_bytes() if options.log else sys.stdin.buffer.read()
     except OSError as error:

@@ -33,7 +33,7 @@ def register(commands: Commands) -> None:
 
 
 def _key(options: argparse.Namespace) -> int:
-    """Raises RigupError where there is no key."""
+    """Run `rigup key`. Raises RigupError if there is no key."""
     target = find_target(read_inventory(options), options.target)
     key = _read(target.host, _endpoint_of(target))
     print(f"Authorization: Bearer {key}" if options.header else key)
@@ -43,7 +43,7 @@ def _key(options: argparse.Namespace) -> int:
 
 
 def _endpoint_of(target: Target) -> str:
-    """Return the endpoint's name. Raises RigupError where none is named and the host has several, or it has no key."""
+    """Return the endpoint's name. Raises RigupError if none is named and the host has several, or it has no key."""
     host, endpoints = target.host, target.host.settings.endpoints
     if target.endpoint is None and len(endpoints) > 1:
         names = ", ".join(f"{host.name}/{name}" for name in endpoints)
@@ -59,7 +59,7 @@ def _endpoint_of(target: Target) -> str:
 
 
 def _read(host: Host, endpoint: str) -> str:
-    """Read the key of an endpoint from its host. Raises RigupError where there is none, or the host is unreachable."""
+    """Read the key of an endpoint from its host. Raises RigupError if there is none, or the host is unreachable."""
     path = key_file(endpoint)
     result = client.run(host, Command(f"cat -- {shlex.quote(path)}", sudo=host.sudo))
     # More lines are more keys.

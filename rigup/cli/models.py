@@ -56,7 +56,7 @@ def _stored(host: Host) -> list[Stored]:
 
 
 def _list(options: argparse.Namespace) -> int:
-    """Raises RigupError, after the list, for hosts that are unreachable."""
+    """List the checkpoints. Raises RigupError, after the list, for hosts that are unreachable."""
     hosts = read_inventory(options).hosts
 
     def one(host: Host) -> list[Stored] | RigupError:
@@ -93,7 +93,7 @@ def table(stored: dict[str, list[Stored]]) -> list[str]:
 def chosen(stored: Iterable[Stored], what: str, host: str) -> list[Stored]:
     """Return the entries that `REPO[@COMMIT]` names.
 
-    Raises RigupError where there is none, where there are several commits, and for what may be in use.
+    Raises RigupError if there is none, if there are several commits, and for what may be in use.
     """
     repo, _, commit = what.partition("@")
     present = list(stored)
@@ -138,7 +138,7 @@ def removal(store: str, stored: Stored) -> str:
 
 
 def _remove(options: argparse.Namespace) -> int:
-    """Raises RigupError where the checkpoint does not exist, may be in use, or cannot be removed."""
+    """Remove a checkpoint. Raises RigupError if it does not exist, may be in use, or cannot be removed."""
     host = find_host(read_inventory(options), options.host)
     found = chosen(_stored(host), options.what, host.name)
     total = sum(each.bytes for each in found)

@@ -63,7 +63,7 @@ def register(commands: Commands) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    """Raises RigupError for an unknown host, and outside a directory with a deploy."""
+    """Run `rigup plan`. Raises RigupError for an unknown host, and outside a directory with a deploy."""
     if not (Path(DEPLOY).is_file() and Path(INVENTORY).is_file()):
         raise RigupError(f"{Path.cwd()} has no {DEPLOY} and {INVENTORY}", "change to the directory that has them")
     inventory = read_inventory(options) if options.hosts else None
@@ -77,7 +77,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _dry_run(hosts: Sequence[str], inventory: Path | None) -> Plan:
-    """Return the result of a dry run on these hosts, or on all where none are named."""
+    """Return the result of a dry run on these hosts, or on all if none are named."""
     argv = [sys.executable, "-m", "rigup.run.dry_run", INVENTORY, DEPLOY, "--dry"]
     argv += [word for host in hosts for word in ("--limit", host)]
     environment = {**os.environ, "PYINFRA_PROGRESS": "off"}
@@ -105,7 +105,7 @@ def _is_explained_by_hosts(plan: Plan) -> bool:
 
 
 def exit_code(plan: Plan) -> int:
-    """Return 0 for nothing to change, 2 for pending changes, 1 where the plan of a host is incomplete."""
+    """Return 0 for nothing to change, 2 for pending changes, 1 if the plan of a host is incomplete."""
     if plan["error"] is not None or any(host["result"] != "ok" for host in plan["hosts"].values()):
         return 1
     pending = any(entry["result"] != "nothing" for host in plan["hosts"].values() for entry in host["entries"])

@@ -32,7 +32,7 @@ def register(commands: Commands) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    """Raises RigupError where there is no such run."""
+    """Run `rigup report`. Raises RigupError if there is no such run."""
     known = runs(options.runs)
     if options.list:
         for run in known:

@@ -65,7 +65,7 @@ def register(commands: Commands) -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    """Raises RigupError for an unknown host or endpoint."""
+    """Run `rigup status`. Raises RigupError for an unknown host or endpoint."""
     targets = find_targets(read_inventory(options), options.targets)
     if not options.watch:
         status = look(targets)
@@ -85,7 +85,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def exit_code(status: Status) -> int:
-    """Return 0 where all endpoints serve, 2 where some do not, 1 where a host is unreachable."""
+    """Return 0 if all endpoints serve, 2 if some do not, 1 if a host is unreachable."""
     hosts = status["hosts"].values()
     if any(host["error"] for host in hosts):
         return 1

@@ -34,7 +34,7 @@ def register(commands: Commands) -> None:
 
 
 def _update(options: argparse.Namespace) -> int:
-    """Raises RigupError for an unknown entry, and where something cannot be resolved."""
+    """Run `rigup update`. Raises RigupError for an unknown entry, and if something cannot be resolved."""
     subject = _lock.read(options)
     lock = resolve.resolve(subject.wants, subject.catalog, subject.lock.without(options.what))
     changes = _lock.changes(subject.lock, lock)

@@ -57,7 +57,7 @@ class Connection(BaseModel):
     )
     key: str | None = Field(None, description="Private key file; without it, ssh's usual keys and agent.")
     known_hosts: str | None = Field(None, description="known_hosts file; without it, `~/.ssh/known_hosts`.")
-    sudo: Bool | None = Field(None, description="Use sudo, without a password; by default, if `user` is not root.")
+    sudo: Bool | None = Field(None, description="Use sudo, without a password; by default, unless `user` is root.")
 
 
 class Settings(BaseModel):

@@ -78,32 +78,32 @@ def repositories(distro: str, settings: Settings) -> dict[str, Repository]:
             # The same file name on all distributions, but Debian 13 has a different key: do not share the path.
             key_url=f"{cuda}/cuda-keyring_1.1-1_all.deb",
             key_path="/usr/share/keyrings/cuda-archive-keyring.gpg",
-            source_path=f"/etc/apt/sources.list.d/cuda-{distro}-x86_64.list",
+            source_path=f"{SOURCES}cuda-{distro}-x86_64.list",
             source_text=f"deb [signed-by=/usr/share/keyrings/cuda-archive-keyring.gpg] {cuda}/ /\n",
-            stale=("/etc/apt/sources.list.d/cuda.list", "/etc/apt/sources.list.d/cuda-repo.list"),
+            stale=(f"{SOURCES}cuda.list", f"{SOURCES}cuda-repo.list"),
         ),
         "docker": Repository(
             name="docker",
             index_url=f"{docker}/dists/{known.codename}/stable/binary-amd64/Packages.gz",
             key_url=f"{docker}/gpg",
             key_path="/etc/apt/keyrings/docker.asc",
-            source_path="/etc/apt/sources.list.d/docker.sources",
+            source_path=f"{SOURCES}docker.sources",
             source_text=(
                 f"Types: deb\nURIs: {docker}\nSuites: {known.codename}\nComponents: stable\n"
                 "Architectures: amd64\nSigned-By: /etc/apt/keyrings/docker.asc\n"
             ),
-            stale=("/etc/apt/sources.list.d/docker.list", "/etc/apt/sources.list.d/docker-ce.list"),
+            stale=(f"{SOURCES}docker.list", f"{SOURCES}docker-ce.list"),
         ),
         "toolkit": Repository(
             name="toolkit",
             index_url=f"{toolkit}/stable/deb/amd64/Packages.gz",
             key_url=f"{toolkit}/gpgkey",
             key_path=keyring.replace(".gpg", ".asc"),
-            source_path="/etc/apt/sources.list.d/nvidia-container-toolkit.list",
+            source_path=f"{SOURCES}nvidia-container-toolkit.list",
             source_text=f"deb [signed-by={keyring.replace('.gpg', '.asc')}] {toolkit}/stable/deb/amd64 /\n",
             stale=(
-                "/etc/apt/sources.list.d/libnvidia-container.list",
-                "/etc/apt/sources.list.d/nvidia-docker.list",
+                f"{SOURCES}libnvidia-container.list",
+                f"{SOURCES}nvidia-docker.list",
             ),
         ),
     }

@@ -15,7 +15,7 @@ def parse_image_digests(lines: list[str]) -> set[str]:
 
 
 class ImageDigests(FactBase[set[str]]):
-    """References by digest of all images on the host; empty where Docker is missing or down."""
+    """References by digest of all images on the host; empty if Docker is missing or down."""
 
     @staticmethod
     def default() -> set[str]:

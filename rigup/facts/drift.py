@@ -35,7 +35,7 @@ class DailyAuditValue(Value):
 
 
 def parse_daily_audit(lines: list[str]) -> DailyAuditValue:
-    """Parse the JSON of the result; an empty value where it is missing or damaged."""
+    """Parse the JSON of the result; an empty value if it is missing or damaged."""
     try:
         record = json.loads("\n".join(lines))
         findings = tuple(f"{finding['check']}: {finding['found']}" for finding in record["findings"])

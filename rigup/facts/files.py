@@ -33,7 +33,7 @@ class FileState(Value):
 
 
 def parse_file_info(lines: list[str]) -> FileState | None:
-    """Parse `stat` and `sha256sum`; None where the path does not exist."""
+    """Parse `stat` and `sha256sum`; None if the path does not exist."""
     if not lines:
         return None
     kind, mode, user, group = lines[0].split("|")
@@ -76,7 +76,7 @@ class FileInfo(FactBase[FileState | None]):
 
 
 class FileText(FactBase[str | None]):
-    """The text of the file `path` with each line ended, or None where there is no file. For small text files."""
+    """The text of the file `path` with each line ended, or None if there is no file. For small text files."""
 
     @staticmethod
     def default() -> None:
@@ -92,7 +92,7 @@ class FileText(FactBase[str | None]):
 
 
 class Tree(FactBase[dict[str, FileState]]):
-    """Everything below the directory `path`, by path relative to it; nothing where there is no directory."""
+    """Everything below the directory `path`, by path relative to it; nothing if there is no directory."""
 
     @staticmethod
     def default() -> dict[str, FileState]:

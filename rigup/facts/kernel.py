@@ -56,7 +56,7 @@ class ModuleParametersValue(Value):
     parameters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def in_effect(self, module: str, parameter: str, expected: str | int) -> bool | None:
-        """Whether `expected` applies; None if the module is not loaded or does not show that parameter."""
+        """Return whether `expected` applies; None if the module is not loaded or does not show that parameter."""
         value = self.parameters.get(module, {}).get(parameter)
         return None if value is None else _plain(value) == _plain(str(expected))
 
@@ -153,7 +153,7 @@ def parse_boot_menu(lines: list[str]) -> list[list[str]]:
 
 
 class BootMenu(FactBase[list[list[str]]]):
-    """The kernel arguments of each entry of the GRUB menu; empty where there is no menu."""
+    """The kernel arguments of each entry of the GRUB menu; empty if there is no menu."""
 
     @staticmethod
     def default() -> list[list[str]]:

@@ -25,7 +25,7 @@ PART = "--- "
 
 
 class HostLedger(FactBase[Ledger]):
-    """The host's ledger; empty where nothing was deployed."""
+    """The host's ledger; empty if nothing was deployed."""
 
     @staticmethod
     def default() -> Ledger:

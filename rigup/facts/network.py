@@ -152,7 +152,7 @@ class HostProxies(FactBase[Proxies]):
 
 
 class HttpStatus(FactBase[int]):
-    """The HTTP status of `url` as seen from the host; 0 where nothing answers."""
+    """The HTTP status of `url` as seen from the host; 0 if nothing answers."""
 
     @staticmethod
     def default() -> int:

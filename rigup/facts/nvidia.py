@@ -32,7 +32,7 @@ SMI_VERSION = re.compile(r"NVIDIA-SMI version\s*: (\S+)")
 class DriverStateValue(Value):
     """Versions such as `595.71.05`.
 
-    `loaded` and `userspace` are None where there is none; `on_disk` has the version that each kernel would load.
+    `loaded` and `userspace` are None if there is none; `on_disk` has the version that each kernel would load.
     `open_module` says whether the open flavor is loaded, which Blackwell needs.
     """
 
@@ -145,7 +145,7 @@ class CdiDevices(FactBase[list[str]]):
 
 @dataclass(frozen=True)
 class GpuUseValue(Value):
-    """Memory of one GPU in MiB, and its utilization in percent; None where the card does not report it."""
+    """Memory of one GPU in MiB, and its utilization in percent; None if the card does not report it."""
 
     index: int
     used: int

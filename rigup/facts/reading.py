@@ -52,7 +52,7 @@ def reading(process: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 def read_object(text: str) -> dict[str, Any]:
-    """Parse a JSON object; an empty one where the file is missing or damaged, so that it is written again."""
+    """Parse a JSON object; an empty one if the file is missing or damaged, so that it is written again."""
     try:
         found = json.loads(text)
     except ValueError:

@@ -32,7 +32,7 @@ class ModelStampValue(Value):
     """The stamp next to a checkpoint (`repo`, `revision`, `files`, `bytes`), and the files that are present now.
 
     `newest` is when a file was last written, in nanoseconds; `machine` and `present_machine` are machine IDs.
-    `arriving_bytes` is the size of an unfinished download. `revision` is empty where there is no stamp.
+    `arriving_bytes` is the size of an unfinished download. `revision` is empty if there is no stamp.
     """
 
     repo: str = ""
@@ -70,7 +70,7 @@ class VerificationValue(Value):
         return bool(self.record.get("passed") and self.invocation and invocation == self.invocation)
 
     def holds(self, digest: str) -> bool:
-        """Whether they passed for this `digest` as well."""
+        """Return whether they passed for this `digest` as well."""
         return self.passed_since_start and self.record.get("digest") == digest
 
 

@@ -103,7 +103,7 @@ def _planned(plan: Mapping[str, Any]) -> set[tuple[str, str, str]]:
 
 
 class FileSizes(FactBase[Mapping[str, int] | None]):
-    """The bytes of each existing file of `names` in `directory`; None where there is no such directory."""
+    """The bytes of each existing file of `names` in `directory`; None if there is no such directory."""
 
     @staticmethod
     def default() -> None:

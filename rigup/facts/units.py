@@ -103,7 +103,7 @@ def parse_unit_state(lines: list[str]) -> UnitStateValue:
 
 
 def _seconds(timestamp: str) -> float | None:
-    """Convert `Mon 2026-11-23 19:09:11.123456 UTC` in seconds; None where there is no time."""
+    """Convert `Mon 2026-11-23 19:09:11.123456 UTC` to seconds; None if there is no time."""
     if not timestamp or timestamp == "n/a":
         return None
     _, date, time, _ = timestamp.split()
@@ -164,7 +164,7 @@ class ActiveUnits(FactBase[list[str]]):
 
 
 class ProcessCommand(FactBase[list[str]]):
-    """The command line with which the process `pid` was started; empty where there is none."""
+    """The command line with which the process `pid` was started; empty if there is none."""
 
     @staticmethod
     def default() -> list[str]:

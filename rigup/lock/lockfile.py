@@ -145,7 +145,7 @@ class Lock(Entry):
         )
 
     def without(self, words: Sequence[str]) -> Lock:
-        """Return this lock without the entries that `words` name: kinds (KINDS) or entries. Without words, all go.
+        """Return this lock without the entries that `words` name: kinds (KINDS) or entries. No words name all.
 
         A word that names a distribution or an apt package stands for the groups that have it. Raises RigupError for a
         word that names nothing.

@@ -1,4 +1,4 @@
-"""Running apt-get: one transaction at a time, waiting for locks, and removing nothing that was not named.
+"""Run apt-get: one transaction at a time, waiting for locks, and removing nothing that was not named.
 
 Each transaction runs as the unit `rigup-apt.service`, so that neither a broken connection nor a killed deploy stops
 dpkg halfway.
@@ -48,7 +48,7 @@ REMOVAL = re.compile(r"^(?:Remv|Purg) (\S+)")
 ADDITION = re.compile(r"^Inst (\S+) \((?!\[)")
 # A rebuild does not remove these: one may be the running kernel.
 KERNEL = re.compile(r"linux-(image|modules)-")
-# What apt and mirrors print where the package lists are older than the archive, or older than the key of the source,
+# What apt and mirrors print if the package lists are older than the archive, or older than the key of the source,
 # because a source without a key was replaced.
 OUTDATED = re.compile(
     r"404\s+Not Found|Unable to fetch some archives|File has unexpected size|Hash Sum mismatch|unauthenticated packages"
@@ -76,7 +76,7 @@ def run_in_unit(host: Host, argv: Sequence[str], what: str, timeout: float) -> N
 
 
 def run_apt_get(host: Host, arguments: Sequence[str], what: str, timeout: float) -> None:
-    """Run a transaction; where the archive has changed since the lists were fetched, update them and run it again."""
+    """Run a transaction; if the archive has changed since the lists were fetched, update them and run it again."""
     argv = [*APT_GET, *arguments]
     try:
         run_in_unit(host, argv, what, timeout)
@@ -89,7 +89,7 @@ def run_apt_get(host: Host, arguments: Sequence[str], what: str, timeout: float)
 
 
 def simulate(host: Host, arguments: Sequence[str]) -> Result:
-    """Return the result of `apt-get --simulate`. Raises OperationError where apt refuses."""
+    """Return the result of `apt-get --simulate`. Raises OperationError if apt refuses."""
     argv = (*APT_GET, "--simulate", *arguments)
     result = run(host, "LC_ALL=C.UTF-8", *(QuoteString(argument) for argument in argv))
     if not result.ok:
@@ -102,7 +102,7 @@ def simulate(host: Host, arguments: Sequence[str]) -> Result:
 def try_transaction(host: Host, arguments: Sequence[str], may_remove: Collection[str]) -> None:
     """Simulate a transaction and record in the ledger what it will add and remove.
 
-    Raises OperationError where apt refuses, or would remove a package that is not in `may_remove`.
+    Raises OperationError if apt refuses, or would remove a package that is not in `may_remove`.
     """
     lines = simulate(host, arguments).lines
     removals = parse_removals(lines)
@@ -129,7 +129,7 @@ def unavailable(packages: Mapping[str, str | None], offered: Mapping[str, Sequen
 def update_for(
     host: Host, packages: Mapping[str, str | None], timeout: float, optional: Collection[str] = ()
 ) -> list[str]:
-    """Update apt's lists where they do not offer all `packages`.
+    """Update apt's lists if they do not offer all `packages`.
 
     Returns those of `optional` that they still do not offer. Raises OperationError for any other such package.
     """

@@ -1,7 +1,7 @@
 """Running commands on a host while the deploy executes.
 
 An operation decides in its generator, from facts, and yields one `work(...)` command if something must be done. The
-work is Python that runs commands, reads their results and waits. Where it raises `OperationError`, the message is
+work is Python that runs commands, reads their results and waits. If it raises `OperationError`, the message is
 shown; any other exception would be shown by pyinfra as a traceback.
 """
 
@@ -62,9 +62,9 @@ class Result:
 
 
 def exclusive(directory: str, *bits: Any) -> StringCommand:
-    """A command that holds a lock on `directory`.
+    """Return a command that holds a lock on `directory`.
 
-    A command that a killed run started goes on; the next run waits for its end and does not run at the same time.
+    A command that a killed run started continues; the next run waits until it ends.
     """
     return StringCommand("flock", QuoteString(directory), *bits)
 
@@ -72,7 +72,7 @@ def exclusive(directory: str, *bits: Any) -> StringCommand:
 def run(host: Host, *bits: Any, stdin: str | None = None) -> Result:
     """Run one command with the connection arguments (sudo and so on) of the current operation.
 
-    Raises `ConnectionLost` where the connection breaks.
+    Raises `ConnectionLost` if the connection breaks.
     """
     arguments: dict[str, Any] = dict(host.current_op_global_arguments or {})
     arguments = {key: value for key, value in arguments.items() if key in CONNECTOR_ARGUMENT_KEYS}
@@ -104,7 +104,7 @@ def read_now(host: Host, kind: Callable[[], Fact[T]], *arguments: Any, **named: 
 
 
 def work(what: Callable[[Host], None], title: str) -> FunctionCommand:
-    """A command that calls `what` with the host. `-v` shows `title` for it."""
+    """Return a command that calls `what` with the host. `-v` shows `title` for it."""
 
     def act(state: State, host: Host) -> bool:
         try:
@@ -120,7 +120,7 @@ def work(what: Callable[[Host], None], title: str) -> FunctionCommand:
 
 
 def refusal(message: str) -> FunctionCommand:
-    """A command that fails with a message on this host; an exception in a generator would end the run on all hosts."""
+    """Return a command that fails with a message on this host; an exception in a generator would stop all hosts."""
 
     def refuse(host: Host) -> None:
         raise OperationError(message)
@@ -129,7 +129,7 @@ def refusal(message: str) -> FunctionCommand:
 
 
 def try_reconnect(host: Host) -> bool:
-    """Replace the broken connection by a new one. Returns False where the host does not answer yet."""
+    """Replace the broken connection by a new one. Returns False if the host does not answer yet."""
     try:
         host.disconnect()
         host.connect(show_errors=False)

@@ -1,4 +1,4 @@
-"""Writing to the host's ledger (see `rigup.ledger`), always before the change itself is made.
+"""Write to the host's ledger (see `rigup.ledger`), always before the change itself is made.
 
 With shell commands, without Python: the first lines are written before the host has Python.
 """
@@ -21,7 +21,7 @@ __all__ = ["note", "note_directory", "note_file", "note_keys", "record"]
 
 
 def record(host: Host, command: StringCommand) -> None:
-    """Run a command of this module. Raises OperationError where the ledger cannot be written."""
+    """Run a command of this module. Raises OperationError if the ledger cannot be written."""
     check(host, command, failing=f"could not write the ledger of {host.name}")
 
 

@@ -28,7 +28,7 @@ class RollingUpdate:
 
     @contextmanager
     def slot(self, host: Host, max_unavailable: int) -> Iterator[None]:
-        """Hold one of `max_unavailable` slots. Raises OperationError where another host failed in its own."""
+        """Hold one of `max_unavailable` slots. Raises OperationError if another host failed in its own."""
         if self._slots is None:
             self._slots = BoundedSemaphore(max_unavailable)
         if self._slots.locked():

@@ -1,4 +1,4 @@
-"""Watching systemd units from an operation, and running commands as units of their own.
+"""Watch systemd units from an operation, and run commands as units of their own.
 
 A command that takes longer than a moment (apt, a pull, a start) runs as a unit: it finishes even if the connection
 breaks or the deploy is killed, and the next deploy finds it and waits for it.
@@ -148,8 +148,8 @@ def run_as_unit(
     With `follow` all lines of its log are shown instead. `restart` is systemd's setting of that name.
 
     The environment is /etc/environment (where hosts configure their proxies) and `env`, which must not hold a secret.
-    Raises `UnitFailed`, with the end of its log, where it fails or does not end within `limit_s`, and another
-    `OperationError` where it was interrupted.
+    Raises `UnitFailed`, with the end of its log, if it fails or does not end within `limit_s`, and another
+    `OperationError` if it was interrupted.
     """
     check(
         host,

@@ -1,4 +1,4 @@
-"""Waiting for something on a host, with a line of progress now and then."""
+"""Wait for something on a host, with a line of progress now and then."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def say(host: Host, message: str) -> None:
 
 
 def pause(seconds: float) -> None:
-    """Sleep. pyinfra's command line patches `sleep` so that the work on other hosts goes on."""
+    """Sleep. pyinfra's command line patches `sleep` so that the work on other hosts continues."""
     time.sleep(seconds)
 
 
@@ -45,7 +45,7 @@ class Clock:
         return self.elapsed_s >= self.limit_s
 
     def is_due(self) -> bool:
-        """Whether a line of progress is due; if so, the next one is due REPORT_EVERY_S from now."""
+        """Return whether a line of progress is due; if so, the next one is due REPORT_EVERY_S from now."""
         now = time.monotonic()
         if now - self._reported < REPORT_EVERY_S:
             return False

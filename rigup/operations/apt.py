@@ -47,14 +47,14 @@ def install(
 
     + packages: `{name: version}`, upgraded or downgraded to that version; None for any installed version, or apt's
     choice
-    + instead_of: packages to remove in the same transaction, where they are installed
+    + instead_of: packages to remove in the same transaction, if they are installed
     + or_else: for packages that the sources may no longer offer, those to install instead, at apt's choice
     + recommends: whether to install recommended packages too
     + timeout: seconds until it must be done
     + max_unavailable: for packages whose upgrade interrupts serving, on how many hosts of a run at a time; else 0
     + ready_timeout: seconds until everything that served must serve again
 
-    apt's lists are updated where they do not offer the packages, or are older than the archive.
+    apt's lists are updated if they do not offer the packages, or are older than the archive.
     """
     installed: dict[str, str] = host.get_fact(InstalledVersions, names=sorted({*packages, *instead_of}))
     if not missing(packages, installed) and not installed.keys() & {*instead_of}:

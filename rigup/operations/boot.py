@@ -25,7 +25,7 @@ INITRD = f"{BOOT}/initrd.img-"
 
 
 def _foreseen(written: OperationMeta) -> bool:
-    """Whether the source is going to be written, while the deploy is being prepared."""
+    """Return whether the source is going to be written, while the deploy is being prepared."""
     return not written.is_complete() and written.will_change
 
 

@@ -39,7 +39,7 @@ def daemon_config(
     + max_unavailable: on how many hosts of a run at a time Docker may be restarted while endpoints serve
     + ready_timeout: seconds until everything that served must serve again
 
-    Docker is restarted only where it runs with older content of the file. If it does not start, the previous file is
+    Docker is restarted only if it runs with older content of the file. If it does not start, the previous file is
     restored, Docker is started with that, and the operation fails.
     """
     try:
@@ -125,7 +125,7 @@ def image(reference: str, tag: str, timeout: float = 7200) -> Commands:
             try:
                 run_as_unit(host, unit, argv, what=f"the pull of {tag}", limit_s=timeout)
             except UnitFailed as error:
-                # Where a mirror lacks the digest, Docker asks the public registry and reports only that.
+                # If a mirror lacks the digest, Docker asks the public registry and reports only that.
                 hint = f"If the registry no longer has {reference}, `rigup update` resolves {tag} again."
                 raise OperationError(f"{error}\n{hint}") from error
         if not _is_pulled(host, reference):
@@ -142,7 +142,7 @@ def _is_pulled(host: Host, reference: str) -> bool:
 def cdi(gpus: int, uuids: Sequence[str] = (), timeout: float = 120) -> Commands:
     """Make the container device list (`nvidia-ctk cdi list`) include all `gpus` of the host, and these `uuids`.
 
-    The list is on a tmpfs. NVIDIA's own unit writes it at boot, and is restarted where it ran too early, or where the
+    The list is on a tmpfs. NVIDIA's own unit writes it at boot, and is restarted if it ran too early, or if the
     toolkit was installed since.
     """
     listed: list[str] = host.get_fact(CdiDevices)

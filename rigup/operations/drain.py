@@ -1,4 +1,4 @@
-"""Draining endpoints before they are stopped: refuse new requests, and wait for the running ones."""
+"""Drain endpoints before they are stopped: refuse new requests, and wait for the running ones."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _wait_for_requests(host: Host, endpoints: Mapping[str, str], limit: int) -> 
 
 
 def _requests(host: Host, url: str) -> int | None:
-    """Return how many requests run or wait: 0 where nothing answers, None where the answer does not say.
+    """Return how many requests run or wait: 0 if nothing answers, None if the answer does not say.
 
     An endpoint that is too busy to answer in time (curl's status 28) counts as one.
     """
@@ -88,6 +88,6 @@ _GAUGE = re.compile(
 
 
 def running_requests(lines: Iterable[str]) -> int | None:
-    """Return how many requests run or wait, from the text of the metrics; None where it does not say."""
+    """Return how many requests run or wait, from the text of the metrics; None if it does not say."""
     counts = [float(match[1]) for line in lines if (match := _GAUGE.match(line))]
     return round(sum(counts)) if counts else None

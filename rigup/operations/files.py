@@ -38,7 +38,7 @@ __all__ = ["Rewrite", "absent", "download", "install", "merged_file", "place", "
 class Rewrite:
     """A file that an operation is about to write: its present state (None: it does not exist) and its new content.
 
-    `after` is None for a secret file. `before` is the present text, where the operation has read it anyway.
+    `after` is None for a secret file. `before` is the present text, if the operation has read it anyway.
     """
 
     dest: str
@@ -190,7 +190,7 @@ def merged_file(dest: str, values: Mapping[str, Any]) -> Merged | None:
 
     Objects are merged key by key, missing list entries are put in front, and all other values replace the present
     ones. Keys of an earlier deploy (see the ledger) that `values` no longer has are removed.
-    Raises OperationError where the file cannot be merged into.
+    Raises OperationError if the file cannot be merged into.
     """
     there: FileState | None = host.get_fact(FileInfo, path=dest)
     if problem := _occupied(dest, there):

@@ -1,4 +1,4 @@
-"""The host programs: installed as one directory, and put to use by replacing one link.
+"""Install the host programs as one directory, and put them to use by replacing one link.
 
 Each version is a directory named for a digest of its content, and `current` is a link to one of them. A
 program resolves the link once, at its start, and imports everything from that directory, so no process mixes two

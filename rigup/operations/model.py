@@ -1,4 +1,4 @@
-"""Checkpoints: starting their downloads, and waiting for them only where they are needed.
+"""Start the downloads of checkpoints, and wait for them only where they are needed.
 
 The unit `model-fetch@ID.service` runs `rigup-host fetch` with its request in `/etc/rigup/models`. It does not depend on
 the deploy or its connection, continues after a reboot, and is disabled once the checkpoint is verified.
@@ -121,7 +121,7 @@ def wait(checkpoint: CheckpointPlan, timeout: float = 86400) -> Commands:
 
     + timeout: seconds until it must be complete
 
-    Fails with the unit's last lines where the download gives up.
+    Fails with the unit's last lines if the download gives up.
     """
     stamp: ModelStampValue = host.get_fact(ModelStamp, path=checkpoint.path)
     state: UnitStateValue = host.get_fact(UnitState, unit=fetch_unit(checkpoint.instance))
@@ -139,7 +139,7 @@ def wait(checkpoint: CheckpointPlan, timeout: float = 86400) -> Commands:
 
 
 def is_done(stamp: ModelStampValue, checkpoint: CheckpointPlan) -> bool:
-    """Whether the stamp says that this checkpoint is complete and verified."""
+    """Return whether the stamp says that this checkpoint is complete and verified."""
     return stamp.complete and (stamp.repo, stamp.revision) == (checkpoint.repo, checkpoint.revision)
 
 

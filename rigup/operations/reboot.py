@@ -1,8 +1,9 @@
-"""A reboot where the host's state requires one, verified by the boot ID, and never twice for the same reasons."""
+"""A reboot if the host's state requires one, verified by the boot ID, and never twice for the same reasons."""
 
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Mapping, Sequence
 
 from pyinfra.api.command import QuoteString
@@ -27,7 +28,7 @@ from rigup.operations._host import Commands, check, read_now, run, try_reconnect
 from rigup.operations._wait import Clock, pause, say, wait_until
 from rigup.operations.files import place
 from rigup.operations.systemd import SERVING
-from rigup.paths import STATE
+from rigup.paths import GRUB_CONFIG, STATE
 from rigup.text import duration
 
 __all__ = ["obstacles", "reasons", "reboot_and_wait", "when_needed"]
@@ -46,7 +47,7 @@ def reasons(
     modprobe_options: Mapping[str, Mapping[str, str | int]] | None = None,
     leaving: Sequence[str] = (),
 ) -> list[str]:
-    """Return why the host must be rebooted to run what is installed. `leaving` are arguments to get rid of."""
+    """Return why the host must be rebooted to run what is installed. `leaving` are arguments that must go."""
     found = newer_kernel(kernel)
     if missing := [argument for argument in kernel_args if argument not in kernel.arguments]:
         found.append(f"the kernel was booted without {' '.join(missing)}")
@@ -77,14 +78,15 @@ def obstacles(
 ) -> list[str]:
     """Return why a reboot would fail, break the GPUs or change nothing: what must be fixed first.
 
-    `menu` has the arguments of each entry of the GRUB menu; it is empty where they are unknown.
+    `menu` has the arguments of each entry of the GRUB menu; it is empty if they are unknown.
     """
     found = []
     lost = [argument for argument in kernel_args if not any(argument in entry for entry in menu)] if menu else []
     if missing := [argument for argument in lost if argument not in kernel.arguments]:
         found.append(
             f"the GRUB menu, /boot/grub/grub.cfg, has no entry with {' '.join(missing)}: another file in "
-            "/etc/default/grub.d overrides 60-rigup.cfg, or another program than `update-grub` writes the menu"
+            f"{posixpath.dirname(GRUB_CONFIG)} overrides {posixpath.basename(GRUB_CONFIG)}, or another program than "
+            "`update-grub` writes the menu"
         )
     if kernel.newest not in driver.on_disk:
         found.append(

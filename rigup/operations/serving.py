@@ -1,6 +1,6 @@
 """Endpoints switched to the generation of their plan by `rigup-host switch`, which also rolls back.
 
-The switch is a unit of its own: once started it finishes, even if the deploy or its connection does not last.
+The switch is a unit of its own: once started it finishes, even if the deploy is killed or its connection breaks.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def arguments_checked(endpoint: EndpointPlan) -> Commands:
     """Check the endpoint's arguments with the engine's own parser, before another generation is stopped for it.
 
     The parser runs in a throwaway container of the image, or in the engine's virtual environment. Arguments that it
-    refuses fail the operation, with the engine's message; where it cannot be found, nothing fails. A host that serves
-    nothing yet and has the checkpoint needs no check: the engine itself says the same at once.
+    refuses fail the operation, with the engine's message; if the parser cannot be found, nothing fails. A host that
+    serves nothing yet and has the checkpoint needs no check: its engine reports errors at its start.
     """
     found: EndpointsValue = host.get_fact(Endpoints)
     key = (endpoint.name, endpoint.generation)
@@ -169,7 +169,7 @@ def _todo(endpoint: EndpointPlan) -> Todo | None:
 
 
 def _todo_now(host: Host, endpoint: EndpointPlan) -> Todo | None:
-    """The same, read again: the switch of an earlier deploy may have ended since."""
+    """Return the same, read again: the switch of an earlier deploy may have ended since."""
     state = show(host, endpoint.unit, inputs_of(endpoint))
     running = read_now(host, ProcessCommand, state.main_pid) if state.main_pid else []
     return todo_of(endpoint, state, running, read_now(host, FileInfo, endpoint.unit_file))

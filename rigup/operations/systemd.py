@@ -1,10 +1,10 @@
-"""Units brought to the desired state with at most one start or restart.
+"""Bring units to their desired state with at most one start or restart.
 
 Whether a running unit must be restarted depends on its state, not on what this deploy has changed: if a deploy is
 killed between writing a file and the restart, the next one finishes it. A unit runs with old input if
 
 - one of its input files was written after its main process started, or
-- its main process has another command line than the expected one. Where none is given, a unit file that systemd has
+- its main process has another command line than the expected one. If none is given, a unit file that systemd has
   not reloaded (`NeedDaemonReload`) counts instead; with one, changes of the unit's other lines restart nothing.
 """
 
@@ -37,7 +37,7 @@ ENABLED = ("enabled", "static", "generated", "alias", "indirect")
 
 
 def changed(meta: OperationMeta) -> bool:
-    """Whether an operation has changed something; or, while the deploy is being prepared, whether it will."""
+    """Return whether an operation has changed something; or, while the deploy is being prepared, whether it will."""
     return meta.did_change() if meta.is_complete() else meta.will_change
 
 

@@ -1,4 +1,4 @@
-"""Verification on the host: what was checked there and works, for as long as the units it depends on do not restart."""
+"""Verification on the host. It is valid until one of the units that it depends on restarts."""
 
 from __future__ import annotations
 

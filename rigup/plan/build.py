@@ -131,7 +131,7 @@ def _program(recipe: Recipe, venv: VenvPlan) -> tuple[str, ...]:
 
 
 def _bare_env(name: str, endpoint: Endpoint, settings: Settings, venv: VenvPlan) -> dict[str, str]:
-    """The variables that an image would set: where programs and compiled kernels are, and which GPUs to use."""
+    """Return the variables that an image would set: where programs and compiled kernels are, and which GPUs to use."""
     cuda = {"CUDA_HOME": CUDA} if settings.cuda_toolkit else {}
     path = [f"{venv.path}/bin", *(f"{home}/bin" for home in cuda.values()), SYSTEM_PATH]
     # CUDA orders GPUs by speed by default; the numbers in the inventory are those of nvidia-smi.

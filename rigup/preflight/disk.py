@@ -23,7 +23,7 @@ SYSTEM_BYTES = 4 * GIB
 CUDA_BYTES = 10 * GIB
 # torch, its CUDA libraries, the kernels of an engine that runs without a container, and their downloads.
 VENV_BYTES = 24 * GIB
-# What the download leaves free where the store shares the disk with the system.
+# What the download leaves free if the store shares the disk with the system.
 MARGIN = 2 * GIB
 
 
@@ -90,7 +90,7 @@ def own_disk(host: HostCheck) -> None:
 
 
 def _must_mount_own_disk(host: HostCheck) -> bool:
-    """Whether the store's own disk is not mounted yet."""
+    """Return whether the store's own disk is not mounted yet."""
     disk = host.facts.disk.disks.get(host.settings.model_store)
     return bool(host.settings.model_disk) and disk is not None and disk.mount != host.settings.model_store
 
@@ -117,9 +117,9 @@ def source(host: HostCheck) -> None:
 
 
 def has_all_files(directories: Sequence[Mapping[str, int] | None], listing: Mapping[str, str]) -> bool:
-    """Whether every published file is in one of the directories, with its size; the download verifies the content.
+    """Return whether every published file is in one of the directories with its size; the download verifies content.
 
-    `directories` map file names to sizes in bytes, or are None where there is no directory. `listing` has
+    `directories` map file names to sizes in bytes, or are None if there is no directory. `listing` has
     `SIZE DIGEST` by file name.
     """
     sizes = [(path, int(entry.partition(" ")[0])) for path, entry in listing.items()]

@@ -131,7 +131,7 @@ def _needed_settings(host: HostCheck) -> set[str]:
 
 
 def _blocks(listener: Listener, addresses: Sequence[str], port: int) -> bool:
-    """Whether that socket prevents others from listening on one of the addresses."""
+    """Return whether that socket prevents others from listening on one of the addresses."""
     wildcards = ("0.0.0.0", "::", "::ffff:0.0.0.0") if addresses else ()
     mapped = (f"::ffff:{address}" for address in addresses)
     return listener.port == port and listener.address in (*wildcards, *addresses, *mapped)

@@ -147,7 +147,7 @@ class SoftwareFacts:
 
     `installed` maps apt packages to versions, `apt_sources` each source file to its repository addresses. `images` are
     Docker's image references by digest, `venvs` the paths of complete virtual environments. `has_client` says whether
-    the verification client is installed. `daemon_json` and `containerd_toml` are the texts of these files, None where
+    the verification client is installed. `daemon_json` and `containerd_toml` are the texts of these files, None if
     there is no file. `foreign` are the paths of `software.FOREIGN` that exist.
     """
 
@@ -190,7 +190,7 @@ class HostFacts:
 class HostCheck:
     """One host under check: its plan, settings, facts and lock, and the problems found so far.
 
-    `distro` is NVIDIA's name for the distribution, None where it is not supported.
+    `distro` is NVIDIA's name for the distribution, None if it is not supported.
     """
 
     def __init__(self, plan: Plan, settings: Settings, facts: HostFacts, lock: Lock):
@@ -206,7 +206,7 @@ class HostCheck:
         self.problems.append(Problem(self.plan.host, check, found, remedy))
 
     def lacks_packages(self, *groups: str) -> bool:
-        """Whether any package of these groups is not installed at the lock's version."""
+        """Return whether any package of these groups is not installed at the lock's version."""
         locked, installed = self.lock.packages.get(self.distro or "", {}), self.facts.software.installed
         return any(
             group not in locked or any(installed.get(name) != version for name, version in locked[group].items())

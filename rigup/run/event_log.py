@@ -49,7 +49,7 @@ class EventLog:
             return
 
     def write_report(self, report: Any) -> Path | None:
-        """Write ``report.json`` into the run's directory. Returns its path, or None where there is no directory."""
+        """Write ``report.json`` into the run's directory. Returns its path, or None if there is no directory."""
         if self.folder is None:
             return None
         path = self.folder / "report.json"

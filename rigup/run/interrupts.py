@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def watch(state: State, note: Callable[[signal.Signals], None] | None = None) -> None:
     """Replace the signal handlers of pyinfra's command line; a second signal ends the process immediately.
 
-    `note` is called first. The last call wins. Does nothing where pyinfra is used as a library.
+    `note` is called first. The last call wins. Does nothing if pyinfra is used as a library.
     """
     if not pyinfra.is_cli:
         return

@@ -1,4 +1,4 @@
-"""Record what a run does, as it happens, and print at the end how it went.
+"""Record what a run does, as it happens, and print a summary at the end.
 
 ``inventory/lab.py`` calls ``prepare()``, so that a run that ends before its deploy file is read is reported too.
 ``deploy.py`` calls ``start_recording()`` first, and ``record_plan(plan)`` once a host's plan is known. From then on,
@@ -63,7 +63,7 @@ def prepare() -> None:
 def start_recording(then: str = "") -> None:
     """Start to record this run, unless it is a dry run. Called once per host, as deploy files are; the first call wins.
 
-    `then` is what to do after a successful run, where that differs from what to do after a deploy.
+    `then` is what to do after a successful run, if that differs from what to do after a deploy.
     """
     global _recorder
     # click's context is not known in the greenlets that run deploy files.
@@ -208,7 +208,7 @@ class Recorder(BaseStateCallback):
         self._is_closed = True
         self._note_results()
         if not self._is_interrupted:
-            # Where a fact cannot be read, pyinfra ends in the middle of an operation.
+            # If a fact cannot be read, pyinfra ends in the middle of an operation.
             for (host, op_hash), began in self._open.items():
                 details = {"seconds": round(time.monotonic() - began, 3), "error": self._output.of(host)}
                 self._log.add("operation", host=host, **self._names(op_hash), result="failed", **details)

@@ -10,8 +10,8 @@ Every event has ``at`` (ISO 8601, UTC) and ``event``, which is one of:
 - ``plan``: ``host``, ``ssh`` (the command that logs in), ``sudo``, ``endpoints``
 - ``unreachable``: ``host``, ``error``
 - ``start`` and ``operation``: ``host``, ``step``, ``operation``; the latter also ``result`` (changed, unchanged,
-  failed, ignored), ``seconds`` and, where it failed, ``error``; a switch of what serves has ``downtime_s``, the seconds
-  without an answer, where something was stopped
+  failed, ignored), ``seconds`` and, if it failed, ``error``; a switch of what serves has ``downtime_s``, the seconds
+  without an answer, if something was stopped
 - ``error``: ``error``, what ended the run for all hosts
 - ``interrupted``: ``signal``
 - ``end``: ``seconds``
@@ -42,7 +42,7 @@ Report = dict[str, Any]
 def build(events: Iterable[Event]) -> Report:
     """Build the report of a run from its events, complete or not.
 
-    ``result`` is ``ok``, ``failed``, ``interrupted``, or ``unfinished`` where the run has not ended or was killed.
+    ``result`` is ``ok``, ``failed``, ``interrupted``, or ``unfinished`` if the run has not ended or was killed.
     """
     report: Report = {
         "started": None, "then": DEPLOYED, "ended": None, "seconds": None, "result": "unfinished",

@@ -1,4 +1,4 @@
-"""The report of a run as text: how each host fared, what took long, what failed, what to do next."""
+"""The report of a run as text: the result of each host, what took long, what failed, what to do next."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def headline(report: Report) -> str:
 
 
 def _host_lines(name: str, host: Mapping[str, Any], is_complete: bool) -> list[str]:
-    """Return how a host fared, with its endpoints where its deploy is complete."""
+    """Return the result of a host, with its endpoints if its deploy is complete."""
     if host["result"] == "unreachable":
         return [f"  {name}: unreachable: {host['error']}"]
     counts = ", ".join(f"{host[result]} {result}" for result in RESULTS if host[result] or result == "changed")
@@ -161,7 +161,7 @@ def _seconds(seconds: float) -> str:
 
 
 def _critical_path(report: Report) -> list[str]:
-    """Say whether the downloads or the other steps decided how long the run took."""
+    """Return lines on whether the downloads or the other steps decided how long the run took."""
     lines = []
     for download in report["downloads"]:
         if download["waited"] is None:

@@ -59,19 +59,19 @@ sub launch {
     }
     close($_) for ($out_end, $err_end, $in_end);
     if (defined($job->{stdin})) {
-        # A sudo that wants a password is gone before it has read this.
+        # A sudo that needs a password exits before it has read this.
         local $SIG{PIPE} = 'IGNORE';
         syswrite($in, $job->{stdin});
     }
     close($in);
-    # The one that relays has no limit of its own: each of its commands has.
+    # The relaying program has no limit of its own: each of its commands has one.
     $job->{deadline} = defined($job->{stdin}) ? undef : time() + $limit + 1;
     $job->{open} = {out => $out, err => $err};
     $job->{got}  = {out => '', err => ''};
     $running{$pid} = $job;
 }
 
-# Waits until something is to be read or a deadline has passed, and deals with it.
+# Waits for output or a deadline, and handles it.
 sub listen_once {
     my ($set, $wait) = ('', undef);
     for my $job (values(%running)) {
@@ -126,7 +126,7 @@ sub finish {
     else { emit("$mark $job->{index} $status 0 0\n") }
 }
 
-# Whole frames of the relaying program, as they come: between two of them there is room for those of this one.
+# Passes on complete frames of the relaying program as they arrive; frames of this program may go between them.
 sub pass_on {
     my ($job) = @_;
     while ($job->{got}{out} =~ /\A\Q$mark\E \S+ \S+ (\d+) (\d+)\n/) {

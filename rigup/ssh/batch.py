@@ -46,7 +46,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Result:
-    """A command's exit code (128 + signal number where a signal ended it) and its two streams."""
+    """A command's exit code (128 + signal number if a signal ended it) and its two streams."""
 
     code: int
     stdout: bytes
@@ -108,7 +108,7 @@ def send(transport: paramiko.Transport, commands: Sequence[Command], total_s: fl
     """Send all of `commands` in one round trip. Returns a function that waits for the results.
 
     Never raises for what a host does or lacks: a command without a result (no perl, sudo asks for a password, the
-    connection broke, the time was up) is missing from the batch, and is to be run on its own.
+    connection broke, the time was up) is missing from the batch, and must be run on its own.
     """
     if not commands:
         return Batch

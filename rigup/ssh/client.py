@@ -30,7 +30,7 @@ class Unreachable(RigupError):
 
 
 class Client:
-    """A connection to a host. Raises Unreachable where it cannot be made, and where it breaks later."""
+    """A connection to a host. Raises Unreachable if it cannot be made, and if it breaks later."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -47,7 +47,7 @@ class Client:
 
     @property
     def transport(self) -> paramiko.Transport:
-        """The open transport. Raises Unreachable where the connection was closed."""
+        """The open transport. Raises Unreachable if the connection was closed."""
         transport = self._ssh.get_transport()
         if transport is None:
             raise Unreachable(self._host, "the connection was closed")
@@ -61,7 +61,7 @@ class Client:
             raise Unreachable(self._host, f"the connection broke: {reason(error)}") from error
 
     def run_all(self, commands: Iterable[Command]) -> dict[Command, Result]:
-        """Run all commands, in one round trip where the host can. Raises Unreachable."""
+        """Run all commands, in one round trip if the host can. Raises Unreachable."""
         commands = list(commands)
         results = batch.run(self.transport, commands).results
         return results | {command: self.run(command) for command in commands if command not in results}

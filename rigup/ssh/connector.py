@@ -6,7 +6,7 @@ Three things differ from ``@ssh``; everything else, all ``ssh_*`` data included,
 - Facts come in one round trip. The commands of the last run's facts are stored per host (never their output), sent
   together when the host is connected, and facts are answered from the results until the first change, upload or command
   that is not a fact. After that every fact is read live.
-- A lost connection is made again, once per command. A command that may have run is not run twice, unless it is a fact.
+- A lost connection is reestablished once per command. A command that may have run is not repeated unless it is a fact.
 
 ``RIGUP_STATS=1`` prints the remote executions per host at the end; ``RIGUP_PREFETCH=off`` reads every fact live;
 ``RIGUP_CACHE`` is the directory of the stored commands (default ``.rigup/facts``).
@@ -63,7 +63,7 @@ _in_fact: ContextVar[bool] = ContextVar("in_fact", default=False)
 
 
 class ConnectionLostError(paramiko.SSHException):
-    """The connection broke under a command that may have run, or could not be made again.
+    """The connection broke while a command ran, which may have succeeded, or could not be reestablished.
 
     An SSHException, because pyinfra takes that as a failure of one host alone.
     """
@@ -82,7 +82,7 @@ class RigConnector(SSHConnector):
 
     @staticmethod
     def make_names_data(name: str) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
-        """``@rig/NAME`` is the host NAME, in data and in reports."""
+        """Resolve ``@rig/NAME`` to the host NAME, in data and in reports."""
         yield name, {"ssh_hostname": name}, []
 
     # Connection
@@ -134,7 +134,7 @@ class RigConnector(SSHConnector):
         return transport
 
     def _is_alive(self) -> bool:
-        """Return whether the connection works; where paramiko believes so, the host is asked."""
+        """Return whether the connection works; if paramiko believes so, the host is asked."""
         try:
             self._transport().open_session(timeout=OPEN_S).close()
         except paramiko.ChannelException:
@@ -164,7 +164,7 @@ class RigConnector(SSHConnector):
     def _exec_command(
         self, command: str, get_pty: bool = False
     ) -> tuple[ChannelStdinFile, ChannelFile, ChannelStderrFile]:
-        """Paramiko's ``exec_command`` in two parts: where the channel cannot be opened, nothing has been sent yet."""
+        """Paramiko's ``exec_command`` in two parts: if the channel cannot be opened, nothing has been sent yet."""
         try:
             channel = self._transport().open_session(timeout=OPEN_S)
         except paramiko.ChannelException:
@@ -182,9 +182,9 @@ class RigConnector(SSHConnector):
     def run_shell_command(
         self, command: StringCommand, print_output: bool = False, print_input: bool = False, **arguments: Any
     ) -> tuple[bool, CommandOutput]:
-        """Run a command, or return the result that was read ahead where it is a fact and nothing has changed.
+        """Run a command, or return the result that was read ahead if it is a fact and nothing has changed.
 
-        Raises ConnectionLostError where the connection broke under a command that may have run.
+        Raises ConnectionLostError if the connection broke while a command ran, which may have succeeded.
         """
         is_fact = _in_fact.get()
         if not is_fact:
@@ -210,7 +210,7 @@ class RigConnector(SSHConnector):
         )
 
     def _attempt(self, run: Callable[[], tuple[bool, CommandOutput]]) -> tuple[bool, CommandOutput] | str:
-        """Run it; return its result, or why the connection broke under it."""
+        """Run it; return its result, or why the connection broke."""
         try:
             self._channel = None
             # After a failed reconnection there is a client without a transport.
@@ -222,7 +222,7 @@ class RigConnector(SSHConnector):
             if self._is_alive():
                 raise
             return reason(error)
-        return "it broke under a command" if not succeeded and self._is_cut_off() else (succeeded, output)
+        return "it broke while the command ran" if not succeeded and self._is_cut_off() else (succeeded, output)
 
     def _is_cut_off(self) -> bool:
         """Return whether the last command failed because the connection broke: it has no exit code.
@@ -248,7 +248,7 @@ class RigConnector(SSHConnector):
         self.host.get_fact = watched  # type: ignore[method-assign]
 
     def _readable_ahead(self, command: StringCommand, arguments: dict[str, Any]) -> Command | None:
-        """The command as it can be sent ahead; None where more than the command decides its result."""
+        """Return the command to send ahead; None if its result depends on more than the command."""
         if any(value for name, value in arguments.items() if name not in _HARMLESS):
             return None
         sudo = bool(arguments.get("_sudo"))
@@ -261,7 +261,7 @@ class RigConnector(SSHConnector):
         return Command(raw, sudo, shell)
 
     def _known_result(self, command: StringCommand, arguments: dict[str, Any]) -> tuple[bool, CommandOutput] | None:
-        """The result that was read ahead, as pyinfra takes it; None where there is none."""
+        """Return the result that was read ahead, in pyinfra's form; None if there is none."""
         ahead, key = self._results, self._readable_ahead(command, arguments)
         if ahead is None or key is None:
             return None
@@ -288,7 +288,7 @@ class RigConnector(SSHConnector):
     # Files
 
     def rsync(self, *arguments: Any, **named: Any) -> Any:
-        """Run pyinfra's, which starts a program of its own next to this connection."""
+        """Run pyinfra's rsync, which opens a connection of its own."""
         self._forget_results()
         return super().rsync(*arguments, **named)
 
@@ -311,14 +311,14 @@ class RigConnector(SSHConnector):
 
     def _file_transfer(self) -> FileTransferClient:
         if self._transfer is None:
-            # Around pyinfra's cache of these clients, which outlives the connection.
+            # Bypasses pyinfra's cache of these clients, which outlives the connection.
             self._transfer = SSHConnector.get_file_transfer_connection.__wrapped__(self)
         if self._transfer is None:
             raise ConnectionLostError(f"{self.host.name} accepts no file transfer")
         return self._transfer
 
     def _transfer_twice(self, transfer: Callable[[], None]) -> None:
-        """Transfer a file, and once more where the connection or the file transfer client broke."""
+        """Transfer a file, and once more if the connection or the file transfer client broke."""
         self.executions += 1
         try:
             transfer()

@@ -79,7 +79,7 @@ def without(lines: Sequence[str], name: str) -> tuple[list[str], list[str]]:
 
 
 def presented(host: Host) -> paramiko.PKey:
-    """Return the key that the host presents now. Raises RigupError where it does not answer."""
+    """Return the key that the host presents now. Raises RigupError if it does not answer."""
     silence_paramiko()
     login = host.connection
     try:

@@ -42,7 +42,7 @@ class Memory:
 
     @classmethod
     def load(cls, path: Path) -> Memory:
-        """Read the memory in `path`. It is empty where there is no such file or it is damaged."""
+        """Read the memory in `path`. It is empty if there is no such file or it is damaged."""
         memory = cls(path)
         try:
             memory._text = path.read_text()

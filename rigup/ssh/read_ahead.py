@@ -46,7 +46,7 @@ class ReadAhead:
         self._memory.note_use(command)
 
     def result(self, command: Command) -> Result | None:
-        """Return the result of a command, or None where it is not known. Waits for results that are on their way."""
+        """Return the result of a command, or None if it is not known. Waits for results that are on their way."""
         self._receive()
         return self._results.get(command)
 

@@ -56,7 +56,7 @@ class Session:
     def run(self, command: Command) -> Result:
         """Run a command, or return the result that it had before. Raises Unreachable.
 
-        Without sudo where this login may not use it. A lost connection is made again once: an audit only reads.
+        Without sudo if this login may not use it. A lost connection is reestablished once: an audit only reads.
         """
         return self._run(replace(command, sudo=False) if command.sudo and not self.may_sudo else command)
 

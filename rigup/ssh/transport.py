@@ -16,11 +16,11 @@ DEAD_AFTER_MS = 45_000
 """Milliseconds without an acknowledgement after which the kernel gives up a connection (its default is 15 minutes)."""
 
 BROKEN = (paramiko.SSHException, OSError, EOFError)
-"""What paramiko raises where a connection cannot be made or breaks."""
+"""What paramiko raises if a connection cannot be made or breaks."""
 
 
 def reason(error: BaseException) -> str:
-    """Return the error's message, or its type where it has none."""
+    """Return the error's message, or its type if it has none."""
     return str(error) or type(error).__name__
 
 

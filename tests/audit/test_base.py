@@ -13,7 +13,7 @@ from rigup.resources import FILES
 
 
 def live(rig: Subject, key: str) -> str | None:
-    """Return a kernel setting as it is now, or None where this kernel does not have it."""
+    """Return a kernel setting as it is now, or None if this kernel does not have it."""
     text = rig.text(f"/proc/sys/{key.replace('.', '/')}")
     return None if text is None else " ".join(text.split())
 

@@ -7,6 +7,7 @@ import re
 from rigup.audit.check import check
 from rigup.audit.expect import expect
 from rigup.audit.subject import Subject
+from rigup.paths import CUDA_PROFILE
 
 
 @check("minor", "cuda_toolkit")
@@ -21,8 +22,8 @@ def test_cuda_nvcc(rig: Subject) -> None:
     """A login shell must find nvcc of the configured version; with `off`, rigup must not change the PATH."""
     if rig.settings.cuda_toolkit is None:
         expect(
-            "no /etc/profile.d/rigup-cuda.sh",
-            rig.output("ls /etc/profile.d/rigup-cuda.sh") or "no /etc/profile.d/rigup-cuda.sh",
+            f"no {CUDA_PROFILE}",
+            rig.output(f"ls {CUDA_PROFILE}") or f"no {CUDA_PROFILE}",
         )
         return
     release = re.search(r"release (\S+),", rig.output("bash -lc 'nvcc --version'"))

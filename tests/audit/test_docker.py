@@ -8,6 +8,7 @@ from typing import Any
 from rigup.audit.check import check
 from rigup.audit.expect import expect, expect_at_least, expect_none, expect_repository
 from rigup.audit.subject import Subject
+from rigup.host_config import DAEMON_JSON
 
 
 def daemon(rig: Subject) -> dict[str, Any]:
@@ -56,10 +57,10 @@ def test_docker_running(rig: Subject) -> None:
 def test_docker_config(rig: Subject) -> None:
     """daemon.json must contain rigup's keys, in addition to any others."""
     try:
-        written = json.loads(rig.text("/etc/docker/daemon.json") or "{}")
+        written = json.loads(rig.text(DAEMON_JSON) or "{}")
     except ValueError:
         written = {}
-        expect("valid JSON in /etc/docker/daemon.json", "none")
+        expect(f"valid JSON in {DAEMON_JSON}", "none")
     expected: dict[str, object] = {
         "runtimes.nvidia": "nvidia-container-runtime",
         "features.cdi": True,

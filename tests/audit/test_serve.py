@@ -211,7 +211,7 @@ def test_serve_container(rig: Subject) -> None:
                 "GPUs": sorted(devices),
                 "privileged": host.get("Privileged"),
                 "capabilities dropped": host.get("CapDrop") or [],
-                # Docker adds this where a container shares the host's IPC namespace.
+                # Docker adds this if a container shares the host's IPC namespace.
                 "security options": sorted({*(host.get("SecurityOpt") or ())} - {"label=disable"}),
                 **{f"mount {target}": source for target, source in mounts.items()},
             },

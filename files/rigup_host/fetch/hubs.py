@@ -174,7 +174,7 @@ class Hubs:
 
     @property
     def hopeless(self) -> str | None:
-        """Why no hub can help, where that is so."""
+        """Why no hub can help; None if one may."""
         reasons = [hub.hopeless for hub in self.all if hub.hopeless]
         return reasons[-1] if len(reasons) == len(self.all) else None
 
@@ -241,7 +241,7 @@ class Hubs:
                 self._grew_at = moment
 
     def waiting(self) -> str:
-        """Return for how long the first resting hub rests, and why; empty where none rests."""
+        """Return for how long the first resting hub rests, and why; empty if none rests."""
         resting = [hub for hub in self.all if not hub.is_ready and not hub.hopeless]
         if not resting:
             return ""

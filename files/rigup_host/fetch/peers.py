@@ -52,7 +52,7 @@ class Peer:
         self.is_doubted = False
 
     def rest(self) -> None:
-        """Use the peer no more for a moment, and ask it for a report before it is used again: it may be dead."""
+        """Do not use the peer for a moment, and ask it for a report before it is used again: it may be dead."""
         self.is_doubted = True
         self.deaf_until = time.monotonic() + REST_S
 
@@ -67,15 +67,15 @@ class Peer:
         return bool(self.report.get("active")) and time.monotonic() - self.heard_at < self.silence_s
 
     def holds(self, path: str) -> bool:
-        """Whether it has a verified copy of that file."""
+        """Return whether it has a verified copy of that file."""
         return path in self.report.get("held", ())
 
     def fetches(self, path: str) -> bool:
-        """Whether it is fetching that file from a hub."""
+        """Return whether it is fetching that file from a hub."""
         return self.is_fetching and path in self.report.get("fetching", ())
 
     def wants(self, path: str) -> bool:
-        """Whether it will fetch that file from a hub unless another peer does."""
+        """Return whether it will fetch that file from a hub unless another peer does."""
         return self.is_fetching and path in self.report.get("wants", ())
 
 
@@ -131,11 +131,11 @@ class Peers:
         return [peer for peer in self.all if peer.holds(path)] if PLAIN.fullmatch(path) else []
 
     def is_taken(self, path: str) -> bool:
-        """Whether a peer has priority for this file: it fetches it, or wants it and is first by name."""
+        """Return whether a peer has priority for this file: it fetches it, or wants it and is first by name."""
         return any(peer.fetches(path) or (peer.wants(path) and peer.name < self.own) for peer in self.all)
 
     def is_undecided(self, path: str) -> bool:
-        """Whether a peer wants this file that must leave it to this host, and may not know that yet."""
+        """Return whether a peer wants this file that must leave it to this host, and may not know that yet."""
         return any(peer.wants(path) and peer.name > self.own for peer in self.all)
 
     def transfer(self, peer: Peer, file: File, to: Path) -> subprocess.Popen[bytes]:

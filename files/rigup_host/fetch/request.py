@@ -50,7 +50,7 @@ class Request:
 
 
 def credential() -> tuple[str, str] | None:
-    """Return the hub's host name and its token, from systemd's credential `hub-token`; None where there is none."""
+    """Return the hub's host name and its token, from systemd's credential `hub-token`; None if there is none."""
     path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), "hub-token")
     try:
         found = json.loads(path.read_text())

@@ -128,7 +128,7 @@ class Fetch:
         self.listened_at = 0.0
 
     def run(self) -> None:
-        """Complete the checkpoint. Raise Hopeless or Setback, and OSError where the disk fails."""
+        """Complete the checkpoint. Raise Hopeless or Setback, and OSError if the disk fails."""
         store = self.store
         if store.is_stamped():
             say(f"{store.repo} at {store.revision} is already complete and verified")
@@ -183,7 +183,7 @@ class Fetch:
                 time.sleep(POLL_S)
 
     def check_space(self) -> None:
-        """Raise Hopeless where the missing files cannot fit on the disk."""
+        """Raise Hopeless if the missing files cannot fit on the disk."""
         missing = self.store.bytes - self.store.arrived_bytes()
         lacking = missing - (self.store.free_bytes() - self.reserve)
         if missing and lacking > 0:
@@ -238,7 +238,7 @@ class Fetch:
         self.checks[path] = self.checkers.submit(self.store.accept, self.missing[path])
 
     def end_checks(self) -> None:
-        """Handle the verifications that have ended. Raise Hopeless where hubs send the same file wrong repeatedly."""
+        """Handle the verifications that have ended. Raise Hopeless if hubs send the same file wrong repeatedly."""
         for path, check in list(self.checks.items()):
             if not check.done():
                 continue
@@ -333,7 +333,7 @@ class Fetch:
         self.copies[file.path] = peer, self.peers.transfer(peer, file, self.store.arriving(file))
 
     def give_up_if_alone(self, left: list[File], others_fetch: bool) -> None:
-        """Raise Hopeless where no hub can help and nothing else is under way."""
+        """Raise Hopeless if no hub can help and nothing else is under way."""
         if left and self.hubs.hopeless and not self.copies and not self.checks and not others_fetch:
             raise Hopeless(self.hubs.hopeless)
 

@@ -22,7 +22,7 @@ REVISION = re.compile(r"[0-9a-f]{40}")
 ENTRY = re.compile(r"(\d+) (?:sha256:([0-9a-f]{64})|git:([0-9a-f]{40}))")
 ARRIVING = ".arriving"
 BUFFER = 4 << 20
-# Left free for apt, the journal and logins, where the store is on the same file system as they.
+# Left free for apt, the journal and logins, if the store is on the same file system.
 RESERVE_BYTES = 2 << 30
 MACHINE_ID = Path("/etc/machine-id")
 

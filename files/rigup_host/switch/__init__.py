@@ -1,1 +1,1 @@
-"""Switch endpoints to other generations, and back where those do not serve. `run` is the program."""
+"""Switch endpoints to other generations, and back if those do not serve. `run` is the program."""

@@ -1,4 +1,4 @@
-"""Switch endpoints to another generation, and back to the one before where the new one does not serve.
+"""Switch endpoints to another generation, and back to the one before if the new one does not serve.
 
 `switch --to NAME=GENERATION --remove NAME --restart NAME`, each as often as needed. All named endpoints are switched
 together: either all of them serve and pass their verification, or all of them are as before. `switch --finish` only

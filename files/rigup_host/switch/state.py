@@ -14,7 +14,7 @@ from typing import Any
 
 from rigup_host import files, paths
 
-# What `Generation.read` raises where files are missing or damaged.
+# What `Generation.read` raises if files are missing or damaged.
 INCOMPLETE = (OSError, ValueError, KeyError, TypeError)
 
 
@@ -47,7 +47,7 @@ def unit_of(name: str) -> str:
 
 
 def generation_of(unit_text: str, name: str) -> Generation | None:
-    """Return the generation that a unit belongs to; None where its files are gone."""
+    """Return the generation that a unit belongs to; None if its files are gone."""
     found = re.search(r"^Generation=(\w+)$", unit_text, re.MULTILINE)
     try:
         return Generation.read(name, found[1]) if found else None
@@ -56,7 +56,7 @@ def generation_of(unit_text: str, name: str) -> Generation | None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; an empty one where the file is missing or damaged."""
+    """Return the JSON object in a file; an empty one if the file is missing or damaged."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -95,7 +95,7 @@ def _write(record: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> str | None:
-    """Return the text of a file; None where it cannot be read."""
+    """Return the text of a file; None if it cannot be read."""
     try:
         return path.read_text()
     except OSError:

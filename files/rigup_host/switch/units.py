@@ -121,7 +121,7 @@ def verify(target: Generation) -> None:
 
 
 def show(name: str) -> State:
-    """Return the state of an endpoint's unit. Raise CalledProcessError where systemd does not answer."""
+    """Return the state of an endpoint's unit. Raise CalledProcessError if systemd does not answer."""
     found = systemd.show(unit_of(name), "ActiveState", "SubState", "Result", "InvocationID", "Job")
     return State(
         active=found["ActiveState"] or "inactive",

@@ -1,4 +1,4 @@
-"""Remove our containers, volumes and images from Docker, and Docker's data where a deploy installed Docker."""
+"""Remove our containers, volumes and images from Docker, and Docker's data if a deploy installed Docker."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
+from rigup.host_config import USUAL_STORE
 from rigup.ledger import Ledger
 from rigup.operations._host import Commands, check, run, work
 from rigup.operations.teardown.kept import Kept, some
 
 __all__ = ["docker_emptied"]
 
-DOCKER_DATA = ("/var/lib/docker", "/var/lib/containerd")
-
 
 @operation()
 def docker_emptied(ledger: Ledger, kept: Kept) -> Commands:
     """Remove our images, and all data of a Docker that a deploy installed and nobody else uses."""
     if not ledger.images and not ledger.volumes and "docker-ce" not in ledger.packages:
-        host.noop("Docker has nothing of ours")
+        host.noop("no deploy has added anything to Docker")
         return
 
     def empty(host: Host) -> None:
@@ -50,7 +49,7 @@ def docker_emptied(ledger: Ledger, kept: Kept) -> Commands:
             "systemctl stop docker.socket docker.service containerd.service",
             failing=f"could not stop Docker on {host.name}",
         )
-        for path in DOCKER_DATA:
+        for path in (USUAL_STORE.data, USUAL_STORE.containerd):
             # Renamed first: Docker can start with an empty store, but not with half of one.
             aside = QuoteString(f"{path}.rigup-old")
             check(

@@ -31,7 +31,7 @@ BOOT_FILES = {"/etc/default/grub.d/": "update-grub", "/etc/modprobe.d/": "update
 def keys_removed(ledger: Ledger, kept: Kept) -> Commands:
     """Remove our keys from JSON files of others, and restore the values that they had before."""
     if not ledger.keys:
-        host.noop("no file of others has keys of ours")
+        host.noop("no deploy has merged keys into files of others")
         return
 
     def remove(host: Host) -> None:
@@ -80,7 +80,7 @@ def _restore(host: Host, path: str) -> None:
 def files_restored(ledger: Ledger, kept: Kept) -> Commands:
     """Remove our files and restore those that they replaced; files that were changed by hand are saved first."""
     if not ledger.files:
-        host.noop("no file came with a deploy")
+        host.noop("no deploy has written files")
         return
 
     def restore(host: Host) -> None:
@@ -116,12 +116,12 @@ def files_restored(ledger: Ledger, kept: Kept) -> Commands:
 
 @operation()
 def store_removed(ledger: Ledger, mounts: Sequence[str] = ()) -> Commands:
-    """Remove the checkpoints that came with a deploy, and the directories above them that are empty then.
+    """Remove the checkpoints that deploys have downloaded, and parent directories that are empty then.
 
     `mounts` are the units that mount their disk; it is an error if it cannot be mounted.
     """
     if not ledger.checkpoints:
-        host.noop("no checkpoint came with a deploy")
+        host.noop("no deploy has downloaded checkpoints")
         return
 
     def remove(host: Host) -> None:

@@ -10,10 +10,9 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.host import Host
 
 from rigup.operations._host import check
+from rigup.paths import SAVED
 
 __all__ = ["Kept", "save", "some"]
-
-SAVED = "/var/backups/rigup"
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Purge the packages that came with a deploy, and remove its users."""
+"""Purge the packages that deploys have installed, and remove their users."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ __all__ = ["packages_purged", "users_removed"]
 
 @operation()
 def packages_purged(ledger: Ledger, kept: Kept, timeout: float = 3600) -> Commands:
-    """Purge the packages that came with a deploy, except those that packages of others need."""
+    """Purge the packages that deploys have installed, except those that packages of others need."""
     if not ledger.packages:
-        host.noop("no package came with a deploy")
+        host.noop("no deploy has installed packages")
         return
 
     def purge(host: Host) -> None:
@@ -73,7 +73,7 @@ def _with_dependencies(host: Host, ours: Collection[str], names: Sequence[str]) 
 
 
 def _present(host: Host, packages: Collection[str]) -> list[str]:
-    """Return those of `packages` of which dpkg has anything, including configuration."""
+    """Return those of `packages` that dpkg knows, even if only their configuration is left."""
     form = "'${db:Status-Status} ${Package}\\n'"
     names = (QuoteString(name) for name in sorted(packages))
     lines = run(host, "dpkg-query -W -f", form, *names, "2>/dev/null").lines
@@ -93,9 +93,9 @@ def _is_docker(package: str) -> bool:
 
 @operation()
 def users_removed(ledger: Ledger, kept: Kept) -> Commands:
-    """Remove the users and groups that came with a deploy; their files in the store become root's."""
+    """Remove the users and groups that deploys have created; their files in the store become root's."""
     if not ledger.users and not ledger.packages:
-        host.noop("no user came with a deploy")
+        host.noop("no deploy has created users")
         return
 
     def remove(host: Host) -> None:
