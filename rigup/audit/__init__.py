@@ -7,5 +7,6 @@
 - `plugin`: the pytest plugin that runs the checks.
 
 An audit must not share code with what it checks. This package may import `ssh`, `plan`, `lock`, `distros`, `catalog`,
-`config` and `errors`, but not `render`, `preflight`, `facts`, `operations`, `run`, `cli` or `tasks`.
+`config`, `errors` and `render.templates`, but nothing else of `render`, and not `preflight`, `facts`, `operations`,
+`run`, `cli` or `tasks`.
 """
