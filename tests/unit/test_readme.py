@@ -12,8 +12,7 @@ from tools import docs
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-# The documents have the new name already; tasks/gateway.py gets it soon.
-STEPS = tuple({"gate": "gateway"}.get(step, step) for step in docs.steps())
+STEPS = docs.steps()
 # What pyinfra says of a host that is back.
 PYINFRAS_OWN = {"Connected"}
 

@@ -86,7 +86,8 @@ def test_the_endpoint_completes_a_chat(rigs: Rigs) -> None:
             stdin=json.dumps(request),
             timeout=150,
         )
-        assert json.loads(answer.stdout)["usage"]["completion_tokens"] == 8, answer.stdout
+        # Random weights may end an answer at any token.
+        assert 1 <= json.loads(answer.stdout)["usage"]["completion_tokens"] <= 8, answer.stdout
 
 
 def test_root_and_sudo_logins_on_both_distributions_reach_the_same_state(rigs: Rigs) -> None:
