@@ -26,7 +26,7 @@ from pyinfra.api.state import State, StateStage
 from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
-from rigup.operations import _host
+from rigup.operations import _wait
 
 __all__ = ["Actor", "Outcome", "Said", "on_this_machine"]
 
@@ -176,7 +176,7 @@ class Actor:
         inventory = Inventory((["@fake/rig1"], {"script": self.script, "fake_delay": 0, "fake_delay_jitter": 0}))
         (host,) = inventory
         host.connector_cls = ActorConnector
-        with patch.object(_host, "time", ActorsTime()):
+        with patch.object(_wait, "time", ActorsTime()):
             outcome, host = _perform(inventory, add)
         outcome.commands = list(host.connector.executed_commands)
         return outcome
