@@ -29,7 +29,7 @@ def test_every_initramfs_that_is_older_than_the_options_is_made_anew() -> None:
     ]
 
 
-def test_an_initramfs_that_is_newer_than_the_options_is_left_exclusive() -> None:
+def test_an_initramfs_that_is_newer_than_the_options_is_left_alone() -> None:
     host = Actor().answers("command -v update-initramfs", ["/usr/sbin/update-initramfs"]).answers("find /boot ", [])
     outcome = host.does(boot.initramfs, source=SOURCE, written=UNCHANGED)
     assert not outcome.foreseen
@@ -67,7 +67,7 @@ def test_what_a_killed_run_has_begun_is_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("operation", [boot.grub, boot.initramfs])
-def test_a_host_that_boots_otherwise_is_left_exclusive(operation: object) -> None:
+def test_a_host_that_boots_otherwise_is_left_alone(operation: object) -> None:
     outcome = Actor().does(operation, source=SOURCE, written=TO_BE_WRITTEN)  # type: ignore[arg-type]
     assert not outcome.changed
 
@@ -87,7 +87,7 @@ def test_an_environment_is_made_anew_where_its_packages_are_not_the_locked_ones_
     ]
 
 
-def test_an_environment_with_the_locked_packages_is_left_exclusive() -> None:
+def test_an_environment_with_the_locked_packages_is_left_alone() -> None:
     host = Actor().answers("/opt/venv/requirements.lock", [f"{SHA}  /opt/venv/requirements.lock"])
     host.answers("/opt/wanted.lock", [f"{SHA}  /opt/wanted.lock"])
     assert not host.does(venv.synced, path="/opt/venv", requirements="/opt/wanted.lock", index="https://pypi").changed
