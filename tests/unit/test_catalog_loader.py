@@ -1,4 +1,4 @@
-"""The catalog: the project's own recipes, and what a wrong one is told."""
+"""The catalog: the recipes of the project, and the findings for wrong ones."""
 
 from pathlib import Path
 
