@@ -23,7 +23,7 @@ import pytest
 from rigup.plan.peers import Peer
 from rigup.render.peers import daemon_config
 from tests.unit.own_address import OWN_ADDRESS, free_port, is_open
-from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, Rig, RunningHub, listing
+from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, STALL_S, Rig, RunningHub, listing
 from tests.unit.waiting import HANG_S, until
 
 pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
@@ -215,10 +215,10 @@ def test_what_a_host_that_died_was_fetching_is_fetched_by_another(hub: RunningHu
         first.shared.parent.mkdir(parents=True)
         said = {"beat": 1, "active": True, "held": [], "wants": [], "fetching": [FIRST]}
         first.shared.write_text(json.dumps(said))
-        second.options = ("--silence=20",)
+        second.options = (f"--silence={STALL_S}",)
         with second.fetching() as process:
             until(lambda: second.told().get("step") == "waiting for peers", lambda: process.poll() is None)
-            second.later(20)
+            second.later(STALL_S)
             said = process.communicate(timeout=HANG_S)[0]
 
         assert process.returncode == 0, said

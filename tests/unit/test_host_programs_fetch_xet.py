@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab.hub.repository import Repository
-from tests.unit.store_world import SHARD_BYTES, SHARDS, TOKEN, Rig, hub_of
+from tests.unit.store_world import SHARD_BYTES, SHARDS, STALL_S, TOKEN, Rig, hub_of
 from tests.unit.waiting import HANG_S, until
 
 pytest_plugins = ("tests.unit.store_world_plugin",)
@@ -77,15 +77,15 @@ def test_where_xet_fails_the_rest_comes_over_plain_http(rig: Rig, name: str) -> 
 @pytest.mark.parametrize("rule", ["403,path=xet:*", f"stall,path=xet:{SECOND}"])
 def test_where_xet_brings_no_byte_any_more_the_rest_comes_over_plain_http(rig: Rig, rule: str) -> None:
     rig.hub.err(rule)
-    rig.options = ("--stall=90", "--pause=1000")
+    rig.options = (f"--stall={STALL_S}", f"--pause={STALL_S}")
     with rig.fetching("127.0.0.1") as process:
         until(lambda: any(line["about"] == "/cas" for line in rig.hub.journal_so_far), lambda: process.poll() is None)
-        until(lambda: rig.later(10) or rig.told().get("step") == "waiting before the next try")
-        rig.later(1000)
+        until(lambda: rig.later(STALL_S / 10) or rig.told().get("step") == "waiting before the next try")
+        rig.later(STALL_S)
         said = process.communicate(timeout=HANG_S)[0]
 
     assert process.returncode == 0, said
-    assert "no byte for 90 s" in said
+    assert f"no byte for {STALL_S} s" in said
     assert rig.is_as_published()
     assert 0 < rig.hub.sent(SECOND) <= SHARD_BYTES
 
@@ -121,7 +121,7 @@ def test_a_flipped_byte_in_a_chunk_is_noticed_and_that_file_fetched_again_alone(
 
 
 def test_what_xet_keeps_in_memory_is_neither_a_stall_nor_missing_from_the_progress(rig: Rig) -> None:
-    rig.options = ("--stall=90",)
+    rig.options = (f"--stall={STALL_S}",)
     rig.hub.tap.close_after(0)
 
     def in_memory() -> int:
@@ -132,7 +132,7 @@ def test_what_xet_keeps_in_memory_is_neither_a_stall_nor_missing_from_the_progre
         for count in (250_000, 500_000, 750_000):
             rig.hub.tap.close_after(count)
             until(lambda count=count: in_memory() > 2.5 * count, lambda: process.poll() is None)
-            rig.later(60)
+            rig.later(0.6 * STALL_S)
         rig.hub.tap.open()
         said = process.communicate(timeout=HANG_S)[0]
 

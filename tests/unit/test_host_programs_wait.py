@@ -142,7 +142,7 @@ def test_another_model_will_never_become_the_right_one(tools: Path) -> None:
 def test_a_proxy_in_the_environment_is_not_asked(tools: Path) -> None:
     with site(lambda method, path, body: models("qwen")) as url:
         words = arguments(url, 20)
-        assert run_program("wait_ready.py", *words, tools=tools, http_proxy="http://127.0.0.1:1").returncode == 0
+        assert run_program("wait-ready", *words, tools=tools, http_proxy="http://127.0.0.1:1").returncode == 0
 
 
 def journal(tools: Path, *lines: str) -> None:
