@@ -9,7 +9,7 @@ from lab import hub, machine, tour, world
 from lab.errors import LabError
 from lab.host.hardware import DEFAULT_GPUS
 from lab.hub import faults
-from lab.settings import RELEASES
+from lab.mirror.distributions import RELEASES
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -39,8 +39,6 @@ MAX_HOSTS = 19
 CGROUP = f"rigup-lab{_OF_NUMBER}"
 """The parent of the hosts' control groups."""
 
-RELEASES = ("trixie", "bookworm")
-
 KVER = os.uname().release
 """The release of the running kernel, which lab hosts share with the machine below."""
 

@@ -18,8 +18,9 @@ from lab.host import limits, rootfs
 from lab.host.hardware import DEFAULT_GPUS, describe
 from lab.locking import quietly
 from lab.machine import Host, Spec
+from lab.mirror.distributions import RELEASES
 from lab.service import Service, running
-from lab.settings import HUB_URL, MAX_HOSTS, MIRROR_URL, REGISTRY_URL, RELEASES, SERVICES, STATE, host_name, host_number
+from lab.settings import HUB_URL, MAX_HOSTS, MIRROR_URL, REGISTRY_URL, SERVICES, STATE, host_name, host_number
 from rigup import atomic
 
 INVENTORY = STATE / "lab.yaml"

@@ -17,28 +17,12 @@ from debian.debian_support import Version
 
 from lab.errors import LabError
 from lab.mirror.debfile import File, Package
+from lab.mirror.distributions import Distribution
 from lab.mirror.parts import script, standin, text_of, unit, unit_scripts
 from lab.mirror.passthrough import Cache, UpstreamError
 
 SUITES = ("forky", "trixie", "bookworm")
 """Debian releases to take binaries from, newest first."""
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """One of Docker's suites: its path, its version suffix, and the distribution's C library."""
-
-    name: str
-    codename: str
-    version_suffix: str
-    libc: str
-
-
-DISTRIBUTIONS = (
-    Distribution("debian", "bookworm", "debian.12~bookworm", "2.36"),
-    Distribution("debian", "trixie", "debian.13~trixie", "2.41"),
-    Distribution("ubuntu", "noble", "ubuntu.24.04~noble", "2.39"),
-)
 
 
 @dataclass(frozen=True)
@@ -164,7 +148,7 @@ def packages(archive: Archive, distribution: Distribution) -> list[Package]:
         epoch: str = "5:",
     ) -> Package:
         text = f"{summary} (Debian's {source.name} {source.version}, repacked by the lab)"
-        version = f"{epoch}{source.upstream}-1~{distribution.version_suffix}"
+        version = f"{epoch}{source.upstream}-1~{distribution.docker_suffix}"
         return Package(name, version, text, "amd64", "admin", "", relations, tuple(files), scripts or {})
 
     def plugin(name: str, source: Source, summary: str, **relations: str) -> Package:

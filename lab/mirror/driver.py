@@ -3,29 +3,29 @@
 Names and dependencies are the real ones; the compute packages install no kernel module.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab.mirror import kernel_module
 from lab.mirror.debfile import File, Package
+from lab.mirror.distributions import Distribution
 from lab.mirror.parts import program, script, standin, text_of, unit, unit_scripts
 
 _LIBRARY = "usr/lib/x86_64-linux-gnu/nvidia"
 _OPEN, _PROPRIETARY = "Dual MIT/GPL", "NVIDIA"
 
 
-def packages(distro: str, drivers: Sequence[str]) -> list[Package]:
-    """Return the packages of these driver versions for a distribution, and the pins of versions and branches."""
-    ubuntu = distro.startswith("ubuntu")
+def packages(distribution: Distribution) -> list[Package]:
+    """Return the packages of a distribution's driver versions, and the pins of versions and branches."""
+    ubuntu = distribution.family == "ubuntu"
     found: list[Package] = []
-    for driver in drivers:
+    for driver in distribution.drivers:
         branch = int(driver.split(".")[0])
         found += (_debian if not ubuntu else _ubuntu if branch >= 590 else _ubuntu_580)(driver)
     suffix = "-1ubuntu1" if ubuntu else "-1"
-    return found + [
-        _pin(branch, f"{branch}{suffix}", f"{branch}.") for branch in sorted({each.split(".")[0] for each in drivers})
-    ]
+    branches = sorted({driver.split(".")[0] for driver in distribution.drivers})
+    return found + [_pin(branch, f"{branch}{suffix}", f"{branch}.") for branch in branches]
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,11 @@ names without a version mean the newest branch; `cuda` installs a driver too.
 
 from lab.mirror import driver
 from lab.mirror.debfile import File, Package
+from lab.mirror.distributions import Distribution
 from lab.mirror.keys import Key
 from lab.mirror.parts import program, script, standin, text_of
 
 URL = "https://developer.download.nvidia.com/compute/cuda/repos"
-BRANCHES = {
-    "debian12": ("580.173.02", "595.71.05", "595.91.07", "610.57.04"),
-    # NVIDIA published no 580 for Debian 13 (cuda-repo-management issues 38 and 40).
-    "debian13": ("595.71.05", "595.91.07", "610.57.04"),
-    "ubuntu2404": ("580.173.02", "595.71.05", "595.91.07", "610.57.04"),
-}
 # Per series: the version, and the oldest driver that it requires.
 TOOLKITS = {
     "13-0": ("13.0.3", "580.65.06"),
@@ -26,9 +21,9 @@ TOOLKITS = {
 }
 
 
-def packages(distro: str, key: Key, dkms: Package) -> list[Package]:
+def packages(distribution: Distribution, key: Key, dkms: Package) -> list[Package]:
     """Return everything in the CUDA repository of a distribution. `dkms` is the repository's own."""
-    everything = [_keyring(distro, key), dkms, *driver.packages(distro, BRANCHES[distro])]
+    everything = [_keyring(distribution.id, key), dkms, *driver.packages(distribution)]
     for series, (version, oldest_driver) in TOOLKITS.items():
         everything += _toolkit(series, version, oldest_driver)
     return everything + _metapackages()

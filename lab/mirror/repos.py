@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from lab.mirror import aptrepo, container_toolkit, docker, kernel, keys, nvidia
+from lab.mirror import aptrepo, container_toolkit, distributions, docker, kernel, keys, nvidia
+from lab.mirror.distributions import Distribution
 from lab.mirror.docker import Archive
 from lab.mirror.keys import Key
 from lab.settings import KVER
 
 _CODE = Path(__file__).parent
 _STANDINS = _CODE.parent / "standins"
-_SHARED = ("aptrepo.py", "debfile.py", "keys.py", "parts.py", "repos.py")
+_SHARED = ("aptrepo.py", "debfile.py", "distributions.py", "keys.py", "parts.py", "repos.py")
 _KERNEL = ("kernel.py", "kernel_module.py")
 
 _KEPT = 3 * 24 * 3600.0
@@ -48,14 +49,12 @@ class Repositories:
     def build(self) -> None:
         """Build and publish all of them. Raises LabError with what is missing and what to do about it."""
         self._www.mkdir(parents=True, exist_ok=True)
-        cuda = self._key("cuda", "cudatools <cudatools@rigup.invalid>")
-        cuda_debian13 = self._key("cuda-debian13", "cudatools <cudatools@rigup.invalid>")
         docker_key = self._key("docker", "Docker Release (CE deb) <docker@rigup.invalid>")
         toolkit_key = self._key("toolkit", "NVIDIA CORPORATION <toolkit@rigup.invalid>")
         code = (*_KERNEL, "nvidia.py", "driver.py", "docker.py")
-        for distro in nvidia.BRANCHES:
-            key = cuda_debian13 if distro == "debian13" else cuda
-            self._publish(f"cuda/{distro}", code, [key], partial(self._write_cuda, distro, key))
+        for distribution in distributions.DISTRIBUTIONS:
+            key = self._key(distribution.cuda_key, "cudatools <cudatools@rigup.invalid>")
+            self._publish(f"cuda/{distribution.id}", code, [key], partial(self._write_cuda, distribution, key))
         write_toolkit = partial(self._write_toolkit, toolkit_key)
         self._publish("libnvidia-container", ("container_toolkit.py",), [toolkit_key], write_toolkit)
         self._publish("docker", ("docker.py",), [docker_key], partial(self._write_docker, docker_key))
@@ -100,9 +99,9 @@ class Repositories:
             if place != kept and time.time() - place.stat().st_mtime > _KEPT:
                 shutil.rmtree(place)
 
-    def _write_cuda(self, distro: str, key: Key, directory: Path) -> None:
+    def _write_cuda(self, distribution: Distribution, key: Key, directory: Path) -> None:
         fields = {"Origin": "NVIDIA", "Label": "NVIDIA CUDA", "Architecture": "x86_64"}
-        everything = nvidia.packages(distro, key, docker.dkms(self._archive))
+        everything = nvidia.packages(distribution, key, docker.dkms(self._archive))
         aptrepo.write_flat(directory / "x86_64", everything, fields, key)
 
     def _write_toolkit(self, key: Key, directory: Path) -> None:
@@ -113,9 +112,9 @@ class Repositories:
 
     def _write_docker(self, key: Key, directory: Path) -> None:
         fields = {"Origin": "Docker", "Label": "Docker CE"}
-        for distribution in docker.DISTRIBUTIONS:
+        for distribution in distributions.DISTRIBUTIONS:
             self._say(f"mirror: repacking Debian's Docker for {distribution.codename}")
-            root = directory / "linux" / distribution.name
+            root = directory / "linux" / distribution.family
             packages = docker.packages(self._archive, distribution)
             aptrepo.write_suite(root, distribution.codename, "stable", packages, fields, key)
             shutil.copyfile(key.armored, root / "gpg")

@@ -87,7 +87,7 @@ class Settings(BaseModel):
 
     driver_branch: DriverBranch = Field(
         595,
-        description="NVIDIA driver branch. 595 is the oldest that Debian 12, Debian 13 and Ubuntu 24.04 all have.",
+        description="NVIDIA driver branch. The default exists for every supported distribution; older ones do not.",
     )
     driver_version: Version | None = Field(
         None,

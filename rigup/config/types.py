@@ -126,7 +126,7 @@ def _driver_branch(value: int) -> int:
     if not 580 <= value <= 999:
         raise complaint(
             f"{value} is not a driver branch for these GPUs",
-            "595 is available on all three distributions; 580 is the oldest",
+            "leave driver_branch out for the default; 580 is the oldest",
         )
     return value
 

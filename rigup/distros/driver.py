@@ -111,7 +111,7 @@ def driver_packages(distro: str, branch: int) -> DriverPackages:
     if branch < known.first_branch:
         raise RigupError(
             f"driver_branch {branch} does not exist for {known.name}",
-            f"the oldest one there is {known.first_branch}; 595 exists for all distributions",
+            f"the oldest one there is {known.first_branch}",
         )
     pin = f"{PIN}{branch}"
     if known.family == "debian":

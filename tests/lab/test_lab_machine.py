@@ -10,7 +10,8 @@ import pytest
 from lab import machine, network
 from lab.host.cgroup import Cgroup
 from lab.machine import Host
-from lab.settings import KVER, RELEASES
+from lab.mirror.distributions import RELEASES
+from lab.settings import KVER
 
 NAME = "rig8"
 ROOT = Path(__file__).resolve().parents[2]

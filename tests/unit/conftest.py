@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab.mirror import aptrepo, keys, nvidia
+from lab.mirror.distributions import DISTRIBUTIONS
 from lab.mirror.keys import Key
 from rigup import paths
 from rigup.operations import docker
@@ -48,6 +49,6 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
 def cuda(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Path:
     """The CUDA repositories of all distributions, each with what it needs of the distribution."""
     root = tmp_path_factory.mktemp("cuda")
-    for distro in nvidia.BRANCHES:
-        aptrepo.write_flat(root / distro, [*nvidia.packages(distro, key, DKMS), *DISTRIBUTION], CUDA, key)
+    for distro in DISTRIBUTIONS:
+        aptrepo.write_flat(root / distro.id, [*nvidia.packages(distro, key, DKMS), *DISTRIBUTION], CUDA, key)
     return root

@@ -101,7 +101,7 @@ def test_a_wrong_default_is_reported_once_at_its_own_line(tmp_path: Path) -> Non
         tmp_path, "defaults:\n  driver_branch: 470\nhosts:\n  rig1: {address: a}\n  rig2: {address: b}\n"
     ) == [
         "lab.yaml:2: defaults.driver_branch: 470 is not a driver branch for these GPUs: "
-        "595 is available on all three distributions; 580 is the oldest"
+        "leave driver_branch out for the default; 580 is the oldest"
     ]
 
 

@@ -9,11 +9,12 @@ import pytest
 from lab.errors import LabError
 from lab.mirror import debfile, docker
 from lab.mirror.debfile import File, Package
-from lab.mirror.docker import Archive, Distribution
+from lab.mirror.distributions import DISTRIBUTIONS, Distribution
+from lab.mirror.docker import Archive
 from lab.mirror.passthrough import Cache, client
 from tests.unit.mirror_upstream import Upstream, upstream
 
-BOOKWORM, TRIXIE, _ = docker.DISTRIBUTIONS
+BOOKWORM, TRIXIE, _ = DISTRIBUTIONS
 PLUGINS = "usr/libexec/docker/cli-plugins"
 PROGRAMS = {
     "docker.io": ("usr/sbin/dockerd", "usr/sbin/docker-proxy"),

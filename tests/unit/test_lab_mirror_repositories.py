@@ -9,6 +9,7 @@ import pytest
 
 from lab.mirror import aptrepo, container_toolkit, debfile, keys, nvidia
 from lab.mirror.debfile import File, Package
+from lab.mirror.distributions import DISTRIBUTIONS
 from lab.mirror.keys import Key
 from rigup.distros.driver import TOOLKIT_PACKAGES
 from tests.unit.private_apt import CUDA, DISTRIBUTION, DKMS, Apt, apt_for
@@ -107,7 +108,7 @@ def test_a_relation_debian_does_not_know_is_refused() -> None:
 
 
 DRIVER = ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "nvidia-persistenced")
-OF_580, *_, OF_595, NEWEST = nvidia.BRANCHES["ubuntu2404"]
+OF_580, *_, OF_595, NEWEST = DISTRIBUTIONS[2].drivers
 
 
 def test_without_a_pin_the_newest_branch_comes(debian: Apt) -> None:
@@ -164,7 +165,7 @@ def test_the_open_and_the_proprietary_modules_exclude_each_other(debian: Apt) ->
 
 
 def test_the_keyring_package_drops_nvidias_own_address_and_this_distributions_key(cuda: Path, key: Key) -> None:
-    for distro in nvidia.BRANCHES:
+    for distro in (each.id for each in DISTRIBUTIONS):
         deb = cuda / distro / "cuda-keyring_1.1-1_all.deb"
         tree = cuda / f"keyring-{distro}"
         subprocess.run(["dpkg-deb", "--extract", str(deb), str(tree)], check=True)
@@ -208,7 +209,7 @@ def test_only_toolkits_from_1_18_on_refresh_the_cdi_specification() -> None:
 
 
 def test_every_stand_in_package_can_be_written_and_no_placeholder_is_left(cuda: Path, key: Key) -> None:
-    for distro in nvidia.BRANCHES:
+    for distro in DISTRIBUTIONS:
         for package in [*nvidia.packages(distro, key, DKMS), *container_toolkit.packages()]:
             texts = [file.content.decode() for file in package.files if file.content and "keyring" not in file.path]
             for text in (*texts, *package.scripts.values()):
@@ -216,7 +217,7 @@ def test_every_stand_in_package_can_be_written_and_no_placeholder_is_left(cuda: 
 
 
 def test_maintainer_scripts_are_valid_shell(key: Key, tmp_path: Path) -> None:
-    for package in [*nvidia.packages("debian12", key, DKMS), *container_toolkit.packages()]:
+    for package in [*nvidia.packages(DISTRIBUTIONS[0], key, DKMS), *container_toolkit.packages()]:
         for name, text in package.scripts.items():
             done = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True)
             assert done.returncode == 0, f"{package.name} {name}: {done.stderr}"

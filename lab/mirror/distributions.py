@@ -1,0 +1,42 @@
+"""The distributions that the lab's repositories are for: one row for each."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A distribution as NVIDIA and Docker publish for it.
+
+    `libc` is the version of its C library, `drivers` are the versions in its CUDA repository, oldest first, and
+    `cuda_key` names the key that signs it.
+    """
+
+    family: str
+    version: str
+    codename: str
+    libc: str
+    drivers: tuple[str, ...]
+    cuda_key: str = "cuda"
+
+    @property
+    def id(self) -> str:
+        """NVIDIA's name for it."""
+        return f"{self.family}{self.version.replace('.', '')}"
+
+    @property
+    def docker_suffix(self) -> str:
+        """How the versions of Docker's packages end."""
+        return f"{self.family}.{self.version}~{self.codename}"
+
+
+_DRIVERS = ("580.173.02", "595.71.05", "595.91.07", "610.57.04")
+
+DISTRIBUTIONS = (
+    Distribution("debian", "12", "bookworm", "2.36", _DRIVERS),
+    # NVIDIA published no 580 for Debian 13, and signs with another key (cuda-repo-management issues 38 and 40).
+    Distribution("debian", "13", "trixie", "2.41", _DRIVERS[1:], "cuda-debian13"),
+    Distribution("ubuntu", "24.04", "noble", "2.39", _DRIVERS),
+)
+
+RELEASES = tuple(each.codename for each in DISTRIBUTIONS if each.family == "debian")
+"""The Debian releases that a lab host can run."""
