@@ -30,7 +30,7 @@ from rigup import atomic
 
 LOGINS = ("ops", "root")
 
-_BOOT_SECONDS = 60.0
+_BOOT_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Host:
         return self.shell("cat /proc/sys/kernel/random/boot_id", timeout=5).stdout.strip()
 
     def shell(
-        self, command: str, *, check: bool = True, timeout: float = 120.0, stdin: str = ""
+        self, command: str, *, check: bool = True, timeout: float = 300.0, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run a bash command line as root inside the host, without ssh.
 
@@ -205,7 +205,7 @@ class Host:
         return ["ssh", "-F", "none", *words, "-i", str(KEY), f"{user or self.spec.login}@{self.address}"]
 
     def ssh(
-        self, command: str, user: str | None = None, *, check: bool = True, timeout: float = 120.0
+        self, command: str, user: str | None = None, *, check: bool = True, timeout: float = 300.0
     ) -> subprocess.CompletedProcess[str]:
         """Run a command over ssh, as the host's login user or another. Raises LabError as `shell` does."""
         argv = [*self.ssh_argv(user), "--", command]

@@ -81,7 +81,7 @@ class Node:
     packages: dict[str, str] = field(default_factory=dict)
 
     def rebuild(self, *arguments: str) -> Result:
-        return self.rigs.run("pyinfra", "inventory/lab.py", "rebuild.py", *(arguments or ("-y",)), timeout=400)
+        return self.rigs.run("pyinfra", "inventory/lab.py", "rebuild.py", *(arguments or ("-y",)), timeout=900)
 
     def deploys(self) -> Result:
         return self.rigs.deploy("-y", "--limit", NAME)
@@ -211,7 +211,7 @@ def test_without_the_hosts_name_nothing_begins(node: Node) -> None:
         input="\nrig70\n",
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
     )
     assert done.returncode > 0
     assert "its name was not typed" in done.stdout + done.stderr

@@ -299,7 +299,7 @@ asked = {"model": "Qwen3.5-397B-A17B", "stream": True}
 asked["messages"] = [{"role": "user", "content": "Count from 1 to 100000"}]
 request = urllib.request.Request("http://127.0.0.1:8000/v1/chat/completions", json.dumps(asked).encode())
 words = []
-for line in urllib.request.urlopen(request, timeout=60):
+for line in urllib.request.urlopen(request, timeout=300):
     if b'"content"' in line:
         words.append(json.loads(line.removeprefix(b"data: "))["choices"][0]["delta"]["content"])
         open("/run/streams", "w").close()

@@ -35,7 +35,7 @@ def test_a_deployed_host_is_clean_to_the_last_byte_and_nothing_on_it_has_changed
             "systemctl list-units --all --plain --no-legend --no-pager -t service,mount,timer | awk '{print $1, $3}'"
         )
         return one_rig.host.shell(
-            f"{units} | grep -v session; docker ps --all --no-trunc; ls -AR /run/rigup* /var/log/apt; "
+            f"{units} | grep -Ev 'session|user'; docker ps --all --no-trunc; ls -AR /run/rigup* /var/log/apt; "
             "cat /proc/sys/kernel/random/boot_id; systemctl show -p InvocationID docker llm@main"
         ).stdout
 

@@ -84,9 +84,9 @@ def test_the_endpoint_completes_a_chat(rigs: Rigs) -> None:
     request["ignore_eos"] = True
     for name in rigs.hosts:
         answer = machine.get(name).shell(
-            "curl -sS --max-time 120 -H 'Content-Type: application/json' --data @- http://127.0.0.1:8000/v1/chat/completions",
+            "curl -sS --max-time 300 -H 'Content-Type: application/json' --data @- http://127.0.0.1:8000/v1/chat/completions",
             stdin=json.dumps(request),
-            timeout=150,
+            timeout=330,
         )
         assert json.loads(answer.stdout)["usage"]["completion_tokens"] == 8, answer.stdout
 

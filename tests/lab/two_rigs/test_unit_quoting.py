@@ -37,7 +37,7 @@ class Machine:
             ["ssh", *options, f"{way.user}@{way.address}", command],
             input=stdin.encode(),
             capture_output=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert ran.returncode == 0, f"{command}: {ran.stderr.decode()}"

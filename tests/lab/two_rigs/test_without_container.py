@@ -80,8 +80,8 @@ class Bare:
         system = [{"role": "system", "content": text} for text in ("Be brief.", "Answer in French.")]
         messages = [*system, {"role": "user", "content": "Hello"}]
         question = {"model": "Qwen3.5-397B-A17B", "messages": messages, "max_tokens": 4}
-        curl = "curl -sS --max-time 120 -H Content-Type:application/json --data @- http://127.0.0.1:8000/v1/chat/completions"
-        answer: dict[str, Any] = json.loads(self.host.shell(curl, stdin=json.dumps(question), timeout=150).stdout)
+        curl = "curl -sS --max-time 300 -H Content-Type:application/json --data @- http://127.0.0.1:8000/v1/chat/completions"
+        answer: dict[str, Any] = json.loads(self.host.shell(curl, stdin=json.dumps(question), timeout=330).stdout)
         return answer
 
 
