@@ -67,6 +67,9 @@ COMMIT = f"{STATE}/commit.json"
 """What a switch has decided and not yet completed."""
 DAILY_AUDIT = f"{STATE}/daily-audit.json"
 CHECKED_ARGUMENTS = f"{RUNTIME}/checked-arguments"
+RUN_LOCK = f"{RUNTIME}/run-lock"
+RUN_LOCK_COPY = f"{STATE}/run-lock"
+"""Exists only while a run reboots the host."""
 
 # Units: of the system; of endpoints, in force and on trial. /etc would take precedence over /run.
 

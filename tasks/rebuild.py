@@ -12,8 +12,9 @@ from pyinfra.context import host, state
 from rigup.config.settings import Settings
 from rigup.facts.files import FileText
 from rigup.facts.ledger import HostLedger, Remains, RemainsValue, remains_of
+from rigup.facts.run_lock import RunLock
 from rigup.ledger import Ledger
-from rigup.operations import apt, drain
+from rigup.operations import apt, drain, run_lock
 from rigup.operations.teardown import docker, files, finish, packages, units
 from rigup.operations.teardown.kept import Kept
 from rigup.paths import PLAN
@@ -42,6 +43,8 @@ def rebuild() -> None:
     kept = Kept()
 
     finish.confirmed(name="Confirm the rebuild")
+    last = host.get_fact(RunLock).run
+    run_lock.held(name="Lock the host for this run", last=last, wait=settings.lock == "wait")
     drain.drained(
         name="Wait for running requests",
         endpoints={entry["name"]: _metrics(entry) for entry in plan.get("endpoints", [])},

@@ -194,6 +194,9 @@ class Settings(BaseModel):
         900,
         description="Seconds without a log line, disk read or change of GPU memory after which a start has stalled.",
     )
+    lock: Literal["refuse", "wait"] = Field(
+        "refuse", description="If another run is changing the host: `refuse` stops with an error, `wait` waits for it."
+    )
     retry: Bool = Field(
         False, description="Retry what failed on the host before and was rolled back: `--data retry=true`."
     )

@@ -24,6 +24,7 @@ from rigup.facts.kernel import (
 )
 from rigup.facts.nvidia import DriverState, DriverStateValue, GpuList
 from rigup.facts.units import ActiveUnits
+from rigup.operations import run_lock
 from rigup.operations._host import Commands, check, read_now, run, try_reconnect, work
 from rigup.operations._wait import Clock, pause, say, wait_until
 from rigup.operations.files import place
@@ -221,6 +222,7 @@ def _boot_id(host: Host) -> str:
 def reboot_and_wait(host: Host, timeout: float) -> float:
     """Reboot, wait for another boot ID, and return the seconds that it took. Raises OperationError."""
     before = _boot_id(host)
+    run_lock.outlast(host, timeout)
     # With a timer, the command succeeds before the connection is closed.
     check(
         host,
@@ -243,6 +245,7 @@ def reboot_and_wait(host: Host, timeout: float) -> float:
             f"{host.name} did not come back within {duration(timeout)} (its boot ID was {before}). Check its console; "
             "when it answers again, run the deploy again: it continues from here."
         )
+    run_lock.hold_again(host)
     return took
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import IO, Any
 
@@ -60,6 +61,7 @@ _HARMLESS = {
 }
 
 _in_fact: ContextVar[bool] = ContextVar("in_fact", default=False)
+_keeps_results: ContextVar[bool] = ContextVar("keeps_results", default=False)
 
 
 class ConnectionLostError(paramiko.SSHException):
@@ -79,6 +81,7 @@ class RigConnector(SSHConnector):
         self._transfer: FileTransferClient | None = None
         self._channel: paramiko.Channel | None = None
         self._is_disconnected = False
+        self.after_reconnect: Callable[[], None] = lambda: None
 
     @staticmethod
     def make_names_data(name: str) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
@@ -158,8 +161,18 @@ class RigConnector(SSHConnector):
             raise ConnectionLostError(
                 f"connection lost ({why}), and {self.host.name} cannot be reached: {error}"
             ) from error
+        self.after_reconnect()
 
     # Commands
+
+    @contextmanager
+    def keep_results(self) -> Iterator[None]:
+        """Keep what was read ahead although commands run: these change nothing that facts read."""
+        token = _keeps_results.set(True)
+        try:
+            yield
+        finally:
+            _keeps_results.reset(token)
 
     def _exec_command(
         self, command: str, get_pty: bool = False
@@ -188,7 +201,8 @@ class RigConnector(SSHConnector):
         """
         is_fact = _in_fact.get()
         if not is_fact:
-            self._forget_results()
+            if not _keeps_results.get():
+                self._forget_results()
         elif result := self._known_result(command, arguments):
             if print_input:
                 echo(f"{self.host.print_prefix}>>> {command} (read ahead)", err=True)

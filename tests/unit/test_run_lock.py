@@ -1,0 +1,192 @@
+"""The lock of a host: a second run is refused or waits, and a run that died holds nothing."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from rigup.facts import run_lock
+from rigup.facts.run_lock import RunLockValue, lock_command, parse_run_lock
+from tests.unit.loopback_sshd import PYINFRA, Sshd, running_sshd
+from tests.unit.waiting import HANG_S, until
+
+DEPLOY = """
+from pyinfra import host
+from pyinfra.operations import files, server
+from rigup.facts import run_lock as facts
+from rigup.operations import run_lock
+facts.RUN_LOCK, facts.RUN_LOCK_COPY = "{folder}/run/lock", "{folder}/lock-copy"
+last = host.get_fact(facts.RunLock).run
+run_lock.held(name="lock", last=last, wait={wait})
+files.line(name="note", path="{folder}/{name}", line="done")
+if {waits}:
+    server.shell(name="wait", commands="touch {folder}/started; while ! test -e {folder}/go; do sleep 0.1; done")
+"""
+
+
+@pytest.fixture
+def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
+    monkeypatch.setattr(run_lock, "RUN_LOCK", f"{tmp_path}/run/lock")
+    monkeypatch.setattr(run_lock, "RUN_LOCK_COPY", f"{tmp_path}/lock-copy")
+    with running_sshd(tmp_path) as server:
+        yield server
+
+
+def arguments(sshd: Sshd, name: str, *, wait: bool = False, waits: bool = False, connector: str = "rig") -> list[str]:
+    text = DEPLOY.format(folder=sshd.folder, name=name, wait=wait, waits=waits)
+    (sshd.folder / f"{name}.py").write_text(text)
+    return [str(sshd.inventory(connector)), f"{name}.py", "-y", "-v"]
+
+
+@contextmanager
+def running(sshd: Sshd, name: str, **how: bool) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [str(PYINFRA), *arguments(sshd, name, **how)],  # type: ignore[arg-type]
+        cwd=sshd.folder,
+        env=sshd.shell_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def first_run(sshd: Sshd) -> Iterator[subprocess.Popen[str]]:
+    """A run that holds the lock and goes on until `go` exists."""
+    with running(sshd, "first", waits=True) as process:
+        until((sshd.folder / "started").exists, lambda: process.poll() is None)
+        yield process
+
+
+@pytest.mark.parametrize("connector", ["rig", "ssh"])
+def test_a_second_run_is_refused_with_who_holds_the_host_and_changes_nothing(sshd: Sshd, connector: str) -> None:
+    with first_run(sshd) as first:
+        second = sshd.pyinfra(*arguments(sshd, "second", connector=connector))
+
+        said = re.sub(r"\s+", " ", second.stdout + second.stderr)
+        assert second.returncode == 1
+        assert f"another run is changing box: {getpass.getuser()} on" in said
+        assert socket.gethostname() in said and "--data lock=wait" in said and "Traceback" not in said
+        assert not (sshd.folder / "second").exists()
+
+        (sshd.folder / "go").touch()
+        assert first.wait(HANG_S) == 0
+
+
+def test_a_run_that_waits_begins_when_the_other_has_ended(sshd: Sshd) -> None:
+    with first_run(sshd) as first, running(sshd, "second", wait=True) as second:
+        assert second.stdout is not None
+        assert any("waiting for another run" in line for line in second.stdout)
+        assert not (sshd.folder / "second").exists() and second.poll() is None
+        (sshd.folder / "go").touch()
+        assert first.wait(HANG_S) == 0
+        said = second.communicate(timeout=HANG_S)[0]
+        assert second.returncode == 0, said
+        assert (sshd.folder / "second").read_text() == "done\n"
+
+
+def test_a_run_that_was_killed_holds_nothing(sshd: Sshd) -> None:
+    with first_run(sshd) as first:
+        first.send_signal(signal.SIGKILL)
+        first.wait(HANG_S)
+        until(lambda: not look(sshd).held)
+        second = sshd.pyinfra(*arguments(sshd, "second"))
+        assert second.returncode == 0, second.stderr
+
+
+def test_the_lock_is_no_change_and_costs_a_run_without_changes_one_command(sshd: Sshd) -> None:
+    first = sshd.pyinfra(*arguments(sshd, "first"))
+    assert first.returncode == 0, first.stderr
+    again = sshd.pyinfra(*arguments(sshd, "first"))
+
+    assert re.search(r"lock.*\n.*No changes", re.sub(r"\x1b\[[0-9;]*m", "", again.stderr)), again.stderr
+    # What was read ahead, and the lock.
+    assert "remote executions: 2" in again.stderr, again.stderr
+
+
+def command(*words: str) -> str:
+    return lock_command(*words).get_raw_value()
+
+
+def look(sshd: Sshd) -> RunLockValue:
+    return do("look")
+
+
+def do(*words: str) -> RunLockValue:
+    """Do something with the lock in this process's session."""
+    result = subprocess.run(command(*words), shell=True, capture_output=True, text=True, check=True)
+    return parse_run_lock(result.stdout.splitlines())
+
+
+def outlasting(tmp_path: Path, **changes: object) -> Path:
+    """Take the lock as run `one`, keep it through a reboot, and reboot: /run is empty, and the boot is another one."""
+    subprocess.run(command("take", "one", "ann", "desk"), shell=True, check=True)
+    subprocess.run(command("outlast", "one", "_", "_", "600"), shell=True, check=True)
+    names = ("run", "user", "machine", "since", "boot", "pid", "start", "until")
+    copy = tmp_path / "lock-copy"
+    record = dict(zip(names, copy.read_text().split(), strict=True)) | {"boot": "another"} | changes
+    copy.write_text(" ".join(str(value) for value in record.values()) + "\n")
+    (tmp_path / "run/lock").unlink()
+    return copy
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(run_lock, "RUN_LOCK", f"{tmp_path}/run/lock")
+    monkeypatch.setattr(run_lock, "RUN_LOCK_COPY", f"{tmp_path}/lock-copy")
+    return tmp_path
+
+
+def test_the_lock_outlasts_the_reboot_of_its_own_run(paths: Path) -> None:
+    copy = outlasting(paths)
+    held = do("take", "two", "bob", "couch")
+    assert (held.held, held.run, held.user, held.machine) == (True, "one", "ann", "desk")
+    # The refused run has left nothing that would hide the copy.
+    assert do("look").run == "one" and do("look").held
+
+    assert do("take", "one", "ann", "desk").held
+    assert not copy.exists()
+    now = do("look")
+    assert (now.run, now.held, now.user, now.since) == ("one", True, "ann", held.since)
+
+
+def test_a_host_that_was_away_for_too_long_is_free(paths: Path) -> None:
+    outlasting(paths, until=1)
+    assert not do("take", "two", "bob", "couch").held
+    assert do("look").run == "two"
+
+
+def test_only_the_holder_may_keep_it_through_a_reboot(paths: Path) -> None:
+    do("take", "one", "ann", "desk")
+    refused = subprocess.run(command("outlast", "two", "_", "_", "600"), shell=True, capture_output=True, text=True)
+    assert refused.returncode != 0 and "does not hold" in refused.stderr
+    assert not (paths / "lock-copy").exists()
+
+
+@pytest.mark.parametrize("torn", ["", "one ann", "one ann desk 1 boot 1 1 1 1 1", "one ann; desk 1 boot 1 1 1\n"])
+def test_a_torn_record_names_no_holder(paths: Path, torn: str) -> None:
+    (paths / "run").mkdir()
+    (paths / "run/lock").write_text(torn)
+    assert do("look") == RunLockValue()
+    assert do("take", "two", "bob", "couch") == RunLockValue()
+    assert do("look").held
+
+
+@pytest.mark.parametrize("said", ["", "held", "held a b c d e f", "free", "free a b", "\x1b[31mfree"])
+def test_a_host_that_answers_something_else_is_refused(said: str) -> None:
+    with pytest.raises(ValueError):
+        parse_run_lock([said])
