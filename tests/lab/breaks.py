@@ -161,7 +161,8 @@ DOCKER = (
     Break("docker-config", "sed -i s/nvidia-container-runtime/runc/ /etc/docker/daemon.json"),
     Break(
         "docker-runtime",
-        "echo '{}' >/etc/docker/daemon.json; systemctl restart docker",
+        # Docker ends the endpoint, which would start again in a while.
+        "echo '{}' >/etc/docker/daemon.json; systemctl restart docker; systemctl stop llm@main",
         also=("docker-config", "docker-log-driver", "serve-running", *AT_WORK),
     ),
 )
