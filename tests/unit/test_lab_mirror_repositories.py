@@ -108,7 +108,7 @@ def test_a_relation_debian_does_not_know_is_refused() -> None:
 
 
 DRIVER = ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "nvidia-persistenced")
-OF_580, *_, OF_595, NEWEST = DISTRIBUTIONS[2].drivers
+OF_580, *_, OF_595, NEWEST = next(each for each in DISTRIBUTIONS if each.family == "ubuntu").drivers
 
 
 def test_without_a_pin_the_newest_branch_comes(debian: Apt) -> None:
