@@ -7,7 +7,6 @@ from pyinfra.context import host
 from pyinfra.facts.server import Sysctl
 from pyinfra.operations import server
 
-from rigup.facts.run_lock import RunLock
 from rigup.operations import apt, files, host_package, run_lock
 from rigup.paths import APT_LOCK_CONFIG, APT_UPGRADES_CONFIG, SYSCTL_CONFIG
 from tasks.context import Context
@@ -27,8 +26,7 @@ HELD_BACK = ("nvidia-", "libnvidia-", "cuda-", "docker-ce", "containerd\\.io$", 
 @deploy("base")
 def base(context: Context) -> None:
     """Lock the host, configure apt and the kernel settings, install tools and the host programs."""
-    last = host.get_fact(RunLock).run
-    run_lock.held(name="Lock the host for this run", last=last, wait=context.settings.lock == "wait")
+    run_lock.held(name="Lock the host for this run", wait=context.settings.lock == "wait")
     files.install(
         name="Make apt wait for its lock",
         dest=APT_LOCK_CONFIG,

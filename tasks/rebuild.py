@@ -12,7 +12,6 @@ from pyinfra.context import host, state
 from rigup.config.settings import Settings
 from rigup.facts.files import FileText
 from rigup.facts.ledger import HostLedger, Remains, RemainsValue, remains_of
-from rigup.facts.run_lock import RunLock
 from rigup.ledger import Ledger
 from rigup.operations import apt, drain, run_lock
 from rigup.operations.teardown import docker, files, finish, packages, units
@@ -43,8 +42,7 @@ def rebuild() -> None:
     kept = Kept()
 
     finish.confirmed(name="Confirm the rebuild")
-    last = host.get_fact(RunLock).run
-    run_lock.held(name="Lock the host for this run", last=last, wait=settings.lock == "wait")
+    run_lock.held(name="Lock the host for this run", wait=settings.lock == "wait")
     drain.drained(
         name="Wait for running requests",
         endpoints={entry["name"]: _metrics(entry) for entry in plan.get("endpoints", [])},

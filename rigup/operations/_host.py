@@ -80,6 +80,8 @@ def run(host: Host, *bits: Any, stdin: str | None = None) -> Result:
         arguments["_stdin"] = stdin
     try:
         ok, output = host.run_shell_command(StringCommand(*bits), **arguments)
+    except OperationError:
+        raise
     except BROKEN_CONNECTION as error:
         raise ConnectionLost(
             f"the connection to {host.name} broke: {error or type(error).__name__}. Run the deploy again: it continues "

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import IO, Any
 
@@ -61,7 +60,6 @@ _HARMLESS = {
 }
 
 _in_fact: ContextVar[bool] = ContextVar("in_fact", default=False)
-_keeps_results: ContextVar[bool] = ContextVar("keeps_results", default=False)
 
 
 class ConnectionLostError(paramiko.SSHException):
@@ -81,6 +79,8 @@ class RigConnector(SSHConnector):
         self._transfer: FileTransferClient | None = None
         self._channel: paramiko.Channel | None = None
         self._is_disconnected = False
+        self.before_change: Callable[[], None] | None = None
+        """Called once, before the first command that is not a fact."""
         self.after_reconnect: Callable[[], None] = lambda: None
 
     @staticmethod
@@ -165,15 +165,6 @@ class RigConnector(SSHConnector):
 
     # Commands
 
-    @contextmanager
-    def keep_results(self) -> Iterator[None]:
-        """Keep what was read ahead although commands run: these change nothing that facts read."""
-        token = _keeps_results.set(True)
-        try:
-            yield
-        finally:
-            _keeps_results.reset(token)
-
     def _exec_command(
         self, command: str, get_pty: bool = False
     ) -> tuple[ChannelStdinFile, ChannelFile, ChannelStderrFile]:
@@ -201,8 +192,7 @@ class RigConnector(SSHConnector):
         """
         is_fact = _in_fact.get()
         if not is_fact:
-            if not _keeps_results.get():
-                self._forget_results()
+            self._note_change()
         elif result := self._known_result(command, arguments):
             if print_input:
                 echo(f"{self.host.print_prefix}>>> {command} (read ahead)", err=True)
@@ -294,8 +284,14 @@ class RigConnector(SSHConnector):
         succeeded = result.code in (arguments.get("_success_exit_codes") or [0])
         return succeeded, CommandOutput(_lines("stdout", stdout) + _lines("stderr", stderr))
 
-    def _forget_results(self) -> None:
+    def _note_change(self) -> None:
         """Read facts live from here on: something changes on the host."""
+        self._forget_results()
+        if before := self.before_change:
+            self.before_change = None
+            before()
+
+    def _forget_results(self) -> None:
         if self._results is not None:
             self._results.clear()
 
@@ -303,12 +299,12 @@ class RigConnector(SSHConnector):
 
     def rsync(self, *arguments: Any, **named: Any) -> Any:
         """Run pyinfra's rsync, which opens a connection of its own."""
-        self._forget_results()
+        self._note_change()
         return super().rsync(*arguments, **named)
 
     def _put_file(self, filename_or_io: str | IO[Any], remote_location: str) -> None:
         """Upload; after a lost connection once more from the beginning, which overwrites an incomplete file."""
-        self._forget_results()
+        self._note_change()
 
         def put() -> None:
             with get_file_io(filename_or_io) as file:

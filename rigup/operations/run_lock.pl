@@ -1,9 +1,8 @@
-# The lock that keeps two runs from changing a host at the same time. rigup/facts/run_lock.py sends it and reads its answer.
+# The lock that keeps two runs from changing a host at the same time. rigup/operations/run_lock.py sends it and reads its answer.
 #
-# Perl for the same reason as rigup/ssh/batch.pl. Arguments: FILE COPY ACTION, then RUN USER MACHINE, and SECONDS.
-#   look          prints "free RUN" or "held RUN USER MACHINE PID SINCE NOW"; RUN is the last holder, "-" if there is none
-#   take          takes the lock unless another run holds it; prints what "look" would have printed before
-#   outlast       writes the copy, which keeps the lock for SECONDS although a reboot empties /run
+# Perl for the same reason as rigup/ssh/batch.pl. Arguments: FILE COPY ACTION RUN USER MACHINE, and for "outlast" SECONDS.
+#   take      takes the lock and prints "taken"; if another run holds it, prints "held RUN USER MACHINE PID SECONDS"
+#   outlast   writes the copy, which keeps the lock for SECONDS although a reboot empties /run
 # A run holds the lock as long as its ssh connection exists: the record names the sshd process of that connection.
 use strict;
 use warnings;
@@ -13,14 +12,10 @@ use IO::Handle;
 my ($file, $copy, $action, $run, $user, $machine, $seconds) = @ARGV;
 my @NAMES = qw(run user machine since boot pid start until);
 
-my $lock;
-if ($action eq 'look') { open($lock, '<', $file) or undef($lock) }
-else {
-    (my $directory = $file) =~ s{/[^/]+$}{};
-    mkdir($directory, 0755);
-    sysopen($lock, $file, O_RDWR | O_CREAT, 0600) or die("cannot write $file: $!\n");
-    flock($lock, LOCK_EX) or die("cannot lock $file: $!\n");
-}
+(my $directory = $file) =~ s{/[^/]+$}{};
+mkdir($directory, 0755);
+sysopen(my $lock, $file, O_RDWR | O_CREAT, 0600) or die("cannot write $file: $!\n");
+flock($lock, LOCK_EX) or die("cannot lock $file: $!\n");
 my $record = read_record($lock);
 if (!$record && open(my $kept, '<', $copy)) { $record = read_record($kept) }
 
@@ -33,9 +28,10 @@ if ($action eq 'outlast') {
     exit(0);
 }
 my $is_held = $record && is_alive($record);
-if (!$is_held) { print 'free ', ($record ? $record->{run} : '-'), "\n" }
-else           { print join(' ', 'held', @{$record}{qw(run user machine pid since)}, time()), "\n" }
-exit(0) if ($action eq 'look' || ($is_held && $record->{run} ne $run));
+if ($is_held && $record->{run} ne $run) {
+    print join(' ', 'held', @{$record}{qw(run user machine pid)}, time() - $record->{since}), "\n";
+    exit(0);
+}
 
 my $pid = session();
 my $since = $is_held ? $record->{since} : time();
@@ -46,10 +42,11 @@ seek($lock, 0, 0);
 print $lock as_line(\%mine);
 $lock->flush() or die("cannot write $file: $!\n");
 unlink($copy);
+print "taken\n";
 
 sub read_record {
     my ($handle) = @_;
-    my @fields = split(' ', ($handle && <$handle>) // '');
+    my @fields = split(' ', <$handle> // '');
     # A record that a full disk cut short names no holder.
     return undef if (@fields != @NAMES || grep { !/^[\w.\@-]+$/ } @fields);
     my %found;
