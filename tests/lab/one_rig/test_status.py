@@ -45,6 +45,7 @@ def test_it_can_be_watched_until_it_serves_again(one_rig: OneRig) -> None:
                 seen.append(endpoint["state"])
                 if endpoint["state"] == "serving":
                     break
+                assert deploy.poll() in (None, 0)
             assert deploy.wait() == 0
         watch.send_signal(signal.SIGINT)
         assert watch.wait() == 130
