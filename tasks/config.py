@@ -11,8 +11,8 @@ from rigup.operations import apt, docker, files, users, venv
 from rigup.paths import UV
 from rigup.render.systemd import USER, env_file_text, unit_text
 from rigup.render.verify import record_text
-from rigup.resources import FILES
 from tasks.context import Context
+from tasks.venvs import tool
 
 __all__ = ["config"]
 
@@ -54,17 +54,7 @@ def _engines(context: Context) -> None:
         return
     users.system(name="Create the engines' user", user=USER)
     apt.install(name="Install the engines' system packages", packages=dict.fromkeys(ENGINES_NEED))
-    requirements = f"{UV}.lock"
-    files.install(
-        name="Write the requirements of uv", dest=requirements, content=(FILES / "uv-requirements.lock").read_text()
-    )
-    venv.synced(
-        name="Install uv",
-        path=UV,
-        requirements=requirements,
-        index=context.settings.pypi_index,
-        _env=context.proxies.environment,
-    )
+    tool(context, "uv", path=UV, locked="uv-requirements.lock", requirements=f"{UV}.lock")
     for environment in context.plan.venvs:
         packages = ", ".join(environment.packages)
         files.install(

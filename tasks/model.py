@@ -6,7 +6,7 @@ from pyinfra.api.deploy import deploy
 from pyinfra.api.hiddenvalue import HiddenValue
 
 from rigup.lock.hub import token_for
-from rigup.operations import apt, files, systemd, users, venv
+from rigup.operations import apt, files, systemd, users
 from rigup.operations import model as model_operations
 from rigup.operations.model import Sources
 from rigup.paths import (
@@ -21,8 +21,8 @@ from rigup.paths import (
 )
 from rigup.render.peers import daemon_config
 from rigup.render.systemd import fetch_store_text, fetch_unit_text, mount_text, mount_unit, peers_unit_text
-from rigup.resources import FILES
 from tasks.context import Context
+from tasks.venvs import tool
 
 __all__ = ["model"]
 
@@ -35,17 +35,12 @@ def model(context: Context) -> None:
     if context.settings.model_disk:
         _mount_store(context.settings.model_store, context.settings.model_disk)
     users.system(name="Create the downloader's user", user=USER)
-    files.install(
-        name="Write the requirements of the downloader",
-        dest=FETCH_REQUIREMENTS,
-        content=(FILES / "fetch-requirements.lock").read_text(),
-    )
-    venv.synced(
-        name="Install the downloader's packages",
+    tool(
+        context,
+        "the downloader's packages",
         path=FETCH_VENV,
+        locked="fetch-requirements.lock",
         requirements=FETCH_REQUIREMENTS,
-        index=context.settings.pypi_index,
-        _env=context.proxies.environment,
     )
     files.install(
         name="Install the downloader's unit",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pyinfra.api.deploy import deploy
 
 from rigup.diagnosis.explain import fatal_text
-from rigup.operations import files, model, serving, systemd, venv
+from rigup.operations import files, model, serving, systemd
 from rigup.paths import CLIENT, CLIENT_REQUIREMENTS, COMMIT_UNIT, FATAL_LINES, PLAN, SYSTEM_UNITS
 from rigup.render.systemd import commit_unit_text
-from rigup.resources import FILES
 from tasks.context import Context
+from tasks.venvs import tool
 
 __all__ = ["serve"]
 
@@ -24,17 +24,12 @@ def serve(context: Context) -> None:
         content=commit_unit_text(),
     )
     systemd.enabled(name="Enable the unit that completes an interrupted switch", unit=COMMIT_UNIT, reload_for=[unit])
-    files.install(
-        name="Write the requirements of the verification client",
-        dest=CLIENT_REQUIREMENTS,
-        content=(FILES / "client-requirements.lock").read_text(),
-    )
-    venv.synced(
-        name="Install the verification client",
+    tool(
+        context,
+        "the verification client",
         path=CLIENT,
+        locked="client-requirements.lock",
         requirements=CLIENT_REQUIREMENTS,
-        index=context.settings.pypi_index,
-        _env=context.proxies.environment,
     )
     files.install(name="Write the fatal log lines of the readiness check", dest=FATAL_LINES, content=fatal_text())
     # Before the longest wait: refused arguments fail the deploy at once.
