@@ -160,6 +160,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if host in _lost:
         note(pyfuncitem, "unchecked")
         pytest.skip(f"{host} cannot be audited")
+    session = testinfra_backend.session(host)
+    session.limit_s = testinfra_backend.DEEP_S if about(pyfuncitem).deep else testinfra_backend.COMMAND_S
     try:
         if about(pyfuncitem).root and not rig.is_root:
             outcome = note(pyfuncitem, "unchecked", note="only root can read this, and this login may not use sudo")

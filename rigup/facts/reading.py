@@ -55,6 +55,6 @@ def read_object(text: str) -> dict[str, Any]:
     """Parse a JSON object; an empty one if the file is missing or damaged, so that it is written again."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import IO, Any
 
+import gevent
 import paramiko
-from paramiko.channel import ChannelFile, ChannelStderrFile, ChannelStdinFile
+from paramiko.channel import ChannelStdinFile
 from pyinfra import logger
 from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import ConnectError
@@ -35,7 +36,7 @@ from pyinfra.facts import server
 from rigup.ssh import host_keys
 from rigup.ssh.batch import Command
 from rigup.ssh.read_ahead import ReadAhead
-from rigup.ssh.transport import BROKEN, reason, silence_paramiko, tune
+from rigup.ssh.transport import BROKEN, MAX_BYTES, BadAnswer, reason, silence_paramiko, tune
 
 __all__ = ["ConnectionLostError", "RigConnector"]
 
@@ -44,6 +45,15 @@ STALE_AFTER_S = 30
 
 OPEN_S = 60
 """Seconds that a host may take to accept a command on an open connection."""
+
+FACT_S = 600
+"""Seconds that a host may take for one fact."""
+
+LINE_BYTES = 64
+"""Bytes of memory that pyinfra needs for a line in addition to its text."""
+
+OPERATION_S = 6 * 3600
+"""Seconds that a host may take for one command of an operation: pulling an image over a slow line takes hours."""
 
 # Facts that run whatever they are given: reading them ahead could change the host.
 _NOT_READ_AHEAD = (server.Command,)
@@ -69,6 +79,36 @@ class ConnectionLostError(paramiko.SSHException):
     """
 
 
+class UnusableAnswer(paramiko.SSHException):
+    """A host's answer was refused. An SSHException, because pyinfra takes that as a failure of one host alone."""
+
+
+class _Lines:
+    """The lines of one stream of a command; above MAX_BYTES the channel is closed and `is_too_long` is set.
+
+    An exception would be lost: pyinfra reads in a greenlet of its own.
+    """
+
+    def __init__(self, channel: paramiko.Channel, receive: Callable[[int], bytes]) -> None:
+        self.channel, self._receive, self.is_too_long = channel, receive, False
+
+    def __iter__(self) -> Iterator[str]:
+        left, unfinished = MAX_BYTES, list[bytes]()
+        while chunk := self._receive(1 << 16):
+            lines = chunk.split(b"\n")
+            left -= len(chunk) + LINE_BYTES * (len(lines) - 1)
+            if left < 0:
+                self.is_too_long = True
+                self.channel.close()
+                return
+            for line in lines[:-1]:
+                yield b"".join((*unfinished, line)).decode(errors="replace")
+                unfinished.clear()
+            unfinished.append(lines[-1])
+        if last := b"".join(unfinished):
+            yield last.decode(errors="replace")
+
+
 class RigConnector(SSHConnector):
     """Connect over ssh, read facts in one round trip, and reconnect when the connection breaks."""
 
@@ -78,6 +118,7 @@ class RigConnector(SSHConnector):
         self._results: ReadAhead | None = None
         self._transfer: FileTransferClient | None = None
         self._channel: paramiko.Channel | None = None
+        self._streams: list[_Lines] = []
         self._is_disconnected = False
 
     @staticmethod
@@ -161,9 +202,7 @@ class RigConnector(SSHConnector):
 
     # Commands
 
-    def _exec_command(
-        self, command: str, get_pty: bool = False
-    ) -> tuple[ChannelStdinFile, ChannelFile, ChannelStderrFile]:
+    def _exec_command(self, command: str, get_pty: bool = False) -> tuple[ChannelStdinFile, _Lines, _Lines]:
         """Paramiko's ``exec_command`` in two parts: if the channel cannot be opened, nothing has been sent yet."""
         try:
             channel = self._transport().open_session(timeout=OPEN_S)
@@ -177,14 +216,17 @@ class RigConnector(SSHConnector):
         if get_pty:
             channel.get_pty()
         channel.exec_command(command)
-        return channel.makefile_stdin("wb"), channel.makefile("r"), channel.makefile_stderr("r")
+        stdout, stderr = _Lines(channel, channel.recv), _Lines(channel, channel.recv_stderr)
+        self._streams = [stdout, stderr]
+        return channel.makefile_stdin("wb"), stdout, stderr
 
     def run_shell_command(
         self, command: StringCommand, print_output: bool = False, print_input: bool = False, **arguments: Any
     ) -> tuple[bool, CommandOutput]:
         """Run a command, or return the result that was read ahead if it is a fact and nothing has changed.
 
-        Raises ConnectionLostError if the connection broke while a command ran, which may have succeeded.
+        Raises ConnectionLostError if the connection broke while a command ran, which may have succeeded, and
+        UnusableAnswer if the host answers too much, too late, or with malformed frames.
         """
         is_fact = _in_fact.get()
         if not is_fact:
@@ -195,11 +237,25 @@ class RigConnector(SSHConnector):
             for line in result[1] if print_output else ():
                 echo(f"{self.host.print_prefix}{line.line}", err=True)
             return result
-        run = super().run_shell_command
-        outcome = self._attempt(lambda: run(command, print_output, print_input, **arguments))
+        inherited = super().run_shell_command
+        limit = FACT_S if is_fact else OPERATION_S
+
+        def run() -> tuple[bool, CommandOutput]:
+            try:
+                with gevent.Timeout(limit) as late:
+                    return inherited(command, print_output, print_input, **arguments)
+            except gevent.Timeout as timeout:
+                if timeout is not late:
+                    raise
+                if self._channel is not None:
+                    # Ends the greenlets that read it.
+                    self._channel.close()
+                raise UnusableAnswer(f"{self.host.name}: a command did not end within {limit} s") from None
+
+        outcome = self._attempt(run)
         if isinstance(outcome, str) and is_fact:
             self._reconnect(outcome)
-            outcome = self._attempt(lambda: run(command, print_output, print_input, **arguments))
+            outcome = self._attempt(run)
         if not isinstance(outcome, str):
             return outcome
         if is_fact:
@@ -213,15 +269,18 @@ class RigConnector(SSHConnector):
         """Run it; return its result, or why the connection broke."""
         try:
             self._channel = None
+            self._streams = []
             # After a failed reconnection there is a client without a transport.
             self._transport()
             succeeded, output = run()
-        except (ConnectionLostError, TimeoutError):
+        except (ConnectionLostError, TimeoutError, UnusableAnswer):
             raise
         except BROKEN as error:
             if self._is_alive():
                 raise
             return reason(error)
+        if any(stream.is_too_long for stream in self._streams):
+            raise UnusableAnswer(f"{self.host.name}: a command printed more than {MAX_BYTES} bytes")
         return "it broke while the command ran" if not succeeded and self._is_cut_off() else (succeeded, output)
 
     def _is_cut_off(self) -> bool:
@@ -266,17 +325,17 @@ class RigConnector(SSHConnector):
         if ahead is None or key is None:
             return None
         ahead.note_use(key)
-        if ahead.is_older_than(STALE_AFTER_S):
-            # Someone read the plan, or other hosts took their time: read all again, still in one round trip.
-            ahead.clear()
-            self.executions += ahead.start(self._transport())
-        result = ahead.result(key)
+        try:
+            if ahead.is_older_than(STALE_AFTER_S):
+                # Someone read the plan, or other hosts took their time: read all again, still in one round trip.
+                ahead.clear()
+                self.executions += ahead.start(self._transport())
+            result = ahead.result(key)
+        except BadAnswer as error:
+            raise UnusableAnswer(f"{self.host.name}: {error}") from error
         if result is None:
             return None
-        try:
-            stdout, stderr = result.stdout.decode(), result.stderr.decode()
-        except UnicodeDecodeError:
-            return None
+        stdout, stderr = result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace")
         succeeded = result.code in (arguments.get("_success_exit_codes") or [0])
         return succeeded, CommandOutput(_lines("stdout", stdout) + _lines("stderr", stderr))
 

@@ -13,6 +13,7 @@ import pytest
 from rigup.ssh import batch
 from rigup.ssh.batch import Batch, Command, Result
 from rigup.ssh.memory import FORGOTTEN_AFTER, LEFT_OUT_FOR, Memory, memory_file
+from rigup.ssh.transport import BadAnswer
 from tests.unit.waiting import HANG_S, until
 
 MARK = "0123456789abcdef"
@@ -194,7 +195,8 @@ def test_what_a_login_shell_says_first_is_passed_over() -> None:
 
 
 def test_an_answer_to_a_question_that_was_not_asked_is_not_believed() -> None:
-    assert batch.parse(f"{MARK} 5 0 2 0\nok".encode(), [Command("x")], MARK).results == {}
+    with pytest.raises(BadAnswer, match="was not sent"):
+        batch.parse(f"{MARK} 5 0 2 0\nok".encode(), [Command("x")], MARK)
 
 
 def test_perl_base_is_all_the_program_needs() -> None:
