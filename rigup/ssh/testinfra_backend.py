@@ -26,6 +26,7 @@ from rigup.ssh.batch import Command, Result
 from rigup.ssh.client import COMMAND_S, Client, Unreachable
 from rigup.ssh.read_ahead import ReadAhead
 from rigup.ssh.transport import BadAnswer
+from rigup.text import printable
 
 __all__ = ["COMMAND_S", "DEEP_S", "NAME", "RigBackend", "Session", "close_all", "inventory", "register", "session"]
 
@@ -109,7 +110,7 @@ class Session:
             self._client.close()
             self._client = None
             if os.environ.get("RIGUP_STATS"):
-                print(f"[{self.host.name}] remote executions: {self.executions}", file=sys.stderr)
+                print(printable(f"[{self.host.name}] remote executions: {self.executions}"), file=sys.stderr)
 
 
 @cache
