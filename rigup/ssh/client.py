@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from pathlib import Path
 from typing import Self
 
 import paramiko
@@ -83,15 +84,25 @@ def run(host: Host, command: Command) -> Result:
         return client.run(command)
 
 
+class _Pin(paramiko.MissingHostKeyPolicy):
+    """As the deploy does: the key of an unknown host is pinned; paramiko refuses a changed one."""
+
+    def __init__(self, known: Path) -> None:
+        self._known = known
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        host_keys.pin(client.get_host_keys(), self._known, hostname, key)
+
+
 def _connect(host: Host) -> paramiko.SSHClient:
     silence_paramiko()
     login = host.connection
     client = paramiko.SSHClient()
-    # As the deploy does: the key of an unknown host is accepted, a changed key is refused.
-    client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
     known = host_keys.known_file(login)
-    if known.exists():
-        client.load_host_keys(str(known))
+    client.set_missing_host_key_policy(_Pin(known))
+    for name, keys in host_keys.load([known]).items():
+        for kind, key in keys.items():
+            client.get_host_keys().add(name, kind, key)
     try:
         client.connect(
             login.address,

@@ -14,6 +14,7 @@ Three things differ from ``@ssh``; everything else, all ``ssh_*`` data included,
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -30,6 +31,7 @@ from pyinfra.api.output import echo
 from pyinfra.api.state import State
 from pyinfra.api.util import get_file_io
 from pyinfra.connectors.ssh import FileTransferClient, SSHConnector
+from pyinfra.connectors.sshuserclient import client as user_client
 from pyinfra.connectors.util import CommandOutput, OutputLine, clear_askpass_cache, remove_any_sudo_askpass_file
 from pyinfra.facts import server
 
@@ -68,6 +70,13 @@ _HARMLESS = {
     "_temp_dir",
     "_success_exit_codes",
 }
+
+# pyinfra does not create a known_hosts file, would ignore it all for one line that cannot be read, and would accept any
+# key of a host that it has just added when it connects again in the same run.
+user_client.get_host_keys = functools.cache(host_keys.load)
+user_client.append_hostkey = lambda client, name, key: host_keys.pin(
+    client.get_host_keys(), client._host_keys_filename, name, key
+)
 
 _in_fact: ContextVar[bool] = ContextVar("in_fact", default=False)
 
