@@ -3,13 +3,14 @@
 Three things differ from ``@ssh``; everything else, all ``ssh_*`` data included, is the same:
 
 - The connection sends at once (no Nagle), is kept alive, and detects a dead host within a minute.
-- Facts come in one round trip. The commands of the last run's facts are stored per host (never their output), sent
-  together when the host is connected, and facts are answered from the results until the first change, upload or command
-  that is not a fact. After that every fact is read live.
+- Facts come in one round trip. The names and arguments of the last run's facts are stored per host (no output and no
+  command), all are read together when the host is connected, and facts are answered from the results until the first
+  change, upload or command that is not a fact. After that every fact is read live. Only facts of rigup and pyinfra are
+  read ahead.
 - A lost connection is reestablished once per command. A command that may have run is not repeated unless it is a fact.
 
 ``RIGUP_STATS=1`` prints the remote executions per host at the end; ``RIGUP_PREFETCH=off`` reads every fact live;
-``RIGUP_CACHE`` is the directory of the stored commands (default ``.rigup/facts``).
+``RIGUP_CACHE`` is the directory of the stored names (default ``.rigup/facts``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from paramiko.channel import ChannelStdinFile
 from pyinfra import logger
 from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import ConnectError
+from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host
 from pyinfra.api.output import echo
 from pyinfra.api.state import State
@@ -33,10 +35,10 @@ from pyinfra.api.util import get_file_io
 from pyinfra.connectors.ssh import FileTransferClient, SSHConnector
 from pyinfra.connectors.sshuserclient import client as user_client
 from pyinfra.connectors.util import CommandOutput, OutputLine, clear_askpass_cache, remove_any_sudo_askpass_file
-from pyinfra.facts import server
 
 from rigup.ssh import host_keys
 from rigup.ssh.batch import Command
+from rigup.ssh.fact_calls import NOT_READ_AHEAD, call_of, command_of
 from rigup.ssh.read_ahead import ReadAhead
 from rigup.ssh.transport import BROKEN, MAX_BYTES, BadAnswer, reason, silence_paramiko, tune
 
@@ -57,9 +59,6 @@ LINE_BYTES = 64
 OPERATION_S = 6 * 3600
 """Seconds that a host may take for one command of an operation: pulling an image over a slow line takes hours."""
 
-# Facts that run whatever they are given: reading them ahead could change the host.
-_NOT_READ_AHEAD = (server.Command,)
-
 # Arguments that may differ from their default for a command to be read ahead; all others change what it means.
 _HARMLESS = {
     "_sudo",
@@ -78,7 +77,8 @@ user_client.append_hostkey = lambda client, name, key: host_keys.pin(
     client.get_host_keys(), client._host_keys_filename, name, key
 )
 
-_in_fact: ContextVar[bool] = ContextVar("in_fact", default=False)
+# The name and arguments of the fact that is read; an empty one is a fact that is not remembered.
+_in_fact: ContextVar[dict[str, Any] | None] = ContextVar("in_fact", default=None)
 
 
 class ConnectionLostError(paramiko.SSHException):
@@ -150,7 +150,7 @@ class RigConnector(SSHConnector):
             raise
         if self._results is None:
             self._watch_facts()
-            self._results = ReadAhead(self.host.name)
+            self._results = ReadAhead(self.host.name, decode=command_of)
             # Not in a greenlet: while the deploy is being read, no other greenlet runs.
             self.executions += self._results.start(self._transport())
 
@@ -237,7 +237,7 @@ class RigConnector(SSHConnector):
         Raises ConnectionLostError if the connection broke while a command ran, which may have succeeded, and
         UnusableAnswer if the host answers too much, too late, or with malformed frames.
         """
-        is_fact = _in_fact.get()
+        is_fact = _in_fact.get() is not None
         if not is_fact:
             self._forget_results()
         elif result := self._known_result(command, arguments):
@@ -306,8 +306,11 @@ class RigConnector(SSHConnector):
         get_fact = self.host.get_fact
 
         def watched(name_or_cls: Any, *args: Any, **kwargs: Any) -> Any:
-            reads = not (isinstance(name_or_cls, type) and issubclass(name_or_cls, _NOT_READ_AHEAD))
-            token = _in_fact.set(reads)
+            call: dict[str, Any] | None = {}
+            if isinstance(name_or_cls, type) and issubclass(name_or_cls, FactBase):
+                runs_anything = issubclass(name_or_cls, NOT_READ_AHEAD)
+                call = None if runs_anything else call_of(name_or_cls, args, kwargs) or {}
+            token = _in_fact.set(call)
             try:
                 return get_fact(name_or_cls, *args, **kwargs)
             finally:
@@ -333,7 +336,9 @@ class RigConnector(SSHConnector):
         ahead, key = self._results, self._readable_ahead(command, arguments)
         if ahead is None or key is None:
             return None
-        ahead.note_use(key)
+        call = _in_fact.get() or {}
+        if _stands_for(call, key.command):
+            ahead.note_use(key, call)
         try:
             if ahead.is_older_than(STALE_AFTER_S):
                 # Someone read the plan, or other hosts took their time: read all again, still in one round trip.
@@ -402,6 +407,14 @@ class RigConnector(SSHConnector):
                 raise ConnectionLostError(
                     f"connection lost again during a file transfer with {self.host.name}"
                 ) from second
+
+
+def _stands_for(call: dict[str, Any], command: str) -> bool:
+    """Return whether the command can be made from the call again."""
+    try:
+        return command_of(call) == command
+    except ValueError:
+        return False
 
 
 def _lines(name: str, text: str) -> list[OutputLine]:

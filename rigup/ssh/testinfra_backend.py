@@ -73,7 +73,7 @@ class Session:
 
     def _run(self, command: Command) -> Result:
         with self._lock:
-            self._results.note_use(command)
+            self._results.note_use(command, command.command)
             if not self._is_started:
                 self._is_started = True
                 self.executions += self._results.start(self._connected().transport)
