@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from inspect import getcallargs
 from typing import Any
@@ -24,8 +24,8 @@ NOT_READ_AHEAD = (server.Command,)
 """Facts that run whatever they are given: reading them ahead could change the host."""
 
 _MODULE = re.compile(r"(rigup|pyinfra)\.facts\.[a-z_.]+")
-# No option, and no character that means something to a shell.
-_PLAIN = re.compile(r"[\w./:@%+=,][\w./:@%+=,-]*", re.ASCII)
+# No character that means something to a shell.
+_PLAIN = re.compile(r"[\w./:@%+=,-]+", re.ASCII)
 
 
 def call_of(fact: type[FactBase[Any]], arguments: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -35,9 +35,16 @@ def call_of(fact: type[FactBase[Any]], arguments: tuple[Any, ...], named: Mappin
         bound = getcallargs(fact().command, *arguments, **named) if callable(fact.command) else {}
         bound.pop("self", None)
         call = {"fact": f"{fact.__module__}.{fact.__qualname__}", "arguments": bound}
-        return dict(json.loads(json.dumps(call)))
+        return dict(json.loads(json.dumps(call, default=_listed)))
     except (TypeError, ValueError):
         return None
+
+
+def _listed(value: Any) -> list[Any]:
+    # Not a generator, which the fact could then not read.
+    if isinstance(value, Collection):
+        return list(value)
+    raise TypeError(type(value))
 
 
 def command_of(call: Mapping[str, Any]) -> str:
@@ -55,6 +62,9 @@ def _command(call: Mapping[str, Any]) -> str:
     fact, arguments = getattr(import_module(module), name), call["arguments"]
     if not (isinstance(fact, type) and issubclass(fact, FactBase)) or issubclass(fact, NOT_READ_AHEAD):
         raise ValueError(name)
+    if any(word.startswith("-") for word in _words(arguments)):
+        # An option: `find -delete` needs no shell.
+        raise ValueError("option")
     if not module.startswith("rigup.") and not _is_quoted(fact, arguments):
         raise ValueError("arguments")
     return _text(fact, arguments)
@@ -71,6 +81,16 @@ def _text(fact: type[FactBase[Any]], arguments: Mapping[str, Any]) -> str:
         guard = ("if", "command", "-v", needs, ">/dev/null", "2>&1;", "then", "(")
         command = StringCommand(*guard, command, ");", "else", "echo", missing, "fi")
     return str(command.get_raw_value() if isinstance(command, StringCommand) else command)
+
+
+def _words(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _words([*value, *value.values()])
+    elif isinstance(value, list):
+        for each in value:
+            yield from _words(each)
 
 
 def _is_quoted(fact: type[FactBase[Any]], arguments: Mapping[str, Any]) -> bool:
