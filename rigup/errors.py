@@ -11,6 +11,8 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rigup.text import printable
+
 __all__ = ["Finding", "InputError", "Problem", "ProblemsError", "RigupError", "near", "suggestion", "table_of"]
 
 
@@ -92,7 +94,8 @@ def table_of(problems: Sequence[Problem], title: str, width: int = 120, color: b
     table.add_column("what to do", overflow="fold")
     for problem in problems:
         # Text, not markup: the output of a host may contain square brackets.
-        table.add_row(Text(problem.host), Text(problem.check, style="red"), Text(problem.found), Text(problem.remedy))
+        found, remedy = Text(printable(problem.found)), Text(printable(problem.remedy))
+        table.add_row(Text(problem.host), Text(problem.check, style="red"), found, remedy)
     output = io.StringIO()
     console = Console(file=output, width=width, force_terminal=color, color_system="standard" if color else None)
     console.print(title)

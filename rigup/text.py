@@ -1,15 +1,44 @@
-"""Sizes, durations and download progress as text. Pure."""
+"""Sizes, durations, download progress and text of others as text to print. Pure."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["duration", "progress_line", "size"]
+__all__ = ["duration", "printable", "progress_line", "size"]
+
+# Categories of Unicode that a terminal obeys instead of showing: control characters (C0, C1), formats (bidirectional
+# overrides, invisible characters), surrogates, and separators of lines and paragraphs.
+_OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# The colors that pyinfra uses: no black, no concealed text.
+_COLOR = re.compile(r"\x1b\[(?:[01]|3[1-7])?(?:;(?:[01]|3[1-7]))*m")
+
+
+def printable(text: str, *, colors: bool = False) -> str:
+    """Return text that may come from a host so that no terminal obeys it: `\\x1b` instead of an escape character.
+
+    Line feeds and tabs stay; with `colors`, so do sequences that set a foreground color.
+    """
+    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
+        return text
+    if colors:
+        kept = _COLOR.findall(text)
+        plain = [printable(part) for part in _COLOR.split(text)]
+        return "".join(part for pair in zip(plain, [*kept, ""], strict=True) for part in pair)
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in _OBEYED and character not in "\n\t"
+        else character
+        for character in text
+    )
 
 
 def size(count: float, *, binary: bool = False) -> str:
     """Format a number of bytes: `18 MB`, `239.8 GB`; with `binary`, as memory and disks are measured, `47.8 GiB`."""
+    # A host may claim any number, and beyond this there is no float.
+    count = max(-(10**30), min(count, 10**30))
     base, unit = (1024, "iB") if binary else (1000, "B")
     return f"{count / base**3:.1f} G{unit}" if abs(count) >= base**3 else f"{count / base**2:.0f} M{unit}"
 

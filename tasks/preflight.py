@@ -25,6 +25,7 @@ from rigup.plan.host import plan_host
 from rigup.plan.peers import fleet_of, peers_of
 from rigup.preflight.checks import check, warnings
 from rigup.preflight.hardware import nvidia_gpus
+from rigup.text import printable
 from tasks.context import Context, Refused
 from tasks.gather import distro_of, gather, on_each, read_system
 
@@ -54,7 +55,7 @@ def preflight() -> Context:
 
 
 def _show(text: str) -> None:
-    print(f"\n{text}\n", file=sys.stderr)
+    print(printable(f"\n{text}\n", colors=True), file=sys.stderr)
 
 
 def _contexts_of(hosts: list[Host]) -> dict[str, Context]:

@@ -18,6 +18,7 @@ from rigup.operations.teardown import docker, files, finish, packages, units
 from rigup.operations.teardown.kept import Kept
 from rigup.paths import PLAN
 from rigup.plan.model import kept_plan
+from rigup.text import printable
 from tasks.context import Refused
 
 __all__ = ["rebuild"]
@@ -35,9 +36,9 @@ def rebuild() -> None:
     ledger: Ledger = host.get_fact(HostLedger)
     remains: RemainsValue = host.get_fact(Remains, **remains_of(ledger))
     if not ledger.files and not remains.words():
-        print(f"\n{host.name} is already bare: rigup finds nothing of its own", file=sys.stderr)
+        print(printable(f"\n{host.name} is already bare: rigup finds nothing of its own"), file=sys.stderr)
         return
-    print(_overview(host.name, ledger, remains, with_store), file=sys.stderr)
+    print(printable(_overview(host.name, ledger, remains, with_store)), file=sys.stderr)
     plan = kept_plan(host.get_fact(FileText, path=PLAN))
     kept = Kept()
 

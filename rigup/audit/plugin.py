@@ -27,6 +27,7 @@ from rigup.audit.outcome import WORDS, Outcome, exit_code, write
 from rigup.audit.subject import Subject
 from rigup.errors import RigupError
 from rigup.ssh import testinfra_backend
+from rigup.text import printable
 
 # In the order of the deploy.
 STEPS = (
@@ -160,6 +161,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if host in _lost:
         note(pyfuncitem, "unchecked")
         pytest.skip(f"{host} cannot be audited")
+    session = testinfra_backend.session(host)
+    session.limit_s = testinfra_backend.DEEP_S if about(pyfuncitem).deep else testinfra_backend.COMMAND_S
     try:
         if about(pyfuncitem).root and not rig.is_root:
             outcome = note(pyfuncitem, "unchecked", note="only root can read this, and this login may not use sudo")
@@ -205,7 +208,7 @@ def note(item: pytest.Item, result: str, **more: str) -> Outcome:
         settings=known.settings,
         repair=remedy(item),
         result=result,
-        **more,
+        **{name: printable(text) for name, text in more.items()},
     )
     _outcomes[item.nodeid] = outcome
     return outcome
@@ -272,7 +275,7 @@ class Lines:
         terminal.write(WORDS[outcome.result] if outcome else "ERROR", **{color: True})
         terminal.line("")
         for line in outcome.lines if outcome else report.longreprtext.splitlines():
-            terminal.line(f"    {line}")
+            terminal.line(f"    {printable(line)}")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Count findings and checks that could not run."""

@@ -183,7 +183,10 @@ def _json(name: str, value: str, release: Release) -> Iterator[tuple[str, str]]:
     except json.JSONDecodeError as error:
         yield f"{name} is not valid JSON: {error.msg} at character {error.pos}", "check quotes and braces"
         return
-    for key in data if name in release.keys else ():
+    except (ValueError, RecursionError) as error:
+        yield f"{name} is not usable JSON: {error}", "simplify it"
+        return
+    for key in data if name in release.keys and isinstance(data, dict) else ():
         if key not in release.keys[name]:
             meant = near(key, release.keys[name])
             remedy = f"did you mean {' or '.join(meant)}?" if meant else "remove it"

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from rigup.audit.outcome import WORDS
 from rigup.cli._hosts import add_inventory, find_host, read_inventory
 from rigup.cli._parser import Commands
+from rigup.cli._terminal import SafeConsole
 from rigup.errors import RigupError, suggestion
 
 __all__ = ["register", "table"]
@@ -71,7 +71,7 @@ def _audit(options: argparse.Namespace) -> int:
             print(path.read_text(), end="")
         else:
             # A pipe has no width.
-            console = Console(width=None if sys.stdout.isatty() else 400)
+            console = SafeConsole(width=None if sys.stdout.isatty() else 400)
             console.print(table(json.loads(path.read_text()), options.failed))
         return _exit_code(done.returncode)
 

@@ -23,6 +23,7 @@ from rigup.cli import (
     update,
 )
 from rigup.cli._parser import Parser
+from rigup.cli._terminal import safe_streams
 from rigup.errors import RigupError
 
 __all__ = ["main", "parser"]
@@ -40,11 +41,13 @@ EXIT_CODES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     try:
-        options = parser().parse_args(arguments)
-        return int(options.run(options))
-    except RigupError as error:
-        print(error, file=sys.stderr)
-        return 1
+        with safe_streams():
+            options = parser().parse_args(arguments)
+            try:
+                return int(options.run(options))
+            except RigupError as error:
+                print(error, file=sys.stderr)
+                return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -8,6 +8,8 @@ import shlex
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from pyinfra.api.exceptions import FactProcessError
+
 from rigup.cli._confirm import agreed
 from rigup.cli._hosts import add_inventory, find_host, read_inventory
 from rigup.cli._parser import Commands, Parser
@@ -52,7 +54,10 @@ def register(commands: Commands) -> None:
 def _stored(host: Host) -> list[Stored]:
     fact = StoredModels()
     result = client.run(host, Command(str(fact.command(host.settings.model_store)), host.sudo))
-    return fact.process(result.stdout.decode(errors="replace").splitlines())
+    try:
+        return fact.process(result.stdout.decode(errors="replace").splitlines())
+    except FactProcessError as error:
+        raise RigupError(f"{host.name}: {error}", "check what is in its model store") from error
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -25,11 +25,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from rigup.cli._hosts import add_inventory, find_host, read_inventory
 from rigup.cli._parser import Commands
+from rigup.cli._terminal import SafeConsole
 from rigup.errors import RigupError
 
 __all__ = ["exit_code", "register"]
@@ -72,7 +72,7 @@ def _plan(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(plan, indent=2))
     else:
-        _render(plan, Console(highlight=False, soft_wrap=True))
+        _render(plan, SafeConsole(soft_wrap=True))
     return exit_code(plan)
 
 
@@ -112,7 +112,7 @@ def exit_code(plan: Plan) -> int:
     return 2 if pending else 0
 
 
-def _render(plan: Plan, console: Console) -> None:
+def _render(plan: Plan, console: SafeConsole) -> None:
     """Print the plan for a person."""
     for name, host in plan["hosts"].items():
         entries = [entry for entry in host["entries"] if entry["result"] != "nothing"]
@@ -149,7 +149,7 @@ def _headline(host: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> 
     return Text(", ".join(words)) if words else Text("nothing to change", "green")
 
 
-def _print_entry(entry: Mapping[str, Any], console: Console) -> None:
+def _print_entry(entry: Mapping[str, Any], console: SafeConsole) -> None:
     certain = entry["result"] == "change"
     mark, style = ("+", "green") if certain else ("?", "yellow")
     console.print(Text.assemble(("    ", ""), (mark, style), f" {entry['operation']}"))
@@ -164,7 +164,7 @@ def _print_entry(entry: Mapping[str, Any], console: Console) -> None:
         _print_file(file, console)
 
 
-def _print_file(file: Mapping[str, Any], console: Console) -> None:
+def _print_file(file: Mapping[str, Any], console: SafeConsole) -> None:
     modes = f", mode {' -> '.join(file['mode'])}" if len(file["mode"]) == 2 else ""
     new = " (new)" if file["new"] else ""
     console.print(Text(f"        {file['path']}{new}{modes}" + (f": {file['hidden']}" if file["hidden"] else "")))

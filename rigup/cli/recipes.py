@@ -7,7 +7,6 @@ import sys
 from typing import get_args
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +14,7 @@ from rigup.catalog.loader import Catalog, default_catalog
 from rigup.catalog.rank import ranked
 from rigup.catalog.recipe import Recipe
 from rigup.cli._parser import Commands
+from rigup.cli._terminal import SafeConsole
 from rigup.config.need import EngineName, Workload
 
 __all__ = ["register"]
@@ -95,4 +95,4 @@ def _table(*columns: str) -> Table:
 
 def _print(table: Table) -> None:
     # A pipe has no width: print one line per recipe, for grep.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 400).print(table)
+    SafeConsole(width=None if sys.stdout.isatty() else 400).print(table)

@@ -14,15 +14,14 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pyinfra.api.command import StringCommand
-from pyinfra.api.exceptions import FactProcessError
 from pyinfra.api.facts import FactBase
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from rigup.cli._hosts import Target, add_inventory, find_targets, read_inventory
 from rigup.cli._parser import Commands
+from rigup.cli._terminal import SafeConsole
 from rigup.config.inventory import Host
 from rigup.facts.drift import DailyAudit, DailyAuditValue
 from rigup.facts.endpoints import Endpoints, EndpointsValue
@@ -33,6 +32,7 @@ from rigup.facts.serving import Verification
 from rigup.facts.store import Downloads
 from rigup.facts.units import UnitState, UnitStateValue
 from rigup.paths import PLAN, endpoint_unit, verification_of
+from rigup.plan.model import kept_plan
 from rigup.ssh.batch import Command, Result
 from rigup.ssh.client import Client, Unreachable
 from rigup.text import progress_line
@@ -72,13 +72,13 @@ def _status(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(status, indent=2))
         else:
-            render(status, Console(highlight=False))
+            render(status, SafeConsole())
         return exit_code(status)
     if options.json:
         while True:
             print(json.dumps(look(targets)), flush=True)
             time.sleep(EVERY_S)
-    with Live(auto_refresh=False, screen=True) as live:
+    with Live(auto_refresh=False, screen=True, console=SafeConsole()) as live:
         while True:
             live.update(table(look(targets)), refresh=True)
             time.sleep(EVERY_S)
@@ -114,11 +114,14 @@ def _look_at(host: Host) -> Status:
     empty: Status = {"error": None, "endpoints": [], "gpus": [], "downloads": [], "audit": None}
     try:
         with Client(host) as client:
-            return empty | _read(client, host.sudo)
+            status = empty | _read(client, host.sudo)
+        # A host may claim anything; what cannot be shown ends only its own row.
+        table({"at": datetime.now(UTC).isoformat(), "hosts": {host.name: status}})
+        return status
     except Unreachable as error:
         return empty | {"error": error.why}
-    except FactProcessError as error:
-        return empty | {"error": str(error)}
+    except Exception as error:
+        return empty | {"error": f"it answered something unexpected ({type(error).__name__}: {error})"}
 
 
 def _read(client: Client, sudo: bool) -> Status:
@@ -190,11 +193,8 @@ class _Facts:
 
 def endpoints_of(plan: str | None, found: EndpointsValue) -> list[Mapping[str, Any]]:
     """Return the endpoints on trial or in force, and those that only the host's copy of the plan names."""
-    try:
-        planned = {endpoint["name"]: endpoint for endpoint in json.loads(plan or "{}").get("endpoints", [])}
-    except (AttributeError, KeyError, TypeError, ValueError):
-        # The copy is damaged; the audit reports that.
-        planned = {}
+    # A damaged copy has none; the audit reports that.
+    planned = {endpoint["name"]: endpoint for endpoint in kept_plan(plan).get("endpoints", [])}
     units = {**found.in_force, **found.on_trial}
     there = {name: found.records[name, units[name]] for name in units if (name, units[name]) in found.records}
     return [endpoint for _, endpoint in sorted({**planned, **there}.items())]
@@ -223,7 +223,7 @@ def _since(unit: UnitStateValue) -> str | None:
     return datetime.fromtimestamp(unit.started, UTC).isoformat(timespec="seconds")
 
 
-def render(status: Status, console: Console) -> None:
+def render(status: Status, console: SafeConsole) -> None:
     """Print the status for a person."""
     console.print(table(status))
 

@@ -24,6 +24,17 @@ __all__ = ["Document", "Loc", "complaint", "describe_error", "dotted", "findings
 
 Loc = tuple[str | int, ...]
 
+MAX_BYTES = 2 << 20
+"""Bytes of a file; a lock with a hundred checkpoints has half as many."""
+
+MAX_DEPTH = 64
+"""Mappings and lists inside each other; settings need six."""
+
+MAX_ALIASED = 10_000
+"""Values that the aliases of a file may repeat: ten lines of aliases of aliases can stand for billions."""
+
+_MERGE = "tag:yaml.org,2002:merge"
+
 # Ten times faster, if PyYAML was built with libyaml; every run reads the whole catalog.
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -64,22 +75,27 @@ def dotted(loc: Loc) -> str:
 def read_document(path: Path) -> Document:
     """Read one YAML file.
 
-    Raises InputError if the file is missing, is not YAML, or sets a key twice (which YAML parsers accept).
+    Raises InputError if the file is missing, too long or not YAML, for an alias that contains itself or repeats too
+    much, for an impossible value such as 2027-02-30, and for a key that is set twice (which YAML parsers accept).
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = content[:MAX_BYTES].decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError([Finding(str(path), None, "", f"cannot be read: {reason}")]) from error
+    if len(content) > MAX_BYTES:
+        raise InputError([Finding(str(path), None, "", f"has more than {MAX_BYTES} bytes", "is it the right file?")])
     loader = _Loader(text)
     try:
+        _check_depth(text, path)
         node = loader.get_single_node()
-        lines: dict[Loc, int] = {}
-        findings: list[Finding] = []
+        walk = _Walk(path, loader)
         if node is not None:
-            _walk(node, (), path, lines, findings)
-        if findings:
-            raise InputError(findings)
+            walk.visit(node, ())
+        if walk.findings:
+            raise InputError(walk.findings)
         data = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -88,24 +104,81 @@ def read_document(path: Path) -> Document:
         raise InputError([Finding(str(path), line, "", f"is not valid YAML: {message}")]) from error
     finally:
         loader.dispose()
-    return Document(path, data, lines)
+    return Document(path, data, walk.lines)
 
 
-def _walk(node: yaml.Node, loc: Loc, path: Path, lines: dict[Loc, int], findings: list[Finding]) -> None:
-    lines.setdefault(loc, node.start_mark.line + 1)
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            _walk(item, (*loc, index), path, lines, findings)
-    elif isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            name = (*loc, str(key.value))
-            line = key.start_mark.line + 1
-            if name in lines:
-                first = lines[name]
-                findings.append(Finding(str(path), line, dotted(name), f"is already set in line {first}", "keep one"))
-                continue
-            lines[name] = line
-            _walk(value, name, path, lines, findings)
+def _check_depth(text: str, path: Path) -> None:
+    """Raise InputError for nesting under which libyaml, which is recursive, would crash."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            mark = event.start_mark
+            line = mark.line + 1 if mark else None
+            raise InputError([Finding(str(path), line, "", f"is nested more than {MAX_DEPTH} deep", "simplify it")])
+
+
+class _Walk:
+    """Collects the lines of all keys, and what is wrong with the nodes of a file."""
+
+    def __init__(self, path: Path, loader: yaml.SafeLoader) -> None:
+        self.lines: dict[Loc, int] = {}
+        self.findings: list[Finding] = []
+        self._path, self._loader = path, loader
+        self._seen: set[int] = set()
+        self._open: set[int] = set()
+        self._aliased = 0
+
+    def visit(self, node: yaml.Node, loc: Loc) -> None:
+        """Visit a node and everything below it. Raises InputError for aliases that have no end, or nearly none."""
+        self.lines.setdefault(loc, node.start_mark.line + 1)
+        if id(node) in self._open:
+            raise InputError([self._finding(node, loc, "is an alias that contains itself", "write out what it means")])
+        self._aliased += id(node) in self._seen
+        if self._aliased > MAX_ALIASED:
+            message = f"aliases repeat more than {MAX_ALIASED} values"
+            raise InputError([self._finding(node, loc, message, "write out what they mean")])
+        self._seen.add(id(node))
+        self._open.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                self.visit(item, (*loc, index))
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                self._visit_entry(key, value, loc)
+        else:
+            self._construct(node, loc)
+        self._open.discard(id(node))
+
+    def _visit_entry(self, key: yaml.Node, value: yaml.Node, loc: Loc) -> None:
+        if not isinstance(key, yaml.ScalarNode):
+            self.findings.append(self._finding(key, loc, "has a key that is not text", "write a name"))
+            return
+        name = (*loc, str(key.value))
+        if name in self.lines:
+            message = f"is already set in line {self.lines[name]}"
+            self.findings.append(self._finding(key, name, message, "keep one"))
+            return
+        self.lines[name] = key.start_mark.line + 1
+        if key.tag != _MERGE:
+            self._construct(key, name)
+        self.visit(value, name)
+
+    def _construct(self, node: yaml.Node, loc: Loc) -> None:
+        """Construct a single value: PyYAML would raise its errors later, without a line."""
+        try:
+            self._loader.construct_object(node)
+        except (ValueError, OverflowError) as error:
+            kind = node.tag.rpartition(":")[2]
+            self.findings.append(
+                self._finding(node, loc, f"{node.value!r:.40} is not a valid {kind}: {error}", "correct or quote it")
+            )
+
+    def _finding(self, node: yaml.Node, loc: Loc, message: str, remedy: str) -> Finding:
+        return Finding(str(self._path), node.start_mark.line + 1, dotted(loc), message, remedy)
 
 
 def findings_of(
@@ -144,7 +217,7 @@ def describe_error(details: ErrorDetails, model: type[BaseModel]) -> tuple[str, 
     if kind == "int_type" and isinstance(value, str) and value.strip().lstrip("-").isdigit():
         return f"must be a number, got the text {value!r}", "remove the quotes"
     message = details["msg"].replace("Input should be", "must be")
-    got = "" if isinstance(value, Mapping | list | tuple) else f", got {value!r}"
+    got = "" if isinstance(value, Mapping | list | tuple) else f", got {value!r:.200}"
     if kind == "literal_error" and isinstance(value, str):
         allowed = str(context.get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
         return message + got, suggestion(value, allowed)

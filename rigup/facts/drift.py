@@ -39,8 +39,10 @@ def parse_daily_audit(lines: list[str]) -> DailyAuditValue:
     try:
         record = json.loads("\n".join(lines))
         findings = tuple(f"{finding['check']}: {finding['found']}" for finding in record["findings"])
-        return DailyAuditValue(str(record["at"]), str(record["plan"]), findings)
-    except (ValueError, KeyError, TypeError):
+        if datetime.fromisoformat(record["at"]).tzinfo is None:
+            return DailyAuditValue()
+        return DailyAuditValue(record["at"], str(record["plan"]), findings)
+    except (ValueError, KeyError, TypeError, RecursionError):
         return DailyAuditValue()
 
 

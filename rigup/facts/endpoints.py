@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
 from pyinfra.api.facts import FactBase
+from typing_extensions import TypedDict
 
 from rigup.facts.reading import Value, read_object, reading
 from rigup.paths import CHECKED_ARGUMENTS, ENDPOINTS, SWITCHES, TRIAL_UNITS, UNITS
@@ -27,6 +28,18 @@ class Tried(Value):
     why: str
 
 
+class Record(TypedDict):
+    """What `rigup.render.verify.record_text` wrote, as far as it is read here."""
+
+    name: str
+    generation: str
+    recipe: str
+    gpus: Literal["all"] | list[int | str]
+    address: str
+    port: int
+    ready_path: str
+
+
 @dataclass(frozen=True)
 class EndpointsValue(Value):
     """The endpoints and their generations, by `(endpoint, generation)` or by endpoint.
@@ -37,7 +50,7 @@ class EndpointsValue(Value):
     that were rolled back here, and `last` is the result of the last switch.
     """
 
-    records: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    records: Mapping[tuple[str, str], Record] = field(default_factory=dict)
     checked: frozenset[tuple[str, str]] = frozenset()
     in_force: Mapping[str, str] = field(default_factory=dict)
     on_trial: Mapping[str, str] = field(default_factory=dict)
@@ -80,7 +93,7 @@ def parse_endpoints(lines: list[str]) -> EndpointsValue:
     active = (re.match(r"llm@(.+)\.service ", line) for line in parts.get("active", []))
     switches = read_object("\n".join(parts.get("switches", [])))
     return EndpointsValue(
-        records={(record["name"], record["generation"]): record for record in records},
+        records={(record["name"], record["generation"]): cast(Record, record) for record in records},
         checked=frozenset((words[-2], words[-1]) for words in marks),
         in_force={match["name"]: match["generation"] for match in units if match["place"] == UNITS},
         on_trial={match["name"]: match["generation"] for match in units if match["place"] == TRIAL_UNITS},

@@ -76,6 +76,11 @@ def parse_remains(lines: list[str]) -> RemainsValue:
     )
 
 
+def _pattern(text: str) -> str:
+    """Quote a glob pattern, except for its asterisks."""
+    return "*".join(shlex.quote(part) if part else "" for part in text.split("*"))
+
+
 class Remains(FactBase[RemainsValue]):
     """Which of these packages (installed, or with configuration left), users, paths and units exist.
 
@@ -99,7 +104,7 @@ class Remains(FactBase[RemainsValue]):
         asked: list[tuple[str, list[str | QuoteString]]] = [
             ("units", [listing, *map(QuoteString, units)]),
             ("tables", ["nft list tables"]),
-            ("paths", ["ls -1d --", *links, *map(QuoteString, paths)]),
+            ("paths", ["ls -1d --", *map(_pattern, links), *map(QuoteString, paths)]),
             ("paths", [*find, f"'{STAGED}' -prune -print"]),
             ("named", [*find, "'*rigup*' -prune -print"]),
         ]

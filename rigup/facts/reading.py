@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import wraps
-from typing import Any, ParamSpec, Protocol, TypeVar
+from functools import cache, wraps
+from typing import Any, ParamSpec, Protocol, TypeVar, get_type_hints
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pyinfra.api.exceptions import FactProcessError
 
 __all__ = ["Fact", "Value", "read_object", "reading"]
@@ -37,14 +38,28 @@ class Value:
 
 
 def reading(process: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Raise only `FactProcessError` from a fact's `process`: any other error would end the run on all hosts."""
+    """Raise only `FactProcessError` from a fact's `process`: any other error would end the run on all hosts.
+
+    So would a value that is not of the type that `process` declares, wherever it is used: it is refused here.
+    """
+
+    @cache
+    def declared() -> TypeAdapter[Any]:
+        kept = ConfigDict(strict=True, revalidate_instances="always")
+        return TypeAdapter(get_type_hints(process)["return"] | None, config=kept)
 
     @wraps(process)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
-            return process(*args, **kwargs)
+            value = process(*args, **kwargs)
+            declared().validate_python(value)
+            return value
         except FactProcessError:
             raise
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise FactProcessError(f"unexpected output: {where}: {first['msg']}, got {first['input']!r:.80}") from error
         except Exception as error:
             raise FactProcessError(f"unexpected output: {error}") from error
 
@@ -55,6 +70,6 @@ def read_object(text: str) -> dict[str, Any]:
     """Parse a JSON object; an empty one if the file is missing or damaged, so that it is written again."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

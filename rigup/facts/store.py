@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, cast
 
+from pydantic import Field
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
+from typing_extensions import TypedDict
 
 from rigup.facts.reading import Value, read_object, reading
 from rigup.paths import FETCH_UNIT, TRIAL_UNITS, fetch_progress, instance_of
@@ -122,22 +124,33 @@ class FileSizes(FactBase[Mapping[str, int] | None]):
         return {name: int(size) for size, _, name in (line.partition(" ") for line in output[1:])}
 
 
-class FetchProgress(FactBase[Mapping[str, Any]]):
+class Progress(TypedDict, total=False):
+    """What a download reports; see `rigup.text.progress_line`."""
+
+    checkpoint: str
+    step: str
+    doing: str
+    bytes_done: int
+    bytes_total: int
+    rate: Annotated[float, Field(allow_inf_nan=False)]
+
+
+class FetchProgress(FactBase[Progress]):
     """What the download of `instance` (`CheckpointPlan.instance`) reported last; empty before its first report.
 
     `rigup.text.progress_line` formats it.
     """
 
     @staticmethod
-    def default() -> Mapping[str, Any]:
+    def default() -> Progress:
         return {}
 
     def command(self, instance: str) -> StringCommand:
         return StringCommand("cat --", QuoteString(fetch_progress(instance)), "2>/dev/null || true")
 
     @reading
-    def process(self, output: list[str]) -> Mapping[str, Any]:
-        return read_object("\n".join(output))
+    def process(self, output: list[str]) -> Progress:
+        return cast(Progress, read_object("\n".join(output)))
 
 
 class StoredModels(FactBase[list[Stored]]):
@@ -165,7 +178,7 @@ class StoredModels(FactBase[list[Stored]]):
         return parse_stored_models(output)
 
 
-def parse_downloads(lines: list[str]) -> list[dict[str, Any]]:
+def parse_downloads(lines: list[str]) -> list[Progress]:
     """Parse units, lines `PATH:JSON` with the progress of each download, and `last FETCH_UNIT LINE` of failed units.
 
     Returns one object for each unit, with `checkpoint` and, after its first report, `step`, `bytes_done` and
@@ -184,10 +197,10 @@ def parse_downloads(lines: list[str]) -> list[dict[str, Any]]:
         elif line.startswith("/"):
             path, _, text = line.partition(":")
             reports[path.split("/")[-2]] = json.loads(text)
-    found = []
+    found = list[Progress]()
     for checkpoint, failed in sorted(units.items()):
         end = {"step": "given up", "doing": last.get(checkpoint, ""), "rate": 0} if failed else {}
-        found.append({"checkpoint": checkpoint, **reports.get(checkpoint, {}), **end})
+        found.append(cast(Progress, {**reports.get(checkpoint, {}), "checkpoint": checkpoint, **end}))
     return found
 
 
@@ -195,11 +208,11 @@ def _instance(unit: str) -> str:
     return unit.removeprefix(FETCH_UNIT).removesuffix(".service")
 
 
-class Downloads(FactBase[list[dict[str, Any]]]):
+class Downloads(FactBase[list[Progress]]):
     """The running downloads and their progress; also those that have given up, and why."""
 
     @staticmethod
-    def default() -> list[dict[str, Any]]:
+    def default() -> list[Progress]:
         return []
 
     def command(self) -> str:
@@ -212,5 +225,5 @@ class Downloads(FactBase[list[dict[str, Any]]]):
         )
 
     @reading
-    def process(self, output: list[str]) -> list[dict[str, Any]]:
+    def process(self, output: list[str]) -> list[Progress]:
         return parse_downloads(output)

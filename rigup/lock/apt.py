@@ -7,6 +7,7 @@ package before it installs anything.
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 
@@ -19,6 +20,9 @@ from rigup.lock.http import Unresolved, Web
 __all__ = ["Index", "choose_cuda", "choose_docker", "choose_driver", "choose_toolkit", "parse_index", "read_index"]
 
 Index = Mapping[str, list[str]]
+
+MAX_INDEX_BYTES = 256 << 20
+"""Bytes of a decompressed index; those of Debian's own archive have 50 MB."""
 
 
 def parse_index(text: str) -> dict[str, list[str]]:
@@ -38,7 +42,13 @@ def read_index(web: Web, repository: Repository) -> dict[str, list[str]]:
     setting = f"{repository.name}_mirror"
     answer = web.get(setting, repository.index_url)
     try:
-        text = gzip.decompress(answer.content).decode("utf-8")
+        with gzip.GzipFile(fileobj=io.BytesIO(answer.content)) as file:
+            content = file.read(MAX_INDEX_BYTES + 1)
+        if len(content) > MAX_INDEX_BYTES:
+            raise Unresolved(
+                setting, repository.index_url, f"has more than {MAX_INDEX_BYTES} bytes", f"check {setting}"
+            )
+        text = content.decode("utf-8")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise Unresolved(setting, repository.index_url, "is not a gzipped package index", f"check {setting}") from error
     return parse_index(text)

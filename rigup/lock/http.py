@@ -1,7 +1,13 @@
-"""HTTP requests from the control machine: one client, and errors that name the setting, the URL and a remedy."""
+"""HTTP requests from the control machine: one client, and errors that name the setting, the URL and a remedy.
+
+It uses the proxies of the environment (`http_proxy`, `https_proxy`, `no_proxy`). Each request has one deadline and a
+limit of bytes, and asks for an uncompressed answer.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping
 from functools import cached_property
 from types import TracebackType
@@ -13,8 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Unresolved", "Web"]
 
-# Seconds for a connection and for each chunk of a response.
-TIMEOUT = 30.0
+STALL_S = 30.0
+"""Seconds for a connection and for each chunk of a response."""
+
+DEADLINE_S = 300.0
+"""Seconds for a request with all its redirects, to the last byte of the response."""
+
+MAX_BYTES = 64 << 20
+"""Bytes of a response: the largest real ones, package indexes and lists of files, have a few megabytes."""
 
 
 class Unresolved(Exception):
@@ -28,8 +40,7 @@ class Unresolved(Exception):
 class Web:
     """An HTTP client that requests each URL only once. Use it in a `with` block."""
 
-    def __init__(self, timeout: float = TIMEOUT) -> None:
-        self._timeout = timeout
+    def __init__(self) -> None:
         self._answers: dict[tuple[str, tuple[tuple[str, str], ...]], httpx.Response] = {}
 
     def __enter__(self) -> Self:
@@ -46,18 +57,22 @@ class Web:
         import httpx
 
         # httpx drops the Authorization header when a redirect leads to another host.
-        return httpx.Client(
-            follow_redirects=True, timeout=self._timeout, transport=httpx.HTTPTransport(retries=1), trust_env=True
-        )
+        return httpx.Client(follow_redirects=True, timeout=STALL_S, headers={"Accept-Encoding": "identity"})
 
     def ask(self, setting: str, url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
-        """Return the server's response, whatever its status. Raises Unresolved if there is none."""
+        """Return the server's response, whatever its status.
+
+        Raises Unresolved if there is none, if it is late, longer than MAX_BYTES, or compressed.
+        """
         import httpx
 
         key = (url, tuple(sorted((headers or {}).items())))
         if key not in self._answers:
+            request = _Request(self._client, url, dict(headers or {}))
             try:
-                self._answers[key] = self._client.get(url, headers=dict(headers or {}))
+                self._answers[key] = request.answer()
+            except _Refused as error:
+                raise Unresolved(setting, url, str(error), f"check that {setting} names the right server") from error
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 reason = str(error) or type(error).__name__
                 raise Unresolved(
@@ -79,7 +94,61 @@ class Web:
         """Return the JSON of a successful response. Raises Unresolved."""
         try:
             return self.get(setting, url, headers).json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Unresolved(
                 setting, url, "did not answer with JSON", f"check that {setting} names the right server"
             ) from error
+
+
+class _Refused(Exception):
+    """A response that is not read to its end, and why."""
+
+
+class _Request(threading.Thread):
+    """One request in a thread: a server that sends a header byte by byte would hold up any other reader for hours."""
+
+    def __init__(self, client: httpx.Client, url: str, headers: dict[str, str]) -> None:
+        super().__init__(daemon=True)
+        self._client, self._url, self._headers = client, url, headers
+        self._deadline = time.monotonic() + DEADLINE_S
+        self._answer: httpx.Response | None = None
+        self._error: BaseException | None = None
+
+    def answer(self) -> httpx.Response:
+        """Make the request and return the response. Raises _Refused and what httpx raises."""
+        self.start()
+        self.join(DEADLINE_S)
+        if self._error is not None:
+            raise self._error
+        if self._answer is None:
+            raise _Refused(f"did not answer completely within {DEADLINE_S:.0f} s")
+        return self._answer
+
+    def run(self) -> None:
+        import httpx
+
+        try:
+            try:
+                self._answer = self._read()
+            except httpx.ConnectError:
+                # Once more: a load balancer may have lost one of its servers.
+                self._answer = self._read()
+        except BaseException as error:
+            self._error = error
+
+    def _read(self) -> httpx.Response:
+        import httpx
+
+        body = bytearray()
+        with self._client.stream("GET", self._url, headers=self._headers) as response:
+            if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
+                raise _Refused(f"answered with Content-Encoding {encoding!r}, which was not asked for")
+            for chunk in response.iter_raw():
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    raise _Refused(f"answered with more than {MAX_BYTES} bytes")
+                if time.monotonic() > self._deadline:
+                    raise _Refused("the deadline has passed")
+        return httpx.Response(
+            response.status_code, headers=response.headers, content=bytes(body), request=response.request
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -17,33 +18,37 @@ __all__ = ["checkpoint_lock", "published_file", "token_for"]
 
 SETTING = "hub_endpoint"
 TOKEN_HOST = "huggingface.co"
-LARGEST = 64 << 20
+MAX_PAGES = 1000
 # Untrained weights are a property of the checkpoint, not of a host, so they are no setting: the publisher states it as
 # a tag, and the lock records it with the commit. The lab's hub tags its miniatures, which can only write nonsense.
 UNTRAINED = "random-weights"
 
 
-def _headers(endpoint: str) -> dict[str, str]:
-    # The token is for the hub only and must never be sent to a mirror of another name.
-    token = os.environ.get("HF_TOKEN")
-    return {"Authorization": f"Bearer {token}"} if token and urlsplit(endpoint).hostname == TOKEN_HOST else {}
+def _token(url: str) -> str | None:
+    # The token is for the hub only: not for a mirror of another name, nor for whoever answers without TLS. There is no
+    # exception for loopback, since the lab's hub needs no token.
+    parts = urlsplit(url)
+    return os.environ.get("HF_TOKEN") if (parts.scheme, parts.hostname) == ("https", TOKEN_HOST) else None
+
+
+def _headers(url: str) -> dict[str, str]:
+    token = _token(url)
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def token_for(endpoint: str) -> str | None:
     """Return the credential for a host's downloader: HF_TOKEN of this environment, and the only server to send it to.
 
-    None if there is no token, or if `endpoint` is another server.
+    None if there is no token, or if `endpoint` is another server or has no TLS.
     """
-    token = os.environ.get("HF_TOKEN")
-    if not token or urlsplit(endpoint).hostname != TOKEN_HOST:
-        return None
-    return json.dumps({"host": TOKEN_HOST, "token": token}) + "\n"
+    token = _token(endpoint)
+    return token and json.dumps({"host": TOKEN_HOST, "token": token}) + "\n"
 
 
 def checkpoint_lock(web: Web, endpoint: str, repo: str, revision: str) -> CheckpointLock:
     """Return the commit of `revision` (branch or commit), and its files with size and checksum. Raises Unresolved."""
-    headers = _headers(endpoint)
     url = f"{endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
+    headers = _headers(url)
     _present(web, url, headers, f"{repo} at {revision}")
     about = web.json(SETTING, url, headers)
     commit = _field(about, "sha", url)
@@ -53,7 +58,12 @@ def checkpoint_lock(web: Web, endpoint: str, repo: str, revision: str) -> Checkp
         raise Unresolved(SETTING, url, f"answered with another commit, {commit}", "use another mirror")
     listing: dict[str, str] = {}
     page: str | None = f"{endpoint}/api/models/{repo}/tree/{commit}?recursive=true&expand=false"
+    pages = 0
     while page:
+        if (pages := pages + 1) > MAX_PAGES:
+            raise Unresolved(SETTING, url, f"lists files on more than {MAX_PAGES} pages", "check hub_endpoint")
+        # The server says where the next page is.
+        headers = _headers(page)
         entries = web.json(SETTING, page, headers)
         if not isinstance(entries, list):
             raise Unresolved(SETTING, page, "did not answer with a list of files", "check hub_endpoint")
@@ -81,33 +91,40 @@ def _published(entry: Mapping[str, Any], url: str) -> str:
     return f"{entry['size']} {kind}:{checksum}"
 
 
-def published_file(endpoint: str, repo: str, revision: str, name: str, cache_dir: Path) -> bytes | None:
-    """Return a small published file at a 40-digit revision; None if the repository has no such file there.
+def published_file(endpoint: str, repo: str, lock: CheckpointLock, name: str, cache_dir: Path) -> bytes | None:
+    """Return a small published file of a locked checkpoint; None if it has no such file.
 
-    A commit never changes, so each file, and its absence, is requested once and kept under `cache_dir`.
-    Raises Unresolved.
+    Its bytes are those that the lock names, from the hub or from `cache_dir`, where it is kept. Raises Unresolved.
     """
-    if not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise ValueError(f"{revision!r} is not a commit")
-    kept = cache_dir / "published" / repo / revision / name
-    absent = kept.with_name(kept.name + ".absent")
-    if kept.is_file():
-        return kept.read_bytes()
-    if absent.exists():
+    url = f"{endpoint}/{repo}/resolve/{lock.revision}/{quote(name)}"
+    if not lock.listing:
+        raise Unresolved(SETTING, url, "the lock has no checksums of its files", "run `rigup update checkpoints`")
+    if (published := lock.listing.get(name)) is None:
         return None
-    url = f"{endpoint}/{repo}/resolve/{revision}/{quote(name)}"
+    kept = cache_dir / "published" / repo / lock.revision / name
+    if kept.is_file() and _is(content := kept.read_bytes(), published):
+        return content
     with Web() as web:
-        answer = web.ask(SETTING, url, _headers(endpoint))
-        missing = answer.status_code == 404
-        content = b"" if missing else web.get(SETTING, url, _headers(endpoint)).content
-    if len(content) > LARGEST:
-        raise Unresolved(SETTING, url, f"has {len(content)} bytes, too many for a config file", "check hub_endpoint")
-    target = absent if missing else kept
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        content = web.get(SETTING, url, _headers(url)).content
+    if not _is(content, published):
+        raise Unresolved(SETTING, url, f"differs from the file that the lock names ({published})", "use another mirror")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
     temporary.write_bytes(content)
-    temporary.replace(target)
-    return None if missing else content
+    temporary.replace(kept)
+    return content
+
+
+def _is(content: bytes, published: str) -> bool:
+    """Return whether these are the bytes of a file, as its entry in the lock's listing says."""
+    size, _, checksum = published.partition(" ")
+    kind, _, digest = checksum.partition(":")
+    if kind == "sha256":
+        found = hashlib.sha256(content)
+    else:
+        # A Git object id: of the content after a header.
+        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+    return len(content) == int(size) and found.hexdigest() == digest
 
 
 def _present(web: Web, url: str, headers: Mapping[str, str], what: str) -> None:

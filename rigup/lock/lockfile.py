@@ -54,6 +54,9 @@ Commit = Annotated[str, _matches(r"[0-9a-f]{40}", "a commit")]
 Sha256 = Annotated[str, _matches(r"[0-9a-f]{64}", "a sha256")]
 Requirement = Annotated[str, _matches(r"[A-Za-z0-9._-]+==[^ ]+( --hash=sha256:[0-9a-f]{64})+", "a hashed requirement")]
 Published = Annotated[str, _matches(r"[0-9]+ (sha256:[0-9a-f]{64}|git:[0-9a-f]{40})", "a size and a checksum")]
+RepositoryPath = Annotated[
+    str, _matches(r"(?!(.*/)?\.{1,2}(/|$))[^/\x00-\x1f\x7f]+(/[^/\x00-\x1f\x7f]+)*", "a path in a repository")
+]
 AptVersion = Annotated[str, _matches(r"[0-9][A-Za-z0-9.+:~-]*", "an apt version")]
 
 
@@ -92,7 +95,7 @@ class CheckpointLock(Entry):
     revision: Commit
     bytes: Bytes
     files: Annotated[int, Strict(), Field(ge=1)]
-    listing: dict[str, Published] = {}
+    listing: dict[RepositoryPath, Published] = {}
     random_weights: Literal[True] | None = None
 
 

@@ -92,7 +92,10 @@ class _Session:
     def blob(self, digest: str) -> dict[str, Any]:
         """Return an image's configuration."""
         url = f"{self.base}/v2/{self.repository}/blobs/{digest}"
-        config = self._parsed(url, self._get(url, {}))
+        answer = self._get(url, {})
+        if (found := "sha256:" + hashlib.sha256(answer.content).hexdigest()) != digest:
+            raise Unresolved(self.setting, url, f"the response has the digest {found}", "use another mirror")
+        config = self._parsed(url, answer)
         if "created" not in config:
             raise Unresolved(self.setting, url, "does not say when the image was built", "choose another tag")
         return config
@@ -136,7 +139,7 @@ class _Session:
     def _parsed(self, url: str, answer: httpx.Response) -> dict[str, Any]:
         try:
             data = json.loads(answer.content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             remedy = f"check that {self.base} is a registry"
             raise Unresolved(self.setting, url, "did not answer with JSON", remedy) from error
         if not isinstance(data, dict):

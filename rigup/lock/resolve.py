@@ -92,13 +92,17 @@ class _Filling:
             self.indexes[repository.index_url] = apt.read_index(self.web, repository)
         return self.indexes[repository.index_url]
 
-    def attempt(self, look: Callable[[], Entry]) -> Entry | None:
+    def attempt(self, what: str, look: Callable[[], Entry]) -> Entry | None:
         try:
             return look()
         except Unresolved as error:
             self.findings.extend(ResolveError.of([error]).findings)
         except RigupError as error:
             self.findings.append(Finding(error.message, None, "", "", error.remedy))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            # Answers are read as what they should be, and a server may send anything.
+            wrong = f"a server's answer has an unexpected form ({type(error).__name__}: {error})"
+            self.findings.append(Finding(what, None, "", wrong, "check the mirrors that the inventory names"))
         return None
 
     def endpoint(self, settings: Settings, name: str, catalog: Catalog) -> None:
@@ -114,7 +118,7 @@ class _Filling:
     def venv(self, venv: Venv, settings: Settings) -> None:
         if venv.key in self.venvs or venv.key in self.known.venvs:
             return
-        if found := self.attempt(lambda: venv_lock(venv, settings.pypi_index)):
+        if found := self.attempt(venv.key, lambda: venv_lock(venv, settings.pypi_index)):
             self.venvs[venv.key] = found
 
     def image(self, image: Image, settings: Settings) -> None:
@@ -122,26 +126,28 @@ class _Filling:
         held = self.known.images.get(tag)
         if tag in self.images or (held and digest in (None, held.digest)):
             return
-        if found := self.attempt(lambda: image_lock(self.web, tag, settings.registry_mirror, digest)):
+        if found := self.attempt(tag, lambda: image_lock(self.web, tag, settings.registry_mirror, digest)):
             self.images[tag] = found
 
     def checkpoint(self, checkpoint: Checkpoint, settings: Settings) -> None:
         key, endpoint = checkpoint.key, settings.hub_endpoint
         if key in self.checkpoints or key in self.known.checkpoints:
             return
-        if found := self.attempt(lambda: checkpoint_lock(self.web, endpoint, checkpoint.repo, checkpoint.reference)):
+        if found := self.attempt(
+            key, lambda: checkpoint_lock(self.web, endpoint, checkpoint.repo, checkpoint.reference)
+        ):
             self.checkpoints[key] = found
 
     def group(self, distro: str, name: str, look: Callable[[], dict[str, str]]) -> None:
         if name in self.known.packages.get(distro, {}) or name in self.packages.get(distro, {}):
             return
-        if found := self.attempt(look):
+        if found := self.attempt(name, look):
             self.packages.setdefault(distro, {})[name] = found
 
     def key(self, setting: str, url: str) -> None:
         if url in self.known.keys or url in self.keys:
             return
-        if answer := self.attempt(lambda: self.web.get(setting, url)):
+        if answer := self.attempt(url, lambda: self.web.get(setting, url)):
             self.keys[url] = hashlib.sha256(answer.content).hexdigest()
 
     def host_packages(self, settings: Settings, distro: str) -> None:

@@ -39,7 +39,7 @@ def _published(selections: Iterable[Selection], endpoint: str, cache: Path) -> P
         for name in reads(each.patches):
             files = found.setdefault(each.source, {})
             try:
-                content = published_file(endpoint, each.checkpoint.repo, each.commit.revision, name, cache)
+                content = published_file(endpoint, each.checkpoint.repo, each.commit, name, cache)
             except Unresolved as error:
                 errors.append(error)
                 continue

@@ -11,7 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict, TypeAdapter, computed_field
+from typing_extensions import TypedDict
 
 from rigup.catalog.apply_patches import TEMPLATE
 from rigup.errors import RigupError
@@ -252,6 +253,29 @@ class EndpointPlan(Data):
         return _digest(self, PROCESS)
 
 
+class _KeptEndpoint(TypedDict):
+    """What is read of an endpoint in a plan that is stored on a host."""
+
+    name: str
+    recipe: str
+    gpus: Literal["all"] | list[int | str]
+    address: str
+    port: int
+    ready_path: str
+
+
+class _KeptSettings(TypedDict, total=False):
+    kernel_args: list[str]
+
+
+class _KeptPlan(TypedDict, total=False):
+    endpoints: list[_KeptEndpoint]
+    settings: _KeptSettings
+
+
+_KEPT = TypeAdapter(_KeptPlan)
+
+
 class Plan(Data):
     """What one host is meant to become. `text()` is stored on the host."""
 
@@ -296,10 +320,11 @@ class Plan(Data):
 def kept_plan(text: str | None) -> dict[str, Any]:
     """Return the plan stored on a host, from that file's text; empty if it is missing or damaged."""
     try:
-        found = json.loads(text or "{}")
-    except ValueError:
+        found: dict[str, Any] = json.loads(text or "{}")
+        _KEPT.validate_python(found, strict=True)
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found
 
 
 def _url(address: str, port: int) -> str:

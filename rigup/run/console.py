@@ -10,9 +10,12 @@ from __future__ import annotations
 import logging
 import re
 
+from pyinfra.api import output
 from pyinfra.context import ctx_state
 
-__all__ = ["ShortLines", "shorten_output"]
+from rigup.text import printable
+
+__all__ = ["ShortLines", "make_printable", "shorten_output"]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _OPERATION = "--> Starting operation:"
@@ -53,6 +56,22 @@ class ShortLines(logging.Filter):
             message = _DONE.sub(lambda _: self._operation, message, count=1)
             record.msg, record.args = _FAILED.sub(lambda end: f"{self._operation}: failed{end[1]}", message), ()
         return True
+
+
+class _Printable(logging.Filter):
+    """Make what hosts said printable in pyinfra's lines."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printable(record.getMessage(), colors=True), ()
+        return True
+
+
+def make_printable() -> None:
+    """Keep the terminal from obeying what hosts print: pyinfra passes it on as it is."""
+    for handler in logging.getLogger("pyinfra").handlers:
+        handler.addFilter(_Printable())
+    echo = output._echo
+    output.set_echo(lambda message=None, **more: echo(message and printable(str(message), colors=True), **more))
 
 
 def shorten_output() -> None:

@@ -26,8 +26,10 @@ from pyinfra.context import ctx_state
 
 from rigup.operations import _notes
 from rigup.run import interrupts, report, summary
+from rigup.run.console import make_printable
 from rigup.run.event_log import EventLog
 from rigup.run.speed_up import speed_up
+from rigup.text import printable
 
 if TYPE_CHECKING:
     # Its imports take long, and the host's first results are on their way by the time that a deploy needs it.
@@ -51,6 +53,7 @@ def prepare() -> None:
     """
     global _recorder
     speed_up()
+    make_printable()
     state: State = ctx_state.get()  # type: ignore[no-untyped-call]
     context = click.get_current_context(silent=True)
     words = context.params if context is not None else {}
@@ -218,7 +221,7 @@ class Recorder(BaseStateCallback):
         self._log.write()
         built = report.build(self._log.events)
         path = self._log.write_report(built)
-        print(f"\n{summary.render(built, path)}", end="", file=sys.stderr, flush=True)
+        print(printable(f"\n{summary.render(built, path)}"), end="", file=sys.stderr, flush=True)
 
 
 class _Output(logging.Handler):

@@ -6,8 +6,10 @@ command apart, byte for byte, and frames them by length, so that no output can b
 
 from __future__ import annotations
 
+import re
 import secrets
 import shlex
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from importlib.resources import files
 
 import paramiko
 
-from rigup.ssh.transport import BROKEN
+from rigup.ssh.transport import BROKEN, MAX_BYTES, BadAnswer, receive_all
 
 __all__ = ["Batch", "Command", "Result", "parse", "program", "request", "run", "send"]
 
@@ -29,7 +31,12 @@ CAP_BYTES = 4 * 1024 * 1024
 """Output of one command above which it is left out of the batch."""
 
 TOTAL_S = 60
-"""Seconds without data after which a batch ends, with the results that have arrived."""
+"""Seconds to wait for a batch; then it ends with the results that have arrived."""
+
+# batch.pl notices too much output after at most one more read of each stream.
+_MAX_STREAM = CAP_BYTES + 2 * 65536
+_HEADER = re.compile(rb"(\d{1,6}) (\d{1,3}|slow|big) (\d{1,8}) (\d{1,8})\n")
+_MAX_HEADER = 64
 
 # Reads the program from standard input: it may be longer than a command line can be.
 _BOOT = "our ($boot, $program); $boot = $ARGV[1]; read(STDIN, $program, $ARGV[0]); eval $program; die $@ if $@"
@@ -82,33 +89,42 @@ def request(commands: Sequence[Command], mark: str, limit_s: int) -> tuple[str, 
 def parse(data: bytes, commands: Sequence[Command], mark: str) -> Batch:
     """Read what a host sent, up to the first incomplete frame.
 
-    Anything before the first frame (a login shell's greeting) is skipped.
+    Anything before the first frame (a login shell's greeting) is skipped. Raises BadAnswer for a frame that `batch.pl`
+    does not send: malformed, too long, or for a command that was not sent or already has its result.
     """
     batch = Batch()
     opening = f"{mark} ".encode()
     at = data.find(opening)
-    while at >= 0 and data.startswith(opening, at):
-        end = data.find(b"\n", at)
-        fields = data[at:end].split(b" ") if end > 0 else []
-        if len(fields) != 5:
-            break
-        index, status, out_length, err_length = int(fields[1]), fields[2], int(fields[3]), int(fields[4])
-        out_end = end + 1 + out_length
-        at = out_end + err_length
-        if at > len(data) or index >= len(commands):
+    while 0 <= at < len(data):
+        rest = data[at : at + len(opening) + _MAX_HEADER]
+        header = _HEADER.match(rest, len(opening)) if rest.startswith(opening) else None
+        if header is None:
+            if b"\n" not in rest and at + len(rest) == len(data) and opening.startswith(rest[: len(opening)]):
+                break
+            raise BadAnswer("it answered a batch of commands with a malformed frame")
+        index, status, out_length, err_length = int(header[1]), header[2], int(header[3]), int(header[4])
+        if index >= len(commands) or commands[index] in batch.results or commands[index] in batch.refused:
+            raise BadAnswer("it answered a command that was not sent, or answered one twice")
+        if out_length + err_length > _MAX_STREAM:
+            raise BadAnswer(f"it answered a command with more than {CAP_BYTES} bytes")
+        start = at + header.end()
+        at = start + out_length + err_length
+        if at > len(data):
             break
         if status in (b"slow", b"big"):
             batch.refused.add(commands[index])
         else:
-            batch.results[commands[index]] = Result(int(status), data[end + 1 : out_end], data[out_end:at])
+            batch.results[commands[index]] = Result(
+                int(status), data[start : start + out_length], data[start + out_length : at]
+            )
     return batch
 
 
 def send(transport: paramiko.Transport, commands: Sequence[Command], total_s: float = TOTAL_S) -> Callable[[], Batch]:
     """Send all of `commands` in one round trip. Returns a function that waits for the results.
 
-    Never raises for what a host does or lacks: a command without a result (no perl, sudo asks for a password, the
-    connection broke, the time was up) is missing from the batch, and must be run on its own.
+    A command without a result (no perl, sudo asks for a password, the connection broke, the time was up) is missing
+    from the batch, and must be run on its own. The function raises BadAnswer for an answer that no `batch.pl` sends.
     """
     if not commands:
         return Batch
@@ -128,9 +144,8 @@ def send(transport: paramiko.Transport, commands: Sequence[Command], total_s: fl
 
     def receive() -> Batch:
         received = bytearray()
-        with suppress(*BROKEN), closing(channel):
-            while chunk := channel.recv(1 << 20):
-                received += chunk
+        with closing(channel), suppress(*BROKEN):
+            receive_all(channel, channel.recv, received, time.monotonic() + total_s, MAX_BYTES)
         return parse(bytes(received), commands, mark)
 
     return receive

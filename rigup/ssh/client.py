@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
 from typing import Self
 
 import paramiko
@@ -14,11 +17,14 @@ from rigup.config.inventory import Host
 from rigup.errors import RigupError
 from rigup.ssh import batch, host_keys
 from rigup.ssh.batch import Command, Result
-from rigup.ssh.transport import BROKEN, reason, silence_paramiko, tune
+from rigup.ssh.transport import BROKEN, MAX_BYTES, BadAnswer, reason, receive_all, silence_paramiko, tune
 
-__all__ = ["Client", "Unreachable", "run"]
+__all__ = ["COMMAND_S", "Client", "Unreachable", "run"]
 
 CONNECT_S = 15
+
+COMMAND_S = 600
+"""Seconds that a command may take."""
 
 
 class Unreachable(RigupError):
@@ -53,17 +59,22 @@ class Client:
             raise Unreachable(self._host, "the connection was closed")
         return transport
 
-    def run(self, command: Command) -> Result:
-        """Run one command. Raises Unreachable."""
+    def run(self, command: Command, limit_s: float = COMMAND_S) -> Result:
+        """Run one command, for at most `limit_s` seconds. Raises Unreachable."""
         try:
-            return _execute(self.transport, command)
+            return _execute(self.transport, command, limit_s)
+        except BadAnswer as error:
+            raise Unreachable(self._host, str(error)) from error
         except BROKEN as error:
             raise Unreachable(self._host, f"the connection broke: {reason(error)}") from error
 
     def run_all(self, commands: Iterable[Command]) -> dict[Command, Result]:
         """Run all commands, in one round trip if the host can. Raises Unreachable."""
         commands = list(commands)
-        results = batch.run(self.transport, commands).results
+        try:
+            results = batch.run(self.transport, commands).results
+        except BadAnswer as error:
+            raise Unreachable(self._host, str(error)) from error
         return results | {command: self.run(command) for command in commands if command not in results}
 
 
@@ -73,15 +84,25 @@ def run(host: Host, command: Command) -> Result:
         return client.run(command)
 
 
+class _Pin(paramiko.MissingHostKeyPolicy):
+    """As the deploy does: the key of an unknown host is pinned; paramiko refuses a changed one."""
+
+    def __init__(self, known: Path) -> None:
+        self._known = known
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        host_keys.pin(client.get_host_keys(), self._known, hostname, key)
+
+
 def _connect(host: Host) -> paramiko.SSHClient:
     silence_paramiko()
     login = host.connection
     client = paramiko.SSHClient()
-    # As the deploy does: the key of an unknown host is accepted, a changed key is refused.
-    client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
     known = host_keys.known_file(login)
-    if known.exists():
-        client.load_host_keys(str(known))
+    client.set_missing_host_key_policy(_Pin(known))
+    for name, keys in host_keys.load([known]).items():
+        for kind, key in keys.items():
+            client.get_host_keys().add(name, kind, key)
     try:
         client.connect(
             login.address,
@@ -105,18 +126,34 @@ def _connect(host: Host) -> paramiko.SSHClient:
     return client
 
 
-def _execute(transport: paramiko.Transport, command: Command) -> Result:
-    channel = transport.open_session(timeout=CONNECT_S)
-    words = [command.shell, "-c", command.command]
-    channel.exec_command(shlex.join(["sudo", "-H", "-n", *words] if command.sudo else words))
-    channel.shutdown_write()
-    # Both streams at once: one that nobody reads fills its window, and the command waits forever.
-    errors: list[bytes] = []
-    reader = threading.Thread(target=lambda: errors.append(channel.makefile_stderr("rb").read()), daemon=True)
-    reader.start()
-    stdout = channel.makefile("rb").read()
-    reader.join()
-    code = channel.recv_exit_status()
-    if code == -1 and not transport.is_active():
-        raise EOFError("while a command ran")
-    return Result(code, stdout, errors[0] if errors else b"")
+def _execute(transport: paramiko.Transport, command: Command, limit_s: float) -> Result:
+    deadline = time.monotonic() + limit_s
+    with closing(transport.open_session(timeout=CONNECT_S)) as channel:
+        channel.settimeout(CONNECT_S)
+        words = [command.shell, "-c", command.command]
+        channel.exec_command(shlex.join(["sudo", "-H", "-n", *words] if command.sudo else words))
+        channel.shutdown_write()
+        # Both streams at once: one that nobody reads fills its window, and the command waits forever.
+        stdout, stderr, faults = bytearray(), bytearray(), list[BaseException]()
+
+        def read(receive: Callable[[int], bytes], into: bytearray) -> None:
+            try:
+                receive_all(channel, receive, into, deadline, MAX_BYTES)
+            except (BadAnswer, *BROKEN) as error:
+                faults.append(error)
+                channel.close()
+
+        reader = threading.Thread(target=read, args=(channel.recv_stderr, stderr), daemon=True)
+        reader.start()
+        read(channel.recv, stdout)
+        reader.join()
+        if not faults and not channel.status_event.wait(max(0.0, deadline - time.monotonic())):
+            faults.append(TimeoutError())
+        if faults:
+            if isinstance(faults[0], TimeoutError):
+                raise BadAnswer(f"a command did not end within {limit_s:.0f} s") from faults[0]
+            raise faults[0]
+        code = channel.recv_exit_status()
+        if code == -1 and not transport.is_active():
+            raise EOFError("while a command ran")
+        return Result(code, bytes(stdout), bytes(stderr))

@@ -3,39 +3,44 @@
 Three things differ from ``@ssh``; everything else, all ``ssh_*`` data included, is the same:
 
 - The connection sends at once (no Nagle), is kept alive, and detects a dead host within a minute.
-- Facts come in one round trip. The commands of the last run's facts are stored per host (never their output), sent
-  together when the host is connected, and facts are answered from the results until the first change, upload or command
-  that is not a fact. After that every fact is read live.
+- Facts come in one round trip. The names and arguments of the last run's facts are stored per host (no output and no
+  command), all are read together when the host is connected, and facts are answered from the results until the first
+  change, upload or command that is not a fact. After that every fact is read live. Only facts of rigup and pyinfra are
+  read ahead.
 - A lost connection is reestablished once per command. A command that may have run is not repeated unless it is a fact.
 
 ``RIGUP_STATS=1`` prints the remote executions per host at the end; ``RIGUP_PREFETCH=off`` reads every fact live;
-``RIGUP_CACHE`` is the directory of the stored commands (default ``.rigup/facts``).
+``RIGUP_CACHE`` is the directory of the stored names (default ``.rigup/facts``).
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import IO, Any
 
+import gevent
 import paramiko
-from paramiko.channel import ChannelFile, ChannelStderrFile, ChannelStdinFile
+from paramiko.channel import ChannelStdinFile
 from pyinfra import logger
 from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import ConnectError
+from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host
 from pyinfra.api.output import echo
 from pyinfra.api.state import State
 from pyinfra.api.util import get_file_io
 from pyinfra.connectors.ssh import FileTransferClient, SSHConnector
+from pyinfra.connectors.sshuserclient import client as user_client
 from pyinfra.connectors.util import CommandOutput, OutputLine, clear_askpass_cache, remove_any_sudo_askpass_file
-from pyinfra.facts import server
 
 from rigup.ssh import host_keys
 from rigup.ssh.batch import Command
+from rigup.ssh.fact_calls import NOT_READ_AHEAD, call_of, command_of
 from rigup.ssh.read_ahead import ReadAhead
-from rigup.ssh.transport import BROKEN, reason, silence_paramiko, tune
+from rigup.ssh.transport import BROKEN, MAX_BYTES, BadAnswer, reason, silence_paramiko, tune
 
 __all__ = ["ConnectionLostError", "RigConnector"]
 
@@ -45,8 +50,14 @@ STALE_AFTER_S = 30
 OPEN_S = 60
 """Seconds that a host may take to accept a command on an open connection."""
 
-# Facts that run whatever they are given: reading them ahead could change the host.
-_NOT_READ_AHEAD = (server.Command,)
+FACT_S = 600
+"""Seconds that a host may take for one fact."""
+
+LINE_BYTES = 64
+"""Bytes of memory that pyinfra needs for a line in addition to its text."""
+
+OPERATION_S = 6 * 3600
+"""Seconds that a host may take for one command of an operation: pulling an image over a slow line takes hours."""
 
 # Arguments that may differ from their default for a command to be read ahead; all others change what it means.
 _HARMLESS = {
@@ -59,7 +70,15 @@ _HARMLESS = {
     "_success_exit_codes",
 }
 
-_in_fact: ContextVar[bool] = ContextVar("in_fact", default=False)
+# pyinfra does not create a known_hosts file, would ignore it all for one line that cannot be read, and would accept any
+# key of a host that it has just added when it connects again in the same run.
+user_client.get_host_keys = functools.cache(host_keys.load)
+user_client.append_hostkey = lambda client, name, key: host_keys.pin(
+    client.get_host_keys(), client._host_keys_filename, name, key
+)
+
+# The name and arguments of the fact that is read; an empty one is a fact that is not remembered.
+_in_fact: ContextVar[dict[str, Any] | None] = ContextVar("in_fact", default=None)
 
 
 class ConnectionLostError(paramiko.SSHException):
@@ -67,6 +86,36 @@ class ConnectionLostError(paramiko.SSHException):
 
     An SSHException, because pyinfra takes that as a failure of one host alone.
     """
+
+
+class UnusableAnswer(paramiko.SSHException):
+    """A host's answer was refused. An SSHException, because pyinfra takes that as a failure of one host alone."""
+
+
+class _Lines:
+    """The lines of one stream of a command; above MAX_BYTES the channel is closed and `is_too_long` is set.
+
+    An exception would be lost: pyinfra reads in a greenlet of its own.
+    """
+
+    def __init__(self, channel: paramiko.Channel, receive: Callable[[int], bytes]) -> None:
+        self.channel, self._receive, self.is_too_long = channel, receive, False
+
+    def __iter__(self) -> Iterator[str]:
+        left, unfinished = MAX_BYTES, list[bytes]()
+        while chunk := self._receive(1 << 16):
+            lines = chunk.split(b"\n")
+            left -= len(chunk) + LINE_BYTES * (len(lines) - 1)
+            if left < 0:
+                self.is_too_long = True
+                self.channel.close()
+                return
+            for line in lines[:-1]:
+                yield b"".join((*unfinished, line)).decode(errors="replace")
+                unfinished.clear()
+            unfinished.append(lines[-1])
+        if last := b"".join(unfinished):
+            yield last.decode(errors="replace")
 
 
 class RigConnector(SSHConnector):
@@ -78,6 +127,7 @@ class RigConnector(SSHConnector):
         self._results: ReadAhead | None = None
         self._transfer: FileTransferClient | None = None
         self._channel: paramiko.Channel | None = None
+        self._streams: list[_Lines] = []
         self._is_disconnected = False
         self.before_change: Callable[[], None] | None = None
         """Called once, before the first command that is not a fact."""
@@ -103,7 +153,7 @@ class RigConnector(SSHConnector):
             raise
         if self._results is None:
             self._watch_facts()
-            self._results = ReadAhead(self.host.name)
+            self._results = ReadAhead(self.host.name, decode=command_of)
             # Not in a greenlet: while the deploy is being read, no other greenlet runs.
             self.executions += self._results.start(self._transport())
 
@@ -165,9 +215,7 @@ class RigConnector(SSHConnector):
 
     # Commands
 
-    def _exec_command(
-        self, command: str, get_pty: bool = False
-    ) -> tuple[ChannelStdinFile, ChannelFile, ChannelStderrFile]:
+    def _exec_command(self, command: str, get_pty: bool = False) -> tuple[ChannelStdinFile, _Lines, _Lines]:
         """Paramiko's ``exec_command`` in two parts: if the channel cannot be opened, nothing has been sent yet."""
         try:
             channel = self._transport().open_session(timeout=OPEN_S)
@@ -181,16 +229,19 @@ class RigConnector(SSHConnector):
         if get_pty:
             channel.get_pty()
         channel.exec_command(command)
-        return channel.makefile_stdin("wb"), channel.makefile("r"), channel.makefile_stderr("r")
+        stdout, stderr = _Lines(channel, channel.recv), _Lines(channel, channel.recv_stderr)
+        self._streams = [stdout, stderr]
+        return channel.makefile_stdin("wb"), stdout, stderr
 
     def run_shell_command(
         self, command: StringCommand, print_output: bool = False, print_input: bool = False, **arguments: Any
     ) -> tuple[bool, CommandOutput]:
         """Run a command, or return the result that was read ahead if it is a fact and nothing has changed.
 
-        Raises ConnectionLostError if the connection broke while a command ran, which may have succeeded.
+        Raises ConnectionLostError if the connection broke while a command ran, which may have succeeded, and
+        UnusableAnswer if the host answers too much, too late, or with malformed frames.
         """
-        is_fact = _in_fact.get()
+        is_fact = _in_fact.get() is not None
         if not is_fact:
             self._note_change()
         elif result := self._known_result(command, arguments):
@@ -199,11 +250,25 @@ class RigConnector(SSHConnector):
             for line in result[1] if print_output else ():
                 echo(f"{self.host.print_prefix}{line.line}", err=True)
             return result
-        run = super().run_shell_command
-        outcome = self._attempt(lambda: run(command, print_output, print_input, **arguments))
+        inherited = super().run_shell_command
+        limit = FACT_S if is_fact else OPERATION_S
+
+        def run() -> tuple[bool, CommandOutput]:
+            try:
+                with gevent.Timeout(limit) as late:
+                    return inherited(command, print_output, print_input, **arguments)
+            except gevent.Timeout as timeout:
+                if timeout is not late:
+                    raise
+                if self._channel is not None:
+                    # Ends the greenlets that read it.
+                    self._channel.close()
+                raise UnusableAnswer(f"{self.host.name}: a command did not end within {limit} s") from None
+
+        outcome = self._attempt(run)
         if isinstance(outcome, str) and is_fact:
             self._reconnect(outcome)
-            outcome = self._attempt(lambda: run(command, print_output, print_input, **arguments))
+            outcome = self._attempt(run)
         if not isinstance(outcome, str):
             return outcome
         if is_fact:
@@ -217,15 +282,18 @@ class RigConnector(SSHConnector):
         """Run it; return its result, or why the connection broke."""
         try:
             self._channel = None
+            self._streams = []
             # After a failed reconnection there is a client without a transport.
             self._transport()
             succeeded, output = run()
-        except (ConnectionLostError, TimeoutError):
+        except (ConnectionLostError, TimeoutError, UnusableAnswer):
             raise
         except BROKEN as error:
             if self._is_alive():
                 raise
             return reason(error)
+        if any(stream.is_too_long for stream in self._streams):
+            raise UnusableAnswer(f"{self.host.name}: a command printed more than {MAX_BYTES} bytes")
         return "it broke while the command ran" if not succeeded and self._is_cut_off() else (succeeded, output)
 
     def _is_cut_off(self) -> bool:
@@ -242,8 +310,11 @@ class RigConnector(SSHConnector):
         get_fact = self.host.get_fact
 
         def watched(name_or_cls: Any, *args: Any, **kwargs: Any) -> Any:
-            reads = not (isinstance(name_or_cls, type) and issubclass(name_or_cls, _NOT_READ_AHEAD))
-            token = _in_fact.set(reads)
+            call: dict[str, Any] | None = {}
+            if isinstance(name_or_cls, type) and issubclass(name_or_cls, FactBase):
+                runs_anything = issubclass(name_or_cls, NOT_READ_AHEAD)
+                call = None if runs_anything else call_of(name_or_cls, args, kwargs) or {}
+            token = _in_fact.set(call)
             try:
                 return get_fact(name_or_cls, *args, **kwargs)
             finally:
@@ -269,18 +340,20 @@ class RigConnector(SSHConnector):
         ahead, key = self._results, self._readable_ahead(command, arguments)
         if ahead is None or key is None:
             return None
-        ahead.note_use(key)
-        if ahead.is_older_than(STALE_AFTER_S):
-            # Someone read the plan, or other hosts took their time: read all again, still in one round trip.
-            ahead.clear()
-            self.executions += ahead.start(self._transport())
-        result = ahead.result(key)
+        call = _in_fact.get() or {}
+        if _stands_for(call, key.command):
+            ahead.note_use(key, call)
+        try:
+            if ahead.is_older_than(STALE_AFTER_S):
+                # Someone read the plan, or other hosts took their time: read all again, still in one round trip.
+                ahead.clear()
+                self.executions += ahead.start(self._transport())
+            result = ahead.result(key)
+        except BadAnswer as error:
+            raise UnusableAnswer(f"{self.host.name}: {error}") from error
         if result is None:
             return None
-        try:
-            stdout, stderr = result.stdout.decode(), result.stderr.decode()
-        except UnicodeDecodeError:
-            return None
+        stdout, stderr = result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace")
         succeeded = result.code in (arguments.get("_success_exit_codes") or [0])
         return succeeded, CommandOutput(_lines("stdout", stdout) + _lines("stderr", stderr))
 
@@ -344,6 +417,14 @@ class RigConnector(SSHConnector):
                 raise ConnectionLostError(
                     f"connection lost again during a file transfer with {self.host.name}"
                 ) from second
+
+
+def _stands_for(call: dict[str, Any], command: str) -> bool:
+    """Return whether the command can be made from the call again."""
+    try:
+        return command_of(call) == command
+    except ValueError:
+        return False
 
 
 def _lines(name: str, text: str) -> list[OutputLine]:

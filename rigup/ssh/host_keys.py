@@ -1,11 +1,13 @@
-"""Host keys: the message for a changed one, and what `rigup accept` needs to accept it."""
+"""Host keys: an unknown one is pinned at first use, a changed one is refused until `rigup accept` accepts it."""
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import paramiko
@@ -17,7 +19,18 @@ from rigup.config.settings import Connection
 from rigup.errors import RigupError
 from rigup.ssh.transport import BROKEN, reason, silence_paramiko
 
-__all__ = ["accept", "changed", "is_changed", "is_not_advice", "known_as", "known_file", "presented", "without"]
+__all__ = [
+    "accept",
+    "changed",
+    "is_changed",
+    "is_not_advice",
+    "known_as",
+    "known_file",
+    "load",
+    "pin",
+    "presented",
+    "without",
+]
 
 CONNECT_S = 15
 
@@ -56,6 +69,44 @@ def known_as(login: Connection) -> str:
     return login.address if login.port == 22 else f"[{login.address}]:{login.port}"
 
 
+def load(paths: Iterable[str | Path]) -> HostKeys:
+    """Read known_hosts files. A file that does not exist has no keys, and a line that cannot be read has none."""
+    keys = HostKeys()
+    for path in map(Path, paths):
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        for entry in filter(None, map(_entry, lines)):
+            for name in entry.hostnames or ():
+                if entry.key is not None:
+                    keys.add(name, entry.key.get_name(), entry.key)
+    return keys
+
+
+def _entry(line: str) -> HostKeyEntry | None:
+    try:
+        return HostKeyEntry.from_line(line)
+    except (InvalidHostKey, paramiko.SSHException, ValueError):
+        return None
+
+
+def pin(keys: HostKeys, path: str | Path, name: str, key: paramiko.PKey) -> None:
+    """Add the key of a host that was unknown to `keys` and to the known_hosts file, which may not exist yet.
+
+    Raises SSHException if the file cannot be written: without it, the next run would accept another key.
+    """
+    try:
+        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "rb+", buffering=0) as file:
+            # Commands connect to many hosts at once.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = os.fstat(file.fileno()).st_size
+            is_cut_off = size and os.pread(file.fileno(), 1, size - 1) != b"\n"
+            line = f"{name} {key.get_name()} {key.get_base64()}\n"
+            file.write(("\n" if is_cut_off else "").encode() + line.encode())
+    except OSError as error:
+        raise paramiko.SSHException(f"{path} cannot be written ({error.strerror}), so its key is not pinned") from error
+    keys.add(name, key.get_name(), key)
+
+
 def without(lines: Sequence[str], name: str) -> tuple[list[str], list[str]]:
     """Remove `name`, hashed or not, from the lines of a known_hosts file.
 
@@ -64,10 +115,7 @@ def without(lines: Sequence[str], name: str) -> tuple[list[str], list[str]]:
     kept, keys = list[str](), list[str]()
     matches = HostKeys()._hostname_matches  # type: ignore[attr-defined]
     for line in lines:
-        try:
-            entry = HostKeyEntry.from_line(line)
-        except InvalidHostKey:
-            entry = None
+        entry = _entry(line)
         if entry is None or not entry.hostnames or entry.key is None or not matches(name, entry):
             kept.append(line)
             continue

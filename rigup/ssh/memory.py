@@ -1,12 +1,18 @@
-"""The commands that earlier runs needed of a host, so that the next run can ask for all of them at once."""
+"""The commands that earlier runs needed of a host, so that the next run can ask for all of them at once.
+
+A remembered command is executed as root. Deploys store in the working directory, and remember facts by name and
+arguments only. Audits have no such names: they store in the user's own cache. A file that others can write is ignored.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rigup import atomic
 from rigup.ssh.batch import Command
@@ -21,14 +27,21 @@ LEFT_OUT_FOR = 5
 
 
 def memory_file(host: str, kind: str) -> Path:
-    """Return where the commands of a host are stored: in RIGUP_CACHE, or else in ``.rigup/facts``."""
-    folder = Path(os.environ.get("RIGUP_CACHE") or ".rigup/facts")
+    """Return where the commands of a host are stored: in RIGUP_CACHE, else for deploys in ``.rigup/facts``.
+
+    For audits (`kind`) it is the user's cache, by working directory.
+    """
+    folder = Path(".rigup/facts")
+    if kind:
+        place = hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:16]
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rigup" / place
+    folder = Path(os.environ.get("RIGUP_CACHE") or folder)
     safe = re.sub(r"[^A-Za-z0-9._-]", lambda m: f"%{ord(m[0]):x}", host)
     return folder / f"{safe}{kind}.json"
 
 
 class Memory:
-    """The commands of earlier runs and of this one. Only commands are stored, never their output.
+    """The commands of earlier runs and of this one. Their sources are stored, never their output.
 
     It stays valid when a host is replaced under the same name: all commands are run again.
     """
@@ -39,19 +52,32 @@ class Memory:
         self._unused: dict[Command, int] = {}
         self._left_out: dict[Command, int] = {}
         self._used: dict[Command, None] = {}
+        self._sources: dict[Command, Any] = {}
 
     @classmethod
-    def load(cls, path: Path) -> Memory:
-        """Read the memory in `path`. It is empty if there is no such file or it is damaged."""
+    def load(cls, path: Path, decode: Callable[[Any], str] = str) -> Memory:
+        """Read the memory in `path`. It is empty if there is no such file, it is damaged, or others can write it.
+
+        `decode` returns the command of a source, as `note_use` was given it, or raises ValueError.
+        """
         memory = cls(path)
         try:
-            memory._text = path.read_text()
+            with path.open() as file:
+                status = os.fstat(file.fileno())
+                if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                    return memory
+                memory._text = file.read()
             for entry in json.loads(memory._text)["commands"]:
-                command = Command(str(entry["command"]), bool(entry["sudo"]), str(entry["shell"]))
+                try:
+                    text = decode(entry["source"])
+                except ValueError:
+                    continue
+                command = Command(text, bool(entry["sudo"]), str(entry["shell"]))
+                memory._sources[command] = entry["source"]
                 memory._unused[command] = int(entry["unused"])
                 if left_out := int(entry["left_out"]):
                     memory._left_out[command] = left_out
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             memory._unused.clear()
             memory._left_out.clear()
         return memory
@@ -60,9 +86,10 @@ class Memory:
         """Return the commands that this run will probably need, in the order of the last run, without slow ones."""
         return [command for command in self._unused if command not in self._left_out]
 
-    def note_use(self, command: Command) -> None:
-        """Record that this run needed the command."""
+    def note_use(self, command: Command, source: Any) -> None:
+        """Record that this run needed the command, which `source` stands for."""
         self._used[command] = None
+        self._sources[command] = source
 
     def note_slow(self, commands: Iterable[Command]) -> None:
         """Record commands that the next batches must leave out."""
@@ -78,7 +105,7 @@ class Memory:
                 unused[command] = runs + 1
         entries = [
             {
-                "command": command.command,
+                "source": self._sources[command],
                 "sudo": command.sudo,
                 "shell": command.shell,
                 "unused": runs,
@@ -88,5 +115,5 @@ class Memory:
         ]
         text = json.dumps({"commands": entries}, indent=0)
         if text != self._text:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             atomic.write(self._path, text, 0o600)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import paramiko
 
@@ -18,11 +19,12 @@ __all__ = ["ReadAhead"]
 class ReadAhead:
     """The results of one host, by command, and the memory of which commands to send.
 
-    `kind` tells the memories of deploys and audits apart. ``RIGUP_PREFETCH=off`` sends nothing ahead.
+    `kind` tells the memories of deploys and audits apart; `decode` is as for `Memory.load`.
+    ``RIGUP_PREFETCH=off`` sends nothing ahead.
     """
 
-    def __init__(self, host: str, kind: str = "") -> None:
-        self._memory = Memory.load(memory_file(host, kind))
+    def __init__(self, host: str, kind: str = "", decode: Callable[[Any], str] = str) -> None:
+        self._memory = Memory.load(memory_file(host, kind), decode)
         self._is_on = os.environ.get("RIGUP_PREFETCH") != "off"
         self._pending: Callable[[], Batch] | None = None
         self._abandoned: list[Callable[[], Batch]] = []
@@ -41,9 +43,9 @@ class ReadAhead:
         self._pending = batch.send(transport, commands)
         return True
 
-    def note_use(self, command: Command) -> None:
-        """Record that this run needed the command."""
-        self._memory.note_use(command)
+    def note_use(self, command: Command, source: Any) -> None:
+        """Record that this run needed the command, which `source` stands for."""
+        self._memory.note_use(command, source)
 
     def result(self, command: Command) -> Result | None:
         """Return the result of a command, or None if it is not known. Waits for results that are on their way."""

@@ -23,12 +23,17 @@ from testinfra.backend.base import BaseBackend, CommandResult
 
 from rigup.config.inventory import Host, Inventory, find_inventory, load_inventory
 from rigup.ssh.batch import Command, Result
-from rigup.ssh.client import Client, Unreachable
+from rigup.ssh.client import COMMAND_S, Client, Unreachable
 from rigup.ssh.read_ahead import ReadAhead
+from rigup.ssh.transport import BadAnswer
+from rigup.text import printable
 
-__all__ = ["NAME", "RigBackend", "Session", "close_all", "inventory", "register", "session"]
+__all__ = ["COMMAND_S", "DEEP_S", "NAME", "RigBackend", "Session", "close_all", "inventory", "register", "session"]
 
 NAME = "rig"
+
+DEEP_S = 6 * 3600
+"""Seconds that a command may take that reads all of the model store."""
 
 
 @cache
@@ -48,6 +53,7 @@ class Session:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.executions = 0
+        self.limit_s: float = COMMAND_S
         self._results = ReadAhead(host.name, ".audit")
         self._is_started = False
         self._lock = threading.Lock()
@@ -67,11 +73,14 @@ class Session:
 
     def _run(self, command: Command) -> Result:
         with self._lock:
-            self._results.note_use(command)
+            self._results.note_use(command, command.command)
             if not self._is_started:
                 self._is_started = True
                 self.executions += self._results.start(self._connected().transport)
-            result = self._results.result(command)
+            try:
+                result = self._results.result(command)
+            except BadAnswer as error:
+                raise Unreachable(self.host, str(error)) from error
             if result is None:
                 result = self._run_live(command)
                 self._results.keep(command, result)
@@ -80,14 +89,14 @@ class Session:
     def _run_live(self, command: Command) -> Result:
         self.executions += 1
         try:
-            return self._connected().run(command)
-        except Unreachable:
-            if self._client is None:
+            return self._connected().run(command, self.limit_s)
+        except Unreachable as error:
+            if self._client is None or isinstance(error.__cause__, BadAnswer):
                 raise
             self._client.close()
             self._client = None
             self.executions += 1
-            return self._connected().run(command)
+            return self._connected().run(command, self.limit_s)
 
     def _connected(self) -> Client:
         if self._client is None:
@@ -101,7 +110,7 @@ class Session:
             self._client.close()
             self._client = None
             if os.environ.get("RIGUP_STATS"):
-                print(f"[{self.host.name}] remote executions: {self.executions}", file=sys.stderr)
+                print(printable(f"[{self.host.name}] remote executions: {self.executions}"), file=sys.stderr)
 
 
 @cache

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
+from collections.abc import Callable
 
 import paramiko
 
-__all__ = ["BROKEN", "reason", "silence_paramiko", "tune"]
+__all__ = ["BROKEN", "MAX_BYTES", "BadAnswer", "reason", "receive_all", "silence_paramiko", "tune"]
 
 KEEPALIVE_S = 15
 """Seconds between keepalive messages: below the idle limits of NAT gateways and firewalls, which start at 60 s."""
@@ -15,8 +17,37 @@ KEEPALIVE_S = 15
 DEAD_AFTER_MS = 45_000
 """Milliseconds without an acknowledgement after which the kernel gives up a connection (its default is 15 minutes)."""
 
+MAX_BYTES = 64 * 1024 * 1024
+"""Bytes that a host may send on one stream of one command; the largest real answers have a few megabytes."""
+
 BROKEN = (paramiko.SSHException, OSError, EOFError)
 """What paramiko raises if a connection cannot be made or breaks."""
+
+
+class BadAnswer(Exception):
+    """A host sent what no healthy host sends; the message goes after the host's name.
+
+    Not one of BROKEN: connecting again does not help.
+    """
+
+
+def receive_all(
+    channel: paramiko.Channel, receive: Callable[[int], bytes], into: bytearray, deadline: float, limit: int
+) -> None:
+    """Append one stream of a channel to `into`, until it ends.
+
+    Raises BadAnswer above `limit` bytes, TimeoutError at the `deadline` (as `time.monotonic`), and BROKEN.
+    """
+    while True:
+        if (left := deadline - time.monotonic()) <= 0:
+            raise TimeoutError
+        channel.settimeout(left)
+        chunk = receive(1 << 20)
+        if not chunk:
+            return
+        if len(into) + len(chunk) > limit:
+            raise BadAnswer(f"it sent more than {limit} bytes")
+        into += chunk
 
 
 def reason(error: BaseException) -> str:

@@ -29,6 +29,7 @@ class Site:
     url: str
     pages: dict[str, Answer | Callable[[Asked], Answer]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
+    connects: list[str] = field(default_factory=list)
 
     def paths(self) -> list[str]:
         return [request.path for request in self.asked]
@@ -51,6 +52,10 @@ def serving() -> Iterator[Site]:
                 self.wfile.write(answer.body)
 
         do_HEAD = do_GET
+
+        def do_CONNECT(self) -> None:
+            site.connects.append(self.path)
+            self.send_error(403)
 
         def log_message(self, format: str, *args: object) -> None:
             """Log nothing."""

@@ -49,19 +49,30 @@ def image_pages(site: Site, name: str, tag: str, created: str = CREATED) -> str:
     return digest(index)
 
 
+TEMPLATE = b"{{ messages | map(attribute='content') | join }}"
+CONFIG = b'{"quantization_config": {"ignore": []}}'.ljust(100 - len(TEMPLATE))
+
+
+def published(path: str, content: bytes) -> dict[str, object]:
+    """A small file's entry in the hub's listing."""
+    oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return {"type": "file", "path": path, "size": len(content), "oid": oid}
+
+
 def hub_pages(site: Site, revision: str = REVISION) -> None:
     tree = f"/api/models/{REPO}/tree/{revision}?recursive=true&expand=false"
     first = [
         {"type": "directory", "path": "d", "size": 0},
-        {"type": "file", "path": "config.json", "size": 100, "oid": "c" * 40},
+        published("config.json", CONFIG),
+        published("chat_template.jinja", TEMPLATE),
     ]
     second = [{"type": "file", "path": "model.safetensors", "size": 5000, "lfs": {"size": 5000, "oid": "d" * 64}}]
     site.pages |= {
         f"/api/models/{REPO}/revision/main": Answer(json.dumps({"sha": revision}).encode()),
         tree: Answer(json.dumps(first).encode(), headers={"Link": f'<{site.url}{tree}&cursor=x>; rel="next"'}),
         f"{tree}&cursor=x": Answer(json.dumps(second).encode()),
-        f"/{REPO}/resolve/{revision}/chat_template.jinja": Answer(b"{{ messages | map(attribute='content') | join }}"),
-        f"/{REPO}/resolve/{revision}/config.json": Answer(b'{"quantization_config": {"ignore": []}}'),
+        f"/{REPO}/resolve/{revision}/chat_template.jinja": Answer(TEMPLATE),
+        f"/{REPO}/resolve/{revision}/config.json": Answer(CONFIG),
     }
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from rigup.cli import main, status
+from rigup.cli._terminal import SafeConsole
 from rigup.facts.endpoints import EndpointsValue
 from rigup.facts.nvidia import parse_gpu_use
 from rigup.facts.serving import VerificationValue
@@ -40,7 +40,7 @@ def host(*endpoints: dict[str, Any], error: str | None = None, **more: Any) -> d
 
 def shown(**hosts: dict[str, Any]) -> str:
     out = io.StringIO()
-    status.render({"at": "2026-11-23T23:00:00+00:00", "hosts": hosts}, Console(file=out, width=200))
+    status.render({"at": "2026-11-23T23:00:00+00:00", "hosts": hosts}, SafeConsole(file=out, width=200))
     return out.getvalue()
 
 
@@ -63,7 +63,8 @@ def test_a_state_is_a_word(unit: dict[str, Any], health: int, verified: bool, st
 
 def test_what_is_on_trial_comes_before_what_is_in_force_and_what_is_nowhere_is_still_told() -> None:
     records = {("main", "old"): {"recipe": "a"}, ("main", "new"): {"recipe": "b"}}
-    plan = json.dumps({"endpoints": [{"name": "main", "recipe": "a"}, {"name": "small", "recipe": "c"}]})
+    rest = {"gpus": "all", "address": "127.0.0.1", "port": 8000, "ready_path": "/health"}
+    plan = json.dumps({"endpoints": [{"name": "main", "recipe": "a"} | rest, {"name": "small", "recipe": "c"} | rest]})
 
     def recipes(plan: str | None, **units: dict[str, str]) -> list[str]:
         return [each["recipe"] for each in status.endpoints_of(plan, EndpointsValue(records=records, **units))]

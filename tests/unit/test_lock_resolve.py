@@ -1,8 +1,14 @@
 """Resolving: from a registry, a hub and apt indexes on loopback into the lock."""
 
+import ast
+import gzip
 import hashlib
 import json
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,17 +16,18 @@ import pytest
 
 from rigup.catalog.loader import Catalog
 from rigup.config.settings import Settings
+from rigup.lock import apt, http, hub
 from rigup.lock import lockfile as locks
 from rigup.lock.http import Unresolved, Web
-from rigup.lock.hub import published_file
-from rigup.lock.lockfile import Lock
+from rigup.lock.hub import checkpoint_lock, published_file, token_for
+from rigup.lock.lockfile import CheckpointLock, Lock
 from rigup.lock.packages import driver_install
 from rigup.lock.registry import image_lock, registry_of
 from rigup.lock.resolve import ResolveError, Want, ensure, resolve
 from rigup.plan.host import plan_host
 from tests.unit.loopback import Answer, Asked, Site, serving
 from tests.unit.sample import CATALOGUE, REPO, REVISION, TAG
-from tests.unit.small_world import CREATED, image_pages, packages, world
+from tests.unit.small_world import CONFIG, CREATED, image_pages, packages, published, world
 
 NAME, _, VERSION = TAG.rpartition(":")
 CUDA_INDEX = "/cuda/debian13/x86_64/Packages.gz"
@@ -51,7 +58,7 @@ def test_everything_a_host_wants_is_resolved_and_the_plan_can_be_made(site: Site
     assert image.cuda == "13.0.1"
     assert image.bytes > 1234
     checkpoint = found.checkpoints[f"{REPO}@main"]
-    assert (checkpoint.revision, checkpoint.bytes, checkpoint.files) == (REVISION, 5100, 2)
+    assert (checkpoint.revision, checkpoint.bytes, checkpoint.files) == (REVISION, 5100, 3)
     made = plan_host("rig1", wanted.settings, CATALOGUE, found, tmp_path)
     # The image is a day older than the fix: the patch applies.
     assert set(made.endpoint("main").patched_files) == {"config.json"}
@@ -308,22 +315,216 @@ def test_a_mirror_stands_for_docker_hub_alone(tag: str, mirror: str | None, expe
     assert registry_of(tag, mirror) == expected
 
 
-def test_published_files_are_asked_for_once_absent_ones_too(site: Site, tmp_path: Path) -> None:
-    world(site)
-    content = b'{"quantization_config": {"ignore": []}}'
+@pytest.fixture
+def checkpoint(site: Site) -> CheckpointLock:
+    return resolve([want(site)], CATALOGUE, Lock()).checkpoints[f"{REPO}@main"]
+
+
+RESOLVED = f"/{REPO}/resolve/{REVISION}"
+
+
+def test_published_files_are_asked_for_once_absent_ones_never(
+    site: Site, checkpoint: CheckpointLock, tmp_path: Path
+) -> None:
+    site.asked.clear()
     for _ in range(2):
-        assert published_file(site.url, REPO, REVISION, "config.json", tmp_path) == content
-        assert published_file(site.url, REPO, REVISION, "hf_quant_config.json", tmp_path) is None
-    assert len(site.asked) == 2
+        assert published_file(site.url, REPO, checkpoint, "config.json", tmp_path) == CONFIG
+        assert published_file(site.url, REPO, checkpoint, "hf_quant_config.json", tmp_path) is None
+    assert site.paths() == [f"{RESOLVED}/config.json"]
 
 
-def test_a_hub_that_fails_is_not_taken_for_an_absent_file(site: Site, tmp_path: Path) -> None:
-    site.pages[f"/{REPO}/resolve/{REVISION}/config.json"] = Answer(b"", 500)
+def test_a_hub_that_fails_is_told(site: Site, checkpoint: CheckpointLock, tmp_path: Path) -> None:
+    site.pages[f"{RESOLVED}/config.json"] = Answer(b"", 500)
     with pytest.raises(Unresolved, match="500"):
-        published_file(site.url, REPO, REVISION, "config.json", tmp_path)
-    assert list(tmp_path.rglob("*.absent")) == []
+        published_file(site.url, REPO, checkpoint, "config.json", tmp_path)
 
 
-def test_published_files_are_only_read_at_a_commit(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is not a commit"):
-        published_file("http://127.0.0.1:9", REPO, "main", "config.json", tmp_path)
+EVIL = [CONFIG.replace(b"{", b'{"auto_map": {"AutoModel": "evil.Model"}, ', 1), CONFIG.upper(), CONFIG[:-1], b""]
+
+
+@pytest.mark.parametrize("content", EVIL)
+def test_other_bytes_than_the_lock_names_enter_no_plan(site: Site, tmp_path: Path, content: bytes) -> None:
+    """From a false hub, and from a cache that somebody changed; the hub then has the right ones."""
+    wanted = want(site)
+    found = resolve([wanted], CATALOGUE, Lock())
+    page = site.pages[f"{RESOLVED}/config.json"]
+    site.pages[f"{RESOLVED}/config.json"] = Answer(content)
+    with pytest.raises(ResolveError, match="differs from the file that the lock names"):
+        plan_host("rig1", wanted.settings, CATALOGUE, found, tmp_path)
+    assert not list(tmp_path.rglob("*config.json*"))
+
+    site.pages[f"{RESOLVED}/config.json"] = page
+    good = plan_host("rig1", wanted.settings, CATALOGUE, found, tmp_path)
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        path.write_bytes(content)
+    assert plan_host("rig1", wanted.settings, CATALOGUE, found, tmp_path) == good
+
+
+def test_a_lock_without_checksums_is_not_enough(site: Site, checkpoint: CheckpointLock, tmp_path: Path) -> None:
+    bare = checkpoint.model_copy(update={"listing": {}})
+    with pytest.raises(Unresolved, match="run `rigup update checkpoints`"):
+        published_file(site.url, REPO, bare, "config.json", tmp_path)
+
+
+def test_a_large_file_is_verified_by_its_sha256(site: Site, checkpoint: CheckpointLock, tmp_path: Path) -> None:
+    content = b"large"
+    listing = {"x": f"{len(content)} sha256:{hashlib.sha256(content).hexdigest()}"}
+    locked = checkpoint.model_copy(update={"listing": listing})
+    site.pages[f"{RESOLVED}/x"] = Answer(content)
+    assert published_file(site.url, REPO, locked, "x", tmp_path / "a") == content
+    site.pages[f"{RESOLVED}/x"] = Answer(b"Large")
+    with pytest.raises(Unresolved, match="differs"):
+        published_file(site.url, REPO, locked, "x", tmp_path / "b")
+
+
+def test_an_images_configuration_is_verified_too(site: Site) -> None:
+    """Its date decides which patches a recipe gets."""
+    wanted = want(site)
+    blob = next(path for path in site.pages if path.startswith(f"/v2/{NAME}/blobs/"))
+    page = site.pages[blob]
+    assert isinstance(page, Answer)
+    page.body = page.body.replace(b"2026", b"2031")
+    assert "the response has the digest sha256:" in unresolved(site, wanted)
+
+
+@pytest.mark.parametrize("path", ["../x", "a/../x", "/etc/x", "a//b", ".", "a\nb", "a/.."])
+def test_a_file_outside_the_repository_is_refused(site: Site, path: str) -> None:
+    wanted = want(site)
+    tree = next(page for page in site.pages if page.endswith("&cursor=x"))
+    site.pages[tree] = Answer(json.dumps([published(path, b"")]).encode())
+    assert "is not a path in a repository" in unresolved(site, wanted)
+
+
+@pytest.mark.parametrize("body", [b'{"a":' * 100_000, b"[5]", b'[{"type": "file", "path": {}}]', b"\xff"])
+def test_answers_of_another_form_are_errors_in_words(site: Site, body: bytes) -> None:
+    """Whatever server sends them; the others are still asked."""
+    wanted = want(site)
+    resolve([wanted], CATALOGUE, Lock())
+    for path in {request.path for request in site.asked if not request.path.endswith((".deb", "/gpg", "/gpgkey"))}:
+        page, site.pages[path] = site.pages[path], Answer(body)
+        with pytest.raises(ResolveError):
+            resolve([wanted], CATALOGUE, Lock())
+        site.pages[path] = page
+
+
+# Requests of the control machine.
+
+
+def test_only_one_module_makes_requests() -> None:
+    """So that its limits are those of every request."""
+    root = Path(__file__).parents[2] / "rigup"
+    clients = {"httpx", "urllib.request", "urllib3", "requests", "http.client", "aiohttp", "huggingface_hub"}
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            allowed = path.name == "http.py" or path.name == "registry.py"
+            assert allowed or clients.isdisjoint(names), path
+
+
+def raw(*parts: bytes, every_s: float = 0.0) -> Iterator[str]:
+    """A server that sends these bytes to everyone, the last one for ever; the URL of it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    line, _ = server.accept()
+                except OSError:
+                    return
+                threading.Thread(target=talk, args=(line,), daemon=True).start()
+
+        def talk(line: socket.socket) -> None:
+            with line, suppress(OSError):
+                line.recv(65536)
+                for part in parts[:-1]:
+                    line.sendall(part)
+                while True:
+                    line.sendall(parts[-1])
+                    time.sleep(every_s)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n"
+
+
+@pytest.mark.parametrize("parts", [(b"HTTP/1.1 200 OK\r\n", b"x"), (HEAD, b"x")], ids=["in the header", "in the body"])
+def test_an_answer_that_drips_has_a_deadline(monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, ...]) -> None:
+    monkeypatch.setattr(http, "DEADLINE_S", 1.0)
+    with contextmanager(raw)(*parts, every_s=0.05) as url, Web() as web, pytest.raises(Unresolved) as caught:
+        web.get("hub_endpoint", url)
+    assert caught.value.reason in ("did not answer completely within 1 s", "the deadline has passed")
+
+
+def test_an_answer_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_BYTES", 1_000_000)
+    with (
+        contextmanager(raw)(HEAD, b"x" * 65536) as url,
+        Web() as web,
+        pytest.raises(Unresolved, match="more than 1000000"),
+    ):
+        web.get("hub_endpoint", url)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
+def test_a_compressed_answer_is_refused_unread(site: Site, encoding: str) -> None:
+    bomb = gzip.compress(bytes(10_000_000))
+    site.pages["/bomb"] = Answer(bomb, headers={"Content-Encoding": encoding})
+    with Web() as web, pytest.raises(Unresolved, match="which was not asked for"):
+        web.get("hub_endpoint", f"{site.url}/bomb")
+    assert site.asked[0].headers["accept-encoding"] == "identity"
+
+
+def test_a_package_index_that_is_a_bomb_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apt, "MAX_INDEX_BYTES", 1_000_000)
+    wanted = want(site)
+    site.pages[CUDA_INDEX] = Answer(gzip.compress(bytes(10_000_000)))
+    assert f"cuda_mirror: {CUDA_INDEX}: has more than 1000000 bytes" in unresolved(site, wanted)
+
+
+def test_a_listing_without_end_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "MAX_PAGES", 3)
+    wanted = want(site)
+    tree = next(page for page in site.pages if page.endswith("&cursor=x"))
+    for at in range(5):
+        link = {"Link": f'<{site.url}/more{at}>; rel="next"'}
+        site.pages[f"/more{at - 1}" if at else tree] = Answer(b"[]", headers=link)
+    assert "lists files on more than 3 pages" in unresolved(site, wanted)
+
+
+def test_the_proxies_of_the_environment_are_used(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.pages["http://hub.invalid/x"] = Answer(b"through the proxy")
+    site.pages["/x"] = Answer(b"directly")
+    monkeypatch.setenv("http_proxy", site.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Web() as web:
+        assert web.get("hub_endpoint", "http://hub.invalid/x").content == b"through the proxy"
+        assert web.get("hub_endpoint", f"{site.url}/x").content == b"directly"
+
+
+def test_https_goes_through_its_proxy(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", site.url)
+    with Web() as web, pytest.raises(Unresolved, match="no answer"):
+        web.get("hub_endpoint", "https://hub.invalid/x")
+    assert site.connects == ["hub.invalid:443"]
+
+
+@pytest.mark.parametrize("url", ["http://huggingface.co", "http://huggingface.co:443", "https://huggingface.co.evil"])
+def test_the_token_is_sent_with_tls_to_the_hub_only(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert token_for(url) is None
+    with serving() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("https_proxy", proxy.url)
+        with Web() as web, pytest.raises(Unresolved):
+            checkpoint_lock(web, url, REPO, "main")
+        assert "hf_secret" not in str(proxy.asked)
+    assert token_for("https://huggingface.co") is not None
+
+
+def test_the_token_does_not_follow_the_hub_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert "hf_secret" in str(hub._headers("https://huggingface.co/api/models/x"))
+    assert hub._headers("https://cdn.example/api/models/x") == hub._headers("http://huggingface.co/api") == {}

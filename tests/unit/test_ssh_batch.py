@@ -13,6 +13,7 @@ import pytest
 from rigup.ssh import batch
 from rigup.ssh.batch import Batch, Command, Result
 from rigup.ssh.memory import FORGOTTEN_AFTER, LEFT_OUT_FOR, Memory, memory_file
+from rigup.ssh.transport import BadAnswer
 from tests.unit.waiting import HANG_S, until
 
 MARK = "0123456789abcdef"
@@ -194,7 +195,8 @@ def test_what_a_login_shell_says_first_is_passed_over() -> None:
 
 
 def test_an_answer_to_a_question_that_was_not_asked_is_not_believed() -> None:
-    assert batch.parse(f"{MARK} 5 0 2 0\nok".encode(), [Command("x")], MARK).results == {}
+    with pytest.raises(BadAnswer, match="was not sent"):
+        batch.parse(f"{MARK} 5 0 2 0\nok".encode(), [Command("x")], MARK)
 
 
 def test_perl_base_is_all_the_program_needs() -> None:
@@ -212,7 +214,7 @@ def test_what_was_asked_is_expected_in_its_order(tmp_path: Path) -> None:
     memory = Memory.load(tmp_path / "a/box.json")
     commands = [Command("c"), Command("a", sudo=True), Command("b", shell="bash")]
     for command in [*commands, commands[0]]:
-        memory.note_use(command)
+        memory.note_use(command, command.command)
     memory.save()
     assert list(Memory.load(tmp_path / "a/box.json").expected()) == commands
     assert (tmp_path / "a/box.json").stat().st_mode & 0o777 == 0o600
@@ -222,7 +224,7 @@ def test_a_run_that_commands_little_does_not_forget_what_a_deploy_commands(tmp_p
     path = tmp_path / "box.json"
     for command in (Command("deploy"), Command("one fact")):
         memory = Memory.load(path)
-        memory.note_use(command)
+        memory.note_use(command, command.command)
         memory.save()
     assert list(Memory.load(path).expected()) == [Command("one fact"), Command("deploy")]
 
@@ -231,7 +233,7 @@ def test_what_nobody_commands_any_more_is_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "box.json"
     for command in (Command("old"), *[Command("new")] * FORGOTTEN_AFTER):
         memory = Memory.load(path)
-        memory.note_use(command)
+        memory.note_use(command, command.command)
         memory.save()
     assert list(Memory.load(path).expected()) == [Command("new")]
 
@@ -241,17 +243,40 @@ def test_what_was_too_slow_is_left_out_for_some_runs_and_then_tried_again(tmp_pa
     for run in range(LEFT_OUT_FOR + 2):
         memory = Memory.load(tmp_path / "box.json")
         expected.append(list(memory.expected()))
-        memory.note_use(Command("slow"))
+        memory.note_use(Command("slow"), "slow")
         if run == 0:
             memory.note_slow([Command("slow")])
         memory.save()
     assert expected == [[]] * (LEFT_OUT_FOR + 1) + [[Command("slow")]]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"commands": [{"command": "x"}]}', '{"commands": 3}', "null"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"commands": [{"source": "x"}]}', "[" * 100_000, '{"commands": 3}', "null"]
+)
 def test_a_damaged_memory_is_an_empty_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "box.json").write_text(text)
     assert list(Memory.load(tmp_path / "box.json").expected()) == []
+
+
+def test_a_memory_that_others_can_write_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "box.json"
+    memory = Memory.load(path)
+    memory.note_use(Command("id"), "id")
+    memory.save()
+    assert Memory.load(path).expected()
+    for mode in (0o620, 0o602):
+        path.chmod(mode)
+        assert not Memory.load(path).expected()
+
+
+def test_commands_of_audits_are_kept_outside_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent")
+    monkeypatch.delenv("RIGUP_CACHE", raising=False)
+    assert memory_file("rig1", ".audit").is_relative_to("/nonexistent/rigup")
+    assert memory_file("rig1", "") == Path(".rigup/facts/rig1.json")
 
 
 def test_a_run_that_asked_nothing_writes_nothing(tmp_path: Path) -> None:
@@ -269,8 +294,8 @@ def test_any_host_name_gives_a_file_inside_the_cache(tmp_path: Path, monkeypatch
 
 def test_the_file_holds_commands_and_no_answers(tmp_path: Path) -> None:
     memory = Memory.load(tmp_path / "box.json")
-    memory.note_use(Command("cat /etc/secret"))
+    memory.note_use(Command("cat /etc/secret"), "cat /etc/secret")
     memory.save()
     assert set(json.loads((tmp_path / "box.json").read_text())["commands"][0]) == {
-        "command", "sudo", "shell", "unused", "left_out",
+        "source", "sudo", "shell", "unused", "left_out",
     }  # fmt: skip

@@ -95,18 +95,24 @@ def test_the_host_answers_while_the_deploy_is_still_being_read(sshd: Sshd, root:
     text = f"""
 import os, sys, time
 from pyinfra import host
-from pyinfra.api import FactBase
-class Asked(FactBase):
-    command = "touch {root}/asked; echo asked"
+from pyinfra.facts.files import FileContents
 # Nothing else has its turn here until the first fact.
 until = time.monotonic() + {HANG_S}
-while "ahead" in sys.argv[1] and not os.path.exists("{root}/asked"):
-    assert time.monotonic() < until
-assert host.get_fact(Asked) == "asked"
+while "ahead" in sys.argv[1]:
+    try:
+        # Can be opened once somebody reads it.
+        with open(os.open("{root}/asked", os.O_WRONLY | os.O_NONBLOCK), "w") as pipe:
+            pipe.write("asked")
+        break
+    except OSError:
+        assert time.monotonic() < until
+assert host.get_fact(FileContents, path="{root}/asked") == ["asked"]
 """
+    (root / "asked").write_text("asked")
     deploy, inventory = write_deploy(sshd, text), sshd.inventory()
     assert sshd.pyinfra(str(inventory), deploy, "-y").returncode == 0
     (root / "asked").unlink()
+    os.mkfifo(root / "asked")
     run = sshd.pyinfra(str(inventory.rename(sshd.folder / "ahead.py")), deploy, "-y")
     assert run.returncode == 0, run.stderr
     assert executions(run.stderr) == 1
@@ -186,7 +192,7 @@ host.get_fact(File, path="{root}/kept")
         assert run.returncode == 0, run.stderr
     entries = json.loads((sshd.folder / "facts" / "box.json").read_text())["commands"]
     assert len(entries) == 1
-    assert f"{root}/kept" in entries[0]["command"]
+    assert entries[0]["source"]["arguments"]["path"] == f"{root}/kept"
     assert (root / "count").read_text() == "once\nonce\n"
 
 
@@ -205,21 +211,18 @@ assert host.get_fact(Directory, path="{sshd.folder}")
         assert run.returncode == 0, run.stderr
         assert executions(run.stderr) == expected
     entries = json.loads((sshd.folder / "facts" / "box.json").read_text())["commands"]
-    assert [f"{root}" in entry["command"] for entry in entries] == [False]
+    assert [entry["source"]["arguments"]["path"] == f"{root}" for entry in entries] == [False]
 
 
-def test_odd_output_and_failing_facts_answer_as_with_the_stock_connector(sshd: Sshd, root: Path) -> None:
-    (root / "odd").write_bytes("ü\n\n  two  \n\x1b[31mred\x07\n\nlast without newline".encode())
+def test_odd_output_answers_as_with_the_stock_connector(sshd: Sshd, root: Path) -> None:
+    odd = ("ü\n\n  two  \n\x1b[31mred\x07\n\nlast without newline", "", "\n", "\n\n", " ")
+    for number, content in enumerate(odd):
+        (root / str(number)).write_text(content)
     text = f"""
 import json
 from pyinfra import host
-from pyinfra.api import FactBase
-class Odd(FactBase):
-    def command(self, number):
-        return ["cat {root}/odd", "printf ''", "printf '\\\\n'", "echo out; echo err >&2", "true | cat"][number]
-    def process(self, output):
-        return list(output)
-answers = [host.get_fact(Odd, number=n) for n in range(5)]
+from pyinfra.facts.files import FileContents
+answers = [host.get_fact(FileContents, path=f"{root}/{{n}}") for n in range({len(odd) + 1})]
 with open("answers.json", "a") as file:
     file.write(json.dumps(answers) + "\\n")
 """
@@ -346,26 +349,70 @@ def test_a_host_that_cannot_be_reached_gives_one_line_and_no_traceback(sshd: Ssh
     assert "Traceback" not in run.stderr
 
 
-def test_a_hung_fact_holds_up_one_run_and_is_left_out_of_the_next_batch(sshd: Sshd, root: Path) -> None:
-    hangs = f"tr '\\0' ' ' </proc/$PPID/cmdline | grep -q ^perl && {{ echo hung >>{root}/log; {sshd.forever}; }}"
+def test_a_hung_fact_holds_up_one_run_and_is_left_out_of_the_next_batch(tmp_path: Path) -> None:
+    force = f'ForceCommand PATH={tmp_path}/programs:$PATH exec sh -c "$SSH_ORIGINAL_COMMAND"\n'
+    (tmp_path / "root").mkdir()
+    (tmp_path / "programs").mkdir()
+    with running_sshd(tmp_path, force) as sshd:
+        log = tmp_path / "root" / "log"
+        # Hangs in a batch only.
+        cat = tmp_path / "programs" / "cat"
+        cat.write_text(
+            "#!/bin/sh\nparent=$(cut -d' ' -f4 </proc/$PPID/stat)\n"
+            f"tr '\\0' ' ' </proc/$parent/cmdline | grep -q ^perl && {{ echo hung >>{log}; {sshd.forever}; }}\n"
+            'exec /bin/cat "$@"\n'
+        )
+        cat.chmod(0o755)
+        (tmp_path / "root" / "file").write_text("done")
+        text = f"""
+from pyinfra import host
+from pyinfra.facts.files import FileContents
+assert host.get_fact(FileContents, path="{tmp_path}/root/file") == ["done"]
+"""
+        deploy, inventory = write_deploy(sshd, text), sshd.inventory()
+        inventory.write_text(f"{inventory.read_text()}batch.LIMIT_S = 1\n")
+        for _ in range(2):
+            assert not log.exists()
+            run = sshd.pyinfra(str(inventory), deploy, "-y")
+            assert run.returncode == 0, run.stderr
+        assert json.loads((sshd.folder / "facts" / "box.json").read_text())["commands"][0]["left_out"] > 0
+
+        after = sshd.pyinfra(str(inventory), deploy, "-y")
+        assert after.returncode == 0, after.stderr
+        assert log.read_text() == "hung\n"
+
+
+ATTACKS = [
+    {"command": "touch {mark}"},
+    {"source": "touch {mark}"},
+    {"source": {"fact": "pyinfra.facts.server.Command", "arguments": {"command": "touch {mark}"}}},
+    {"source": {"fact": "pyinfra.facts.server.Which", "arguments": {"command": "x; touch {mark}"}}},
+    {"source": {"fact": "pyinfra.facts.server.Which", "arguments": {"command": "$(touch {mark})"}}},
+    {"source": {"fact": "rigup.facts.files.FileText", "arguments": {"path": "/x'; touch {mark}; '"}}},
+    {"source": {"fact": "evil.Fact", "arguments": {}}},
+    {"source": {"fact": "os.system", "arguments": {"command": "touch {mark}"}}},
+    {"source": {"fact": "rigup.facts.files.posixpath.join", "arguments": {"a": "touch {mark}"}}},
+]
+
+
+def test_no_command_in_the_memory_of_a_run_is_executed(sshd: Sshd, root: Path) -> None:
+    (sshd.folder / "evil.py").write_text(f"open('{root}/mark', 'w')\n")
+    entries = [{"sudo": False, "shell": "sh", "unused": 0, "left_out": 0, **attack} for attack in ATTACKS]
+    memory = sshd.folder / "facts" / "box.json"
+    memory.parent.mkdir()
+    memory.write_text(json.dumps({"commands": entries}).replace("{mark}", f"{root}/mark"))
     text = f"""
 from pyinfra import host
-from pyinfra.api import FactBase
-class Hung(FactBase):
-    command = {f"{hangs}; echo done"!r}
-assert host.get_fact(Hung) == "done"
+from pyinfra.facts.files import File
+assert host.get_fact(File, path="{root}/x y") is None
+assert host.get_fact(File, path="{root}") is False
 """
-    deploy, inventory = write_deploy(sshd, text), sshd.inventory()
-    inventory.write_text(f"{inventory.read_text()}batch.LIMIT_S = 1\n")
-    for _ in range(2):
-        assert not (root / "log").exists()
-        run = sshd.pyinfra(str(inventory), deploy, "-y")
-        assert run.returncode == 0, run.stderr
-    assert json.loads((sshd.folder / "facts" / "box.json").read_text())["commands"][0]["left_out"] > 0
-
-    after = sshd.pyinfra(str(inventory), deploy, "-y")
-    assert after.returncode == 0, after.stderr
-    assert (root / "log").read_text() == "hung\n"
+    run = sshd.pyinfra(str(sshd.inventory()), write_deploy(sshd, text), "-y")
+    assert run.returncode == 0, run.stderr
+    assert not (root / "mark").exists()
+    stored = json.loads(memory.read_text())["commands"]
+    assert {"fact": "pyinfra.facts.files.File", "arguments": {"path": str(root)}} in [each["source"] for each in stored]
+    assert "command" not in {key for each in stored for key in each}
 
 
 def test_the_deploy_reaches_the_same_state_without_reading_ahead(sshd: Sshd, root: Path) -> None:

@@ -75,6 +75,77 @@ def test_the_new_key_is_shown_and_accepted_and_all_others_stay(replaced: Sshd) -
     assert (again.returncode, known.read_text().splitlines()) == (0, lines)
 
 
+@pytest.fixture
+def unknown(replaced: Sshd, monkeypatch: pytest.MonkeyPatch) -> Sshd:
+    """A host that nobody here has connected to, without a file of known ones."""
+    known = replaced.folder / "new" / "known_hosts"
+    replaced.lab(known_hosts=str(known))
+    return replaced
+
+
+def deploy() -> subprocess.CompletedProcess[str]:
+    argv = [str(PYINFRA), "inventory/lab.py", "fact", "server.Kernel", "-y"]
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S)
+
+
+COMMANDS = {
+    "status": lambda: rigup("status", cwd=ROOT),
+    "key": lambda: rigup("key", "box", cwd=ROOT),
+    "models": lambda: rigup("models", cwd=ROOT),
+    "audit": audit,
+    "deploy": deploy,
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_first_use_pins_the_key_and_another_one_is_refused(unknown: Sshd, command: str) -> None:
+    public = {"endpoints": {"main": {"listen": "192.0.2.7", "allowed_networks": ["192.0.2.0/24"]}}}
+    known = unknown.folder / "new" / "known_hosts"
+    unknown.lab(known_hosts=str(known), **public)
+    COMMANDS[command]()
+    real = (unknown.folder / "host_key.pub").read_text().split()[:2]
+    assert known.read_text().split() == [f"[{OWN_ADDRESS}]:{unknown.port}", *real]
+    assert known.stat().st_mode & 0o777 == 0o600
+    known.write_text(f"no key at all\nx ssh-rsa AAAA!\n[{OWN_ADDRESS}]:{unknown.port} ssh-rsa {OLD.get_base64()}\n")
+    for again in COMMANDS.values() if command == "status" else [COMMANDS[command]]:
+        done = again()
+        assert done.returncode == 1
+        assert "its host key has changed" in " ".join((done.stdout + done.stderr).split()), done
+
+
+def test_a_key_that_was_pinned_in_this_run_is_known_to_its_next_connection(unknown: Sshd) -> None:
+    known = unknown.folder / "new" / "known_hosts"
+    (unknown.folder / "deploy.py").write_text(
+        "from pyinfra import host\nkeys = host.connector.client.get_host_keys()\n"
+        f"assert keys.lookup('[{OWN_ADDRESS}]:{unknown.port}')\n"
+    )
+    done = unknown.pyinfra(str(unknown.inventory(ssh_known_hosts_file=str(known))), "deploy.py", "-y")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_key_that_cannot_be_pinned_is_not_accepted(unknown: Sshd) -> None:
+    (unknown.folder / "new").write_text("a file, no directory")
+    done = rigup("status", cwd=ROOT)
+    assert done.returncode == 1
+    assert "so its key is not pinned" in " ".join(done.stdout.split())
+
+
+def test_no_other_module_connects() -> None:
+    for path in (ROOT / "rigup").rglob("*.py"):
+        text = path.read_text()
+        assert "AutoAddPolicy" not in text and "WarningPolicy" not in text, path
+        assert "paramiko.SSHClient()" not in text or path.name == "client.py", path
+
+
+def test_a_pinned_key_gets_a_line_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text(f"other ssh-rsa {OLD.get_base64()}")
+    keys = host_keys.load([path])
+    host_keys.pin(keys, path, "box", OLD)
+    assert path.read_text().splitlines() == [f"{name} ssh-rsa {OLD.get_base64()}" for name in ("other", "box")]
+    assert host_keys.load([path]).lookup("box") and keys.lookup("box")
+
+
 def test_hashed_names_are_found_too() -> None:
     hashed = paramiko.HostKeys.hash_host("[192.0.2.7]:2222")
     lines = [f"{hashed} ssh-rsa {OLD.get_base64()}", f"192.0.2.7 ssh-rsa {OLD.get_base64()}", "", "no key at all"]
