@@ -15,6 +15,7 @@ CACHES = "/var/cache/rigup"
 UV_CACHE = "/var/cache/rigup-uv"
 FETCH_HOME = "/var/lib/rigup-fetch"
 FETCH_RUNTIME = "/run/rigup-fetch"
+PEERS_RUNTIME = "/run/rigup-peers"
 
 # Configuration
 
@@ -23,6 +24,8 @@ ENDPOINTS = f"{CONFIG}/endpoints"
 GATEWAYS = f"{CONFIG}/gateways"
 FETCH_REQUESTS = f"{CONFIG}/models"
 HUB_TOKEN = f"{CONFIG}/hub-token"
+FIREWALL = f"{CONFIG}/gateways.nft"
+"""Loads the rules of all gateways."""
 RSYNCD_CONFIG = f"{CONFIG}/rsyncd.conf"
 
 # Drop-ins for programs of others
@@ -80,7 +83,10 @@ FETCH_UNIT = "model-fetch@"
 FETCH_TEMPLATE = f"{SYSTEM_UNITS}/{FETCH_UNIT}.service"
 FETCH_STORE_DROP_IN = f"{FETCH_TEMPLATE}.d/store.conf"
 GATEWAY_TEMPLATE = f"{SYSTEM_UNITS}/rigup-gateway@.service"
+NFTABLES_UNIT = "nftables.service"
+NFTABLES_DROP_IN = f"{SYSTEM_UNITS}/{NFTABLES_UNIT}.d/rigup.conf"
 PEERS_UNIT = "rigup-peers.service"
+PEERS_DROP_IN = f"{SYSTEM_UNITS}/{PEERS_UNIT}.d/allow.conf"
 COMMIT_UNIT = "rigup-commit.service"
 AUDIT_UNIT = "rigup-audit.service"
 AUDIT_TIMER = "rigup-audit.timer"

@@ -18,6 +18,7 @@ from rigup.templates import filled
 
 __all__ = [
     "DRAIN",
+    "all_rules_text",
     "chain_of",
     "config_path",
     "config_text",
@@ -78,6 +79,11 @@ def config_text(endpoint: EndpointPlan) -> str:
 def firewall_text(endpoint: EndpointPlan) -> str:
     """Return the rules for `nft -f`, in one transaction: drop clients at this port unless in the allowed networks."""
     return _rules(endpoint, rule_digest(endpoint))
+
+
+def all_rules_text() -> str:
+    """Return the file that loads the rules of every gateway that exists at that time, for `nft -f`."""
+    return f'# Written by rigup; the next deploy overwrites changes made here.\ninclude "{GATEWAYS}/*.nft"\n'
 
 
 def rule_digest(endpoint: EndpointPlan) -> str:

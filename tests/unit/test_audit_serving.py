@@ -290,7 +290,7 @@ def test_a_gateway_that_does_not_run_or_does_not_take_its_key_is_found(gated: Au
 
 
 def test_what_the_rsync_daemon_says_is_read_and_another_module_is_seen() -> None:
-    text = daemon_config("/srv/models", 8730, ["192.0.2.2", "192.0.2.1"])
+    text = daemon_config("/srv/models", 8730, ["192.0.2.2", "192.0.2.1"], ["/srv/models/a/b/c"])
     found = checks_of("model").rsyncd(text + "[all]\npath = /\n")
     assert (found["hosts allow"], found["models path"], found.pop("all path")) == (
         "192.0.2.1 192.0.2.2",

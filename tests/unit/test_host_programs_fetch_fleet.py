@@ -39,7 +39,7 @@ def serving(rig: Rig, port: int, allowed: str = "127.0.0.1") -> Iterator[subproc
     """The daemon of one host."""
     rig.store.mkdir(parents=True, exist_ok=True)
     config = rig.directory / "rsyncd.conf"
-    config.write_text(daemon_config(str(rig.store), port, [allowed]))
+    config.write_text(daemon_config(str(rig.store), port, [allowed], [str(rig.dest)], str(rig.directory)))
     argv = ["rsync", "--daemon", "--no-detach", f"--config={config}", f"--address={OWN_ADDRESS}"]
     process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
     try:
@@ -265,6 +265,51 @@ def test_a_host_that_can_fetch_nothing_now_keeps_no_other_one_waiting(hub: Runni
         files = listing(hub.repository)
         with rig.fetching(files={name: files[name] for name in (FIRST, SECOND)}):
             until(lambda: wants() == [] and rig.told().get("step") == "waiting before the next try")
+
+
+def test_peers_get_only_what_the_downloader_has_written(hub: RunningHub, tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "rig1", hub)
+    assert rig.fetch().returncode == 0
+    own = rig.dest.parent
+    private = [own / "tuned" / FIRST, own / ("f" * 40) / FIRST, rig.store / "org" / "mine" / FIRST, own / "notes.txt"]
+    arriving = own / f".{rig.dest.name}.incoming" / ".arriving" / FIRST
+    for path in (*private, arriving, arriving.parents[1] / FIRST):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("content")
+    port = free_port()
+    target = tmp_path / "copied"
+
+    def gets(path: Path, *options: str) -> bool:
+        shutil.rmtree(target, ignore_errors=True)
+        url = f"rsync://{OWN_ADDRESS}:{port}/models/{path.relative_to(rig.store)}"
+        subprocess.run(["rsync", *options, url, f"{target}/"], stderr=subprocess.DEVNULL)
+        return any(path.is_file() for path in target.rglob("*"))
+
+    with serving(rig, port):
+        assert all(gets(path) for path in (rig.dest / FIRST, rig.dest / "sub/tokenizer.json", rig.shared))
+        assert gets(arriving.parents[1] / FIRST)
+        assert not any(gets(path) for path in (*private, rig.stamp, arriving))
+        assert gets(rig.store, "--recursive")
+        seen = {path.relative_to(target) for path in target.rglob("*") if path.is_file()}
+    assert not {path.relative_to(rig.store) for path in (*private, rig.stamp, arriving)} & seen
+
+
+def test_the_daemon_serves_so_many_connections_and_no_more(hub: RunningHub, tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "rig1", hub)
+    assert rig.fetch().returncode == 0
+    port = free_port()
+    with serving(rig, port), ExitStack() as stack:
+
+        def answer() -> bytes:
+            """What comes of one more connection that asks for files and then says nothing."""
+            connection = stack.enter_context(socket.create_connection((OWN_ADDRESS, port), HANG_S))
+            lines = stack.enter_context(connection.makefile("rb"))
+            lines.readline()
+            connection.sendall(b"@RSYNCD: 31.0 md5\nmodels\n")
+            return bytes(lines.readline())
+
+        assert {answer() for _ in range(16)} == {b"@RSYNCD: OK\n"}
+        assert answer().startswith(b"@ERROR: max connections (16) reached")
 
 
 def test_a_host_that_is_no_peer_gets_nothing_and_nobody_can_write(hub: RunningHub, tmp_path: Path) -> None:
