@@ -13,7 +13,7 @@ from rigup.paths import GATEWAY_TEMPLATE, GATEWAYS
 from rigup.plan.model import EndpointPlan
 
 # Statements that a gateway's configuration may contain without a check: none of them decides who is admitted.
-HARMLESS = {"user", "group", "maxconn", "log", "mode", "option", "timeout"}
+HARMLESS = {"user", "group", "maxconn", "log", "mode", "option", "timeout", "stick-table", "http-after-response"}
 DECIDING = ("bind", "acl", "tcp-request", "http-request", "default_backend", "server")
 SECTIONS = ("global", "defaults", "frontend", "backend")
 
@@ -100,7 +100,10 @@ def admission(text: str) -> dict[str, object]:
         "bind": [re.sub("^ipv[46]@", "", bind) for bind in found.get("bind", [])],
         "acl": sorted(found.get("acl", [])),
         "http-request": asked,
-        "tcp-request": [collapsed(match[1].split()) if match else "something else" for match in sources],
+        "tcp-request": [
+            collapsed(match[1].split()) if match else rule
+            for rule, match in zip(found.get("tcp-request", []), sources, strict=True)
+        ],
     }
 
 
@@ -112,12 +115,18 @@ def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
         "frontend": [endpoint.name],
         "backend": [endpoint.name],
         "default_backend": [endpoint.name],
-        "bind": [f"{endpoint.public_address}:{endpoint.port}"],
+        "bind": [f"{endpoint.public_address}:{endpoint.port} proto h1"],
         "server": [f"engine {endpoint.address}:{endpoint.port}"],
         # The host's own requests come from the gateway's address.
-        "tcp-request": [collapsed([*endpoint.allowed_networks, str(endpoint.public_address)])],
+        "tcp-request": [
+            collapsed([*endpoint.allowed_networks, str(endpoint.public_address)]),
+            "connection track-sc0 src",
+            "connection reject if { sc0_conn_cur gt 1024 }",
+        ],
         "acl": sorted(
             (
+                "body req.hdr(content-length) -m found",
+                "body req.hdr(transfer-encoding) -m found",
                 "health method GET",
                 f"health_path path {endpoint.ready_path}",
                 f"known http_auth_bearer -m str -f {endpoint.key_file}",
@@ -125,9 +134,11 @@ def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
             )
         ),
         "http-request": [
-            "return status 401 unless known || health health_path",
+            "return status 401 unless known || health health_path !body",
+            "set-var(txn.known) bool(true) if known",
             "del-header authorization",
             "del-header x-api-key",
+            "set-timeout server 10s unless { var(txn.known) -m bool }",
         ],
     }
 

@@ -77,7 +77,7 @@ def test_the_gateway_too_knows_the_networks_and_the_host_itself() -> None:
 )
 def test_both_families_are_rendered(listen: str, networks: list[str], bind: str) -> None:
     found = endpoint(listen=listen, allowed_networks=networks)
-    assert f"bind {bind}\n" in config_text(found)
+    assert f"bind {bind} proto h1\n" in config_text(found)
     family = "ip6" if ":" in listen else "ip"
     assert f"{family} daddr {listen} tcp dport 8000 {family} saddr != {{ {networks[0]} }} drop" in firewall_text(found)
 
