@@ -9,12 +9,13 @@ from typing import Any
 from rigup.audit.check import check
 from rigup.audit.expect import expect, expect_none, expect_units
 from rigup.audit.subject import Subject
-from rigup.paths import GATEWAY_TEMPLATE, GATEWAYS
+from rigup.paths import GATEWAY_LUA, GATEWAY_TEMPLATE, GATEWAYS
 from rigup.plan.model import EndpointPlan
+from rigup.render.gateway import kernel_form, listener_of
 
 # Statements that a gateway's configuration may contain without a check: none of them decides who is admitted.
 HARMLESS = {"user", "group", "maxconn", "log", "mode", "option", "timeout", "stick-table", "http-after-response"}
-DECIDING = ("bind", "acl", "tcp-request", "http-request", "default_backend", "server")
+DECIDING = ("lua-load", "bind", "acl", "tcp-request", "http-request", "default_backend", "server")
 SECTIONS = ("global", "defaults", "frontend", "backend")
 
 
@@ -109,8 +110,10 @@ def admission(text: str) -> dict[str, object]:
 
 def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
     """Return the expected admission: clients of its networks that have the key or ask for the health check."""
+    place = kernel_form(endpoint.address, endpoint.port)
     return {
         "global": [""],
+        "lua-load": [GATEWAY_LUA],
         "defaults": [""],
         "frontend": [endpoint.name],
         "backend": [endpoint.name],
@@ -139,6 +142,7 @@ def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
             "del-header authorization",
             "del-header x-api-key",
             "set-timeout server 10s unless { var(txn.known) -m bool }",
+            f"return status 503 unless {{ lua.listener({place}) -m str {listener_of(endpoint)} }}",
         ],
     }
 

@@ -257,7 +257,7 @@ def test_a_gateway_as_planned_is_no_finding(gated: Audited) -> None:
         ("cfg", "    default_backend", "    stats enable\n    default_backend", "stats enable"),
         ("cfg", "    default_backend", "    use_backend other if health\n    default_backend", "use_backend other"),
         ("cfg", "reject unless { src ", "reject unless { src 203.0.113.0/24 ", "203.0.113.0/24"),
-        ("cfg", "    tcp-request connection reject", "    # tcp-request connection reject", "tcp-request: connection track-sc0"),
+        ("cfg", "    tcp-request connection reject", "    # tcp-request connection reject", "connection track-sc0"),
         ("nft", "saddr != { ", "saddr != { 203.0.113.0/24, ", "203.0.113.0/24"),
         ("nft", " drop comment", " accept comment", "accept comment"),
         ("nft", " drop comment", ' drop comment "x"; add rule inet rigup endpoint-main accept comment', "accept"),

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import pwd
 import resource
 import shutil
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from rigup.render.gateway import config_text
+from rigup.paths import GATEWAY_LUA
+from rigup.render.gateway import config_text, kernel_form
+from rigup.resources import FILES
+from rigup_host import listener
 from tests.unit.own_address import OWN_ADDRESS, free_port, is_open
 from tests.unit.sample import plan
 from tests.unit.waiting import HANG_S, until
@@ -33,7 +37,10 @@ PUBLIC = {"listen": "192.0.2.20", "allowed_networks": ["192.0.2.0/24"]}
 class Engine(BaseHTTPRequestHandler):
     """Answers every request."""
 
+    served = 0
+
     def do_GET(self) -> None:
+        Engine.served += 1
         self.send_response(200)
         self.send_header("Content-Length", "2")
         self.end_headers()
@@ -45,7 +52,14 @@ class Engine(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[int]:
-    """The port of a gateway on OWN_ADDRESS that allows all of loopback."""
+    """The port of a gateway on OWN_ADDRESS that allows all of loopback, in front of an engine of this user."""
+    with gateway_to(tmp_path, pwd.getpwuid(os.geteuid()).pw_name) as port:
+        yield port
+
+
+@contextmanager
+def gateway_to(tmp_path: Path, user: str) -> Iterator[int]:
+    """Run a gateway that expects the engine to run as `user`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     engine = ThreadingHTTPServer((OWN_ADDRESS, 0), Engine)
@@ -59,6 +73,9 @@ def gateway(tmp_path: Path) -> Iterator[int]:
         "127.0.0.1:8000": f"{OWN_ADDRESS}:{engine.server_port}",
         "192.0.2.0/24 192.0.2.20": "127.0.0.0/8",
         endpoint.key_file: str(key),
+        GATEWAY_LUA: str(FILES / "gateway.lua"),
+        kernel_form("127.0.0.1", 8000): kernel_form(OWN_ADDRESS, engine.server_port),
+        "-m str root": f"-m str {user}",
         "    user haproxy\n    group haproxy\n": "",
     }.items():
         assert ours in text
@@ -137,3 +154,34 @@ def test_one_connection_serves_many_requests_with_the_key(gateway: int) -> None:
 
 def test_http_2_is_not_spoken(gateway: int) -> None:
     assert b" 400 " in answer(gateway, "PRI * HTTP/2.0\r\n\r\nSM\r\n").splitlines()[0]
+
+
+def test_who_listens_in_place_of_the_engine_gets_no_request(tmp_path: Path) -> None:
+    """The listener runs as this user, and the engine would run as another one."""
+    Engine.served = 0
+    with gateway_to(tmp_path, "games") as port:
+        assert (status(port, KEYED), Engine.served) == ("503", 0)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_the_wait_for_an_engine_knows_who_listens(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as held:
+        held.bind((address, 0))
+        port = held.getsockname()[1]
+        url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+        assert not listener.is_of(url, os.getpid())
+        held.listen()
+        assert listener.is_of(url, os.getpid())
+        # No process has this number.
+        assert not listener.is_of(url, 1 << 23)
+        table = Path("/proc/net/tcp6" if ":" in address else "/proc/net/tcp").read_text()
+        assert f" {kernel_form(address, port)} " in table
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a process of another user")
+def test_somebody_elses_listener_is_not_the_engines() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held, subprocess.Popen(["sleep", "60"], user=65534) as other:
+        url = f"http://127.0.0.1:{held.getsockname()[1]}"
+        assert (listener.is_of(url, os.getpid()), listener.is_of(url, other.pid)) == (True, False)
+        other.kill()
