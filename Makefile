@@ -10,7 +10,7 @@ N ?= 20
 UNIT := $(BIN)/pytest -n 8 --dist worksteal tests/unit
 
 # What the lab and the tests need of this machine (Debian 12, root).
-APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg iproute2 kmod mmdebstrap nftables \
+APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg haproxy iproute2 kmod mmdebstrap nftables \
 	openssh-client openssh-server python3-venv rsync systemd-container
 
 .PHONY: help lab lab-down lab-caches test checks soak audit bench bench-store docs lint unit flake apt-packages
@@ -64,15 +64,15 @@ lint: $(VENV)/.ready
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-# Debian's docker-registry starts a registry of its own; the lab runs one on its own address.
+# Debian's docker-registry and haproxy start services of their own; the lab and the tests run them themselves.
 apt-packages:
 	@missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
 		echo "installing with apt:$$missing"; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
-		case "$$missing" in *docker-registry*) \
-			if [ -d /run/systemd/system ]; then systemctl disable --quiet --now docker-registry; fi;; \
-		esac; \
+		for s in docker-registry haproxy; do case "$$missing" in *$$s*) \
+			if [ -d /run/systemd/system ]; then systemctl disable --quiet --now $$s; fi;; \
+		esac; done; \
 	fi
 
 # Written last, so that an interrupted installation starts again.

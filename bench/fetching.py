@@ -206,7 +206,7 @@ def fleet(repository: Repository, directory: Path, count: int, rate: int, share:
             asked = request(repository, served.url, store, own.name, others)
             argvs.append(our_argv(asked))
             if share:
-                stack.enter_context(daemon(store, own.port))
+                stack.enter_context(daemon(store, own.port, repository.commit))
         env = environment(served.url, directory / "home")
         began = time.monotonic()
         running = [subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL) for argv in argvs]
@@ -229,11 +229,14 @@ def fleet(repository: Repository, directory: Path, count: int, rate: int, share:
 
 
 @contextmanager
-def daemon(store: Path, port: int) -> Iterator[None]:
+def daemon(store: Path, port: int, revision: str) -> Iterator[None]:
     """Run the daemon that serves one host's files to the others."""
-    (store / "models").mkdir(parents=True, exist_ok=True)
+    models = store / "models"
+    models.mkdir(parents=True, exist_ok=True)
     config = store / "rsyncd.conf"
-    config.write_text(daemon_config(str(store / "models"), port, ["127.0.0.1"]))
+    # As on a host with as many peers as this address stands for.
+    allowed = ["127.0.0.1"] * 8
+    config.write_text(daemon_config(str(models), port, allowed, [f"{models}/{REPO}/{revision}"], str(store)))
     argv = ["rsync", "--daemon", "--no-detach", f"--config={config}", "--address=127.0.0.1"]
     process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
     try:

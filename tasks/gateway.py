@@ -6,9 +6,10 @@ from pyinfra.api.deploy import deploy
 
 from rigup.operations import apt, files, systemd
 from rigup.operations import gateway as gateway_operations
-from rigup.paths import GATEWAY_TEMPLATE
+from rigup.paths import FIREWALL, GATEWAY_LUA, GATEWAY_TEMPLATE, NFTABLES_DROP_IN
 from rigup.render import gateway as gateways
-from rigup.render.systemd import gateway_unit_text
+from rigup.render.systemd import gateway_unit_text, nftables_text
+from rigup.resources import FILES
 from tasks.context import Context
 
 __all__ = ["gateway"]
@@ -28,6 +29,15 @@ def gateway(context: Context) -> None:
         name="Install the gateway's unit",
         dest=GATEWAY_TEMPLATE,
         content=gateway_unit_text(),
+    )
+    files.install(name="Write the list of firewall rules", dest=FIREWALL, content=gateways.all_rules_text())
+    firewall = files.install(
+        name="Make nftables load the firewall rules", dest=NFTABLES_DROP_IN, content=nftables_text()
+    )
+    program = files.install(
+        name="Install the gateway's check of the engine",
+        dest=GATEWAY_LUA,
+        content=(FILES / "gateway.lua").read_text(),
     )
     for endpoint in public:
         gateway_operations.key(
@@ -51,8 +61,8 @@ def gateway(context: Context) -> None:
         systemd.converge(
             name=f"Start the gateway of {endpoint.name} on {endpoint.public_address}",
             unit=endpoint.gateway,
-            inputs=[config, rules, endpoint.key_file],
-            reload_for=[unit, *written],
+            inputs=[config, rules, endpoint.key_file, GATEWAY_LUA],
+            reload_for=[unit, firewall, program, *written],
             timeout=60,
         )
         gateway_operations.firewall(

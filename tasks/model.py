@@ -15,18 +15,27 @@ from rigup.paths import (
     FETCH_TEMPLATE,
     FETCH_VENV,
     HUB_TOKEN,
+    PEERS_DROP_IN,
     PEERS_UNIT,
     RSYNCD_CONFIG,
     SYSTEM_UNITS,
 )
 from rigup.render.peers import daemon_config
-from rigup.render.systemd import fetch_store_text, fetch_unit_text, mount_text, mount_unit, peers_unit_text
+from rigup.render.systemd import (
+    fetch_store_text,
+    fetch_unit_text,
+    mount_text,
+    mount_unit,
+    peers_allow_text,
+    peers_unit_text,
+)
 from tasks.context import Context
 from tasks.venvs import tool
 
 __all__ = ["model"]
 
 USER = "rigup-fetch"
+PEERS_USER = "rigup-peers"
 
 
 @deploy("model")
@@ -86,12 +95,17 @@ def _mount_store(path: str, label: str) -> None:
 
 def _serve_peers(context: Context) -> None:
     """Serve verified files to the other hosts of the inventory, and to nobody else."""
+    allowed = [each.address for each in context.peers]
     apt.install(name="Install rsync", packages={"rsync": None})
+    users.system(name="Create the user that serves the peers", user=PEERS_USER)
     config = files.install(
         name="Write the configuration for peers",
         dest=RSYNCD_CONFIG,
         content=daemon_config(
-            context.settings.model_store, context.settings.peer_port, [each.address for each in context.peers]
+            context.settings.model_store,
+            context.settings.peer_port,
+            allowed,
+            [each.path for each in context.plan.checkpoints],
         ),
     )
     unit = files.install(
@@ -99,9 +113,12 @@ def _serve_peers(context: Context) -> None:
         dest=f"{SYSTEM_UNITS}/{PEERS_UNIT}",
         content=peers_unit_text(),
     )
+    allow = files.install(
+        name="Let packets of the peers through", dest=PEERS_DROP_IN, content=peers_allow_text(allowed)
+    )
     systemd.converge(
         name="Serve the peers",
         unit=PEERS_UNIT,
-        inputs=[RSYNCD_CONFIG],
-        reload_for=[config, unit],
+        inputs=[RSYNCD_CONFIG, PEERS_DROP_IN],
+        reload_for=[config, unit, allow],
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from gevent.lock import RLock
@@ -19,10 +20,11 @@ from rigup.catalog.loader import Catalog, default_catalog
 from rigup.catalog.memory import fit
 from rigup.catalog.select import recipe_of
 from rigup.config.settings import Settings
-from rigup.errors import Finding, InputError, ProblemsError, RigupError, table_of
+from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError, table_of
 from rigup.lock import lockfile, resolve
+from rigup.lock.addresses import ip_of
 from rigup.plan.host import plan_host
-from rigup.plan.peers import fleet_of, peers_of
+from rigup.plan.peers import Peer, fleet_of, peers_of
 from rigup.preflight.checks import check, warnings
 from rigup.preflight.hardware import nvidia_gpus
 from rigup.text import printable
@@ -76,8 +78,11 @@ def _contexts_of(hosts: list[Host]) -> dict[str, Context]:
     if found := [each for name, plan in plans.items() for each in warnings(plan, settings[name], facts[name], lock)]:
         _show(table_of(found, "Warnings; the deploy continues.", color=sys.stderr.isatty()))
     # The whole inventory, even if this run is limited to some hosts.
-    fleet = fleet_of(
-        (host.name, host.data.ssh_hostname, settings.get(host.name) or _settings_of(host)) for host in state.inventory
+    fleet = _resolved(
+        fleet_of(
+            (host.name, host.data.ssh_hostname, settings.get(host.name) or _settings_of(host))
+            for host in state.inventory
+        )
     )
     return {
         name: Context(
@@ -91,6 +96,18 @@ def _contexts_of(hosts: list[Host]) -> dict[str, Context]:
         )
         for name, plan in plans.items()
     }
+
+
+def _resolved(fleet: list[Peer]) -> list[Peer]:
+    """Return the hosts with their IP addresses; warn of those that have none, and leave them out."""
+    found = [(peer, ip_of(peer.address)) for peer in fleet]
+    lost = [peer for peer, address in found if address is None]
+    if lost and len(fleet) > 1:
+        remedy = "set peer_address to the IP address at which the other hosts reach it"
+        why = "does not resolve to an address that the other hosts reach; it shares no files with them"
+        warned = [Problem(peer.name, "peers", f"{peer.address} {why}", remedy) for peer in lost]
+        _show(table_of(warned, "Warnings; the deploy continues.", color=sys.stderr.isatty()))
+    return [replace(peer, address=address) for peer, address in found if address is not None]
 
 
 def _settings_of(host: Host) -> Settings:

@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from rigup_host import http
+from rigup_host import http, listener
 
 POLL_S = 1.0
 SAY_EVERY_S = 30.0
@@ -56,6 +56,8 @@ def main(argv: list[str]) -> int:
         try:
             container.check(waited)
             ready(options.url, options.health, options.model)
+            if container.pid and not listener.is_of(options.url, container.pid):
+                raise NotYet(f"another user's process answers at {options.url}: `ss -tlnp` shows it")
             print(f"ready after {waited:.0f} s: {options.model} at {options.url}", flush=True)
             return 0
         except Gone as error:

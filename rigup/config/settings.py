@@ -143,7 +143,9 @@ class Settings(BaseModel):
     )
     peer_port: Port = Field(8730, description="TCP port on which the host serves its peers.")
     peer_address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$")] | None = Field(
-        None, description="Address at which the other hosts reach this one; without it, the address for ssh."
+        None,
+        description="Address at which the other hosts reach this one, resolved on the control machine; without it, "
+        "the address for ssh.",
     )
 
     cuda_mirror: Url = Field(

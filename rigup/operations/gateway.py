@@ -11,9 +11,10 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host
 
 from rigup.facts.gateway import GatewayNames, GatewayState, GatewayStateValue
+from rigup.facts.units import UnitState
 from rigup.operations._host import Commands, check, work
 from rigup.operations._wait import say
-from rigup.paths import GATEWAYS, gateway_unit
+from rigup.paths import GATEWAYS, NFTABLES_UNIT, gateway_unit
 
 __all__ = ["absent_others", "firewall", "key"]
 
@@ -54,11 +55,15 @@ def firewall(endpoint: str, key: str, rules: str, digest: str) -> Commands:
     + digest: the mark of that rule
     """
     state: GatewayStateValue = host.get_fact(GatewayState, endpoint=endpoint, key=key)
-    if state.rule == digest:
+    # A run that was killed may have left nftables without its drop-in.
+    stale = host.get_fact(UnitState, unit=NFTABLES_UNIT).needs_reload
+    if state.rule == digest and not stale:
         host.noop(f"the firewall rule of {endpoint} is loaded")
         return
 
     def load(host: Host) -> None:
+        if stale:
+            check(host, "systemctl daemon-reload", failing=f"systemd on {host.name} could not reload its units")
         check(host, "nft -f", QuoteString(rules), failing=f"{host.name}: nft refused {rules}")
 
     yield work(load, f"load {rules}")

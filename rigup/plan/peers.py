@@ -14,7 +14,7 @@ PORT = 8730
 
 @dataclass(frozen=True)
 class Peer:
-    """A host of the inventory, and the address and port at which it serves files to the others."""
+    """A host of the inventory, and the address, an IP address once resolved, and port at which it serves files."""
 
     name: str
     address: str

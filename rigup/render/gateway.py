@@ -11,17 +11,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from ipaddress import ip_address
 
 from rigup.paths import GATEWAYS
 from rigup.plan.model import EndpointPlan
+from rigup.render.systemd import USER
 from rigup.templates import filled
 
 __all__ = [
     "DRAIN",
+    "all_rules_text",
     "chain_of",
     "config_path",
     "config_text",
     "firewall_text",
+    "kernel_form",
+    "listener_of",
     "parse_gateway_names",
     "rule_digest",
     "rules_path",
@@ -39,6 +44,26 @@ REFUSAL = {
         "code": "invalid_api_key",
     }
 }
+ABSENT = {
+    "error": {
+        "message": "the engine does not listen; it may be starting",
+        "type": "server_error",
+        "param": None,
+        "code": "unavailable",
+    }
+}
+
+
+def kernel_form(address: str, port: int) -> str:
+    """Return an address and port as in `/proc/net/tcp`: words of four bytes in the byte order of x86 and arm64."""
+    packed = ip_address(address).packed
+    words = [packed[start : start + 4][::-1].hex().upper() for start in range(0, len(packed), 4)]
+    return f"{''.join(words)}:{port:04X}"
+
+
+def listener_of(endpoint: EndpointPlan) -> str:
+    """Return the user as which the engine of an endpoint listens; containers run as root."""
+    return USER if endpoint.venv else "root"
 
 
 def config_path(endpoint: EndpointPlan) -> str:
@@ -72,12 +97,20 @@ def config_text(endpoint: EndpointPlan) -> str:
         # Requests of the host itself come from the address that they go to.
         sources=" ".join((*endpoint.allowed_networks, address)),
         refusal=json.dumps(REFUSAL),
+        absent=json.dumps(ABSENT),
+        place=kernel_form(endpoint.address, endpoint.port),
+        user=listener_of(endpoint),
     )
 
 
 def firewall_text(endpoint: EndpointPlan) -> str:
     """Return the rules for `nft -f`, in one transaction: drop clients at this port unless in the allowed networks."""
     return _rules(endpoint, rule_digest(endpoint))
+
+
+def all_rules_text() -> str:
+    """Return the file that loads the rules of every gateway that exists at that time, for `nft -f`."""
+    return f'# Written by rigup; the next deploy overwrites changes made here.\ninclude "{GATEWAYS}/*.nft"\n'
 
 
 def rule_digest(endpoint: EndpointPlan) -> str:

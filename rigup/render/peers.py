@@ -1,14 +1,31 @@
-"""Render the configuration of the rsync daemon that serves a host's model store to its peers. Pure."""
+"""Render the configuration of the rsync daemon that serves a host's checkpoints to its peers. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
-__all__ = ["daemon_config"]
+from rigup.paths import PEERS_RUNTIME
+
+__all__ = ["connections_for", "daemon_config"]
+
+# A download copies four files of a peer at once and reads its report; several downloads may run.
+CONNECTIONS_PER_PEER = 16
 
 
-def daemon_config(store: str, port: int, allowed: Sequence[str]) -> str:
-    """Return the configuration of the rsync daemon that serves the store, read-only, to these addresses only."""
+def connections_for(allowed: Sequence[str]) -> int:
+    """Return how many connections the daemon serves at the same time."""
+    return CONNECTIONS_PER_PEER * len(allowed)
+
+
+def daemon_config(
+    store: str, port: int, allowed: Sequence[str], checkpoints: Sequence[str], runtime: str = PEERS_RUNTIME
+) -> str:
+    """Return the configuration of the rsync daemon that serves these checkpoints of the store, read-only.
+
+    `allowed` are the peers' IP addresses: the daemon can resolve no name. `checkpoints` are directories below `store`.
+    Only what the downloader writes is served: files that it has verified, and its report; the rest of the store is not.
+    """
     return f"""\
 # Written by rigup; the next deploy undoes changes made here.
 port = {port}
@@ -19,7 +36,23 @@ reverse lookup = no
 hosts allow = {" ".join(sorted(allowed))}
 hosts deny = *
 timeout = 60
+max connections = {connections_for(allowed)}
+lock file = {runtime}/lock
 [models]
 path = {store}
-exclude = .arriving
+filter = - .arriving
+include = {" ".join(sorted({rule for each in checkpoints for rule in _rules(PurePosixPath(each), store)}))}
+exclude = *
 """
+
+
+def _rules(checkpoint: PurePosixPath, store: str) -> list[str]:
+    owner, name, revision = checkpoint.relative_to(store).parts
+    place = f"/{owner}/{name}"
+    return [
+        f"/{owner}/",
+        f"{place}/",
+        f"{place}/{revision}.shared.json",
+        f"{place}/{revision}/***",
+        f"{place}/.{revision}.incoming/***",
+    ]

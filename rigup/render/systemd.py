@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from rigup.errors import RigupError
 from rigup.paths import DOCKER, FATAL_LINES, HOST_PROGRAM
 from rigup.plan.model import EndpointPlan, Mount
 from rigup.render.docker import docker_argv
+from rigup.render.peers import connections_for
 from rigup.templates import filled
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "inputs_of",
     "mount_text",
     "mount_unit",
+    "nftables_text",
+    "peers_allow_text",
     "peers_unit_text",
     "persistence_text",
     "served_argv",
@@ -154,6 +157,11 @@ def peers_unit_text() -> str:
     return filled("rigup-peers.service.j2")
 
 
+def peers_allow_text(allowed: Sequence[str]) -> str:
+    """Return the drop-in that lets packets from these IP addresses through to the peers' unit."""
+    return filled("rigup-peers-allow.conf.j2", allowed=allowed, connections=connections_for(allowed))
+
+
 def persistence_text(persistence: bool) -> str:
     """Return the drop-in that sets the persistence mode of the GPUs."""
     return filled("nvidia-persistenced.conf.j2", mode="--persistence-mode" if persistence else "--no-persistence-mode")
@@ -167,6 +175,11 @@ def commit_unit_text() -> str:
 def gateway_unit_text() -> str:
     """Return the template unit of a gateway."""
     return filled("rigup-gateway@.service.j2")
+
+
+def nftables_text() -> str:
+    """Return the drop-in with which nftables loads the rules of gateways after it has flushed all rules."""
+    return filled("nftables.conf.j2")
 
 
 def audit_service_text() -> str:

@@ -9,12 +9,13 @@ from typing import Any
 from rigup.audit.check import check
 from rigup.audit.expect import expect, expect_none, expect_units
 from rigup.audit.subject import Subject
-from rigup.paths import GATEWAY_TEMPLATE, GATEWAYS
+from rigup.paths import GATEWAY_LUA, GATEWAY_TEMPLATE, GATEWAYS
 from rigup.plan.model import EndpointPlan
+from rigup.render.gateway import kernel_form, listener_of
 
 # Statements that a gateway's configuration may contain without a check: none of them decides who is admitted.
-HARMLESS = {"user", "group", "maxconn", "log", "mode", "option", "timeout"}
-DECIDING = ("bind", "acl", "tcp-request", "http-request", "default_backend", "server")
+HARMLESS = {"user", "group", "maxconn", "log", "mode", "option", "timeout", "stick-table", "http-after-response"}
+DECIDING = ("lua-load", "bind", "acl", "tcp-request", "http-request", "default_backend", "server")
 SECTIONS = ("global", "defaults", "frontend", "backend")
 
 
@@ -100,24 +101,35 @@ def admission(text: str) -> dict[str, object]:
         "bind": [re.sub("^ipv[46]@", "", bind) for bind in found.get("bind", [])],
         "acl": sorted(found.get("acl", [])),
         "http-request": asked,
-        "tcp-request": [collapsed(match[1].split()) if match else "something else" for match in sources],
+        "tcp-request": [
+            collapsed(match[1].split()) if match else rule
+            for rule, match in zip(found.get("tcp-request", []), sources, strict=True)
+        ],
     }
 
 
 def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
     """Return the expected admission: clients of its networks that have the key or ask for the health check."""
+    place = kernel_form(endpoint.address, endpoint.port)
     return {
         "global": [""],
+        "lua-load": [GATEWAY_LUA],
         "defaults": [""],
         "frontend": [endpoint.name],
         "backend": [endpoint.name],
         "default_backend": [endpoint.name],
-        "bind": [f"{endpoint.public_address}:{endpoint.port}"],
+        "bind": [f"{endpoint.public_address}:{endpoint.port} proto h1"],
         "server": [f"engine {endpoint.address}:{endpoint.port}"],
         # The host's own requests come from the gateway's address.
-        "tcp-request": [collapsed([*endpoint.allowed_networks, str(endpoint.public_address)])],
+        "tcp-request": [
+            collapsed([*endpoint.allowed_networks, str(endpoint.public_address)]),
+            "connection track-sc0 src",
+            "connection reject if { sc0_conn_cur gt 1024 }",
+        ],
         "acl": sorted(
             (
+                "body req.hdr(content-length) -m found",
+                "body req.hdr(transfer-encoding) -m found",
                 "health method GET",
                 f"health_path path {endpoint.ready_path}",
                 f"known http_auth_bearer -m str -f {endpoint.key_file}",
@@ -125,9 +137,12 @@ def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
             )
         ),
         "http-request": [
-            "return status 401 unless known || health health_path",
+            "return status 401 unless known || health health_path !body",
+            "set-var(txn.known) bool(true) if known",
             "del-header authorization",
             "del-header x-api-key",
+            "set-timeout server 10s unless { var(txn.known) -m bool }",
+            f"return status 503 unless {{ lua.listener({place}) -m str {listener_of(endpoint)} }}",
         ],
     }
 

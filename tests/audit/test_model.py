@@ -8,10 +8,13 @@ import json
 from typing import Any
 
 from rigup.audit.check import check
-from rigup.audit.expect import expect, expect_none, expect_units
+from rigup.audit.expect import expect, expect_none, expect_text, expect_units
 from rigup.audit.subject import Subject
-from rigup.paths import BOOT_UNITS, FETCH_UNIT, FETCH_VENV, HUB_TOKEN, PEERS_UNIT, RSYNCD_CONFIG
+from rigup.lock.addresses import ip_of
+from rigup.paths import BOOT_UNITS, FETCH_UNIT, FETCH_VENV, HUB_TOKEN, PEERS_DROP_IN, PEERS_UNIT, RSYNCD_CONFIG
 from rigup.plan.model import CheckpointPlan
+from rigup.render.peers import daemon_config
+from rigup.render.systemd import peers_allow_text
 from rigup.ssh import testinfra_backend
 
 # Hex digits of git's own hashes, which the hub lists for small files.
@@ -51,14 +54,14 @@ def rsyncd(text: str) -> dict[str, str]:
 
 
 def peer_addresses(name: str) -> set[str]:
-    """Return the addresses of the hosts that share files with a host.
+    """Return the IP addresses of the hosts that share files with a host.
 
     Hosts behind one address cannot be told apart and do not take part.
     """
     hosts = [host for host in testinfra_backend.inventory().hosts.values() if host.settings.peers]
-    sharing = {host.name: host.settings.peer_address or host.connection.address for host in hosts}
-    own = {host: address for host, address in sharing.items() if list(sharing.values()).count(address) == 1}
-    return {address for host, address in own.items() if host != name} if name in own else set()
+    sharing = {host.name: ip_of(host.settings.peer_address or host.connection.address) for host in hosts}
+    own = {host: ip for host, ip in sharing.items() if ip and list(sharing.values()).count(ip) == 1}
+    return {ip for host, ip in own.items() if host != name} if name in own else set()
 
 
 @check("major", "recipe", "model_store")
@@ -170,19 +173,10 @@ def test_model_peers(rig: Subject) -> None:
     if not allowed:
         expect("not running", "active" if rig.unit(PEERS_UNIT).get("ActiveState") == "active" else "not running")
         return
-    expected = {
-        "port": str(rig.settings.peer_port),
-        "use chroot": "no",
-        "read only": "yes",
-        "list": "no",
-        "reverse lookup": "no",
-        "hosts allow": " ".join(sorted(allowed)),
-        "hosts deny": "*",
-        "timeout": "60",
-        "models path": rig.settings.model_store,
-        "models exclude": ".arriving",
-    }
+    checkpoints = [each.path for each in rig.plan.checkpoints]
+    expected = rsyncd(daemon_config(rig.settings.model_store, rig.settings.peer_port, sorted(allowed), checkpoints))
     expect(expected, rsyncd(rig.text(RSYNCD_CONFIG) or ""))
+    expect_text(PEERS_DROP_IN, peers_allow_text(sorted(allowed)), rig.text(PEERS_DROP_IN))
     expect_units(rig, PEERS_UNIT)
     shown = rig.unit(PEERS_UNIT)
     expect({"now": "active", "at boot": "enabled"}, {"now": shown["ActiveState"], "at boot": shown["UnitFileState"]})

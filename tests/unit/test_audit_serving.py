@@ -257,7 +257,7 @@ def test_a_gateway_as_planned_is_no_finding(gated: Audited) -> None:
         ("cfg", "    default_backend", "    stats enable\n    default_backend", "stats enable"),
         ("cfg", "    default_backend", "    use_backend other if health\n    default_backend", "use_backend other"),
         ("cfg", "reject unless { src ", "reject unless { src 203.0.113.0/24 ", "203.0.113.0/24"),
-        ("cfg", "    tcp-request connection reject", "    # tcp-request connection reject", "nothing"),
+        ("cfg", "    tcp-request connection reject", "    # tcp-request connection reject", "connection track-sc0"),
         ("nft", "saddr != { ", "saddr != { 203.0.113.0/24, ", "203.0.113.0/24"),
         ("nft", " drop comment", " accept comment", "accept comment"),
         ("nft", " drop comment", ' drop comment "x"; add rule inet rigup endpoint-main accept comment', "accept"),
@@ -290,7 +290,7 @@ def test_a_gateway_that_does_not_run_or_does_not_take_its_key_is_found(gated: Au
 
 
 def test_what_the_rsync_daemon_says_is_read_and_another_module_is_seen() -> None:
-    text = daemon_config("/srv/models", 8730, ["192.0.2.2", "192.0.2.1"])
+    text = daemon_config("/srv/models", 8730, ["192.0.2.2", "192.0.2.1"], ["/srv/models/a/b/c"])
     found = checks_of("model").rsyncd(text + "[all]\npath = /\n")
     assert (found["hosts allow"], found["models path"], found.pop("all path")) == (
         "192.0.2.1 192.0.2.2",

@@ -15,10 +15,11 @@ import pytest
 from rigup.cli import main
 from rigup.facts.gateway import parse_gateway_state
 from rigup.operations import gateway as gateway_operations
+from rigup.paths import FIREWALL, GATEWAYS
 from rigup.plan.model import EndpointPlan
 from rigup.render.docker import docker_argv
-from rigup.render.gateway import DRAIN, config_text, firewall_text, parse_gateway_names, rule_digest
-from rigup.render.systemd import env_file_text, gateway_unit_text, unit_text
+from rigup.render.gateway import DRAIN, all_rules_text, config_text, firewall_text, parse_gateway_names, rule_digest
+from rigup.render.systemd import env_file_text, gateway_unit_text, nftables_text, unit_text
 from tests.unit.deploys import Outcome, on_this_machine
 from tests.unit.sample import plan
 
@@ -76,7 +77,7 @@ def test_the_gateway_too_knows_the_networks_and_the_host_itself() -> None:
 )
 def test_both_families_are_rendered(listen: str, networks: list[str], bind: str) -> None:
     found = endpoint(listen=listen, allowed_networks=networks)
-    assert f"bind {bind}\n" in config_text(found)
+    assert f"bind {bind} proto h1\n" in config_text(found)
     family = "ip6" if ":" in listen else "ip"
     assert f"{family} daddr {listen} tcp dport 8000 {family} saddr != {{ {networks[0]} }} drop" in firewall_text(found)
 
@@ -90,6 +91,28 @@ def test_nft_understands_the_rules(tmp_path: Path, changes: dict[str, object]) -
     if "Operation not permitted" in done.stderr:
         pytest.skip("nft checks rules as root alone")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("nft") is None or os.geteuid() != 0, reason="nft is not installed, or needs root")
+@pytest.mark.parametrize("moment", ["ExecStartPost", "ExecReload", "ExecStop"])
+def test_the_rule_returns_with_nftables(tmp_path: Path, moment: str) -> None:
+    """In a network namespace of its own, with what the drop-in says that systemd runs after nftables' own commands."""
+    (tmp_path / "main.nft").write_text(firewall_text(endpoint()))
+    firewall = tmp_path / "firewall"
+    firewall.write_text(all_rules_text().replace(GATEWAYS, str(tmp_path)))
+    found = [line.partition("=-")[2] for line in nftables_text().splitlines() if line.startswith(f"{moment}=")]
+    script = [
+        "set -e",
+        f"nft -f {tmp_path}/main.nft",
+        "nft flush ruleset",
+        *found,
+        "nft list chain inet rigup endpoint-main",
+    ]
+    argv = ["unshare", "--net", "sh", "-c", "\n".join(script).replace(FIREWALL, str(firewall))]
+    listed = subprocess.run(argv, capture_output=True, text=True)
+    assert f"rigup {rule_digest(endpoint())}" in listed.stdout, listed.stderr
+    (tmp_path / "main.nft").unlink()
+    subprocess.run([*argv[:-1], f"nft -f {firewall}"], check=True)
 
 
 def test_the_rule_in_force_is_known_by_its_digest() -> None:
@@ -139,7 +162,7 @@ def test_a_key_is_made_once_for_root_alone_and_made_anew_only_where_it_is_gone(t
 
 def test_the_rule_is_in_force_before_anything_listens_on_the_new_address() -> None:
     unit = gateway_unit_text()
-    assert unit.index("ExecStartPre=/usr/sbin/nft -f /etc/rigup/gateways/%i.nft") < unit.index(
+    assert unit.index("ExecStartPre=+/usr/sbin/nft -f /etc/rigup/gateways/%i.nft") < unit.index(
         "ExecStart=/usr/sbin/haproxy"
     )
     # The engine itself never does.

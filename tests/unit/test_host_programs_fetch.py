@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from lab.hub import faults
 from lab.hub.repository import Repository
 from rigup.render.systemd import fetch_unit_text
 from rigup_host.fetch import report
+from rigup_host.fetch.store import File, Store
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, killed_at_random
 from tests.unit.waiting import HANG_S, until
 
@@ -507,3 +509,18 @@ def test_a_request_that_makes_no_sense_is_refused(rig: Rig, changes: dict[str, o
 
     assert result.returncode == 2
     assert why in result.stderr
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_verified_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut a name without its content would count as verified."""
+    content = b"weights"
+    file = File("sub/a.bin", len(content), hashlib.sha256(content).hexdigest(), None)
+    store = Store(REPO, "0" * 40, tmp_path / REPO / ("0" * 40), {file.path: file})
+    store.prepare()
+    store.arriving(file).write_bytes(content)
+    named = store.staging / file.path
+    synced: list[tuple[int, bool]] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append((os.fstat(descriptor).st_ino, named.exists())))
+
+    assert store.accept(file)
+    assert (named.stat().st_ino, False) in synced

@@ -22,8 +22,9 @@ import pytest
 
 from rigup.plan.peers import Peer
 from rigup.render.peers import daemon_config
+from rigup_host.fetch.peers import Report
 from tests.unit.own_address import OWN_ADDRESS, free_port, is_open
-from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, STALL_S, Rig, RunningHub, listing
+from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, STALL_S, Rig, RunningHub, ended, hub_of, listing
 from tests.unit.waiting import HANG_S, until
 
 pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
@@ -38,7 +39,7 @@ def serving(rig: Rig, port: int, allowed: str = "127.0.0.1") -> Iterator[subproc
     """The daemon of one host."""
     rig.store.mkdir(parents=True, exist_ok=True)
     config = rig.directory / "rsyncd.conf"
-    config.write_text(daemon_config(str(rig.store), port, [allowed]))
+    config.write_text(daemon_config(str(rig.store), port, [allowed], [str(rig.dest)], str(rig.directory)))
     argv = ["rsync", "--daemon", "--no-detach", f"--config={config}", f"--address={OWN_ADDRESS}"]
     process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
     try:
@@ -123,11 +124,15 @@ def test_a_killed_run_leaves_nothing_in_the_directory_for_temporary_files(
 
 
 @contextmanager
-def mortal(port: int, life: int) -> Iterator[int]:
-    """A port that leads to `port` until so many bytes have come back through it: then nobody is there any more."""
-    left, sockets = [life], [socket.create_server(("127.0.0.1", 0))]
+def mortal(port: int, life: int, stuck: bool = False) -> Iterator[int]:
+    """A port that leads to `port` until so many bytes have come back through it: then nobody is there any more.
+
+    If it is to be stuck, its connections stay, and nothing comes through them.
+    """
+    over, left, sockets = threading.Event(), [life], [socket.create_server(("127.0.0.1", 0))]
 
     def die() -> None:
+        over.set()
         for each in sockets:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -138,7 +143,7 @@ def mortal(port: int, life: int) -> Iterator[int]:
             while data := source.recv(1 << 14):
                 left[0] -= len(data) if counted else 0
                 if left[0] < 0:
-                    die()
+                    over.wait() if stuck else die()
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
 
@@ -177,6 +182,24 @@ def test_what_a_peer_that_dies_in_the_middle_of_its_files_did_not_send_comes_fro
     assert 3 * SHARD_BYTES - 4_000_000 <= hub.sent() <= 3 * SHARD_BYTES - 3_000_000
 
 
+def test_a_peer_that_sends_too_slowly_is_left(hub: RunningHub, tmp_path: Path) -> None:
+    rig, other = Rig(tmp_path / "rig1", hub, options=(f"--stall={STALL_S}",)), Rig(tmp_path / "rig2", hub, "rig2")
+    port = free_port()
+    assert other.fetch().returncode == 0
+    with (
+        serving(other, port),
+        mortal(port, 4_000_000, stuck=True) as slow,
+        rig.fetching(peers=[asdict(Peer("rig2", "127.0.0.1", slow))]) as process,
+    ):
+        until(lambda: "from rig2" in rig.told().get("doing", "") and rig.arrived() > 3_000_000)
+        rig.later(STALL_S + 60)
+        said = process.communicate(timeout=HANG_S)[0]
+
+    assert process.returncode == 0, said
+    assert "rig2 sends" in said and "too slowly; it is not asked again" in said
+    assert rig.is_as_published() and rig.is_clean()
+
+
 def test_the_files_of_a_client_that_dies_while_peers_are_asked_are_not_forgotten(
     hub: RunningHub, tmp_path: Path
 ) -> None:
@@ -213,8 +236,7 @@ def test_the_files_of_a_client_that_dies_while_peers_are_asked_are_not_forgotten
 def test_what_a_host_that_died_was_fetching_is_fetched_by_another(hub: RunningHub, tmp_path: Path) -> None:
     with fleet(hub, tmp_path, 2) as (first, second):
         first.shared.parent.mkdir(parents=True)
-        said = {"beat": 1, "active": True, "held": [], "wants": [], "fetching": [FIRST]}
-        first.shared.write_text(json.dumps(said))
+        first.shared.write_text(json.dumps({**HONEST, "fetching": [FIRST]}))
         second.options = (f"--silence={STALL_S}",)
         with second.fetching() as process:
             until(lambda: second.told().get("step") == "waiting for peers", lambda: process.poll() is None)
@@ -245,6 +267,51 @@ def test_a_host_that_can_fetch_nothing_now_keeps_no_other_one_waiting(hub: Runni
             until(lambda: wants() == [] and rig.told().get("step") == "waiting before the next try")
 
 
+def test_peers_get_only_what_the_downloader_has_written(hub: RunningHub, tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "rig1", hub)
+    assert rig.fetch().returncode == 0
+    own = rig.dest.parent
+    private = [own / "tuned" / FIRST, own / ("f" * 40) / FIRST, rig.store / "org" / "mine" / FIRST, own / "notes.txt"]
+    arriving = own / f".{rig.dest.name}.incoming" / ".arriving" / FIRST
+    for path in (*private, arriving, arriving.parents[1] / FIRST):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("content")
+    port = free_port()
+    target = tmp_path / "copied"
+
+    def gets(path: Path, *options: str) -> bool:
+        shutil.rmtree(target, ignore_errors=True)
+        url = f"rsync://{OWN_ADDRESS}:{port}/models/{path.relative_to(rig.store)}"
+        subprocess.run(["rsync", *options, url, f"{target}/"], stderr=subprocess.DEVNULL)
+        return any(path.is_file() for path in target.rglob("*"))
+
+    with serving(rig, port):
+        assert all(gets(path) for path in (rig.dest / FIRST, rig.dest / "sub/tokenizer.json", rig.shared))
+        assert gets(arriving.parents[1] / FIRST)
+        assert not any(gets(path) for path in (*private, rig.stamp, arriving))
+        assert gets(rig.store, "--recursive")
+        seen = {path.relative_to(target) for path in target.rglob("*") if path.is_file()}
+    assert not {path.relative_to(rig.store) for path in (*private, rig.stamp, arriving)} & seen
+
+
+def test_the_daemon_serves_so_many_connections_and_no_more(hub: RunningHub, tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "rig1", hub)
+    assert rig.fetch().returncode == 0
+    port = free_port()
+    with serving(rig, port), ExitStack() as stack:
+
+        def answer() -> bytes:
+            """What comes of one more connection that asks for files and then says nothing."""
+            connection = stack.enter_context(socket.create_connection((OWN_ADDRESS, port), HANG_S))
+            lines = stack.enter_context(connection.makefile("rb"))
+            lines.readline()
+            connection.sendall(b"@RSYNCD: 31.0 md5\nmodels\n")
+            return bytes(lines.readline())
+
+        assert {answer() for _ in range(16)} == {b"@RSYNCD: OK\n"}
+        assert answer().startswith(b"@ERROR: max connections (16) reached")
+
+
 def test_a_host_that_is_no_peer_gets_nothing_and_nobody_can_write(hub: RunningHub, tmp_path: Path) -> None:
     rig = Rig(tmp_path / "rig1", hub)
     assert rig.fetch().returncode == 0
@@ -261,4 +328,160 @@ def test_a_host_that_is_no_peer_gets_nothing_and_nobody_can_write(hub: RunningHu
         written = subprocess.run(["rsync", str(tmp_path / "mine"), url], capture_output=True, text=True)
         assert "read only" in written.stderr
         assert subprocess.run(["rsync", url, str(target)]).returncode == 0
+    assert rig.is_as_published()
+
+
+@contextmanager
+def hostile(hub: RunningHub, directory: Path) -> Iterator[tuple[Rig, Path]]:
+    """A host with one peer, whose daemon serves whatever is in the second value, the directory of the checkpoint."""
+    port = free_port()
+    rig = Rig(directory / "rig1", hub, "rig1", {"peers": [asdict(Peer("rig2", OWN_ADDRESS, port))]})
+    place = directory / "rig2" / REPO
+    place.mkdir(parents=True)
+    config = directory / "rsyncd.conf"
+    config.write_text(f"port = {port}\nuse chroot = no\n[models]\npath = {directory / 'rig2'}\n")
+    argv = ["rsync", "--daemon", "--no-detach", f"--config={config}", f"--address={OWN_ADDRESS}"]
+    process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: is_open(port), lambda: process.poll() is None)
+        yield rig, place
+    finally:
+        process.kill()
+        process.wait()
+
+
+HONEST = {"beat": 1, "active": True, "held": [], "wants": [], "fetching": []}
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"held":5}', 1 << 30], ids=["deep", "typed", "long"])
+def test_a_report_that_is_none_costs_only_the_peer(hub: RunningHub, tmp_path: Path, text: str | int) -> None:
+    """An int: so many bytes of nothing."""
+    with hostile(hub, tmp_path) as (rig, place):
+        report = place / rig.shared.name
+        with report.open("w") as file:
+            file.truncate(text) if isinstance(text, int) else file.write(text)
+        result = rig.fetch()
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert rig.is_as_published() and rig.is_clean()
+    assert list((rig.directory / "home" / "heard").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"held": 5}, {"held": [[1]]}, {"beat": "x"}, {"beat": True}, {"active": 3}, {"wants": {}}, {"fetching": None}],
+    ids=str,
+)
+def test_a_report_has_the_types_of_an_honest_one(change: dict[str, object]) -> None:
+    assert Report.read(json.dumps(HONEST).encode()) == Report(1, active=True)
+    with pytest.raises(ValueError, match="not "):
+        Report.read(json.dumps({**HONEST, **change}).encode())
+
+
+@pytest.mark.parametrize("text", [b"", b"5", b"null", b"\xff\xfe", b"[" * 200_000, b'{"beat": 1' + b"0" * 5000])
+def test_other_bytes_are_no_report(text: bytes) -> None:
+    with pytest.raises(ValueError):
+        Report.read(text)
+
+
+def test_a_file_of_a_peer_ends_at_its_published_size(hub: RunningHub, tmp_path: Path) -> None:
+    with hostile(hub, tmp_path) as (rig, place):
+        (place / rig.shared.name).write_text(json.dumps({**HONEST, "held": [FIRST]}))
+        (place / rig.dest.name).mkdir()
+        with (place / rig.dest.name / FIRST).open("wb") as file:
+            file.truncate(50 * SHARD_BYTES)
+        # Only the peer can deliver: what it sends stays until it is verified.
+        hub.tap.close_after(0)
+        longest = 0
+        with rig.fetching() as process:
+
+            def said() -> bool:
+                nonlocal longest
+                arriving = rig.staging / ".arriving" / FIRST
+                longest = max(longest, arriving.stat().st_size if arriving.exists() else 0)
+                return bool(hub.server.connections) and not arriving.exists()
+
+            lines = iter(process.stdout or ())
+            assert any(f"{FIRST} from rig2 is not as published" in line for line in lines)
+            until(said, lambda: process.poll() is None)
+            hub.tap.open()
+            rest = "".join(lines)
+            assert process.wait(HANG_S) == 0, rest
+
+    assert longest <= SHARD_BYTES
+    assert rig.is_as_published() and rig.is_clean()
+
+
+def test_a_peer_that_claims_to_fetch_forever_keeps_nobody_waiting(hub: RunningHub, tmp_path: Path) -> None:
+    with hostile(hub, tmp_path) as (rig, place):
+        rig.options = (f"--stall={STALL_S}",)
+        claims = claimed(place / rig.shared.name, [FIRST])
+        next(claims)
+        with rig.fetching() as process:
+            until(
+                lambda: next(claims) and rig.told().get("step") == "waiting for peers", lambda: process.poll() is None
+            )
+            rig.later(STALL_S + 60)
+            until(lambda: next(claims) and ended(process))
+            said = process.communicate(timeout=HANG_S)[0]
+
+    assert process.returncode == 0, said
+    assert rig.is_as_published()
+
+
+def test_waiting_for_peers_ends_with_patience(hub: RunningHub, tmp_path: Path) -> None:
+    with hostile(hub, tmp_path) as (rig, place), hub_of(hub.repository, tmp_path / "gated", gated=True) as gated:
+        rig.hub, rig.options = gated, (f"--patience={STALL_S}",)
+        claims = claimed(place / rig.shared.name, [])
+        next(claims)
+        with rig.fetching() as process:
+            until(
+                lambda: next(claims) and rig.told().get("step") == "waiting for peers", lambda: process.poll() is None
+            )
+            rig.later(STALL_S + 60)
+            until(lambda: next(claims) and ended(process))
+            said = process.communicate(timeout=HANG_S)[0]
+
+    assert process.returncode == 3, said
+    assert "given up: peers sent nothing" in said and "token" in said
+
+
+def claimed(path: Path, fetching: list[str]) -> Iterator[bool]:
+    """Write a new report of a peer that always fetches, at each step."""
+    while True:
+        path.with_suffix(".new").write_text(json.dumps({**HONEST, "beat": time.time_ns(), "fetching": fetching}))
+        path.with_suffix(".new").replace(path)
+        yield True
+
+
+@contextmanager
+def dripping() -> Iterator[int]:
+    """A port at which a daemon greets, and never comes to the end of its message of the day."""
+    with socket.create_server((OWN_ADDRESS, 0)) as listening:
+
+        def drip(connection: socket.socket) -> None:
+            with suppress(OSError), connection:
+                connection.sendall(b"@RSYNCD: 31.0 md5\n")
+                connection.settimeout(0.2)
+                while True:
+                    connection.sendall(b"moment\n")
+                    with suppress(TimeoutError):
+                        connection.recv(100)
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=drip, args=(listening.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
+
+
+def test_a_report_that_never_ends_costs_only_the_peer(hub: RunningHub, tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "rig1", hub, options=("--silence=1",))
+    with dripping() as port:
+        result = rig.fetch(peers=[asdict(Peer("rig2", OWN_ADDRESS, port))])
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "rig2 has not completed its report" in result.stdout
     assert rig.is_as_published()

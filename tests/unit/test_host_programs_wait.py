@@ -17,7 +17,8 @@ from rigup.diagnosis.explain import causes, fatal_text
 from rigup_host import wait_ready
 from tests.unit.host_world import Page, program, run_program, site
 
-RUNNING = "echo running $$"
+# As if the container ran as the user of the test.
+RUNNING = "echo running $PPID"
 GONE = 'echo "Error: No such container: llm-main" >&2; exit 1'
 
 
@@ -129,6 +130,20 @@ def test_a_container_that_has_not_appeared_yet_is_waited_for(tools: Path) -> Non
         result = wait(url, tools)
 
     assert result.returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a process of another user")
+def test_answers_of_another_users_process_are_not_the_endpoints(tools: Path) -> None:
+    with (
+        site(lambda method, path, body: models("qwen")) as url,
+        subprocess.Popen(["sleep", "300"], user=65534) as other,
+    ):
+        program(tools, "docker", f"echo running {other.pid}")
+        result = wait(url, tools)
+        other.kill()
+
+    assert result.returncode == 3
+    assert "another user's process answers" in result.stderr
 
 
 def test_another_model_will_never_become_the_right_one(tools: Path) -> None:

@@ -212,6 +212,18 @@ def test_systemd_itself_finds_nothing_wrong_with_a_unit(tmp_path: Path, name: st
     assert str(tmp_path) not in ran.stderr and name not in ran.stderr
 
 
+@pytest.mark.parametrize("name", ["model-fetch@a.service", "rigup-peers.service", "rigup-gateway@main.service"])
+def test_a_unit_that_talks_to_the_network_is_confined(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(UNITS[name], encoding="utf-8")
+    argv = ["systemd-analyze", "security", "--offline=true", "--threshold=35", "--no-pager", str(tmp_path / name)]
+    try:
+        ran = subprocess.run(argv, capture_output=True, text=True, timeout=HANG_S, check=False)
+    except FileNotFoundError:
+        pytest.skip("systemd-analyze is not installed")
+    assert "Overall exposure level" in ran.stdout, ran.stderr
+    assert ran.returncode == 0, ran.stdout
+
+
 def test_the_environment_file_holds_values_as_docker_reads_them() -> None:
     endpoint = plan().endpoint("main").model_copy(update={"env": {"B": 'a "b" $c #d', "A": ""}})
     assert env_file_text(endpoint) == 'A=\nB=a "b" $c #d\n'

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import resource
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
@@ -29,6 +30,7 @@ from huggingface_hub.utils._runtime import is_xet_available
 
 # The client holds a piece in memory until it is complete; a broken connection loses what it holds.
 PIECE = 64 * 1024
+RECORDS = 1 << 26
 LONGEST_WAIT_S = 3600
 NAP = re.compile(r"Waiting ([0-9.]+)s before retry")
 # Failures that no second try can change, and what to do about them.
@@ -65,7 +67,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--repo", required=True)
     parser.add_argument("--revision", required=True)
     parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--largest", type=int, required=True, help="bytes of the largest published file")
     options = parser.parse_args(argv)
+    # The client's own records need a little; what it writes beyond that fails with "File too large".
+    largest = max(options.largest, RECORDS)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     constants.DOWNLOAD_CHUNK_SIZE = PIECE
     logger = logging.getLogger("huggingface_hub")
     logger.setLevel(logging.WARNING)

@@ -75,6 +75,8 @@ class Hub:
 
     def _start(self) -> None:
         arguments = ["--endpoint", self.url, "--repo", self._store.repo, "--revision", self._store.revision]
+        # A hub or mirror that does not end a file must not fill the disk.
+        arguments += ["--largest", str(max(file.size for file in self._store.files.values()))]
         process = subprocess.Popen(
             [str(self._venv / "bin" / "python"), "-IB", str(LAUNCHER), "hub-worker", *arguments],
             stdin=subprocess.PIPE,

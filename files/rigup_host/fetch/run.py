@@ -20,11 +20,13 @@ import errno
 import hashlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,7 +46,7 @@ GIVE_UP_AFTER_S = 6 * 3600.0
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 SYSTEM = (Path("/"), Path("/var"))
 FULL = "the disk is full: free some space or choose another model_store"
-WRONG_DOWNLOADS = 3
+WRONG_DOWNLOADS, BROKEN_COPIES = 3, 3
 WORKERS, COPIES, CHECKS = 8, 4, 2
 POLL_S = 0.1
 # rsync(1): "Partial transfer due to error". All other statuses are failures of the connection.
@@ -114,18 +116,23 @@ class Fetch:
         self.hubs = Hubs(hubs, self.store, options.pause, options.patience, options.stall)
         for peer in request.peers:
             peer.silence_s = options.silence
-        self.peers = Peers(request.name, request.peers, self.store, options.home)
+        self.peers = Peers(request.name, request.peers, self.store, options.home, options.stall)
         self.missing: dict[str, File] = {}
         # Files that this host will fetch from a hub unless a peer with priority does.
         self.wants: set[str] = set()
-        self.copies: dict[str, tuple[Peer, subprocess.Popen[bytes]]] = {}
+        # By path: the peer, its rsync, and when it must have ended.
+        self.copies: dict[str, tuple[Peer, subprocess.Popen[bytes], float]] = {}
         self.checks: dict[str, Future[bool]] = {}
         # By path: the sources of its bytes; sources that sent it wrong; how often it was downloaded wrong.
         self.touched: dict[str, set[str]] = {}
         self.distrusted: dict[str, set[str]] = {}
         self.wrong: dict[str, int] = {}
+        # How often a copy broke off, by path and peer.
+        self.broken: dict[tuple[str, str], int] = {}
         self.checkers = ThreadPoolExecutor(CHECKS)
         self.listened_at = 0.0
+        self.patience: float = options.patience
+        self.seen_bytes, self.moved_at = -1, 0.0
 
     def run(self) -> None:
         """Complete the checkpoint. Raise Hopeless or Setback, and OSError if the disk fails."""
@@ -219,15 +226,20 @@ class Fetch:
 
     def end_copies(self) -> None:
         """Handle the copies from peers that have ended."""
-        for path, (peer, process) in list(self.copies.items()):
+        for path, (peer, process, deadline) in list(self.copies.items()):
             if process.poll() is None:
+                if time.monotonic() > deadline:
+                    kill(process)
+                    if peer in self.peers.all:
+                        self.peers.drop(peer, f"sends {path} too slowly")
                 continue
             del self.copies[path]
             if self.store.has_arrived(self.missing[path]):
                 self.check(path)
                 continue
             say(f"{path} from {peer.name}: rsync exited with {process.returncode}")
-            if process.returncode in (0, NO_SUCH_FILE):
+            self.broken[path, peer.name] = self.broken.get((path, peer.name), 0) + 1
+            if process.returncode in (0, NO_SUCH_FILE) or self.broken[path, peer.name] >= BROKEN_COPIES:
                 self.distrusted.setdefault(path, set()).add(peer.name)
             else:
                 peer.rest()
@@ -330,7 +342,8 @@ class Fetch:
     def copy(self, file: File, peer: Peer) -> None:
         """Start to copy a file from a peer."""
         self.touched.setdefault(file.path, set()).add(peer.name)
-        self.copies[file.path] = peer, self.peers.transfer(peer, file, self.store.arriving(file))
+        process = self.peers.transfer(peer, file, self.store.arriving(file))
+        self.copies[file.path] = peer, process, time.monotonic() + self.peers.time_for(file)
 
     def give_up_if_alone(self, left: list[File], others_fetch: bool) -> None:
         """Raise Hopeless if no hub can help and nothing else is under way."""
@@ -338,8 +351,17 @@ class Fetch:
             raise Hopeless(self.hubs.hopeless)
 
     def watch(self) -> None:
-        """Raise Hopeless before the system's disk is full; restart a hub's client that has stalled."""
-        done = self.hubs.arrived_bytes
+        """Raise Hopeless before the system's disk is full, and Setback if waiting for peers takes too long.
+
+        Restart a hub's client that has stalled.
+        """
+        done, moment = self.hubs.arrived_bytes, time.monotonic()
+        if done != self.seen_bytes or self.hubs.at_work or self.checks:
+            self.seen_bytes, self.moved_at = done, moment
+        elif moment - self.moved_at > self.patience:
+            raise Setback(
+                f"given up: peers sent nothing for {self.patience:.0f} s. {self.hubs.hopeless or ''}".rstrip()
+            )
         if done < self.store.bytes and (free := self.store.free_bytes()) < self.reserve:
             place = self.store.dest.parent
             raise Hopeless(f"{FULL}: {free} bytes are free in {place}, and the system needs {self.reserve}")
@@ -349,7 +371,7 @@ class Fetch:
         """Report the progress, and what the download is doing."""
         done = self.hubs.arrived_bytes
         doing = [f"{len(hub.at_work)} files from {hub.name}" for hub in self.hubs.all if hub.at_work]
-        names = [peer.name for peer, _ in self.copies.values()]
+        names = [peer.name for peer, _, _ in self.copies.values()]
         doing += [f"{names.count(name)} files from {name}" for name in sorted(set(names))]
         doing += [f"verifying {len(self.checks)} files"] if self.checks else []
         waiting = self.hubs.waiting()
@@ -364,9 +386,15 @@ class Fetch:
         """End everything that is under way."""
         self.stopping = True
         self.hubs.stop()
-        for _, process in self.copies.values():
-            process.kill()
+        for _, process, _ in self.copies.values():
+            kill(process)
         self.checkers.shutdown(wait=True, cancel_futures=True)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill an rsync and its children."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def is_there(source: Path, file: File) -> bool:
