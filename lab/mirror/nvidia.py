@@ -16,6 +16,8 @@ BRANCHES = {
     "debian13": ("595.71.05", "595.91.07", "610.57.04"),
     "ubuntu2404": ("580.173.02", "595.71.05", "595.91.07", "610.57.04"),
 }
+# The repository's key, next to its packages (README of NVIDIA/cuda-repo-management).
+KEY_FILES = {"debian12": "3bf863cc.pub", "debian13": "8793F200.pub", "ubuntu2404": "3bf863cc.pub"}
 # Per series: the version, and the oldest driver that it requires.
 TOOLKITS = {
     "13-0": ("13.0.3", "580.65.06"),
