@@ -8,11 +8,23 @@ import json
 from typing import Any
 
 from rigup.audit.check import check
-from rigup.audit.expect import expect, expect_none, expect_units
+from rigup.audit.expect import expect, expect_file, expect_none, expect_owner, expect_text, expect_units
 from rigup.audit.subject import Subject
-from rigup.paths import BOOT_UNITS, FETCH_UNIT, FETCH_VENV, HUB_TOKEN, PEERS_UNIT, RSYNCD_CONFIG
+from rigup.paths import (
+    BOOT_UNITS,
+    FETCH_REQUIREMENTS,
+    FETCH_STORE_DROP_IN,
+    FETCH_UNIT,
+    FETCH_VENV,
+    HUB_TOKEN,
+    PEERS_UNIT,
+    RSYNCD_CONFIG,
+    SYSTEM_UNITS,
+)
 from rigup.plan.model import CheckpointPlan
+from rigup.resources import FILES
 from rigup.ssh import testinfra_backend
+from rigup.templates import filled
 
 # Hex digits of git's own hashes, which the hub lists for small files.
 GIT = 40
@@ -128,8 +140,11 @@ def test_model_user(rig: Subject) -> None:
 
 @check("minor")
 def test_model_unit(rig: Subject) -> None:
-    """The unit of downloads must be this version's."""
+    """The unit of downloads and the packages that it uses must be this version's."""
     expect_units(rig, f"{FETCH_UNIT}.service")
+    requirements = (FILES / "fetch-requirements.lock").read_text()
+    expect_file(rig, FETCH_REQUIREMENTS, requirements)
+    expect_text(f"{FETCH_VENV}/requirements.lock", requirements, rig.text(f"{FETCH_VENV}/requirements.lock"))
 
 
 @check("critical", "hub_endpoint")
@@ -147,6 +162,8 @@ def test_model_disk(rig: Subject) -> None:
         return
     store, disk = rig.settings.model_store, f"/dev/disk/by-label/{rig.settings.model_disk}"
     unit = rig.output("systemd-escape --path --suffix=mount -- %s", store)
+    expect_file(rig, f"{SYSTEM_UNITS}/{unit}", filled("store.mount.j2", store=store, label=rig.settings.model_disk))
+    expect_file(rig, FETCH_STORE_DROP_IN, filled("model-fetch-store.conf.j2", store=store))
     expect(
         {"mounted": rig.output("mountpoint -x %s", disk) or f"{disk}, which does not exist", "at boot": "enabled"},
         {"mounted": rig.output("mountpoint -d %s", store), "at boot": rig.unit(unit)["UnitFileState"]},
@@ -183,6 +200,7 @@ def test_model_peers(rig: Subject) -> None:
         "models exclude": ".arriving",
     }
     expect(expected, rsyncd(rig.text(RSYNCD_CONFIG) or ""))
+    expect_owner(rig, RSYNCD_CONFIG)
     expect_units(rig, PEERS_UNIT)
     shown = rig.unit(PEERS_UNIT)
     expect({"now": "active", "at boot": "enabled"}, {"now": shown["ActiveState"], "at boot": shown["UnitFileState"]})
