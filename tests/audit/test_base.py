@@ -51,12 +51,13 @@ def programs() -> dict[str, str]:
 @check("major")
 def test_base_programs(rig: Subject) -> None:
     """Host programs decide what counts as serving: each file must be this version's, with no others."""
-    look = "cd %s/ && find . -type f -exec sha256sum -- {} + && find . -mindepth 1 -printf '%%m %%u:%%g %%y %%p\\n'"
+    form = "%%m %%u:%%g %%y %%p\\0"
+    look = f"cd %s/ && find . -type f -exec sha256sum -z -- {{}} + && find . -mindepth 1 -printf '{form}'"
     sums, found = dict[str, str](), dict[str, str]()
-    for line in rig.output(look, HOST_CURRENT).splitlines():
-        if match := re.fullmatch(r"([0-9a-f]{64})  \./(.*)", line):
+    for entry in rig.names(look, HOST_CURRENT):
+        if match := re.fullmatch(r"([0-9a-f]{64})  \./(.*)", entry, re.DOTALL):
             sums[match[2]] = match[1]
-        elif match := re.fullmatch(r"(\d+ \S+) (\w) \./(.*)", line):
+        elif match := re.fullmatch(r"(\d+ \S+) (\w) \./(.*)", entry, re.DOTALL):
             found[match[3]] = f"{match[1]} {sums.get(match[3], 'directory' if match[2] == 'd' else match[2])}"
     expect(programs(), found)
 

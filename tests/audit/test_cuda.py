@@ -23,7 +23,7 @@ def test_cuda_nvcc(rig: Subject) -> None:
     if rig.settings.cuda_toolkit is None:
         expect(
             f"no {CUDA_PROFILE}",
-            rig.output(f"ls {CUDA_PROFILE}") or f"no {CUDA_PROFILE}",
+            rig.output(f"find {CUDA_PROFILE} -maxdepth 0") or f"no {CUDA_PROFILE}",
         )
         return
     expect_file(rig, CUDA_PROFILE, 'export PATH="/usr/local/cuda/bin:$PATH"\n')

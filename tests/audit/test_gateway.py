@@ -154,7 +154,8 @@ def test_gateway_files(rig: Subject) -> None:
             },
         )
     names = {f"{endpoint.name}.{kind}" for endpoint in public for kind in ("cfg", "nft")}
-    expect_none("no other gateway", sorted({*rig.output(f"ls -1 {GATEWAYS}/").split()} - names))
+    there = rig.names(f"find {GATEWAYS}/ -mindepth 1 -maxdepth 1 -printf '%f\\0'")
+    expect_none("no other gateway", sorted({*there} - names))
 
 
 @check("critical", "endpoints", root=True)

@@ -62,10 +62,10 @@ def test_kernel_module_options_kept(rig: Subject) -> None:
 @check("critical")
 def test_kernel_next(rig: Subject) -> None:
     """The kernel that boots next must have a driver and an initrd, or a reboot loses the GPUs."""
-    listed = rig.output("ls -1v /boot").splitlines()
+    listed = rig.names("find /boot/ -mindepth 1 -maxdepth 1 -printf '%f\\0' | sort -zV")
     kernels = [name.removeprefix("vmlinuz-") for name in listed if name.startswith("vmlinuz-")]
     newest = kernels[-1] if kernels else rig.kernel
-    modules = rig.output("find /lib/modules/%s -name 'nvidia.ko*'", newest)
+    modules = rig.names("find /lib/modules/%s -name 'nvidia.ko*' -print0", newest)
     lacking = [] if modules else [f"no NVIDIA module for {newest}"]
     if kernels and any(name.startswith("initrd.img-") for name in listed) and f"initrd.img-{newest}" not in listed:
         lacking.append(f"no initrd for {newest}")

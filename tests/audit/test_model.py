@@ -46,8 +46,8 @@ def stamp(rig: Subject, checkpoint: CheckpointPlan) -> dict[str, Any]:
 
 def sizes(rig: Subject, checkpoint: CheckpointPlan) -> dict[str, int]:
     """Return the size of every file in the checkpoint's directory."""
-    listed = rig.output("find %s -type f -printf '%%s %%P\\n'", checkpoint.path)
-    return {name: int(size) for size, _, name in (line.partition(" ") for line in listed.splitlines())}
+    listed = rig.names("find %s -type f -printf '%%s %%P\\0'", checkpoint.path)
+    return {name: int(size) for size, _, name in (entry.partition(" ") for entry in listed)}
 
 
 def rsyncd(text: str) -> dict[str, str]:
@@ -118,7 +118,7 @@ def test_model_hashes(rig: Subject) -> None:
     """Every byte must be as published, compared with the hub's hashes in the lock."""
     for checkpoint in rig.plan.checkpoints:
         published = {name: entry.partition(":")[2] for name, entry in checkpoint.listing.items()}
-        listed = rig.output("cd %s && find . -type f -exec sha256sum -- {} +", checkpoint.path).splitlines()
+        listed = rig.names("cd %s && find . -type f -exec sha256sum -z -- {} +", checkpoint.path)
         found = {name.removeprefix("./"): digest for digest, _, name in (line.partition("  ") for line in listed)}
         for name in (name for name, digest in published.items() if len(digest) == GIT and name in found):
             found[name] = git_digest(rig, f"{checkpoint.path}/{name}")
@@ -175,7 +175,7 @@ def test_model_download_ended(rig: Subject) -> None:
     """No download may still run or start at the next boot: it would compete with serving."""
     listed = rig.output(f"systemctl list-units --all --plain --no-legend '{FETCH_UNIT}*.service'").splitlines()
     busy = [line.split()[0] for line in listed if len(line.split()) > 3 and line.split()[2] != "inactive"]
-    enabled = rig.output(f"ls {BOOT_UNITS}").split()
+    enabled = rig.names(f"find {BOOT_UNITS}/ -mindepth 1 -printf '%f\\0'")
     busy += [f"{name} at boot" for name in enabled if name.startswith(FETCH_UNIT)]
     expect_none("no download", busy)
 

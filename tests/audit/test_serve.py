@@ -150,7 +150,7 @@ def test_serve_others(rig: Subject) -> None:
     """An endpoint that the inventory no longer has must not serve: it would occupy GPUs that others need."""
     planned = {endpoint.name for endpoint in rig.plan.endpoints}
     # Units of other origins may have such names, but no files in this directory.
-    ours = {*rig.output(f"ls -1 {ENDPOINTS}/").split()}
+    ours = {*rig.names(f"find {ENDPOINTS}/ -mindepth 1 -maxdepth 1 -printf '%f\\0'")}
     listed = rig.output("systemctl list-units --plain --no-legend --state=active,activating 'llm@*.service'")
     names = [line.split()[0].removeprefix("llm@").removesuffix(".service") for line in listed.splitlines()]
     expect_none("no other endpoint", [f"{name} serves" for name in names if name in ours - planned])

@@ -87,7 +87,7 @@ def programs() -> str:
     listed = [f"{sha256(path.read_bytes())}  ./{path.relative_to(FILES)}" for path in files]
     listed += [f"{755 if path.suffix == '' else 644} root:root f ./{path.relative_to(FILES)}" for path in files]
     listed += [f"755 root:root d ./rigup_host{below}" for below in ("", "/fetch", "/switch")]
-    return "".join(f"{line}\n" for line in listed)
+    return "".join(f"{line}\0" for line in listed)
 
 
 @dataclass
@@ -148,7 +148,7 @@ class Audited:
             },
             {endpoint.unit: shown, endpoint.gateway: shown},
             {
-                "ls -1 /etc/rigup/gateways/": "main.cfg\nmain.nft\n" if endpoint.public_address else "",
+                "find /etc/rigup/gateways/": "main.cfg\0main.nft\0" if endpoint.public_address else "",
                 f"cd {PROGRAMS}/ && find": programs(),
             },
         )
@@ -247,7 +247,7 @@ def test_a_unit_that_starts_another_generations_container_is_found(tmp_path: Pat
 
 
 def test_an_endpoint_that_the_inventory_no_longer_has_is_found_and_units_of_others_are_not(served: Audited) -> None:
-    served.told.commands["ls -1 /etc/rigup/endpoints/"] = "main\nold\n"
+    served.told.commands["find /etc/rigup/endpoints/"] = "main\0old\0"
     units = "llm@main.service loaded active running x\nllm@webui.service loaded active running x\n"
     served.told.commands["systemctl list-units"] = units
     assert served.finding("serve", "others") == ""
@@ -291,7 +291,7 @@ def test_a_gateway_that_lets_in_others_is_found(tmp_path: Path, kind: str, line:
 
 
 def test_a_gateway_that_no_plan_names_is_found(gated: Audited) -> None:
-    gated.told.commands["ls -1 /etc/rigup/gateways/"] += "old.cfg\n"
+    gated.told.commands["find /etc/rigup/gateways/"] += "old.cfg\0"
     assert "old.cfg" in gated.finding("gateway", "files")
 
 
@@ -325,10 +325,10 @@ def test_what_the_rsync_daemon_says_is_read_and_another_module_is_seen() -> None
         ("  ./rigup_host/fetch/store.py", "  ./rigup_host/fetch/other.py", "rigup_host/fetch/store.py: 644 root:root"),
         ("644 root:root f ./check_args.py", "666 root:root f ./check_args.py", "check_args.py: 666 root:root"),
         ("755 root:root f ./rigup-host", "755 ops:ops f ./rigup-host", "rigup-host: 755 ops:ops"),
-        ("755 root:root d ./rigup_host\n", "", "rigup_host: nothing"),
+        ("755 root:root d ./rigup_host\0", "", "rigup_host: nothing"),
         (
-            "755 root:root d ./rigup_host\n",
-            "755 root:root d ./rigup_host\n644 root:root l ./os.py\n",
+            "755 root:root d ./rigup_host\0",
+            "755 root:root d ./rigup_host\x00644 root:root l ./os.py\0",
             "os.py: 644 root:root l",
         ),
     ],
