@@ -26,7 +26,6 @@ from rigup.paths import (
     FETCH_TEMPLATE,
     GRUB_CONFIG,
     HOST_CURRENT,
-    KEYRING,
     MODPROBE_CONFIG,
     PERSISTENCED_DROP_IN,
     SYSCTL_CONFIG,
@@ -92,8 +91,7 @@ def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> d
         ],
         "stale_sources": [path for source in sources.values() for path in source.stale],
         "keys": [
-            {"url": source.key_url, "sha256": lock.keys[source.key_url],
-             "dest": KEYRING if source.name == "cuda" else source.key_path}
+            {"url": source.key_url, "sha256": lock.keys[source.key_url].sha256, "dest": source.key_path}
             for source in sources.values()
         ],
         "daemon_values": daemon_values(settings),

@@ -202,6 +202,7 @@ def defaults() -> dict[str, Any]:
         "cuda_mirror": f"{MIRROR_URL}/cuda",
         "docker_mirror": f"{MIRROR_URL}/docker/linux",
         "toolkit_mirror": f"{MIRROR_URL}/libnvidia-container",
+        "apt_keys": mirror.fingerprints(),
         "pypi_index": f"{MIRROR_URL}/pypi/simple",
         "hub_endpoint": HUB_URL,
         "registry_mirror": REGISTRY_URL,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from rigup import paths
@@ -72,7 +72,8 @@ EMPTIED = (
 class Ledger:
     """What was added. `files` has the SHA-256 of everything that was ever written to a path, or "" for a removal.
 
-    `keys` are values merged into JSON files of others, `removed` packages that a deploy has replaced.
+    `keys` are values merged into JSON files of others, `removed` packages that a deploy has replaced. `unreadable` has
+    the lines that are not entries, each with its number.
     """
 
     files: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -85,6 +86,7 @@ class Ledger:
     engines: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it for pyinfra's `fact` command."""
@@ -104,30 +106,53 @@ class Ledger:
         return [paths.APT_UNIT, paths.SWITCH_UNIT, *fetching]
 
 
+LISTS = {each.name for each in fields(Ledger)} - {"files", "keys", "unreadable"}
+"""The kinds of entries that name things."""
+
+
 def parse(lines: Iterable[str]) -> Ledger:
-    """Parse the ledger. A line that was cut off by a power failure is skipped: its change was not made."""
+    """Parse the ledger. A last line that is not an entry was cut off, and is skipped: its change was not made."""
     files: dict[str, set[str]] = {}
     keys: dict[str, dict[str, Any]] = {}
     lists: dict[str, dict[str, None]] = {}
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            kind = entry.pop("added")
-        except (ValueError, KeyError, AttributeError):
-            continue
-        if kind == "file":
+    unreadable: list[str] = []
+    written = list(lines)
+    for number, line in enumerate(written, start=1):
+        entry = _entry(line)
+        if entry is None:
+            if number < len(written):
+                unreadable.append(f"line {number}: {line[:160]!a}")
+        elif entry["added"] == "file":
             files.setdefault(entry["path"], set()).add(entry["sha256"])
-        elif kind == "keys":
+        elif entry["added"] == "keys":
             keys[entry["path"]] = merge(keys.get(entry["path"], {}), entry["values"])
         else:
             # A replaced package that came with a deploy did not belong to others.
-            ours = lists.get("packages", {}) if kind == "removed" else {}
-            lists.setdefault(kind, {}).update(dict.fromkeys(name for name in entry["names"] if name not in ours))
+            ours = lists.get("packages", {}) if entry["added"] == "removed" else {}
+            known = lists.setdefault(entry["added"], {})
+            known.update(dict.fromkeys(name for name in entry["names"] if name not in ours))
     return Ledger(
         {path: frozenset(sums) for path, sums in files.items()},
         keys=keys,
-        **{kind: tuple(names) for kind, names in lists.items() if kind in Ledger.__dataclass_fields__},
+        unreadable=tuple(unreadable),
+        **{kind: tuple(names) for kind, names in lists.items()},
     )
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """Return the entry in a line; None if the line is not one that `rigup.operations._ledger` writes."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict):
+        return None
+    match entry:
+        case {"added": "file", "path": str(), "sha256": str()} | {"added": "keys", "path": str(), "values": dict()}:
+            return entry
+        case {"added": str(kind), "names": [*names]} if kind in LISTS and all(isinstance(name, str) for name in names):
+            return entry
+    return None
 
 
 def is_own(path: str) -> bool:

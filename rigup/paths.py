@@ -31,6 +31,7 @@ RSYNCD_CONFIG = f"{CONFIG}/rsyncd.conf"
 # Drop-ins for programs of others
 
 APT_LOCK_CONFIG = "/etc/apt/apt.conf.d/10rigup-lock-timeout"
+APT_CUDA_PREFERENCES = "/etc/apt/preferences.d/cuda-repository-pin-600"
 APT_UPGRADES_CONFIG = "/etc/apt/apt.conf.d/52rigup-unattended-upgrades"
 SYSCTL_CONFIG = "/etc/sysctl.d/60-rigup.conf"
 MODPROBE_CONFIG = "/etc/modprobe.d/rigup.conf"
@@ -57,7 +58,6 @@ ENGINES = f"{LIBRARY}/engines"
 UV = f"{LIBRARY}/uv"
 PYTHONS = f"{LIBRARY}/python"
 DOCKER = "/usr/bin/docker"
-KEYRING = f"{CACHES}/cuda-keyring.deb"
 
 # State
 

@@ -30,7 +30,7 @@ def docker(context: Context) -> None:
             name=f"Download the key of the {repository.name} repository",
             src=repository.key_url,
             dest=repository.key_path,
-            sha256sum=context.lock.keys[repository.key_url],
+            sha256sum=context.lock.keys[repository.key_url].sha256,
             _env=context.proxies.apt,
         )
         files.install(

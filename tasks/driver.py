@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import posixpath
-
 from pyinfra.api.deploy import deploy
 from pyinfra.context import host
 from pyinfra.facts.deb import DebPackages
-from pyinfra.operations import files as pyinfra_files
 
 from rigup.distros.apt_sources import repositories, superseded_sources
-from rigup.distros.driver import PIN, conflicting, other_drivers
+from rigup.distros.driver import PIN, PREFERENCES, conflicting, other_drivers
+from rigup.distros.table import distro_named
 from rigup.facts.packages import AptSources
 from rigup.lock.packages import driver_install
 from rigup.operations import apt, files, systemd
-from rigup.paths import KEYRING, PERSISTENCED_DROP_IN, PERSISTENCED_UNIT
+from rigup.paths import APT_CUDA_PREFERENCES, PERSISTENCED_DROP_IN, PERSISTENCED_UNIT
 from rigup.render.systemd import persistence_text
 from tasks.context import Context
 
@@ -35,18 +33,15 @@ def driver(context: Context) -> None:
     sources: dict[str, set[str]] = host.get_fact(AptSources)
     for path in superseded_sources(cuda, sources):
         files.absent(name=f"Remove the duplicate source {path}", path=path)
-    pyinfra_files.directory(name="Create the directory of the keyring package", path=posixpath.dirname(KEYRING))
     files.download(
-        name="Download the keyring package of the CUDA repository",
+        name="Download the key of the CUDA repository",
         src=cuda.key_url,
-        dest=KEYRING,
-        sha256sum=context.lock.keys[cuda.key_url],
+        dest=cuda.key_path,
+        sha256sum=context.lock.keys[cuda.key_url].sha256,
         _env=context.proxies.apt,
     )
-    apt.keyring(
-        name="Install the keyring of the CUDA repository", package="cuda-keyring", src=KEYRING, brings=cuda.source_path
-    )
-    # The package has NVIDIA's own address; this writes the mirror.
+    if distro_named(context.distro).family == "ubuntu":
+        files.install(name="Prefer the CUDA repository", dest=APT_CUDA_PREFERENCES, content=PREFERENCES)
     files.install(name="Add the CUDA repository", dest=cuda.source_path, content=cuda.source_text)
 
     install = driver_install(context.lock, context.distro, context.settings)

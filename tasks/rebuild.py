@@ -35,14 +35,14 @@ def rebuild() -> None:
     _check_max_unavailable(settings.max_unavailable)
     ledger: Ledger = host.get_fact(HostLedger)
     remains: RemainsValue = host.get_fact(Remains, **remains_of(ledger))
-    if not ledger.files and not remains.words():
+    if not ledger.files and not ledger.unreadable and not remains.words():
         print(printable(f"\n{host.name} is already bare: rigup finds nothing of its own"), file=sys.stderr)
         return
     print(printable(_overview(host.name, ledger, remains, with_store)), file=sys.stderr)
     plan = kept_plan(host.get_fact(FileText, path=PLAN))
     kept = Kept()
 
-    finish.confirmed(name="Confirm the rebuild")
+    finish.confirmed(name="Confirm the rebuild", ledger=ledger)
     run_lock.held(name="Lock the host for this run", wait=settings.lock == "wait")
     drain.drained(
         name="Wait for running requests",
@@ -112,6 +112,7 @@ def _overview(name: str, ledger: Ledger, remains: RemainsValue, with_store: bool
         "remove the files": [path for path in remains.paths if path not in ledger.keys],
         "remove the users": remains.users,
         "remove the checkpoints": ledger.checkpoints if with_store else (),
+        "damaged lines of the ledger": ledger.unreadable,
     }
     for what, names in things.items():
         if names:

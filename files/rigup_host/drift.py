@@ -60,13 +60,17 @@ def main(argv: list[str]) -> int:
 def last_written(lines: Iterable[str]) -> dict[str, str]:
     """Return the SHA-256 of each file as a deploy last wrote it, without removed files and the units of endpoints.
 
-    A switch changes those units, so the ledger does not say which one is in force.
+    A switch changes those units, so the ledger does not say which one is in force. A last line that was cut off is
+    skipped. Raises ValueError if another one is unreadable.
     """
     sums: dict[str, str] = {}
-    for line in lines:
+    written = list(lines)
+    for number, line in enumerate(written, start=1):
         try:
             entry = json.loads(line)
         except ValueError:
+            if number < len(written):
+                raise ValueError(f"line {number} of the ledger is damaged") from None
             continue
         if entry.get("added") == "file":
             sums[entry["path"]] = entry["sha256"]

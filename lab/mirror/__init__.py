@@ -11,7 +11,7 @@ from lab.mirror import engine, upstreams
 from lab.mirror.docker import Archive
 from lab.mirror.identity import greeting
 from lab.mirror.passthrough import Cache, client
-from lab.mirror.repos import Repositories, Say
+from lab.mirror.repos import Repositories, Say, signing_keys
 from lab.service import Service
 from lab.settings import CACHE, GATEWAY, MIRROR_PORT, MIRROR_URL, STATE
 
@@ -33,6 +33,13 @@ def build(say: Say = print) -> None:
         archive = Archive(sources.debian, Cache(FILES / "passed-on", http))
         Repositories(FILES, WWW, archive, say).build()
     engine.publish(WWW / "python")
+
+
+def fingerprints() -> list[str]:
+    """Return the fingerprints of the keys that sign the lab's own repositories. Raises LabError."""
+    FILES.mkdir(parents=True, exist_ok=True)
+    with exclusive(FILES / "lock", print, "mirror: another lab is building it"):
+        return [key.fingerprint for key in signing_keys(FILES / "keys").values()]
 
 
 def start(say: Say = print) -> Service:

@@ -8,7 +8,7 @@ class Distribution:
     """A distribution as NVIDIA and Docker publish for it.
 
     `libc` is the version of its C library, `drivers` are the versions in its CUDA repository, oldest first, and
-    `cuda_key` names the key that signs it.
+    `cuda_key` is the name of the key that signs it (README of NVIDIA/cuda-repo-management).
     """
 
     family: str
@@ -16,7 +16,7 @@ class Distribution:
     codename: str
     libc: str
     drivers: tuple[str, ...]
-    cuda_key: str = "cuda"
+    cuda_key: str = "3bf863cc"
 
     @property
     def id(self) -> str:
@@ -34,7 +34,7 @@ _DRIVERS = ("580.173.02", "595.71.05", "595.91.07", "610.57.04")
 DISTRIBUTIONS = (
     Distribution("debian", "12", "bookworm", "2.36", _DRIVERS),
     # NVIDIA published no 580 for Debian 13, and signs with another key (cuda-repo-management issues 38 and 40).
-    Distribution("debian", "13", "trixie", "2.41", _DRIVERS[1:], "cuda-debian13"),
+    Distribution("debian", "13", "trixie", "2.41", _DRIVERS[1:], "8793F200"),
     Distribution("ubuntu", "24.04", "noble", "2.39", _DRIVERS),
 )
 

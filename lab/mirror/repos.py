@@ -23,6 +23,11 @@ _KERNEL = ("kernel.py", "kernel_module.py")
 _KEPT = 3 * 24 * 3600.0
 """How long an outdated build is kept, in seconds: another lab on this machine may still serve it."""
 
+_OWNERS = {
+    **{f"cuda-{each.cuda_key}": "cudatools <cudatools@rigup.invalid>" for each in distributions.DISTRIBUTIONS},
+    "docker": "Docker Release (CE deb) <docker@rigup.invalid>",
+    "toolkit": "NVIDIA CORPORATION <toolkit@rigup.invalid>",
+}
 Say = Callable[[str], None]
 
 
@@ -34,6 +39,11 @@ def _fingerprint(paths: Iterable[Path], *more: str) -> str:
             if file.is_file() and "__pycache__" not in file.parts:
                 digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def signing_keys(directory: Path) -> dict[str, Key]:
+    """Return the keys that sign the repositories by name, generated below `directory` if they are missing."""
+    return {name: keys.ensure(name, f"lab stand-in for {owner}", directory) for name, owner in _OWNERS.items()}
 
 
 class Repositories:
@@ -49,19 +59,16 @@ class Repositories:
     def build(self) -> None:
         """Build and publish all of them. Raises LabError with what is missing and what to do about it."""
         self._www.mkdir(parents=True, exist_ok=True)
-        docker_key = self._key("docker", "Docker Release (CE deb) <docker@rigup.invalid>")
-        toolkit_key = self._key("toolkit", "NVIDIA CORPORATION <toolkit@rigup.invalid>")
+        signing = signing_keys(self._keys)
+        docker_key, toolkit_key = signing["docker"], signing["toolkit"]
         code = (*_KERNEL, "nvidia.py", "driver.py", "docker.py")
         for distribution in distributions.DISTRIBUTIONS:
-            key = self._key(distribution.cuda_key, "cudatools <cudatools@rigup.invalid>")
+            key = signing[f"cuda-{distribution.cuda_key}"]
             self._publish(f"cuda/{distribution.id}", code, [key], partial(self._write_cuda, distribution, key))
         write_toolkit = partial(self._write_toolkit, toolkit_key)
         self._publish("libnvidia-container", ("container_toolkit.py",), [toolkit_key], write_toolkit)
         self._publish("docker", ("docker.py",), [docker_key], partial(self._write_docker, docker_key))
         self._publish("kernel", _KERNEL, [], self._write_kernel, KVER)
-
-    def _key(self, name: str, owner: str) -> Key:
-        return keys.ensure(name, f"lab stand-in for {owner}", self._keys)
 
     def _publish(
         self, name: str, code: Sequence[str], signers: Sequence[Key], write: Callable[[Path], None], *words: str
@@ -103,6 +110,7 @@ class Repositories:
         fields = {"Origin": "NVIDIA", "Label": "NVIDIA CUDA", "Architecture": "x86_64"}
         everything = nvidia.packages(distribution, key, docker.dkms(self._archive))
         aptrepo.write_flat(directory / "x86_64", everything, fields, key)
+        shutil.copyfile(key.armored, directory / "x86_64" / f"{distribution.cuda_key}.pub")
 
     def _write_toolkit(self, key: Key, directory: Path) -> None:
         fields = {"Origin": "https://nvidia.github.io/libnvidia-container", "Label": "NVIDIA CORPORATION"}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from rigup.audit.subject import Subject
+from rigup.distros.apt_sources import repositories
 from rigup.paths import SYSTEM_UNITS
 from rigup.templates import filled
 
@@ -14,7 +15,9 @@ __all__ = [
     "Deviation",
     "expect",
     "expect_at_least",
+    "expect_file",
     "expect_none",
+    "expect_owner",
     "expect_repository",
     "expect_text",
     "expect_units",
@@ -64,22 +67,34 @@ def expect_at_least(what: str, floor: str, found: str) -> None:
 
 def expect_units(rig: Subject, *names: str) -> None:
     """Raise Deviation if these units on the host differ from those rendered from `templates/`."""
-    expected = {name: hashlib.sha256(filled(f"{name}.j2").encode()).hexdigest() for name in names}
-    listed = rig.output("cd %s && sha256sum -- *.service *.timer 2>/dev/null || true", SYSTEM_UNITS).splitlines()
-    found = {name: digest for digest, _, name in (line.partition("  ") for line in listed)}
-    expect(expected, {name: found.get(name, "no such file") for name in expected})
+    for name in names:
+        expect_file(rig, f"{SYSTEM_UNITS}/{name}", filled(f"{name}.j2"))
 
 
-def expect_repository(rig: Subject, url: str, key: str) -> None:
-    """Raise Deviation unless apt reads packages from `url`, signed by a file whose path contains `key`."""
-    # Debian 12's apt prints only the file of the entry, not the key.
+def expect_file(rig: Subject, path: str, text: str, mode: str = "644") -> None:
+    """Raise Deviation unless the file has this text and mode, and belongs to root."""
+    expect_text(path, text, rig.text(path))
+    expect_owner(rig, path, mode)
+
+
+def expect_owner(rig: Subject, path: str, mode: str = "644") -> None:
+    """Raise Deviation unless `path` is a regular file that belongs to root and has this mode."""
+    expect({path: f"{mode} root:root f"}, {path: rig.output("find %s -maxdepth 0 -printf '%%m %%u:%%g %%y'", path)})
+
+
+def expect_repository(rig: Subject, name: str) -> None:
+    """Raise Deviation unless apt reads the repository from its source file alone, signed by the key in the lock."""
+    repository = repositories(rig.distro, rig.settings)[name]
+    expect_file(rig, repository.source_path, repository.source_text)
+    locked = rig.lock.keys[repository.key_url].sha256 if repository.key_url in rig.lock.keys else "no key in the lock"
+    key = rig.text(repository.key_path)
+    found = "no such file" if key is None else hashlib.sha256(key.encode()).hexdigest()
+    expect({repository.key_path: locked}, {repository.key_path: found})
+    expect_owner(rig, repository.key_path)
     form = "$(REPO_URI) $(SOURCESENTRY)"
     listed = [line.split() for line in rig.output("apt-get indextargets --format %s", form).splitlines()]
-    entries = {words[1].rpartition(":")[0] for words in listed if words and words[0].rstrip("/") == url.rstrip("/")}
-    texts = [rig.text(path) or "" for path in sorted(entries)]
-    keys = {key for text in texts for key in re.findall(r"(?i)signed-by[=:]\s*([^\s\]]+)", text) or ["any key"]}
-    if not any(key in path for path in keys):
-        raise Deviation(f"{url}, signed by {key}", ", ".join(sorted(keys)) or "apt does not read it")
+    reads = {words[1].rpartition(":")[0] for words in listed if words and words[0].rstrip("/") in repository.uris}
+    expect({"apt reads it from": repository.source_path}, {"apt reads it from": ", ".join(sorted(reads))})
 
 
 def expect_text(what: str, expected: str, found: str | None) -> None:

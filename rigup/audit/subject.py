@@ -155,6 +155,10 @@ class Subject:
         result = self.host.run(command, *arguments)
         return str(result.stdout).strip() if result.rc == 0 else ""
 
+    def names(self, command: str, *arguments: str) -> list[str]:
+        """Return the names that a command prints, each followed by NUL; none if it fails."""
+        return self.output(command, *arguments).split("\0")[:-1]
+
     def text(self, path: str) -> str | None:
         """Return a file's text, or None if there is no such file."""
         result = self.host.run("cat -- %s", path)

@@ -16,6 +16,7 @@ from rigup.config.types import (
     Bool,
     CudaToolkit,
     DriverBranch,
+    Fingerprint,
     HostPath,
     Identifier,
     KernelArg,
@@ -158,6 +159,11 @@ class Settings(BaseModel):
     toolkit_mirror: Url = Field(
         "https://nvidia.github.io/libnvidia-container",
         description="NVIDIA container toolkit repository: contains `gpgkey` and `stable/deb/amd64/`.",
+    )
+    apt_keys: tuple[Fingerprint, ...] = Field(
+        (),
+        description="Fingerprints of further apt keys to accept, for a mirror that signs its repositories itself; "
+        "NVIDIA's and Docker's own keys always are.",
     )
     pypi_index: Url = Field(
         "https://pypi.org/simple",

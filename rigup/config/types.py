@@ -17,6 +17,7 @@ __all__ = [
     "Bool",
     "CudaToolkit",
     "DriverBranch",
+    "Fingerprint",
     "Gpus",
     "HostPath",
     "Identifier",
@@ -131,6 +132,13 @@ def _driver_branch(value: int) -> int:
     return value
 
 
+def _fingerprint(value: str) -> str:
+    digits = value.replace(" ", "").upper()
+    if not re.fullmatch(r"[0-9A-F]{40}([0-9A-F]{24})?", digits):
+        raise complaint(f"{value!r} is not a key's fingerprint", "the 40 digits that `gpg --show-keys FILE` prints")
+    return digits
+
+
 def _kernel_arg(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.,:/=@+-]+", value):
         raise complaint(f"{value!r} is not a single kernel argument", "one list entry each, without quotes or spaces")
@@ -181,6 +189,7 @@ Seconds = Annotated[int, Strict(), Field(ge=10, le=86400)]
 
 CudaToolkit = Annotated[str | None, BeforeValidator(_cuda_toolkit)]
 DriverBranch = Annotated[Int, AfterValidator(_driver_branch)]
+Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 Gpus = Annotated[Literal["all"] | tuple[int | str, ...], BeforeValidator(_gpus)]
 HostPath = Annotated[str, AfterValidator(_host_path)]
 Identifier = Annotated[str, AfterValidator(_identifier)]

@@ -9,27 +9,47 @@ from dataclasses import dataclass
 from rigup.config.settings import Settings
 from rigup.distros.table import distro_named
 
-__all__ = ["SOURCES", "Repository", "entangled_sources", "repositories", "source_uris", "superseded_sources"]
+__all__ = [
+    "DOCKER_KEY",
+    "SOURCES",
+    "TOOLKIT_KEY",
+    "Repository",
+    "entangled_sources",
+    "repositories",
+    "source_uris",
+    "superseded_sources",
+]
 
 
 SOURCES = "/etc/apt/sources.list.d/"
+
+DOCKER_KEY = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
+"""Fingerprint of Docker's key (docs.docker.com, `Install Docker Engine on Debian`)."""
+TOOLKIT_KEY = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
+"""Fingerprint of the key of NVIDIA's container toolkit (nvidia.github.io/libnvidia-container/gpgkey)."""
 
 
 @dataclass(frozen=True)
 class Repository:
     """An apt repository, as configured on a host.
 
-    `key_url` is a keyring package for NVIDIA's CUDA repository and a key file for the others. `stale` are the source
-    files that older guides create: apt refuses to work with two different Signed-By for the same address.
+    `fingerprints` are those of the keys that may sign it. `stale` are the source files that older guides create: apt
+    refuses to work with two different Signed-By for the same address.
     """
 
     name: str
     index_url: str
     key_url: str
     key_path: str
+    fingerprints: frozenset[str]
     source_path: str
     source_text: str
     stale: tuple[str, ...]
+
+    @property
+    def setting(self) -> str:
+        """The setting that decides where it is."""
+        return f"{self.name}_mirror"
 
     @property
     def uris(self) -> set[str]:
@@ -70,16 +90,21 @@ def repositories(distro: str, settings: Settings) -> dict[str, Repository]:
     cuda = f"{settings.cuda_mirror}/{distro}/x86_64"
     docker = f"{settings.docker_mirror}/{known.family}"
     toolkit = settings.toolkit_mirror
-    keyring = "/usr/share/keyrings/nvidia-container-toolkit-keyring.gpg"
+    keyrings = "/usr/share/keyrings"
+
+    def accepted(published: str) -> frozenset[str]:
+        return frozenset({published, *settings.apt_keys})
+
     return {
         "cuda": Repository(
             name="cuda",
             index_url=f"{cuda}/Packages.gz",
-            # The same file name on all distributions, but Debian 13 has a different key: do not share the path.
-            key_url=f"{cuda}/cuda-keyring_1.1-1_all.deb",
-            key_path="/usr/share/keyrings/cuda-archive-keyring.gpg",
+            # Not the package cuda-keyring: its scripts would run as root before any signature is checked.
+            key_url=f"{cuda}/{known.cuda_key_file}",
+            key_path=f"{keyrings}/cuda-archive-keyring.asc",
+            fingerprints=accepted(known.cuda_key),
             source_path=f"{SOURCES}cuda-{distro}-x86_64.list",
-            source_text=f"deb [signed-by=/usr/share/keyrings/cuda-archive-keyring.gpg] {cuda}/ /\n",
+            source_text=f"deb [signed-by={keyrings}/cuda-archive-keyring.asc] {cuda}/ /\n",
             stale=(f"{SOURCES}cuda.list", f"{SOURCES}cuda-repo.list"),
         ),
         "docker": Repository(
@@ -87,6 +112,7 @@ def repositories(distro: str, settings: Settings) -> dict[str, Repository]:
             index_url=f"{docker}/dists/{known.codename}/stable/binary-amd64/Packages.gz",
             key_url=f"{docker}/gpg",
             key_path="/etc/apt/keyrings/docker.asc",
+            fingerprints=accepted(DOCKER_KEY),
             source_path=f"{SOURCES}docker.sources",
             source_text=(
                 f"Types: deb\nURIs: {docker}\nSuites: {known.codename}\nComponents: stable\n"
@@ -98,9 +124,12 @@ def repositories(distro: str, settings: Settings) -> dict[str, Repository]:
             name="toolkit",
             index_url=f"{toolkit}/stable/deb/amd64/Packages.gz",
             key_url=f"{toolkit}/gpgkey",
-            key_path=keyring.replace(".gpg", ".asc"),
+            key_path=f"{keyrings}/nvidia-container-toolkit-keyring.asc",
+            fingerprints=accepted(TOOLKIT_KEY),
             source_path=f"{SOURCES}nvidia-container-toolkit.list",
-            source_text=f"deb [signed-by={keyring.replace('.gpg', '.asc')}] {toolkit}/stable/deb/amd64 /\n",
+            source_text=(
+                f"deb [signed-by={keyrings}/nvidia-container-toolkit-keyring.asc] {toolkit}/stable/deb/amd64 /\n"
+            ),
             stale=(
                 f"{SOURCES}libnvidia-container.list",
                 f"{SOURCES}nvidia-docker.list",

@@ -15,6 +15,7 @@ from rigup.errors import RigupError
 __all__ = [
     "DOCKER_PACKAGES",
     "PIN",
+    "PREFERENCES",
     "TOOLKIT_PACKAGES",
     "DriverInstall",
     "DriverPackages",
@@ -59,6 +60,9 @@ CONFLICTS_DRIVER = (
 
 PIN = "nvidia-driver-pinning-"
 """The prefix of packages that pin a driver branch or version; they conflict with each other."""
+
+PREFERENCES = "Package: *\nPin: release l=NVIDIA CUDA\nPin-Priority: 600\n"
+"""apt's preference for NVIDIA's packages over Ubuntu's of the same names, as NVIDIA's own cuda-keyring sets it."""
 
 # Before 590, the names of Ubuntu's packages include the branch. These are the packages of a headless driver. Those of a
 # desktop are not listed: its owner must decide whether to remove them.

@@ -10,6 +10,7 @@ from rigup.errors import RigupError
 
 __all__ = [
     "BRANCH_CUDA",
+    "CUDA_KEY_FILES",
     "DISTROS",
     "Distro",
     "distro_id",
@@ -25,7 +26,7 @@ class Distro:
     """A supported distribution.
 
     `id` is NVIDIA's name for it and `family` Docker's; `first_branch` is the oldest driver branch that NVIDIA offers
-    for it, and `python` the version of its own Python.
+    for it, `python` the version of its own Python, and `cuda_key` the fingerprint of its CUDA repository's key.
     """
 
     id: str
@@ -34,15 +35,27 @@ class Distro:
     codename: str
     first_branch: int
     python: str
+    cuda_key: str
 
+    @property
+    def cuda_key_file(self) -> str:
+        """The file with that key in the CUDA repository."""
+        return CUDA_KEY_FILES[self.cuda_key]
+
+
+# The README of NVIDIA/cuda-repo-management lists which repository has which key. apt on Debian 13 rejects the older one
+# (issue 39 there).
+_CUDA_KEY = "EB693B3035CD5710E231E123A4B469963BF863CC"
+_CUDA_KEY_2025 = "02182E60104FCDC26EAE1B8597A5D4CB8793F200"
+CUDA_KEY_FILES = {_CUDA_KEY: "3bf863cc.pub", _CUDA_KEY_2025: "8793F200.pub"}
 
 # Debian 13 has no 580: NVIDIA recreated that repository, with a new key (cuda-repo-management issues 38 to 40).
 DISTROS: Mapping[str, Distro] = {
     distro.id: distro
     for distro in (
-        Distro("debian12", "Debian 12", "debian", "bookworm", 580, "3.11"),
-        Distro("debian13", "Debian 13", "debian", "trixie", 590, "3.13"),
-        Distro("ubuntu2404", "Ubuntu 24.04", "ubuntu", "noble", 580, "3.12"),
+        Distro("debian12", "Debian 12", "debian", "bookworm", 580, "3.11", _CUDA_KEY),
+        Distro("debian13", "Debian 13", "debian", "trixie", 590, "3.13", _CUDA_KEY_2025),
+        Distro("ubuntu2404", "Ubuntu 24.04", "ubuntu", "noble", 580, "3.12", _CUDA_KEY),
     )
 }
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from pyinfra.api.facts import FactBase
 from typing_extensions import TypedDict
 
-from rigup.facts.reading import Value, read_object, reading
+from rigup.facts.reading import ONE_LINE_EACH, Value, read_object, reading
 from rigup.paths import CHECKED_ARGUMENTS, ENDPOINTS, SWITCHES, TRIAL_UNITS, UNITS
 
 __all__ = ["Endpoints", "EndpointsValue", "Tried", "parse_endpoints"]
@@ -117,7 +117,7 @@ class Endpoints(FactBase[EndpointsValue]):
     def command(self) -> str:
         return (
             f"cat {ENDPOINTS}/*/*/endpoint.json 2>/dev/null; "
-            f"echo '--- checked'; ls -d {CHECKED_ARGUMENTS}/*/* 2>/dev/null; "
+            f"echo '--- checked'; find {CHECKED_ARGUMENTS}/*/* -maxdepth 0 -print0 {ONE_LINE_EACH}; "
             f"echo '--- units'; grep -H '^Generation=' {UNITS}/llm@*.service {TRIAL_UNITS}/llm@*.service 2>/dev/null; "
             "echo '--- active'; systemctl list-units --plain --no-legend --no-pager "
             "--state=active,activating,reloading -- 'llm@*.service' 2>/dev/null; "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts.reading import Value, reading
+from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 
 __all__ = ["FileInfo", "FileState", "FileText", "Tree", "parse_file_info", "parse_file_text", "parse_tree"]
 
@@ -103,8 +103,11 @@ class Tree(FactBase[dict[str, FileState]]):
         return StringCommand(
             "( cd",
             QuoteString(path),
-            "2>/dev/null && find . -mindepth 1 -exec stat -c '%F|%a|%U|%G|%n' -- {} +",
-            f"&& echo '{SUMS}' && find . -type f -exec sha256sum -- {{}} + ) || echo '{SUMS}'",
+            "2>/dev/null && find . -mindepth 1 -exec stat --printf '%F|%a|%U|%G|%n\\0' -- {} +",
+            ONE_LINE_EACH,
+            f"&& echo '{SUMS}' && find . -type f -exec sha256sum -z -- {{}} +",
+            ONE_LINE_EACH,
+            f") || echo '{SUMS}'",
         )
 
     @reading

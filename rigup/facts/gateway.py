@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts.reading import Value, reading
+from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 from rigup.paths import GATEWAYS
 from rigup.render.gateway import chain_of, parse_gateway_names
 
@@ -71,7 +71,7 @@ class GatewayNames(FactBase[list[str]]):
         return []
 
     def command(self) -> str:
-        return f"ls -1 {GATEWAYS}/ 2>/dev/null || true"
+        return f"find {GATEWAYS}/ -mindepth 1 -maxdepth 1 -printf '%f\\0' {ONE_LINE_EACH}"
 
     @reading
     def process(self, output: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts.reading import Value, reading
+from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 
 __all__ = [
     "CpuCount",
@@ -207,7 +207,7 @@ class FileSystemLabels(FactBase[list[str]]):
         return []
 
     def command(self) -> str:
-        return "ls -1 /dev/disk/by-label 2>/dev/null || true"
+        return f"find /dev/disk/by-label -mindepth 1 -printf '%f\\0' {ONE_LINE_EACH}"
 
     @reading
     def process(self, output: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts.reading import Value, reading
+from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 
 __all__ = [
     "BootId",
@@ -121,7 +121,7 @@ class KernelState(FactBase[KernelStateValue]):
         return KernelStateValue("", (), (), frozenset())
 
     def command(self) -> str:
-        return f"uname -r; cat /proc/cmdline; ls -1d {IMAGE}* {INITRD}* 2>/dev/null || true"
+        return f"uname -r; cat /proc/cmdline; find {IMAGE}* {INITRD}* -maxdepth 0 -print0 {ONE_LINE_EACH}"
 
     @reading
     def process(self, output: list[str]) -> KernelStateValue:

@@ -10,7 +10,7 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup import paths as host_paths
-from rigup.facts.reading import Value, reading
+from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 from rigup.ledger import OWN_DIRECTORIES, Ledger, backup_of, parse
 
 __all__ = ["HostLedger", "Remains", "RemainsValue", "Sums", "links_of", "parse_remains", "parse_sums", "remains_of"]
@@ -104,9 +104,9 @@ class Remains(FactBase[RemainsValue]):
         asked: list[tuple[str, list[str | QuoteString]]] = [
             ("units", [listing, *map(QuoteString, units)]),
             ("tables", ["nft list tables"]),
-            ("paths", ["ls -1d --", *map(_pattern, links), *map(QuoteString, paths)]),
-            ("paths", [*find, f"'{STAGED}' -prune -print"]),
-            ("named", [*find, "'*rigup*' -prune -print"]),
+            ("paths", ["find", *map(_pattern, links), *map(QuoteString, paths), "-maxdepth 0 -print0", ONE_LINE_EACH]),
+            ("paths", [*find, f"'{STAGED}' -prune -print0", ONE_LINE_EACH]),
+            ("named", [*find, "'*rigup*' -prune -print0", ONE_LINE_EACH]),
         ]
         # Without names these two would list everything.
         if packages:
@@ -155,7 +155,7 @@ class Sums(FactBase[dict[str, str]]):
 
     def command(self, paths: Sequence[str]) -> StringCommand:
         both = [QuoteString(f"{top}{path}") for path in paths for top in ("", host_paths.BEFORE)]
-        return StringCommand("sha256sum --", *both, "2>/dev/null || true") if both else StringCommand("true")
+        return StringCommand("sha256sum -z --", *both, ONE_LINE_EACH) if both else StringCommand("true")
 
     @reading
     def process(self, output: list[str]) -> dict[str, str]:

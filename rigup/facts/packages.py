@@ -9,7 +9,7 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.distros.apt_sources import source_uris
-from rigup.facts.reading import Value, reading
+from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 
 __all__ = [
     "AptSources",
@@ -159,7 +159,7 @@ class BrokenPackages(FactBase[DpkgTrouble]):
 
     def command(self) -> str:
         query = "dpkg-query -W -f '${db:Status-Abbrev}\\t${Package}\\n' 2>/dev/null"
-        return f"ls -1d {UPDATES}[0-9]* 2>/dev/null; {query} | grep -v '^.[nci] ' || true"
+        return f"find {UPDATES}[0-9]* -maxdepth 0 -print0 {ONE_LINE_EACH}; {query} | grep -v '^.[nci] ' || true"
 
     @reading
     def process(self, output: list[str]) -> DpkgTrouble:

@@ -13,7 +13,7 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 from typing_extensions import TypedDict
 
-from rigup.facts.reading import Value, read_object, reading
+from rigup.facts.reading import ONE_LINE_EACH, Value, read_object, reading
 from rigup.paths import FETCH_UNIT, TRIAL_UNITS, fetch_progress, instance_of
 from rigup.paths import PLAN as KEPT_PLAN
 from rigup.paths import UNITS as IN_FORCE
@@ -112,9 +112,9 @@ class FileSizes(FactBase[Mapping[str, int] | None]):
         return None
 
     def command(self, directory: str, names: Sequence[str]) -> StringCommand:
-        sizes = StringCommand("stat -L -c '%s %n' --", *map(QuoteString, names)) if names else "true"
+        sizes = StringCommand("stat -L --printf '%s %n\\0' --", *map(QuoteString, names)) if names else "true"
         return StringCommand(
-            "cd --", QuoteString(directory), f"2>/dev/null && {{ echo '{THERE}';", sizes, "2>/dev/null; } || true"
+            "cd --", QuoteString(directory), f"2>/dev/null && {{ echo '{THERE}';", sizes, ONE_LINE_EACH, "; } || true"
         )
 
     @reading
@@ -163,8 +163,8 @@ class StoredModels(FactBase[list[Stored]]):
     def command(self, store: str) -> StringCommand:
         place = QuoteString(store)
         return StringCommand(
-            "find", place, "-mindepth 4 -type f -printf '%s %P\\n' 2>/dev/null;",
-            "find", place, "-mindepth 3 -maxdepth 3 -name '*.verified.json'",
+            "find", place, f"-mindepth 4 -type f -printf '%s %P\\0' {ONE_LINE_EACH};",
+            "find", place, "-mindepth 3 -maxdepth 3 -regex '.*/[A-Za-z0-9._-]+[.]verified[.]json'",
             f"-printf '{STAMP}%P\\n' -exec cat -- {{}} ';' 2>/dev/null;",
             f"echo; echo '{PLAN}'; cat {KEPT_PLAN} 2>/dev/null; echo; echo '{UNITS}';",
             "grep -HoE '[^/=: ]+/[^/]+/[0-9a-f]{40}'",
@@ -221,7 +221,7 @@ class Downloads(FactBase[list[Progress]]):
             f"{units}=active,activating,failed; {units}=failed | while read -r unit rest; do "
             "printf 'last %s %s\\n' \"$unit\" "
             '"$(journalctl --no-pager --quiet --output=cat --lines=1 "_SYSTEMD_UNIT=$unit")"; done; '
-            f"grep -H . {fetch_progress('*')} 2>/dev/null || true"
+            f"find {fetch_progress('*')} -maxdepth 0 -regex '[A-Za-z0-9._/-]+' -exec grep -H . {{}} + 2>/dev/null; true"
         )
 
     @reading

@@ -7,6 +7,7 @@ package before it installs anything.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -16,8 +17,20 @@ from debian.debian_support import Version
 from rigup.distros.apt_sources import Repository
 from rigup.distros.driver import DOCKER_PACKAGES, PIN, TOOLKIT_FLOOR, TOOLKIT_PACKAGES, DriverPackages, upstream
 from rigup.lock.http import Unresolved, Web
+from rigup.lock.lockfile import KeyLock
+from rigup.lock.openpgp import fingerprints
 
-__all__ = ["Index", "choose_cuda", "choose_docker", "choose_driver", "choose_toolkit", "parse_index", "read_index"]
+__all__ = [
+    "Index",
+    "accepted_key",
+    "choose_cuda",
+    "choose_docker",
+    "choose_driver",
+    "choose_toolkit",
+    "parse_index",
+    "read_index",
+    "read_key",
+]
 
 Index = Mapping[str, list[str]]
 
@@ -39,7 +52,7 @@ def parse_index(text: str) -> dict[str, list[str]]:
 
 def read_index(web: Web, repository: Repository) -> dict[str, list[str]]:
     """Download and parse a repository's index. Raises Unresolved."""
-    setting = f"{repository.name}_mirror"
+    setting = repository.setting
     answer = web.get(setting, repository.index_url)
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(answer.content)) as file:
@@ -52,6 +65,25 @@ def read_index(web: Web, repository: Repository) -> dict[str, list[str]]:
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise Unresolved(setting, repository.index_url, "is not a gzipped package index", f"check {setting}") from error
     return parse_index(text)
+
+
+def read_key(web: Web, repository: Repository) -> KeyLock:
+    """Download a repository's key. Raises Unresolved."""
+    content = web.get(repository.setting, repository.key_url).content
+    try:
+        return KeyLock(sha256=hashlib.sha256(content).hexdigest(), fingerprints=fingerprints(content))
+    except ValueError as error:
+        reason = f"is not an apt key: {error}"
+        raise Unresolved(repository.setting, repository.key_url, reason, f"check {repository.setting}") from error
+
+
+def accepted_key(key: KeyLock, repository: Repository) -> KeyLock:
+    """Return the key. Raises Unresolved if it is neither the publisher's nor named in the inventory."""
+    if strange := sorted({*key.fingerprints} - repository.fingerprints):
+        reason = f"has the key {', '.join(strange)}, which is not the publisher's"
+        remedy = f"if you trust it, set apt_keys: [{', '.join(strange)}]"
+        raise Unresolved(repository.setting, repository.key_url, reason, remedy)
+    return key
 
 
 class _Chooser:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Valid
 
 from rigup import atomic
 from rigup.catalog.checkpoint import Checkpoint
+from rigup.config.types import Fingerprint
 from rigup.config.yaml_file import complaint, findings_of, read_document
 from rigup.errors import InputError, RigupError, near
 
@@ -24,6 +25,7 @@ __all__ = [
     "KINDS",
     "CheckpointLock",
     "ImageLock",
+    "KeyLock",
     "Lock",
     "VenvLock",
     "read",
@@ -105,6 +107,13 @@ class VenvLock(Entry):
     requirements: Annotated[tuple[Requirement, ...], Field(min_length=1)]
 
 
+class KeyLock(Entry):
+    """The key of an apt repository: the checksum of its file, and the fingerprints of the keys in it."""
+
+    sha256: Sha256
+    fingerprints: Annotated[tuple[Fingerprint, ...], Field(min_length=1)]
+
+
 class Lock(Entry):
     """Everything that has been resolved for one inventory.
 
@@ -118,7 +127,7 @@ class Lock(Entry):
     venvs: dict[str, VenvLock] = {}
     checkpoints: dict[str, CheckpointLock] = {}
     packages: dict[str, dict[str, dict[str, AptVersion]]] = {}
-    keys: dict[str, Sha256] = {}
+    keys: dict[str, KeyLock] = {}
 
     def versions(self, distro: str, group: str) -> Mapping[str, str]:
         """Return the apt versions of one group. Raises RigupError if it was never resolved."""
@@ -196,7 +205,7 @@ class Lock(Entry):
         for distro, groups in self.packages.items():
             for group, versions in groups.items():
                 entries |= {f"package {distro}/{group} {name}": version for name, version in versions.items()}
-        return entries | {f"key {url}": digest for url, digest in self.keys.items()}
+        return entries | {f"key {url}": key.sha256 for url, key in self.keys.items()}
 
 
 def read(path: Path) -> Lock:

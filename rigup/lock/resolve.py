@@ -5,7 +5,6 @@ What cannot be resolved is an error, never a guess. All errors are raised togeth
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from rigup.errors import Finding, InputError, RigupError
 from rigup.lock import apt, lockfile
 from rigup.lock.http import Unresolved, Web
 from rigup.lock.hub import checkpoint_lock
-from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock, VenvLock
+from rigup.lock.lockfile import CheckpointLock, ImageLock, KeyLock, Lock, VenvLock
 from rigup.lock.packages import cuda_group, docker_group, driver_group, toolkit_group
 from rigup.lock.pypi import venv_lock
 from rigup.lock.registry import image_lock
@@ -83,7 +82,7 @@ class _Filling:
         self.venvs: dict[str, VenvLock] = {}
         self.checkpoints: dict[str, CheckpointLock] = {}
         self.packages: dict[str, dict[str, dict[str, str]]] = {}
-        self.keys: dict[str, str] = {}
+        self.keys: dict[str, KeyLock] = {}
         self.findings: list[Finding] = []
         self.indexes: dict[str, apt.Index] = {}
 
@@ -144,11 +143,11 @@ class _Filling:
         if found := self.attempt(name, look):
             self.packages.setdefault(distro, {})[name] = found
 
-    def key(self, setting: str, url: str) -> None:
-        if url in self.known.keys or url in self.keys:
-            return
-        if answer := self.attempt(url, lambda: self.web.get(setting, url)):
-            self.keys[url] = hashlib.sha256(answer.content).hexdigest()
+    def key(self, repository: Repository) -> None:
+        url = repository.key_url
+        held = self.known.keys.get(url) or self.keys.get(url)
+        if found := self.attempt(url, lambda: apt.accepted_key(held or apt.read_key(self.web, repository), repository)):
+            self.keys[url] = found
 
     def host_packages(self, settings: Settings, distro: str) -> None:
         sources = repositories(distro, settings)
@@ -171,7 +170,7 @@ class _Filling:
         if package := cuda_group(settings):
             self.group(distro, package, lambda: apt.choose_cuda(self.index(cuda), package, cuda.index_url))
         for source in sources.values():
-            self.key(f"{source.name}_mirror", source.key_url)
+            self.key(source)
 
     def result(self) -> Lock:
         return self.known.merged(

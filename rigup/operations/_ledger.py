@@ -63,14 +63,19 @@ def _about_file(path: str, entry: Mapping[str, Any]) -> StringCommand:
         "&& cp -a --",
         target,
         QuoteString(keep),
+        "&& sync",
+        QuoteString(keep),
         "; } ) &&",
         _append(entry),
     )
 
 
 def _append(entry: Mapping[str, Any]) -> StringCommand:
+    """Return the command that adds a line, in place of a last one that was cut off: its change was not made."""
     directory, path = QuoteString(paths.STATE), QuoteString(paths.LEDGER)
     line = QuoteString(json.dumps(entry))
     return StringCommand(
-        "( umask 077 && mkdir -p", directory, "&& printf '%s\\n'", line, ">>", path, "&& sync", path, ")"
+        StringCommand("( umask 077 && mkdir -p", directory, "&& { test ! -e", path, "|| tail -c 1", path),
+        StringCommand("| grep -qa '^$' || truncate -s \"-$(tail -n 1", path, '| wc -c)"', path, "; }"),
+        StringCommand("&& printf '%s\\n'", line, ">>", path, "&& sync", path, ")"),
     )

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 
-from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
-from pyinfra.operations import apt as pyinfra_apt
 
 from rigup.facts.packages import BrokenPackages, InstalledVersions
 from rigup.operations._apt_get import APT_GET, listed, run_apt_get, run_in_unit, try_transaction, update_for
 from rigup.operations._host import Commands, read_now, work
-from rigup.operations._ledger import note, note_file
 from rigup.operations._units import wait_for_leftover
 from rigup.operations._wait import say
 from rigup.operations.systemd import serving_again
 from rigup.paths import APT_UNIT
 
-__all__ = ["absent", "install", "keyring", "repair"]
+__all__ = ["absent", "install", "repair"]
 
 
 def missing(packages: Mapping[str, str | None], installed: Mapping[str, str]) -> dict[str, str | None]:
@@ -146,15 +143,3 @@ def repair(timeout: float = 3600) -> Commands:
 def _broken(host: Host) -> list[str]:
     trouble = read_now(host, BrokenPackages)
     return sorted([*trouble.packages, *trouble.journal])
-
-
-@operation()
-def keyring(package: str, src: str, brings: str) -> Generator[StringCommand, None, None]:
-    """Install the package in the file `src` on the host: pyinfra's `apt.deb`, recorded in the ledger.
-
-    + brings: a file of the package that is rewritten later, and removed with it
-    """
-    commands = list(pyinfra_apt.deb._inner(src=src))
-    if commands and not host.get_fact(InstalledVersions, names=[package]):
-        yield StringCommand(note("packages", [package]), "&&", note_file(brings, ""))
-    yield from commands

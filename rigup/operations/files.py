@@ -1,7 +1,7 @@
 """Files that are replaced atomically: written next to the old one, validated, and only then renamed over it.
 
-Content is sent on the standard input of one command into a directory that only root can enter; it never appears in a
-command line, in a temporary directory, or in a diff.
+Content is sent on the standard input of one command, or downloaded, into a directory that only root can enter, and its
+checksum is verified there. It never appears in a command line, in a directory that others can write, or in a diff.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from pyinfra.api.hiddenvalue import HiddenValue
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host, state
-from pyinfra.operations import files as pyinfra_files
 
 from rigup import paths
 from rigup.facts.files import FileInfo, FileState, FileText
@@ -77,10 +76,31 @@ def place(
 ) -> None:
     """Write `content` to `dest` atomically, or change nothing and raise `OperationError`.
 
+    The directory of `dest` must not be writable by others, who could replace what is verified in it.
     `validate` is a command line in which `%s` stands for the new file, which already has its final name (in another
     directory), so that tools that depend on the name, such as `systemd-analyze verify`, can check it.
     The host's ledger records that the file belongs to rigup; or, with `keys`, that only these keys in it do.
     """
+    encoded = base64.b64encode(content).decode()
+    owner = f"{user}:{group}"
+    digest = hashlib.sha256(content).hexdigest()
+    note = note_file(dest, digest) if keys is None else note_keys(dest, keys)
+    _replace(host, dest, "base64 -d", encoded, digest, note, mode, owner, validate, backup)
+
+
+def _replace(
+    host: Host,
+    dest: str,
+    source: str | StringCommand,
+    stdin: str | None,
+    digest: str,
+    note: StringCommand,
+    mode: str,
+    owner: str,
+    validate: Sequence[str] | None = None,
+    backup: bool = False,
+) -> None:
+    """Replace `dest` by the output of the command `source`, whose SHA-256 must be `digest`; see `place`."""
     directory, base = posixpath.split(dest)
     staging = posixpath.join(directory, f".rigup-new.{base}")
     new = posixpath.join(staging, base)
@@ -90,21 +110,33 @@ def place(
             host,
             StringCommand("( test -d", parent, "|| ("),
             StringCommand(note_directory(directory), "&& umask 022 && mkdir -p", parent, ") )"),
+            StringCommand(
+                '&& { test -z "$(find -H',
+                parent,
+                '-maxdepth 0 -perm -002)"',
+                "|| { echo others can write to",
+                parent,
+                ">&2; false; }; }",
+            ),
             StringCommand("&& rm -rf", temporary, "&& mkdir -m 0700", temporary),
-            StringCommand("&& umask 077 && base64 -d >", new_file),
-            stdin=base64.b64encode(content).decode(),
+            StringCommand("&& umask 077 &&", source, ">", new_file),
+            stdin=stdin,
             failing=f"could not write {new} on {host.name}",
+        )
+        check(
+            host,
+            StringCommand("echo", QuoteString(f"{digest}  {new}"), "| sha256sum --check --status"),
+            failing=f"{dest} on {host.name} was not changed: the new one does not have the SHA-256 {digest}",
         )
         if validate:
             argv = (QuoteString(argument.replace("%s", new)) for argument in validate)
             check(host, *argv, failing=f"{dest} on {host.name} was not changed: `{validate[0]}` refused the new one")
-        written = hashlib.sha256(content).hexdigest()
         check(
             host,
-            note_file(dest, written) if keys is None else note_keys(dest, keys),
+            note,
             "&&",
             StringCommand("cp -a", target, QuoteString(backup_of(dest)), "&&") if backup else "",
-            StringCommand("chown", QuoteString(f"{user}:{group}"), new_file, "&& chmod", QuoteString(mode), new_file),
+            StringCommand("chown", QuoteString(owner), new_file, "&& chmod", QuoteString(mode), new_file),
             StringCommand("&& sync", new_file, "&& mv -T", new_file, target, "&& rmdir", temporary),
             failing=f"could not replace {dest} on {host.name}",
         )
@@ -256,12 +288,23 @@ def place_merged(host: Host, dest: str, merged: Merged, validate: Sequence[str])
 
 
 @operation()
-def download(src: str, dest: str, sha256sum: str, mode: str = "644") -> Generator[StringCommand, None, None]:
-    """Download `src` to `dest` and verify its SHA-256: pyinfra's `files.download`, recorded in the ledger."""
-    commands = list(pyinfra_files.download._inner(src=src, dest=dest, sha256sum=sha256sum, mode=mode))
-    if commands:
-        yield note_file(dest, sha256sum)
-        yield from commands
+def download(
+    src: str, dest: str, sha256sum: str, mode: str = "644", user: str = "root", group: str = "root"
+) -> Commands:
+    """Download `src` to `dest`, which is replaced only by a file with this SHA-256."""
+    there: FileState | None = host.get_fact(FileInfo, path=dest)
+    if problem := _occupied(dest, there):
+        yield refusal(problem)
+        return
+    if there is not None and there == FileState(there.kind, mode, user, group, sha256sum):
+        host.noop(f"{dest} is up to date")
+        return
+    fetch = StringCommand("curl -sSLf --proto '=http,https' --max-filesize 1048576 --max-time 300 --", QuoteString(src))
+
+    def put(host: Host) -> None:
+        _replace(host, dest, fetch, None, sha256sum, note_file(dest, sha256sum), mode, f"{user}:{group}")
+
+    yield work(put, f"download {dest}")
 
 
 @operation()

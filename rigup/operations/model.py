@@ -96,7 +96,7 @@ def fetch(checkpoint: CheckpointPlan, sources: Sources, venv: str = FETCH_VENV) 
             note("checkpoints", [checkpoint.path]),
             StringCommand("&& ( umask 022 && mkdir -p", parent, ") &&"),
             # After a rebuild the store belongs to root: the downloader may have to repair it.
-            StringCommand("find", parent, f"! -user {USER} -exec chown -h {USER}: {{}} +"),
+            StringCommand("find", parent, f"! -user {USER} -execdir chown -h {USER}: {{}} +"),
             failing=f"could not create the directory for {repo} on {host.name}",
         )
         if not asked:

@@ -6,9 +6,10 @@ import json
 import re
 
 from rigup.audit.check import check
-from rigup.audit.expect import Deviation, expect, expect_text, hashed
+from rigup.audit.expect import Deviation, expect, expect_file, hashed
 from rigup.audit.subject import Subject
 from rigup.paths import PLAN, UV
+from rigup.resources import FILES
 
 
 def flat(value: object, name: str = "") -> dict[str, str]:
@@ -66,7 +67,7 @@ def test_config_patches(rig: Subject) -> None:
     for endpoint in rig.plan.endpoints:
         for name, text in endpoint.patched_files.items():
             path = f"{endpoint.directory}/{name}"
-            expect_text(path, text, rig.text(path))
+            expect_file(rig, path, text)
 
 
 @check("major", "recipe", root=True)
@@ -81,7 +82,9 @@ def test_config_image(rig: Subject) -> None:
 def test_config_venv(rig: Subject) -> None:
     """The packages of an engine without a container must be installed, each at its locked version."""
     for venv in rig.plan.venvs:
-        expect_text(venv.done, venv.text, rig.text(venv.done))
+        expect_file(rig, venv.done, venv.text)
+        expect_file(rig, f"{venv.path}.lock", venv.text)
+        expect_file(rig, f"{UV}.lock", (FILES / "uv-requirements.lock").read_text())
         expected = dict(line.split(" ")[0].split("==") for line in venv.requirements)
         listed = (
             rig.json(f"{UV}/bin/uv pip list --no-cache --format=json --python=%s", f"{venv.path}/bin/python3") or []

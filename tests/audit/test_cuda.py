@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from rigup.audit.check import check
-from rigup.audit.expect import expect
+from rigup.audit.expect import expect, expect_file
 from rigup.audit.subject import Subject
 from rigup.paths import CUDA_PROFILE
 
@@ -23,9 +23,10 @@ def test_cuda_nvcc(rig: Subject) -> None:
     if rig.settings.cuda_toolkit is None:
         expect(
             f"no {CUDA_PROFILE}",
-            rig.output(f"ls {CUDA_PROFILE}") or f"no {CUDA_PROFILE}",
+            rig.output(f"find {CUDA_PROFILE} -maxdepth 0") or f"no {CUDA_PROFILE}",
         )
         return
+    expect_file(rig, CUDA_PROFILE, 'export PATH="/usr/local/cuda/bin:$PATH"\n')
     release = re.search(r"release (\S+),", rig.output("bash -lc 'nvcc --version'"))
     expect(
         f"nvcc {rig.settings.cuda_toolkit.replace('-', '.')}",

@@ -38,10 +38,9 @@ def test_docker_toolkit_safe(rig: Subject) -> None:
 
 @check("major", "docker_mirror", "toolkit_mirror")
 def test_docker_repositories(rig: Subject) -> None:
-    """apt must read Docker's and the container toolkit's repositories, each signed by its own key."""
-    family = "ubuntu" if rig.distro.startswith("ubuntu") else "debian"
-    expect_repository(rig, f"{rig.settings.docker_mirror}/{family}/", "keyrings/docker")
-    expect_repository(rig, f"{rig.settings.toolkit_mirror}/stable/deb/amd64/", "nvidia-container-toolkit-keyring")
+    """apt must read Docker's and the container toolkit's repositories, each signed by its key in the lock."""
+    expect_repository(rig, "docker")
+    expect_repository(rig, "toolkit")
 
 
 @check("critical")
@@ -62,12 +61,14 @@ def test_docker_config(rig: Subject) -> None:
         written = {}
         expect(f"valid JSON in {DAEMON_JSON}", "none")
     expected: dict[str, object] = {
-        "runtimes.nvidia": "nvidia-container-runtime",
+        "runtimes.nvidia": {"path": "nvidia-container-runtime", "args": []},
+        "writable by": "root only",
         "features.cdi": True,
         "log-driver": rig.settings.docker_log_driver,
     }
     found = {
-        "runtimes.nvidia": written.get("runtimes", {}).get("nvidia", {}).get("path", "nothing"),
+        "runtimes.nvidia": written.get("runtimes", {}).get("nvidia", "nothing"),
+        "writable by": rig.output("find %s -maxdepth 0 -user root ! -perm /022 -printf 'root only'", DAEMON_JSON),
         "features.cdi": written.get("features", {}).get("cdi", "nothing"),
         "log-driver": written.get("log-driver", "nothing"),
     }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from rigup.audit.check import YOU, check
-from rigup.audit.expect import expect, expect_at_least, expect_none, expect_repository
+from rigup.audit.expect import expect, expect_at_least, expect_file, expect_none, expect_repository
 from rigup.audit.subject import Subject
-from rigup.distros.driver import conflicting
+from rigup.distros.driver import PREFERENCES, conflicting
+from rigup.paths import APT_CUDA_PREFERENCES, PERSISTENCED_DROP_IN
+from rigup.templates import filled
 
 NAME = "RTX PRO 6000"
 
@@ -36,8 +38,10 @@ def test_driver_safe(rig: Subject) -> None:
 
 @check("major", "cuda_mirror")
 def test_driver_repository(rig: Subject) -> None:
-    """apt must read NVIDIA's repository from the configured mirror, signed by NVIDIA's key."""
-    expect_repository(rig, f"{rig.settings.cuda_mirror}/{rig.distro}/x86_64/", "cuda-archive-keyring")
+    """apt must read NVIDIA's repository from the configured mirror, signed by the key in the lock."""
+    expect_repository(rig, "cuda")
+    if rig.distro.startswith("ubuntu"):
+        expect_file(rig, APT_CUDA_PREFERENCES, PREFERENCES)
 
 
 @check("critical", root=True, repair=(YOU,))
@@ -81,6 +85,8 @@ def test_driver_gpus(rig: Subject) -> None:
 def test_driver_persistence(rig: Subject) -> None:
     """Persistence mode must be as configured, and its daemon must run now and start at boot."""
     mode = "Enabled" if rig.settings.persistence else "Disabled"
+    option = "--persistence-mode" if rig.settings.persistence else "--no-persistence-mode"
+    expect_file(rig, PERSISTENCED_DROP_IN, filled("nvidia-persistenced.conf.j2", mode=option))
     unit = rig.unit("nvidia-persistenced.service")
     expect(
         {"mode": mode, "daemon": "active", "at boot": "enabled"},

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from rigup.audit.check import check
-from rigup.audit.expect import expect, expect_none, expect_units
+from rigup.audit.expect import expect, expect_none, expect_owner, expect_units
 from rigup.audit.subject import Subject
 from rigup.paths import GATEWAY_LUA, GATEWAY_TEMPLATE, GATEWAYS
 from rigup.plan.model import EndpointPlan
@@ -157,6 +157,8 @@ def test_gateway_files(rig: Subject) -> None:
         expect(expected_admission(endpoint), admission(rig.text(f"{GATEWAYS}/{endpoint.name}.cfg") or ""))
         kept = rules_at_boot(rig.text(f"{GATEWAYS}/{endpoint.name}.nft") or "", f"endpoint-{endpoint.name}")
         expect([expected_rule(endpoint)], kept)
+        for kind in ("cfg", "nft"):
+            expect_owner(rig, f"{GATEWAYS}/{endpoint.name}.{kind}")
         shown = rig.unit(endpoint.gateway)
         expect(
             {"now": "active", "at boot": "enabled", "needs daemon-reload": "no"},
@@ -167,7 +169,8 @@ def test_gateway_files(rig: Subject) -> None:
             },
         )
     names = {f"{endpoint.name}.{kind}" for endpoint in public for kind in ("cfg", "nft")}
-    expect_none("no other gateway", sorted({*rig.output(f"ls -1 {GATEWAYS}/").split()} - names))
+    there = rig.names(f"find {GATEWAYS}/ -mindepth 1 -maxdepth 1 -printf '%f\\0'")
+    expect_none("no other gateway", sorted({*there} - names))
 
 
 @check("critical", "endpoints", root=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from rigup.audit.check import check
-from rigup.audit.expect import expect, expect_none
+from rigup.audit.expect import expect, expect_file, expect_none
 from rigup.audit.subject import Subject
 from rigup.distros.table import header_packages
+from rigup.paths import GRUB_CONFIG, MODPROBE_CONFIG
 
 TRUTH = {"Y": "1", "N": "0"}
 
@@ -40,6 +41,12 @@ def test_kernel_module_options(rig: Subject) -> None:
 @check("major", "modprobe_options")
 def test_kernel_module_options_kept(rig: Subject) -> None:
     """The module options must survive a reboot."""
+    # Other words than `options` run commands as root.
+    lines = [
+        f"options {module} {' '.join(f'{option}={value}' for option, value in sorted(given.items()))}\n"
+        for module, given in sorted(rig.settings.modprobe_options.items())
+    ]
+    expect_file(rig, MODPROBE_CONFIG, "".join(lines))
     configured = [
         line.split() for line in rig.output("/sbin/modprobe --showconfig").splitlines() if line.startswith("options ")
     ]
@@ -55,10 +62,10 @@ def test_kernel_module_options_kept(rig: Subject) -> None:
 @check("critical")
 def test_kernel_next(rig: Subject) -> None:
     """The kernel that boots next must have a driver and an initrd, or a reboot loses the GPUs."""
-    listed = rig.output("ls -1v /boot").splitlines()
+    listed = rig.names("find /boot/ -mindepth 1 -maxdepth 1 -printf '%f\\0' | sort -zV")
     kernels = [name.removeprefix("vmlinuz-") for name in listed if name.startswith("vmlinuz-")]
     newest = kernels[-1] if kernels else rig.kernel
-    modules = rig.output("find /lib/modules/%s -name 'nvidia.ko*'", newest)
+    modules = rig.names("find /lib/modules/%s -name 'nvidia.ko*' -print0", newest)
     lacking = [] if modules else [f"no NVIDIA module for {newest}"]
     if kernels and any(name.startswith("initrd.img-") for name in listed) and f"initrd.img-{newest}" not in listed:
         lacking.append(f"no initrd for {newest}")
@@ -76,6 +83,9 @@ def test_kernel_args(rig: Subject) -> None:
 @check("critical", "kernel_args", root=True)
 def test_kernel_args_kept(rig: Subject) -> None:
     """The arguments must survive a reboot: every entry of GRUB's menu needs them."""
+    # Root's shell reads this file at every update of the menu.
+    line = f'GRUB_CMDLINE_LINUX_DEFAULT="${{GRUB_CMDLINE_LINUX_DEFAULT}} {" ".join(rig.settings.kernel_args)}"\n'
+    expect_file(rig, GRUB_CONFIG, line if rig.settings.kernel_args else "")
     menu = rig.text("/boot/grub/grub.cfg") or ""
     entries = [line.split() for line in menu.splitlines() if line.split()[:1] == ["linux"]]
     normal = [words for words in entries if "single" not in words and "recovery" not in words]

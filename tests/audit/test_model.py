@@ -8,14 +8,27 @@ import json
 from typing import Any
 
 from rigup.audit.check import check
-from rigup.audit.expect import expect, expect_none, expect_text, expect_units
+from rigup.audit.expect import expect, expect_file, expect_none, expect_owner, expect_text, expect_units
 from rigup.audit.subject import Subject
 from rigup.lock.addresses import ip_of
-from rigup.paths import BOOT_UNITS, FETCH_UNIT, FETCH_VENV, HUB_TOKEN, PEERS_DROP_IN, PEERS_UNIT, RSYNCD_CONFIG
+from rigup.paths import (
+    BOOT_UNITS,
+    FETCH_REQUIREMENTS,
+    FETCH_STORE_DROP_IN,
+    FETCH_UNIT,
+    FETCH_VENV,
+    HUB_TOKEN,
+    PEERS_DROP_IN,
+    PEERS_UNIT,
+    RSYNCD_CONFIG,
+    SYSTEM_UNITS,
+)
 from rigup.plan.model import CheckpointPlan
 from rigup.render.peers import daemon_config
 from rigup.render.systemd import peers_allow_text
+from rigup.resources import FILES
 from rigup.ssh import testinfra_backend
+from rigup.templates import filled
 
 # Hex digits of git's own hashes, which the hub lists for small files.
 GIT = 40
@@ -37,8 +50,8 @@ def stamp(rig: Subject, checkpoint: CheckpointPlan) -> dict[str, Any]:
 
 def sizes(rig: Subject, checkpoint: CheckpointPlan) -> dict[str, int]:
     """Return the size of every file in the checkpoint's directory."""
-    listed = rig.output("find %s -type f -printf '%%s %%P\\n'", checkpoint.path)
-    return {name: int(size) for size, _, name in (line.partition(" ") for line in listed.splitlines())}
+    listed = rig.names("find %s -type f -printf '%%s %%P\\0'", checkpoint.path)
+    return {name: int(size) for size, _, name in (entry.partition(" ") for entry in listed)}
 
 
 def rsyncd(text: str) -> dict[str, str]:
@@ -109,7 +122,7 @@ def test_model_hashes(rig: Subject) -> None:
     """Every byte must be as published, compared with the hub's hashes in the lock."""
     for checkpoint in rig.plan.checkpoints:
         published = {name: entry.partition(":")[2] for name, entry in checkpoint.listing.items()}
-        listed = rig.output("cd %s && find . -type f -exec sha256sum -- {} +", checkpoint.path).splitlines()
+        listed = rig.names("cd %s && find . -type f -exec sha256sum -z -- {} +", checkpoint.path)
         found = {name.removeprefix("./"): digest for digest, _, name in (line.partition("  ") for line in listed)}
         for name in (name for name, digest in published.items() if len(digest) == GIT and name in found):
             found[name] = git_digest(rig, f"{checkpoint.path}/{name}")
@@ -131,8 +144,11 @@ def test_model_user(rig: Subject) -> None:
 
 @check("minor")
 def test_model_unit(rig: Subject) -> None:
-    """The unit of downloads must be this version's."""
+    """The unit of downloads and the packages that it uses must be this version's."""
     expect_units(rig, f"{FETCH_UNIT}.service")
+    requirements = (FILES / "fetch-requirements.lock").read_text()
+    expect_file(rig, FETCH_REQUIREMENTS, requirements)
+    expect_text(f"{FETCH_VENV}/requirements.lock", requirements, rig.text(f"{FETCH_VENV}/requirements.lock"))
 
 
 @check("critical", "hub_endpoint")
@@ -150,6 +166,8 @@ def test_model_disk(rig: Subject) -> None:
         return
     store, disk = rig.settings.model_store, f"/dev/disk/by-label/{rig.settings.model_disk}"
     unit = rig.output("systemd-escape --path --suffix=mount -- %s", store)
+    expect_file(rig, f"{SYSTEM_UNITS}/{unit}", filled("store.mount.j2", store=store, label=rig.settings.model_disk))
+    expect_file(rig, FETCH_STORE_DROP_IN, filled("model-fetch-store.conf.j2", store=store))
     expect(
         {"mounted": rig.output("mountpoint -x %s", disk) or f"{disk}, which does not exist", "at boot": "enabled"},
         {"mounted": rig.output("mountpoint -d %s", store), "at boot": rig.unit(unit)["UnitFileState"]},
@@ -161,7 +179,7 @@ def test_model_download_ended(rig: Subject) -> None:
     """No download may still run or start at the next boot: it would compete with serving."""
     listed = rig.output(f"systemctl list-units --all --plain --no-legend '{FETCH_UNIT}*.service'").splitlines()
     busy = [line.split()[0] for line in listed if len(line.split()) > 3 and line.split()[2] != "inactive"]
-    enabled = rig.output(f"ls {BOOT_UNITS}").split()
+    enabled = rig.names(f"find {BOOT_UNITS}/ -mindepth 1 -printf '%f\\0'")
     busy += [f"{name} at boot" for name in enabled if name.startswith(FETCH_UNIT)]
     expect_none("no download", busy)
 
@@ -176,6 +194,7 @@ def test_model_peers(rig: Subject) -> None:
     checkpoints = [each.path for each in rig.plan.checkpoints]
     expected = rsyncd(daemon_config(rig.settings.model_store, rig.settings.peer_port, sorted(allowed), checkpoints))
     expect(expected, rsyncd(rig.text(RSYNCD_CONFIG) or ""))
+    expect_owner(rig, RSYNCD_CONFIG)
     expect_text(PEERS_DROP_IN, peers_allow_text(sorted(allowed)), rig.text(PEERS_DROP_IN))
     expect_units(rig, PEERS_UNIT)
     shown = rig.unit(PEERS_UNIT)

@@ -6,14 +6,29 @@ import ipaddress
 import re
 
 from rigup.audit.check import YOU, check
-from rigup.audit.expect import Deviation, expect, expect_none, expect_text, expect_units, hashed
+from rigup.audit.expect import Deviation, expect, expect_file, expect_none, expect_owner, expect_units, hashed
 from rigup.audit.subject import CONFINED, Subject
 from rigup.diagnosis.explain import fatal_text
-from rigup.paths import CLIENT, COMMIT_UNIT, ENDPOINTS, FATAL_LINES
+from rigup.paths import (
+    APT_UNIT,
+    AUDIT_TIMER,
+    AUDIT_UNIT,
+    CLIENT,
+    CLIENT_REQUIREMENTS,
+    COMMIT_UNIT,
+    ENDPOINTS,
+    FATAL_LINES,
+    FETCH_STORE_DROP_IN,
+    PEERS_UNIT,
+    SWITCH_UNIT,
+    fetch_unit,
+)
 from rigup.resources import FILES
 
 # The user that runs engines without a container.
 USER = "rigup-serve"
+# Units that run as root or for all endpoints, those of a deploy included.
+OTHER_UNITS = (PEERS_UNIT, COMMIT_UNIT, AUDIT_UNIT, AUDIT_TIMER, APT_UNIT, SWITCH_UNIT)
 TIMES = {"w": 604800, "d": 86400, "h": 3600, "min": 60, "s": 1}
 
 
@@ -38,14 +53,15 @@ def seconds(shown: str) -> int:
 def test_serve_files(rig: Subject) -> None:
     """The readiness check's fatal lines and the unit that completes a switch must be this version's."""
     expect_units(rig, COMMIT_UNIT)
-    expect_text(FATAL_LINES, fatal_text(), rig.text(FATAL_LINES))
+    expect_file(rig, FATAL_LINES, fatal_text())
 
 
 @check("major", "pypi_index")
 def test_serve_client(rig: Subject) -> None:
     """The packages that verify an endpoint must be those of the lock, whose copy is written last."""
     copy = f"{CLIENT}/requirements.lock"
-    expect_text(copy, (FILES / "client-requirements.lock").read_text(), rig.text(copy))
+    for path in (copy, CLIENT_REQUIREMENTS):
+        expect_file(rig, path, (FILES / "client-requirements.lock").read_text())
 
 
 @check("critical", "endpoints", "recipe")
@@ -54,7 +70,9 @@ def test_serve_unit(rig: Subject) -> None:
     for endpoint in rig.plan.endpoints:
         path = endpoint.unit_file
         # Only a complete copy shows that nothing was added; each generation keeps its own, named in the plan.
-        expect_text(path, rig.text(f"{endpoint.directory}/llm.service") or "", rig.text(path))
+        expect_file(rig, path, rig.text(f"{endpoint.directory}/llm.service") or "")
+        expect_owner(rig, f"{endpoint.directory}/llm.service")
+        expect_owner(rig, f"{endpoint.directory}/endpoint.json")
         read = rig.unit(endpoint.unit)
         expect(
             {"needs daemon-reload": "no", "unit that was read": path},
@@ -66,7 +84,11 @@ def test_serve_unit(rig: Subject) -> None:
 def test_serve_drop_ins(rig: Subject) -> None:
     """Drop-ins change units without rigup knowing; no deploy removes them."""
     units = [unit for endpoint in rig.plan.endpoints for unit in (endpoint.unit, endpoint.gateway)]
-    expect_none("no drop-in", [f"{path} of {unit}" for unit in units for path in rig.unit(unit)["DropInPaths"].split()])
+    units += [fetch_unit(checkpoint.instance) for checkpoint in rig.plan.checkpoints]
+    units += OTHER_UNITS
+    own = FETCH_STORE_DROP_IN if rig.settings.model_disk else ""
+    dropped = [(path, unit) for unit in units for path in rig.unit(unit)["DropInPaths"].split() if path != own]
+    expect_none("no drop-in", [f"{path} of {unit}" for path, unit in dropped])
 
 
 @check("critical", "endpoints", "recipe")
@@ -128,7 +150,7 @@ def test_serve_others(rig: Subject) -> None:
     """An endpoint that the inventory no longer has must not serve: it would occupy GPUs that others need."""
     planned = {endpoint.name for endpoint in rig.plan.endpoints}
     # Units of other origins may have such names, but no files in this directory.
-    ours = {*rig.output(f"ls -1 {ENDPOINTS}/").split()}
+    ours = {*rig.names(f"find {ENDPOINTS}/ -mindepth 1 -maxdepth 1 -printf '%f\\0'")}
     listed = rig.output("systemctl list-units --plain --no-legend --state=active,activating 'llm@*.service'")
     names = [line.split()[0].removeprefix("llm@").removesuffix(".service") for line in listed.splitlines()]
     expect_none("no other endpoint", [f"{name} serves" for name in names if name in ours - planned])

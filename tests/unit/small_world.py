@@ -1,13 +1,16 @@
 """A miniature registry, hub and three apt repositories, as pages of a loopback site."""
 
+import base64
 import gzip
 import hashlib
 import json
 
 from rigup.distros.driver import TOOLKIT_PACKAGES
+from rigup.lock.openpgp import fingerprints
 from tests.unit.loopback import Answer, Site
 from tests.unit.sample import REPO, REVISION, TAG
 
+OWNERS = ("NVIDIA", "Docker", "NVIDIA's toolkit")
 INDEX = "application/vnd.oci.image.index.v1+json"
 CREATED = "2026-02-23T10:11:12.123456789Z"
 
@@ -88,6 +91,19 @@ def packages(*entries: tuple[str, str]) -> Answer:
 DRIVER = ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "nvidia-persistenced")
 
 
+def public_key(owner: str, comment: str = "") -> bytes:
+    """Return an armored file with a made-up public key, unlike that of any other owner."""
+    body = b"\x04\x00\x00\x00\x00\x16" + owner.encode()
+    lines = [
+        "-----BEGIN PGP PUBLIC KEY BLOCK-----",
+        *([f"Comment: {comment}"] if comment else []),
+        "",
+        base64.b64encode(bytes([0x98, len(body)]) + body).decode(),
+        "-----END PGP PUBLIC KEY BLOCK-----",
+    ]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
 def apt_pages(site: Site) -> None:
     cuda = [(name, f"{version}-1") for name in DRIVER for version in ("595.71.05", "595.9.1", "595.91.07", "610.57.04")]
     cuda += [("nvidia-driver-pinning-595", "595-1"), ("nvidia-driver-pinning-610", "610-1")]
@@ -109,11 +125,11 @@ def apt_pages(site: Site) -> None:
     toolkit += [(name, "1.21.0-1") for name in TOOLKIT_PACKAGES[:2]]
     site.pages |= {
         "/cuda/debian13/x86_64/Packages.gz": packages(*cuda),
-        "/cuda/debian13/x86_64/cuda-keyring_1.1-1_all.deb": Answer(b"keyring for debian13"),
+        "/cuda/debian13/x86_64/8793F200.pub": Answer(public_key("NVIDIA")),
         "/docker/debian/dists/trixie/stable/binary-amd64/Packages.gz": packages(*docker),
-        "/docker/debian/gpg": Answer(b"docker's key"),
+        "/docker/debian/gpg": Answer(public_key("Docker")),
         "/toolkit/stable/deb/amd64/Packages.gz": packages(*toolkit),
-        "/toolkit/gpgkey": Answer(b"the toolkit's key"),
+        "/toolkit/gpgkey": Answer(public_key("NVIDIA's toolkit")),
     }
 
 
@@ -127,6 +143,7 @@ def world(site: Site) -> dict[str, object]:
         "cuda_mirror": f"{site.url}/cuda",
         "docker_mirror": f"{site.url}/docker",
         "toolkit_mirror": f"{site.url}/toolkit",
+        "apt_keys": [key for owner in OWNERS for key in fingerprints(public_key(owner))],
         "hub_endpoint": site.url,
         "registry_mirror": site.url,
     }

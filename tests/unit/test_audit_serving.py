@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,11 +17,13 @@ from rigup.audit.subject import Subject
 from rigup.config.inventory import load_inventory
 from rigup.config.settings import Settings
 from rigup.diagnosis.explain import fatal_text
+from rigup.paths import FETCH_REQUIREMENTS, FETCH_STORE_DROP_IN, FETCH_VENV
 from rigup.plan.model import Plan
 from rigup.render.docker import docker_argv
 from rigup.render.gateway import config_text, firewall_text
 from rigup.render.peers import daemon_config
-from rigup.render.systemd import unit_text, wait_argv
+from rigup.render.systemd import fetch_store_text, mount_text, unit_text, wait_argv
+from rigup.render.verify import record_text
 from rigup.templates import filled
 from tests.unit.host_world import FILES
 from tests.unit.sample import plan
@@ -33,6 +35,7 @@ PROGRAMS, UNITS = "/usr/local/lib/rigup/host/current", "/etc/systemd/system"
 UNIT = "/usr/local/lib/systemd/system/llm@main.service"
 GATEWAY = "/etc/rigup/gateways/main"
 LINES, CLIENT = "/usr/local/lib/rigup/fatal.json", "/usr/local/lib/rigup/client/requirements.lock"
+REQUIREMENTS = "/usr/local/lib/rigup/client-requirements.lock"
 OPEN = {"main": {"listen": "192.0.2.20", "allowed_networks": ["192.0.2.0/24", "198.51.100.7"]}}
 OPEN_6 = {"main": {"listen": "2001:db8::20", "allowed_networks": ["2001:db8::/32", "fd00::/8"]}}
 
@@ -71,11 +74,11 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def units() -> str:
-    """What sha256sum says of units that are this version's."""
+def units() -> dict[str, str]:
+    """The units that are this version's."""
     names = [path.name.removesuffix(".j2") for kind in ("service", "timer") for path in TEMPLATES.glob(f"*.{kind}.j2")]
     static = [name for name in names if not name.startswith("llm")]
-    return "".join(f"{sha256(filled(f'{name}.j2').encode())}  {name}\n" for name in static)
+    return {f"{UNITS}/{name}": filled(f"{name}.j2") for name in static}
 
 
 def programs() -> str:
@@ -84,7 +87,7 @@ def programs() -> str:
     listed = [f"{sha256(path.read_bytes())}  ./{path.relative_to(FILES)}" for path in files]
     listed += [f"{755 if path.suffix == '' else 644} root:root f ./{path.relative_to(FILES)}" for path in files]
     listed += [f"755 root:root d ./rigup_host{below}" for below in ("", "/fetch", "/switch")]
-    return "".join(f"{line}\n" for line in listed)
+    return "".join(f"{line}\0" for line in listed)
 
 
 @dataclass
@@ -94,11 +97,20 @@ class Told:
     files: dict[str, str]
     units: dict[str, str]
     commands: dict[str, str]
+    owners: dict[str, str] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
 
     def run(self, command: str, *arguments: str) -> SimpleNamespace:
         line = command % tuple(map(shlex.quote, arguments)) if arguments else command
         words = shlex.split(line)
-        if words[0] == "cat":
+        self.asked |= {*words}
+        if words[0] in ("stat", "find") and words[1 if words[0] == "find" else -1] in self.files:
+            path = words[1 if words[0] == "find" else -1]
+            mode, user = self.owners.get(path, "644 root").split()
+            found = f"{mode} {user}" if words[0] == "stat" else f"{mode} {user}:{user} f"
+            if "root only" in words:
+                found = "root only" * ((mode, user) == ("644", "root"))
+        elif words[0] == "cat":
             found = self.files.get(words[-1])
         elif words[:2] == ["systemctl", "show"]:
             found = self.units.get(words[-1], "")
@@ -128,12 +140,16 @@ class Audited:
                 f"{endpoint.directory}/llm.service": unit_text(endpoint),
                 LINES: fatal_text(),
                 CLIENT: (FILES / "client-requirements.lock").read_text(),
+                REQUIREMENTS: (FILES / "client-requirements.lock").read_text(),
+                FETCH_REQUIREMENTS: (FILES / "fetch-requirements.lock").read_text(),
+                f"{FETCH_VENV}/requirements.lock": (FILES / "fetch-requirements.lock").read_text(),
+                f"{endpoint.directory}/endpoint.json": record_text(endpoint),
+                **units(),
             },
             {endpoint.unit: shown, endpoint.gateway: shown},
             {
-                "ls -1 /etc/rigup/gateways/": "main.cfg\nmain.nft\n" if endpoint.public_address else "",
+                "find /etc/rigup/gateways/": "main.cfg\0main.nft\0" if endpoint.public_address else "",
                 f"cd {PROGRAMS}/ && find": programs(),
-                f"cd {UNITS} && sha256sum": units(),
             },
         )
         if endpoint.public_address:
@@ -231,7 +247,7 @@ def test_a_unit_that_starts_another_generations_container_is_found(tmp_path: Pat
 
 
 def test_an_endpoint_that_the_inventory_no_longer_has_is_found_and_units_of_others_are_not(served: Audited) -> None:
-    served.told.commands["ls -1 /etc/rigup/endpoints/"] = "main\nold\n"
+    served.told.commands["find /etc/rigup/endpoints/"] = "main\0old\0"
     units = "llm@main.service loaded active running x\nllm@webui.service loaded active running x\n"
     served.told.commands["systemctl list-units"] = units
     assert served.finding("serve", "others") == ""
@@ -275,7 +291,7 @@ def test_a_gateway_that_lets_in_others_is_found(tmp_path: Path, kind: str, line:
 
 
 def test_a_gateway_that_no_plan_names_is_found(gated: Audited) -> None:
-    gated.told.commands["ls -1 /etc/rigup/gateways/"] += "old.cfg\n"
+    gated.told.commands["find /etc/rigup/gateways/"] += "old.cfg\0"
     assert "old.cfg" in gated.finding("gateway", "files")
 
 
@@ -309,10 +325,10 @@ def test_what_the_rsync_daemon_says_is_read_and_another_module_is_seen() -> None
         ("  ./rigup_host/fetch/store.py", "  ./rigup_host/fetch/other.py", "rigup_host/fetch/store.py: 644 root:root"),
         ("644 root:root f ./check_args.py", "666 root:root f ./check_args.py", "check_args.py: 666 root:root"),
         ("755 root:root f ./rigup-host", "755 ops:ops f ./rigup-host", "rigup-host: 755 ops:ops"),
-        ("755 root:root d ./rigup_host\n", "", "rigup_host: nothing"),
+        ("755 root:root d ./rigup_host\0", "", "rigup_host: nothing"),
         (
-            "755 root:root d ./rigup_host\n",
-            "755 root:root d ./rigup_host\n644 root:root l ./os.py\n",
+            "755 root:root d ./rigup_host\0",
+            "755 root:root d ./rigup_host\x00644 root:root l ./os.py\0",
             "os.py: 644 root:root l",
         ),
     ],
@@ -337,12 +353,13 @@ def test_a_host_program_that_is_not_this_versions_is_found(served: Audited, befo
 )
 def test_a_unit_of_another_version_is_found(gated: Audited, step: str, check: str, name: str) -> None:
     assert gated.finding(step, check) == ""
-    command = f"cd {UNITS} && sha256sum"
-    gated.told.commands[command] = gated.told.commands[command].replace(f"  {name}", "  other")
-    assert f"{name}: no such file" in gated.finding(step, check)
+    gated.told.files[f"{UNITS}/{name}"] += "# other\n"
+    assert f"{name}, line" in gated.finding(step, check)
+    del gated.told.files[f"{UNITS}/{name}"]
+    assert f"{name}\nfound:    no such file" in gated.finding(step, check)
 
 
-@pytest.mark.parametrize(("check", "path"), [("files", LINES), ("client", CLIENT)])
+@pytest.mark.parametrize(("check", "path"), [("files", LINES), ("client", CLIENT), ("client", REQUIREMENTS)])
 def test_what_verification_works_with_is_found_where_it_differs(served: Audited, check: str, path: str) -> None:
     assert served.finding("serve", check) == ""
     served.told.files[path] += "more\n"
@@ -372,6 +389,10 @@ def test_a_store_that_does_not_lie_on_its_disk_is_found(
         "mountpoint -d /srv/models": mounted,
     }
     served.told.units["srv-models.mount"] = f"UnitFileState={at_boot}\n"
+    served.told.files |= {
+        f"{UNITS}/srv-models.mount": mount_text("/srv/models", "models"),
+        FETCH_STORE_DROP_IN: fetch_store_text("/srv/models"),
+    }
     assert served.finding("model", "disk").partition("\nfound:    ")[2] == said
 
 

@@ -11,7 +11,7 @@ from rigup.cli.main import main
 from rigup.lock import lockfile as locks
 from tests.unit.loopback import Answer, Site, serving
 from tests.unit.sample import REPO, TAG
-from tests.unit.small_world import hub_pages, image_pages, packages, world
+from tests.unit.small_world import hub_pages, image_pages, packages, public_key, world
 
 NAME, _, VERSION = TAG.rpartition(":")
 
@@ -161,7 +161,7 @@ def test_update_moves_what_it_was_told_and_nothing_else(
     site.pages["/docker/debian/dists/trixie/stable/binary-amd64/Packages.gz"] = packages(
         *((n, "5:30.0.0-1") for n in names)
     )
-    site.pages["/docker/debian/gpg"] = Answer(b"another key")
+    site.pages["/docker/debian/gpg"] = Answer(public_key("Docker", "renewed"))
     assert main(["update", *what, "--inventory", str(locked)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line.split(" ")[0] for line in lines if "->" in line} == moves

@@ -5,9 +5,16 @@ from pathlib import Path
 import pytest
 
 from rigup.config.settings import Settings
-from rigup.distros.apt_sources import entangled_sources, repositories, source_uris, superseded_sources
+from rigup.distros.apt_sources import (
+    DOCKER_KEY,
+    TOOLKIT_KEY,
+    entangled_sources,
+    repositories,
+    source_uris,
+    superseded_sources,
+)
 from rigup.distros.driver import conflicting, driver_packages, upstream
-from rigup.distros.table import DISTROS, distro_id, header_packages
+from rigup.distros.table import CUDA_KEY_FILES, DISTROS, distro_id, header_packages
 from rigup.errors import RigupError
 from rigup.lock.lockfile import Lock
 from rigup.lock.packages import cuda_group, docker_group, driver_group, driver_install, locked_packages, toolkit_group
@@ -190,16 +197,29 @@ def test_repositories_lie_at_the_mirrors() -> None:
     )
     found = repositories("ubuntu2404", settings)
     assert found["cuda"].index_url == "http://m/cuda/ubuntu2404/x86_64/Packages.gz"
-    assert found["cuda"].key_url == "http://m/cuda/ubuntu2404/x86_64/cuda-keyring_1.1-1_all.deb"
+    assert found["cuda"].key_url == "http://m/cuda/ubuntu2404/x86_64/3bf863cc.pub"
     assert found["docker"].index_url == "http://m/docker/linux/ubuntu/dists/noble/stable/binary-amd64/Packages.gz"
     assert "URIs: http://m/docker/linux/ubuntu\nSuites: noble\n" in found["docker"].source_text
     assert found["toolkit"].key_url == "http://m/toolkit/gpgkey"
     assert found["toolkit"].source_text.endswith("http://m/toolkit/stable/deb/amd64 /\n")
 
 
-def test_each_distribution_takes_the_keyring_from_its_own_path() -> None:
+def test_each_distribution_takes_the_key_from_its_own_repository() -> None:
     urls = {repositories(distro, Settings())["cuda"].key_url for distro in DISTROS}
     assert len(urls) == len(DISTROS)
+    # The short ids that NVIDIA lists are the ends of the fingerprints.
+    for distro, known in DISTROS.items():
+        assert known.cuda_key.lower().endswith(CUDA_KEY_FILES[known.cuda_key].removesuffix(".pub").lower()), distro
+
+
+def test_only_the_publishers_keys_may_sign_a_repository_and_those_that_the_inventory_names() -> None:
+    other = "0123456789abcdef0123456789ABCDEF01234567"
+    for distro in DISTROS:
+        own = {name: each.fingerprints for name, each in repositories(distro, Settings()).items()}
+        assert own == {"cuda": {DISTROS[distro].cuda_key}, "docker": {DOCKER_KEY}, "toolkit": {TOOLKIT_KEY}}
+        settings = Settings.from_data({"apt_keys": [f"{other[:4]} {other[4:]}"]})
+        for name, each in repositories(distro, settings).items():
+            assert each.fingerprints == own[name] | {other.upper()}
 
 
 def test_every_source_names_the_key_that_signs_it_and_is_not_itself_stale() -> None:

@@ -15,7 +15,7 @@ from rigup.config.settings import Settings
 from rigup.distros.apt_sources import repositories
 from rigup.distros.driver import driver_packages
 from rigup.lock.apt import choose_driver, parse_index
-from rigup.lock.lockfile import Lock
+from rigup.lock.lockfile import KeyLock, Lock
 from rigup.lock.packages import driver_group, driver_install
 from rigup.operations._apt_get import parse_removals
 from tasks.context import Context
@@ -43,7 +43,10 @@ class Rig:
         table = driver_packages(self.distro, settings.driver_branch)
         chosen = choose_driver(index, table, settings.driver_version, "the mirror")
         key_url = repositories(self.distro, settings)["cuda"].key_url
-        lock = Lock(packages={self.distro: {driver_group(settings): chosen}}, keys={key_url: "0" * 64})
+        lock = Lock(
+            packages={self.distro: {driver_group(settings): chosen}},
+            keys={key_url: KeyLock(sha256="0" * 64, fingerprints=("0" * 40,))},
+        )
         return Context(plan(), settings, lock, self.distro, gpus=4)
 
     def deploys(self, context: Context) -> Outcome:

@@ -8,7 +8,7 @@ from rigup.config.settings import Settings
 from rigup.distros.apt_sources import repositories
 from rigup.facts.network import parse_proxies
 from rigup.host_config import Proxies, daemon_variables, proxy_for
-from rigup.lock.lockfile import Lock
+from rigup.lock.lockfile import KeyLock, Lock
 from rigup.lock.registry import HUB
 from rigup.preflight.network import destinations
 from tasks.context import Context
@@ -105,7 +105,7 @@ def test_a_mirror_that_no_proxy_names_must_be_reached_directly() -> None:
 
 def test_keys_are_downloaded_through_the_proxy_of_apt() -> None:
     keys = {name: each.key_url for name, each in repositories("debian13", Settings()).items()}
-    known = lock().merged(Lock(keys=dict.fromkeys(keys.values(), "a" * 64)))
+    known = lock().merged(Lock(keys=dict.fromkeys(keys.values(), KeyLock(sha256="a" * 64, fingerprints=("B" * 40,)))))
     context = Context(plan(), Settings(), known, "debian13", gpus=4, proxies=Proxies(apt=EVERYWHERE))
 
     commands = Actor().walks(docker, context).commands

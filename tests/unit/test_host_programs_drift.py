@@ -34,6 +34,14 @@ def test_a_file_that_is_gone_or_changed_is_found_and_an_untouched_one_is_not(tmp
     assert found == ["/etc/changed was changed", "/etc/gone is gone"]
 
 
+def test_a_damaged_ledger_cannot_be_compared_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, ledger = tmp_path / "plan.json", tmp_path / "ledger"
+    plan.write_text("{}")
+    ledger.write_text('{"added": "fi{"added": "file"}\n{"added": "packages", "names": []}\n')
+    assert drift.main(["--plan", str(plan), "--ledger", str(ledger), "--out", str(tmp_path / "out")]) == 1
+    assert "line 1 of the ledger is damaged" in capsys.readouterr().err
+
+
 def test_a_switch_that_went_back_or_took_an_endpoint_away_is_no_finding_and_an_edited_unit_is(tmp_path: Path) -> None:
     plan = {"endpoints": [{"name": "main"}, {"name": "edited"}, {"name": "gone"}]}
     units = tmp_path / "usr/local/lib/systemd/system"

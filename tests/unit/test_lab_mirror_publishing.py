@@ -11,6 +11,8 @@ from lab.mirror.debfile import Package
 from lab.mirror.docker import Archive
 from lab.mirror.passthrough import Cache, client
 from lab.mirror.repos import Repositories
+from rigup.config.settings import Settings
+from rigup.distros.apt_sources import repositories
 from tests.unit.mirror_upstream import Upstream
 from tests.unit.test_lab_mirror_docker import world as world
 
@@ -37,7 +39,7 @@ def test_what_is_built_is_published_and_not_built_again(world: Upstream, tmp_pat
     assert build(world, tmp_path, said) == REPOSITORIES
     for published in (
         "cuda/debian13/x86_64/InRelease",
-        "cuda/debian13/x86_64/cuda-keyring_1.1-1_all.deb",
+        "cuda/debian13/x86_64/8793F200.pub",
         "docker/linux/debian/gpg",
         "docker/linux/debian/dists/trixie/stable/binary-amd64/Packages.gz",
         "libnvidia-container/gpgkey",
@@ -47,11 +49,13 @@ def test_what_is_built_is_published_and_not_built_again(world: Upstream, tmp_pat
     ):
         assert (tmp_path / "www" / published).is_file(), published
     assert build(world, tmp_path, said) == set()
-    keys = {name: (tmp_path / f"cache/keys/{name}/public.gpg").read_bytes() for name in ("cuda", "cuda-debian13")}
+    keys = {
+        name: (tmp_path / f"cache/keys/{name}/public.asc").read_bytes() for name in ("cuda-3bf863cc", "cuda-8793F200")
+    }
     assert len(set(keys.values())) == 2
-    for distro, name in (("debian12", "cuda"), ("debian13", "cuda-debian13"), ("ubuntu2404", "cuda")):
-        keyring = tmp_path / f"www/cuda/{distro}/x86_64/cuda-keyring_1.1-1_all.deb"
-        assert keys[name] in keyring.read_bytes()
+    for distro, name in (("debian12", "cuda-3bf863cc"), ("debian13", "cuda-8793F200"), ("ubuntu2404", "cuda-3bf863cc")):
+        published = repositories(distro, Settings())["cuda"].key_url.rpartition("/")[2]
+        assert (tmp_path / f"www/cuda/{distro}/x86_64/{published}").read_bytes() == keys[name]
 
 
 def test_another_kernel_rebuilds_its_repository_alone(

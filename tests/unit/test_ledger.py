@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from rigup import ledger
-from rigup.facts.ledger import parse_remains, parse_sums, remains_of
+from rigup.facts.ledger import RemainsValue, parse_remains, parse_sums, remains_of
 from rigup.operations import docker, files
 from rigup.operations._apt_get import parse_additions
+from rigup.operations._ledger import note
 from rigup.operations.drain import running_requests
-from tests.unit.deploys import on_this_machine
+from rigup.operations.teardown import finish
+from tasks.rebuild import _overview
+from tests.unit.deploys import Actor, on_this_machine
 
 LINES = [
     '{"added": "directories", "names": ["/etc/docker"]}',
@@ -170,3 +175,80 @@ vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 1.0
     assert running_requests(text.splitlines()) == 4
     assert running_requests(['sglang:num_running_reqs{model_name="m"} 3.0', "sglang:num_queue_reqs 1"]) == 4
     assert running_requests(["<html>no metrics</html>"]) is None
+
+
+# Lines that were cut off, and damage
+
+
+def note_on_this_machine(*names: str) -> int:
+    """Run the command that records packages, as an operation does; return its exit status."""
+    return subprocess.run(["sh", "-c", note("packages", names).get_raw_value()], capture_output=True).returncode
+
+
+def test_a_ledger_that_was_cut_at_any_byte_takes_the_next_entry_and_keeps_those_before(room: Path) -> None:
+    for names in (["curl"], ["haproxy", "docker-ce"], ["it's"]):
+        assert note_on_this_machine(*names) == 0
+    whole = (room / "ledger").read_bytes()
+    for cut in range(len(whole) + 1):
+        # A file system may also have kept the length, but not the bytes.
+        for torn in (whole[:cut], whole[:cut] + b"\0" * 7):
+            (room / "ledger").write_bytes(torn)
+            assert note_on_this_machine("new") == 0
+            book = ledger.parse((room / "ledger").read_text().splitlines())
+            complete = [name for line in whole[:cut].split(b"\n")[:-1] for name in json.loads(line)["names"]]
+            assert book.packages == (*complete, "new"), torn
+            assert book.unreadable == ()
+
+
+def test_an_entry_that_a_full_disk_cut_off_fails_and_does_not_damage_the_next(tmp_path: Path, room: Path) -> None:
+    room.mkdir()
+    lines = tmp_path / "ledger"
+    record = note("packages", ["x" * 90]).get_raw_value()
+    script = f"""
+        mount -t tmpfs -o size=8k none {shlex.quote(str(room))} && cd {shlex.quote(str(room))}
+        head -c 4096 /dev/zero >filler && n=0
+        while {record}; do n=$((n + 1)); done
+        rm filler && {note("packages", ["after"]).get_raw_value()} && cp ledger {shlex.quote(str(lines))} && echo $n
+    """
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "No space left" in done.stderr or "I/O error" in done.stderr
+    book = ledger.parse(lines.read_text().splitlines())
+    assert int(done.stdout) > 10 and len(lines.read_text().splitlines()) == int(done.stdout) + 1
+    assert book.packages == ("x" * 90, "after") and book.unreadable == ()
+
+
+DAMAGE = [
+    '{"added": "users", "names": ["rigup-fe{"added": "packages", "names": ["haproxy"]}',
+    "\0\0\0\0",
+    "",
+    "[]",
+    "[" * 100_000,
+    '{"added": "users"}',
+    '{"added": "users", "names": "rigup-fetch"}',
+    '{"added": "users", "names": [1]}',
+    '{"added": "file", "path": "/etc/x"}',
+    '{"added": "file", "path": "/etc/x", "sha256": 1}',
+    '{"added": "keys", "path": "/etc/x", "values": []}',
+    '{"added": "files", "names": []}',
+    '{"added": "unreadable", "names": []}',
+    '{"added": ["users"], "names": []}',
+    '{"added": "things of the next version", "names": ["x"]}',
+]
+
+
+@pytest.mark.parametrize("line", DAMAGE, ids=lambda line: line[:40])
+def test_a_damaged_line_stops_the_rebuild_and_is_shown_unless_it_is_the_last(line: str) -> None:
+    good = '{"added": "packages", "names": ["curl"]}'
+    assert ledger.parse([good, line]) == ledger.Ledger(packages=("curl",))
+    book = ledger.parse([good, line, good])
+    assert book.packages == ("curl",)
+    outcome = Actor().does(finish.confirmed, ledger=book)
+    assert outcome.failed
+    assert "/var/lib/rigup/ledger on @fake/rig1 is damaged; nothing was changed" in outcome.told
+    assert f"line 2: {line[:160]!a}" in outcome.told
+
+
+def test_a_rebuild_lists_damaged_lines_even_if_it_finds_nothing_else() -> None:
+    book = ledger.parse(["x", '{"added": "packages", "names": ["curl"]}'])
+    assert "damaged lines of the ledger: line 1: 'x'" in _overview("rig1", book, RemainsValue(), with_store=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rigup.errors import InputError, RigupError
-from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock, read, write
+from rigup.lock.lockfile import CheckpointLock, ImageLock, KeyLock, Lock, read, write
 
 FULL = Lock(
     images={
@@ -19,7 +19,7 @@ FULL = Lock(
     },
     checkpoints={"acme/tiny@main": CheckpointLock(revision="b" * 40, bytes=123, files=7)},
     packages={"debian13": {"driver-595": {"nvidia-driver-cuda": "595.71.05-1"}, "docker": {"docker-ce": "5:29.6.1-1"}}},
-    keys={"http://mirror/gpg": "c" * 64},
+    keys={"http://mirror/gpg": KeyLock(sha256="c" * 64, fingerprints=("D" * 40,))},
 )
 
 
@@ -84,7 +84,7 @@ def test_a_lock_that_cannot_be_written_says_so_and_leaves_the_old_one(tmp_path: 
             "checkpoints:\n  a/b@main: {revision: main, bytes: 1, files: 1}\n",
             "lab.lock:2: checkpoints.a/b@main.revision",
         ),
-        ("keys:\n  http://x: abc\n", "'abc' is not a sha256: remove this entry"),
+        ("keys:\n  http://x: {sha256: abc, fingerprints: [x]}\n", "'abc' is not a sha256: remove this entry"),
         ("packages: {debian13: {docker: {docker-ce: newest}}}\n", "'newest' is not an apt version"),
     ],
 )

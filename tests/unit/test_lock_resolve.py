@@ -20,14 +20,15 @@ from rigup.lock import apt, http, hub
 from rigup.lock import lockfile as locks
 from rigup.lock.http import Unresolved, Web
 from rigup.lock.hub import checkpoint_lock, published_file, token_for
-from rigup.lock.lockfile import CheckpointLock, Lock
+from rigup.lock.lockfile import CheckpointLock, KeyLock, Lock
+from rigup.lock.openpgp import fingerprints
 from rigup.lock.packages import driver_install
 from rigup.lock.registry import image_lock, registry_of
 from rigup.lock.resolve import ResolveError, Want, ensure, resolve
 from rigup.plan.host import plan_host
 from tests.unit.loopback import Answer, Asked, Site, serving
 from tests.unit.sample import CATALOGUE, REPO, REVISION, TAG
-from tests.unit.small_world import CONFIG, CREATED, image_pages, packages, published, world
+from tests.unit.small_world import CONFIG, CREATED, image_pages, packages, public_key, published, world
 
 NAME, _, VERSION = TAG.rpartition(":")
 CUDA_INDEX = "/cuda/debian13/x86_64/Packages.gz"
@@ -115,10 +116,39 @@ def test_the_cuda_toolkit_stays_within_its_minor_version_and_may_be_off(site: Si
     assert not any(group.startswith("cuda") for group in off.packages["debian13"])
 
 
-def test_the_keys_of_all_repositories_are_recorded_by_their_sha256(site: Site) -> None:
+def test_the_keys_of_all_repositories_are_recorded_with_checksum_and_fingerprint(site: Site) -> None:
     keys = resolve([want(site)], CATALOGUE, Lock()).keys
-    assert keys[f"{site.url}/docker/debian/gpg"] == hashlib.sha256(b"docker's key").hexdigest()
+    docker = public_key("Docker")
+    assert keys[f"{site.url}/docker/debian/gpg"] == KeyLock(
+        sha256=hashlib.sha256(docker).hexdigest(), fingerprints=fingerprints(docker)
+    )
     assert len(keys) == 3
+
+
+@pytest.mark.parametrize("path", ["/docker/debian/gpg", "/toolkit/gpgkey", "/cuda/debian13/x86_64/8793F200.pub"])
+def test_a_key_that_is_neither_the_publishers_nor_in_the_inventory_is_refused(site: Site, path: str) -> None:
+    wanted = want(site)
+    stranger = public_key("a stranger")
+    (strange,) = fingerprints(stranger)
+    site.pages[path] = Answer(stranger)
+    said = unresolved(site, wanted)
+    assert f"{path}: has the key {strange}, which is not the publisher's" in said
+    assert f"if you trust it, set apt_keys: [{strange}]" in said
+    keys = (*wanted.settings.apt_keys, strange)
+    trusting = wanted.settings.model_copy(update={"apt_keys": keys})
+    known = resolve([Want(trusting, "debian13")], CATALOGUE, Lock())
+    # A lock does not make a key trusted: the inventory must still name it.
+    with pytest.raises(ResolveError, match=strange):
+        resolve([wanted], CATALOGUE, known)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>sign in</html>", public_key("Docker") + public_key("a stranger")])
+def test_what_is_not_one_key_file_is_refused_as_a_key(site: Site, content: bytes) -> None:
+    wanted = want(site)
+    site.pages["/docker/debian/gpg"] = Answer(content)
+    assert "/docker/debian/gpg: is not an apt key: it is not a single armored public key block" in unresolved(
+        site, wanted
+    )
 
 
 def test_what_the_lock_holds_is_not_asked_for_again(site: Site) -> None:

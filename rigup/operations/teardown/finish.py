@@ -11,10 +11,10 @@ from pyinfra.context import host, state
 
 from rigup.facts.ledger import SEARCHED, STAGED, Remains, Sums, links_of, remains_of
 from rigup.ledger import EMPTIED, OWN_DIRECTORIES, Ledger
-from rigup.operations._host import Commands, check, read_now, run, work
+from rigup.operations._host import Commands, check, read_now, refusal, run, work
 from rigup.operations._wait import say
 from rigup.operations.teardown.kept import Kept, some
-from rigup.paths import BEFORE, STATE
+from rigup.paths import BEFORE, LEDGER, STATE
 
 __all__ = ["confirmed", "directories_removed", "verified_bare"]
 
@@ -22,8 +22,14 @@ _asking = RLock()
 
 
 @operation()
-def confirmed() -> Commands:
-    """Ask for the host's name, unless the run was started with `-y`."""
+def confirmed(ledger: Ledger) -> Commands:
+    """Refuse a ledger that has unreadable lines. Ask for the host's name, unless the run was started with `-y`."""
+    if ledger.unreadable:
+        yield refusal(
+            f"{LEDGER} on {host.name} is damaged; nothing was changed. What these lines recorded would stay on the "
+            f"host unnoticed: {some(ledger.unreadable)}. Remove that by hand, remove the lines, and run again."
+        )
+        return
     if not state.check_for_changes:
         host.noop("started with -y")
         return

@@ -105,7 +105,7 @@ def users_removed(ledger: Ledger, kept: Kept) -> Commands:
             if not run(host, "getent passwd", name).ok:
                 continue
             if stores:
-                run(host, "find", *stores, "-user", name, "-exec chown -h root:root {} +")
+                run(host, "find", *stores, "-user", name, "-execdir chown -h root:root {} +")
             check(host, "userdel --", name, failing=f"could not remove the user {user} of {host.name}")
         for package, (kind, account) in ACCOUNTS.items():
             if package in ledger.packages and package not in kept.packages and not ledger.removed:
