@@ -267,7 +267,7 @@ def test_a_disk_that_fills_up_during_the_download_is_reported_at_once(day: Day) 
     day.host.shell("systemctl stop 'model-fetch@*'; mount -t tmpfs -o size=3g,mode=755 tmpfs /srv")
     partly = (r"model \| Install the downloader's unit", lambda: day.host.shell("mount -o remount,size=8m /srv"))
     output = day.refused(partly)
-    assert "the disk is full: make room or choose another model_store" in output
+    assert "the disk is full: free some space or choose another model_store" in output
     # From now on preflight finds it before anything is changed.
     assert "/srv has " in day.refused()
     day.host.shell("umount /srv")
