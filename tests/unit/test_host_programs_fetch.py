@@ -21,6 +21,7 @@ from lab.hub import faults
 from lab.hub.repository import Repository
 from rigup.render.systemd import fetch_unit_text
 from rigup_host.fetch import report
+from rigup_host.fetch.request import token_for
 from rigup_host.fetch.store import File, Store
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, killed_at_random
 from tests.unit.waiting import HANG_S, until
@@ -151,6 +152,25 @@ def test_a_mirror_of_another_name_never_sees_the_token(rig: Rig) -> None:
     assert result.returncode == 0, result.stderr
     assert rig.hub.journal
     assert not any(line["authorized"] for line in rig.hub.journal)
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "is_sent"),
+    [
+        ("huggingface.co", "https://huggingface.co", True),
+        ("huggingface.co", "http://huggingface.co", False),
+        ("huggingface.co", "http://huggingface.co:443", False),
+        ("huggingface.co", "https://huggingface.co.example", False),
+        ("127.0.0.1", "http://127.0.0.1:8080", True),
+        ("hub.lan", "http://hub.lan", False),
+    ],
+)
+def test_the_token_is_sent_to_its_host_with_tls_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, url: str, is_sent: bool
+) -> None:
+    (tmp_path / "hub-token").write_text(json.dumps({"host": host, "token": TOKEN}))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert token_for(url) == (TOKEN if is_sent else None)
 
 
 def test_a_mirror_is_asked_first_and_the_hub_for_what_the_mirror_has_wrongly(rig: Rig, tmp_path: Path) -> None:

@@ -155,8 +155,8 @@ def transfer(options: argparse.Namespace, path: str, size: int, to: Path, *, xet
         except Exception as error:
             raise XetFailed(f"xet: {first_line(error)}") from error
         return
-    if urlsplit(found.location).netloc != urlsplit(options.endpoint).netloc:
-        # The token is only for the hub itself, not for the storage it redirects to.
+    if urlsplit(found.location)[:2] != urlsplit(options.endpoint)[:2]:
+        # The token is only for the hub itself: not for the storage it redirects to, nor for an address without TLS.
         headers.pop("authorization", None)
     with to.open("ab") as file:
         there = file.tell()

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rigup_host.fetch.peers import Peer
 from rigup_host.fetch.store import REVISION, File, Hopeless, Store
@@ -49,11 +50,16 @@ class Request:
         return request
 
 
-def credential() -> tuple[str, str] | None:
-    """Return the hub's host name and its token, from systemd's credential `hub-token`; None if there is none."""
+def token_for(url: str) -> str | None:
+    """Return the token for a hub, from systemd's credential `hub-token`; None if there is none for this hub.
+
+    It is sent with TLS only. On loopback there is no network on which it could be read, and the tests' hubs are there.
+    """
     path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), "hub-token")
     try:
         found = json.loads(path.read_text())
-        return str(found["host"]), str(found["token"])
+        parts = urlsplit(url)
+        is_safe = parts.scheme == "https" or parts.hostname == "127.0.0.1"
+        return str(found["token"]) if is_safe and parts.hostname == found["host"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

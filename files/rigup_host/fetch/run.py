@@ -8,7 +8,7 @@ continues: verified files are kept, and incomplete files are continued.
 The request is a JSON file: repo, revision (40 hex digits), dest, files (`{path: "SIZE sha256:HEX"}`, or `git:HEX`),
 hubs (in the order in which they are asked: mirrors, over plain HTTP, and last the hub itself), venv; and optionally
 sources (directories), name and peers (`[{name, address, port}]`). A hub token is the credential `hub-token`, JSON with
-`host` and `token`; it is sent to no other host.
+`host` and `token`; it is sent to no other host, and not without TLS.
 
 Exit status: 0 complete, 2 another try cannot help, 3 given up after hours without progress; 1 is an unexpected error.
 """
@@ -29,13 +29,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from rigup_host import paths
 from rigup_host.fetch.hubs import Hub, Hubs
 from rigup_host.fetch.peers import Peer, Peers
 from rigup_host.fetch.report import Counted, Progress, say
-from rigup_host.fetch.request import Request, credential
+from rigup_host.fetch.request import Request, token_for
 from rigup_host.fetch.store import BUFFER, File, Hopeless, Setback
 
 # Seconds before the second try.
@@ -98,13 +97,12 @@ class Fetch:
         self.reserve = 0
         self.stopping = False
         self.progress = Progress(options.progress, self.store.bytes)
-        token = credential()
         hubs = [
             Hub(
                 url,
                 self.store,
                 request.venv,
-                token[1] if token and urlsplit(url).hostname == token[0] else None,
+                token_for(url),
                 options.home,
                 options.timeout,
             )
