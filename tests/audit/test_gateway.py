@@ -7,11 +7,13 @@ import re
 from typing import Any
 
 from rigup.audit.check import check
-from rigup.audit.expect import expect, expect_none, expect_owner, expect_units
+from rigup.audit.expect import expect, expect_none, expect_owner, expect_text, expect_units
 from rigup.audit.subject import Subject
-from rigup.paths import GATEWAY_LUA, GATEWAY_TEMPLATE, GATEWAYS
+from rigup.paths import FIREWALL, GATEWAY_LUA, GATEWAY_TEMPLATE, GATEWAYS, NFTABLES_DROP_IN
 from rigup.plan.model import EndpointPlan
-from rigup.render.gateway import kernel_form, listener_of
+from rigup.render.gateway import all_rules_text, kernel_form, listener_of
+from rigup.render.systemd import nftables_text
+from rigup.resources import FILES
 
 # Statements that a gateway's configuration may contain without a check: none of them decides who is admitted.
 HARMLESS = {"user", "group", "maxconn", "log", "mode", "option", "timeout", "stick-table", "http-after-response"}
@@ -147,12 +149,20 @@ def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
     }
 
 
+def shared_files() -> dict[str, str]:
+    """Return what all gateways of a host share: the rules' return with nftables, and the check of the engine."""
+    lua = (FILES / "gateway.lua").read_text()
+    return {NFTABLES_DROP_IN: nftables_text(), FIREWALL: all_rules_text(), GATEWAY_LUA: lua}
+
+
 @check("critical", "endpoints")
 def test_gateway_files(rig: Subject) -> None:
     """Each gateway must run and admit only whom the plan names, also after a reboot; there must be no others."""
     public = [endpoint for endpoint in rig.plan.endpoints if endpoint.public_address]
     if public:
         expect_units(rig, GATEWAY_TEMPLATE.rpartition("/")[2])
+        for path, text in shared_files().items():
+            expect_text(path, text, rig.text(path))
     for endpoint in public:
         expect(expected_admission(endpoint), admission(rig.text(f"{GATEWAYS}/{endpoint.name}.cfg") or ""))
         kept = rules_at_boot(rig.text(f"{GATEWAYS}/{endpoint.name}.nft") or "", f"endpoint-{endpoint.name}")

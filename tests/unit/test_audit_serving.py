@@ -153,6 +153,7 @@ class Audited:
             },
         )
         if endpoint.public_address:
+            self.told.files |= checks_of("gateway").shared_files()
             self.told.files |= {f"{GATEWAY}.cfg": config_text(endpoint), f"{GATEWAY}.nft": firewall_text(endpoint)}
         inventory = directory / "lab.yaml"
         inventory.write_text("hosts: {rig1: {address: 192.0.2.1}}\n")
@@ -293,6 +294,14 @@ def test_a_gateway_that_lets_in_others_is_found(tmp_path: Path, kind: str, line:
 def test_a_gateway_that_no_plan_names_is_found(gated: Audited) -> None:
     gated.told.commands["find /etc/rigup/gateways/"] += "old.cfg\0"
     assert "old.cfg" in gated.finding("gateway", "files")
+
+
+def test_what_gateways_share_is_compared(gated: Audited) -> None:
+    for path in checks_of("gateway").shared_files():
+        right = gated.told.files[path]
+        gated.told.files[path] = f"{right}# changed\n"
+        assert path in gated.finding("gateway", "files")
+        gated.told.files[path] = right
 
 
 def test_a_gateway_that_does_not_run_or_does_not_take_its_key_is_found(gated: Audited) -> None:
