@@ -24,6 +24,7 @@ __all__ = [
     "Repo",
     "Revision",
     "Tag",
+    "Text",
     "Version",
     "Word",
     "unpinned",
@@ -32,7 +33,7 @@ __all__ = [
 
 def _matching(pattern: str, what: str, example: str) -> AfterValidator:
     def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
+        if not re.fullmatch(pattern, value, re.ASCII):
             raise complaint(f"{value!r} is not {what}", example)
         return value
 
@@ -48,6 +49,12 @@ def _tag(value: str) -> str:
 def _argument(value: str) -> str:
     if "\0" in value:
         raise complaint("contains a NUL character, which no argument can", "remove it")
+    return _text(value)
+
+
+def _text(value: str) -> str:
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise complaint("contains half of a character, which no file can", "remove it")
     return value
 
 
@@ -72,13 +79,16 @@ Version = Annotated[
 ]
 Pinned = Annotated[
     str,
-    _matching(r"[A-Za-z0-9._-]+(\[[a-z0-9,_-]+\])?==[0-9][A-Za-z0-9.+!]*", "a pinned package", "use NAME==VERSION"),
+    _matching(
+        r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[a-z0-9,_-]+\])?==[0-9][A-Za-z0-9.+!]*", "a pinned package", "use NAME==VERSION"
+    ),
 ]
 PythonVersion = Annotated[str, _matching(r"3\.\d+", "a Python version", 'for example "3.12", in quotes')]
 Inside = Annotated[str, _matching(r"(/[A-Za-z0-9._-]+)+", "an absolute path", "for example /cache/jit")]
 Day = Annotated[str, BeforeValidator(_day), _matching(r"20\d\d(-\d\d){0,2}", "a day", "use 2026-02-26 or 2026-02")]
 Argument = Annotated[str, AfterValidator(_argument)]
 Word = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a plain word", "use letters, digits and . _ -")]
+Text = Annotated[str, AfterValidator(_text)]
 EnvName = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from rigup.catalog.fields import Argument, Data, EnvName, Word, unpinned
+from rigup.catalog.fields import Argument, Data, EnvName, Text, Word, unpinned
 from rigup.catalog.patch import Patch
 from rigup.catalog.recipe_parts import (
     Container,
@@ -86,10 +86,10 @@ class Recipe(Data):
 
     id: Word
     title: str
-    extends: str | None = None
+    extends: Word | None = None
     workload: Annotated[tuple[Workload, ...], Field(min_length=1)]
     status: Literal["current", "verified", "reported", "assembled", "superseded", "broken"]
-    superseded_by: str | None = None
+    superseded_by: Word | None = None
     tool_calls: Literal["reliable", "usually", "broken", "unknown"]
     evidence: Annotated[tuple[Evidence, ...], Field(min_length=1)]
     caveats: tuple[str, ...] = ()
@@ -98,17 +98,17 @@ class Recipe(Data):
     image: Image | None = None
     venv: Venv | None = None
     source: Source | None = None
-    checkpoint: str
+    checkpoint: Word
     served_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
     gpus: Annotated[int, Strict(), Field(ge=1, le=64)]
     vram_mib: Annotated[int, Strict(), Field(ge=1024)]
-    min_driver_cuda: Annotated[str, Field(pattern=r"^\d+\.\d+$")] | None = None
+    min_driver_cuda: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$")] | None = None
     parallel: Parallel = Parallel()
     speculation: Speculation | None = None
     tool_parser: Word | None = None
     reasoning_parser: Word | None = None
     argv: tuple[Argument, ...]
-    env: dict[EnvName, str] = Field(default_factory=dict)
+    env: dict[EnvName, Text] = Field(default_factory=dict)
     container: Container = Container()
     patches: tuple[Patch, ...] = ()
     ready: Ready = Ready()

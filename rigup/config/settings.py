@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, mode
 
 from rigup.config.endpoint import Endpoint, Endpoints
 from rigup.config.types import (
+    Address,
     Bool,
     CudaToolkit,
     DriverBranch,
@@ -21,6 +22,7 @@ from rigup.config.types import (
     Identifier,
     KernelArg,
     Label,
+    Line,
     ModuleOption,
     Name,
     Port,
@@ -42,7 +44,7 @@ class Waiver(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    reason: Annotated[str, Field(min_length=8)] = Field(description="Why the finding is accepted; the audit shows it.")
+    reason: Annotated[Line, Field(min_length=8)] = Field(description="Why the finding is accepted; the audit shows it.")
     until: date = Field(description="Last day of the waiver, such as 2027-01-31.")
 
 
@@ -51,13 +53,13 @@ class Connection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    address: Annotated[str, Field(min_length=1)] = Field(description="Host name or IP address that ssh connects to.")
+    address: Address = Field(description="Host name or IP address that ssh connects to.")
     port: Port = Field(22, description="Port of its sshd.")
     user: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*\$?$")] = Field(
         "root", description="User to log in as."
     )
-    key: str | None = Field(None, description="Private key file; without it, ssh's usual keys and agent.")
-    known_hosts: str | None = Field(None, description="known_hosts file; without it, `~/.ssh/known_hosts`.")
+    key: Line | None = Field(None, description="Private key file; without it, ssh's usual keys and agent.")
+    known_hosts: Line | None = Field(None, description="known_hosts file; without it, `~/.ssh/known_hosts`.")
     sudo: Bool | None = Field(None, description="Use sudo, without a password; by default, unless `user` is root.")
 
 
@@ -143,7 +145,7 @@ class Settings(BaseModel):
         True, description="Download files from the other hosts of the inventory, and serve them to these hosts only."
     )
     peer_port: Port = Field(8730, description="TCP port on which the host serves its peers.")
-    peer_address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$")] | None = Field(
+    peer_address: Address | None = Field(
         None,
         description="Address at which the other hosts reach this one, resolved on the control machine; without it, "
         "the address for ssh.",

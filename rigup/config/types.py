@@ -14,6 +14,7 @@ from rigup.config.need import Need, read_need
 from rigup.config.yaml_file import complaint
 
 __all__ = [
+    "Address",
     "Bool",
     "CudaToolkit",
     "DriverBranch",
@@ -24,6 +25,7 @@ __all__ = [
     "Int",
     "KernelArg",
     "Label",
+    "Line",
     "ListenAddress",
     "ModuleOption",
     "Name",
@@ -62,6 +64,8 @@ def _listen_address(value: str) -> str:
         address = ipaddress.ip_address(value)
     except ValueError:
         raise complaint(f"{value!r} is not an IP address", "use 127.0.0.1, or an address of the host") from None
+    if getattr(address, "scope_id", None):
+        raise complaint(f"{value!r} has a zone", "use an address without %, which is valid on all interfaces")
     if address.is_unspecified or address.is_multicast:
         # The engine listens on loopback on the same port, so the gateway cannot bind that port on all addresses.
         kind = "wildcard" if address.is_unspecified else "multicast address"
@@ -71,7 +75,8 @@ def _listen_address(value: str) -> str:
 
 def _network(value: str) -> str:
     try:
-        return str(ipaddress.ip_network(value))
+        # Its own check of a zone lets through any text.
+        return str(ipaddress.ip_network(value if "%" not in value else ""))
     except ValueError:
         remedy = "for example 192.168.1.0/24 or 192.168.1.20; 0.0.0.0/0 allows everyone"
         raise complaint(f"{value!r} is not a network", remedy) from None
@@ -101,7 +106,8 @@ def _url(value: str) -> str:
         raise complaint(f"{value!r} is not an http or https URL", URL_EXAMPLE)
     if parts.username or parts.password:
         raise complaint("contains a user name or password, which would appear in logs", "remove it")
-    if parts.query or parts.fragment or any(char.isspace() for char in value):
+    # What apt's sources, shells, units and JSON all carry unchanged.
+    if not re.fullmatch(r"https?://([A-Za-z0-9.:_/\[\]~@+,-]|%[0-9A-Fa-f]{2})+", value):
         raise complaint(f"{value!r} contains more than a host and a path", URL_EXAMPLE)
     return value.rstrip("/")
 
@@ -116,7 +122,7 @@ def _cuda_toolkit(value: Any) -> Any:
     # YAML reads a bare `off` as false; `--data cuda_toolkit=off` passes text.
     if value is None or value is False or value == "off":
         return None
-    match = re.fullmatch(r"(\d+)[.-](\d+)", value) if isinstance(value, str) else None
+    match = re.fullmatch(r"([0-9]+)[.-]([0-9]+)", value) if isinstance(value, str) else None
     if not match:
         raise complaint(f"{value!r} is not a CUDA toolkit", "write 13-2 (for the package cuda-toolkit-13-2), or off")
     return f"{match[1]}-{match[2]}"
@@ -152,8 +158,8 @@ def _sysctl_key(value: str) -> str:
 
 
 def _sysctl_value(value: int | str) -> int | str:
-    if isinstance(value, str) and (not value.strip() or "\n" in value):
-        raise complaint(f"{value!r} is not a sysctl value", "use a number, or one line of text")
+    if isinstance(value, str) and not re.fullmatch(r"[!-~]+( [!-~]+)*", value):
+        raise complaint(f"{value!r} is not a sysctl value", "use a number, or words with one space between them")
     return value
 
 
@@ -164,14 +170,28 @@ def _identifier(value: str) -> str:
 
 
 def _module_option(value: int | str) -> int | str:
-    if isinstance(value, str) and not re.fullmatch(r"[^\s\"'\\#]+", value):
-        raise complaint(f"{value!r} contains a character that breaks modprobe.d", "no spaces, quotes, # or backslashes")
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9_.,:;/=@+-]+", value):
+        raise complaint(
+            f"{value!r} contains a character that breaks modprobe.d", "use letters, digits and _ . , : ; / = @ + -"
+        )
     return value
 
 
 def _label(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,36}", value):
         raise complaint(f"{value!r} is not a label", "use letters, digits, _ . and -; `lsblk -o NAME,LABEL` lists them")
+    return value
+
+
+def _address(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", value):
+        raise complaint(f"{value!r} is neither a host name nor an IP address", "for example rig1.lan or 192.0.2.11")
+    return value
+
+
+def _line(value: str) -> str:
+    if not value.isprintable():
+        raise complaint(f"{value!r} contains a line break or a control character", "write one line of plain text")
     return value
 
 
@@ -187,6 +207,7 @@ Bool = Annotated[bool, Strict()]
 Port = Annotated[int, Strict(), Field(ge=1, le=65535)]
 Seconds = Annotated[int, Strict(), Field(ge=10, le=86400)]
 
+Address = Annotated[str, AfterValidator(_address)]
 CudaToolkit = Annotated[str | None, BeforeValidator(_cuda_toolkit)]
 DriverBranch = Annotated[Int, AfterValidator(_driver_branch)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
@@ -195,6 +216,7 @@ HostPath = Annotated[str, AfterValidator(_host_path)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 KernelArg = Annotated[str, AfterValidator(_kernel_arg)]
 Label = Annotated[str, AfterValidator(_label)]
+Line = Annotated[str, AfterValidator(_line)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 ModuleOption = Annotated[Int | str, AfterValidator(_module_option)]
 Name = Annotated[str, AfterValidator(_name)]

@@ -54,7 +54,9 @@ RecipeName = Annotated[str, _matches(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a recipe's 
 Digest = Annotated[str, _matches(r"sha256:[0-9a-f]{64}", "a digest")]
 Commit = Annotated[str, _matches(r"[0-9a-f]{40}", "a commit")]
 Sha256 = Annotated[str, _matches(r"[0-9a-f]{64}", "a sha256")]
-Requirement = Annotated[str, _matches(r"[A-Za-z0-9._-]+==[^ ]+( --hash=sha256:[0-9a-f]{64})+", "a hashed requirement")]
+Requirement = Annotated[
+    str, _matches(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.+!]+( --hash=sha256:[0-9a-f]{64})+", "a hashed requirement")
+]
 Published = Annotated[str, _matches(r"[0-9]+ (sha256:[0-9a-f]{64}|git:[0-9a-f]{40})", "a size and a checksum")]
 RepositoryPath = Annotated[
     str, _matches(r"(?!(.*/)?\.{1,2}(/|$))[^/\x00-\x1f\x7f]+(/[^/\x00-\x1f\x7f]+)*", "a path in a repository")

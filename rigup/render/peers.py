@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from rigup.errors import RigupError
 from rigup.paths import PEERS_RUNTIME
 
 __all__ = ["connections_for", "daemon_config"]
@@ -26,6 +28,9 @@ def daemon_config(
     `allowed` are the peers' IP addresses: the daemon can resolve no name. `checkpoints` are directories below `store`.
     Only what the downloader writes is served: files that it has verified, and its report; the rest of the store is not.
     """
+    for value in (store, runtime, *allowed, *checkpoints):
+        if not re.fullmatch(r"[A-Za-z0-9_./+@=:-]+", value):
+            raise RigupError(f"{value!r} cannot be written to rsync's configuration", "correct model_store or address")
     return f"""\
 # Written by rigup; the next deploy undoes changes made here.
 port = {port}

@@ -11,7 +11,7 @@ from rigup.paths import DOCKER, FATAL_LINES, HOST_PROGRAM
 from rigup.plan.model import EndpointPlan, Mount
 from rigup.render.docker import docker_argv
 from rigup.render.peers import connections_for
-from rigup.templates import filled
+from rigup.templates import Lines, filled
 
 __all__ = [
     "USER",
@@ -128,8 +128,8 @@ def unit_text(endpoint: EndpointPlan) -> str:
         binds=[systemd_quote(endpoint.checkpoint.path), *binds(endpoint.mounts)],
         limits={f"Limit{name.upper()}": "infinity" if value < 0 else value for name, value in endpoint.ulimits.items()},
         remove=systemd_command([DOCKER, "rm", "--force", endpoint.container]),
-        run=_broken(served_argv(endpoint)),
-        wait=_broken(wait_argv(endpoint)),
+        run=Lines(_broken(served_argv(endpoint))),
+        wait=Lines(_broken(wait_argv(endpoint))),
         stop=systemd_command([DOCKER, "stop", "-t", str(STOP_SECONDS), endpoint.container]),
     )
 

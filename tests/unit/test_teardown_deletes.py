@@ -1,0 +1,213 @@
+"""What a rebuild deletes, and what it must leave: each operation that removes something, on scripted answers."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+from dataclasses import replace
+
+import pytest
+from pyinfra.api.operation import operation
+from pyinfra.context import state
+
+from rigup.catalog.memory import asked_context
+from rigup.distros.apt_sources import source_uris
+from rigup.ledger import Ledger
+from rigup.operations._host import Commands
+from rigup.operations.teardown import files, finish, packages, units
+from rigup.operations.teardown.kept import Kept
+from tests.unit.deploys import Actor, Outcome, Said
+from tests.unit.sample import CATALOGUE
+
+DAEMON = "/etc/docker/daemon.json"
+OURS = {"log-driver": "local", "features": {"cdi": True}}
+BOOK = Ledger(
+    files={"/etc/x": frozenset({"ours"})},
+    keys={DAEMON: OURS},
+    packages=("docker-ce", "haproxy", "nvidia-persistenced"),
+    users=("rigup-fetch",),
+    checkpoints=("/srv/models/org/name/abc",),
+)
+
+
+@operation()
+def skipped(ledger: Ledger) -> Commands:
+    """Confirm, in a run with -y."""
+    state.check_for_changes = False
+    yield from finish.confirmed._inner(ledger=ledger)  # type: ignore[attr-defined]
+
+
+def removals(outcome: Outcome) -> list[str]:
+    return [command for command in outcome.commands if command.startswith(("rm ", "userdel", "groupdel", "cp -a"))]
+
+
+# The name
+
+
+@pytest.mark.parametrize("typed", ["", "\n", "rig2\n", "@fake/rig\n", "@FAKE/RIG1\n", "yes\n", "y\n"])
+def test_anything_but_the_hosts_name_stops_the_rebuild(monkeypatch: pytest.MonkeyPatch, typed: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    outcome = Actor().does(finish.confirmed, ledger=BOOK)
+    assert outcome.failed and not outcome.changed
+    assert "@fake/rig1 was not changed: its name was not typed" in outcome.told
+    assert outcome.commands == []
+
+
+def test_the_hosts_name_starts_it_and_so_does_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(" @fake/rig1 \n"))
+    assert not Actor().does(finish.confirmed, ledger=BOOK).failed
+    # With -y nothing is asked.
+    monkeypatch.setattr("sys.stdin", io.StringIO("no\n"))
+    outcome = Actor().does(skipped, ledger=BOOK)
+    assert not outcome.failed and not outcome.foreseen
+
+
+# Keys in files of others
+
+
+def keys_removed(present: object, before: object | None = None) -> tuple[Outcome, Kept]:
+    kept = Kept()
+    actor = Actor()
+    actor.answers(f"cat -- /var/lib/rigup/before{DAEMON}", Said([json.dumps(before)], ok=before is not None))
+    actor.answers(f"cat -- {DAEMON}", Said([json.dumps(present)], ok=present is not None))
+    actor.answers("stat -c", ["640 root docker"])
+    outcome = actor.does(files.keys_removed, ledger=BOOK, kept=kept)
+    return outcome, kept
+
+
+def test_our_keys_stay_where_others_changed_the_value() -> None:
+    outcome, kept = keys_removed({**OURS, "log-driver": "journald", "theirs": 1})
+    assert kept.notes == [f"log-driver in {DAEMON}, which was changed since"]
+    # It is rewritten with their values, with its mode and owner, and neither removed nor restored.
+    assert f"cp -a -- /var/lib/rigup/before{DAEMON} {DAEMON}" not in outcome.commands
+    assert outcome.ran("chown root:docker") and outcome.ran("chmod 640")
+    assert [command for command in removals(outcome) if command == f"rm -f -- {DAEMON}"] == []
+
+
+def test_a_file_that_held_only_our_keys_goes_and_one_of_others_is_restored() -> None:
+    outcome, kept = keys_removed(OURS)
+    assert f"rm -f -- {DAEMON}" in outcome.commands and kept.notes == []
+    outcome, kept = keys_removed({**OURS, "theirs": 1}, {"theirs": 1})
+    assert f"cp -a -- /var/lib/rigup/before{DAEMON} {DAEMON}" in outcome.commands
+    assert f"rm -f -- {DAEMON}" not in outcome.commands and kept.notes == []
+
+
+def test_a_file_that_is_gone_or_without_our_keys_is_left_alone() -> None:
+    for present in (None, {"theirs": 1}):
+        outcome, kept = keys_removed(present)
+        assert removals(outcome) == [f"rm -f -- {DAEMON}.rigup-backup"], present
+        assert kept.notes == []
+
+
+# Files
+
+
+def restored(*sums: str) -> tuple[Outcome, Kept]:
+    kept = Kept()
+    outcome = Actor().answers("sha256sum", list(sums)).does(files.files_restored, ledger=BOOK, kept=kept)
+    assert not outcome.failed, outcome.told
+    return outcome, kept
+
+
+def test_our_file_is_removed_and_an_edited_one_is_saved_first() -> None:
+    outcome, kept = restored("ours  /etc/x")
+    assert "rm -f -- /etc/x" in outcome.commands and kept.notes == []
+    outcome, kept = restored("edited  /etc/x")
+    saved = next(number for number, each in enumerate(outcome.commands) if "/var/backups/rigup/etc/x" in each)
+    assert saved < outcome.commands.index("rm -f -- /etc/x")
+    assert kept.notes == ["/etc/x as it was changed by hand: saved as /var/backups/rigup/etc/x"]
+
+
+def test_a_file_of_others_comes_back_and_one_that_is_back_is_left_alone() -> None:
+    back = "cp -a -- /var/lib/rigup/before/etc/x /etc/x"
+    for present in (["ours  /etc/x"], []):
+        outcome, kept = restored(*present, "theirs  /var/lib/rigup/before/etc/x")
+        assert back in outcome.commands and "rm -f -- /etc/x" not in outcome.commands and kept.notes == []
+    outcome, kept = restored("theirs  /etc/x", "theirs  /var/lib/rigup/before/etc/x")
+    assert back not in outcome.commands and "rm -f -- /etc/x" not in outcome.commands and kept.notes == []
+    outcome, kept = restored()
+    assert "rm -f -- /etc/x" not in outcome.commands
+
+
+# Users and the accounts of packages
+
+
+def accounts(book: Ledger = BOOK, kept: Kept | None = None, docker: str = "docker:x:999:") -> list[str]:
+    actor = Actor().answers("getent group docker", [docker]).answers("getent", ["there:x:998:998::/:/usr/sbin/nologin"])
+    outcome = actor.does(packages.users_removed, ledger=book, kept=kept or Kept())
+    assert not outcome.failed, outcome.told
+    return [command for command in outcome.commands if command.startswith(("userdel", "groupdel"))]
+
+
+def test_users_and_the_accounts_of_purged_packages_are_removed() -> None:
+    own, docker, haproxy = "userdel -- rigup-fetch", "groupdel -- docker", "userdel -- haproxy"
+    persistenced = "userdel -- nvidia-persistenced"
+    assert accounts() == [own, docker, haproxy, persistenced]
+    # Those of packages that stay, that others replaced, or that no deploy installed, stay as well.
+    assert accounts(kept=Kept(packages={"haproxy"})) == [own, docker, persistenced]
+    assert accounts(replace(BOOK, removed=("docker.io",))) == [own]
+    assert accounts(replace(BOOK, packages=("haproxy",))) == [own, haproxy]
+
+
+def test_a_group_with_members_stays_and_is_told() -> None:
+    kept = Kept()
+    assert "groupdel -- docker" not in accounts(kept=kept, docker="docker:x:999:ops,dev")
+    assert kept.notes == ["the group docker, which has members: ops,dev"]
+
+
+def test_a_user_that_is_gone_is_not_removed_again_and_its_files_become_roots_first() -> None:
+    gone = Actor().answers("getent", Said(ok=False)).does(packages.users_removed, ledger=BOOK, kept=Kept())
+    assert not gone.failed and removals(gone) == []
+    there = Actor().answers("getent group", Said(ok=False)).answers("getent passwd rigup", ["rigup-fetch:x"])
+    there.answers("getent", Said(ok=False))
+    commands = there.does(packages.users_removed, ledger=BOOK, kept=Kept()).commands
+    given = next(number for number, each in enumerate(commands) if each.startswith("find /srv/models/org/name"))
+    assert "-user rigup-fetch" in commands[given] and "chown -h root:root" in commands[given]
+    assert given < commands.index("userdel -- rigup-fetch")
+
+
+# The reboot
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "loaded", "on_disk", "reboots"),
+    [
+        ("ro quiet", False, False, False),
+        ("ro iommu=pt quiet", False, False, True),
+        ("ro iommu=ptx", False, False, False),
+        ("ro", True, False, True),
+        ("ro", True, True, False),
+    ],
+)
+def test_a_host_that_runs_nothing_of_ours_is_not_rebooted(
+    cmdline: str, loaded: bool, on_disk: bool, reboots: bool
+) -> None:
+    actor = Actor().answers("uname -r", ["6.1.0-9-amd64", cmdline])
+    actor.answers("test -d /sys/module/nvidia", Said(ok=loaded)).answers("modinfo nvidia", Said(ok=on_disk))
+    kept = Kept()
+    arguments = {"ledger": BOOK, "kernel_args": ["iommu=pt"], "timeout": 10, "kept": kept}
+    outcome = actor.does(units.rebooted, allowed=False, **arguments)
+    assert not outcome.failed and not any("reboot" in shlex.split(each) for each in outcome.commands)
+    assert bool(kept.notes) == reboots
+    assert all("until the next reboot" in note for note in kept.notes)
+
+
+# Elsewhere
+
+
+@pytest.mark.parametrize("no", ["no", "No", "false", "off", "OFF", "without", "disable"])
+def test_a_disabled_source_has_no_addresses(no: str) -> None:
+    text = f"Types: deb\nURIs: http://a\nEnabled: {no}\n"
+    assert source_uris("a.sources", text) == set()
+    assert source_uris("a.sources", text.replace(no, "yes")) == {"http://a"}
+
+
+@pytest.mark.parametrize(
+    ("written", "tokens"),
+    [("262144", 262144), ("256K", 262144), ("256k", 256000), ("1m", 1_000_000), ("1M", 1 << 20), ("0.5K", 512)],
+)
+def test_a_context_is_read_with_every_unit_that_vllm_takes(written: str, tokens: int) -> None:
+    recipe = CATALOGUE.recipe("vllm-nvfp4-cu130")
+    argv = (*(each for each in recipe.argv if "max-model-len" not in each), f"--max-model-len={written}")
+    assert asked_context(recipe.model_copy(update={"argv": argv})) == tokens
