@@ -7,13 +7,12 @@ import re
 from typing import Any
 
 from rigup.audit.check import check
-from rigup.audit.expect import expect, expect_none, expect_owner, expect_text, expect_units
+from rigup.audit.expect import expect, expect_file, expect_none, expect_owner, expect_units
 from rigup.audit.subject import Subject
 from rigup.paths import FIREWALL, GATEWAY_LUA, GATEWAY_TEMPLATE, GATEWAYS, NFTABLES_DROP_IN
 from rigup.plan.model import EndpointPlan
-from rigup.render.gateway import all_rules_text, kernel_form, listener_of
-from rigup.render.systemd import nftables_text
 from rigup.resources import FILES
+from rigup.templates import filled
 
 # Statements that a gateway's configuration may contain without a check: none of them decides who is admitted.
 HARMLESS = {"user", "group", "maxconn", "log", "mode", "option", "timeout", "stick-table", "http-after-response"}
@@ -112,7 +111,12 @@ def admission(text: str) -> dict[str, object]:
 
 def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
     """Return the expected admission: clients of its networks that have the key or ask for the health check."""
-    place = kernel_form(endpoint.address, endpoint.port)
+    # As in /proc/net/tcp: words of four bytes, the last byte first.
+    packed = ipaddress.ip_address(endpoint.address).packed
+    words = [packed[at : at + 4][::-1].hex().upper() for at in range(0, len(packed), 4)]
+    place = f"{''.join(words)}:{endpoint.port:04X}"
+    # Containers run as root.
+    engine = "rigup-serve" if endpoint.venv else "root"
     return {
         "global": [""],
         "lua-load": [GATEWAY_LUA],
@@ -144,7 +148,7 @@ def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
             "del-header authorization",
             "del-header x-api-key",
             "set-timeout server 10s unless { var(txn.known) -m bool }",
-            f"return status 503 unless {{ lua.listener({place}) -m str {listener_of(endpoint)} }}",
+            f"return status 503 unless {{ lua.listener({place}) -m str {engine} }}",
         ],
     }
 
@@ -152,7 +156,8 @@ def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
 def shared_files() -> dict[str, str]:
     """Return what all gateways of a host share: the rules' return with nftables, and the check of the engine."""
     lua = (FILES / "gateway.lua").read_text()
-    return {NFTABLES_DROP_IN: nftables_text(), FIREWALL: all_rules_text(), GATEWAY_LUA: lua}
+    rules = f'# Written by rigup; the next deploy overwrites changes made here.\ninclude "{GATEWAYS}/*.nft"\n'
+    return {NFTABLES_DROP_IN: filled("nftables.conf.j2"), FIREWALL: rules, GATEWAY_LUA: lua}
 
 
 @check("critical", "endpoints")
@@ -162,7 +167,7 @@ def test_gateway_files(rig: Subject) -> None:
     if public:
         expect_units(rig, GATEWAY_TEMPLATE.rpartition("/")[2])
         for path, text in shared_files().items():
-            expect_text(path, text, rig.text(path))
+            expect_file(rig, path, text)
     for endpoint in public:
         expect(expected_admission(endpoint), admission(rig.text(f"{GATEWAYS}/{endpoint.name}.cfg") or ""))
         kept = rules_at_boot(rig.text(f"{GATEWAYS}/{endpoint.name}.nft") or "", f"endpoint-{endpoint.name}")

@@ -19,13 +19,12 @@ from rigup.paths import (
     FETCH_VENV,
     HUB_TOKEN,
     PEERS_DROP_IN,
+    PEERS_RUNTIME,
     PEERS_UNIT,
     RSYNCD_CONFIG,
     SYSTEM_UNITS,
 )
 from rigup.plan.model import CheckpointPlan
-from rigup.render.peers import daemon_config
-from rigup.render.systemd import peers_allow_text
 from rigup.resources import FILES
 from rigup.ssh import testinfra_backend
 from rigup.templates import filled
@@ -184,6 +183,14 @@ def test_model_download_ended(rig: Subject) -> None:
     expect_none("no download", busy)
 
 
+def shared(checkpoint: CheckpointPlan) -> list[str]:
+    """Return what peers may read of a checkpoint, by patterns below the store: its files and its report."""
+    owner, name, revision = checkpoint.path.split("/")[-3:]
+    place = f"/{owner}/{name}"
+    files = [f"{place}/{revision}/***", f"{place}/.{revision}.incoming/***", f"{place}/{revision}.shared.json"]
+    return [f"/{owner}/", f"{place}/", *files]
+
+
 @check("major", "peers", "peer_port", "peer_address")
 def test_model_peers(rig: Subject) -> None:
     """The host must share its checkpoints with the inventory's other hosts, and with nobody else."""
@@ -191,11 +198,27 @@ def test_model_peers(rig: Subject) -> None:
     if not allowed:
         expect("not running", "active" if rig.unit(PEERS_UNIT).get("ActiveState") == "active" else "not running")
         return
-    checkpoints = [each.path for each in rig.plan.checkpoints]
-    expected = rsyncd(daemon_config(rig.settings.model_store, rig.settings.peer_port, sorted(allowed), checkpoints))
+    connections = 16 * len(allowed)
+    expected = {
+        "port": str(rig.settings.peer_port),
+        "use chroot": "no",
+        "read only": "yes",
+        "list": "no",
+        "reverse lookup": "no",
+        "hosts allow": " ".join(sorted(allowed)),
+        "hosts deny": "*",
+        "timeout": "60",
+        "max connections": str(connections),
+        "lock file": f"{PEERS_RUNTIME}/lock",
+        "models path": rig.settings.model_store,
+        "models filter": "- .arriving",
+        "models include": " ".join(sorted({rule for each in rig.plan.checkpoints for rule in shared(each)})),
+        "models exclude": "*",
+    }
     expect(expected, rsyncd(rig.text(RSYNCD_CONFIG) or ""))
     expect_owner(rig, RSYNCD_CONFIG)
-    expect_text(PEERS_DROP_IN, peers_allow_text(sorted(allowed)), rig.text(PEERS_DROP_IN))
+    drop_in = filled("rigup-peers-allow.conf.j2", allowed=sorted(allowed), connections=connections)
+    expect_file(rig, PEERS_DROP_IN, drop_in)
     expect_units(rig, PEERS_UNIT)
     shown = rig.unit(PEERS_UNIT)
     expect({"now": "active", "at boot": "enabled"}, {"now": shown["ActiveState"], "at boot": shown["UnitFileState"]})

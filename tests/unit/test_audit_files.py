@@ -33,8 +33,12 @@ DATA: dict[str, Any] = {"endpoints": OPEN, "daily_audit": True, "model_disk": "m
 KEY = "a key\n"
 # Of these the audit checks the meaning, in tests of their own: what only others' tools or host programs read.
 OWNER_ONLY = ("/endpoint.json",)
-# The audit knows the peers from the inventory; see `test_peers_files_are_under_audit`.
-PEERS = ("/etc/rigup/rsyncd.conf", "/etc/systemd/system/rigup-peers.service")
+# The audit knows the peers from the inventory, of which there is none here; `test_audit_serving` breaks these files.
+PEERS = (
+    "/etc/rigup/rsyncd.conf",
+    "/etc/systemd/system/rigup-peers.service",
+    "/etc/systemd/system/rigup-peers.service.d/allow.conf",
+)
 
 
 @dataclass

@@ -74,6 +74,7 @@ SETTINGS: dict[str, Any] = {
     "max_unavailable": 1,
     "drain_timeout": 300,
     "stall_timeout": 900,
+    "lock": "refuse",
     "retry": False,
     "fetch_timeout": 86400,
     "daily_audit": False,
@@ -227,9 +228,9 @@ def test_a_hostile_value_of_any_field_of_a_recipe_is_refused_carried_or_only_sho
 @pytest.mark.parametrize("evil", ["x\nhosts allow = *", "x y", "x\0", "x\u2028y", ""])
 def test_the_configuration_for_peers_refuses_what_is_not_a_path_or_an_address(evil: str) -> None:
     with pytest.raises(RigupError, match="cannot be written to rsync's configuration"):
-        daemon_config("/srv/models", 8730, ["192.0.2.1", evil])
+        daemon_config("/srv/models", 8730, ["192.0.2.1", evil], [])
     with pytest.raises(RigupError, match="cannot be written to rsync's configuration"):
-        daemon_config(evil, 8730, ["192.0.2.1"])
+        daemon_config(evil, 8730, ["192.0.2.1"], [])
 
 
 @pytest.mark.parametrize("evil", ["x\nExecStartPre=/bin/evil", "x\r", "x\0", "x\u2028y", "x\x1b[2J"])

@@ -24,9 +24,14 @@ OLD = "0123456789ab"
 SWITCHING = "/usr/local/lib/rigup/host/current/rigup-host switch"
 
 
+def record(name: str, generation: str, port: int) -> str:
+    about = {"recipe": "vllm-nvfp4-cu130", "gpus": "all", "address": "127.0.0.1", "ready_path": "/health"}
+    return json.dumps({"name": name, "generation": generation, "port": port, **about})
+
+
 def here(*generations: str, in_force: str = "", on_trial: str = "", checked: str = "", **switches: Any) -> list[str]:
     """What a host prints about its endpoint main."""
-    records = [json.dumps({"name": "main", "generation": each, "port": 8000}) for each in generations]
+    records = [record("main", each, 8000) for each in generations]
     marks = [f"/run/rigup/checked-arguments/main/{checked}"] if checked else []
     places = {"/usr/local/lib/systemd/system": in_force, "/run/systemd/system": on_trial}
     units = [f"{place}/llm@main.service:Generation={generation}" for place, generation in places.items() if generation]
@@ -232,7 +237,7 @@ def test_an_engine_whose_parser_is_not_known_is_tried_all_the_same() -> None:
 
 def test_files_of_other_generations_and_of_removed_endpoints_go() -> None:
     found = here(OLD, NEW, in_force=NEW)
-    found.insert(0, json.dumps({"name": "gone", "generation": OLD, "port": 8001}))
+    found.insert(0, record("gone", OLD, 8001))
 
     outcome = Actor().answers("echo '--- checked'", found).does(serving.tidy, endpoints=[ENDPOINT])
 

@@ -309,7 +309,7 @@ def test_our_own_endpoint_on_its_port_is_no_problem_but_a_new_port_must_be_free(
 def test_a_driver_branch_that_the_distribution_lacks_is_refused() -> None:
     found = problems(BARE, driver_branch=580)
     assert "driver_branch 580 does not exist for Debian 13" in only(found).found
-    assert "595" in only(found).remedy
+    assert "590" in only(found).remedy
 
 
 @pytest.mark.parametrize(("cuda", "fits"), [("13.0.1", True), ("13.2", True), ("13.3.0", False), (None, True)])

@@ -24,6 +24,7 @@ from rigup.plan.model import EndpointPlan
 from rigup.render.docker import docker_argv
 from rigup.render.export import FORMS, compose, docker, kubernetes, shell, shown, systemd
 from tests.unit.sample import CATALOGUE, PUBLISHED, REPO, REVISION, image, lock, plan
+from tests.unit.small_world import published
 from tests.unit.systemd_words import exec_words
 from tests.unit.test_plan_build import REFUSING
 from tests.unit.test_render_systemd import HOSTILE, settings_of
@@ -209,14 +210,16 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Lock, Pu
     pins = tuple(f"{name} --hash=sha256:{'ab' * 32}" for name in ("b12x==1.5.1", "torch==2.14.0", "vllm==0.33.0"))
     known = lock(image(created=datetime(2026, 2, 20, tzinfo=UTC)))
     known = known.merged(Lock(venvs={venv.key: VenvLock(requirements=pins)}))
-    locks.write(tmp_path / "lab.lock", known)
     files = {**PUBLISHED[f"{REPO}@{REVISION}"], "chat_template.jinja": REFUSING, "generation_config.json": "{}"}
+    listed = [published(name, text.encode()) for name, text in files.items()]
+    listing = {str(entry["path"]): f"{entry['size']} git:{entry['oid']}" for entry in listed}
+    checkpoint = known.checkpoints[f"{REPO}@main"].model_copy(update={"listing": listing})
+    known = known.merged(Lock(checkpoints={f"{REPO}@main": checkpoint}))
+    locks.write(tmp_path / "lab.lock", known)
     kept = tmp_path / CACHE / "published" / REPO / REVISION
     kept.mkdir(parents=True)
     for name, text in files.items():
         (kept / name).write_text(text)
-    for name in ("hf_quant_config.json", "tokenizer_config.json"):
-        (kept / f"{name}.absent").touch()
     return inventory, known, {f"{REPO}@{REVISION}": files}
 
 
