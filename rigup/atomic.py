@@ -6,8 +6,6 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["write"]
-
 
 def write(path: Path, text: str, mode: int) -> None:
     """Write a file completely or not at all, even if the power fails; its directory must exist.

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from rigup.text import printable
 
-__all__ = ["Finding", "InputError", "Problem", "ProblemsError", "RigupError", "near", "suggestion", "table_of"]
-
 
 class RigupError(Exception):
     """An error that the user can act on.

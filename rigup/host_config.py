@@ -11,21 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = [
-    "CONTAINERD_TOML",
-    "DAEMON_JSON",
-    "NO_PROXIES",
-    "USUAL_STORE",
-    "DockerStore",
-    "Proxies",
-    "apt_variables",
-    "daemon_variables",
-    "docker_store",
-    "place",
-    "proxy_for",
-    "variables",
-]
-
 DAEMON_JSON = "/etc/docker/daemon.json"
 CONTAINERD_TOML = "/etc/containerd/config.toml"
 

@@ -17,21 +17,6 @@ from typing import Any
 from rigup import paths
 from rigup.paths import engine_unit, pull_unit
 
-__all__ = [
-    "ACCOUNTS",
-    "EMPTIED",
-    "LEFTOVERS",
-    "OWN_DIRECTORIES",
-    "Ledger",
-    "Unmerged",
-    "added",
-    "backup_of",
-    "is_own",
-    "merge",
-    "parse",
-    "unmerge",
-]
-
 OWN_DIRECTORIES = (
     paths.CONFIG,
     paths.LIBRARY,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["FILES", "RECIPES", "TASKS", "TEMPLATES"]
-
 _PACKAGE = Path(__file__).resolve().parent
 
 # A checkout has them next to the package, a wheel inside it: pyproject.toml maps one to the other.

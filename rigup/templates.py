@@ -10,8 +10,6 @@ from rigup import paths
 from rigup.errors import RigupError
 from rigup.resources import TEMPLATES
 
-__all__ = ["Lines", "filled"]
-
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 
 

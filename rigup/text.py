@@ -7,8 +7,6 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["duration", "printable", "progress_line", "size"]
-
 # Categories of Unicode that a terminal obeys instead of showing: control characters (C0, C1), formats (bidirectional
 # overrides, invisible characters), surrogates, and separators of lines and paragraphs.
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}

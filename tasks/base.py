@@ -11,8 +11,6 @@ from rigup.operations import apt, files, host_package, run_lock
 from rigup.paths import APT_LOCK_CONFIG, APT_UPGRADES_CONFIG, SYSCTL_CONFIG
 from tasks.context import Context
 
-__all__ = ["base"]
-
 # python3-venv for the downloader; curl to download keys before their repositories are configured.
 PACKAGES = ("ca-certificates", "curl", "python3", "python3-venv")
 

@@ -14,9 +14,6 @@ from rigup.render.verify import record_text
 from tasks.context import Context
 from tasks.venvs import tool
 
-__all__ = ["config"]
-
-
 # Images have these: Triton compiles stubs against Python's headers, and kernels are linked against libnuma.
 ENGINES_NEED = ("g++", "gcc", "libnuma1", "python3-dev")
 

@@ -13,8 +13,6 @@ from rigup.lock.lockfile import Lock
 from rigup.plan.model import Plan
 from rigup.plan.peers import Peer
 
-__all__ = ["Context", "Refused"]
-
 
 @dataclass(frozen=True)
 class Context:

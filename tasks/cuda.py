@@ -9,8 +9,6 @@ from rigup.operations import apt, files
 from rigup.paths import CUDA_PROFILE
 from tasks.context import Context
 
-__all__ = ["cuda"]
-
 
 @deploy("cuda")
 def cuda(context: Context) -> None:

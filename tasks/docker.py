@@ -16,8 +16,6 @@ from rigup.operations import docker as docker_operations
 from rigup.paths import CDI_UNIT, DOCKER_UNIT
 from tasks.context import Context
 
-__all__ = ["docker"]
-
 
 @deploy("docker")
 def docker(context: Context) -> None:

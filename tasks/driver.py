@@ -16,8 +16,6 @@ from rigup.paths import APT_CUDA_PREFERENCES, PERSISTENCED_DROP_IN, PERSISTENCED
 from rigup.render.systemd import persistence_text
 from tasks.context import Context
 
-__all__ = ["driver"]
-
 
 @deploy("driver")
 def driver(context: Context) -> None:

@@ -12,8 +12,6 @@ from rigup.render.systemd import gateway_unit_text, nftables_text
 from rigup.resources import FILES
 from tasks.context import Context
 
-__all__ = ["gateway"]
-
 
 @deploy("gateway")
 def gateway(context: Context) -> None:

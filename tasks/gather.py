@@ -50,8 +50,6 @@ from rigup.preflight.snapshot import (
 from rigup.preflight.software import FOREIGN
 from rigup.resources import FILES
 
-__all__ = ["System", "distro_of", "gather", "on_each", "read_system"]
-
 # With its directory: the PATH of a login without root has no sbin.
 UPDATE_GRUB = "/usr/sbin/update-grub"
 

@@ -12,8 +12,6 @@ from rigup.operations import apt, boot, files
 from rigup.paths import GRUB_CONFIG, MODPROBE_CONFIG
 from tasks.context import Context
 
-__all__ = ["kernel"]
-
 
 @deploy("kernel")
 def kernel(context: Context) -> None:

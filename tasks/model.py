@@ -32,8 +32,6 @@ from rigup.render.systemd import (
 from tasks.context import Context
 from tasks.venvs import tool
 
-__all__ = ["model"]
-
 USER = "rigup-fetch"
 PEERS_USER = "rigup-peers"
 

@@ -31,8 +31,6 @@ from rigup.text import printable
 from tasks.context import Context, Refused
 from tasks.gather import distro_of, gather, on_each, read_system
 
-__all__ = ["preflight"]
-
 _checking = RLock()
 _contexts: dict[str, Context] = {}
 _refusals: list[RigupError] = []

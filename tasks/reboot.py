@@ -12,8 +12,6 @@ from rigup.paths import PERSISTENCED_DROP_IN, PERSISTENCED_UNIT, PLAN
 from rigup.plan.model import kept_plan
 from tasks.context import Context
 
-__all__ = ["reboot"]
-
 
 @deploy("reboot")
 def reboot(context: Context) -> None:

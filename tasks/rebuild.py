@@ -21,8 +21,6 @@ from rigup.plan.model import kept_plan
 from rigup.text import printable
 from tasks.context import Refused
 
-__all__ = ["rebuild"]
-
 REMOVE_STORE = "remove_store"
 
 

@@ -11,8 +11,6 @@ from rigup.render.systemd import commit_unit_text
 from tasks.context import Context
 from tasks.venvs import tool
 
-__all__ = ["serve"]
-
 
 @deploy("serve")
 def serve(context: Context) -> None:

@@ -6,8 +6,6 @@ from rigup.operations import files, venv
 from rigup.resources import FILES
 from tasks.context import Context
 
-__all__ = ["tool"]
-
 
 def tool(context: Context, what: str, *, path: str, locked: str, requirements: str) -> None:
     """Install `what` into the virtual environment `path`: the packages of `files/LOCKED`, kept in `requirements`."""

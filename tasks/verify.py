@@ -7,8 +7,6 @@ from pyinfra.api.deploy import deploy
 from rigup.operations import verify as verify_operations
 from tasks.context import Context
 
-__all__ = ["verify"]
-
 
 @deploy("verify")
 def verify(context: Context) -> None:

@@ -9,8 +9,6 @@ from rigup.paths import AUDIT_TIMER, AUDIT_UNIT, SYSTEM_UNITS
 from rigup.render.systemd import audit_service_text, audit_timer_text
 from tasks.context import Context
 
-__all__ = ["watch"]
-
 
 @deploy("watch")
 def watch(context: Context) -> None:

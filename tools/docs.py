@@ -27,8 +27,6 @@ from rigup.resources import RECIPES
 from tools.docs_recipes import recipe_page, recipes_table
 from tools.markdown import block, code, table, text
 
-__all__ = ["GENERATED", "audit_checks", "commands", "filled", "steps"]
-
 ROOT = Path(__file__).resolve().parent.parent
 AUDIT = ROOT / "tests" / "audit"
 RESULTS = ROOT / "bench" / "results"

@@ -10,8 +10,6 @@ from rigup.catalog.loader import Catalog, default_catalog
 from rigup.catalog.recipe import Recipe
 from tools.markdown import block, code, table, text
 
-__all__ = ["recipe_page", "recipes_table"]
-
 # What a newcomer need not look at first.
 OLD = ("superseded", "broken")
 

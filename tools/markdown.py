@@ -6,8 +6,6 @@ import html
 import re
 from collections.abc import Iterable
 
-__all__ = ["block", "code", "table", "text"]
-
 
 def table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A Markdown table. Cells are Markdown, of one line."""

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-__all__ = ["YOU", "About", "check"]
-
 YOU = "you"
 """In place of a step, if only a person can repair what a check finds."""
 

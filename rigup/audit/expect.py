@@ -11,19 +11,6 @@ from rigup.distros.apt_sources import repositories
 from rigup.paths import SYSTEM_UNITS
 from rigup.templates import filled
 
-__all__ = [
-    "Deviation",
-    "expect",
-    "expect_at_least",
-    "expect_file",
-    "expect_none",
-    "expect_owner",
-    "expect_repository",
-    "expect_text",
-    "expect_units",
-    "hashed",
-]
-
 ABSENT = "nothing"
 
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["WORDS", "Outcome", "exit_code", "write"]
-
 CLEAN, INCOMPLETE, FINDINGS = 0, 1, 2
 """Exit codes: everything is as planned; a check could not run; something is not as planned."""
 

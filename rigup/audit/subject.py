@@ -25,8 +25,6 @@ from rigup.plan.host import plan_host
 from rigup.plan.model import Plan
 from rigup.ssh import testinfra_backend
 
-__all__ = ["CONFINED", "Subject"]
-
 GPU_FIELDS = ("name", "driver_version", "persistence_mode")
 
 CONFINED = {

@@ -17,8 +17,6 @@ from rigup.catalog.patch import IgnorePatch, Patch, SamplingPatch, TemplatePatch
 from rigup.catalog.recipe import Recipe
 from rigup.errors import RigupError
 
-__all__ = ["TEMPLATE", "applies", "needed_patches", "patch_files", "reads"]
-
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 TEMPLATE = "chat_template.jinja"

@@ -16,8 +16,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rigup.errors import RigupError
 
-__all__ = ["changed", "of_tokenizer", "render"]
-
 # OpenCode sends two system messages. A single one at the beginning is left alone. The parts of a message that is not
 # plain text are kept. Engines forbid changing lists in place (`append`), so each step builds a new one.
 MERGE = """\

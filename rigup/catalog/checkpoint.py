@@ -9,8 +9,6 @@ from pydantic import Field, Strict, model_validator
 from rigup.catalog.fields import Branch, Data, Repo, Revision
 from rigup.config.yaml_file import complaint
 
-__all__ = ["Checkpoint"]
-
 
 class Checkpoint(Data):
     """A hub repository at a 40-digit revision, or at a branch that the lock pins: exactly one of the two.

@@ -9,8 +9,6 @@ from rigup.catalog.patch import YarnPatch
 from rigup.catalog.recipe import LAUNCHER, Recipe, option_name
 from rigup.catalog.recipe_parts import Parallel
 
-__all__ = ["arguments", "option", "own_arguments"]
-
 PARALLEL = {
     "vllm": {
         "tp": "--tensor-parallel-size",

@@ -22,8 +22,6 @@ from rigup.config.yaml_file import Loc
 from rigup.errors import near
 from rigup.resources import RECIPES
 
-__all__ = ["Complaint", "Release", "check_options", "misshapen", "ordered", "place", "releases", "releases_of"]
-
 DIRECTORY = RECIPES / "engines"
 
 # Only variables with these prefixes belong to the engine.

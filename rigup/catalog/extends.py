@@ -17,8 +17,6 @@ from rigup.catalog.recipe import option_name
 from rigup.config.yaml_file import Document, Loc, dotted
 from rigup.errors import Finding, near
 
-__all__ = ["OWN", "Merged", "Place", "merge"]
-
 OWN = ("id", "title", "extends", "status", "superseded_by", "tool_calls", "evidence", "caveats")
 SECTIONS = ("add", "remove")
 

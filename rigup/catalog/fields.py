@@ -10,26 +10,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from rigup.config.yaml_file import complaint
 
-__all__ = [
-    "Argument",
-    "Branch",
-    "Data",
-    "Day",
-    "Digest",
-    "EnvName",
-    "Inside",
-    "Int",
-    "Pinned",
-    "PythonVersion",
-    "Repo",
-    "Revision",
-    "Tag",
-    "Text",
-    "Version",
-    "Word",
-    "unpinned",
-]
-
 
 def _matching(pattern: str, what: str, example: str) -> AfterValidator:
     def check(value: str) -> str:

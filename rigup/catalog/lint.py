@@ -23,8 +23,6 @@ from rigup.config.yaml_file import Loc
 from rigup.distros.table import short_of_cuda
 from rigup.errors import Finding
 
-__all__ = ["Hardware", "check_catalog", "check_recipe"]
-
 NATIVE_CONTEXT = 262144
 LONG_CONTEXT = {"vllm": "VLLM_ALLOW_LONG_MAX_MODEL_LEN", "sglang": "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"}
 EXPERT_PARALLEL = ("--enable-expert-parallel", "-ep", "--ep-size", "--expert-parallel-size", "--ep")

@@ -21,8 +21,6 @@ from rigup.config.yaml_file import Document, describe_error, findings_of, read_d
 from rigup.errors import Finding, InputError, RigupError, near
 from rigup.resources import RECIPES
 
-__all__ = ["Catalog", "default_catalog", "load_catalog"]
-
 SEE_RECIPES = "`rigup recipes --all` lists them"
 
 

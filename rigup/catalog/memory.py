@@ -13,8 +13,6 @@ from rigup.catalog.checkpoint import Checkpoint
 from rigup.catalog.engine_args import option
 from rigup.catalog.recipe import Recipe
 
-__all__ = ["ERROR", "LENGTH_OPTIONS", "Fit", "asked_context", "fit"]
-
 GIB = 1 << 30
 NUMBER = r"\d*\.?\d+"
 ERROR = 7.0

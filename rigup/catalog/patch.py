@@ -11,8 +11,6 @@ from pydantic import Field, Strict, model_validator
 from rigup.catalog.fields import Data, Version
 from rigup.config.yaml_file import complaint
 
-__all__ = ["IgnorePatch", "Patch", "Sampling", "SamplingPatch", "TemplatePatch", "When", "YarnPatch"]
-
 # vLLM looks for a pattern without a star anywhere in a name, and a star at the end matches the rest of it.
 BARE_GATE = re.compile(r"\.?(mlp\.)?gate|(.*[.*])?gate\*+")
 

@@ -10,12 +10,6 @@ from rigup.catalog.recipe import Recipe
 from rigup.config.need import EngineName, Need, Workload
 from rigup.errors import RigupError
 
-__all__ = [
-    "Choice",
-    "best",
-    "ranked",
-]
-
 # Best first. A recipe whose status is not listed is never proposed.
 STATUS = ("verified", "current", "reported", "assembled")
 TOOL_CALLS = ("reliable", "usually", "unknown")

@@ -28,9 +28,6 @@ from rigup.config.need import Workload
 from rigup.config.yaml_file import complaint
 from rigup.errors import RigupError
 
-__all__ = ["LAUNCHER", "NCCL_LEVELS", "Recipe", "option_name"]
-
-
 # Options that rigup passes to the engine itself, from the endpoint and the plan.
 RESERVED_ARGUMENTS = ("--model", "--model-path", "--host", "--port", "--served-model-name", "--api-key")
 

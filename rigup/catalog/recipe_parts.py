@@ -23,19 +23,6 @@ from rigup.catalog.fields import (
 from rigup.config.need import EngineName
 from rigup.config.yaml_file import complaint
 
-__all__ = [
-    "Container",
-    "Engine",
-    "Evidence",
-    "Image",
-    "Parallel",
-    "Ready",
-    "Source",
-    "Speculation",
-    "Speed",
-    "Venv",
-]
-
 
 class Speed(Data):
     """A throughput as the source gives it: tokens per second of all requests together. `context` is in tokens."""

@@ -11,8 +11,6 @@ from rigup.config.need import Need
 from rigup.config.settings import Settings
 from rigup.errors import RigupError
 
-__all__ = ["USUAL_GPUS", "need_of", "recipe_of"]
-
 # The number of GPUs for an endpoint that takes all of its host's, if the need does not say one.
 USUAL_GPUS = 4
 

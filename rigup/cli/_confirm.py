@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["agreed"]
-
 
 def agreed(question: str) -> bool:
     """Return whether the answer is yes. Without a terminal it is no."""

@@ -11,8 +11,6 @@ from typing import Any
 from rigup.config.inventory import Host, Inventory, find_inventory, load_inventory
 from rigup.errors import RigupError, suggestion
 
-__all__ = ["Target", "add_inventory", "find_host", "find_target", "find_targets", "read_inventory"]
-
 
 @dataclass(frozen=True)
 class Target:

@@ -13,8 +13,6 @@ from rigup.lock import lockfile
 from rigup.lock.lockfile import Lock
 from rigup.lock.resolve import Want
 
-__all__ = ["Subject", "add_options", "changes", "read"]
-
 
 @dataclass(frozen=True)
 class Subject:

@@ -6,8 +6,6 @@ import argparse
 import sys
 from typing import Any, NoReturn, TypeAlias
 
-__all__ = ["Commands", "Parser"]
-
 
 class Parser(argparse.ArgumentParser):
     """A parser whose help explains the exit codes; most commands have only these two."""

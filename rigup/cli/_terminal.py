@@ -12,8 +12,6 @@ from rich.segment import Segment
 
 from rigup.text import printable
 
-__all__ = ["SafeConsole", "safe_streams"]
-
 
 class _SafeStream:
     """A stream that writes what `printable` returns."""

@@ -10,8 +10,6 @@ from rigup.cli._hosts import add_inventory, find_host, read_inventory
 from rigup.cli._parser import Commands
 from rigup.ssh import host_keys
 
-__all__ = ["register"]
-
 
 def register(commands: Commands) -> None:
     """Add `rigup accept`."""

@@ -22,8 +22,6 @@ from rigup.cli._parser import Commands
 from rigup.cli._terminal import SafeConsole
 from rigup.errors import RigupError, suggestion
 
-__all__ = ["register", "table"]
-
 CHECKS = Path("tests/audit")
 STYLES = {"ok": "green", "finding": "bold red", "waived": "yellow", "unchecked": "yellow"}
 

@@ -11,8 +11,6 @@ from rigup.catalog.memory import fit
 from rigup.cli._parser import Commands
 from rigup.errors import InputError
 
-__all__ = ["register"]
-
 
 def register(commands: Commands) -> None:
     """Add `rigup check`."""

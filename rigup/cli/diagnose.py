@@ -10,8 +10,6 @@ from rigup.cli._parser import Commands
 from rigup.diagnosis.explain import explain
 from rigup.errors import RigupError
 
-__all__ = ["register"]
-
 
 def register(commands: Commands) -> None:
     """Add `rigup diagnose`."""

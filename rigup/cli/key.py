@@ -14,8 +14,6 @@ from rigup.paths import key_file
 from rigup.ssh import client
 from rigup.ssh.batch import Command
 
-__all__ = ["register"]
-
 
 def register(commands: Commands) -> None:
     """Add `rigup key`."""

@@ -26,8 +26,6 @@ from rigup.cli._parser import Parser
 from rigup.cli._terminal import safe_streams
 from rigup.errors import RigupError
 
-__all__ = ["main", "parser"]
-
 # In the order of the help.
 COMMANDS = (plan, audit, status, report, recipes, check, show, lock, update, models, key, diagnose, accept, settings)
 

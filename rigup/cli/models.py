@@ -22,8 +22,6 @@ from rigup.ssh import client
 from rigup.ssh.batch import Command
 from rigup.text import size
 
-__all__ = ["chosen", "register", "removal", "table"]
-
 
 def register(commands: Commands) -> None:
     """Add `rigup models` and `rigup models rm`."""

@@ -32,8 +32,6 @@ from rigup.cli._parser import Commands
 from rigup.cli._terminal import SafeConsole
 from rigup.errors import RigupError
 
-__all__ = ["exit_code", "register"]
-
 DEPLOY = "deploy.py"
 INVENTORY = "inventory/lab.py"
 DIFF_LINES, NEW_LINES = 40, 8

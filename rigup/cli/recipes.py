@@ -17,8 +17,6 @@ from rigup.cli._parser import Commands
 from rigup.cli._terminal import SafeConsole
 from rigup.config.need import EngineName, Workload
 
-__all__ = ["register"]
-
 HIDDEN = ("superseded", "broken")
 STATUSES = get_args(Recipe.model_fields["status"].annotation)
 

@@ -11,8 +11,6 @@ from rigup.errors import RigupError
 from rigup.run.report import RUNS, build, read_events, runs
 from rigup.run.summary import headline, render
 
-__all__ = ["register"]
-
 
 def register(commands: Commands) -> None:
     """Add `rigup report`."""

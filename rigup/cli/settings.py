@@ -7,8 +7,6 @@ import argparse
 from rigup.cli._parser import Commands
 from rigup.config.settings import settings_table
 
-__all__ = ["register"]
-
 
 def register(commands: Commands) -> None:
     """Add `rigup settings`."""

@@ -9,8 +9,6 @@ from rigup.cli._hosts import add_inventory, find_target, read_inventory
 from rigup.cli._parser import Commands
 from rigup.render import export
 
-__all__ = ["register"]
-
 
 def register(commands: Commands) -> None:
     """Add `rigup show`."""

@@ -37,8 +37,6 @@ from rigup.ssh.batch import Command, Result
 from rigup.ssh.client import Client, Unreachable
 from rigup.text import progress_line
 
-__all__ = ["endpoints_of", "exit_code", "look", "register", "render", "select", "state_of"]
-
 EVERY_S = 2.0
 
 STYLES = {"serving": "green", "starting": "yellow", "stopped": "yellow", "not verified": "yellow"}

@@ -8,8 +8,6 @@ from rigup.cli import _lock
 from rigup.cli._parser import Commands
 from rigup.lock import lockfile, resolve
 
-__all__ = ["register"]
-
 
 def register(commands: Commands) -> None:
     """Add `rigup update`."""

@@ -11,8 +11,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from rigup.config.types import Gpus, ListenAddress, Name, Network, Port, RecipeOrNeed
 from rigup.config.yaml_file import complaint
 
-__all__ = ["Endpoint", "Endpoints", "gpu_indices"]
-
 
 class Endpoint(BaseModel):
     """A named instance of a recipe on a host."""

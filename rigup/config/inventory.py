@@ -24,8 +24,6 @@ from rigup.config.settings import Connection, Settings
 from rigup.config.yaml_file import Document, Loc, findings_of, read_document
 from rigup.errors import Finding, InputError, RigupError, suggestion
 
-__all__ = ["Host", "Inventory", "find_inventory", "load_inventory", "lock_path"]
-
 CONNECTORS = ("rig", "ssh")
 DEFAULT_LAB_STATE = "/var/lib/rigup-lab"
 

@@ -9,13 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rigup.config.yaml_file import complaint, describe_error
 
-__all__ = [
-    "EngineName",
-    "Need",
-    "Workload",
-    "read_need",
-]
-
 Workload = Literal["agents", "chat", "code", "batch", "benchmark"]
 EngineName = Literal["vllm", "sglang"]
 

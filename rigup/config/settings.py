@@ -36,8 +36,6 @@ from rigup.config.types import (
 from rigup.config.yaml_file import complaint, describe_error, dotted
 from rigup.errors import Finding, InputError
 
-__all__ = ["Connection", "Settings", "Waiver", "settings_table"]
-
 
 class Waiver(BaseModel):
     """Why a finding of the audit is accepted, and until when."""

@@ -13,32 +13,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict
 from rigup.config.need import Need, read_need
 from rigup.config.yaml_file import complaint
 
-__all__ = [
-    "Address",
-    "Bool",
-    "CudaToolkit",
-    "DriverBranch",
-    "Fingerprint",
-    "Gpus",
-    "HostPath",
-    "Identifier",
-    "Int",
-    "KernelArg",
-    "Label",
-    "Line",
-    "ListenAddress",
-    "ModuleOption",
-    "Name",
-    "Network",
-    "Port",
-    "RecipeOrNeed",
-    "Seconds",
-    "SysctlKey",
-    "SysctlValue",
-    "Url",
-    "Version",
-]
-
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 GPU_UUID = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 URL_EXAMPLE = "for example https://mirror.example.org/cuda"
@@ -112,12 +86,6 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _version(value: str) -> str:
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+){1,3}", value):
-        raise complaint(f"{value!r} is not a version", 'for example "1.20.1", quoted, without the part after a dash')
-    return value
-
-
 def _cuda_toolkit(value: Any) -> Any:
     # YAML reads a bare `off` as false; `--data cuda_toolkit=off` passes text.
     if value is None or value is False or value == "off":
@@ -145,60 +113,21 @@ def _fingerprint(value: str) -> str:
     return digits
 
 
-def _kernel_arg(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.,:/=@+-]+", value):
-        raise complaint(f"{value!r} is not a single kernel argument", "one list entry each, without quotes or spaces")
-    return value
-
-
-def _sysctl_key(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9_]+([./][A-Za-z0-9_*-]+)+", value):
-        raise complaint(f"{value!r} is not a sysctl", "for example vm.swappiness")
-    return value
-
-
-def _sysctl_value(value: int | str) -> int | str:
-    if isinstance(value, str) and not re.fullmatch(r"[!-~]+( [!-~]+)*", value):
-        raise complaint(f"{value!r} is not a sysctl value", "use a number, or words with one space between them")
-    return value
-
-
-def _identifier(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", value):
-        raise complaint(f"{value!r} is not a module or option name", "use letters, digits, _ and -")
-    return value
-
-
-def _module_option(value: int | str) -> int | str:
-    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9_.,:;/=@+-]+", value):
-        raise complaint(
-            f"{value!r} contains a character that breaks modprobe.d", "use letters, digits and _ . , : ; / = @ + -"
-        )
-    return value
-
-
-def _label(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,36}", value):
-        raise complaint(f"{value!r} is not a label", "use letters, digits, _ . and -; `lsblk -o NAME,LABEL` lists them")
-    return value
-
-
-def _address(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", value):
-        raise complaint(f"{value!r} is neither a host name nor an IP address", "for example rig1.lan or 192.0.2.11")
-    return value
-
-
 def _line(value: str) -> str:
     if not value.isprintable():
         raise complaint(f"{value!r} contains a line break or a control character", "write one line of plain text")
     return value
 
 
-def _name(value: str) -> str:
-    if not NAME.fullmatch(value):
-        raise complaint(f"{value!r} is not a valid name", "use at most 32 lower-case letters, digits and -")
-    return value
+def _form(pattern: str, wrong: str, remedy: str) -> AfterValidator:
+    """Return the validator of text that must match `pattern` as a whole; a number is valid as it is."""
+
+    def check(value: int | str) -> int | str:
+        if isinstance(value, str) and not re.fullmatch(pattern, value):
+            raise complaint(f"{value!r} {wrong}", remedy)
+        return value
+
+    return AfterValidator(check)
 
 
 # In pydantic's lax mode `true` is a number, and so is "8000"; whoever writes those means something else.
@@ -207,22 +136,49 @@ Bool = Annotated[bool, Strict()]
 Port = Annotated[int, Strict(), Field(ge=1, le=65535)]
 Seconds = Annotated[int, Strict(), Field(ge=10, le=86400)]
 
-Address = Annotated[str, AfterValidator(_address)]
+Address = Annotated[
+    str,
+    _form(
+        r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*",
+        "is neither a host name nor an IP address",
+        "for example rig1.lan or 192.0.2.11",
+    ),
+]
 CudaToolkit = Annotated[str | None, BeforeValidator(_cuda_toolkit)]
 DriverBranch = Annotated[Int, AfterValidator(_driver_branch)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 Gpus = Annotated[Literal["all"] | tuple[int | str, ...], BeforeValidator(_gpus)]
 HostPath = Annotated[str, AfterValidator(_host_path)]
-Identifier = Annotated[str, AfterValidator(_identifier)]
-KernelArg = Annotated[str, AfterValidator(_kernel_arg)]
-Label = Annotated[str, AfterValidator(_label)]
+Identifier = Annotated[str, _form(r"[A-Za-z0-9_-]+", "is not a module or option name", "use letters, digits, _ and -")]
+KernelArg = Annotated[
+    str,
+    _form(r"[A-Za-z0-9_.,:/=@+-]+", "is not a single kernel argument", "one list entry each, without quotes or spaces"),
+]
+Label = Annotated[
+    str,
+    _form(
+        r"[A-Za-z0-9_.-]{1,36}", "is not a label", "use letters, digits, _ . and -; `lsblk -o NAME,LABEL` lists them"
+    ),
+]
 Line = Annotated[str, AfterValidator(_line)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
-ModuleOption = Annotated[Int | str, AfterValidator(_module_option)]
-Name = Annotated[str, AfterValidator(_name)]
+ModuleOption = Annotated[
+    Int | str,
+    _form(
+        r"[A-Za-z0-9_.,:;/=@+-]+",
+        "contains a character that breaks modprobe.d",
+        "use letters, digits and _ . , : ; / = @ + -",
+    ),
+]
+Name = Annotated[str, _form(NAME.pattern, "is not a valid name", "use at most 32 lower-case letters, digits and -")]
 Network = Annotated[str, AfterValidator(_network)]
 RecipeOrNeed = Annotated[Annotated[str, Field(min_length=1)] | Need, BeforeValidator(read_need)]
-SysctlKey = Annotated[str, AfterValidator(_sysctl_key)]
-SysctlValue = Annotated[Int | str, AfterValidator(_sysctl_value)]
+SysctlKey = Annotated[str, _form(r"[a-z0-9_]+([./][A-Za-z0-9_*-]+)+", "is not a sysctl", "for example vm.swappiness")]
+SysctlValue = Annotated[
+    Int | str, _form(r"[!-~]+( [!-~]+)*", "is not a sysctl value", "use a number, or words with one space between them")
+]
 Url = Annotated[str, AfterValidator(_url)]
-Version = Annotated[str, AfterValidator(_version)]
+Version = Annotated[
+    str,
+    _form(r"[0-9]+(\.[0-9]+){1,3}", "is not a version", 'for example "1.20.1", quoted, without the part after a dash'),
+]

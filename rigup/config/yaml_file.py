@@ -20,8 +20,6 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from rigup.errors import Finding, InputError, suggestion
 
-__all__ = ["Document", "Loc", "complaint", "describe_error", "dotted", "findings_of", "read_document"]
-
 Loc = tuple[str | int, ...]
 
 MAX_BYTES = 2 << 20

@@ -17,8 +17,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from rigup.config.yaml_file import read_document
 
-__all__ = ["Cause", "Fingerprint", "causes", "explain", "fatal_text", "fingerprints"]
-
 SHOWN = 2
 """The number of causes to report for one log: the first is the most probable, the second often its consequence."""
 

@@ -9,18 +9,6 @@ from dataclasses import dataclass
 from rigup.config.settings import Settings
 from rigup.distros.table import distro_named
 
-__all__ = [
-    "DOCKER_KEY",
-    "SOURCES",
-    "TOOLKIT_KEY",
-    "Repository",
-    "entangled_sources",
-    "repositories",
-    "source_uris",
-    "superseded_sources",
-]
-
-
 SOURCES = "/etc/apt/sources.list.d/"
 
 DOCKER_KEY = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"

@@ -12,19 +12,6 @@ from dataclasses import dataclass
 from rigup.distros.table import distro_named
 from rigup.errors import RigupError
 
-__all__ = [
-    "DOCKER_PACKAGES",
-    "PIN",
-    "PREFERENCES",
-    "TOOLKIT_PACKAGES",
-    "DriverInstall",
-    "DriverPackages",
-    "conflicting",
-    "driver_packages",
-    "other_drivers",
-]
-
-
 DOCKER_PACKAGES = ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin")
 
 # All four must have the same version: since 1.18 they depend on each other strictly.

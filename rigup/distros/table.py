@@ -8,18 +8,6 @@ from dataclasses import dataclass
 
 from rigup.errors import RigupError
 
-__all__ = [
-    "BRANCH_CUDA",
-    "CUDA_KEY_FILES",
-    "DISTROS",
-    "Distro",
-    "distro_id",
-    "distro_named",
-    "header_packages",
-    "major_minor",
-    "short_of_cuda",
-]
-
 
 @dataclass(frozen=True)
 class Distro:

@@ -6,8 +6,6 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import reading
 
-__all__ = ["ImageDigests", "parse_image_digests"]
-
 
 def parse_image_digests(lines: list[str]) -> set[str]:
     """Parse references `REPOSITORY@sha256:...` from `docker image ls --digests`; images built here have none."""

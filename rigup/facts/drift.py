@@ -11,8 +11,6 @@ from pyinfra.api.facts import FactBase
 from rigup.facts.reading import Value, reading
 from rigup.paths import DAILY_AUDIT
 
-__all__ = ["DailyAudit", "DailyAuditValue", "parse_daily_audit"]
-
 LATE_AFTER_H = 50
 
 

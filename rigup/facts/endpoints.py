@@ -13,8 +13,6 @@ from typing_extensions import TypedDict
 from rigup.facts.reading import ONE_LINE_EACH, Value, read_object, reading
 from rigup.paths import CHECKED_ARGUMENTS, ENDPOINTS, SWITCHES, TRIAL_UNITS, UNITS
 
-__all__ = ["Endpoints", "EndpointsValue", "Tried", "parse_endpoints"]
-
 PARTS = ("checked", "units", "active", "switches")
 UNIT_LINE = re.compile(r"(?P<place>/.*)/llm@(?P<name>.+)\.service:Generation=(?P<generation>\w+)$")
 

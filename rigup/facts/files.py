@@ -10,8 +10,6 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 
-__all__ = ["FileInfo", "FileState", "FileText", "Tree", "parse_file_info", "parse_file_text", "parse_tree"]
-
 PRESENT = "--- present"
 SUMS = "--- sums"
 

@@ -12,8 +12,6 @@ from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 from rigup.paths import GATEWAYS
 from rigup.render.gateway import chain_of, parse_gateway_names
 
-__all__ = ["GatewayNames", "GatewayState", "GatewayStateValue", "parse_gateway_state"]
-
 KEY = "key="
 RULE = re.compile(r'drop comment "rigup ([0-9a-f]{12})"')
 

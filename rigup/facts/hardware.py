@@ -11,21 +11,6 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 
-__all__ = [
-    "CpuCount",
-    "DiskFree",
-    "DiskSpace",
-    "FileSystemLabels",
-    "PciDevice",
-    "PciDevices",
-    "SecureBoot",
-    "Slot",
-    "Slots",
-    "parse_disk_free",
-    "parse_pci_devices",
-    "parse_slots",
-]
-
 SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 END_OF_PATHS = "--- mounts"
 

@@ -11,19 +11,6 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 
-__all__ = [
-    "BootId",
-    "BootMenu",
-    "KernelState",
-    "KernelStateValue",
-    "ModuleParameters",
-    "ModuleParametersValue",
-    "Outdated",
-    "parse_boot_menu",
-    "parse_kernel_state",
-    "parse_module_parameters",
-]
-
 IMAGE = "/boot/vmlinuz-"
 INITRD = "/boot/initrd.img-"
 NVIDIA_PARAMS = "/proc/driver/nvidia/params"

@@ -13,8 +13,6 @@ from rigup import paths as host_paths
 from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 from rigup.ledger import OWN_DIRECTORIES, Ledger, backup_of, parse
 
-__all__ = ["HostLedger", "Remains", "RemainsValue", "Sums", "links_of", "parse_remains", "parse_sums", "remains_of"]
-
 # Where else something of ours could be.
 SEARCHED = ("/etc", "/usr/local", "/var/lib", "/var/cache", "/run", "/opt")
 # What an interrupted write leaves next to its file, which may not be in the ledger yet.

@@ -13,21 +13,6 @@ from rigup.facts.reading import Value, reading
 from rigup.host_config import Proxies, apt_variables, variables
 from rigup.paths import DOCKER_DROP_INS
 
-__all__ = [
-    "TIMEOUT_S",
-    "Addresses",
-    "HostProxies",
-    "HttpStatus",
-    "Listener",
-    "ListeningPorts",
-    "Reachability",
-    "Reachable",
-    "parse_addresses",
-    "parse_listeners",
-    "parse_proxies",
-    "parse_reachability",
-]
-
 ENVIRONMENT = "/etc/environment"
 LISTEN = "0A"
 REACHED = "reached"

@@ -10,20 +10,6 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, reading
 
-__all__ = [
-    "CdiDevices",
-    "DriverState",
-    "DriverStateValue",
-    "Gpu",
-    "GpuList",
-    "GpuUse",
-    "GpuUseValue",
-    "parse_cdi_devices",
-    "parse_driver_state",
-    "parse_gpu_list",
-    "parse_gpu_use",
-]
-
 GPU_LINE = re.compile(r"GPU (\d+): (.+) \(UUID: (\S+)\)")
 SMI_VERSION = re.compile(r"NVIDIA-SMI version\s*: (\S+)")
 

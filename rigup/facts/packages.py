@@ -11,20 +11,6 @@ from pyinfra.api.facts import FactBase
 from rigup.distros.apt_sources import source_uris
 from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 
-__all__ = [
-    "AptSources",
-    "AptVersions",
-    "BrokenPackages",
-    "Conffiles",
-    "DpkgTrouble",
-    "InstalledVersions",
-    "parse_apt_sources",
-    "parse_apt_versions",
-    "parse_broken_packages",
-    "parse_edited",
-    "parse_installed_versions",
-]
-
 UPDATES = "/var/lib/dpkg/updates/"
 # Second letter of dpkg-query's status: not installed, only its configuration left, installed.
 SETTLED = "nci"

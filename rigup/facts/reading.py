@@ -15,8 +15,6 @@ from typing import Any, ParamSpec, Protocol, TypeVar, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pyinfra.api.exceptions import FactProcessError
 
-__all__ = ["ONE_LINE_EACH", "Fact", "Value", "read_object", "reading"]
-
 ONE_LINE_EACH = r"2>/dev/null | tr '\n\0' '?\n'"
 """Ends a command that prints names, each followed by NUL: puts each on one line, whatever characters it has."""
 

@@ -11,18 +11,6 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, read_object, reading
 
-__all__ = [
-    "ModelStamp",
-    "ModelStampValue",
-    "Verification",
-    "VerificationValue",
-    "incoming_path",
-    "parse_model_stamp",
-    "parse_verification",
-    "shared_path",
-    "stamp_path",
-]
-
 SIZES, ARRIVING, MACHINE = "--- sizes", "--- arriving", "--- machine"
 STATE = "--- state"
 

@@ -18,16 +18,6 @@ from rigup.paths import FETCH_UNIT, TRIAL_UNITS, fetch_progress, instance_of
 from rigup.paths import PLAN as KEPT_PLAN
 from rigup.paths import UNITS as IN_FORCE
 
-__all__ = [
-    "Downloads",
-    "FetchProgress",
-    "FileSizes",
-    "Stored",
-    "StoredModels",
-    "parse_downloads",
-    "parse_stored_models",
-]
-
 STAMP, PLAN, UNITS, RUNNING = "--- stamp ", "--- plan", "--- units", "--- running"
 FILE = re.compile(r"(\d+) ([^/]+/[^/]+)/(\.?)([0-9a-f]{40})(\.incoming)?/.+")
 # `grep -o` in the units of endpoints; a unit on trial takes precedence over the installed one (systemd.unit(5)).

@@ -9,17 +9,6 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import reading
 
-__all__ = [
-    "Architecture",
-    "InitSystem",
-    "MemoryTotal",
-    "OsRelease",
-    "Privilege",
-    "UserExists",
-    "parse_meminfo",
-    "parse_os_release",
-]
-
 
 def parse_os_release(lines: list[str]) -> dict[str, str]:
     """Parse the assignments of os-release(5), without quotes."""

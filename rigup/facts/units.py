@@ -11,8 +11,6 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, reading
 
-__all__ = ["ActiveUnits", "ProcessCommand", "UnitState", "UnitStateValue", "parse_active_units", "parse_unit_state"]
-
 PROPERTIES = (
     "LoadState",
     "ActiveState",

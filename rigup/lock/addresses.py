@@ -5,8 +5,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-__all__ = ["ip_of"]
-
 
 def ip_of(name: str) -> str | None:
     """Return the first IP address of a host as this machine resolves it; None if it has none that others can reach.

@@ -20,18 +20,6 @@ from rigup.lock.http import Unresolved, Web
 from rigup.lock.lockfile import KeyLock
 from rigup.lock.openpgp import fingerprints
 
-__all__ = [
-    "Index",
-    "accepted_key",
-    "choose_cuda",
-    "choose_docker",
-    "choose_driver",
-    "choose_toolkit",
-    "parse_index",
-    "read_index",
-    "read_key",
-]
-
 Index = Mapping[str, list[str]]
 
 MAX_INDEX_BYTES = 256 << 20

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     # Imported at the first request: most runs make none.
     import httpx
 
-__all__ = ["Unresolved", "Web"]
-
 STALL_S = 30.0
 """Seconds for a connection and for each chunk of a response."""
 

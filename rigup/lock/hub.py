@@ -14,8 +14,6 @@ from urllib.parse import quote, urlsplit
 from rigup.lock.http import Unresolved, Web
 from rigup.lock.lockfile import CheckpointLock
 
-__all__ = ["checkpoint_lock", "published_file", "token_for"]
-
 SETTING = "hub_endpoint"
 TOKEN_HOST = "huggingface.co"
 MAX_PAGES = 1000

@@ -21,17 +21,6 @@ from rigup.config.types import Fingerprint
 from rigup.config.yaml_file import complaint, findings_of, read_document
 from rigup.errors import InputError, RigupError, near
 
-__all__ = [
-    "KINDS",
-    "CheckpointLock",
-    "ImageLock",
-    "KeyLock",
-    "Lock",
-    "VenvLock",
-    "read",
-    "write",
-]
-
 HEADER = """\
 # Written by rigup: what the loose names in the inventory meant when they were first resolved.
 # Keep it with the inventory. `rigup update` moves it and shows what changes; do not edit it by hand.

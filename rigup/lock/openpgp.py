@@ -10,8 +10,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 
-__all__ = ["fingerprints"]
-
 _ARMOR = re.compile(
     rb"\s*-----BEGIN PGP PUBLIC KEY BLOCK-----[ \t]*\r?\n(?:[A-Za-z]+: [^\r\n]*\r?\n)*[ \t]*\r?\n"
     rb"([A-Za-z0-9+/=\s]+?)(?:\n=[A-Za-z0-9+/]{4}\s*)?-----END PGP PUBLIC KEY BLOCK-----\s*"

@@ -9,15 +9,6 @@ from rigup.distros.driver import PIN, DriverInstall, driver_packages, upstream
 from rigup.errors import RigupError
 from rigup.lock.lockfile import Lock
 
-__all__ = [
-    "cuda_group",
-    "docker_group",
-    "driver_group",
-    "driver_install",
-    "locked_packages",
-    "toolkit_group",
-]
-
 
 def driver_group(settings: Settings) -> str:
     """Return the driver's group in the lock."""

@@ -14,9 +14,6 @@ from rigup.catalog.recipe_parts import Venv
 from rigup.lock.http import Unresolved
 from rigup.lock.lockfile import VenvLock
 
-__all__ = ["index_arguments", "venv_lock"]
-
-
 # The oldest glibc of the supported distributions: Debian 12's.
 PLATFORM = "x86_64-manylinux_2_36"
 SETTING = "pypi_index"

@@ -15,8 +15,6 @@ from rigup.lock.lockfile import ImageLock
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["HUB", "image_lock", "registry_of"]
-
 HUB = "https://registry-1.docker.io"
 MANIFESTS = ", ".join(
     (

@@ -26,8 +26,6 @@ from rigup.lock.packages import cuda_group, docker_group, driver_group, toolkit_
 from rigup.lock.pypi import venv_lock
 from rigup.lock.registry import image_lock
 
-__all__ = ["ResolveError", "Want", "ensure", "resolve"]
-
 
 class ResolveError(InputError):
     """Everything that could not be resolved: setting, URL, reason, remedy."""

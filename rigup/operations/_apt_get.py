@@ -20,17 +20,6 @@ from rigup.operations._units import run_as_unit
 from rigup.operations._wait import Clock, say, wait_until
 from rigup.paths import APT_UNIT
 
-__all__ = [
-    "listed",
-    "parse_additions",
-    "parse_removals",
-    "run_apt_get",
-    "run_in_unit",
-    "simulate",
-    "try_transaction",
-    "update_for",
-]
-
 LOCK_S = 600
 LOCKED = re.compile(r"Could not get lock|Unable to lock directory")
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l", "LC_ALL": "C.UTF-8"}

@@ -22,19 +22,6 @@ from pyinfra.api.state import State
 
 from rigup.facts.reading import Fact
 
-__all__ = [
-    "Commands",
-    "ConnectionLost",
-    "Result",
-    "check",
-    "exclusive",
-    "read_now",
-    "refusal",
-    "run",
-    "try_reconnect",
-    "work",
-]
-
 BROKEN_CONNECTION = (ConnectError, EOFError, OSError, SSHException, TimeoutError)
 
 Commands: TypeAlias = Generator[FunctionCommand, None, None]

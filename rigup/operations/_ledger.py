@@ -17,8 +17,6 @@ from rigup import paths
 from rigup.ledger import is_own
 from rigup.operations._host import check
 
-__all__ = ["note", "note_directory", "note_file", "note_keys", "record"]
-
 
 def record(host: Host, command: StringCommand) -> None:
     """Run a command of this module. Raises OperationError if the ledger cannot be written."""

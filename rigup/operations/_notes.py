@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["note", "taken"]
-
 # A host runs one operation at a time.
 _notes: dict[str, dict[str, Any]] = {}
 

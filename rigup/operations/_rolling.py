@@ -15,8 +15,6 @@ from pyinfra.api.host import Host
 
 from rigup.operations._wait import say
 
-__all__ = ["ROLLING", "RollingUpdate"]
-
 
 class RollingUpdate:
     """The slots of one run. `failed` is the host that failed in its slot: no other host gets one after that."""

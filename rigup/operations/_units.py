@@ -19,8 +19,6 @@ from rigup.operations._host import ConnectionLost, check, read_now, run, try_rec
 from rigup.operations._wait import Clock, say, wait_until
 from rigup.text import duration
 
-__all__ = ["UnitFailed", "excerpt", "failure", "latest", "run_as_unit", "show", "wait_for_leftover", "wait_while"]
-
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 LINE_WIDTH = 140
 # More than any unit of ours logs whose lines are shown one by one.

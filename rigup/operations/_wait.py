@@ -10,8 +10,6 @@ from pyinfra.api.host import Host
 
 from rigup.text import duration
 
-__all__ = ["REPORT_EVERY_S", "Clock", "pause", "say", "wait_until"]
-
 REPORT_EVERY_S = 10.0
 
 T = TypeVar("T")

@@ -18,8 +18,6 @@ from rigup.operations._wait import say
 from rigup.operations.systemd import serving_again
 from rigup.paths import APT_UNIT
 
-__all__ = ["absent", "install", "repair"]
-
 
 def missing(packages: Mapping[str, str | None], installed: Mapping[str, str]) -> dict[str, str | None]:
     """Return which `packages` are not installed, or not at the required version."""

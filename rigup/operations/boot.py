@@ -16,8 +16,6 @@ from pyinfra.facts.server import Which
 from rigup.facts.kernel import Outdated
 from rigup.operations._host import exclusive
 
-__all__ = ["BOOT", "grub", "initramfs"]
-
 Commands = Generator[StringCommand, None, None]
 
 BOOT = "/boot"

@@ -23,8 +23,6 @@ from rigup.operations.files import Merged, merged_file, place_merged
 from rigup.operations.systemd import serving_again, start
 from rigup.paths import CDI_UNIT, DOCKER, DOCKER_UNIT, pull_unit
 
-__all__ = ["cdi", "daemon_config", "image"]
-
 VALIDATE = ("dockerd", "--validate", "--config-file=%s")
 
 

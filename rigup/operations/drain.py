@@ -16,8 +16,6 @@ from rigup.paths import GATEWAYS, gateway_unit
 from rigup.render.gateway import DRAIN
 from rigup.text import duration
 
-__all__ = ["drained", "running_requests"]
-
 
 @operation()
 def drained(endpoints: Mapping[str, str], limit: int) -> Commands:

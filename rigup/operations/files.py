@@ -30,8 +30,6 @@ from rigup.ledger import Ledger, added, backup_of, merge, unmerge
 from rigup.operations._host import Commands, check, refusal, run, work
 from rigup.operations._ledger import note_directory, note_file, note_keys
 
-__all__ = ["Rewrite", "absent", "download", "install", "merged_file", "place", "place_merged", "show", "show_rewrites"]
-
 
 @dataclass(frozen=True)
 class Rewrite:

@@ -16,8 +16,6 @@ from rigup.operations._host import Commands, check, work
 from rigup.operations._wait import say
 from rigup.paths import GATEWAYS, NFTABLES_UNIT, gateway_unit
 
-__all__ = ["absent_others", "firewall", "key"]
-
 
 @operation()
 def key(endpoint: str, path: str) -> Commands:

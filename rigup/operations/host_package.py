@@ -28,8 +28,6 @@ from rigup.operations.files import Rewrite, show
 from rigup.paths import HOST_VERSIONS
 from rigup.resources import FILES
 
-__all__ = ["installed", "package_files"]
-
 LAUNCHER = "rigup-host"
 
 

@@ -30,8 +30,6 @@ from rigup.plan.model import CheckpointPlan
 from rigup.plan.peers import Peer
 from rigup.text import duration, progress_line, size
 
-__all__ = ["Sources", "fetch", "request", "wait"]
-
 USER = "rigup-fetch"
 
 

@@ -32,8 +32,6 @@ from rigup.operations.systemd import SERVING
 from rigup.paths import GRUB_CONFIG, STATE
 from rigup.text import duration
 
-__all__ = ["obstacles", "reasons", "reboot_and_wait", "when_needed"]
-
 GPU_TIMEOUT_S = 300
 SHUTDOWN_S = 3.0
 # In the ledger's directory: the reasons that a reboot did not remove.

@@ -35,8 +35,6 @@ from rigup.render.docker import cache_volumes
 from rigup.render.systemd import inputs_of, served_argv, start_seconds, unit_text
 from rigup.render.verify import VERIFY_SECONDS, check_args_argv
 
-__all__ = ["arguments_checked", "serve", "tidy"]
-
 
 @dataclass(frozen=True)
 class Todo:

@@ -28,8 +28,6 @@ from rigup.operations._units import failure, latest, wait_while
 from rigup.operations._wait import REPORT_EVERY_S, Clock, say
 from rigup.text import duration
 
-__all__ = ["SERVING", "absent", "changed", "converge", "enabled", "serving_again", "stale_reasons", "start", "stopped"]
-
 SERVING = "llm@*.service"
 
 # A generated or static unit cannot be enabled; the unit that requires it starts it.

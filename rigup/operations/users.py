@@ -11,8 +11,6 @@ from pyinfra.context import host
 from rigup.facts.system import UserExists
 from rigup.operations._ledger import note
 
-__all__ = ["system"]
-
 
 @operation()
 def system(user: str) -> Generator[StringCommand, None, None]:

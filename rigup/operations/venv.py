@@ -20,8 +20,6 @@ from rigup.operations._units import run_as_unit, wait_for_leftover
 from rigup.paths import PYTHONS, UV, UV_CACHE, engine_unit
 from rigup.plan.model import VenvPlan
 
-__all__ = ["engine", "index_arguments", "synced"]
-
 # uv installs Pythons where the engines' user can read them, and keeps its downloads until they are installed.
 UV_ENV = {"UV_PYTHON_INSTALL_DIR": PYTHONS, "UV_CACHE_DIR": UV_CACHE}
 

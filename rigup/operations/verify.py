@@ -18,8 +18,6 @@ from rigup.paths import DOCKER_UNIT, HOST_PROGRAM, verification_of
 from rigup.plan.model import EndpointPlan
 from rigup.render.verify import gpus_verification, result_arguments, verify_argv
 
-__all__ = ["verified"]
-
 
 @operation()
 def verified(endpoint: EndpointPlan, gpus: int) -> Commands:

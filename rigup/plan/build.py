@@ -18,8 +18,6 @@ from rigup.paths import CACHES, ENDPOINTS, FILES_MOUNT
 from rigup.plan.model import CheckpointPlan, EndpointPlan, Plan, Smoke, VenvPlan
 from rigup.plan.select import Selection, select
 
-__all__ = ["QUIET", "Published", "build", "make_plan"]
-
 Published = Mapping[str, Mapping[str, str]]
 """Small published files, by REPO@COMMIT and by name."""
 

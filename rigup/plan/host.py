@@ -16,8 +16,6 @@ from rigup.plan.build import Published, build
 from rigup.plan.model import Plan
 from rigup.plan.select import Selection, select
 
-__all__ = ["CACHE", "plan_host"]
-
 CACHE = Path(".rigup/hub")
 """Where files from the hub are kept, below the working directory."""
 

@@ -28,16 +28,6 @@ from rigup.paths import (
     key_file,
 )
 
-__all__ = [
-    "CheckpointPlan",
-    "EndpointPlan",
-    "Mount",
-    "Plan",
-    "Smoke",
-    "VenvPlan",
-    "kept_plan",
-]
-
 
 class Data(BaseModel):
     """The base of the plan's models: frozen, and strict about unknown keys."""

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from rigup.config.settings import Settings
 
-__all__ = ["PORT", "Peer", "fleet_of", "peers_of"]
-
 PORT = 8730
 
 

@@ -15,8 +15,6 @@ from rigup.config.settings import Settings
 from rigup.errors import RigupError
 from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock, VenvLock
 
-__all__ = ["Selection", "select"]
-
 
 @dataclass(frozen=True)
 class Selection:

@@ -11,8 +11,6 @@ from rigup.plan.model import Plan
 from rigup.preflight import disk, hardware, network, software
 from rigup.preflight.snapshot import HostCheck, HostFacts
 
-__all__ = ["check", "warnings"]
-
 CHECKS = (
     hardware.system,
     hardware.privilege,

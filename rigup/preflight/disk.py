@@ -12,8 +12,6 @@ from rigup.paths import ENGINES
 from rigup.preflight.snapshot import GIB, HostCheck
 from rigup.text import size
 
-__all__ = ["disk", "disk_paths", "has_all_files", "own_disk", "source"]
-
 # The size of an image on disk relative to its compressed size: about 2.2 times unpacked, and Docker 29's store keeps
 # both.
 IMAGE_FACTOR = 3.2

@@ -10,8 +10,6 @@ from rigup.errors import RigupError
 from rigup.preflight.snapshot import GIB, HostCheck, PciDevice
 from rigup.text import size
 
-__all__ = ["gpus", "iommu", "kernel_args", "memory", "nvidia_gpus", "privilege", "secure_boot", "slots", "system"]
-
 NVIDIA = 0x10DE
 DISPLAY_CONTROLLER = 0x03
 

@@ -14,8 +14,6 @@ from rigup.lock.registry import HUB, registry_of
 from rigup.plan.model import Plan
 from rigup.preflight.snapshot import HostCheck, Listener
 
-__all__ = ["destinations", "network", "ports", "public_addresses"]
-
 APT = ("cuda_mirror", "docker_mirror", "toolkit_mirror")
 HUBS = ("hub_mirror", "hub_endpoint")
 

@@ -13,23 +13,6 @@ from rigup.host_config import NO_PROXIES, Proxies
 from rigup.lock.lockfile import Lock
 from rigup.plan.model import CheckpointPlan, Plan
 
-__all__ = [
-    "GIB",
-    "Disk",
-    "DiskFacts",
-    "EndpointFacts",
-    "HardwareFacts",
-    "HostCheck",
-    "HostFacts",
-    "Listener",
-    "NetworkFacts",
-    "PciDevice",
-    "Reachability",
-    "Slot",
-    "SoftwareFacts",
-    "SystemFacts",
-]
-
 GIB = 1 << 30
 
 

@@ -12,18 +12,6 @@ from rigup.host_config import DAEMON_JSON
 from rigup.lock.packages import driver_install
 from rigup.preflight.snapshot import HostCheck
 
-__all__ = [
-    "FOREIGN",
-    "apt_sources",
-    "cdi",
-    "daemon_json",
-    "driver_change",
-    "driver_cuda",
-    "failed",
-    "foreign",
-    "packages",
-]
-
 SNAP_DOCKER = "/snap/bin/docker"
 RUN_FILE_DRIVER = "/usr/bin/nvidia-uninstall"
 CDI_BY_HAND = "/etc/cdi/nvidia.yaml"

@@ -18,20 +18,6 @@ from rigup.plan.model import EndpointPlan
 from rigup.render.systemd import USER
 from rigup.templates import filled
 
-__all__ = [
-    "DRAIN",
-    "all_rules_text",
-    "chain_of",
-    "config_path",
-    "config_text",
-    "firewall_text",
-    "kernel_form",
-    "listener_of",
-    "parse_gateway_names",
-    "rule_digest",
-    "rules_path",
-]
-
 DRAIN = r"s/^    server engine [^ ]*$/& disabled/"
 """The `sed` expression that closes a gateway in its configuration: without a server, HAProxy answers 503."""
 

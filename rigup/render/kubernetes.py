@@ -11,12 +11,6 @@ import yaml
 from rigup.paths import KEY_MOUNT, MODEL
 from rigup.plan.model import EndpointPlan
 
-__all__ = [
-    "doubled",
-    "kubernetes",
-    "yaml_text",
-]
-
 # The same as in the other forms: no privileges.
 CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 UNFILTERED = {"seccompProfile": {"type": "Unconfined"}}

@@ -9,8 +9,6 @@ from pathlib import PurePosixPath
 from rigup.errors import RigupError
 from rigup.paths import PEERS_RUNTIME
 
-__all__ = ["connections_for", "daemon_config"]
-
 # A download copies four files of a peer at once and reads its report; several downloads may run.
 CONNECTIONS_PER_PEER = 16
 

@@ -13,31 +13,6 @@ from rigup.render.docker import docker_argv
 from rigup.render.peers import connections_for
 from rigup.templates import Lines, filled
 
-__all__ = [
-    "USER",
-    "audit_service_text",
-    "audit_timer_text",
-    "binds",
-    "commit_unit_text",
-    "env_file_text",
-    "fetch_store_text",
-    "fetch_unit_text",
-    "gateway_unit_text",
-    "inputs_of",
-    "mount_text",
-    "mount_unit",
-    "nftables_text",
-    "peers_allow_text",
-    "peers_unit_text",
-    "persistence_text",
-    "served_argv",
-    "start_seconds",
-    "systemd_command",
-    "systemd_quote",
-    "unit_text",
-    "wait_argv",
-]
-
 STOP_SECONDS = 60
 # The user that engines without a container run as.
 USER = "rigup-serve"

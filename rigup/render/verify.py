@@ -12,15 +12,6 @@ from rigup.plan.model import EndpointPlan, Mount
 from rigup.render.docker import device_arguments, mount_arguments
 from rigup.render.systemd import USER, binds, start_seconds
 
-__all__ = [
-    "VERIFY_SECONDS",
-    "check_args_argv",
-    "gpus_verification",
-    "record_text",
-    "result_arguments",
-    "verify_argv",
-]
-
 REQUEST_SECONDS = 600
 VERIFY_SECONDS = 1800
 """For all requests of a verification. Models that think at length take minutes."""

@@ -15,8 +15,6 @@ from pyinfra.context import ctx_state
 
 from rigup.text import printable
 
-__all__ = ["ShortLines", "make_printable", "shorten_output"]
-
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _OPERATION = "--> Starting operation:"
 _RESULTS = "--> Results:"

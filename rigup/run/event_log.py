@@ -10,8 +10,6 @@ from typing import Any
 
 from rigup import atomic
 
-__all__ = ["EventLog"]
-
 
 class EventLog:
     """A list of events that is written to a new directory below `runs`, on request."""

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-__all__ = ["difference", "foresee", "hidden_because"]
-
 # What facts and the states of units depend on, in addition to the paths, units and packages that they are read for:
 # patterns of such words, and of facts. DriverState stands for the reboot, which depends on it.
 _DEPENDS_ON: Mapping[str, Sequence[str]] = {

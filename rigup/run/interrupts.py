@@ -14,8 +14,6 @@ import gevent
 import pyinfra
 from pyinfra.api.state import State
 
-__all__ = ["watch"]
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

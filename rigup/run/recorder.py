@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     # Its imports take long, and the host's first results are on their way by the time that a deploy needs it.
     from rigup.plan.model import Plan
 
-__all__ = ["Recorder", "prepare", "record_plan", "start_recording"]
-
 ERROR_LINES = 40
 """The last lines of a failed operation's output that the report keeps."""
 

@@ -26,8 +26,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULTS", "RUNS", "Event", "Report", "build", "read_events", "runs"]
-
 RUNS = Path(".rigup/runs")
 # Operations of tasks/model.py and tasks/serve.py: between them, a download continues on its own.
 DOWNLOAD_BEGINS = re.compile(r"Start the download of (.+)")

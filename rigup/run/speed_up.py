@@ -13,8 +13,6 @@ import inspect
 
 from pyinfra.api import arguments, util
 
-__all__ = ["speed_up"]
-
 BETWEEN_COLLECTIONS = 50_000
 """New objects between two garbage collections: with Python's 700 there are many while modules are imported."""
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from rigup.run.report import RESULTS, Report
 
-__all__ = ["CHANGES", "FAILURES", "follow_line", "headline", "render", "try_line"]
-
 SLOWEST = 5
 CHANGES, FAILURES = 20, 10
 """Changes of one host, and failures of all, that are printed; `--json` has them all."""

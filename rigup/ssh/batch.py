@@ -19,8 +19,6 @@ import paramiko
 
 from rigup.ssh.transport import BROKEN, MAX_BYTES, BadAnswer, receive_all
 
-__all__ = ["Batch", "Command", "Result", "parse", "program", "request", "run", "send"]
-
 LIMIT_S = 10
 """Seconds that one command may take in a batch; a slower one is run on its own."""
 

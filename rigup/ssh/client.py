@@ -19,8 +19,6 @@ from rigup.ssh import batch, host_keys
 from rigup.ssh.batch import Command, Result
 from rigup.ssh.transport import BROKEN, MAX_BYTES, BadAnswer, reason, receive_all, silence_paramiko, tune
 
-__all__ = ["COMMAND_S", "Client", "Unreachable", "run"]
-
 CONNECT_S = 15
 
 COMMAND_S = 600

@@ -42,8 +42,6 @@ from rigup.ssh.fact_calls import NOT_READ_AHEAD, call_of, command_of
 from rigup.ssh.read_ahead import ReadAhead
 from rigup.ssh.transport import BROKEN, MAX_BYTES, BadAnswer, reason, silence_paramiko, tune
 
-__all__ = ["ConnectionLostError", "RigConnector"]
-
 STALE_AFTER_S = 30
 """Seconds after which results that were read ahead are read again."""
 

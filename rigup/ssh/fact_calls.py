@@ -18,8 +18,6 @@ from pyinfra.api.command import StringCommand
 from pyinfra.api.facts import _MISSING_COMMAND_MARKER, FactBase
 from pyinfra.facts import server
 
-__all__ = ["NOT_READ_AHEAD", "call_of", "command_of"]
-
 NOT_READ_AHEAD = (server.Command,)
 """Facts that run whatever they are given: reading them ahead could change the host."""
 

@@ -19,19 +19,6 @@ from rigup.config.settings import Connection
 from rigup.errors import RigupError
 from rigup.ssh.transport import BROKEN, reason, silence_paramiko
 
-__all__ = [
-    "accept",
-    "changed",
-    "is_changed",
-    "is_not_advice",
-    "known_as",
-    "known_file",
-    "load",
-    "pin",
-    "presented",
-    "without",
-]
-
 CONNECT_S = 15
 
 # pyinfra's message for a changed host key, and its advice, which would accept the new key unseen.

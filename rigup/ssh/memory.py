@@ -17,8 +17,6 @@ from typing import Any
 from rigup import atomic
 from rigup.ssh.batch import Command
 
-__all__ = ["FORGOTTEN_AFTER", "LEFT_OUT_FOR", "Memory", "memory_file"]
-
 FORGOTTEN_AFTER = 5
 """Consecutive runs that did not need a command, after which it is forgotten."""
 

@@ -13,8 +13,6 @@ from rigup.ssh import batch
 from rigup.ssh.batch import Batch, Command, Result
 from rigup.ssh.memory import Memory, memory_file
 
-__all__ = ["ReadAhead"]
-
 
 class ReadAhead:
     """The results of one host, by command, and the memory of which commands to send.

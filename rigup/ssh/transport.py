@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 import paramiko
 
-__all__ = ["BROKEN", "MAX_BYTES", "BadAnswer", "reason", "receive_all", "silence_paramiko", "tune"]
-
 KEEPALIVE_S = 15
 """Seconds between keepalive messages: below the idle limits of NAT gateways and firewalls, which start at 60 s."""
 

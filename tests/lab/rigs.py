@@ -25,8 +25,6 @@ BIN = Path(sys.executable).parent
 DEPLOY = ("pyinfra", "inventory/lab.py", "deploy.py", "-y")
 AUDIT = ("tests/audit", "-q", "-p", "no:cacheprovider")
 
-__all__ = ["AUDIT", "DEPLOY", "ROOT", "Result", "Rigs", "status_of", "wait_for_ordered_reboot"]
-
 
 def status_of(url: str, *headers: str) -> str:
     """Return the HTTP status that the control machine gets; 000 if it cannot connect."""

@@ -28,8 +28,6 @@ from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from rigup.operations import _wait
 
-__all__ = ["Actor", "Outcome", "Said", "on_this_machine"]
-
 
 @dataclass
 class Said:

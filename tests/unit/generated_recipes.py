@@ -15,8 +15,6 @@ from rigup.catalog.recipe import NCCL_LEVELS, Recipe
 from tests.unit.sample import CATALOGUE
 from tests.unit.test_render_systemd import HOSTILE
 
-__all__ = ["CHECKPOINTS", "PUBLISHED", "catalog_of", "generated", "recipes"]
-
 CHECKPOINTS = CATALOGUE.checkpoints
 
 # Numbers, dates and truth values to one YAML reader or the other; `$`, `%` and quotes to everything else.

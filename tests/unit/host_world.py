@@ -15,8 +15,6 @@ from pathlib import Path
 
 from tests.unit.waiting import HANG_S
 
-__all__ = ["FILES", "LAUNCH", "Page", "program", "run_program", "site", "site_with_headers"]
-
 FILES = Path(__file__).resolve().parents[2] / "files"
 # Begins a command line of a host program, as its shebang line does on a host.
 LAUNCH = (sys.executable, "-IB", str(FILES / "rigup-host"))

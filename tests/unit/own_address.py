@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import socket
 
-__all__ = ["OWN_ADDRESS", "free_port", "is_open"]
-
 # 127.64.0.0/10 has room for every process id (at most 2^22). What connects to it comes from 127.0.0.1.
 OWN_ADDRESS = f"127.{64 + (os.getpid() >> 16)}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
 

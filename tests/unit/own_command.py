@@ -10,8 +10,6 @@ from unittest.mock import patch
 
 from rigup.cli.main import main
 
-__all__ = ["rigup"]
-
 
 def rigup(*argv: str, cwd: Path, answer: str = "") -> subprocess.CompletedProcess[str]:
     """What it said and ended with; what processes that it starts say themselves is not among that."""

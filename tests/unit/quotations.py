@@ -3,8 +3,6 @@
 `docker run -e A=b` is written `A=b`. Left out are the model's path, and what Docker alone reads.
 """
 
-__all__ = ["NEAREST", "QUOTED"]
-
 QUOTED = {
     "vllm-nvfp4-kcramp-docker": """
         NVIDIA_VISIBLE_DEVICES=0,1,2,3 NCCL_P2P_LEVEL=4 NCCL_IB_DISABLE=1 OMP_NUM_THREADS=8 SAFETENSORS_FAST_GPU=1

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["HANG_S", "until"]
-
 HANG_S = 300
 """Seconds after which what was waited for counts as hung, on any machine."""
 

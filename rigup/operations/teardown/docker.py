@@ -12,8 +12,6 @@ from rigup.ledger import Ledger
 from rigup.operations._host import Commands, check, run, work
 from rigup.operations.teardown.kept import Kept, some
 
-__all__ = ["docker_emptied"]
-
 
 @operation()
 def docker_emptied(ledger: Ledger, kept: Kept) -> Commands:

@@ -22,8 +22,6 @@ from rigup.operations.files import place
 from rigup.operations.teardown.kept import Kept, save
 from rigup.paths import BEFORE
 
-__all__ = ["files_restored", "keys_removed", "store_removed"]
-
 BOOT_FILES = {"/etc/default/grub.d/": "update-grub", "/etc/modprobe.d/": "update-initramfs -u -k all"}
 
 

@@ -16,8 +16,6 @@ from rigup.operations._wait import say
 from rigup.operations.teardown.kept import Kept, some
 from rigup.paths import BEFORE, LEDGER, STATE
 
-__all__ = ["confirmed", "directories_removed", "verified_bare"]
-
 _asking = RLock()
 
 

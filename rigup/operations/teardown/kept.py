@@ -12,8 +12,6 @@ from pyinfra.api.host import Host
 from rigup.operations._host import check
 from rigup.paths import SAVED
 
-__all__ = ["Kept", "save", "some"]
-
 
 @dataclass
 class Kept:

@@ -19,8 +19,6 @@ from rigup.operations._units import wait_for_leftover
 from rigup.operations.teardown.kept import Kept, save, some
 from rigup.paths import APT_UNIT
 
-__all__ = ["packages_purged", "users_removed"]
-
 
 @operation()
 def packages_purged(ledger: Ledger, kept: Kept, timeout: float = 3600) -> Commands:

@@ -19,8 +19,6 @@ from rigup.operations.teardown.kept import Kept
 from rigup.paths import APT_UNIT
 from rigup.text import duration
 
-__all__ = ["rebooted", "stopped", "unmounted"]
-
 
 @operation()
 def stopped(ledger: Ledger, mounts: Sequence[str] = (), timeout: float = 3600) -> Commands:
