@@ -210,6 +210,14 @@ def test_a_unit_without_its_generations_copy_is_found(served: Audited) -> None:
     assert "the end" in served.finding("serve", "unit")
 
 
+def test_the_drop_in_that_names_the_peers_is_rigups_own(served: Audited) -> None:
+    path = "/etc/systemd/system/rigup-peers.service.d/allow.conf"
+    served.told.units["rigup-peers.service"] = f"DropInPaths={path}"
+    assert served.finding("serve", "drop_ins") == ""
+    served.told.units["rigup-peers.service"] += " /etc/systemd/system/rigup-peers.service.d/x.conf"
+    assert "x.conf of rigup-peers.service" in served.finding("serve", "drop_ins")
+
+
 @pytest.mark.parametrize(
     ("check", "line", "instead", "said"),
     [
