@@ -61,18 +61,20 @@ def test_exactly_what_was_broken_is_found_and_the_deploy_repairs_it(one_rig: One
     for each in breaks:
         one_rig.host.shell(each.command)
     code, told = audit(one_rig, "--deep")
+    # Before anything is asserted: the next tests use this host.
+    for each in breaks:
+        if each.undo:
+            one_rig.host.shell(each.undo)
+    changed = one_rig.deploy().changed()
     assert code == 2, [check for check in told["checks"] if check["result"] not in ("ok", "finding")]
     wanted = {each.check for each in breaks} | {name for each in breaks for name in each.also}
-    assert findings(told) == wanted
+    assert (findings(told) - wanted, wanted - findings(told)) == (set(), set())
     repairs = {check["check"]: check["repair"] for check in told["checks"] if check["result"] == "finding"}
     for check in told["checks"]:
         if check["result"] == "finding":
             assert check["expected"] and check["found"], check
-    for each in breaks:
-        if each.undo:
-            one_rig.host.shell(each.undo)
     # The step that a check names changed something; a consequential break needs no step.
-    steps = {line.split()[1] for line in one_rig.deploy().changed()}
+    steps = {line.split()[1] for line in changed}
     assert {each.check for each in breaks if not each.undo and not steps & {*repairs[each.check].split()}} == set()
     code, told = audit(one_rig, "--deep")
     assert (code, findings(told)) == (0, set())
