@@ -58,7 +58,7 @@ LIGHT = (
     Break("base-sysctl-kept", "echo 'vm.swappiness = 60' >>/etc/sysctl.d/60-rigup.conf"),
     Break("base-updates", "rm /etc/apt/apt.conf.d/52rigup-unattended-upgrades"),
     Break("base-programs", f"sed -i '1a # by hand' {PROGRAMS}/rigup_host/wait_ready.py"),
-    Break("base-owners", "chmod 777 /etc/sudoers.d", undo="chmod 750 /etc/sudoers.d"),
+    Break("base-owners", "chmod 777 /etc/apt/sources.list.d", undo="chmod 755 /etc/apt/sources.list.d"),
     Break("kernel-headers", removed("linux-headers-amd64")),
     Break("kernel-module-options-kept", "rm /etc/modprobe.d/rigup.conf"),
     Break("kernel-args-kept", "sed -i s/iommu=pt// /etc/default/grub.d/60-rigup.cfg; update-grub 2>/dev/null"),
