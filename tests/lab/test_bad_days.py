@@ -207,12 +207,13 @@ def day(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Da
 
 
 def test_a_busy_apt_is_waited_for_and_a_killed_dpkg_is_reported(day: Day) -> None:
-    # So slow that the download lasts until the test that lets it fail.
-    day.hub.send(5_000)
+    day.hub.send(100_000)
     day.write("/run/hold.pl", HOLD_LOCK)
     day.host.shell("systemd-run --quiet --unit=holder perl /run/hold.pl")
 
     def let_go() -> None:
+        # The plan has been made: from here on so slow that the download lasts until a test lets it fail.
+        day.hub.send(5_000)
         day.until("systemctl is-active -q rigup-apt || systemctl is-active rigup-apt | grep -q activating")
         assert day.state("holder") == "active"
         day.host.shell("systemctl stop holder")
