@@ -29,7 +29,8 @@ test: apt-packages $(VENV)/.ready ## Everything that proves the project
 	@$(MAKE) --no-print-directory -j2 checks lab-caches
 	$(BIN)/pytest --dist loadfile $(LABS:%=--tx popen//env:RIGUP_LAB=%) tests/lab
 
-soak: apt-packages $(VENV)/.ready ## The long repetitions
+soak: apt-packages $(VENV)/.ready ## The long repetitions, and ten minutes of random input for every parser
+	$(BIN)/pytest tests/unit/test_hostile_bytes.py --soak
 	$(BIN)/pytest tests/lab --soak -m soak
 
 # One after the other: each keeps all processors busy.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+
+from rigup.text import from_json
 
 DAEMON_JSON = "/etc/docker/daemon.json"
 CONTAINERD_TOML = "/etc/containerd/config.toml"
@@ -113,14 +114,14 @@ def docker_store(daemon: str | None, containerd: str | None) -> DockerStore:
     A missing or malformed file counts as empty.
     """
     try:
-        written = json.loads(daemon or "{}")
+        written = from_json(daemon or "{}")
         data, features = written.get("data-root"), written.get("features") or {}
         snapshotter = features.get("containerd-snapshotter")
     except (ValueError, AttributeError):
         data = snapshotter = None
     try:
         root = tomllib.loads(containerd or "").get("root")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         root = None
     return DockerStore(str(data or DockerStore.data), str(root or DockerStore.containerd), snapshotter)
 
@@ -128,7 +129,7 @@ def docker_store(daemon: str | None, containerd: str | None) -> DockerStore:
 def daemon_variables(text: str | None) -> dict[str, str]:
     """Return the proxies in daemon.json by variable name; none if the file is missing or malformed."""
     try:
-        written = json.loads(text or "{}")["proxies"]
+        written = from_json(text or "{}")["proxies"]
         return {name.replace("-", "_"): str(value) for name, value in written.items() if value}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}

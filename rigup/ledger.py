@@ -16,6 +16,7 @@ from typing import Any
 
 from rigup import paths
 from rigup.paths import engine_unit, pull_unit
+from rigup.text import from_json
 
 OWN_DIRECTORIES = (
     paths.CONFIG,
@@ -127,8 +128,8 @@ def parse(lines: Iterable[str]) -> Ledger:
 def _entry(line: str) -> dict[str, Any] | None:
     """Return the entry in a line; None if the line is not one that `rigup.operations._ledger` writes."""
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
+        entry = from_json(line)
+    except ValueError:
         return None
     if not isinstance(entry, dict):
         return None

@@ -1,7 +1,8 @@
-"""Sizes, durations, download progress and text of others as text to print. Pure."""
+"""Sizes, durations, download progress and text of others as text to print; JSON of others. Pure."""
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -31,6 +32,19 @@ def printable(text: str, *, colors: bool = False) -> str:
         else character
         for character in text
     )
+
+
+def from_json(text: str | bytes) -> Any:
+    """Parse JSON that may come from others. Raises json.JSONDecodeError, whatever is wrong with it.
+
+    `json.loads` has other errors for nesting that is too deep, numbers that are too long, and bytes that are no text.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise json.JSONDecodeError(str(error), "", 0) from error
 
 
 def size(count: float, *, binary: bool = False) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any
 
 import openai
 
-from rigup_host import http
+from rigup_host import files, http
 from rigup_host.checks import Failed
 
 PLAIN: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
@@ -118,7 +117,7 @@ def thoughts(message: Any) -> str:
 def parsed(text: str, where: str) -> dict[str, Any]:
     """Return the arguments of a tool call. Raise Failed, with `where`, unless they are a JSON object."""
     try:
-        arguments = json.loads(text)
+        arguments = files.from_json(text)
     except ValueError as error:
         raise Failed(f"the arguments of {where} are not JSON: {text[:120]!r}") from error
     if not isinstance(arguments, dict):

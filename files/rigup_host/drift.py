@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=paths.DAILY_AUDIT, help="where to write the result")
     options = parser.parse_args(argv)
     try:
-        plan = json.loads(options.plan.read_text())
+        plan = files.from_json(options.plan.read_text())
         written = last_written(options.ledger.read_text().splitlines())
     except (OSError, ValueError) as error:
         print(f"the plan or the ledger cannot be read: {error}", file=sys.stderr)
@@ -67,13 +67,14 @@ def last_written(lines: Iterable[str]) -> dict[str, str]:
     written = list(lines)
     for number, line in enumerate(written, start=1):
         try:
-            entry = json.loads(line)
+            entry = files.from_json(line)
         except ValueError:
             if number < len(written):
                 raise ValueError(f"line {number} of the ledger is damaged") from None
             continue
-        if entry.get("added") == "file":
-            sums[entry["path"]] = entry["sha256"]
+        match entry:
+            case {"added": "file", "path": str(path), "sha256": str(digest)}:
+                sums[path] = digest
     return {path: digest for path, digest in sums.items() if digest and not path.startswith(unit_path(""))}
 
 

@@ -1,10 +1,12 @@
-"""Files that programs write, completely or not at all."""
+"""Files that programs write, completely or not at all, and JSON that they read."""
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 
 def write(path: Path, text: str, *, mode: int = 0o644, durable: bool = False) -> None:
@@ -25,6 +27,14 @@ def write(path: Path, text: str, *, mode: int = 0o644, durable: bool = False) ->
     os.replace(temporary, path)
     if durable:
         sync_directory(path.parent)
+
+
+def from_json(text: str | bytes) -> Any:
+    """Parse JSON. Raise ValueError, whatever is wrong with it: nesting that is too deep, too."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def sync_directory(directory: Path) -> None:

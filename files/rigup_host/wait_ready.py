@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from rigup_host import http, listener
+from rigup_host import files, http, listener
 
 POLL_S = 1.0
 SAY_EVERY_S = 30.0
@@ -228,7 +228,7 @@ def ready(url: str, health: str, model: str) -> None:
     get(url.rstrip("/") + health)
     body = get(url.rstrip("/") + "/v1/models")
     try:
-        listed = [str(entry["id"]) for entry in json.loads(body)["data"]]
+        listed = [str(entry["id"]) for entry in files.from_json(body)["data"]]
     except (ValueError, KeyError, TypeError) as error:
         raise NotYet(f"/v1/models did not answer with a list of models ({error})") from error
     if not listed:

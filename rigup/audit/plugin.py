@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import os
+import textwrap
 from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -275,7 +276,8 @@ class Lines:
         terminal.write(WORDS[outcome.result] if outcome else "ERROR", **{color: True})
         terminal.line("")
         for line in outcome.lines if outcome else report.longreprtext.splitlines():
-            terminal.line(f"    {printable(line)}")
+            # All of its lines: a host must not print one that reads like the result of a check.
+            terminal.line(textwrap.indent(printable(line), "    ", lambda _: True))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Count findings and checks that could not run."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from rigup.lock.packages import driver_install, locked_packages
 from rigup.plan.host import plan_host
 from rigup.plan.model import Plan
 from rigup.ssh import testinfra_backend
+from rigup.text import from_json
 
 GPU_FIELDS = ("name", "driver_version", "persistence_mode")
 
@@ -165,7 +165,7 @@ class Subject:
     def json(self, command: str, *arguments: str) -> Any:
         """Return what a command prints, parsed as JSON; None if it fails or prints something else."""
         try:
-            return json.loads(self.output(command, *arguments))
+            return from_json(self.output(command, *arguments))
         except ValueError:
             return None
 

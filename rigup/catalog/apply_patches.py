@@ -16,6 +16,7 @@ from rigup.catalog import chat_template
 from rigup.catalog.patch import IgnorePatch, Patch, SamplingPatch, TemplatePatch, YarnPatch
 from rigup.catalog.recipe import Recipe
 from rigup.errors import RigupError
+from rigup.text import from_json
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -181,7 +182,7 @@ def _text(config: Mapping[str, Any]) -> str:
 
 def _parsed(name: str, text: str) -> dict[str, Any]:
     try:
-        config = json.loads(text)
+        config = from_json(text)
     except json.JSONDecodeError as error:
         raise RigupError(f"the published {name} is not valid JSON (line {error.lineno}, {error.msg})") from error
     if not isinstance(config, dict):

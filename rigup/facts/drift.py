@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,6 +9,7 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, reading
 from rigup.paths import DAILY_AUDIT
+from rigup.text import from_json
 
 LATE_AFTER_H = 50
 
@@ -35,12 +35,12 @@ class DailyAuditValue(Value):
 def parse_daily_audit(lines: list[str]) -> DailyAuditValue:
     """Parse the JSON of the result; an empty value if it is missing or damaged."""
     try:
-        record = json.loads("\n".join(lines))
+        record = from_json("\n".join(lines))
         findings = tuple(f"{finding['check']}: {finding['found']}" for finding in record["findings"])
         if datetime.fromisoformat(record["at"]).tzinfo is None:
             return DailyAuditValue()
         return DailyAuditValue(record["at"], str(record["plan"]), findings)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return DailyAuditValue()
 
 

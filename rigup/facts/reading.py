@@ -6,7 +6,6 @@ Python, no curl, no driver): pyinfra drops a host whose fact command fails, even
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache, wraps
@@ -14,6 +13,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pyinfra.api.exceptions import FactProcessError
+
+from rigup.text import from_json
 
 ONE_LINE_EACH = r"2>/dev/null | tr '\n\0' '?\n'"
 """Ends a command that prints names, each followed by NUL: puts each on one line, whatever characters it has."""
@@ -70,7 +71,7 @@ def reading(process: Callable[_P, _T]) -> Callable[_P, _T]:
 def read_object(text: str) -> dict[str, Any]:
     """Parse a JSON object; an empty one if the file is missing or damaged, so that it is written again."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = from_json(text)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from rigup.facts.reading import ONE_LINE_EACH, Value, read_object, reading
 from rigup.paths import FETCH_UNIT, TRIAL_UNITS, fetch_progress, instance_of
 from rigup.paths import PLAN as KEPT_PLAN
 from rigup.paths import UNITS as IN_FORCE
+from rigup.text import from_json
 
 STAMP, PLAN, UNITS, RUNNING = "--- stamp ", "--- plan", "--- units", "--- running"
 FILE = re.compile(r"(\d+) ([^/]+/[^/]+)/(\.?)([0-9a-f]{40})(\.incoming)?/.+")
@@ -186,7 +186,7 @@ def parse_downloads(lines: list[str]) -> list[Progress]:
             last[_instance(name)] = text
         elif line.startswith("/"):
             path, _, text = line.partition(":")
-            reports[path.split("/")[-2]] = json.loads(text)
+            reports[path.split("/")[-2]] = from_json(text)
     found = list[Progress]()
     for checkpoint, failed in sorted(units.items()):
         end = {"step": "given up", "doing": last.get(checkpoint, ""), "rate": 0} if failed else {}

@@ -13,6 +13,8 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from rigup.text import from_json
+
 if TYPE_CHECKING:
     # Imported at the first request: most runs make none.
     import httpx
@@ -91,8 +93,8 @@ class Web:
     def json(self, setting: str, url: str, headers: Mapping[str, str] | None = None) -> Any:
         """Return the JSON of a successful response. Raises Unresolved."""
         try:
-            return self.get(setting, url, headers).json()
-        except (ValueError, RecursionError) as error:
+            return from_json(self.get(setting, url, headers).content)
+        except ValueError as error:
             raise Unresolved(
                 setting, url, "did not answer with JSON", f"check that {setting} names the right server"
             ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from urllib.parse import urlencode
 
 from rigup.lock.http import Unresolved, Web
 from rigup.lock.lockfile import ImageLock
+from rigup.text import from_json
 
 if TYPE_CHECKING:
     import httpx
@@ -136,8 +136,8 @@ class _Session:
 
     def _parsed(self, url: str, answer: httpx.Response) -> dict[str, Any]:
         try:
-            data = json.loads(answer.content)
-        except (ValueError, RecursionError) as error:
+            data = from_json(answer.content)
+        except ValueError as error:
             remedy = f"check that {self.base} is a registry"
             raise Unresolved(self.setting, url, "did not answer with JSON", remedy) from error
         if not isinstance(data, dict):

@@ -26,6 +26,9 @@ from rigup.lock.packages import cuda_group, docker_group, driver_group, toolkit_
 from rigup.lock.pypi import venv_lock
 from rigup.lock.registry import image_lock
 
+UNEXPECTED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""Errors of an answer that lacks something: answers are read as what they should be, and a server may send anything."""
+
 
 class ResolveError(InputError):
     """Everything that could not be resolved: setting, URL, reason, remedy."""
@@ -96,8 +99,7 @@ class _Filling:
             self.findings.extend(ResolveError.of([error]).findings)
         except RigupError as error:
             self.findings.append(Finding(error.message, None, "", "", error.remedy))
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            # Answers are read as what they should be, and a server may send anything.
+        except UNEXPECTED as error:
             wrong = f"a server's answer has an unexpected form ({type(error).__name__}: {error})"
             self.findings.append(Finding(what, None, "", wrong, "check the mirrors that the inventory names"))
         return None

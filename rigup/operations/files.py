@@ -29,6 +29,7 @@ from rigup.facts.ledger import HostLedger
 from rigup.ledger import Ledger, added, backup_of, merge, unmerge
 from rigup.operations._host import Commands, check, refusal, run, work
 from rigup.operations._ledger import note_directory, note_file, note_keys
+from rigup.text import from_json
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def merged_file(dest: str, values: Mapping[str, Any]) -> Merged | None:
 
 def _object(text: str | None) -> dict[str, Any]:
     """Return the JSON object in a file. Raises ValueError for anything else."""
-    found = json.loads(text) if text and text.strip() else {}
+    found = from_json(text) if text and text.strip() else {}
     if not isinstance(found, dict):
         raise ValueError("it is not a JSON object")
     return found
@@ -266,7 +267,7 @@ def _ours(text: str | None, values: Mapping[str, Any]) -> str:
             return [each for each in there if each in ours]
         return there
 
-    return json.dumps(pick(json.loads(text), values), indent=4) + "\n" if text and text.strip() else ""
+    return json.dumps(pick(from_json(text), values), indent=4) + "\n" if text and text.strip() else ""
 
 
 def place_merged(host: Host, dest: str, merged: Merged, validate: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ from rigup.operations._wait import Clock, pause, say, wait_until
 from rigup.operations.files import place
 from rigup.operations.systemd import SERVING
 from rigup.paths import GRUB_CONFIG, STATE
-from rigup.text import duration
+from rigup.text import duration, from_json
 
 GPU_TIMEOUT_S = 300
 SHUTDOWN_S = 3.0
@@ -202,7 +202,7 @@ def _left_by_last(host: Host) -> set[str]:
     """Return the reasons that remained after a deploy's reboot, if the host was not rebooted since."""
     result = run(host, "cat --", QuoteString(f"{STATE}/{REBOOTED}"), "2>/dev/null")
     try:
-        found = json.loads("\n".join(result.lines))
+        found = from_json("\n".join(result.lines))
         return {*found["left"]} if found["boot"] == _boot_id(host) else set()
     except (ValueError, KeyError, TypeError):
         return set()

@@ -27,6 +27,7 @@ from rigup.paths import (
     instance_of,
     key_file,
 )
+from rigup.text import from_json
 
 
 class Data(BaseModel):
@@ -310,9 +311,9 @@ class Plan(Data):
 def kept_plan(text: str | None) -> dict[str, Any]:
     """Return the plan stored on a host, from that file's text; empty if it is missing or damaged."""
     try:
-        found: dict[str, Any] = json.loads(text or "{}")
+        found: dict[str, Any] = from_json(text or "{}")
         _KEPT.validate_python(found, strict=True)
-    except (ValueError, RecursionError):
+    except ValueError:
         return {}
     return found
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from rigup.distros.apt_sources import entangled_sources, repositories
 from rigup.distros.driver import driver_packages, upstream
 from rigup.distros.table import major_minor, short_of_cuda
@@ -11,6 +9,7 @@ from rigup.errors import RigupError
 from rigup.host_config import DAEMON_JSON
 from rigup.lock.packages import driver_install
 from rigup.preflight.snapshot import HostCheck
+from rigup.text import from_json
 
 SNAP_DOCKER = "/snap/bin/docker"
 RUN_FILE_DRIVER = "/usr/bin/nvidia-uninstall"
@@ -123,7 +122,7 @@ def daemon_json(host: HostCheck) -> None:
     """Check that keys can be merged into Docker's daemon.json."""
     text, reason = (host.facts.software.daemon_json or "").strip() or "{}", ""
     try:
-        if isinstance(json.loads(text), dict):
+        if isinstance(from_json(text), dict):
             return
     except ValueError as error:
         reason = f": {error}"

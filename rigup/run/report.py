@@ -19,12 +19,13 @@ Every event has ``at`` (ISO 8601, UTC) and ``event``, which is one of:
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from rigup.text import from_json
 
 RUNS = Path(".rigup/runs")
 # Operations of tasks/model.py and tasks/serve.py: between them, a download continues on its own.
@@ -137,7 +138,7 @@ def read_events(path: Path) -> list[Event]:
     events: list[Event] = []
     for line in path.read_text().splitlines():
         try:
-            events.append(json.loads(line))
+            events.append(from_json(line))
         except ValueError:
             break
     return events

@@ -16,6 +16,7 @@ from typing import Any
 
 from rigup import atomic
 from rigup.ssh.batch import Command
+from rigup.text import from_json
 
 FORGOTTEN_AFTER = 5
 """Consecutive runs that did not need a command, after which it is forgotten."""
@@ -65,7 +66,7 @@ class Memory:
                 if status.st_uid != os.geteuid() or status.st_mode & 0o022:
                     return memory
                 memory._text = file.read()
-            for entry in json.loads(memory._text)["commands"]:
+            for entry in from_json(memory._text)["commands"]:
                 try:
                     text = decode(entry["source"])
                 except ValueError:
@@ -75,7 +76,7 @@ class Memory:
                 memory._unused[command] = int(entry["unused"])
                 if left_out := int(entry["left_out"]):
                     memory._left_out[command] = left_out
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             memory._unused.clear()
             memory._left_out.clear()
         return memory

@@ -27,10 +27,6 @@ LONGEST = (
 """The directories and files that take more than a minute, longest first; all others run after them."""
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--soak", action="store_true", help="run the long repetitions too")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "soak: a long repetition, run by `make soak`")
     # Background jobs of a shell ignore SIGINT, and so would all processes that tests start and interrupt.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pwd
 import resource
@@ -13,7 +14,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler
+from typing import ClassVar
 
+import h11
 import pytest
 
 from rigup.paths import GATEWAY_LUA
@@ -50,6 +54,42 @@ class Engine(BaseHTTPRequestHandler):
         pass
 
 
+class Recorder(BaseRequestHandler):
+    """Answers every request and keeps them; reads them as uvicorn does, which engines have as their server."""
+
+    received: ClassVar[list[tuple[str, str]]] = []
+
+    def handle(self) -> None:
+        # A request that was cut off is not one.
+        with suppress(h11.RemoteProtocolError, ConnectionError):
+            self._serve()
+
+    def _serve(self) -> None:
+        connection = h11.Connection(h11.SERVER)
+        while connection.our_state is h11.IDLE:
+            event: object = h11.NEED_DATA
+            while not isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
+                if event is h11.NEED_DATA:
+                    connection.receive_data(self.request.recv(1 << 16))
+                event = connection.next_event()
+                if isinstance(event, h11.Request):
+                    self.received.append((event.method.decode(), event.target.decode()))
+            if isinstance(event, h11.ConnectionClosed):
+                return
+            answer = h11.Response(status_code=200, headers=[("Content-Length", "0")])
+            self.request.sendall((connection.send(answer) or b"") + (connection.send(h11.EndOfMessage()) or b""))
+            if connection.our_state is h11.DONE is connection.their_state:
+                connection.start_next_cycle()
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Iterator[int]:
+    """The port of a gateway in front of a Recorder."""
+    Recorder.received.clear()
+    with gateway_to(tmp_path, pwd.getpwuid(os.geteuid()).pw_name, Recorder) as port:
+        yield port
+
+
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[int]:
     """The port of a gateway on OWN_ADDRESS that allows all of loopback, in front of an engine of this user."""
@@ -58,11 +98,11 @@ def gateway(tmp_path: Path) -> Iterator[int]:
 
 
 @contextmanager
-def gateway_to(tmp_path: Path, user: str) -> Iterator[int]:
+def gateway_to(tmp_path: Path, user: str, engines: type[BaseRequestHandler] = Engine) -> Iterator[int]:
     """Run a gateway that expects the engine to run as `user`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    engine = ThreadingHTTPServer((OWN_ADDRESS, 0), Engine)
+    engine = ThreadingHTTPServer((OWN_ADDRESS, 0), engines)
     threading.Thread(target=engine.serve_forever, args=(0.01,), daemon=True).start()
     endpoint = plan(endpoints={"main": PUBLIC}).endpoint("main")
     key, config, port = tmp_path / "key", tmp_path / "gateway.cfg", free_port()
@@ -161,6 +201,77 @@ def test_who_listens_in_place_of_the_engine_gets_no_request(tmp_path: Path) -> N
     Engine.served = 0
     with gateway_to(tmp_path, "games") as port:
         assert (status(port, KEYED), Engine.served) == ("503", 0)
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "GETS", "SSTP_DUPLEX")
+HEALTH = ("/health", "/health?x=/v1/models", "http://x/health")
+PATHS = (
+    *HEALTH, "/", "*", "x:80", "health", "//health", "/health/", "/health/v1/models", "/health/../v1/models",
+    "/./health", "/v1/../health", "/%68ealth", "/health%2f..%2fv1", "/health%00", "/health;x", "/health%3f", "/Health",
+    "/healthz", "/health.", "/health%20", "/?/health", "http://health/", "http:///health/", "http://x/v1/models",
+    "/v1/models", "//v1/models", "/v1//models", "/V1/models", "/v1/chat/completions", "/metrics", "/docs",
+    "/openapi.json",
+)  # fmt: skip
+VERSIONS = ("HTTP/1.1", "HTTP/1.0", "HTTP/2.0")
+
+
+def test_without_the_key_only_the_health_check_reaches_the_engine(recorded: int) -> None:
+    assert len(METHODS) * len(PATHS) * len(VERSIONS) == 1224
+    for method, path, version in itertools.product(METHODS, PATHS, VERSIONS):
+        passes = method == "GET" and path in HEALTH
+        said = answer(recorded, f"{method} {path} {version}\r\nHost: x\r\n").split(b" ")[1:2]
+        assert said == [b"200"] if passes else said in ([], [b"400"], [b"401"], [b"505"]), (method, path, version, said)
+    assert set(Recorder.received) == {("GET", path) for path in HEALTH}
+
+
+SMUGGLED = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+LENGTH, CHUNKED = f"Content-Length: {len(SMUGGLED)}\r\n", "Transfer-Encoding: chunked\r\n"
+CHUNK = f"{len(SMUGGLED):x}\r\n{SMUGGLED}\r\n0\r\n\r\n"
+LAST = f"0\r\n\r\n{SMUGGLED}"
+# Headers of a request, and what follows them.
+SMUGGLING = [
+    ("", SMUGGLED),
+    (LENGTH, SMUGGLED),
+    (CHUNKED, CHUNK),
+    (CHUNKED, LAST),
+    (LENGTH + CHUNKED, LAST),
+    (CHUNKED + LENGTH, LAST),
+    ("Content-Length: 0\r\n" + LENGTH, SMUGGLED),
+    (LENGTH + "Content-Length: 0\r\n", SMUGGLED),
+    (f"Content-Length: 0, {len(SMUGGLED)}\r\n", SMUGGLED),
+    (f"Content-Length: +{len(SMUGGLED)}\r\n", SMUGGLED),
+    (f"Content-Length: 0x{len(SMUGGLED):x}\r\n", SMUGGLED),
+    ("Content-Length: -1\r\n", SMUGGLED),
+    ("Content-Length: 99999999999999999999\r\n", SMUGGLED),
+    (f"Content-Length : {len(SMUGGLED)}\r\n", SMUGGLED),
+    (f"Content-Length:\r\n {len(SMUGGLED)}\r\n", SMUGGLED),
+    (f"Content_Length: {len(SMUGGLED)}\r\n", SMUGGLED),
+    (f"X: x\n{LENGTH}", SMUGGLED),
+    (f"X: x\r{LENGTH}", SMUGGLED),
+    (f"{LENGTH}Connection: content-length\r\n", SMUGGLED),
+    ("Transfer-Encoding : chunked\r\n", LAST),
+    ("Transfer-Encoding: xchunked\r\n", LAST),
+    ("Transfer-Encoding: chunked, identity\r\n", LAST),
+    ("Transfer-Encoding: \x0bchunked\r\n", LAST),
+    (f"Transfer-Encoding: identity\r\n{CHUNKED}", LAST),
+    (CHUNKED, f"0;a=b\n\r\n{SMUGGLED}"),
+    (CHUNKED, f"100000000000000000\r\n\r\n{SMUGGLED}"),
+    ("Connection: upgrade, http2-settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n", SMUGGLED),
+]
+
+
+def test_no_second_request_hides_in_another_one(recorded: int) -> None:
+    assert len(SMUGGLING) == 27
+    for first, path in ((f"POST /own HTTP/1.1\r\n{SECRET}", "/own"), ("GET /health HTTP/1.1\r\n", "/health")):
+        for headers, after in SMUGGLING:
+            with socket.create_connection((OWN_ADDRESS, recorded), HANG_S) as connection:
+                connection.sendall(f"{first}Host: x\r\n{headers}\r\n{after}".encode())
+                connection.shutdown(socket.SHUT_WR)
+                # To the end, which comes once everything was answered or refused.
+                for _ in iter(lambda: connection.recv(1 << 16), b""):
+                    pass
+        assert path in {target for _, target in Recorder.received}
+    assert {target for _, target in Recorder.received} == {"/own", "/health"}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])

@@ -294,6 +294,68 @@ def test_peers_get_only_what_the_downloader_has_written(hub: RunningHub, tmp_pat
     assert not {path.relative_to(rig.store) for path in (*private, rig.stamp, arriving)} & seen
 
 
+def test_nothing_else_can_be_read_or_written(hub: RunningHub, tmp_path: Path) -> None:
+    """18 reads and 2 writes that were tried in an audit from outside, in the forms in which a client can ask."""
+    rig = Rig(tmp_path / "rig1", hub)
+    assert rig.fetch().returncode == 0
+    place, revision = f"models/{REPO}", rig.dest.name
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    private = {
+        rig.stamp: "stamp",
+        rig.store / "own.txt": "next to owners",
+        rig.store / "org/own.txt": "next to repositories",
+        rig.dest.parent / "own.txt": "next to commits",
+        rig.dest.parent / "main" / FIRST: "a branch",
+        rig.dest.parent / ("f" * 40) / FIRST: "another commit",
+        rig.store / "org/tuned" / revision / FIRST: "another repository",
+        rig.store / "mine/model" / revision / FIRST: "another owner",
+        rig.staging / ".arriving" / FIRST: "not verified",
+        rig.store / ".hidden/key": "hidden",
+    }
+    for path, content in private.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    (rig.dest.parent / "link").symlink_to(secret)
+    up = "/".join([".."] * 8)
+    reads = [
+        *(f"models/{path.relative_to(rig.store)}" for path in private),
+        f"{place}/link",
+        f"{place}/{revision}/../link",
+        f"{place}/{revision}/../../../own.txt",
+        f"models/{up}{secret}",
+        f"models/{secret}",
+        f"{secret}",
+        "rsyncd.conf",
+        f"models/{up}/etc/passwd",
+    ]
+    assert len(reads) == 18
+    port, target, mine = free_port(), tmp_path / "copied", tmp_path / "mine"
+    writes = [mine / "config.json", mine / "new.json"]
+    mine.mkdir()
+    for path in writes:
+        path.write_text("mine")
+    options = ["--recursive", "--links", "--safe-links", "--timeout=30"]
+
+    def copied(*arguments: str) -> int:
+        return subprocess.run(["rsync", *arguments], capture_output=True, timeout=HANG_S).returncode
+
+    with serving(rig, port):
+        url = f"rsync://{OWN_ADDRESS}:{port}"
+        assert copied(*options, f"{url}/{place}/{revision}/{FIRST}", f"{target}/") == 0
+        shutil.rmtree(target)
+        for name in reads:
+            copied(*options, f"{url}/{name}", f"{target}/")
+            # With the client's own filter, too.
+            copied(*options, "--include=*", "--copy-links", f"{url}/{name}", f"{target}/")
+            assert not [each for each in target.rglob("*") if not each.is_dir()], name
+        # As root the daemon continues as nobody, which could not write for want of permission.
+        rig.dest.chmod(0o777)
+        for path in writes:
+            assert copied(str(path), f"{url}/{place}/{revision}/") != 0
+    assert rig.is_as_published()
+
+
 def test_the_daemon_serves_so_many_connections_and_no_more(hub: RunningHub, tmp_path: Path) -> None:
     rig = Rig(tmp_path / "rig1", hub)
     assert rig.fetch().returncode == 0

@@ -14,9 +14,11 @@ import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import UnionType
 from typing import Any
 from urllib.parse import urlsplit
 
+from rigup_host import files
 from rigup_host.fetch.report import say
 from rigup_host.fetch.store import File, Hopeless, Setback, Store
 
@@ -24,6 +26,27 @@ from rigup_host.fetch.store import File, Hopeless, Setback, Store
 LAUNCHER = Path(__file__).parents[2] / "rigup-host"
 # The longest pause between two tries, in multiples of the first one: 300 s by default.
 LONGEST_PAUSE = 60
+# The events of the client, with the types of their values; `hub_worker` says what they mean.
+EVENTS: tuple[dict[str, type | UnionType], ...] = (
+    {"done": str},
+    {"waiting": int | float},
+    {"in_memory": int},
+    {"failed": str, "why": str, "hopeless": bool, "wait": int | float | None, "xet": bool},
+)
+
+
+def read_event(line: str) -> dict[str, Any]:
+    """Parse an event of the client, one of EVENTS. Raise ValueError for anything else."""
+    found = files.from_json(line)
+    form = next((form for form in EVENTS if isinstance(found, dict) and found.keys() == form.keys()), None)
+    if form and all(isinstance(found[key], kind) and _is_usual(found[key]) for key, kind in form.items()):
+        return dict(found)
+    raise ValueError(f"not an event: {line[:80]!r}")
+
+
+def _is_usual(value: object) -> bool:
+    # No float is infinite or NaN, and no integer too large for one.
+    return not isinstance(value, int | float) or 0 <= value < 1 << 53
 
 
 class Hub:
@@ -83,6 +106,7 @@ class Hub:
             stdout=subprocess.PIPE,
             env=self._environment(),
             text=True,
+            errors="replace",
             start_new_session=True,
         )
         self._process = process
@@ -91,9 +115,9 @@ class Hub:
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            # The last line of a killed client may be incomplete.
+            # The last line of a killed client may be incomplete, and its libraries may print lines of their own.
             with suppress(ValueError):
-                self._events.put({**json.loads(line), "from": process.pid})
+                self._events.put({**read_event(line), "from": process.pid})
         self._events.put({"ended": process.wait(), "from": process.pid})
 
     def _environment(self) -> dict[str, str]:

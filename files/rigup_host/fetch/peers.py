@@ -44,10 +44,7 @@ class Report:
     @classmethod
     def read(cls, text: bytes) -> Report:
         """Parse a report. Raise ValueError if it is not one."""
-        try:
-            found = json.loads(text)
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
+        found = files.from_json(text)
         if not isinstance(found, dict) or type(found.get("beat")) is not int or type(found.get("active")) is not bool:
             raise ValueError("not a report")
         lists = [found.get(name) for name in ("held", "wants", "fetching")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from urllib.parse import urlsplit
 
 from rigup_host.fetch.peers import Peer
 from rigup_host.fetch.store import REVISION, File, Hopeless, Store
+from rigup_host.files import from_json
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Request:
     def read(cls, path: Path) -> Request:
         """Read a request. Raise Hopeless for an invalid one."""
         try:
-            data = json.loads(path.read_text())
+            data = from_json(path.read_text())
             files = {name: File.read(name, entry) for name, entry in data["files"].items()}
             store = Store(str(data["repo"]), str(data["revision"]), Path(data["dest"]), files)
             peers = [Peer(each["name"], each["address"], int(each["port"])) for each in data.get("peers", [])]
@@ -57,7 +57,7 @@ def token_for(url: str) -> str | None:
     """
     path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), "hub-token")
     try:
-        found = json.loads(path.read_text())
+        found = from_json(path.read_text())
         parts = urlsplit(url)
         is_safe = parts.scheme == "https" or parts.hostname == "127.0.0.1"
         return str(found["token"]) if is_safe and parts.hostname == found["host"] else None

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from rigup_host.files import now, write
+from rigup_host.files import from_json, now, write
 
 REVISION = re.compile(r"[0-9a-f]{40}")
 ENTRY = re.compile(r"(\d+) (?:sha256:([0-9a-f]{64})|git:([0-9a-f]{40}))")
@@ -213,7 +213,7 @@ class Store:
     def is_stamped(self) -> bool:
         """Return whether this machine has verified this commit here, and nothing was written to it since."""
         try:
-            record = json.loads(self.stamp_path.read_text())
+            record = from_json(self.stamp_path.read_text())
         except (OSError, ValueError):
             return False
         expected = {"repo": self.repo, "revision": self.revision, **_tree(self.dest), "machine": _machine()}

@@ -31,7 +31,7 @@ class Generation:
     @classmethod
     def read(cls, name: str, id: str) -> Generation:
         """Read a generation from its directory. Raise one of INCOMPLETE."""
-        record = json.loads((paths.ENDPOINTS / name / id / "endpoint.json").read_text())
+        record = files.from_json((paths.ENDPOINTS / name / id / "endpoint.json").read_text())
         (paths.ENDPOINTS / name / id / "llm.service").read_text()
         return cls(name, id, str(record["recipe"]), int(record["start_seconds"]), list(record["verify"]))
 
@@ -58,7 +58,7 @@ def generation_of(unit_text: str, name: str) -> Generation | None:
 def load(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; an empty one if the file is missing or damaged."""
     try:
-        found = json.loads(path.read_text())
+        found = files.from_json(path.read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -21,6 +21,7 @@ from rigup.operations.boot import BOOT
 from rigup.operations.files import place
 from rigup.operations.teardown.kept import Kept, save
 from rigup.paths import BEFORE
+from rigup.text import from_json
 
 BOOT_FILES = {"/etc/default/grub.d/": "update-grub", "/etc/modprobe.d/": "update-initramfs -u -k all"}
 
@@ -60,7 +61,7 @@ def _object(host: Host, path: str) -> dict[str, Any] | None:
     if not result.ok:
         return None
     try:
-        found = json.loads("\n".join(result.lines) or "{}")
+        found = from_json("\n".join(result.lines) or "{}")
     except ValueError as error:
         raise OperationError(f"{path} on {host.name} is not JSON: {error}. Fix or move it and run again.") from error
     return found if isinstance(found, dict) else {}
