@@ -32,7 +32,7 @@ def shell(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(*NOT_CLONED))
     mine = {name: value for name, value in os.environ.items() if not name.startswith("RIGUP_")}
 
-    def shell(*argv: str, timeout: float = 300) -> str:
+    def shell(*argv: str, timeout: float = 1200) -> str:
         done = subprocess.run(
             argv,
             cwd=checkout,
