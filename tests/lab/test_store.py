@@ -213,8 +213,10 @@ def test_status_reports_the_progress_of_a_download(fleet: Fleet) -> None:
 
 
 def test_a_token_goes_to_no_hub_without_tls_and_one_from_before_is_removed(fleet: Fleet, tmp_path: Path) -> None:
-    # The download of the test before is under way.
     host, log = fleet.hosts[0], tmp_path / "log"
+    # The download of the test before may be under way.
+    host.shell("systemctl stop 'model-fetch@*'")
+    fleet.empty(host)
     host.shell(f"echo {GATEWAY} huggingface.co >>/etc/hosts; umask 077; echo '{{}}' >/etc/rigup/hub-token")
     fleet.rigs.write(hub_endpoint=f"http://huggingface.co:{fleet.hub.port}", peers=False)
     fleet.hub.forget()
