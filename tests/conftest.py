@@ -1,13 +1,6 @@
-"""What all tests share: the option of `make soak`, and how hypothesis runs."""
+"""The option of `make soak`, for unit tests and lab tests."""
 
 import pytest
-from hypothesis import HealthCheck, settings
-
-# The same examples every time, however slow the machine is: no test fails by chance.
-settings.register_profile(
-    "suite", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from lab.mirror import aptrepo, keys, nvidia
 from lab.mirror.distributions import DISTRIBUTIONS
@@ -13,6 +14,12 @@ from lab.mirror.keys import Key
 from rigup import paths
 from rigup.operations import docker
 from tests.unit.private_apt import CUDA, DISTRIBUTION, DKMS
+
+# The same examples every time, however slow the machine is: no test fails by chance.
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)
