@@ -19,7 +19,7 @@ from rigup.catalog.patch import YarnPatch
 from rigup.catalog.recipe import Recipe
 from rigup.config.settings import Settings
 from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock, read
-from rigup.paths import DOCKER, FILES_MOUNT
+from rigup.paths import DOCKER, FILES_MOUNT, HOST_PROGRAM
 from rigup.plan.build import make_plan
 from rigup.plan.model import EndpointPlan
 from rigup.render.docker import docker_argv
@@ -115,7 +115,7 @@ def test_systemd_starts_docker_with_exactly_the_arguments_of_any_recipe(
     files = {dump: DUMP}
     endpoints = {name: planned(recipe, name) for name, recipe in every.items() if name.startswith("g")}
     for name, endpoint in endpoints.items():
-        text = unit_text(endpoint).replace(DOCKER, dump).replace("/usr/bin/python3 ", "/bin/true ")
+        text = unit_text(endpoint).replace(DOCKER, dump).replace(HOST_PROGRAM, "/bin/true")
         files[f"/run/systemd/system/forms@{name}.service"] = text
     write(one_rig, files)
     names = " ".join(f"forms@{name}.service" for name in endpoints)
