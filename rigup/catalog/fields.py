@@ -8,22 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
+from rigup.config.types import matching
 from rigup.config.yaml_file import complaint
-
-
-def _matching(pattern: str, what: str, example: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value, re.ASCII):
-            raise complaint(f"{value!r} is not {what}", example)
-        return value
-
-    return AfterValidator(check)
-
-
-def _tag(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._/:-]*:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", value):
-        raise complaint(f"{value!r} is not an image with a tag", "for example vllm/vllm-openai:cu130-nightly")
-    return value
 
 
 def _argument(value: str) -> str:
@@ -44,30 +30,43 @@ def _day(value: Any) -> Any:
 
 
 Int = Annotated[int, Strict()]
-Tag = Annotated[str, AfterValidator(_tag)]
-Revision = Annotated[
-    str, _matching(r"[0-9a-f]{40}", "a commit", "use 40 hexadecimal digits, as the hub shows in `History`")
+Tag = Annotated[
+    str,
+    matching(
+        r"[a-z0-9][a-z0-9._/:-]*:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}",
+        "is not an image with a tag",
+        "for example vllm/vllm-openai:cu130-nightly",
+    ),
 ]
-Digest = Annotated[str, _matching(r"sha256:[0-9a-f]{64}", "a digest", "use sha256: and 64 hexadecimal digits")]
+Revision = Annotated[
+    str, matching(r"[0-9a-f]{40}", "is not a commit", "use 40 hexadecimal digits, as the hub shows in `History`")
+]
+Digest = Annotated[str, matching(r"sha256:[0-9a-f]{64}", "is not a digest", "use sha256: and 64 hexadecimal digits")]
 Repo = Annotated[
     str,
-    _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", "a hub repository", "use ORGANIZATION/NAME"),
+    matching(
+        r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", "is not a hub repository", "use ORGANIZATION/NAME"
+    ),
 ]
-Branch = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "a branch", "for example main")]
+Branch = Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "is not a branch", "for example main")]
 Version = Annotated[
-    str, _matching(r"\d+(\.\d+){1,3}(\.?(post|rc|dev)\d+)?", "a version", 'for example "0.17.0", in quotes')
+    str, matching(r"\d+(\.\d+){1,3}(\.?(post|rc|dev)\d+)?", "is not a version", 'for example "0.17.0", in quotes')
 ]
 Pinned = Annotated[
     str,
-    _matching(
-        r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[a-z0-9,_-]+\])?==[0-9][A-Za-z0-9.+!]*", "a pinned package", "use NAME==VERSION"
+    matching(
+        r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[a-z0-9,_-]+\])?==[0-9][A-Za-z0-9.+!]*",
+        "is not a pinned package",
+        "use NAME==VERSION",
     ),
 ]
-PythonVersion = Annotated[str, _matching(r"3\.\d+", "a Python version", 'for example "3.12", in quotes')]
-Inside = Annotated[str, _matching(r"(/[A-Za-z0-9._-]+)+", "an absolute path", "for example /cache/jit")]
-Day = Annotated[str, BeforeValidator(_day), _matching(r"20\d\d(-\d\d){0,2}", "a day", "use 2026-02-26 or 2026-02")]
+PythonVersion = Annotated[str, matching(r"3\.\d+", "is not a Python version", 'for example "3.12", in quotes')]
+Inside = Annotated[str, matching(r"(/[A-Za-z0-9._-]+)+", "is not an absolute path", "for example /cache/jit")]
+Day = Annotated[
+    str, BeforeValidator(_day), matching(r"20\d\d(-\d\d){0,2}", "is not a day", "use 2026-02-26 or 2026-02")
+]
 Argument = Annotated[str, AfterValidator(_argument)]
-Word = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a plain word", "use letters, digits and . _ -")]
+Word = Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "is not a plain word", "use letters, digits and . _ -")]
 Text = Annotated[str, AfterValidator(_text)]
 EnvName = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
 

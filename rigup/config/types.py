@@ -13,9 +13,19 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict
 from rigup.config.need import Need, read_need
 from rigup.config.yaml_file import complaint
 
-NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 GPU_UUID = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 URL_EXAMPLE = "for example https://mirror.example.org/cuda"
+
+
+def matching(pattern: str, wrong: str, remedy: str) -> AfterValidator:
+    """Return the validator of text that must match `pattern` as a whole; a number is valid as it is."""
+
+    def check(value: int | str) -> int | str:
+        if isinstance(value, str) and not re.fullmatch(pattern, value, re.ASCII):
+            raise complaint(f"{value!r} {wrong}", remedy)
+        return value
+
+    return AfterValidator(check)
 
 
 def _gpus(value: Any) -> Any:
@@ -119,17 +129,6 @@ def _line(value: str) -> str:
     return value
 
 
-def _form(pattern: str, wrong: str, remedy: str) -> AfterValidator:
-    """Return the validator of text that must match `pattern` as a whole; a number is valid as it is."""
-
-    def check(value: int | str) -> int | str:
-        if isinstance(value, str) and not re.fullmatch(pattern, value):
-            raise complaint(f"{value!r} {wrong}", remedy)
-        return value
-
-    return AfterValidator(check)
-
-
 # In pydantic's lax mode `true` is a number, and so is "8000"; whoever writes those means something else.
 Int = Annotated[int, Strict()]
 Bool = Annotated[bool, Strict()]
@@ -138,7 +137,7 @@ Seconds = Annotated[int, Strict(), Field(ge=10, le=86400)]
 
 Address = Annotated[
     str,
-    _form(
+    matching(
         r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*",
         "is neither a host name nor an IP address",
         "for example rig1.lan or 192.0.2.11",
@@ -149,14 +148,18 @@ DriverBranch = Annotated[Int, AfterValidator(_driver_branch)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 Gpus = Annotated[Literal["all"] | tuple[int | str, ...], BeforeValidator(_gpus)]
 HostPath = Annotated[str, AfterValidator(_host_path)]
-Identifier = Annotated[str, _form(r"[A-Za-z0-9_-]+", "is not a module or option name", "use letters, digits, _ and -")]
+Identifier = Annotated[
+    str, matching(r"[A-Za-z0-9_-]+", "is not a module or option name", "use letters, digits, _ and -")
+]
 KernelArg = Annotated[
     str,
-    _form(r"[A-Za-z0-9_.,:/=@+-]+", "is not a single kernel argument", "one list entry each, without quotes or spaces"),
+    matching(
+        r"[A-Za-z0-9_.,:/=@+-]+", "is not a single kernel argument", "one list entry each, without quotes or spaces"
+    ),
 ]
 Label = Annotated[
     str,
-    _form(
+    matching(
         r"[A-Za-z0-9_.-]{1,36}", "is not a label", "use letters, digits, _ . and -; `lsblk -o NAME,LABEL` lists them"
     ),
 ]
@@ -164,21 +167,31 @@ Line = Annotated[str, AfterValidator(_line)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 ModuleOption = Annotated[
     Int | str,
-    _form(
+    matching(
         r"[A-Za-z0-9_.,:;/=@+-]+",
         "contains a character that breaks modprobe.d",
         "use letters, digits and _ . , : ; / = @ + -",
     ),
 ]
-Name = Annotated[str, _form(NAME.pattern, "is not a valid name", "use at most 32 lower-case letters, digits and -")]
+Name = Annotated[
+    str,
+    matching(
+        r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", "is not a valid name", "use at most 32 lower-case letters, digits and -"
+    ),
+]
 Network = Annotated[str, AfterValidator(_network)]
 RecipeOrNeed = Annotated[Annotated[str, Field(min_length=1)] | Need, BeforeValidator(read_need)]
-SysctlKey = Annotated[str, _form(r"[a-z0-9_]+([./][A-Za-z0-9_*-]+)+", "is not a sysctl", "for example vm.swappiness")]
+SysctlKey = Annotated[
+    str, matching(r"[a-z0-9_]+([./][A-Za-z0-9_*-]+)+", "is not a sysctl", "for example vm.swappiness")
+]
 SysctlValue = Annotated[
-    Int | str, _form(r"[!-~]+( [!-~]+)*", "is not a sysctl value", "use a number, or words with one space between them")
+    Int | str,
+    matching(r"[!-~]+( [!-~]+)*", "is not a sysctl value", "use a number, or words with one space between them"),
 ]
 Url = Annotated[str, AfterValidator(_url)]
 Version = Annotated[
     str,
-    _form(r"[0-9]+(\.[0-9]+){1,3}", "is not a version", 'for example "1.20.1", quoted, without the part after a dash'),
+    matching(
+        r"[0-9]+(\.[0-9]+){1,3}", "is not a version", 'for example "1.20.1", quoted, without the part after a dash'
+    ),
 ]

@@ -6,7 +6,6 @@ when it was first resolved. Every later deploy and every rebuilt host gets the s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Valid
 
 from rigup import atomic
 from rigup.catalog.checkpoint import Checkpoint
-from rigup.config.types import Fingerprint
-from rigup.config.yaml_file import complaint, findings_of, read_document
+from rigup.config.types import Fingerprint, matching
+from rigup.config.yaml_file import findings_of, read_document
 from rigup.errors import InputError, RigupError, near
 
 HEADER = """\
@@ -30,13 +29,8 @@ KINDS = ("choices", "images", "venvs", "checkpoints", "packages", "keys")
 """The kinds of entries, by which `rigup update` can select them."""
 
 
-def _matches(pattern: str, what: str):  # type: ignore[no-untyped-def]
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise complaint(f"{value!r} is not {what}", "remove this entry; the next run resolves it again")
-        return value
-
-    return AfterValidator(check)
+def _matches(pattern: str, what: str) -> AfterValidator:
+    return matching(pattern, f"is not {what}", "remove this entry; the next run resolves it again")
 
 
 RecipeName = Annotated[str, _matches(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a recipe's name")]

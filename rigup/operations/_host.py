@@ -68,6 +68,7 @@ def run(host: Host, *bits: Any, stdin: str | None = None) -> Result:
     try:
         ok, output = host.run_shell_command(StringCommand(*bits), **arguments)
     except OperationError:
+        # A refused lock of this run is an SSHException too, and says what to do.
         raise
     except BROKEN_CONNECTION as error:
         raise ConnectionLost(
