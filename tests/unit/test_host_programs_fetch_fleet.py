@@ -477,15 +477,7 @@ def test_a_file_of_a_peer_ends_at_its_published_size(hub: RunningHub, tmp_path: 
 def test_a_peer_that_claims_to_fetch_forever_keeps_nobody_waiting(hub: RunningHub, tmp_path: Path) -> None:
     with hostile(hub, tmp_path) as (rig, place):
         rig.options = (f"--stall={STALL_S}",)
-        claims = claimed(place / rig.shared.name, [FIRST])
-        next(claims)
-        with rig.fetching() as process:
-            until(
-                lambda: next(claims) and rig.told().get("step") == "waiting for peers", lambda: process.poll() is None
-            )
-            rig.later(STALL_S + 60)
-            until(lambda: next(claims) and ended(process))
-            said = process.communicate(timeout=HANG_S)[0]
+        process, said = beside_a_claim(rig, place, [FIRST])
 
     assert process.returncode == 0, said
     assert rig.is_as_published()
@@ -494,18 +486,21 @@ def test_a_peer_that_claims_to_fetch_forever_keeps_nobody_waiting(hub: RunningHu
 def test_waiting_for_peers_ends_with_patience(hub: RunningHub, tmp_path: Path) -> None:
     with hostile(hub, tmp_path) as (rig, place), hub_of(hub.repository, tmp_path / "gated", gated=True) as gated:
         rig.hub, rig.options = gated, (f"--patience={STALL_S}",)
-        claims = claimed(place / rig.shared.name, [])
-        next(claims)
-        with rig.fetching() as process:
-            until(
-                lambda: next(claims) and rig.told().get("step") == "waiting for peers", lambda: process.poll() is None
-            )
-            rig.later(STALL_S + 60)
-            until(lambda: next(claims) and ended(process))
-            said = process.communicate(timeout=HANG_S)[0]
+        process, said = beside_a_claim(rig, place, [])
 
     assert process.returncode == 3, said
     assert "given up: peers sent nothing" in said and "token" in said
+
+
+def beside_a_claim(rig: Rig, place: Path, fetching: list[str]) -> tuple[subprocess.Popen[str], str]:
+    """Run a download to its end beside a peer that always claims to fetch these files; return it and its output."""
+    claims = claimed(place / rig.shared.name, fetching)
+    next(claims)
+    with rig.fetching() as process:
+        until(lambda: next(claims) and rig.told().get("step") == "waiting for peers", lambda: process.poll() is None)
+        rig.later(STALL_S + 60)
+        until(lambda: next(claims) and ended(process))
+        return process, process.communicate(timeout=HANG_S)[0]
 
 
 def claimed(path: Path, fetching: list[str]) -> Iterator[bool]:

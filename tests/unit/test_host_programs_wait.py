@@ -110,7 +110,7 @@ def test_the_end_of_the_main_process_is_noticed_without_docker(tools: Path) -> N
     client = subprocess.Popen(["sleep", "600"])
 
     def end() -> None:
-        """The killed process stays a zombie until it is waited for: that is no running process either."""
+        """Kill the process. It stays a zombie until it is reaped, which does not count as running."""
         client.kill()
         os.waitid(os.P_PID, client.pid, os.WEXITED | os.WNOWAIT)
 

@@ -58,7 +58,7 @@ def test_what_a_killed_run_has_begun_is_waited_for(tmp_path: Path) -> None:
     left_over = begin(f"echo begun >>{log}; until [ -e {tmp_path}/go ]; do sleep 0.02; done; echo ended >>{log}")
     until(log.exists, lambda: left_over.poll() is None)
     next_run = begin(f"echo next >>{log}")
-    # An arrow marks those that wait for a lock; a file is told by its inode (proc_locks(5)).
+    # An arrow marks a process that waits for a lock; files are identified by inode (proc_locks(5)).
     waits = re.compile(rf"-> FLOCK .*:{room.stat().st_ino} ")
     until(lambda: waits.search(Path("/proc/locks").read_text()), lambda: next_run.poll() is None)
     (tmp_path / "go").touch()

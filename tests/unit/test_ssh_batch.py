@@ -110,7 +110,7 @@ def test_more_commands_than_slots_are_all_answered() -> None:
 
 
 def test_four_commands_run_at_a_time(tmp_path: Path) -> None:
-    """Each of the first four waits for the others; how many run is told by each."""
+    """Each of the first four waits for the others and prints how many are running."""
     (tmp_path / "run").mkdir()
     together = f"touch {tmp_path}/$$; until [ $(ls {tmp_path} | wc -l) -gt 4 ]; do sleep 0.02; done"
     commands = [

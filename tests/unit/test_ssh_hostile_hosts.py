@@ -30,7 +30,7 @@ HOSTILE = {
     "a second answer": b"M 0 0 2 0\nokM 0 0 3 0\nbad",
     "an answer after it was refused": b"M 0 slow 0 0\nM 0 0 3 0\nbad",
     "an unknown status": b"M 0 fine 0 0\n",
-    "a status that is no exit code": b"M 0 99999 0 0\n",
+    "a status that is not an exit code": b"M 0 99999 0 0\n",
     "a huge length": b"M 0 0 99999999 0\n",
     "a length of many digits": b"M 0 0 " + b"9" * 10_000 + b" 0\n",
     "a number in other digits": "M 0 0 ٣ 0\nabc".encode(),
