@@ -82,6 +82,10 @@ def engine(venv: VenvPlan, requirements: str, index: str, pythons: str, timeout:
         fill = [uv, "pip", "sync", "--quiet", "--no-config", "--require-hashes", f"--python={venv.path}/bin/python3"]
         fill += [*uv_index(index), "--compile-bytecode", requirements]
         run_as_unit(host, unit, fill, what=what, limit_s=timeout, env=env)
+        # Everyone may write uv's lock files, whatever the umask. PYTHONS is missing where the host has the Python.
+        failing = f"could not make {venv.path} on {host.name} writable by root alone"
+        check(host, "mkdir -p", PYTHONS, failing=failing)
+        check(host, "chmod -R go-w", PYTHONS, QuoteString(venv.path), failing=failing)
         failing = f"could not mark {venv.path} on {host.name} as complete"
         check(host, "install -m 0644", QuoteString(requirements), QuoteString(done), failing=failing)
 
