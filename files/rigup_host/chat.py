@@ -40,10 +40,15 @@ class Endpoint:
     def __init__(self, url: str, model: str, limit: float, ends: bool) -> None:
         """Each request may take `limit` seconds. `ends`: answers end, which those of random weights never do."""
         self.url, self.model, self.limit, self.ends = url, model, limit, ends
-        # Without proxies, as the endpoint is on this host. A retry would hide the failure of the first request.
-        direct = openai.DefaultHttpxClient(trust_env=False, timeout=limit)
+        # Without proxies, as the endpoint is on this host. A retry would hide the failure of the first request. Each
+        # request has a connection of its own: vLLM drops the connection after it has refused a request.
         self.client = openai.OpenAI(
-            base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=limit, http_client=direct
+            base_url=f"{url}/v1",
+            api_key="none",
+            max_retries=0,
+            timeout=limit,
+            default_headers={"Connection": "close"},
+            http_client=openai.DefaultHttpxClient(trust_env=False, timeout=limit),
         )
 
     def limit_tokens(self, max_tokens: int) -> int:

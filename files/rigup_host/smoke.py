@@ -22,8 +22,12 @@ import openai
 from rigup_host import checks, http
 from rigup_host.chat import Endpoint, parsed, thoughts
 from rigup_host.checks import Check, Failed, Noted
+from rigup_host.meanings import MEANINGS
 from rigup_host.prompts import FILLER, MAGIC, PARAGRAPH, STOCK, TOOLS, red_square, tool, why_nonsense
 
+# The grammar of a required call allows any number of blanks between its words (vllm-project/vllm#54497), and nothing
+# makes random weights choose a word.
+CUT_OFF = "the call was cut off at the limit of the request, which says nothing about a model with random weights"
 THINKING: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": True}}
 
 
@@ -58,39 +62,6 @@ class Expectation:
     long_prompt: int = 0
     context: int | None = None
     instead: str | None = None
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """What a failed check means for users. `avoidable`: another recipe does not have this problem."""
-
-    text: str
-    avoidable: bool = True
-
-
-MEANINGS = {
-    "lists its model": Meaning("clients that ask for the model by its name get 404", avoidable=False),
-    "completes a chat": Meaning("the engine is up but does not serve; its log says why"),
-    "writes meaningful text": Meaning(
-        "the weights are read incorrectly: an FP4 kernel does not work on these cards, or a patch of the configuration "
-        "matches nothing"
-    ),
-    "streams a chat": Meaning("chat programs show nothing until the answer is complete, or abort"),
-    "separates its reasoning": Meaning("the answer contains thoughts: the reasoning parser does not fit the model"),
-    "calls a tool": Meaning("agents fail at their first step: the tool parser does not fit the model"),
-    "streams a tool call": Meaning(
-        "OpenCode and other agents stream, and receive broken JSON; speculation causes that"
-    ),
-    "calls a required tool": Meaning("guided decoding does not work with this model"),
-    "streams a required tool call": Meaning("guided decoding does not work with this model when streaming"),
-    "calls tools step by step": Meaning(
-        "single calls work and longer tasks fail: speculation together with prefix caching corrupts the state"
-    ),
-    "takes two system messages": Meaning("OpenCode sends two, and receives an error"),
-    "reads a long prompt": Meaning("the beginning of a long prompt is lost, or the prompt is refused"),
-    "sees an image": Meaning("images are refused or not understood", avoidable=False),
-    "speculates": Meaning("the drafter costs time and saves none"),
-}
 
 
 class Smoke:
@@ -220,7 +191,15 @@ class Smoke:
     def calls_tool(self, choice: str, stream: bool) -> str:
         """Check that one question leads to one call of the right tool; `choice` is `auto` or `required`."""
         messages = [{"role": "user", "content": "What is the weather in Paris? Use the tool."}]
-        answer = self.endpoint.call(messages, [tool("get_weather")], choice, stream)
+        try:
+            answer = self.endpoint.call(messages, [tool("get_weather")], choice, stream)
+        except openai.APIStatusError as error:
+            # Some versions of vLLM parse the cut-off call, and answer with the parser's error.
+            if self.sense or "Invalid JSON: EOF while parsing" not in str(error):
+                raise
+            raise Noted(CUT_OFF) from error
+        if not self.sense and answer.finish == "length":
+            raise Noted(CUT_OFF)
         name, arguments = answer.first()
         # After guided decoding the reason differs between versions.
         if choice == "auto" and answer.finish != "tool_calls":

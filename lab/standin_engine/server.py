@@ -39,6 +39,8 @@ FAULTS = {
     "thoughts-in-content": "no reasoning parser: the answer contains <think>",
     "no-tools": "no tool parser: the answer contains the call as XML",
     "required-as-xml": "tool_choice required returns XML in the content (vLLM issue 38106)",
+    "required-as-blanks": "fills a required call with blanks up to the limit of the request (vLLM issue 54497)",
+    "required-cut-off": "parses a required call that was cut off, and answers with the parser's error",
     "corrupt-third-step": "corrupts arguments in the third step (speculation with prefix caching)",
     "one-system-message": "refuses a second system message, as Qwen's template does",
     "forgetful": "reads only the last 2000 characters of a prompt",
@@ -119,6 +121,13 @@ class Mind:
         xml = f"<tool_call>\n<function={call['name']}>\n</function>\n</tool_call>"
         if self.fault == "no-tools" or (required and self.fault == "required-as-xml"):
             return {"content": xml}
+        if required and self.fault == "required-as-blanks":
+            return {"content": " \n" * 96, "cut": True}
+        if required and self.fault == "required-cut-off":
+            raise Refusal(
+                "1 validation error for list[function-wrap[__log_extra_fields__()]]\n"
+                "  Invalid JSON: EOF while parsing a list at line 96 column 0"
+            )
         arguments = call["arguments"]
         if stream and self.fault == "no-streamed-tools":
             arguments = arguments.removeprefix("{")
@@ -165,6 +174,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server: Engine
+    refused = False
 
     def do_GET(self) -> None:
         pages = {"/health": b"{}", "/metrics": self.server.metrics().encode()}
@@ -175,6 +185,10 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(status, pages.get(self.path, b""))
 
     def do_POST(self) -> None:
+        if self.refused:
+            # vLLM 0.20.2 and 0.25.1 close the connection on which they refused a request, and do not announce it.
+            self.close_connection = True
+            return None
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.server.mind.fault == "dies-at-first-request":
             complain("(EngineCore pid=25) ERROR [core.py] EngineCore encountered a fatal error.")
@@ -188,6 +202,7 @@ class Handler(BaseHTTPRequestHandler):
             answer = self.server.mind.answer(body)
         except Refusal as refusal:
             error = {"message": str(refusal), "type": "BadRequestError", "param": None, "code": 400}
+            self.refused = True
             return self.reply(400, json.dumps({"error": error}).encode())
         self.server.count_drafts()
         prompt = sum(len(said(message)) for message in body["messages"]) // 4 + 8

@@ -216,6 +216,19 @@ def test_of_random_weights_nonsense_is_expected_and_sense_is_a_failure(smoke: Tr
     assert failed(checks) == {"writes nonsense, as random weights do"}
 
 
+@pytest.mark.parametrize("fault", ["required-as-blanks", "required-cut-off"])
+def test_a_required_call_that_random_weights_never_end_is_noted(smoke: Tried, fault: str) -> None:
+    few: dict[str, Any] = {"reasoning": False, "long_prompt": 0, "speculation": False}
+    _, checks, said = smoke(fault, **few, random_weights=True)
+    # The stand-in writes sense, which weights that are random must not.
+    assert failed(checks) == {"writes nonsense, as random weights do"}
+    assert re.findall(r"note endpoint (.+?) +\d", said) == ["calls a required tool", "streams a required tool call"]
+    assert "the call was cut off at the limit of the request" in said
+
+    code, checks, _ = smoke(fault, **few)
+    assert (code, failed(checks)) == (1, {"calls a required tool", "streams a required tool call"})
+
+
 def test_a_second_system_message_that_the_template_refuses_is_noted_and_does_not_fail(smoke: Tried) -> None:
     code, _, said = smoke("one-system-message")
     assert code == 0, said
