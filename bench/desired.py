@@ -10,7 +10,7 @@ from lab.machine import Host
 from rigup.catalog.loader import default_catalog
 from rigup.config.inventory import Inventory
 from rigup.distros.apt_sources import repositories
-from rigup.distros.driver import CONFLICTS_DOCKER
+from rigup.distros.driver import REPLACED
 from rigup.distros.table import distro_id
 from rigup.lock import lockfile as locks
 from rigup.lock.packages import driver_install, locked_packages
@@ -76,7 +76,7 @@ def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> d
             "tools": list(PACKAGES),
             "headers": host.shell("dpkg-query -W -f '${Package}\\n' 'linux-headers-*amd64'").stdout.split(),
             # The deploy resolves wildcards itself; Ansible would match them against all packages.
-            "conflicting": list(CONFLICTS_DOCKER),
+            "conflicting": list(REPLACED["docker"]),
             "pin": _pinned(driver.pin),
             "driver": _pinned(driver.packages),
             **{group: _pinned(groups[group]) for group in ("cuda", "docker", "toolkit")},

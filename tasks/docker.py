@@ -6,9 +6,11 @@ from typing import Any
 
 from pyinfra.api.deploy import deploy
 from pyinfra.context import host
+from pyinfra.facts.deb import DebPackages
 
 from rigup.config.settings import Settings
 from rigup.distros.apt_sources import repositories, superseded_sources
+from rigup.distros.driver import conflicting
 from rigup.facts.packages import AptSources
 from rigup.lock.packages import locked_packages
 from rigup.operations import apt, files, systemd
@@ -41,8 +43,16 @@ def docker(context: Context) -> None:
         "max_unavailable": context.settings.max_unavailable,
         "ready_timeout": context.settings.ready_timeout,
     }
-    apt.install(name="Install Docker", packages=packages["docker"], **rolling)
-    apt.install(name="Install the container toolkit", packages=packages["toolkit"])
+    # Conflicting packages were installed before the run; nothing in it installs one.
+    installed = host.get_fact(DebPackages)
+    apt.install(
+        name="Install Docker", packages=packages["docker"], instead_of=conflicting(installed, "docker"), **rolling
+    )
+    apt.install(
+        name="Install the container toolkit",
+        packages=packages["toolkit"],
+        instead_of=conflicting(installed, "toolkit"),
+    )
     docker_operations.daemon_config(
         name="Configure Docker in daemon.json", values=daemon_values(context.settings), **rolling
     )

@@ -20,13 +20,6 @@ from tasks.context import Context
 @deploy("driver")
 def driver(context: Context) -> None:
     """Add the CUDA repository and its key, pin the branch, install the driver, configure persistence."""
-    # Conflicting packages were installed before the run; nothing in it installs one.
-    installed = host.get_fact(DebPackages)
-    apt.absent(
-        name="Remove packages that conflict with NVIDIA's and Docker's own",
-        packages=conflicting(installed),
-    )
-
     cuda = repositories(context.distro, context.settings)["cuda"]
     sources: dict[str, set[str]] = host.get_fact(AptSources)
     for path in superseded_sources(cuda, sources):
@@ -42,6 +35,8 @@ def driver(context: Context) -> None:
         files.install(name="Prefer the CUDA repository", dest=APT_CUDA_PREFERENCES, content=PREFERENCES)
     files.install(name="Add the CUDA repository", dest=cuda.source_path, content=cuda.source_text)
 
+    # Conflicting packages were installed before the run; nothing in it installs one.
+    installed = host.get_fact(DebPackages)
     install = driver_install(context.lock, context.distro, context.settings)
     others = other_drivers(installed, install)
     if install.pin:
@@ -51,7 +46,11 @@ def driver(context: Context) -> None:
             name=f"Pin the driver branch {context.settings.driver_branch}", packages=install.pin, instead_of=pins
         )
         others = [name for name in others if name not in pins]
-    apt.install(name=f"Install the NVIDIA driver {install.version}", packages=install.packages, instead_of=others)
+    apt.install(
+        name=f"Install the NVIDIA driver {install.version}",
+        packages=install.packages,
+        instead_of=[*others, *conflicting(installed, "driver")],
+    )
 
     drop_in = files.install(
         name="Configure the persistence daemon",

@@ -12,19 +12,20 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host
 from pyinfra.context import ctx_host, state
+from pyinfra.facts.deb import DebPackages
 
 from rigup.config.settings import Settings
-from rigup.distros.driver import driver_packages
+from rigup.distros.driver import conflicting, driver_packages
 from rigup.distros.table import distro_id
 from rigup.errors import Problem, ProblemsError, RigupError
-from rigup.facts.docker import ImageDigests
+from rigup.facts.docker import ImageDigests, OtherContainers
 from rigup.facts.endpoints import Endpoints
 from rigup.facts.files import FileInfo, FileState, FileText
 from rigup.facts.hardware import CpuCount, DiskFree, FileSystemLabels, PciDevices, SecureBoot, Slots
 from rigup.facts.kernel import KernelState
 from rigup.facts.network import Addresses, HostProxies, ListeningPorts, Reachable
 from rigup.facts.nvidia import GpuList
-from rigup.facts.packages import AptSources, InstalledVersions
+from rigup.facts.packages import AptSources, InstalledVersions, Removals
 from rigup.facts.reading import Fact
 from rigup.facts.serving import ModelStamp
 from rigup.facts.store import FileSizes
@@ -150,6 +151,7 @@ def _hardware(read: Read) -> HardwareFacts:
 
 
 def _software(read: Read, plan: Plan, lock: Lock) -> SoftwareFacts:
+    leaving = conflicting(read(DebPackages))
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
     return SoftwareFacts(
         installed=read(InstalledVersions, names=sorted(names)),
@@ -160,6 +162,9 @@ def _software(read: Read, plan: Plan, lock: Lock) -> SoftwareFacts:
         daemon_json=read(FileText, path=DAEMON_JSON),
         containerd_toml=read(FileText, path=CONTAINERD_TOML),
         foreign=[path for path in FOREIGN if read(FileInfo, path=path)],
+        conflicting=leaving,
+        removals=read(Removals, names=leaving),
+        containers=read(OtherContainers),
     )
 
 

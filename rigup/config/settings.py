@@ -117,6 +117,9 @@ class Settings(BaseModel):
     docker_version: Version | None = Field(
         None, description="Docker version; without it, the newest, which the lock then pins."
     )
+    replace_docker: Bool = Field(
+        False, description="Replace the distribution's Docker by Docker CE even while other containers run there."
+    )
     docker_log_driver: Literal["local", "json-file", "journald", "none"] = Field(
         "local", description="Docker's log driver; its own default, json-file, grows without limit."
     )

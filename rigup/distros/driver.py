@@ -23,26 +23,17 @@ TOOLKIT_PACKAGES = (
 )
 TOOLKIT_FLOOR = "1.20.1"
 
-# docs.docker.com/engine/install, "Uninstall old versions".
-CONFLICTS_DOCKER = (
-    "docker.io",
-    "docker-doc",
-    "docker-compose",
-    "docker-compose-v2",
-    "podman-docker",
-    "containerd",
-    "runc",
-)
-
-# Patterns of apt names. Debian's nvidia-open-kernel-dkms (550) is not NVIDIA's nvidia-kernel-open-dkms.
-CONFLICTS_DRIVER = (
-    r"nvidia-open-kernel-dkms",
-    r"nvidia-kernel-dkms",
-    r"nvidia-dkms-\d+",
-    r"linux-modules-nvidia-.*",
-    r"nvidia-docker2?",
-    r"nvidia-container-runtime",
-)
+# Patterns of the apt packages that each group replaces. Docker's are those of docs.docker.com/engine/install, section
+# "Uninstall old versions", and what Debian 13 has split from docker.io. NVIDIA's nvidia-kernel-open-dkms is not
+# Debian's nvidia-open-kernel-dkms (550).
+REPLACED: Mapping[str, tuple[str, ...]] = {
+    "driver": (r"nvidia-open-kernel-dkms", r"nvidia-kernel-dkms", r"nvidia-dkms-\d+", r"linux-modules-nvidia-.*"),
+    "docker": (
+        *("docker.io", "docker-buildx", "docker-cli", "docker-compose", "docker-compose-v2", "docker-doc"),
+        *("podman-docker", "containerd", "runc"),
+    ),
+    "toolkit": (r"nvidia-docker2?", r"nvidia-container-runtime"),
+}
 
 
 PIN = "nvidia-driver-pinning-"
@@ -122,9 +113,9 @@ def upstream(version: str) -> str:
     return version.split(":", 1)[-1].rsplit("-", 1)[0]
 
 
-def conflicting(installed: Iterable[str]) -> list[str]:
-    """Return the installed packages that must be removed before Docker CE and NVIDIA's driver can be installed."""
-    pattern = re.compile("|".join((*map(re.escape, CONFLICTS_DOCKER), *CONFLICTS_DRIVER)))
+def conflicting(installed: Iterable[str], *groups: str) -> list[str]:
+    """Return the installed packages that conflict with those of the groups in REPLACED, by default of all."""
+    pattern = re.compile("|".join(name for group in groups or REPLACED for name in REPLACED[group]))
     return sorted(name for name in set(installed) if pattern.fullmatch(name))
 
 

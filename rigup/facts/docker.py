@@ -1,4 +1,4 @@
-"""Docker's images."""
+"""Docker's images and containers."""
 
 from __future__ import annotations
 
@@ -25,3 +25,23 @@ class ImageDigests(FactBase[set[str]]):
     @reading
     def process(self, output: list[str]) -> set[str]:
         return parse_image_digests(output)
+
+
+def parse_containers(lines: list[str]) -> list[str]:
+    """Parse the names without a plan from `docker ps` lines `NAME<tab>PLAN`."""
+    return sorted(name for name, _, plan in (line.partition("\t") for line in lines) if name and not plan)
+
+
+class OtherContainers(FactBase[list[str]]):
+    """The names of running containers that rigup did not start; empty if Docker is missing or down."""
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def command(self) -> str:
+        return """docker ps --format '{{.Names}}\t{{.Label "rigup.plan"}}' 2>/dev/null || true"""
+
+    @reading
+    def process(self, output: list[str]) -> list[str]:
+        return parse_containers(output)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyinfra.api.command import QuoteString, StringCommand
@@ -12,6 +13,7 @@ from rigup.distros.apt_sources import source_uris
 from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 
 UPDATES = "/var/lib/dpkg/updates/"
+REMOVAL = re.compile(r"^(?:Remv|Purg) (\S+)")
 # Second letter of dpkg-query's status: not installed, only its configuration left, installed.
 SETTLED = "nci"
 
@@ -84,6 +86,29 @@ class AptSources(FactBase[dict[str, set[str]]]):
     @reading
     def process(self, output: list[str]) -> dict[str, set[str]]:
         return parse_apt_sources(output)
+
+
+def parse_removals(lines: Collection[str]) -> list[str]:
+    """Return the packages that `apt-get --simulate` would remove."""
+    return sorted({match[1].split(":")[0] for line in lines if (match := REMOVAL.match(line))})
+
+
+class Removals(FactBase[list[str]]):
+    """All packages that apt would remove with `names`, these included; empty if apt refuses."""
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def command(self, names: Sequence[str]) -> StringCommand:
+        if not names:
+            return StringCommand("true")
+        packages = (QuoteString(name) for name in names)
+        return StringCommand("LC_ALL=C apt-get --quiet=2 --simulate remove", *packages, "2>/dev/null || true")
+
+    @reading
+    def process(self, output: list[str]) -> list[str]:
+        return parse_removals(output)
 
 
 def parse_edited(lines: list[str]) -> set[str]:

@@ -13,7 +13,7 @@ from pyinfra.api.command import QuoteString
 from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 
-from rigup.facts.packages import AptVersions
+from rigup.facts.packages import AptVersions, parse_removals
 from rigup.operations._host import Result, read_now, run
 from rigup.operations._ledger import note, record
 from rigup.operations._units import run_as_unit
@@ -32,7 +32,6 @@ APT_GET = (
     "--option=Dpkg::Use-Pty=0",
     f"--option=DPkg::Lock::Timeout={LOCK_S}",
 )
-REMOVAL = re.compile(r"^(?:Remv|Purg) (\S+)")
 # An upgrade has the present version in square brackets after the name.
 ADDITION = re.compile(r"^Inst (\S+) \((?!\[)")
 # A rebuild does not remove these: one may be the running kernel.
@@ -42,11 +41,6 @@ KERNEL = re.compile(r"linux-(image|modules)-")
 OUTDATED = re.compile(
     r"404\s+Not Found|Unable to fetch some archives|File has unexpected size|Hash Sum mismatch|unauthenticated packages"
 )
-
-
-def parse_removals(lines: Collection[str]) -> list[str]:
-    """Return the packages that `apt-get --simulate` would remove."""
-    return sorted({match[1].split(":")[0] for line in lines if (match := REMOVAL.match(line))})
 
 
 def parse_additions(lines: Iterable[str]) -> list[str]:

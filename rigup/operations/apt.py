@@ -1,4 +1,4 @@
-"""Packages at exact versions, installed and removed in transactions that remove nothing else."""
+"""Packages at exact versions, installed in transactions that remove nothing that was not named."""
 
 from __future__ import annotations
 
@@ -86,29 +86,6 @@ def install(
             )
 
     yield work(transact, "apt install")
-
-
-@operation()
-def absent(packages: Collection[str], may_remove: Collection[str] = (), timeout: float = 1200) -> Commands:
-    """Remove `packages`; their configuration stays.
-
-    + may_remove: further packages that may be removed with them; a transaction that would remove others is refused
-    """
-    present: dict[str, str] = host.get_fact(InstalledVersions, names=sorted(packages))
-    if not present:
-        host.noop(f"not installed: {', '.join(sorted(packages))}")
-        return
-
-    def transact(host: Host) -> None:
-        wait_for_leftover(host, APT_UNIT, "apt", timeout)
-        leaving = sorted(read_now(host, InstalledVersions, sorted(packages)))
-        if not leaving:
-            return
-        arguments = ["remove", *leaving]
-        try_transaction(host, arguments, {*packages, *may_remove})
-        run_apt_get(host, arguments, f"removing {', '.join(leaving)}", timeout)
-
-    yield work(transact, "apt remove")
 
 
 @operation()

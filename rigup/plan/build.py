@@ -22,7 +22,7 @@ Published = Mapping[str, Mapping[str, str]]
 """Small published files, by REPO@COMMIT and by name."""
 
 # Settings that say how to look at a host or how to deploy to it, not what it is meant to be.
-HOW = {"max_unavailable", "drain_timeout", "retry", "lock", "waivers"}
+HOW = {"max_unavailable", "drain_timeout", "retry", "lock", "replace_docker", "waivers"}
 
 LOOPBACK = "127.0.0.1"
 CUDA = "/usr/local/cuda"

@@ -17,6 +17,7 @@ CHECKS = (
     software.packages,
     software.apt_sources,
     software.foreign,
+    software.replaced,
     software.daemon_json,
     hardware.gpus,
     hardware.memory,
@@ -35,7 +36,7 @@ CHECKS = (
 )
 """Each adds the problems that it finds to a `HostCheck`; the table shows them in this order."""
 
-WARNINGS = (hardware.slots, software.cdi)
+WARNINGS = (hardware.slots, software.interrupted, software.cdi)
 """Like CHECKS, for problems that do not stop a deploy."""
 
 

@@ -131,7 +131,9 @@ class SoftwareFacts:
     `installed` maps apt packages to versions, `apt_sources` each source file to its repository addresses. `images` are
     Docker's image references by digest, `venvs` the paths of complete virtual environments. `has_client` says whether
     the verification client is installed. `daemon_json` and `containerd_toml` are the texts of these files, None if
-    there is no file. `foreign` are the paths of `software.FOREIGN` that exist.
+    there is no file. `foreign` are the paths of `software.FOREIGN` that exist. `conflicting` are the packages that the
+    deploy removes, `removals` everything that apt would remove with them, and `containers` the names of other people's
+    running containers.
     """
 
     installed: Mapping[str, str] = field(default_factory=dict)
@@ -142,6 +144,9 @@ class SoftwareFacts:
     daemon_json: str | None = None
     containerd_toml: str | None = None
     foreign: Collection[str] = ()
+    conflicting: Collection[str] = ()
+    removals: Collection[str] = ()
+    containers: Collection[str] = ()
 
 
 @dataclass(frozen=True)

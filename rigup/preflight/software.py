@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from rigup.distros.apt_sources import entangled_sources, repositories
-from rigup.distros.driver import driver_packages, upstream
+from rigup.distros.driver import conflicting, driver_packages, upstream
 from rigup.distros.table import major_minor, short_of_cuda
 from rigup.errors import RigupError
 from rigup.host_config import DAEMON_JSON
-from rigup.lock.packages import driver_install
+from rigup.lock.packages import docker_group, driver_group, driver_install
 from rigup.preflight.snapshot import HostCheck
 from rigup.text import from_json
 
@@ -105,6 +105,42 @@ def foreign(host: HostCheck) -> None:
             "driver",
             f"the driver was installed with NVIDIA's .run file ({RUN_FILE_DRIVER}); apt would overwrite its files",
             "run `nvidia-uninstall` there, and reboot",
+        )
+
+
+def replaced(host: HostCheck) -> None:
+    """Check that replacing the distribution's packages takes nothing else away, and stops nobody's containers."""
+    software = host.facts.software
+    if others := sorted({*software.removals} - {*software.conflicting}):
+        host.problem(
+            "packages",
+            f"{', '.join(sorted(software.conflicting))} must be replaced; apt would remove {', '.join(others)} as well",
+            f"if they are not needed, run `apt-get remove {' '.join(others)}` there",
+        )
+    docker = conflicting(software.conflicting, "docker")
+    if docker and software.containers and not host.settings.replace_docker:
+        host.problem(
+            "docker",
+            f"Docker CE must replace {', '.join(docker)}, which stops running containers: "
+            f"{', '.join(software.containers)}",
+            "stop them when they may stop, or set `replace_docker: true`: images and volumes stay, and containers with "
+            "a restart policy start again",
+        )
+
+
+def interrupted(host: HostCheck) -> None:
+    """Warn about other people's containers that stop while the driver or Docker is installed."""
+    changes = [
+        what
+        for what, group in (("a reboot for the driver", driver_group(host.settings)),
+                            ("a restart of Docker", docker_group(host.settings)))
+        if host.lacks_packages(group)
+    ]  # fmt: skip
+    if changes and host.facts.software.containers:
+        host.problem(
+            "docker",
+            f"{' and '.join(changes)} will stop {', '.join(host.facts.software.containers)}",
+            "interrupt the deploy if they must not stop now; those with a restart policy start again",
         )
 
 

@@ -151,6 +151,10 @@ def test_what_must_go_first_is_found_and_what_may_stay_is_not() -> None:
         "containerd",
         "runc",
         "podman-docker",
+        # Debian 13 has split these from docker.io.
+        "docker-cli",
+        "docker-buildx",
+        "nvidia-docker2",
         "nvidia-open-kernel-dkms",
         "nvidia-kernel-dkms",
         "nvidia-dkms-580",
@@ -163,14 +167,20 @@ def test_what_must_go_first_is_found_and_what_may_stay_is_not() -> None:
     ]
     assert conflicting(installed) == [
         "containerd",
+        "docker-buildx",
+        "docker-cli",
         "docker.io",
         "linux-modules-nvidia-580-open-generic",
         "nvidia-dkms-580",
+        "nvidia-docker2",
         "nvidia-kernel-dkms",
         "nvidia-open-kernel-dkms",
         "podman-docker",
         "runc",
     ]
+    docker = ["containerd", "docker-buildx", "docker-cli", "docker.io", "podman-docker", "runc"]
+    assert conflicting(installed, "docker") == docker
+    assert conflicting(installed, "toolkit") == ["nvidia-docker2"]
 
 
 @pytest.mark.parametrize(

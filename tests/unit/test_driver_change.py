@@ -14,10 +14,10 @@ from lab.mirror.keys import Key
 from rigup.config.settings import Settings
 from rigup.distros.apt_sources import repositories
 from rigup.distros.driver import driver_packages
+from rigup.facts.packages import parse_removals
 from rigup.lock.apt import choose_driver, parse_index
 from rigup.lock.lockfile import KeyLock, Lock
 from rigup.lock.packages import driver_group, driver_install
-from rigup.operations._apt_get import parse_removals
 from tasks.context import Context
 from tasks.driver import driver
 from tests.unit.deploys import Actor, Outcome, Said

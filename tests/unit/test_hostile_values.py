@@ -78,6 +78,7 @@ SETTINGS: dict[str, Any] = {
     "retry": False,
     "fetch_timeout": 86400,
     "daily_audit": False,
+    "replace_docker": False,
     "waivers": {"base-sysctl": {"reason": "a reason of some length", "until": "2027-01-31"}},
 }
 CONNECTION: dict[str, Any] = {

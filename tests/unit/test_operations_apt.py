@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from rigup.operations import _apt_get, apt
+from rigup.facts.packages import Removals
+from rigup.operations import apt
 from tests.unit.deploys import Actor, Outcome, Said
 from tests.unit.test_operations_units import DOWN, NO_UNIT, shown
 
@@ -222,14 +223,6 @@ def test_a_hold_that_apt_honoured_in_silence_is_noticed() -> None:
     assert "dpkg does not have nvidia-driver-cuda 595.71.05-1" in outcome.told
 
 
-def test_packages_are_removed_only_where_they_are() -> None:
-    gone = host([]).does(apt.absent, packages=["docker.io"])
-    there = host(["ii \tdocker.io\t26.1.5"]).does(apt.absent, packages=["docker.io", "runc"])
-
-    assert not gone.changed
-    assert transactions(there)[0].endswith(" remove docker.io")
-
-
 BROKEN = ["iF \tnvidia-kernel-open-dkms"]
 
 
@@ -265,4 +258,4 @@ def test_what_cannot_be_configured_yet_is_left_to_later_steps() -> None:
     ],
 )
 def test_removals_are_read_from_a_simulation(lines: list[str], removed: list[str]) -> None:
-    assert _apt_get.parse_removals(lines) == removed
+    assert Removals().process(lines) == removed

@@ -7,12 +7,13 @@ import json
 import pytest
 
 from rigup.config.settings import Settings
+from rigup.facts.docker import OtherContainers
 from rigup.facts.hardware import CpuCount, parse_disk_free
 from rigup.host_config import docker_store
 from rigup.preflight.disk import disk_paths
 from tests.captures import capture, recorded
 from tests.unit.sample import GIB, lock
-from tests.unit.test_preflight import BARE, SERVED, Space, changed, disks, installed, only, problems
+from tests.unit.test_preflight import BARE, SERVED, Space, changed, disks, installed, only, problems, warned
 
 PT = list(Settings().kernel_args)
 
@@ -47,6 +48,41 @@ def test_a_driver_from_a_run_file_is_told_with_what_to_do() -> None:
     problem = only(problems(changed(BARE, foreign=["/usr/bin/nvidia-uninstall"])))
     assert (problem.check, ".run file" in problem.found) == ("driver", True)
     assert "`nvidia-uninstall` there" in problem.remedy
+
+
+DEBIANS_DOCKER = ["containerd", "docker-buildx", "docker-cli", "docker.io", "runc"]
+
+
+def test_debians_docker_is_replaced_unless_a_container_of_others_runs_in_it() -> None:
+    idle = changed(BARE, conflicting=DEBIANS_DOCKER, removals=DEBIANS_DOCKER)
+    assert problems(idle) == []
+
+    busy = changed(idle, containers=["nextcloud", "pihole"])
+    problem = only(problems(busy))
+    assert (problem.check, problem.found) == (
+        "docker",
+        "Docker CE must replace containerd, docker-buildx, docker-cli, docker.io, runc, which stops running "
+        "containers: nextcloud, pihole",
+    )
+    assert "`replace_docker: true`" in problem.remedy
+    assert problems(busy, replace_docker=True) == []
+
+
+def test_what_apt_would_remove_with_a_replaced_package_is_told_before_anything_is_touched() -> None:
+    found = changed(BARE, conflicting=["nvidia-kernel-dkms"], removals=["nvidia-driver", "nvidia-kernel-dkms"])
+    problem = only(problems(found))
+    assert problem.found == "nvidia-kernel-dkms must be replaced; apt would remove nvidia-driver as well"
+    assert "`apt-get remove nvidia-driver` there" in problem.remedy
+
+
+def test_containers_that_stop_while_docker_or_the_driver_is_installed_are_named_in_a_warning() -> None:
+    problem = only(warned(changed(BARE, containers=["pihole"])))
+    assert problem.found == "a reboot for the driver and a restart of Docker will stop pihole"
+    assert warned(changed(BARE, containers=["pihole"], installed=installed(lock()))) == []
+
+
+def test_containers_of_rigup_are_not_other_peoples() -> None:
+    assert OtherContainers().process(["llm-main\t4f1c", "pihole\t", "nextcloud\t"]) == ["nextcloud", "pihole"]
 
 
 def test_a_daemon_json_that_cannot_be_merged_into_is_told_before_anything_is_touched() -> None:

@@ -11,9 +11,9 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
-from rigup.facts.packages import Conffiles
+from rigup.facts.packages import Conffiles, parse_removals
 from rigup.ledger import ACCOUNTS, LEFTOVERS, Ledger
-from rigup.operations._apt_get import parse_removals, run_apt_get, simulate
+from rigup.operations._apt_get import run_apt_get, simulate
 from rigup.operations._host import Commands, check, read_now, run, work
 from rigup.operations._units import wait_for_leftover
 from rigup.operations.teardown.kept import Kept, save, some
