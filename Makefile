@@ -13,7 +13,7 @@ UNIT := $(BIN)/pytest -n 8 --dist worksteal tests/unit
 APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg haproxy iproute2 kmod mmdebstrap nftables \
 	openssh-client openssh-server python3-venv rsync systemd-container
 
-.PHONY: help lab lab-down lab-caches test checks soak audit bench bench-store docs lint unit flake apt-packages
+.PHONY: help lab lab-down lab-caches test checks soak audit bench bench-store docs lint unit flake mutants apt-packages
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +46,9 @@ unit: $(VENV)/.ready
 
 flake: $(VENV)/.ready ## The unit tests N times beside two busy loops; a restart goes on where it stopped
 	@$(BIN)/python tools/flake.py $(N) -- $(UNIT)
+
+mutants: $(VENV)/.ready ## Which of N small changes in what deletes, switches, connects and downloads the tests notice
+	@$(BIN)/python tools/mutants.py $(N)
 
 audit: $(VENV)/.ready ## Check the hosts of the inventory against their plan
 	$(BIN)/pytest tests/audit
