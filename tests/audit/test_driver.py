@@ -24,7 +24,7 @@ def test_driver_pin(rig: Subject) -> None:
     expect(dict(rig.driver.pin), rig.versions(rig.driver.pin))
 
 
-@check("major")
+@check("major", repair=("driver", "docker"))
 def test_driver_conflicts(rig: Subject) -> None:
     """Packages of other origins must not conflict with NVIDIA's and Docker's."""
     expect_none("no conflicting packages", conflicting(rig.installed))
