@@ -1,0 +1,66 @@
+"""NVIDIA's GPUs by PCI device id: what a card is, what it has, and whether rigup promises to serve on it.
+
+Ids and names: the table of supported GPUs in the README of NVIDIA/open-gpu-kernel-modules (595.45.04), and pci.ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Card:
+    """A kind of card.
+
+    `memory_mib` is what nvidia-smi reports, the largest figure where cards of one id differ. `capability` is CUDA's.
+    `watts` are the lowest and the highest power limit, None if unknown.
+    """
+
+    name: str
+    memory_mib: int
+    capability: str = "12.0"
+    watts: tuple[int, int] | None = None
+
+
+# Memory: captured for 2bb1 to 2bb5, otherwise from public output of nvidia-smi. Power: measured limits in the rtx6kpro
+# wiki. 2bb3 is also the RTX PRO 5000 with 72 GB; only the subsystem id differs.
+CARDS: Mapping[int, Card] = {
+    0x2B85: Card("GeForce RTX 5090", 32607),
+    0x2BB1: Card("RTX PRO 6000 Blackwell Workstation Edition", 97887, watts=(150, 600)),
+    0x2BB3: Card("RTX PRO 5000 Blackwell", 73415),
+    0x2BB4: Card("RTX PRO 6000 Blackwell Max-Q Workstation Edition", 97887, watts=(250, 325)),
+    0x2BB5: Card("RTX PRO 6000 Blackwell Server Edition", 97887, watts=(300, 600)),
+    0x2C02: Card("GeForce RTX 5080", 16303),
+    0x2C05: Card("GeForce RTX 5070 Ti", 16303),
+    0x2C31: Card("RTX PRO 4500 Blackwell", 32623),
+    0x2C34: Card("RTX PRO 4000 Blackwell", 24467),
+}
+
+_HOPPER = "Hopper (compute capability 9.0)"
+_ADA = "Ada (compute capability 8.9)"
+_FABRIC = "its NVSwitches need Fabric Manager, which rigup does not install"
+_FP4 = "has no FP4, which the recipes use"
+
+# Why rigup makes no promise for a card. Hopper and Ada have no FP4 (CUDA C programming guide, compute capabilities);
+# HGX boards need Fabric Manager (NVIDIA's Fabric Manager user guide).
+OTHERS: Mapping[int, tuple[str, str]] = {
+    0x2321: ("H100 NVL", f"{_HOPPER} {_FP4}"),
+    0x2330: ("H100", f"{_HOPPER} {_FP4}"),
+    0x2331: ("H100 PCIe", f"{_HOPPER} {_FP4}"),
+    0x2335: ("H200", f"{_HOPPER} {_FP4}"),
+    0x2339: ("H100", f"{_HOPPER} {_FP4}"),
+    0x233B: ("H200 NVL", f"{_HOPPER} {_FP4}"),
+    0x2684: ("GeForce RTX 4090", f"{_ADA} {_FP4}"),
+    0x26B1: ("RTX 6000 Ada Generation", f"{_ADA} {_FP4}"),
+    0x26B9: ("L40S", f"{_ADA} {_FP4}"),
+    0x2901: ("B200", f"compute capability 10.0, and {_FABRIC}"),
+    0x3182: ("B300", f"compute capability 10.3, and {_FABRIC}"),
+}
+
+
+def described(device: int) -> str:
+    """Return a card's name and id, such as `NVIDIA H200 (10de:2335)`; only the id of an unknown card."""
+    known = CARDS.get(device)
+    name = known.name if known else OTHERS[device][0] if device in OTHERS else ""
+    return f"NVIDIA {name} (10de:{device:04x})" if name else f"10de:{device:04x}"
