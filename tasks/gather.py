@@ -23,7 +23,7 @@ from rigup.facts.files import FileInfo, FileState, FileText
 from rigup.facts.hardware import CpuCount, DiskFree, FileSystemLabels, PciDevices, SecureBoot, Slots
 from rigup.facts.kernel import KernelState
 from rigup.facts.network import Addresses, HostProxies, ListeningPorts, Reachable
-from rigup.facts.nvidia import GpuList
+from rigup.facts.nvidia import Cards, DriverState, DriverStateValue, GpuList
 from rigup.facts.packages import AptSources, InstalledVersions
 from rigup.facts.reading import Fact
 from rigup.facts.serving import ModelStamp
@@ -47,7 +47,7 @@ from rigup.preflight.snapshot import (
     SoftwareFacts,
     SystemFacts,
 )
-from rigup.preflight.software import FOREIGN
+from rigup.preflight.software import FOREIGN, MODULE_PACKAGES
 from rigup.resources import FILES
 
 # With its directory: the PATH of a login without root has no sbin.
@@ -146,13 +146,14 @@ def _hardware(read: Read) -> HardwareFacts:
         cpus=read(CpuCount),
         slots=read(Slots, addresses=[card.address for card in nvidia_gpus(pci)]),
         gpu_indices={gpu.uuid: gpu.index for gpu in read(GpuList)},
+        cards=read(Cards),
     )
 
 
 def _software(read: Read, plan: Plan, lock: Lock) -> SoftwareFacts:
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
     return SoftwareFacts(
-        installed=read(InstalledVersions, names=sorted(names)),
+        installed=read(InstalledVersions, names=sorted({*names, *MODULE_PACKAGES})),
         apt_sources=read(AptSources),
         images=read(ImageDigests),
         venvs=[venv.path for venv in plan.venvs if read(FileInfo, path=venv.done)],
@@ -160,7 +161,13 @@ def _software(read: Read, plan: Plan, lock: Lock) -> SoftwareFacts:
         daemon_json=read(FileText, path=DAEMON_JSON),
         containerd_toml=read(FileText, path=CONTAINERD_TOML),
         foreign=[path for path in FOREIGN if read(FileInfo, path=path)],
+        driver=_kept_driver(read(DriverState)),
     )
+
+
+def _kept_driver(driver: DriverStateValue) -> str | None:
+    """Return the version of the loaded driver; None if it was removed since the boot and only its module remains."""
+    return driver.loaded if driver.userspace or driver.on_disk else None
 
 
 def _is_client(requirements: FileState | None) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
+from rigup.boot_loader import kernel_arguments
 from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 
 IMAGE = "/boot/vmlinuz-"
@@ -65,7 +66,7 @@ def parse_kernel_state(lines: list[str]) -> KernelStateValue:
     installed = [name.removeprefix(IMAGE) for name in files if name.startswith(IMAGE)]
     return KernelStateValue(
         release=release.strip(),
-        arguments=tuple(cmdline.split()),
+        arguments=kernel_arguments(cmdline),
         installed=tuple(sorted(installed, key=version_key)),
         initrds=frozenset(name.removeprefix(INITRD) for name in files if name.startswith(INITRD)),
     )
@@ -135,7 +136,7 @@ class ModuleParameters(FactBase[ModuleParametersValue]):
 
 def parse_boot_menu(lines: list[str]) -> list[list[str]]:
     """Parse the kernel arguments of each entry, from grub.cfg's `linux` lines, without recovery entries."""
-    entries = [line.split()[2:] for line in lines]
+    entries = [list(kernel_arguments(line)[2:]) for line in lines]
     return [words for words in entries if "single" not in words and "recovery" not in words]
 
 

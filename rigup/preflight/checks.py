@@ -19,6 +19,7 @@ CHECKS = (
     software.foreign,
     software.daemon_json,
     hardware.gpus,
+    hardware.mig,
     hardware.memory,
     disk.disk,
     disk.own_disk,

@@ -61,10 +61,23 @@ def gpus(host: HostCheck) -> None:
     """Check that every endpoint gets the GPUs that its recipe needs."""
     displays = nvidia_gpus(host.facts.hardware.pci)
     cards = [d for d in displays if d.device >> 4 == 0x2BB]
+    names = {card.address: f"{card.name}, " for card in host.facts.hardware.cards}
+    if displays and not cards:
+        kinds = dict[str, list[str]]()
+        for other in displays:
+            kinds.setdefault(f"{names.get(other.address, '')}10de:{other.device:04x}", []).append(other.address)
+        listed = "; ".join(f"{kind} (at {', '.join(addresses)})" for kind, addresses in kinds.items())
+        host.problem(
+            "gpus",
+            f"0 supported among {len(displays)} GPUs: {listed}",
+            "use a host with RTX PRO 6000 Blackwell cards (10de:2bb*): the recipes are for these",
+        )
+        return
     for other in (d for d in displays if d not in cards):
         host.problem(
             "gpus",
-            f"the GPU at {other.address} is 10de:{other.device:04x}, not an RTX PRO 6000 Blackwell (10de:2bb*)",
+            f"the GPU at {other.address} is {names.get(other.address, '')}10de:{other.device:04x}, not an RTX PRO 6000 "
+            "Blackwell (10de:2bb*)",
             "remove it, or use another host: the engine would see this GPU too",
         )
     numbers, users = host.facts.hardware.gpu_indices, dict[int, str]()
@@ -111,6 +124,17 @@ def gpus(host: HostCheck) -> None:
                     f"recipe {endpoint.recipe} needs {size(endpoint.vram_mib << 20, binary=True)}",
                     "choose a recipe that fits",
                 )
+
+
+def mig(host: HostCheck) -> None:
+    """Check that no GPU is partitioned: CDI lists the partitions of such a GPU, and not the GPU itself."""
+    for card in host.facts.hardware.cards:
+        if card.mig:
+            host.problem(
+                "gpus",
+                f"GPU {card.index} ({card.name}, at {card.address}) is in MIG mode: engines need whole GPUs",
+                f"run `nvidia-smi -i {card.index} -mig 0` there; if it then says that a reset is pending, reboot",
+            )
 
 
 def slots(host: HostCheck) -> None:

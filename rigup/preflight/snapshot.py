@@ -40,6 +40,19 @@ class Slot(Protocol):
     def window(self) -> int: ...
 
 
+class Card(Protocol):
+    """A GPU that the driver knows: its index and name, its PCI address, and whether it is or will be in MIG mode."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def mig(self) -> bool: ...
+
+
 class Disk(Protocol):
     """A file system: its mount point and its free bytes."""
 
@@ -87,7 +100,7 @@ class HardwareFacts:
     """The machine.
 
     `memory` is in bytes. `cpus` includes offline CPUs. `slots` are the GPUs' slots by PCI address. `gpu_indices` maps
-    the UUID of each GPU to its index, and is empty without a driver.
+    the UUID of each GPU to its index; it and `cards` are empty without a driver.
     """
 
     memory: int
@@ -96,6 +109,7 @@ class HardwareFacts:
     cpus: int = 1
     slots: Mapping[str, Slot] = field(default_factory=dict)
     gpu_indices: Mapping[str, int] = field(default_factory=dict)
+    cards: Sequence[Card] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +142,8 @@ class NetworkFacts:
 class SoftwareFacts:
     """Installed software.
 
+    `driver` is the version of the driver that is loaded and also on the disk, None if there is none.
+
     `installed` maps apt packages to versions, `apt_sources` each source file to its repository addresses. `images` are
     Docker's image references by digest, `venvs` the paths of complete virtual environments. `has_client` says whether
     the verification client is installed. `daemon_json` and `containerd_toml` are the texts of these files, None if
@@ -142,6 +158,7 @@ class SoftwareFacts:
     daemon_json: str | None = None
     containerd_toml: str | None = None
     foreign: Collection[str] = ()
+    driver: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 from rigup.distros.apt_sources import entangled_sources, repositories
 from rigup.distros.driver import driver_packages, upstream
 from rigup.distros.table import major_minor, short_of_cuda
@@ -14,6 +16,8 @@ from rigup.text import from_json
 SNAP_DOCKER = "/snap/bin/docker"
 RUN_FILE_DRIVER = "/usr/bin/nvidia-uninstall"
 CDI_BY_HAND = "/etc/cdi/nvidia.yaml"
+# Packages that bring a kernel module of NVIDIA's, of any origin: Debian, Ubuntu (also prebuilt) and NVIDIA.
+MODULE_PACKAGES = ("nvidia-*kernel*", "nvidia-*dkms*", "linux-modules-nvidia-*", "linux-objects-nvidia-*")
 FOREIGN = (SNAP_DOCKER, RUN_FILE_DRIVER, CDI_BY_HAND)
 """Paths of installations that apt does not know about."""
 
@@ -105,6 +109,16 @@ def foreign(host: HostCheck) -> None:
             "driver",
             f"the driver was installed with NVIDIA's .run file ({RUN_FILE_DRIVER}); apt would overwrite its files",
             "run `nvidia-uninstall` there, and reboot",
+        )
+        return
+    driver, installed = host.facts.software.driver, host.facts.software.installed
+    if driver and not any(fnmatchcase(name, pattern) for name in installed for pattern in MODULE_PACKAGES):
+        host.problem(
+            "driver",
+            f"driver {driver} is loaded, and neither an apt package nor NVIDIA's .run file has installed it: apt would "
+            "install a second one next to it",
+            "remove it as it was installed (by the image, the provider's agent or `make install`; `modinfo -n nvidia` "
+            "and `type -a nvidia-smi` show where it is) and reboot, or use an image without a driver",
         )
 
 

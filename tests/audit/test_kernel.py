@@ -5,6 +5,7 @@ from __future__ import annotations
 from rigup.audit.check import check
 from rigup.audit.expect import expect, expect_file, expect_none
 from rigup.audit.subject import Subject
+from rigup.boot_loader import kernel_arguments
 from rigup.distros.table import header_packages
 from rigup.paths import GRUB_CONFIG, MODPROBE_CONFIG
 
@@ -75,7 +76,7 @@ def test_kernel_next(rig: Subject) -> None:
 @check("critical", "kernel_args", repair=("reboot",))
 def test_kernel_args(rig: Subject) -> None:
     """The running kernel must have been booted with these arguments."""
-    running = (rig.text("/proc/cmdline") or "").split()
+    running = kernel_arguments(rig.text("/proc/cmdline") or "")
     missing = [argument for argument in rig.settings.kernel_args if argument not in running]
     expect_none(" ".join(rig.settings.kernel_args), [f"booted without {argument}" for argument in missing])
 
@@ -87,7 +88,7 @@ def test_kernel_args_kept(rig: Subject) -> None:
     line = f'GRUB_CMDLINE_LINUX_DEFAULT="${{GRUB_CMDLINE_LINUX_DEFAULT}} {" ".join(rig.settings.kernel_args)}"\n'
     expect_file(rig, GRUB_CONFIG, line if rig.settings.kernel_args else "")
     menu = rig.text("/boot/grub/grub.cfg") or ""
-    entries = [line.split() for line in menu.splitlines() if line.split()[:1] == ["linux"]]
+    entries = [kernel_arguments(line) for line in menu.splitlines() if line.split()[:1] == ["linux"]]
     normal = [words for words in entries if "single" not in words and "recovery" not in words]
     if not normal:
         expect_none("an entry in /boot/grub/grub.cfg", ["no entry"])

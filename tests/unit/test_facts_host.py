@@ -37,7 +37,7 @@ from rigup.facts.network import (
     parse_listeners,
     parse_reachability,
 )
-from rigup.facts.nvidia import CdiDevices, DriverState, GpuList
+from rigup.facts.nvidia import Cards, CdiDevices, DriverState, GpuList
 from rigup.facts.packages import (
     AptSources,
     AptVersions,
@@ -83,6 +83,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (BootId, {}),
     (BrokenPackages, {}),
     (CdiDevices, {}),
+    (Cards, {}),
     (CpuCount, {}),
     (DiskFree, {"paths": ["/", "/srv/models/not/there"]}),
     (DriverState, {}),
