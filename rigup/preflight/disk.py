@@ -34,12 +34,23 @@ def disk(host: HostCheck) -> None:
     """Check the free space of every file system that a deploy writes to."""
     disks = host.facts.disk.disks
     needs: dict[str, list[tuple[int, str]]] = {}
+    read_only: dict[str, list[str]] = {}
     for path, count, what in _needed_bytes(host):
         disk = disks.get(path)
         if disk is None:
             host.problem("disk", f"no file system was found for {path}", "check what is mounted there")
             continue
-        needs.setdefault(disk.mount, []).append((count, what))
+        if disk.read_only:
+            read_only.setdefault(disk.mount, []).append(what)
+        else:
+            needs.setdefault(disk.mount, []).append((count, what))
+    for mount, purposes in read_only.items():
+        host.problem(
+            "disk",
+            f"{mount} is mounted read-only, and {', '.join(purposes)} must be written there",
+            f"run `mount -o remount,rw {mount}` there and correct /etc/fstab, or choose another directory "
+            "(`model_store`; Docker's `data-root`)",
+        )
     free = {disk.mount: disk.available for disk in disks.values()}
     for mount, entries in needs.items():
         total = sum(count for count, _ in entries) + MARGIN

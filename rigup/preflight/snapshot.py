@@ -54,12 +54,14 @@ class Card(Protocol):
 
 
 class Disk(Protocol):
-    """A file system: its mount point and its free bytes."""
+    """A file system: its mount point, its free bytes, and whether nothing can be written there."""
 
     @property
     def mount(self) -> str: ...
     @property
     def available(self) -> int: ...
+    @property
+    def read_only(self) -> bool: ...
 
 
 class Listener(Protocol):

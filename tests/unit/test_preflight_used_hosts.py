@@ -62,7 +62,14 @@ def test_a_daemon_json_that_cannot_be_merged_into_is_told_before_anything_is_tou
     assert only(problems(changed(SERVED, daemon_json="[]"))).found == "/etc/docker/daemon.json is not a JSON object"
 
 
-# `df -B1 --output=size,avail,target` of a host with disks of its own for most things.
+# /proc/self/mountinfo, and `df -B1 --output=size,avail,target`, of a host with disks of its own for most things.
+MOUNTS = """\
+24 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw
+30 24 259:3 / /usr rw,relatime shared:2 - ext4 /dev/nvme0n1p3 rw
+31 24 259:4 / /var rw,relatime shared:3 - ext4 /dev/nvme0n1p4 rw
+32 24 259:5 / /data rw,relatime shared:4 - ext4 /dev/nvme1n1 rw
+33 24 259:6 / /srv/models rw,relatime shared:5 - xfs /dev/nvme2n1 rw
+"""
 DF = """\
         1B-blocks         Avail Mounted on
       20000000000   12884901888 /
@@ -76,7 +83,7 @@ DF = """\
 def test_every_need_is_counted_on_the_disk_that_it_will_lie_on() -> None:
     daemon = json.dumps({"data-root": "/data/docker"})
     paths = disk_paths(Settings(), docker_store(daemon, None))
-    seen = parse_disk_free(paths, [*paths, "--- mounts", *DF.splitlines()])
+    seen = parse_disk_free(paths, [*paths, "--- mounts", *MOUNTS.splitlines(), "--- space", *DF.splitlines()])
     assert [seen[path].mount for path in paths] == ["/usr", "/usr", "/usr", "/srv/models", "/data", "/var"]
     facts = changed(BARE, daemon_json=daemon, disks=seen)
 
@@ -116,3 +123,28 @@ def test_an_older_docker_with_containerds_store_keeps_images_there_too() -> None
     daemon = '{"features": {"containerd-snapshotter": true}}'
     facts = changed(SERVED, images=(), disks=disks(root=100, docker=100, containerd=10), daemon_json=daemon)
     assert only(problems(facts)).found.startswith("/var/lib/containerd has 10.0 GiB free")
+
+
+def test_a_store_on_a_bind_mounted_disk_has_that_disks_room() -> None:
+    mounts = [
+        "24 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw",
+        "40 24 259:5 / /data rw,relatime shared:20 - ext4 /dev/nvme1n1 rw",
+        "41 24 259:5 /models /srv/models rw,relatime shared:20 - ext4 /dev/nvme1n1 rw",
+    ]
+    df = ["1B-blocks Avail Mounted on", f"{80 * GIB} {60 * GIB} /", f"{400 * GIB} {390 * GIB} /data"]
+    paths = disk_paths(Settings())
+    seen = parse_disk_free(paths, [*paths, "--- mounts", *mounts, "--- space", *df])
+    assert problems(changed(BARE, disks=seen)) == []
+
+
+def test_a_read_only_file_system_is_told_before_anything_is_written_to_it() -> None:
+    room = {path: Space("/", 1000 * GIB) for path in disk_paths(Settings())}
+    facts = changed(BARE, disks={**room, "/srv/models": Space("/srv/models", 1000 * GIB, read_only=True)})
+    problem = only(problems(facts))
+    assert (problem.check, problem.found) == (
+        "disk",
+        "/srv/models is mounted read-only, and checkpoint nvidia/Qwen3.5-397B-A17B-NVFP4 must be written there",
+    )
+    assert "`mount -o remount,rw /srv/models`" in problem.remedy
+    # A store that is complete needs no writing.
+    assert problems(changed(facts, stored_bytes=SERVED.disk.stored_bytes)) == []
