@@ -126,6 +126,15 @@ def docker_store(daemon: str | None, containerd: str | None) -> DockerStore:
     return DockerStore(str(data or DockerStore.data), str(root or DockerStore.containerd), snapshotter)
 
 
+LOG_KEYS = ("log-driver", "log-opts")
+"""The keys of daemon.json that choose a log driver. Options without a driver are those of json-file."""
+
+
+def log_driver(daemon: Mapping[str, Any], setting: str | None) -> str:
+    """Return the log driver that a host must have, from its daemon.json and the setting `docker_log_driver`."""
+    return setting or daemon.get(LOG_KEYS[0]) or ("json-file" if LOG_KEYS[1] in daemon else "local")
+
+
 def daemon_variables(text: str | None) -> dict[str, str]:
     """Return the proxies in daemon.json by variable name; none if the file is missing or malformed."""
     try:

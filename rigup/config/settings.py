@@ -117,8 +117,10 @@ class Settings(BaseModel):
     docker_version: Version | None = Field(
         None, description="Docker version; without it, the newest, which the lock then pins."
     )
-    docker_log_driver: Literal["local", "json-file", "journald", "none"] = Field(
-        "local", description="Docker's log driver; its own default, json-file, grows without limit."
+    docker_log_driver: Literal["local", "json-file", "journald", "none"] | None = Field(
+        None,
+        description="Docker's log driver. Without it, the one in daemon.json, or else `local`: Docker's own default, "
+        "json-file, grows without limit.",
     )
     container_toolkit_version: Version | None = Field(
         None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from rigup.distros.apt_sources import entangled_sources, repositories
 from rigup.distros.driver import driver_packages, upstream
@@ -13,6 +15,9 @@ from rigup.lock.packages import driver_install
 from rigup.preflight.snapshot import HostCheck
 from rigup.text import from_json
 
+# What both drivers that write files understand (docs.docker.com/engine/logging/drivers).
+BOTH_LIMIT = frozenset({"local", "json-file"})
+LIMITS = frozenset({"max-size", "max-file", "compress"})
 SNAP_DOCKER = "/snap/bin/docker"
 RUN_FILE_DRIVER = "/usr/bin/nvidia-uninstall"
 CDI_BY_HAND = "/etc/cdi/nvidia.yaml"
@@ -136,7 +141,8 @@ def daemon_json(host: HostCheck) -> None:
     """Check that keys can be merged into Docker's daemon.json."""
     text, reason = (host.facts.software.daemon_json or "").strip() or "{}", ""
     try:
-        if isinstance(from_json(text), dict):
+        if isinstance(written := from_json(text), dict):
+            _log_driver(host, written)
             return
     except ValueError as error:
         reason = f": {error}"
@@ -144,4 +150,20 @@ def daemon_json(host: HostCheck) -> None:
         "docker",
         f"{DAEMON_JSON} is not a JSON object{reason}",
         "fix the file or move it away: the deploy merges its keys into it",
+    )
+
+
+def _log_driver(host: HostCheck, written: Mapping[str, Any]) -> None:
+    """Check that the log driver of the settings understands the options in daemon.json: Docker refuses unknown ones."""
+    chosen, present = host.settings.docker_log_driver, written.get("log-driver", "json-file")
+    options = written.get("log-opts")
+    if not options or not isinstance(options, dict) or chosen in (None, present):
+        return
+    if {chosen, present} <= BOTH_LIMIT and LIMITS.issuperset(options):
+        return
+    host.problem(
+        "docker",
+        f"{DAEMON_JSON} has options of the log driver {present} ({', '.join(sorted(options))}), and the settings "
+        f"choose {chosen} (`docker_log_driver`)",
+        "remove `docker_log_driver` from the settings to keep that driver, or `log-opts` from the file",
     )

@@ -7,7 +7,7 @@ import pytest
 from rigup.config.settings import Settings
 from rigup.distros.apt_sources import repositories
 from rigup.facts.network import parse_proxies
-from rigup.host_config import Proxies, daemon_variables, proxy_for
+from rigup.host_config import Proxies, daemon_variables, log_driver, proxy_for
 from rigup.lock.lockfile import KeyLock, Lock
 from rigup.lock.registry import HUB
 from rigup.preflight.network import destinations
@@ -122,3 +122,19 @@ def test_the_downloaders_packages_come_by_the_proxy_of_the_environment() -> None
 
     (pip,) = (each for each in commands if "/bin/pip" in each)
     assert pip.startswith(f"http_proxy={PROXY} https_proxy={PROXY} ")
+
+
+@pytest.mark.parametrize(
+    ("daemon", "setting", "driver"),
+    [
+        ({}, None, "local"),
+        ({}, "journald", "journald"),
+        ({"log-driver": "fluentd"}, None, "fluentd"),
+        ({"log-driver": "fluentd"}, "journald", "journald"),
+        ({"log-opts": {"max-size": "10m"}}, None, "json-file"),
+    ],
+)
+def test_the_log_driver_is_the_settings_or_the_owners_or_local(
+    daemon: dict[str, object], setting: str | None, driver: str
+) -> None:
+    assert log_driver(daemon, setting) == driver

@@ -148,3 +148,29 @@ def test_a_read_only_file_system_is_told_before_anything_is_written_to_it() -> N
     assert "`mount -o remount,rw /srv/models`" in problem.remedy
     # A store that is complete needs no writing.
     assert problems(changed(facts, stored_bytes=SERVED.disk.stored_bytes)) == []
+
+
+FLUENTD = '{"log-driver": "fluentd", "log-opts": {"fluentd-address": "tcp://192.0.2.5:24224"}}'
+
+
+@pytest.mark.parametrize(
+    ("daemon", "setting", "refused"),
+    [
+        (FLUENTD, None, False),
+        (FLUENTD, "journald", True),
+        (FLUENTD.replace("fluentd-address", "max-size"), "local", True),
+        ('{"log-opts": 5}', "journald", False),
+        ('{"log-driver": "fluentd"}', "journald", False),
+        ('{"log-driver": "journald", "log-opts": {"tag": "x"}}', "journald", False),
+        ('{"log-opts": {"max-size": "10m", "max-file": "3"}}', "local", False),
+        ('{"log-opts": {"max-size": "10m", "labels": "x"}}', "local", True),
+    ],
+)
+def test_a_chosen_log_driver_that_others_have_options_against_is_told(
+    daemon: str, setting: str | None, refused: bool
+) -> None:
+    found = problems(changed(SERVED, daemon_json=daemon), docker_log_driver=setting)
+    assert bool(found) is refused
+    if refused:
+        assert only(found).check == "docker"
+        assert "/etc/docker/daemon.json has options of the log driver " in found[0].found

@@ -31,6 +31,7 @@ TRIXIE = {"ID": "debian", "VERSION_ID": "13", "PRETTY_NAME": "Debian GNU/Linux 1
 
 def test_daemon_json_gets_only_our_keys_and_a_mirror_only_where_there_is_one() -> None:
     assert set(daemon_values(Settings())) == {"runtimes", "features", "log-driver"}
+    assert daemon_values(Settings())["log-driver"] == "local"
     values = daemon_values(Settings(registry_mirror="http://10.0.0.1:5000", docker_log_driver="journald"))
     assert values["registry-mirrors"] == ["http://10.0.0.1:5000"]
     assert values["log-driver"] == "journald"
