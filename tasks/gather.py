@@ -24,7 +24,7 @@ from rigup.facts.hardware import CpuCount, DiskFree, FileSystemLabels, PciDevice
 from rigup.facts.kernel import KernelState
 from rigup.facts.network import Addresses, HostProxies, ListeningPorts, Reachable
 from rigup.facts.nvidia import Cards, DriverState, DriverStateValue, GpuList
-from rigup.facts.packages import AptSources, InstalledVersions
+from rigup.facts.packages import AptSources, HeldPackages, InstalledVersions
 from rigup.facts.reading import Fact
 from rigup.facts.serving import ModelStamp
 from rigup.facts.store import FileSizes
@@ -162,6 +162,7 @@ def _software(read: Read, plan: Plan, lock: Lock) -> SoftwareFacts:
         containerd_toml=read(FileText, path=CONTAINERD_TOML),
         foreign=[path for path in FOREIGN if read(FileInfo, path=path)],
         driver=_kept_driver(read(DriverState)),
+        held=read(HeldPackages),
     )
 
 

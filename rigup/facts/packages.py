@@ -136,6 +136,28 @@ class InstalledVersions(FactBase[dict[str, str]]):
         return parse_installed_versions(output)
 
 
+def parse_held(lines: list[str]) -> dict[str, str]:
+    """Parse `{package: version}` of packages on hold, "" if not installed, from lines `STATUS PACKAGE VERSION`."""
+    rows = ([*line.split("\t"), "", ""][:3] for line in lines)
+    return {package: version if status[1:2] == "i" else "" for status, package, version in rows if status[:1] == "h"}
+
+
+class HeldPackages(FactBase[dict[str, str]]):
+    """`{package: version}` of the packages on hold (`apt-mark hold`); the version is empty if it is not installed."""
+
+    @staticmethod
+    def default() -> dict[str, str]:
+        return {}
+
+    def command(self) -> str:
+        query = "dpkg-query -W -f '${db:Status-Abbrev}\\t${Package}\\t${Version}\\n' 2>/dev/null"
+        return f"{query} | grep '^h' || true"
+
+    @reading
+    def process(self, output: list[str]) -> dict[str, str]:
+        return parse_held(output)
+
+
 class BrokenPackages(FactBase[DpkgTrouble]):
     """What an interrupted dpkg left; falsy if nothing is broken."""
 

@@ -15,6 +15,7 @@ CHECKS = (
     hardware.system,
     hardware.privilege,
     software.packages,
+    software.held,
     software.apt_sources,
     software.foreign,
     software.daemon_json,

@@ -144,7 +144,8 @@ class NetworkFacts:
 class SoftwareFacts:
     """Installed software.
 
-    `driver` is the version of the driver that is loaded and also on the disk, None if there is none.
+    `driver` is the version of the driver that is loaded and also on the disk, None if there is none. `held` maps
+    packages on hold to their versions, "" for one that is not installed.
 
     `installed` maps apt packages to versions, `apt_sources` each source file to its repository addresses. `images` are
     Docker's image references by digest, `venvs` the paths of complete virtual environments. `has_client` says whether
@@ -161,6 +162,7 @@ class SoftwareFacts:
     containerd_toml: str | None = None
     foreign: Collection[str] = ()
     driver: str | None = None
+    held: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

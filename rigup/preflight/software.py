@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 from rigup.distros.apt_sources import entangled_sources, repositories
-from rigup.distros.driver import driver_packages, upstream
+from rigup.distros.driver import conflicting, driver_packages, other_drivers, upstream
 from rigup.distros.table import major_minor, short_of_cuda
 from rigup.errors import RigupError
 from rigup.host_config import DAEMON_JSON
-from rigup.lock.packages import driver_install
+from rigup.lock.packages import cuda_group, docker_group, driver_group, driver_install, toolkit_group
 from rigup.preflight.snapshot import HostCheck
 from rigup.text import from_json
 
 # What both drivers that write files understand (docs.docker.com/engine/logging/drivers).
 BOTH_LIMIT = frozenset({"local", "json-file"})
 LIMITS = frozenset({"max-size", "max-file", "compress"})
+# A package of the driver and its version, which begins with the driver's.
+DRIVER_PART = re.compile(r"(lib|xserver-xorg-video-)?nvidia-(?!container).* (\d+:)?\d{3}\.\d+[.-].*")
 SNAP_DOCKER = "/snap/bin/docker"
 RUN_FILE_DRIVER = "/usr/bin/nvidia-uninstall"
 CDI_BY_HAND = "/etc/cdi/nvidia.yaml"
@@ -46,6 +49,37 @@ def apt_sources(host: HostCheck) -> None:
                 f"{path} names {', '.join(sorted(repository.uris))}, which {repository.source_path} will name",
                 "remove it from that file: apt fails where two files name different keys for one repository",
             )
+
+
+def held(host: HostCheck) -> None:
+    """Check that the deploy changes no package that `apt-mark hold` keeps: apt would refuse the whole transaction."""
+    there = host.facts.software.held
+    if host.distro is None or not there:
+        return
+    groups = (driver_group, docker_group, toolkit_group, cuda_group)
+    locked = host.lock.packages.get(host.distro, {})
+    wanted = {name: version for group in groups for name, version in locked.get(group(host.settings) or "", {}).items()}
+    changes = {name: f"to {version}" for name, version in wanted.items() if there.get(name, version) != version}
+    leaving = conflicting(there)
+    try:
+        driver = driver_install(host.lock, host.distro, host.settings)
+        leaving += other_drivers(there, driver)
+        # The locked packages depend on others of the same version.
+        parts = [name for name, version in there.items() if version and DRIVER_PART.fullmatch(f"{name} {version}")]
+        changes |= {name: f"to {driver.version}" for name in parts if upstream(there[name]) != driver.version}
+    except RigupError:
+        # `packages` reports it.
+        pass
+    changes |= dict.fromkeys((name for name in leaving if there[name]), "to be removed")
+    if changes:
+        listed = ", ".join(
+            f"{name} {there[name] or 'not installed'} ({what})" for name, what in sorted(changes.items())
+        )
+        host.problem(
+            "packages",
+            f"held packages that this deploy changes: {listed}",
+            f"run `apt-mark unhold {' '.join(sorted(changes))}` there; `apt-mark hold` again once the deploy is done",
+        )
 
 
 def driver_cuda(host: HostCheck) -> None:
@@ -155,7 +189,7 @@ def daemon_json(host: HostCheck) -> None:
 
 def _log_driver(host: HostCheck, written: Mapping[str, Any]) -> None:
     """Check that the log driver of the settings understands the options in daemon.json: Docker refuses unknown ones."""
-    chosen, present = host.settings.docker_log_driver, written.get("log-driver", "json-file")
+    chosen, present = host.settings.docker_log_driver, str(written.get("log-driver", "json-file"))
     options = written.get("log-opts")
     if not options or not isinstance(options, dict) or chosen in (None, present):
         return

@@ -44,6 +44,7 @@ from rigup.facts.packages import (
     AptSources,
     AptVersions,
     BrokenPackages,
+    HeldPackages,
     InstalledVersions,
     parse_apt_sources,
     parse_apt_versions,
@@ -95,6 +96,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (FileSystemLabels, {}),
     (FileText, {"path": "/not/there"}),
     (GpuList, {}),
+    (HeldPackages, {}),
     (HostProxies, {}),
     (ImageDigests, {}),
     (InitSystem, {}),
@@ -362,6 +364,20 @@ def test_only_whole_packages_count_as_installed() -> None:
     ]
 
     assert parse_installed_versions(lines) == {"curl": "8.14.1-2", "docker-ce": "5:29.6.1-1~debian.13~trixie"}
+
+
+def test_packages_on_hold_have_their_versions() -> None:
+    lines = [
+        "hi \tdocker-compose-plugin\t2.29.1-1~debian.13~trixie",
+        "hn \tpodman-docker\t",
+        "hc \trunc\t1.1.15+ds1-2+b4",
+        "ii \tcurl\t8.14.1-2",
+    ]
+    assert HeldPackages().process(lines) == {
+        "docker-compose-plugin": "2.29.1-1~debian.13~trixie",
+        "podman-docker": "",
+        "runc": "",
+    }
 
 
 def test_half_states_and_the_journal_of_dpkg_are_trouble() -> None:

@@ -174,3 +174,41 @@ def test_a_chosen_log_driver_that_others_have_options_against_is_told(
     if refused:
         assert only(found).check == "docker"
         assert "/etc/docker/daemon.json has options of the log driver " in found[0].found
+
+
+HELD = {"docker-ce": "5:27.5.1-1~debian.13~trixie"}
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        (HELD, "docker-ce 5:27.5.1-1~debian.13~trixie (to 5:28.5.2-1~debian.13~trixie)"),
+        ({"containerd.io": ""}, "containerd.io not installed (to 2.2.6-1)"),
+        ({"runc": "1.1.15+ds1-2+b4"}, "runc 1.1.15+ds1-2+b4 (to be removed)"),
+        ({"nvidia-driver-pinning-580": "580-1"}, "nvidia-driver-pinning-580 580-1 (to be removed)"),
+        ({"libnvidia-ml1": "580.95.05-1"}, "libnvidia-ml1 580.95.05-1 (to 595.71.05)"),
+    ],
+)
+def test_a_package_on_hold_that_the_deploy_changes_is_named(held: dict[str, str], told: str) -> None:
+    problem = only(problems(changed(BARE, held=held)))
+    assert (problem.check, problem.found) == ("packages", f"held packages that this deploy changes: {told}")
+    assert f"`apt-mark unhold {' '.join(held)}`" in problem.remedy
+
+
+def test_packages_on_hold_that_stay_as_they_are_are_nobodys_problem() -> None:
+    stay = {
+        "docker-ce": "5:28.5.2-1~debian.13~trixie",
+        "libnvidia-ml1": "595.71.05-1",
+        "nvidia-container-toolkit": "1.20.1-1",
+        "linux-image-amd64": "6.12.57-1",
+        "podman-docker": "",
+        "cuda-toolkit-13-2": "13.2.1-1",
+    }
+    assert problems(changed(SERVED, held=stay)) == []
+    # Another CUDA toolkit than the settings'.
+    assert problems(changed(SERVED, held={"cuda-toolkit-12-8": "12.8.1-1"})) == []
+
+
+def test_several_packages_on_hold_are_one_problem_with_one_command() -> None:
+    problem = only(problems(changed(BARE, held={**HELD, "nvidia-kernel-open-dkms": "595.58.03-1"})))
+    assert "`apt-mark unhold docker-ce nvidia-kernel-open-dkms` there" in problem.remedy
