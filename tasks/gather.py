@@ -21,7 +21,7 @@ from rigup.facts.docker import ImageDigests
 from rigup.facts.endpoints import Endpoints
 from rigup.facts.files import FileInfo, FileState, FileText
 from rigup.facts.hardware import CpuCount, DiskFree, FileSystemLabels, PciDevices, SecureBoot, Slots
-from rigup.facts.kernel import KernelState
+from rigup.facts.kernel import GrubDefaults, KernelState
 from rigup.facts.network import Addresses, HostProxies, ListeningPorts, Reachable
 from rigup.facts.nvidia import Cards, DriverState, DriverStateValue, GpuList
 from rigup.facts.packages import AptSources, HeldPackages, InstalledVersions
@@ -120,6 +120,7 @@ def gather(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
             privilege=system.privilege,
             kernel_arguments=read(KernelState).arguments,
             has_update_grub=read(FileInfo, path=UPDATE_GRUB) is not None,
+            grub_defaults=read(GrubDefaults),
         ),
         _hardware(read),
         _disk(read, plan, settings, software),

@@ -9,7 +9,7 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.distros.apt_sources import source_uris
-from rigup.facts.reading import ONE_LINE_EACH, Value, reading
+from rigup.facts.reading import ONE_LINE_EACH, Value, reading, texts_by_path
 
 UPDATES = "/var/lib/dpkg/updates/"
 # Second letter of dpkg-query's status: not installed, only its configuration left, installed.
@@ -63,11 +63,7 @@ def parse_apt_versions(lines: list[str]) -> dict[str, list[str]]:
 
 def parse_apt_sources(lines: list[str]) -> dict[str, set[str]]:
     """Parse `{path: repository addresses}` from `grep -H` lines of apt's source files."""
-    texts: dict[str, str] = {}
-    for line in lines:
-        path, _, text = line.partition(":")
-        texts[path] = f"{texts.get(path, '')}{text}\n"
-    return {path: source_uris(path, text) for path, text in texts.items()}
+    return {path: source_uris(path, text) for path, text in texts_by_path(lines).items()}
 
 
 class AptSources(FactBase[dict[str, set[str]]]):

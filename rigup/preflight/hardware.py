@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rigup.boot_loader import GRUB_ARGUMENTS, GRUB_DEFAULTS, grub_drop_in
 from rigup.config.endpoint import gpu_indices
 from rigup.distros.table import distro_id
 from rigup.errors import RigupError
+from rigup.host_config import shell_variables
+from rigup.paths import GRUB_CONFIG
 from rigup.preflight.snapshot import GIB, HostCheck, PciDevice
 from rigup.text import size
 
@@ -196,6 +199,27 @@ def kernel_args(host: HostCheck) -> None:
             "add them to the configuration of this host's boot loader, such as /etc/kernel/cmdline, and reboot; or set "
             "`kernel_args: []`",
         )
+    elif lacking and (found := _overriding(host)):
+        path, lost = found
+        host.problem(
+            "kernel",
+            f"{path} sets {GRUB_ARGUMENTS} anew, without {' '.join(lost)} (`kernel_args`) of {GRUB_CONFIG}",
+            f'begin its value with "${GRUB_ARGUMENTS} ", or add the arguments to it',
+        )
+
+
+def _overriding(host: HostCheck) -> tuple[str, list[str]] | None:
+    """Return the default file of GRUB in which arguments of ours get lost, and those; None if there is none."""
+    texts = {**host.facts.system.grub_defaults, GRUB_CONFIG: grub_drop_in(host.settings.kernel_args)}
+    names: dict[str, str] = {}
+    # grub-mkconfig reads the directory after the file.
+    for path in sorted(texts, key=lambda path: (path != GRUB_DEFAULTS, path)):
+        names = shell_variables([texts[path]], names)
+        words = f"{names.get('GRUB_CMDLINE_LINUX', '')} {names.get(GRUB_ARGUMENTS, '')}".split()
+        lost = [argument for argument in host.settings.kernel_args if argument not in words]
+        if lost and path > GRUB_CONFIG:
+            return path, lost
+    return None
 
 
 def iommu(host: HostCheck) -> None:

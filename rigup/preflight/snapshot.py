@@ -86,7 +86,8 @@ class Reachability(Protocol):
 class SystemFacts:
     """The operating system.
 
-    `privilege` is how the login user becomes root: root, sudo or none. `kernel_arguments` are those of the last boot.
+    `privilege` is how the login user becomes root: root, sudo or none. `kernel_arguments` are those of the last boot,
+    `grub_defaults` the texts of GRUB's default files by path.
     """
 
     os_release: Mapping[str, str]
@@ -95,6 +96,7 @@ class SystemFacts:
     privilege: str
     kernel_arguments: Collection[str] = ()
     has_update_grub: bool = True
+    grub_defaults: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rigup.audit.check import check
 from rigup.audit.expect import expect, expect_file, expect_none
 from rigup.audit.subject import Subject
-from rigup.boot_loader import kernel_arguments
+from rigup.boot_loader import INITRD, READ_NEXT, kernel_arguments, next_boot, release_in
 from rigup.distros.table import header_packages
 from rigup.paths import GRUB_CONFIG, MODPROBE_CONFIG
 
@@ -64,13 +64,14 @@ def test_kernel_module_options_kept(rig: Subject) -> None:
 def test_kernel_next(rig: Subject) -> None:
     """The kernel that boots next must have a driver and an initrd, or a reboot loses the GPUs."""
     listed = rig.names("find /boot/ -mindepth 1 -maxdepth 1 -printf '%f\\0' | sort -zV")
-    kernels = [name.removeprefix("vmlinuz-") for name in listed if name.startswith("vmlinuz-")]
-    newest = kernels[-1] if kernels else rig.kernel
-    modules = rig.names("find /lib/modules/%s -name 'nvidia.ko*' -print0", newest)
-    lacking = [] if modules else [f"no NVIDIA module for {newest}"]
-    if kernels and any(name.startswith("initrd.img-") for name in listed) and f"initrd.img-{newest}" not in listed:
-        lacking.append(f"no initrd for {newest}")
-    expect_none(f"a driver and an initrd for {newest}", lacking)
+    kernels = [release for name in listed if (release := release_in(name))]
+    following = next_boot(rig.output(READ_NEXT).splitlines(), {*kernels, rig.kernel}).release
+    booting = following or (kernels[-1] if kernels else rig.kernel)
+    modules = rig.names("find /lib/modules/%s -name 'nvidia.ko*' -print0", booting)
+    lacking = [] if modules else [f"no NVIDIA module for {booting}"]
+    if kernels and any(release_in(name, INITRD) for name in listed) and f"{INITRD}{booting}" not in listed:
+        lacking.append(f"no initrd for {booting}")
+    expect_none(f"a driver and an initrd for {booting}", lacking)
 
 
 @check("critical", "kernel_args", repair=("reboot",))

@@ -29,7 +29,7 @@ from rigup.facts.hardware import (
     mount_of,
     parse_mounts,
 )
-from rigup.facts.kernel import BootId, BootMenu, KernelState, ModuleParameters, parse_boot_menu, parse_kernel_state
+from rigup.facts.kernel import BootId, GrubDefaults, KernelState, ModuleParameters, parse_kernel_state
 from rigup.facts.network import (
     HostProxies,
     Listener,
@@ -83,7 +83,6 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (AptVersions, {"names": ["curl"]}),
     (AptSources, {}),
     (Architecture, {}),
-    (BootMenu, {}),
     (BootId, {}),
     (BrokenPackages, {}),
     (CdiDevices, {}),
@@ -96,6 +95,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (FileSystemLabels, {}),
     (FileText, {"path": "/not/there"}),
     (GpuList, {}),
+    (GrubDefaults, {}),
     (HeldPackages, {}),
     (HostProxies, {}),
     (ImageDigests, {}),
@@ -310,13 +310,13 @@ def test_kernels_are_ordered_by_number_not_by_letter() -> None:
     )
 
     assert state.installed == ("6.1.0-9-amd64", "6.1.0-30-amd64")
-    assert state.newest == "6.1.0-30-amd64"
+    assert state.boots_next == "6.1.0-30-amd64"
     assert state.initrds == {"6.1.0-9-amd64"}
     assert "quiet" in state.arguments
 
 
 def test_without_kernels_in_boot_the_running_one_boots_next() -> None:
-    assert parse_kernel_state(["6.1.0-9-amd64", "ro"]).newest == "6.1.0-9-amd64"
+    assert parse_kernel_state(["6.1.0-9-amd64", "ro"]).boots_next == "6.1.0-9-amd64"
 
 
 def test_listeners_are_decoded_from_proc() -> None:
@@ -526,15 +526,6 @@ def test_a_person_can_ask_for_a_fact(fact: str, key: str | None, tmp_path: Path)
     (told,) = json.loads(answer.stdout).values()
     value = told["@local"]
     assert key in value if key else isinstance(value, list)
-
-
-def test_the_boot_menu_is_read_without_its_entries_for_recovery() -> None:
-    lines = [
-        "\tlinux\t/boot/vmlinuz-6.12.57 root=UUID=1 ro quiet iommu=pt",
-        "\t\tlinux\t/boot/vmlinuz-6.12.57 root=UUID=1 ro recovery nomodeset",
-        "        linux   /vmlinuz-6.12.41 root=/dev/sda1 ro single",
-    ]
-    assert parse_boot_menu(lines) == [["root=UUID=1", "ro", "quiet", "iommu=pt"]]
 
 
 def test_source_files_are_read_with_their_repositories() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rigup.facts.hardware import PciDevice, Slot, parse_pci_devices, parse_slots
-from rigup.facts.kernel import parse_boot_menu, parse_kernel_state, parse_module_parameters
+from rigup.facts.kernel import parse_kernel_state, parse_module_parameters
 from rigup.facts.nvidia import Gpu, parse_cdi_devices, parse_driver_state, parse_gpu_list
 from rigup.preflight.hardware import nvidia_gpus
 from tests.captures import capture, section
@@ -169,4 +169,3 @@ def test_words_for_init_are_no_arguments_of_the_kernel() -> None:
 def test_an_argument_after_the_two_dashes_is_not_in_effect() -> None:
     assert parse_kernel_state(["6.12", "ro iommu=pt -- single pcie_aspm=off"]).arguments == ("ro", "iommu=pt")
     assert parse_kernel_state(["6.12", "ro x=-- --y"]).arguments == ("ro", "x=--", "--y")
-    assert parse_boot_menu(["\tlinux\t/boot/vmlinuz-6.12 root=UUID=1 ro -- iommu=pt"]) == [["root=UUID=1", "ro"]]

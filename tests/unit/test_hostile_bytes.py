@@ -250,6 +250,11 @@ def others() -> Iterator[tuple[str, Parser]]:
             (daemon, b'root = "/x"'),
         ),
     )
+    defaults = b"A=\"$B \\\n c\" # d\nexport B='e'`f`$(g)\\ h\n"
+    yield (
+        "GRUB's default files",
+        Parser(source(host_config), lambda data: host_config.shell_variables([text(data)]), (), (defaults,)),
+    )
     yield (
         "Docker's proxies",
         Parser(source(host_config), lambda data: host_config.daemon_variables(text(data)), (), (daemon,)),

@@ -212,3 +212,24 @@ def test_packages_on_hold_that_stay_as_they_are_are_nobodys_problem() -> None:
 def test_several_packages_on_hold_are_one_problem_with_one_command() -> None:
     problem = only(problems(changed(BARE, held={**HELD, "nvidia-kernel-open-dkms": "595.58.03-1"})))
     assert "`apt-mark unhold docker-ce nvidia-kernel-open-dkms` there" in problem.remedy
+
+
+GRUB = {
+    "/etc/default/grub": 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\nGRUB_CMDLINE_LINUX=""\n',
+    "/etc/default/grub.d/50-cloudimg-settings.cfg": 'GRUB_CMDLINE_LINUX_DEFAULT="console=tty1 console=ttyS0"\n',
+    "/etc/default/grub.d/90-mine.cfg": 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT mitigations=off"\n',
+}
+ANEW = {**GRUB, "/etc/default/grub.d/90-mine.cfg": 'GRUB_CMDLINE_LINUX_DEFAULT="mitigations=off iommu=pt"\n'}
+
+
+def test_a_later_default_file_of_grub_that_drops_our_arguments_is_named() -> None:
+    assert problems(changed(BARE, grub_defaults=GRUB)) == []
+    problem = only(problems(changed(BARE, grub_defaults=ANEW)))
+    assert (problem.check, problem.found) == (
+        "kernel",
+        "/etc/default/grub.d/90-mine.cfg sets GRUB_CMDLINE_LINUX_DEFAULT anew, without pcie_aspm=off pcie_port_pm=off "
+        "(`kernel_args`) of /etc/default/grub.d/60-rigup.cfg",
+    )
+    assert '"$GRUB_CMDLINE_LINUX_DEFAULT "' in problem.remedy
+    # In effect by other means.
+    assert problems(changed(BARE, grub_defaults=ANEW, kernel_arguments=PT)) == []
