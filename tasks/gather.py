@@ -15,7 +15,7 @@ from pyinfra.context import ctx_host, state
 
 from rigup.config.settings import Settings
 from rigup.distros.driver import driver_packages
-from rigup.distros.table import distro_id
+from rigup.distros.table import KERNEL_PACKAGES, distro_id
 from rigup.errors import Problem, ProblemsError, RigupError
 from rigup.facts.docker import ImageDigests
 from rigup.facts.endpoints import Endpoints
@@ -111,16 +111,17 @@ def gather(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
     def read(kind: Callable[[], Fact[T]], **arguments: object) -> T:
         return _fact(host, kind, sudo, **arguments)
 
-    software = _software(read, plan, lock)
+    software, kernel = _software(read, plan, lock), read(KernelState)
     return HostFacts(
         SystemFacts(
             os_release=system.os_release,
             architecture=read(Architecture),
             init=read(InitSystem),
             privilege=system.privilege,
-            kernel_arguments=read(KernelState).arguments,
+            kernel_arguments=kernel.arguments,
             has_update_grub=read(FileInfo, path=UPDATE_GRUB) is not None,
             grub_defaults=read(GrubDefaults),
+            next_kernel=kernel.boots_next,
         ),
         _hardware(read),
         _disk(read, plan, settings, software),
@@ -154,7 +155,7 @@ def _hardware(read: Read) -> HardwareFacts:
 def _software(read: Read, plan: Plan, lock: Lock) -> SoftwareFacts:
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
     return SoftwareFacts(
-        installed=read(InstalledVersions, names=sorted({*names, *MODULE_PACKAGES})),
+        installed=read(InstalledVersions, names=sorted({*names, *MODULE_PACKAGES, *KERNEL_PACKAGES})),
         apt_sources=read(AptSources),
         images=read(ImageDigests),
         venvs=[venv.path for venv in plan.venvs if read(FileInfo, path=venv.done)],

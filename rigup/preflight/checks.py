@@ -15,6 +15,7 @@ CHECKS = (
     hardware.system,
     hardware.privilege,
     software.packages,
+    software.headers,
     software.held,
     software.apt_sources,
     software.foreign,

@@ -87,7 +87,7 @@ class SystemFacts:
     """The operating system.
 
     `privilege` is how the login user becomes root: root, sudo or none. `kernel_arguments` are those of the last boot,
-    `grub_defaults` the texts of GRUB's default files by path.
+    `grub_defaults` the texts of GRUB's default files by path, `next_kernel` the release that boots next.
     """
 
     os_release: Mapping[str, str]
@@ -97,6 +97,7 @@ class SystemFacts:
     kernel_arguments: Collection[str] = ()
     has_update_grub: bool = True
     grub_defaults: Mapping[str, str] = field(default_factory=dict)
+    next_kernel: str = ""
 
 
 @dataclass(frozen=True)

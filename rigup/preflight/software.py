@@ -9,7 +9,7 @@ from typing import Any
 
 from rigup.distros.apt_sources import entangled_sources, repositories
 from rigup.distros.driver import conflicting, driver_packages, other_drivers, upstream
-from rigup.distros.table import major_minor, short_of_cuda
+from rigup.distros.table import header_packages, major_minor, short_of_cuda
 from rigup.errors import RigupError
 from rigup.host_config import DAEMON_JSON
 from rigup.lock.packages import cuda_group, docker_group, driver_group, driver_install, toolkit_group
@@ -49,6 +49,16 @@ def apt_sources(host: HostCheck) -> None:
                 f"{path} names {', '.join(sorted(repository.uris))}, which {repository.source_path} will name",
                 "remove it from that file: apt fails where two files name different keys for one repository",
             )
+
+
+def headers(host: HostCheck) -> None:
+    """Check that the headers of the kernel that boots next have a known name: the driver is built against them."""
+    if host.distro is None or not host.facts.system.next_kernel:
+        return
+    try:
+        header_packages(host.distro, host.facts.system.next_kernel, host.facts.software.installed)
+    except RigupError as error:
+        host.problem("kernel", error.message, error.remedy)
 
 
 def held(host: HostCheck) -> None:

@@ -233,3 +233,11 @@ def test_a_later_default_file_of_grub_that_drops_our_arguments_is_named() -> Non
     assert '"$GRUB_CMDLINE_LINUX_DEFAULT "' in problem.remedy
     # In effect by other means.
     assert problems(changed(BARE, grub_defaults=ANEW, kernel_arguments=PT)) == []
+
+
+def test_a_kernel_without_headers_of_a_known_name_is_told() -> None:
+    problem = only(problems(changed(BARE, next_kernel="6.12.9-x64v3-xanmod1")))
+    assert problem.check == "kernel"
+    assert problem.found.startswith("kernel 6.12.9-x64v3-xanmod1, which boots next, is no kernel of Debian 13")
+    assert problems(changed(BARE, next_kernel="6.8.12-9-pve")) == []
+    assert problems(changed(BARE, next_kernel="6.12.57+deb13-amd64")) == []
