@@ -21,7 +21,7 @@ from rigup.facts.docker import ImageDigests
 from rigup.facts.endpoints import Endpoints
 from rigup.facts.files import FileInfo, FileState, FileText
 from rigup.facts.hardware import CpuCount, DiskFree, FileSystemLabels, PciDevices, SecureBoot, Slots
-from rigup.facts.kernel import GrubDefaults, KernelState
+from rigup.facts.kernel import GrubDefaults, InitrdSizes, KernelState
 from rigup.facts.network import Addresses, HostProxies, ListeningPorts, Reachable
 from rigup.facts.nvidia import Cards, DriverState, DriverStateValue, GpuList
 from rigup.facts.packages import AptSources, HeldPackages, InstalledVersions
@@ -191,6 +191,7 @@ def _disk(read: Read, plan: Plan, settings: Settings, software: SoftwareFacts) -
         disks=read(DiskFree, paths=disk_paths(settings, docker_store(software.daemon_json, software.containerd_toml))),
         labels=read(FileSystemLabels) if settings.model_disk else (),
         stored_bytes={path: stamp.present_bytes + stamp.arriving_bytes for path, stamp in stamps.items()},
+        initrd_bytes=read(InitrdSizes),
         has_model_source=source is None or read(FileSizes, directory=source, names=[]) is not None,
         in_model_source=[
             item.path for item in plan.checkpoints if source and has_all_files(directories[item.path], item.listing)

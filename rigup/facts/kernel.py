@@ -148,6 +148,22 @@ class ModuleParameters(FactBase[ModuleParametersValue]):
         return parse_module_parameters(output)
 
 
+class InitrdSizes(FactBase[dict[str, int]]):
+    """The bytes of the initrd in /boot of each kernel that has one."""
+
+    @staticmethod
+    def default() -> dict[str, int]:
+        return {}
+
+    def command(self) -> str:
+        return f"find /boot/{INITRD}* -maxdepth 0 -type f -printf '%s %p\\0' {ONE_LINE_EACH}"
+
+    @reading
+    def process(self, output: list[str]) -> dict[str, int]:
+        sizes = (line.partition(" ") for line in output)
+        return {kernel: int(size) for size, _, path in sizes if (kernel := release_in(path, INITRD))}
+
+
 class GrubDefaults(FactBase[dict[str, str]]):
     """The texts of GRUB's default files by path; empty without GRUB."""
 

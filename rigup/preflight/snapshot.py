@@ -123,7 +123,8 @@ class DiskFacts:
 
     `disks` has an entry for each path of `disk_paths`. `labels` are file system labels, read only with `model_disk`.
     `stored_bytes` is what each checkpoint directory already holds. `has_model_source` says whether `model_source` is a
-    directory, and `in_model_source` lists the paths of the checkpoints that it holds completely.
+    directory, and `in_model_source` lists the paths of the checkpoints that it holds completely. `initrd_bytes` has the
+    size of each kernel's initrd in /boot.
     """
 
     disks: Mapping[str, Disk]
@@ -131,6 +132,7 @@ class DiskFacts:
     stored_bytes: Mapping[str, int] = field(default_factory=dict)
     has_model_source: bool = True
     in_model_source: Collection[str] = ()
+    initrd_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

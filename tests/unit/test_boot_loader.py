@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rigup.boot_loader import READ_NEXT, NextBoot, next_boot
-from rigup.facts.kernel import KernelStateValue, parse_kernel_state
+from rigup.facts.kernel import InitrdSizes, KernelStateValue, parse_kernel_state
 
 OLD, NEW = "6.8.0-45-generic", "6.8.0-51-generic"
 # The header and the menu that Ubuntu 24.04's grub-mkconfig writes, shortened inside the entries.
@@ -225,3 +225,8 @@ def test_without_a_word_of_the_boot_loader_the_newest_boots_next() -> None:
 @pytest.mark.parametrize("line", ["menuentry 'unclosed {", "}", "set default=", "linux", "menuentry", "submenu {", "{"])
 def test_a_menu_that_makes_no_sense_is_no_error(line: str) -> None:
     assert next_boot(["--- entries", "--- menu", line, line], {OLD}).release is None
+
+
+def test_the_sizes_of_initrds_are_those_of_kernels() -> None:
+    lines = [f"67108864 /boot/initrd.img-{NEW}", f"66000000 /boot/initrd.img-{NEW}.old-dkms"]
+    assert InitrdSizes().process(lines) == {NEW: 67108864}

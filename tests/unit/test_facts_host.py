@@ -29,7 +29,7 @@ from rigup.facts.hardware import (
     mount_of,
     parse_mounts,
 )
-from rigup.facts.kernel import BootId, GrubDefaults, KernelState, ModuleParameters, parse_kernel_state
+from rigup.facts.kernel import BootId, GrubDefaults, InitrdSizes, KernelState, ModuleParameters, parse_kernel_state
 from rigup.facts.network import (
     HostProxies,
     Listener,
@@ -99,6 +99,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (HeldPackages, {}),
     (HostProxies, {}),
     (ImageDigests, {}),
+    (InitrdSizes, {}),
     (InitSystem, {}),
     (InstalledVersions, {"names": ["curl"]}),
     (KernelState, {}),

@@ -84,7 +84,7 @@ def test_every_need_is_counted_on_the_disk_that_it_will_lie_on() -> None:
     daemon = json.dumps({"data-root": "/data/docker"})
     paths = disk_paths(Settings(), docker_store(daemon, None))
     seen = parse_disk_free(paths, [*paths, "--- mounts", *MOUNTS.splitlines(), "--- space", *DF.splitlines()])
-    assert [seen[path].mount for path in paths] == ["/usr", "/usr", "/usr", "/srv/models", "/data", "/var"]
+    assert [seen[path].mount for path in paths] == ["/usr", "/usr", "/usr", "/srv/models", "/data", "/var", "/", "/var"]
     facts = changed(BARE, daemon_json=daemon, disks=seen)
 
     assert problems(facts) == []
@@ -241,3 +241,45 @@ def test_a_kernel_without_headers_of_a_known_name_is_told() -> None:
     assert problem.found.startswith("kernel 6.12.9-x64v3-xanmod1, which boots next, is no kernel of Debian 13")
     assert problems(changed(BARE, next_kernel="6.8.12-9-pve")) == []
     assert problems(changed(BARE, next_kernel="6.12.57+deb13-amd64")) == []
+
+
+MIB = 1 << 20
+INITRDS = {"6.12.48+deb13-amd64": 61 * MIB, "6.12.57+deb13-amd64": 64 * MIB}
+
+
+def room(**mounts: int) -> dict[str, Space]:
+    """Plenty of free bytes at the root, and these at mounts of their own; their names have `_` in place of `/`."""
+    own = {f"/{name.replace('_', '/')}": free for name, free in mounts.items()}
+    paths = {path: Space("/", 2000 * GIB) for path in disk_paths(Settings())}
+    return paths | {path: Space(mount, free) for path in paths for mount, free in own.items() if path.startswith(mount)}
+
+
+def test_a_boot_partition_without_room_for_an_initramfs_is_told_before_anything_is_installed() -> None:
+    full = changed(BARE, disks=room(boot=3 * MIB), initrd_bytes=INITRDS)
+    problem = only(problems(full))
+    assert (problem.check, problem.found) == (
+        "disk",
+        "/boot has 3 MiB free and needs 64 MiB: 64 MiB for a new initramfs",
+    )
+    assert problem.remedy.startswith("free 61 MiB there") and "autoremove" in problem.remedy
+    assert problems(changed(full, disks=room(boot=64 * MIB))) == []
+    # The driver is there: nothing is written to /boot.
+    assert problems(changed(full, installed=installed(lock()))) == []
+
+
+def test_a_small_file_system_for_apts_packages_is_told_before_anything_is_downloaded() -> None:
+    problem = only(problems(changed(BARE, disks=room(var_cache_apt_archives=500 * MIB))))
+    assert problem.found == (
+        "/var/cache/apt/archives has 500 MiB free and needs 6.0 GiB: 1.0 GiB for the packages of driver and Docker, "
+        "5.0 GiB for the packages of cuda-toolkit-13-2"
+    )
+    assert problems(changed(BARE, disks=room(var_cache_apt_archives=500 * MIB), installed=installed(lock()))) == []
+    assert problems(changed(BARE, disks=room(var_cache_apt_archives=1100 * MIB)), cuda_toolkit="off") == []
+
+
+def test_packages_count_on_the_disk_of_var_together_with_images() -> None:
+    problem = only(problems(changed(BARE, disks=room(var=20 * GIB))))
+    assert problem.found == (
+        "/var has 20.0 GiB free and needs 36.8 GiB: 28.8 GiB for image vllm/vllm-openai:cu130-nightly, "
+        "1.0 GiB for the packages of driver and Docker, 5.0 GiB for the packages of cuda-toolkit-13-2, 2.0 GiB spare"
+    )
