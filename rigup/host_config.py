@@ -17,6 +17,10 @@ CONTAINERD_TOML = "/etc/containerd/config.toml"
 
 VARIABLE = re.compile(r"(?:Environment=)?(?:export\s+)?[\"']?(https?_proxy|no_proxy)=[\"']?([^\"'\s]*)", re.IGNORECASE)
 OPTION = re.compile(r'Acquire::(https?)::Proxy(?:::(\S+))? "([^"]*)";', re.IGNORECASE)
+# The parts of a shell's word, and a word that is assigned to a variable. A comment begins after a blank.
+PART = r"""'[^']*'|"(?:\\.|[^"\\])*"|`[^`]*`|\$\([^)]*\)|\\.|[^\s'"`;&#\\]"""
+PARTS = re.compile(f"{PART}|#", re.DOTALL)
+ASSIGNMENT = re.compile(rf"^[ \t]*(?:export[ \t]+)?(\w+)=((?:{PART}|(?<=\S)#)*)", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,30 @@ def _covers(entry: str, host: str) -> bool:
         return entry == "*" or (bool(name) and (host == name or host.endswith(f".{name}")))
 
 
+def shell_variables(texts: Iterable[str], names: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables after a POSIX shell has read these texts, which only assign, one after the other.
+
+    + names: the variables before; an unknown one is empty, and a command substitution stays as it is
+    """
+    found = dict(names or {})
+    for text in texts:
+        for match in ASSIGNMENT.finditer(text.replace("\\\n", "")):
+            found[match[1]] = "".join(_value_of(part, found) for part in PARTS.findall(match[2]))
+    return found
+
+
+def _value_of(part: str, names: Mapping[str, str]) -> str:
+    """Return the value of a part of a word: in single quotes, in double quotes, or in none."""
+    if part.startswith("'"):
+        return part[1:-1]
+    inner = part[1:-1] if part.startswith('"') else part
+    return re.sub(
+        r"\\(.)|\$\{(\w+)\}|\$(\w+)",
+        lambda match: match[1] if match[1] else names.get(match[2] or match[3], ""),
+        inner,
+    )
+
+
 @dataclass(frozen=True)
 class DockerStore:
     """Where Docker stores images: in `containerd`'s directory if Docker is recent, else in its own (`data`).
@@ -124,6 +152,15 @@ def docker_store(daemon: str | None, containerd: str | None) -> DockerStore:
     except (tomllib.TOMLDecodeError, RecursionError):
         root = None
     return DockerStore(str(data or DockerStore.data), str(root or DockerStore.containerd), snapshotter)
+
+
+LOG_KEYS = ("log-driver", "log-opts")
+"""The keys of daemon.json that choose a log driver. Options without a driver are those of json-file."""
+
+
+def log_driver(daemon: Mapping[str, Any], setting: str | None) -> str:
+    """Return the log driver that a host must have, from its daemon.json and the setting `docker_log_driver`."""
+    return setting or daemon.get(LOG_KEYS[0]) or ("json-file" if LOG_KEYS[1] in daemon else "local")
 
 
 def daemon_variables(text: str | None) -> dict[str, str]:

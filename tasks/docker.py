@@ -12,6 +12,7 @@ from rigup.config.settings import Settings
 from rigup.distros.apt_sources import repositories, superseded_sources
 from rigup.distros.driver import conflicting
 from rigup.facts.packages import AptSources
+from rigup.host_config import LOG_KEYS, log_driver
 from rigup.lock.packages import locked_packages
 from rigup.operations import apt, files, systemd
 from rigup.operations import docker as docker_operations
@@ -54,7 +55,11 @@ def docker(context: Context) -> None:
         instead_of=conflicting(installed, "toolkit"),
     )
     docker_operations.daemon_config(
-        name="Configure Docker in daemon.json", values=daemon_values(context.settings), **rolling
+        name="Configure Docker in daemon.json",
+        values=daemon_values(context.settings),
+        # The options of a log driver do not fit another one.
+        unless={} if context.settings.docker_log_driver else {"log-driver": LOG_KEYS},
+        **rolling,
     )
     systemd.enabled(name="Enable Docker", unit=DOCKER_UNIT)
     systemd.enabled(name="Enable the GPU list for containers", unit=CDI_UNIT)
@@ -65,7 +70,7 @@ def daemon_values(settings: Settings) -> dict[str, Any]:
     values: dict[str, Any] = {
         "runtimes": {"nvidia": {"path": "nvidia-container-runtime", "args": []}},
         "features": {"cdi": True},
-        "log-driver": settings.docker_log_driver,
+        "log-driver": log_driver({}, settings.docker_log_driver),
     }
     if settings.registry_mirror:
         values["registry-mirrors"] = [settings.registry_mirror]

@@ -16,16 +16,16 @@ from pyinfra.facts.deb import DebPackages
 
 from rigup.config.settings import Settings
 from rigup.distros.driver import conflicting, driver_packages
-from rigup.distros.table import distro_id
+from rigup.distros.table import KERNEL_PACKAGES, distro_id
 from rigup.errors import Problem, ProblemsError, RigupError
 from rigup.facts.docker import ImageDigests, OtherContainers
 from rigup.facts.endpoints import Endpoints
 from rigup.facts.files import FileInfo, FileState, FileText
 from rigup.facts.hardware import CpuCount, DiskFree, FileSystemLabels, PciDevices, SecureBoot, Slots
-from rigup.facts.kernel import KernelState
+from rigup.facts.kernel import GrubDefaults, InitrdSizes, KernelState
 from rigup.facts.network import Addresses, HostProxies, ListeningPorts, Reachable
-from rigup.facts.nvidia import GpuList
-from rigup.facts.packages import AptSources, InstalledVersions, Removals
+from rigup.facts.nvidia import Cards, DriverState, DriverStateValue, GpuList
+from rigup.facts.packages import AptSources, HeldPackages, InstalledVersions, Removals
 from rigup.facts.reading import Fact
 from rigup.facts.serving import ModelStamp
 from rigup.facts.store import FileSizes
@@ -48,7 +48,7 @@ from rigup.preflight.snapshot import (
     SoftwareFacts,
     SystemFacts,
 )
-from rigup.preflight.software import FOREIGN
+from rigup.preflight.software import FOREIGN, MODULE_PACKAGES
 from rigup.resources import FILES
 
 # With its directory: the PATH of a login without root has no sbin.
@@ -112,15 +112,17 @@ def gather(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
     def read(kind: Callable[[], Fact[T]], **arguments: object) -> T:
         return _fact(host, kind, sudo, **arguments)
 
-    software = _software(read, plan, lock)
+    software, kernel = _software(read, plan, lock), read(KernelState)
     return HostFacts(
         SystemFacts(
             os_release=system.os_release,
             architecture=read(Architecture),
             init=read(InitSystem),
             privilege=system.privilege,
-            kernel_arguments=read(KernelState).arguments,
+            kernel_arguments=kernel.arguments,
             has_update_grub=read(FileInfo, path=UPDATE_GRUB) is not None,
+            grub_defaults=read(GrubDefaults),
+            next_kernel=kernel.boots_next,
         ),
         _hardware(read),
         _disk(read, plan, settings, software),
@@ -147,6 +149,7 @@ def _hardware(read: Read) -> HardwareFacts:
         cpus=read(CpuCount),
         slots=read(Slots, addresses=[card.address for card in nvidia_gpus(pci)]),
         gpu_indices={gpu.uuid: gpu.index for gpu in read(GpuList)},
+        cards=read(Cards),
     )
 
 
@@ -154,7 +157,7 @@ def _software(read: Read, plan: Plan, lock: Lock) -> SoftwareFacts:
     leaving = conflicting(read(DebPackages))
     names = {name for groups in lock.packages.values() for group in groups.values() for name in group}
     return SoftwareFacts(
-        installed=read(InstalledVersions, names=sorted(names)),
+        installed=read(InstalledVersions, names=sorted({*names, *MODULE_PACKAGES, *KERNEL_PACKAGES})),
         apt_sources=read(AptSources),
         images=read(ImageDigests),
         venvs=[venv.path for venv in plan.venvs if read(FileInfo, path=venv.done)],
@@ -165,7 +168,14 @@ def _software(read: Read, plan: Plan, lock: Lock) -> SoftwareFacts:
         conflicting=leaving,
         removals=read(Removals, names=leaving),
         containers=read(OtherContainers),
+        driver=_kept_driver(read(DriverState)),
+        held=read(HeldPackages),
     )
+
+
+def _kept_driver(driver: DriverStateValue) -> str | None:
+    """Return the version of the loaded driver; None if it was removed since the boot and only its module remains."""
+    return driver.loaded if driver.userspace or driver.on_disk else None
 
 
 def _is_client(requirements: FileState | None) -> bool:
@@ -186,6 +196,7 @@ def _disk(read: Read, plan: Plan, settings: Settings, software: SoftwareFacts) -
         disks=read(DiskFree, paths=disk_paths(settings, docker_store(software.daemon_json, software.containerd_toml))),
         labels=read(FileSystemLabels) if settings.model_disk else (),
         stored_bytes={path: stamp.present_bytes + stamp.arriving_bytes for path, stamp in stamps.items()},
+        initrd_bytes=read(InitrdSizes),
         has_model_source=source is None or read(FileSizes, directory=source, names=[]) is not None,
         in_model_source=[
             item.path for item in plan.checkpoints if source and has_all_files(directories[item.path], item.listing)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pyinfra.api.deploy import deploy
 from pyinfra.context import host
 
-from rigup.distros.table import header_packages
+from rigup.boot_loader import grub_drop_in
+from rigup.distros.table import KERNEL_PACKAGES, header_packages
 from rigup.facts.kernel import KernelState
 from rigup.facts.packages import InstalledVersions
 from rigup.operations import apt, boot, files
@@ -17,13 +18,13 @@ from tasks.context import Context
 def kernel(context: Context) -> None:
     """Install headers for the kernel that boots next and for later ones; set module options and kernel arguments."""
     # Both from before the run.
-    images = host.get_fact(InstalledVersions, names=["linux-image-*"])
-    headers, *metas = header_packages(context.distro, host.get_fact(KernelState).newest, images)
+    installed = host.get_fact(InstalledVersions, names=list(KERNEL_PACKAGES))
+    headers = header_packages(context.distro, host.get_fact(KernelState).boots_next, installed)
     apt.install(
         name="Install the kernel headers",
-        packages=dict.fromkeys((headers, *metas)),
+        packages=dict.fromkeys((headers.package, *headers.metas)),
         # Mirrors drop the headers of old kernels: then install the newest kernel, which the reboot starts.
-        or_else={headers: [name.replace("linux-headers-", "linux-image-", 1) for name in metas]},
+        or_else={headers.package: headers.kernels} if headers.kernels else {},
     )
 
     options = "".join(
@@ -33,8 +34,6 @@ def kernel(context: Context) -> None:
     written = files.install(name="Set the module options", dest=MODPROBE_CONFIG, content=options)
     boot.initramfs(name="Update the initramfs", source=MODPROBE_CONFIG, written=written)
 
-    # A drop-in that appends: what others have in GRUB_CMDLINE_LINUX_DEFAULT stays.
-    arguments = " ".join(context.settings.kernel_args)
-    line = f'GRUB_CMDLINE_LINUX_DEFAULT="${{GRUB_CMDLINE_LINUX_DEFAULT}} {arguments}"\n' if arguments else ""
+    line = grub_drop_in(context.settings.kernel_args)
     written = files.install(name="Set the kernel arguments", dest=GRUB_CONFIG, content=line)
     boot.grub(name="Update the GRUB menu", source=GRUB_CONFIG, written=written)

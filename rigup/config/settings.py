@@ -120,8 +120,10 @@ class Settings(BaseModel):
     replace_docker: Bool = Field(
         False, description="Replace the distribution's Docker by Docker CE even while other containers run there."
     )
-    docker_log_driver: Literal["local", "json-file", "journald", "none"] = Field(
-        "local", description="Docker's log driver; its own default, json-file, grows without limit."
+    docker_log_driver: Literal["local", "json-file", "journald", "none"] | None = Field(
+        None,
+        description="Docker's log driver. Without it, the one in daemon.json, or else `local`: Docker's own default, "
+        "json-file, grows without limit.",
     )
     container_toolkit_version: Version | None = Field(
         None,

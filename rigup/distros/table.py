@@ -88,21 +88,83 @@ def distro_named(distro: str) -> Distro:
     return DISTROS[distro]
 
 
-def header_packages(distro: str, kernel: str, image_packages: Iterable[str]) -> tuple[str, ...]:
-    """Return the kernel headers to install: those of the kernel, and the metapackage for future kernels.
+# The kernels of each family, by the end of their release, whose headers are linux-headers-RELEASE, with a metapackage
+# linux-headers-FLAVOR.
+FLAVORS: Mapping[str, frozenset[str]] = {
+    "debian": frozenset({"amd64", "cloud-amd64", "rt-amd64"}),
+    "ubuntu": frozenset({"generic", "lowlatency", "aws", "azure", "gcp", "gke", "ibm", "nvidia", "oracle"}),
+}
+FLAVOR = re.compile(r"\d[^-]*(?:-\d[^-]*)*-(.+)")
+# Proxmox renamed its packages in 2023, with kernel 6.2.16-6.
+PROXMOX = {"proxmox-kernel-": "proxmox-headers-", "pve-kernel-": "pve-headers-"}
+PROXMOX_DEFAULT = ("proxmox-default-kernel", "proxmox-default-headers")
+KERNEL_PACKAGES = ("linux-image-*", *(f"{prefix}*" for prefix in PROXMOX), PROXMOX_DEFAULT[0])
+"""The names of kernel packages, as patterns."""
 
-    `kernel` is a release as printed by `uname -r`, `image_packages` the installed packages named linux-image-*. Without
-    the metapackage, the driver would be missing after the next kernel update.
+
+@dataclass(frozen=True)
+class Headers:
+    """The kernel headers to install: `package` for one kernel, and the metapackages for future ones.
+
+    `kernels` are metapackages of kernels of the same flavor, to install if `package` is no longer offered.
     """
-    known = distro_named(distro)
+
+    package: str
+    metas: tuple[str, ...]
+    kernels: tuple[str, ...] = ()
+
+
+def header_packages(distro: str, kernel: str, installed: Iterable[str]) -> Headers:
+    """Return the headers for a kernel, a release as printed by `uname -r`.
+
+    `installed` has at least the installed packages of KERNEL_PACKAGES. Without the metapackages, the driver would be
+    missing after the next kernel update. Raises RigupError if the name of the kernel's headers is unknown.
+    """
+    known, packages = distro_named(distro), sorted(set(installed))
+    flavor = match[1] if (match := FLAVOR.fullmatch(kernel)) else ""
+    if flavor == "pve":
+        return _proxmox_headers(kernel, packages)
     # A metapackage is linux-image-<flavor>; a single kernel is linux-image-<version>.
-    metas = [
-        name.replace("linux-image-", "linux-headers-", 1)
-        for name in sorted(set(image_packages))
+    images = [
+        name.removeprefix("linux-image-")
+        for name in packages
         if name.startswith("linux-image-")
         and not re.match(r"linux-image-(unsigned-)?\d", name)
         and not name.endswith(("-dbg", "-dbgsym"))
     ]
-    if not metas:
-        metas = ["linux-headers-generic" if known.family == "ubuntu" else "linux-headers-amd64"]
-    return (f"linux-headers-{kernel}", *metas)
+    own = {f"linux-image-{kernel}", f"linux-image-unsigned-{kernel}"}
+    if flavor not in FLAVORS[known.family] and own.isdisjoint(packages):
+        usual = "linux-image-generic" if known.family == "ubuntu" else "linux-image-amd64"
+        raise RigupError(
+            f"kernel {kernel}, which boots next, is no kernel of {known.name}, and no package linux-image-{kernel} is "
+            "installed: the name of its headers, which the driver is built against, is unknown",
+            f"install and boot a kernel of the distribution, such as {usual}, or one from a package with headers",
+        )
+    metas = images or ([flavor] if flavor in FLAVORS[known.family] else [])
+    same = [name for name in images if flavor and f"{_flavor_of(name)}-".startswith(f"{flavor}-")]
+    return Headers(
+        f"linux-headers-{kernel}",
+        tuple(f"linux-headers-{name}" for name in metas),
+        tuple(f"linux-image-{name}" for name in same),
+    )
+
+
+def _flavor_of(meta: str) -> str:
+    """Return the flavor of a metapackage's kernels: that of Ubuntu's `virtual` is generic."""
+    return re.sub(r"^virtual\b", "generic", meta)
+
+
+def _proxmox_headers(kernel: str, packages: Iterable[str]) -> Headers:
+    own, metas, kernels = f"proxmox-headers-{kernel}", list[str](), list[str]()
+    for name in packages:
+        for prefix, headers in PROXMOX.items():
+            rest = name.removeprefix(prefix)
+            if name == f"{prefix}{kernel}":
+                own = f"{headers}{kernel}"
+            elif rest != name and re.fullmatch(r"\d+\.\d+", rest):
+                metas.append(f"{headers}{rest}")
+                kernels.append(name)
+        if name == PROXMOX_DEFAULT[0]:
+            metas.append(PROXMOX_DEFAULT[1])
+            kernels.append(name)
+    return Headers(own, tuple(metas), tuple(kernels))

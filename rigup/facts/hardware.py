@@ -13,6 +13,7 @@ from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 
 SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 END_OF_PATHS = "--- mounts"
+END_OF_MOUNTS = "--- space"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,18 @@ class DiskSpace(Value):
     mount: str
     size: int
     available: int
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A line of /proc/self/mountinfo. `parent` is the ID of the mount that it is mounted on, `device` MAJOR:MINOR."""
+
+    id: str
+    parent: str
+    device: str
+    point: str
+    read_only: bool
 
 
 def parse_pci_devices(lines: list[str]) -> list[PciDevice]:
@@ -80,20 +93,59 @@ def parse_slots(lines: Sequence[str]) -> dict[str, Slot]:
     }
 
 
+def parse_mounts(lines: Sequence[str]) -> list[Mount]:
+    """Parse /proc/self/mountinfo, proc_pid_mountinfo(5)."""
+    found = []
+    for line in lines:
+        mount, _, system = line.partition(" - ")
+        id_, parent, device, _, point, options, *_ = mount.split()
+        # The mount may be read-only, or the whole file system.
+        read_only = "ro" in options.split(",") or "ro" in system.split()[-1].split(",")
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point)
+        found.append(Mount(id_, parent, device, point, read_only))
+    return found
+
+
+def mount_of(path: str, mounts: Sequence[Mount]) -> Mount | None:
+    """Return the mount that a path is on: the innermost one that no later mount hides. None for a path on no mount."""
+    ids = {mount.id for mount in mounts}
+    current: Mount | None = None
+    parts = path.strip("/").split("/")
+    for prefix in ("/", *(f"/{'/'.join(parts[:count])}" for count in range(1, len(parts) + 1))):
+        # Several may be mounted at one place, each on the one before it.
+        while over := next((each for each in mounts if each.point == prefix and _is_on(each, current, ids)), None):
+            current = over
+    return current
+
+
+def _is_on(mount: Mount, below: Mount | None, ids: set[str]) -> bool:
+    """Return whether a mount is mounted on `below`; on none of them if that is None."""
+    if below is None:
+        return mount.parent == mount.id or mount.parent not in ids
+    return mount.parent == below.id and mount.id != below.id
+
+
 def parse_disk_free(paths: Sequence[str], lines: list[str]) -> dict[str, DiskSpace]:
-    """Return the file system of each of `paths`, from their resolved names, a separator, and the output of `df`."""
-    end = lines.index(END_OF_PATHS)
-    mounts: dict[str, DiskSpace] = {}
+    """Return the file system of each of `paths`, from their resolved names, mountinfo, and the output of `df`.
+
+    `df` shows one mount of each file system: bind mounts have its size and free space.
+    """
+    at, end = lines.index(END_OF_PATHS), lines.index(END_OF_MOUNTS)
+    mounts = parse_mounts(lines[at + 1 : end])
+    sizes: dict[str, tuple[int, int]] = {}
+    devices: dict[str, tuple[int, int]] = {}
     for line in lines[end + 2 :]:
-        size, available, mount = line.split(None, 2)
+        size, available, point = line.split(None, 2)
         if size.isdigit() and available.isdigit():
-            mounts[mount] = DiskSpace(mount, int(size), int(available))
-    return {path: mounts[_mount_of(real, mounts)] for path, real in zip(paths, lines[:end], strict=True)}
-
-
-def _mount_of(path: str, mounts: dict[str, DiskSpace]) -> str:
-    holding = [mount for mount in mounts if mount == "/" or path == mount or path.startswith(f"{mount}/")]
-    return max(holding, key=len)
+            sizes[point] = int(size), int(available)
+            devices |= {mount.device: sizes[point] for mount in mounts if mount.point == point}
+    found = {}
+    for path, real in zip(paths, lines[:at], strict=True):
+        if mount := mount_of(real, mounts):
+            # `df` leaves out what it cannot ask, and what has no blocks.
+            space = sizes.get(mount.point) or devices.get(mount.device) or (0, 0)
+            found[path] = DiskSpace(mount.point, *space, read_only=mount.read_only)
+    return found
 
 
 class CpuCount(FactBase[int]):
@@ -173,10 +225,12 @@ class DiskFree(FactBase[dict[str, DiskSpace]]):
 
     def command(self, paths: Sequence[str]) -> StringCommand:
         self._paths = paths
+        names = [QuoteString(path) for path in paths]
         return StringCommand(
-            "readlink -m --",
-            *(QuoteString(path) for path in paths),
-            f"; echo '{END_OF_PATHS}'; df -B1 --output=size,avail,target 2>/dev/null || true",
+            # Mounts what is mounted only when it is used.
+            *("stat -f --", *names, ">/dev/null 2>&1; readlink -m --", *names),
+            f"; echo '{END_OF_PATHS}'; cat /proc/self/mountinfo; echo '{END_OF_MOUNTS}';",
+            "df -B1 --output=size,avail,target 2>/dev/null || true",
         )
 
     @reading

@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
-from rigup.facts.reading import ONE_LINE_EACH, Value, reading
+from rigup.boot_loader import (
+    GRUB_DEFAULTS,
+    IMAGE,
+    INITRD,
+    READ_NEXT,
+    NextBoot,
+    kernel_arguments,
+    next_boot,
+    release_in,
+    version_key,
+)
+from rigup.facts.reading import ONE_LINE_EACH, Value, reading, texts_by_path
 
-IMAGE = "/boot/vmlinuz-"
-INITRD = "/boot/initrd.img-"
+FILES = " ".join(f"/boot/{prefix}*" for prefix in (IMAGE, INITRD))
+END_OF_FILES = "--- next"
 NVIDIA_PARAMS = "/proc/driver/nvidia/params"
 TRUTH = {"Y": "1", "N": "0"}
 
 
 @dataclass(frozen=True)
 class KernelStateValue(Value):
-    """The running `release` and its `arguments`, the kernels in /boot, oldest first, and those with an initrd."""
+    """The running `release` and its `arguments`, the kernels in /boot, oldest first, and those with an initrd.
+
+    `next_release` and `next_arguments` are what the boot loader says that it boots next, None if it does not.
+    """
 
     release: str
     arguments: tuple[str, ...]
     installed: tuple[str, ...]
     initrds: frozenset[str]
+    next_release: str | None = None
+    next_arguments: tuple[str, ...] | None = None
 
     @property
-    def newest(self) -> str:
-        """The kernel that boots next unless another was chosen; the running one if /boot has none."""
-        return self.installed[-1] if self.installed else self.release
+    def boots_next(self) -> str:
+        """The kernel that boots next: by default the newest in /boot; the running one if /boot has none."""
+        return self.next_release or (self.installed[-1] if self.installed else self.release)
 
 
 @dataclass(frozen=True)
@@ -54,20 +69,19 @@ def _plain(value: str) -> str:
     return TRUTH.get(value, value)
 
 
-def version_key(release: str) -> list[tuple[int, int, str]]:
-    """Return a key that sorts kernel releases by their numbers: 6.1.0-9 before 6.1.0-30."""
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", release)]
-
-
 def parse_kernel_state(lines: list[str]) -> KernelStateValue:
-    """Parse `uname -r`, /proc/cmdline, and the names of the images and initrds in /boot."""
-    release, cmdline, *files = lines
-    installed = [name.removeprefix(IMAGE) for name in files if name.startswith(IMAGE)]
+    """Parse `uname -r`, /proc/cmdline, the names of the images and initrds in /boot, and what boots next."""
+    end = lines.index(END_OF_FILES) if END_OF_FILES in lines else len(lines)
+    release, cmdline, *files = lines[:end]
+    installed = {found for name in files if (found := release_in(name))}
+    following: NextBoot = next_boot(lines[end + 1 :], {*installed, release.strip()})
     return KernelStateValue(
         release=release.strip(),
-        arguments=tuple(cmdline.split()),
+        arguments=kernel_arguments(cmdline),
         installed=tuple(sorted(installed, key=version_key)),
-        initrds=frozenset(name.removeprefix(INITRD) for name in files if name.startswith(INITRD)),
+        initrds=frozenset(found for name in files if (found := release_in(name, INITRD))),
+        next_release=following.release,
+        next_arguments=following.arguments,
     )
 
 
@@ -108,7 +122,8 @@ class KernelState(FactBase[KernelStateValue]):
         return KernelStateValue("", (), (), frozenset())
 
     def command(self) -> str:
-        return f"uname -r; cat /proc/cmdline; find {IMAGE}* {INITRD}* -maxdepth 0 -print0 {ONE_LINE_EACH}"
+        files = f"find {FILES} -maxdepth 0 -print0 {ONE_LINE_EACH}"
+        return f"uname -r; cat /proc/cmdline; {files}; echo '{END_OF_FILES}'; {READ_NEXT}"
 
     @reading
     def process(self, output: list[str]) -> KernelStateValue:
@@ -133,25 +148,35 @@ class ModuleParameters(FactBase[ModuleParametersValue]):
         return parse_module_parameters(output)
 
 
-def parse_boot_menu(lines: list[str]) -> list[list[str]]:
-    """Parse the kernel arguments of each entry, from grub.cfg's `linux` lines, without recovery entries."""
-    entries = [line.split()[2:] for line in lines]
-    return [words for words in entries if "single" not in words and "recovery" not in words]
-
-
-class BootMenu(FactBase[list[list[str]]]):
-    """The kernel arguments of each entry of the GRUB menu; empty if there is no menu."""
+class InitrdSizes(FactBase[dict[str, int]]):
+    """The bytes of the initrd in /boot of each kernel that has one."""
 
     @staticmethod
-    def default() -> list[list[str]]:
-        return []
+    def default() -> dict[str, int]:
+        return {}
 
     def command(self) -> str:
-        return r"grep -E '^\s*linux\s' /boot/grub/grub.cfg 2>/dev/null || true"
+        return f"find /boot/{INITRD}* -maxdepth 0 -type f -printf '%s %p\\0' {ONE_LINE_EACH}"
 
     @reading
-    def process(self, output: list[str]) -> list[list[str]]:
-        return parse_boot_menu(output)
+    def process(self, output: list[str]) -> dict[str, int]:
+        sizes = (line.partition(" ") for line in output)
+        return {kernel: int(size) for size, _, path in sizes if (kernel := release_in(path, INITRD))}
+
+
+class GrubDefaults(FactBase[dict[str, str]]):
+    """The texts of GRUB's default files by path; empty without GRUB."""
+
+    @staticmethod
+    def default() -> dict[str, str]:
+        return {}
+
+    def command(self) -> str:
+        return f"grep -H '' {GRUB_DEFAULTS} {GRUB_DEFAULTS}.d/*.cfg 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> dict[str, str]:
+        return texts_by_path(output)
 
 
 class Outdated(FactBase[list[str]]):

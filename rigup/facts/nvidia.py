@@ -163,3 +163,40 @@ class GpuUse(FactBase[list[GpuUseValue]]):
     @reading
     def process(self, output: list[str]) -> list[GpuUseValue]:
         return parse_gpu_use(output)
+
+
+@dataclass(frozen=True)
+class Card(Value):
+    """A GPU as the driver names it, its PCI address as in sysfs, and whether it is in MIG mode or will be."""
+
+    index: int
+    name: str
+    address: str
+    mig: bool
+
+
+def parse_cards(lines: list[str]) -> list[Card]:
+    """Parse `nvidia-smi --query-gpu`, without its error messages. Cards that have no MIG mode say `[N/A]`."""
+    rows = [[cell.strip() for cell in line.split(",")] for line in lines]
+    return [
+        # In sysfs the domain has four digits: 00000000:C1:00.0 is 0000:c1:00.0.
+        Card(int(index), name, f"{int(domain, 16):04x}:{rest.lower()}", "Enabled" in modes)
+        for index, name, bus, *modes in (row for row in rows if len(row) == 5 and row[0].isdigit())
+        for domain, _, rest in (bus.partition(":"),)
+    ]
+
+
+class Cards(FactBase[list[Card]]):
+    """The GPUs with their names and MIG modes; empty without a driver."""
+
+    @staticmethod
+    def default() -> list[Card]:
+        return []
+
+    def command(self) -> str:
+        fields = "index,name,pci.bus_id,mig.mode.current,mig.mode.pending"
+        return f"nvidia-smi --query-gpu={fields} --format=csv,noheader 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> list[Card]:
+        return parse_cards(output)

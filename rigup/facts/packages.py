@@ -10,7 +10,7 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.distros.apt_sources import source_uris
-from rigup.facts.reading import ONE_LINE_EACH, Value, reading
+from rigup.facts.reading import ONE_LINE_EACH, Value, reading, texts_by_path
 
 UPDATES = "/var/lib/dpkg/updates/"
 REMOVAL = re.compile(r"^(?:Remv|Purg) (\S+)")
@@ -65,11 +65,7 @@ def parse_apt_versions(lines: list[str]) -> dict[str, list[str]]:
 
 def parse_apt_sources(lines: list[str]) -> dict[str, set[str]]:
     """Parse `{path: repository addresses}` from `grep -H` lines of apt's source files."""
-    texts: dict[str, str] = {}
-    for line in lines:
-        path, _, text = line.partition(":")
-        texts[path] = f"{texts.get(path, '')}{text}\n"
-    return {path: source_uris(path, text) for path, text in texts.items()}
+    return {path: source_uris(path, text) for path, text in texts_by_path(lines).items()}
 
 
 class AptSources(FactBase[dict[str, set[str]]]):
@@ -159,6 +155,28 @@ class InstalledVersions(FactBase[dict[str, str]]):
     @reading
     def process(self, output: list[str]) -> dict[str, str]:
         return parse_installed_versions(output)
+
+
+def parse_held(lines: list[str]) -> dict[str, str]:
+    """Parse `{package: version}` of packages on hold, "" if not installed, from lines `STATUS PACKAGE VERSION`."""
+    rows = ([*line.split("\t"), "", ""][:3] for line in lines)
+    return {package: version if status[1:2] == "i" else "" for status, package, version in rows if status[:1] == "h"}
+
+
+class HeldPackages(FactBase[dict[str, str]]):
+    """`{package: version}` of the packages on hold (`apt-mark hold`); the version is empty if it is not installed."""
+
+    @staticmethod
+    def default() -> dict[str, str]:
+        return {}
+
+    def command(self) -> str:
+        query = "dpkg-query -W -f '${db:Status-Abbrev}\\t${Package}\\t${Version}\\n' 2>/dev/null"
+        return f"{query} | grep '^h' || true"
+
+    @reading
+    def process(self, output: list[str]) -> dict[str, str]:
+        return parse_held(output)
 
 
 class BrokenPackages(FactBase[DpkgTrouble]):

@@ -6,7 +6,7 @@ Python, no curl, no driver): pyinfra drops a host whose fact command fails, even
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import cache, wraps
 from typing import Any, ParamSpec, Protocol, TypeVar, get_type_hints
@@ -66,6 +66,15 @@ def reading(process: Callable[_P, _T]) -> Callable[_P, _T]:
             raise FactProcessError(f"unexpected output: {error}") from error
 
     return wrapper
+
+
+def texts_by_path(lines: Iterable[str]) -> dict[str, str]:
+    """Return the texts of files by path, from the output of `grep -H ''`."""
+    texts: dict[str, str] = {}
+    for line in lines:
+        path, _, text = line.partition(":")
+        texts[path] = f"{texts.get(path, '')}{text}\n"
+    return texts
 
 
 def read_object(text: str) -> dict[str, Any]:

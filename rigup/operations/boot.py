@@ -13,13 +13,13 @@ from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.context import host
 from pyinfra.facts.server import Which
 
+from rigup.boot_loader import INITRD, release_in
 from rigup.facts.kernel import Outdated
 from rigup.operations._host import exclusive
 
 Commands = Generator[StringCommand, None, None]
 
 BOOT = "/boot"
-INITRD = f"{BOOT}/initrd.img-"
 
 
 def _foreseen(written: OperationMeta) -> bool:
@@ -36,11 +36,13 @@ def initramfs(source: str, written: OperationMeta) -> Commands:
     if not host.get_fact(Which, command="update-initramfs"):
         host.noop("this host does not use initramfs-tools")
         return
-    stale = host.get_fact(Outdated, directory=BOOT, pattern="initrd.img-*", source=source)
+    outdated = host.get_fact(Outdated, directory=BOOT, pattern=f"{INITRD}*", source=source)
+    # DKMS and others keep old ones beside them.
+    stale = [kernel for path in outdated if (kernel := release_in(path, INITRD))]
     if not stale and not _foreseen(written):
         host.noop(f"every initramfs is newer than {source}")
         return
-    for kernel in [path.removeprefix(INITRD) for path in stale] or ["all"]:
+    for kernel in stale or ["all"]:
         yield exclusive(BOOT, "update-initramfs -u -k", QuoteString(kernel))
 
 

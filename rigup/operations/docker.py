@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pyinfra.api.command import QuoteString
@@ -28,11 +28,15 @@ VALIDATE = ("dockerd", "--validate", "--config-file=%s")
 
 @operation()
 def daemon_config(
-    values: Mapping[str, Any], timeout: float = 180, max_unavailable: int = 1, ready_timeout: float = 2700
+    values: Mapping[str, Any],
+    unless: Mapping[str, Collection[str]] | None = None,
+    timeout: float = 180,
+    max_unavailable: int = 1,
+    ready_timeout: float = 2700,
 ) -> Commands:
     """Make Docker run with `values` in its daemon.json, next to the keys of others.
 
-    + values: merged as by `files.merged_file`
+    + values, unless: merged as by `files.merged_file`
     + timeout: seconds until Docker must be up
     + max_unavailable: on how many hosts of a run at a time Docker may be restarted while endpoints serve
     + ready_timeout: seconds until everything that served must serve again
@@ -41,7 +45,7 @@ def daemon_config(
     restored, Docker is started with that, and the operation fails.
     """
     try:
-        merged = merged_file(DAEMON_JSON, values)
+        merged = merged_file(DAEMON_JSON, values, unless)
     except OperationError as error:
         yield refusal(str(error))
         return

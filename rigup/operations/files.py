@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,11 +216,14 @@ class Merged:
     values: Mapping[str, Any]
 
 
-def merged_file(dest: str, values: Mapping[str, Any]) -> Merged | None:
+def merged_file(
+    dest: str, values: Mapping[str, Any], unless: Mapping[str, Collection[str]] | None = None
+) -> Merged | None:
     """Return the JSON file `dest` of the current host with `values` merged into it; None if it has them already.
 
     Objects are merged key by key, missing list entries are put in front, and all other values replace the present
-    ones. Keys of an earlier deploy (see the ledger) that `values` no longer has are removed.
+    ones. Keys of an earlier deploy (see the ledger) that `values` no longer has are removed. A key of `unless` is left
+    out if the file has one of its keys, which no deploy has set.
     Raises OperationError if the file cannot be merged into.
     """
     there: FileState | None = host.get_fact(FileInfo, path=dest)
@@ -230,8 +233,10 @@ def merged_file(dest: str, values: Mapping[str, Any]) -> Merged | None:
     before = host.get_fact(FileText, path=f"{paths.BEFORE}{dest}")
     former: Ledger = host.get_fact(HostLedger)
     try:
-        present = _object(text)
-        others = unmerge(present, former.keys.get(dest, {}), _object(before)).values
+        present, ours = _object(text), former.keys.get(dest, {})
+        others = unmerge(present, ours, _object(before)).values
+        theirs = others.keys() - ours.keys()
+        values = {key: value for key, value in values.items() if not theirs & {*(unless or {}).get(key, ())}}
         merged = merge(others, values)
     except ValueError as error:
         raise OperationError(

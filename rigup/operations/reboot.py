@@ -14,9 +14,9 @@ from pyinfra.api.state import StateStage
 from pyinfra.connectors.util import clear_askpass_cache
 from pyinfra.context import host, state
 
+from rigup.boot_loader import version_key
 from rigup.facts.kernel import (
     BootId,
-    BootMenu,
     KernelState,
     KernelStateValue,
     ModuleParameters,
@@ -52,7 +52,7 @@ def reasons(
         found.append(f"the kernel was booted without {' '.join(missing)}")
     if staying := [argument for argument in leaving if argument in kernel.arguments]:
         found.append(f"the kernel was booted with {' '.join(staying)}, which the settings no longer have")
-    on_disk = driver.on_disk.get(kernel.newest) or driver.on_disk.get(kernel.release)
+    on_disk = driver.on_disk.get(kernel.boots_next) or driver.on_disk.get(kernel.release)
     if driver.loaded is None:
         found.append("the NVIDIA module is not loaded" + (" (nouveau is)" if driver.nouveau else ""))
     elif on_disk and driver.loaded != on_disk:
@@ -65,35 +65,35 @@ def reasons(
 
 
 def newer_kernel(kernel: KernelStateValue) -> list[str]:
-    """Return the one reason that can wait: everything that a deploy needs runs with the present kernel too."""
-    return [] if kernel.release == kernel.newest else [f"kernel {kernel.newest} is installed, {kernel.release} runs"]
+    """Return the one reason that can wait: everything that a deploy needs runs with the present kernel too.
 
-
-def obstacles(
-    kernel: KernelStateValue,
-    driver: DriverStateValue,
-    menu: Sequence[Sequence[str]] = (),
-    kernel_args: Sequence[str] = (),
-) -> list[str]:
-    """Return why a reboot would fail, break the GPUs or change nothing: what must be fixed first.
-
-    `menu` has the arguments of each entry of the GRUB menu; it is empty if they are unknown.
+    A boot loader that boots an older kernel next was told so by somebody.
     """
+    following, running = kernel.boots_next, kernel.release
+    newer = version_key(following) > version_key(running)
+    return [f"kernel {following} is installed, {running} runs"] if newer else []
+
+
+def obstacles(kernel: KernelStateValue, driver: DriverStateValue, kernel_args: Sequence[str] = ()) -> list[str]:
+    """Return why a reboot would fail, break the GPUs or change nothing: what must be fixed first."""
     found = []
-    lost = [argument for argument in kernel_args if not any(argument in entry for entry in menu)] if menu else []
+    menu = kernel.next_arguments
+    lost = [argument for argument in kernel_args if argument not in menu] if menu is not None else []
     if missing := [argument for argument in lost if argument not in kernel.arguments]:
         found.append(
-            f"the GRUB menu, /boot/grub/grub.cfg, has no entry with {' '.join(missing)}: another file in "
-            f"{posixpath.dirname(GRUB_CONFIG)} overrides {posixpath.basename(GRUB_CONFIG)}, or another program than "
-            "`update-grub` writes the menu"
+            f"the entry of the boot menu that boots next, with kernel {kernel.boots_next}, has no {' '.join(missing)}: "
+            f"another file in {posixpath.dirname(GRUB_CONFIG)} overrides {posixpath.basename(GRUB_CONFIG)}, the "
+            "default is a custom entry, or another program than `update-grub` writes the menu"
         )
-    if kernel.newest not in driver.on_disk:
+    if kernel.boots_next not in driver.on_disk:
         found.append(
-            f"there is no NVIDIA module for kernel {kernel.newest}, which boots next: check `dkms status` and install "
-            f"linux-headers-{kernel.newest}"
+            f"there is no NVIDIA module for kernel {kernel.boots_next}, which boots next: check `dkms status` and "
+            f"install linux-headers-{kernel.boots_next}"
         )
-    if kernel.installed and kernel.initrds and kernel.newest not in kernel.initrds:
-        found.append(f"kernel {kernel.newest} has no initrd in /boot: run `update-initramfs -c -k {kernel.newest}`")
+    if kernel.installed and kernel.initrds and kernel.boots_next not in kernel.initrds:
+        found.append(
+            f"kernel {kernel.boots_next} has no initrd in /boot: run `update-initramfs -c -k {kernel.boots_next}`"
+        )
     return found
 
 
@@ -122,10 +122,8 @@ def when_needed(
     """
     options = modprobe_options or {}
     kernel: KernelStateValue = host.get_fact(KernelState)
-    leaving = [argument for argument in former_args if argument in kernel.arguments]
-    if leaving:
-        menu: list[list[str]] = host.get_fact(BootMenu)
-        leaving = [argument for argument in leaving if menu and not any(argument in entry for entry in menu)]
+    menu = kernel.next_arguments
+    leaving = [each for each in former_args if menu is not None and each in kernel.arguments and each not in menu]
     why = reasons(
         kernel,
         host.get_fact(DriverState),
@@ -147,8 +145,7 @@ def when_needed(
     def reboot(host: Host) -> None:
         kernel, driver, _ = _state_now(host, options)
         listed = "; ".join(why)
-        menu = read_now(host, BootMenu)
-        if blocking := obstacles(kernel, driver, menu, kernel_args):
+        if blocking := obstacles(kernel, driver, kernel_args):
             raise OperationError(
                 f"{host.name} needs a reboot ({listed}), but {'; '.join(blocking)}. Fix that and run again."
             )

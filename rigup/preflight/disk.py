@@ -15,41 +15,59 @@ from rigup.text import size
 # The size of an image on disk relative to its compressed size: about 2.2 times unpacked, and Docker 29's store keeps
 # both.
 IMAGE_FACTOR = 3.2
-PROGRAMS, TOOLKIT = "/usr", "/usr/local"
+PROGRAMS, TOOLKIT, BOOT, ARCHIVES = "/usr", "/usr/local", "/boot", "/var/cache/apt/archives"
 # What packages need below these paths: the driver and Docker, and the CUDA toolkit.
 SYSTEM_BYTES = 4 * GIB
 CUDA_BYTES = 10 * GIB
+# The packages themselves, which apt-get keeps. Counted only if they are on another file system than the programs.
+SYSTEM_ARCHIVE_BYTES = 1 * GIB
+CUDA_ARCHIVE_BYTES = 5 * GIB
 # torch, its CUDA libraries, the kernels of an engine that runs without a container, and their downloads.
 VENV_BYTES = 24 * GIB
-# What the download leaves free if the store shares the disk with the system.
+# What the download leaves free if the store shares the disk with the system. A file system of boot files or of packages
+# needs nothing to spare.
 MARGIN = 2 * GIB
 
 
 def disk_paths(settings: Settings, store: DockerStore = USUAL_STORE) -> list[str]:
     """Return the paths whose file systems are checked."""
-    return [PROGRAMS, TOOLKIT, ENGINES, settings.model_store, store.data, store.containerd]
+    return [PROGRAMS, TOOLKIT, ENGINES, settings.model_store, store.data, store.containerd, BOOT, ARCHIVES]
 
 
 def disk(host: HostCheck) -> None:
     """Check the free space of every file system that a deploy writes to."""
     disks = host.facts.disk.disks
     needs: dict[str, list[tuple[int, str]]] = {}
+    read_only: dict[str, list[str]] = {}
+    spare: dict[str, int] = {}
     for path, count, what in _needed_bytes(host):
         disk = disks.get(path)
         if disk is None:
             host.problem("disk", f"no file system was found for {path}", "check what is mounted there")
             continue
-        needs.setdefault(disk.mount, []).append((count, what))
+        if disk.read_only:
+            read_only.setdefault(disk.mount, []).append(what)
+        else:
+            needs.setdefault(disk.mount, []).append((count, what))
+            spare[disk.mount] = max(spare.get(disk.mount, 0), 0 if path in (BOOT, ARCHIVES) else MARGIN)
+    for mount, purposes in read_only.items():
+        host.problem(
+            "disk",
+            f"{mount} is mounted read-only, and {', '.join(purposes)} must be written there",
+            f"run `mount -o remount,rw {mount}` there and correct /etc/fstab, or choose another directory "
+            "(`model_store`; Docker's `data-root`)",
+        )
     free = {disk.mount: disk.available for disk in disks.values()}
     for mount, entries in needs.items():
-        total = sum(count for count, _ in entries) + MARGIN
+        total = sum(count for count, _ in entries) + spare[mount]
         if free[mount] < total:
             parts = ", ".join(f"{size(count, binary=True)} for {what}" for count, what in entries)
+            parts += f", {size(spare[mount], binary=True)} spare" if spare[mount] else ""
             host.problem(
                 "disk",
-                f"{mount} has {size(free[mount], binary=True)} free and needs {size(total, binary=True)}: {parts}, "
-                f"{size(MARGIN, binary=True)} spare",
-                f"free {size(total - free[mount], binary=True)} there, or mount a larger disk",
+                f"{mount} has {size(free[mount], binary=True)} free and needs {size(total, binary=True)}: {parts}",
+                f"free {size(total - free[mount], binary=True)} there, or mount a larger disk"
+                + ("; `apt-get autoremove --purge` removes old kernels" if mount == BOOT else ""),
             )
 
 
@@ -70,10 +88,22 @@ def _needed_bytes(host: HostCheck) -> list[tuple[str, int, str]]:
             needed.append((ENGINES, VENV_BYTES, ", ".join(venv.packages)))
     if host.lacks_packages(driver_group(host.settings), docker_group(host.settings)):
         needed.append((PROGRAMS, SYSTEM_BYTES, "driver and Docker"))
+        needed += _archives(host, SYSTEM_ARCHIVE_BYTES, "the packages of driver and Docker")
     cuda = cuda_group(host.settings)
     if cuda and host.lacks_packages(cuda):
         needed.append((TOOLKIT, CUDA_BYTES, cuda))
+        needed += _archives(host, CUDA_ARCHIVE_BYTES, f"the packages of {cuda}")
+    initrds = host.facts.disk.initrd_bytes
+    if initrds and host.lacks_packages(driver_group(host.settings)):
+        # The new ones are written one after the other, each before it replaces the old one (update-initramfs(8)).
+        needed.append((BOOT, max(initrds.values()), "a new initramfs"))
     return needed
+
+
+def _archives(host: HostCheck, count: int, what: str) -> list[tuple[str, int, str]]:
+    """Return what downloaded packages need beside the programs; nothing if they share a file system."""
+    mounts = [disk.mount for path in (PROGRAMS, ARCHIVES) if (disk := host.facts.disk.disks.get(path))]
+    return [] if len(set(mounts)) < 2 else [(ARCHIVES, count, what)]
 
 
 def own_disk(host: HostCheck) -> None:

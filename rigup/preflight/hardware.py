@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rigup.boot_loader import GRUB_ARGUMENTS, GRUB_DEFAULTS, grub_drop_in
 from rigup.config.endpoint import gpu_indices
 from rigup.distros.table import distro_id
 from rigup.errors import RigupError
+from rigup.host_config import shell_variables
+from rigup.paths import GRUB_CONFIG
 from rigup.preflight.snapshot import GIB, HostCheck, PciDevice
 from rigup.text import size
 
@@ -61,10 +64,23 @@ def gpus(host: HostCheck) -> None:
     """Check that every endpoint gets the GPUs that its recipe needs."""
     displays = nvidia_gpus(host.facts.hardware.pci)
     cards = [d for d in displays if d.device >> 4 == 0x2BB]
+    names = {card.address: f"{card.name}, " for card in host.facts.hardware.cards}
+    if displays and not cards:
+        kinds = dict[str, list[str]]()
+        for other in displays:
+            kinds.setdefault(f"{names.get(other.address, '')}10de:{other.device:04x}", []).append(other.address)
+        listed = "; ".join(f"{kind} (at {', '.join(addresses)})" for kind, addresses in kinds.items())
+        host.problem(
+            "gpus",
+            f"0 supported among {len(displays)} GPUs: {listed}",
+            "use a host with RTX PRO 6000 Blackwell cards (10de:2bb*): the recipes are for these",
+        )
+        return
     for other in (d for d in displays if d not in cards):
         host.problem(
             "gpus",
-            f"the GPU at {other.address} is 10de:{other.device:04x}, not an RTX PRO 6000 Blackwell (10de:2bb*)",
+            f"the GPU at {other.address} is {names.get(other.address, '')}10de:{other.device:04x}, not an RTX PRO 6000 "
+            "Blackwell (10de:2bb*)",
             "remove it, or use another host: the engine would see this GPU too",
         )
     numbers, users = host.facts.hardware.gpu_indices, dict[int, str]()
@@ -111,6 +127,17 @@ def gpus(host: HostCheck) -> None:
                     f"recipe {endpoint.recipe} needs {size(endpoint.vram_mib << 20, binary=True)}",
                     "choose a recipe that fits",
                 )
+
+
+def mig(host: HostCheck) -> None:
+    """Check that no GPU is partitioned: CDI lists the partitions of such a GPU, and not the GPU itself."""
+    for card in host.facts.hardware.cards:
+        if card.mig:
+            host.problem(
+                "gpus",
+                f"GPU {card.index} ({card.name}, at {card.address}) is in MIG mode: engines need whole GPUs",
+                f"run `nvidia-smi -i {card.index} -mig 0` there; if it then says that a reset is pending, reboot",
+            )
 
 
 def slots(host: HostCheck) -> None:
@@ -172,6 +199,27 @@ def kernel_args(host: HostCheck) -> None:
             "add them to the configuration of this host's boot loader, such as /etc/kernel/cmdline, and reboot; or set "
             "`kernel_args: []`",
         )
+    elif lacking and (found := _overriding(host)):
+        path, lost = found
+        host.problem(
+            "kernel",
+            f"{path} sets {GRUB_ARGUMENTS} anew, without {' '.join(lost)} (`kernel_args`) of {GRUB_CONFIG}",
+            f'begin its value with "${GRUB_ARGUMENTS} ", or add the arguments to it',
+        )
+
+
+def _overriding(host: HostCheck) -> tuple[str, list[str]] | None:
+    """Return the default file of GRUB in which arguments of ours get lost, and those; None if there is none."""
+    texts = {**host.facts.system.grub_defaults, GRUB_CONFIG: grub_drop_in(host.settings.kernel_args)}
+    names: dict[str, str] = {}
+    # grub-mkconfig reads the directory after the file.
+    for path in sorted(texts, key=lambda path: (path != GRUB_DEFAULTS, path)):
+        names = shell_variables([texts[path]], names)
+        words = f"{names.get('GRUB_CMDLINE_LINUX', '')} {names.get(GRUB_ARGUMENTS, '')}".split()
+        lost = [argument for argument in host.settings.kernel_args if argument not in words]
+        if lost and path > GRUB_CONFIG:
+            return path, lost
+    return None
 
 
 def iommu(host: HostCheck) -> None:

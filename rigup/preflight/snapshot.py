@@ -40,13 +40,28 @@ class Slot(Protocol):
     def window(self) -> int: ...
 
 
+class Card(Protocol):
+    """A GPU that the driver knows: its index and name, its PCI address, and whether it is or will be in MIG mode."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def mig(self) -> bool: ...
+
+
 class Disk(Protocol):
-    """A file system: its mount point and its free bytes."""
+    """A file system: its mount point, its free bytes, and whether nothing can be written there."""
 
     @property
     def mount(self) -> str: ...
     @property
     def available(self) -> int: ...
+    @property
+    def read_only(self) -> bool: ...
 
 
 class Listener(Protocol):
@@ -71,7 +86,8 @@ class Reachability(Protocol):
 class SystemFacts:
     """The operating system.
 
-    `privilege` is how the login user becomes root: root, sudo or none. `kernel_arguments` are those of the last boot.
+    `privilege` is how the login user becomes root: root, sudo or none. `kernel_arguments` are those of the last boot,
+    `grub_defaults` the texts of GRUB's default files by path, `next_kernel` the release that boots next.
     """
 
     os_release: Mapping[str, str]
@@ -80,6 +96,8 @@ class SystemFacts:
     privilege: str
     kernel_arguments: Collection[str] = ()
     has_update_grub: bool = True
+    grub_defaults: Mapping[str, str] = field(default_factory=dict)
+    next_kernel: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +105,7 @@ class HardwareFacts:
     """The machine.
 
     `memory` is in bytes. `cpus` includes offline CPUs. `slots` are the GPUs' slots by PCI address. `gpu_indices` maps
-    the UUID of each GPU to its index, and is empty without a driver.
+    the UUID of each GPU to its index; it and `cards` are empty without a driver.
     """
 
     memory: int
@@ -96,6 +114,7 @@ class HardwareFacts:
     cpus: int = 1
     slots: Mapping[str, Slot] = field(default_factory=dict)
     gpu_indices: Mapping[str, int] = field(default_factory=dict)
+    cards: Sequence[Card] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +123,8 @@ class DiskFacts:
 
     `disks` has an entry for each path of `disk_paths`. `labels` are file system labels, read only with `model_disk`.
     `stored_bytes` is what each checkpoint directory already holds. `has_model_source` says whether `model_source` is a
-    directory, and `in_model_source` lists the paths of the checkpoints that it holds completely.
+    directory, and `in_model_source` lists the paths of the checkpoints that it holds completely. `initrd_bytes` has the
+    size of each kernel's initrd in /boot.
     """
 
     disks: Mapping[str, Disk]
@@ -112,6 +132,7 @@ class DiskFacts:
     stored_bytes: Mapping[str, int] = field(default_factory=dict)
     has_model_source: bool = True
     in_model_source: Collection[str] = ()
+    initrd_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,7 +154,8 @@ class SoftwareFacts:
     the verification client is installed. `daemon_json` and `containerd_toml` are the texts of these files, None if
     there is no file. `foreign` are the paths of `software.FOREIGN` that exist. `conflicting` are the packages that the
     deploy removes, `removals` everything that apt would remove with them, and `containers` the names of other people's
-    running containers.
+    running containers. `driver` is the version of the driver that is loaded and also on the disk, None if there is
+    none. `held` maps packages on hold to their versions, "" for one that is not installed.
     """
 
     installed: Mapping[str, str] = field(default_factory=dict)
@@ -147,6 +169,8 @@ class SoftwareFacts:
     conflicting: Collection[str] = ()
     removals: Collection[str] = ()
     containers: Collection[str] = ()
+    driver: str | None = None
+    held: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

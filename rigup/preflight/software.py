@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
 from rigup.distros.apt_sources import entangled_sources, repositories
-from rigup.distros.driver import conflicting, driver_packages, upstream
-from rigup.distros.table import major_minor, short_of_cuda
+from rigup.distros.driver import conflicting, driver_packages, other_drivers, upstream
+from rigup.distros.table import header_packages, major_minor, short_of_cuda
 from rigup.errors import RigupError
 from rigup.host_config import DAEMON_JSON
-from rigup.lock.packages import docker_group, driver_group, driver_install
+from rigup.lock.packages import cuda_group, docker_group, driver_group, driver_install, toolkit_group
 from rigup.preflight.snapshot import HostCheck
 from rigup.text import from_json
 
+# What both drivers that write files understand (docs.docker.com/engine/logging/drivers).
+BOTH_LIMIT = frozenset({"local", "json-file"})
+LIMITS = frozenset({"max-size", "max-file", "compress"})
+# A package of the driver and its version, which begins with the driver's.
+DRIVER_PART = re.compile(r"(lib|xserver-xorg-video-)?nvidia-(?!container).* (\d+:)?\d{3}\.\d+[.-].*")
 SNAP_DOCKER = "/snap/bin/docker"
 RUN_FILE_DRIVER = "/usr/bin/nvidia-uninstall"
 CDI_BY_HAND = "/etc/cdi/nvidia.yaml"
+# Packages that bring a kernel module of NVIDIA's, of any origin: Debian, Ubuntu (also prebuilt) and NVIDIA.
+MODULE_PACKAGES = ("nvidia-*kernel*", "nvidia-*dkms*", "linux-modules-nvidia-*", "linux-objects-nvidia-*")
 FOREIGN = (SNAP_DOCKER, RUN_FILE_DRIVER, CDI_BY_HAND)
 """Paths of installations that apt does not know about."""
 
@@ -37,6 +49,47 @@ def apt_sources(host: HostCheck) -> None:
                 f"{path} names {', '.join(sorted(repository.uris))}, which {repository.source_path} will name",
                 "remove it from that file: apt fails where two files name different keys for one repository",
             )
+
+
+def headers(host: HostCheck) -> None:
+    """Check that the headers of the kernel that boots next have a known name: the driver is built against them."""
+    if host.distro is None or not host.facts.system.next_kernel:
+        return
+    try:
+        header_packages(host.distro, host.facts.system.next_kernel, host.facts.software.installed)
+    except RigupError as error:
+        host.problem("kernel", error.message, error.remedy)
+
+
+def held(host: HostCheck) -> None:
+    """Check that the deploy changes no package that `apt-mark hold` keeps: apt would refuse the whole transaction."""
+    there = host.facts.software.held
+    if host.distro is None or not there:
+        return
+    groups = (driver_group, docker_group, toolkit_group, cuda_group)
+    locked = host.lock.packages.get(host.distro, {})
+    wanted = {name: version for group in groups for name, version in locked.get(group(host.settings) or "", {}).items()}
+    changes = {name: f"to {version}" for name, version in wanted.items() if there.get(name, version) != version}
+    leaving = conflicting(there)
+    try:
+        driver = driver_install(host.lock, host.distro, host.settings)
+        leaving += other_drivers(there, driver)
+        # The locked packages depend on others of the same version.
+        parts = [name for name, version in there.items() if version and DRIVER_PART.fullmatch(f"{name} {version}")]
+        changes |= {name: f"to {driver.version}" for name in parts if upstream(there[name]) != driver.version}
+    except RigupError:
+        # `packages` reports it.
+        pass
+    changes |= dict.fromkeys((name for name in leaving if there[name]), "to be removed")
+    if changes:
+        listed = ", ".join(
+            f"{name} {there[name] or 'not installed'} ({what})" for name, what in sorted(changes.items())
+        )
+        host.problem(
+            "packages",
+            f"held packages that this deploy changes: {listed}",
+            f"run `apt-mark unhold {' '.join(sorted(changes))}` there; `apt-mark hold` again once the deploy is done",
+        )
 
 
 def driver_cuda(host: HostCheck) -> None:
@@ -106,6 +159,16 @@ def foreign(host: HostCheck) -> None:
             f"the driver was installed with NVIDIA's .run file ({RUN_FILE_DRIVER}); apt would overwrite its files",
             "run `nvidia-uninstall` there, and reboot",
         )
+        return
+    driver, installed = host.facts.software.driver, host.facts.software.installed
+    if driver and not any(fnmatchcase(name, pattern) for name in installed for pattern in MODULE_PACKAGES):
+        host.problem(
+            "driver",
+            f"driver {driver} is loaded, and neither an apt package nor NVIDIA's .run file has installed it: apt would "
+            "install a second one next to it",
+            "remove it as it was installed (by the image, the provider's agent or `make install`; `modinfo -n nvidia` "
+            "and `type -a nvidia-smi` show where it is) and reboot, or use an image without a driver",
+        )
 
 
 def replaced(host: HostCheck) -> None:
@@ -158,7 +221,8 @@ def daemon_json(host: HostCheck) -> None:
     """Check that keys can be merged into Docker's daemon.json."""
     text, reason = (host.facts.software.daemon_json or "").strip() or "{}", ""
     try:
-        if isinstance(from_json(text), dict):
+        if isinstance(written := from_json(text), dict):
+            _log_driver(host, written)
             return
     except ValueError as error:
         reason = f": {error}"
@@ -166,4 +230,20 @@ def daemon_json(host: HostCheck) -> None:
         "docker",
         f"{DAEMON_JSON} is not a JSON object{reason}",
         "fix the file or move it away: the deploy merges its keys into it",
+    )
+
+
+def _log_driver(host: HostCheck, written: Mapping[str, Any]) -> None:
+    """Check that the log driver of the settings understands the options in daemon.json: Docker refuses unknown ones."""
+    chosen, present = host.settings.docker_log_driver, str(written.get("log-driver", "json-file"))
+    options = written.get("log-opts")
+    if not options or not isinstance(options, dict) or chosen in (None, present):
+        return
+    if {chosen, present} <= BOTH_LIMIT and LIMITS.issuperset(options):
+        return
+    host.problem(
+        "docker",
+        f"{DAEMON_JSON} has options of the log driver {present} ({', '.join(sorted(options))}), and the settings "
+        f"choose {chosen} (`docker_log_driver`)",
+        "remove `docker_log_driver` from the settings to keep that driver, or `log-opts` from the file",
     )

@@ -8,7 +8,17 @@ from typing import Any
 from rigup.audit.check import check
 from rigup.audit.expect import expect, expect_at_least, expect_none, expect_repository
 from rigup.audit.subject import Subject
-from rigup.host_config import DAEMON_JSON
+from rigup.host_config import DAEMON_JSON, log_driver
+
+
+def configured(rig: Subject) -> dict[str, Any]:
+    """Return Docker's daemon.json. The check fails if it is not JSON."""
+    try:
+        written: dict[str, Any] = json.loads(rig.text(DAEMON_JSON) or "{}")
+    except ValueError:
+        written = {}
+        expect(f"valid JSON in {DAEMON_JSON}", "none")
+    return written
 
 
 def daemon(rig: Subject) -> dict[str, Any]:
@@ -55,22 +65,18 @@ def test_docker_running(rig: Subject) -> None:
 @check("major", "docker_log_driver", "registry_mirror")
 def test_docker_config(rig: Subject) -> None:
     """daemon.json must contain rigup's keys, in addition to any others."""
-    try:
-        written = json.loads(rig.text(DAEMON_JSON) or "{}")
-    except ValueError:
-        written = {}
-        expect(f"valid JSON in {DAEMON_JSON}", "none")
+    written = configured(rig)
     expected: dict[str, object] = {
         "runtimes.nvidia": {"path": "nvidia-container-runtime", "args": []},
         "writable by": "root only",
         "features.cdi": True,
-        "log-driver": rig.settings.docker_log_driver,
+        "log-driver": log_driver(written, rig.settings.docker_log_driver),
     }
     found = {
         "runtimes.nvidia": written.get("runtimes", {}).get("nvidia", "nothing"),
         "writable by": rig.output("find %s -maxdepth 0 -user root ! -perm /022 -printf 'root only'", DAEMON_JSON),
         "features.cdi": written.get("features", {}).get("cdi", "nothing"),
-        "log-driver": written.get("log-driver", "nothing"),
+        "log-driver": written.get("log-driver", "json-file" if "log-opts" in written else "nothing"),
     }
     if rig.settings.registry_mirror:
         expected["registry-mirrors"] = rig.settings.registry_mirror
@@ -89,7 +95,10 @@ def test_docker_runtime(rig: Subject) -> None:
 @check("minor", "docker_log_driver", root=True)
 def test_docker_log_driver(rig: Subject) -> None:
     """The running daemon must use the configured log driver."""
-    expect(rig.settings.docker_log_driver, daemon(rig).get("LoggingDriver", "docker info fails"))
+    expect(
+        log_driver(configured(rig), rig.settings.docker_log_driver),
+        daemon(rig).get("LoggingDriver", "docker info fails"),
+    )
 
 
 @check("critical", repair=("docker", "reboot"))

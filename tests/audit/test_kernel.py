@@ -5,7 +5,9 @@ from __future__ import annotations
 from rigup.audit.check import check
 from rigup.audit.expect import expect, expect_file, expect_none
 from rigup.audit.subject import Subject
+from rigup.boot_loader import INITRD, READ_NEXT, kernel_arguments, next_boot, release_in
 from rigup.distros.table import header_packages
+from rigup.errors import RigupError
 from rigup.paths import GRUB_CONFIG, MODPROBE_CONFIG
 
 TRUTH = {"Y": "1", "N": "0"}
@@ -19,8 +21,12 @@ def plain(value: object) -> str:
 @check("critical")
 def test_kernel_headers(rig: Subject) -> None:
     """The driver is compiled against headers: the running kernel needs its own, and the next kernel must get some."""
-    images = [name for name in rig.installed if name.startswith("linux-image-")]
-    needed = header_packages(rig.distro, rig.kernel, images)
+    try:
+        headers = header_packages(rig.distro, rig.kernel, rig.installed)
+    except RigupError as error:
+        expect_none("headers for the running kernel", [error.message])
+        return
+    needed = (headers.package, *headers.metas)
     missing = [name for name in needed if name not in rig.installed]
     expect_none(f"{', '.join(needed)} installed", [f"{name} is not" for name in missing])
 
@@ -63,19 +69,20 @@ def test_kernel_module_options_kept(rig: Subject) -> None:
 def test_kernel_next(rig: Subject) -> None:
     """The kernel that boots next must have a driver and an initrd, or a reboot loses the GPUs."""
     listed = rig.names("find /boot/ -mindepth 1 -maxdepth 1 -printf '%f\\0' | sort -zV")
-    kernels = [name.removeprefix("vmlinuz-") for name in listed if name.startswith("vmlinuz-")]
-    newest = kernels[-1] if kernels else rig.kernel
-    modules = rig.names("find /lib/modules/%s -name 'nvidia.ko*' -print0", newest)
-    lacking = [] if modules else [f"no NVIDIA module for {newest}"]
-    if kernels and any(name.startswith("initrd.img-") for name in listed) and f"initrd.img-{newest}" not in listed:
-        lacking.append(f"no initrd for {newest}")
-    expect_none(f"a driver and an initrd for {newest}", lacking)
+    kernels = [release for name in listed if (release := release_in(name))]
+    following = next_boot(rig.output(READ_NEXT).splitlines(), {*kernels, rig.kernel}).release
+    booting = following or (kernels[-1] if kernels else rig.kernel)
+    modules = rig.names("find /lib/modules/%s -name 'nvidia.ko*' -print0", booting)
+    lacking = [] if modules else [f"no NVIDIA module for {booting}"]
+    if kernels and any(release_in(name, INITRD) for name in listed) and f"{INITRD}{booting}" not in listed:
+        lacking.append(f"no initrd for {booting}")
+    expect_none(f"a driver and an initrd for {booting}", lacking)
 
 
 @check("critical", "kernel_args", repair=("reboot",))
 def test_kernel_args(rig: Subject) -> None:
     """The running kernel must have been booted with these arguments."""
-    running = (rig.text("/proc/cmdline") or "").split()
+    running = kernel_arguments(rig.text("/proc/cmdline") or "")
     missing = [argument for argument in rig.settings.kernel_args if argument not in running]
     expect_none(" ".join(rig.settings.kernel_args), [f"booted without {argument}" for argument in missing])
 
@@ -87,7 +94,7 @@ def test_kernel_args_kept(rig: Subject) -> None:
     line = f'GRUB_CMDLINE_LINUX_DEFAULT="${{GRUB_CMDLINE_LINUX_DEFAULT}} {" ".join(rig.settings.kernel_args)}"\n'
     expect_file(rig, GRUB_CONFIG, line if rig.settings.kernel_args else "")
     menu = rig.text("/boot/grub/grub.cfg") or ""
-    entries = [line.split() for line in menu.splitlines() if line.split()[:1] == ["linux"]]
+    entries = [kernel_arguments(line) for line in menu.splitlines() if line.split()[:1] == ["linux"]]
     normal = [words for words in entries if "single" not in words and "recovery" not in words]
     if not normal:
         expect_none("an entry in /boot/grub/grub.cfg", ["no entry"])

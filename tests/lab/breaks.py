@@ -130,7 +130,11 @@ LIGHT = (
         "sed s/iommu=pt// /proc/cmdline >/run/cmdline && mount --bind /run/cmdline /proc/cmdline",
         undo="umount /proc/cmdline",
     ),
-    Break("kernel-next", "touch /boot/vmlinuz-99.0", undo="rm /boot/vmlinuz-99.0"),
+    Break(
+        "kernel-next",
+        "touch /boot/vmlinuz-99.0; update-grub 2>/dev/null",
+        undo="rm /boot/vmlinuz-99.0; update-grub 2>/dev/null",
+    ),
     Break(
         "driver-safe",
         LOADED.format(version="570.1.1"),

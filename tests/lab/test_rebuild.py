@@ -22,7 +22,7 @@ from tests.unit.waiting import until
 
 NAME, PEER = "rig7", "rig8"
 DAEMON_JSON = "/etc/docker/daemon.json"
-DAEMON = '{"dns": ["192.0.2.53"], "log-driver": "json-file", "features": {"buildkit": true}}\n'
+DAEMON = '{"dns": ["192.0.2.53"], "features": {"buildkit": true}}\n'
 
 # What others have put on the host before rigup came.
 FOREIGN = {

@@ -76,8 +76,9 @@ def contents(distro: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Context, dic
     context = Context(due, settings, known, distro, gpus=4, peers=(Peer("rig2", "192.0.2.2"),))
     written: dict[str, Rewrite] = {}
     monkeypatch.setattr(files, "_show", lambda host, rewrite: written.update({rewrite.dest: rewrite}))
+    kernel = "6.8.0-51-generic" if distro == "ubuntu2404" else "6.12.57+deb13-amd64"
     for step in STEPS:
-        Actor().walks(getattr(import_module(f"tasks.{step}"), step), context)
+        Actor().answers("uname -r", [kernel, "quiet"]).walks(getattr(import_module(f"tasks.{step}"), step), context)
     (endpoint,) = due.endpoints
     secret = {endpoint.env_file: env_file_text(endpoint), "/etc/rigup/plan.json": due.text()}
     texts = {path: secret[path] if each.after is None else each.after.decode() for path, each in written.items()}

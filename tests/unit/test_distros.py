@@ -1,5 +1,6 @@
 """The package table, by distribution and branch."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from rigup.distros.apt_sources import (
     superseded_sources,
 )
 from rigup.distros.driver import conflicting, driver_packages, upstream
-from rigup.distros.table import CUDA_KEY_FILES, DISTROS, distro_id, header_packages
+from rigup.distros.table import CUDA_KEY_FILES, DISTROS, Headers, distro_id, header_packages
 from rigup.errors import RigupError
 from rigup.lock.lockfile import Lock
 from rigup.lock.packages import cuda_group, docker_group, driver_group, driver_install, locked_packages, toolkit_group
@@ -184,21 +185,89 @@ def test_what_must_go_first_is_found_and_what_may_stay_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("distro", "images", "metas"),
+    ("distro", "kernel", "packages", "metas", "kernels"),
     [
-        ("debian13", ["linux-image-amd64", "linux-image-6.12.48+deb13-amd64"], ("linux-headers-amd64",)),
-        ("debian12", ["linux-image-cloud-amd64"], ("linux-headers-cloud-amd64",)),
+        (
+            "debian13",
+            "6.12.48+deb13-amd64",
+            ["linux-image-amd64", "linux-image-6.12.48+deb13-amd64"],
+            ["amd64"],
+            ["amd64"],
+        ),
+        ("debian12", "6.1.0-30-cloud-amd64", ["linux-image-cloud-amd64"], ["cloud-amd64"], ["cloud-amd64"]),
+        # Headers for all kernels that may come, but no kernel of another flavor.
+        (
+            "debian12",
+            "6.1.0-30-rt-amd64",
+            ["linux-image-amd64", "linux-image-rt-amd64"],
+            ["amd64", "rt-amd64"],
+            ["rt-amd64"],
+        ),
+        ("debian13", "6.12.48+deb13-amd64", ["linux-image-cloud-amd64"], ["cloud-amd64"], []),
+        ("debian13", "6.12.12+bpo-amd64", ["linux-image-6.12.48+deb13-amd64-dbg"], ["amd64"], []),
         (
             "ubuntu2404",
+            "6.14.0-33-generic",
             ["linux-image-generic-hwe-24.04", "linux-image-6.14.0-33-generic", "linux-image-unsigned-6.8.0-1-generic"],
-            ("linux-headers-generic-hwe-24.04",),
+            ["generic-hwe-24.04"],
+            ["generic-hwe-24.04"],
         ),
-        ("ubuntu2404", [], ("linux-headers-generic",)),
-        ("debian13", ["linux-image-6.12.48+deb13-amd64-dbg"], ("linux-headers-amd64",)),
+        ("ubuntu2404", "6.8.0-45-generic", ["linux-image-virtual"], ["virtual"], ["virtual"]),
+        ("ubuntu2404", "6.8.0-45-generic", [], ["generic"], []),
+        ("ubuntu2404", "6.8.0-45-lowlatency", ["linux-image-generic"], ["generic"], []),
+        ("ubuntu2404", "6.8.0-1021-aws", ["linux-image-aws-lts-24.04"], ["aws-lts-24.04"], ["aws-lts-24.04"]),
+        ("ubuntu2404", "6.11.0-1018-azure", ["linux-image-azure"], ["azure"], ["azure"]),
+        ("ubuntu2404", "6.8.0-1019-gcp", [], ["gcp"], []),
+        # Not of the distribution, but from packages with headers of that name.
+        ("debian12", "6.12.9-x64v3-xanmod1", ["linux-image-6.12.9-x64v3-xanmod1"], [], []),
+        (
+            "debian12",
+            "6.12.9-1-liquorix-amd64",
+            ["linux-image-6.12.9-1-liquorix-amd64", "linux-image-liquorix-amd64", "linux-image-amd64"],
+            ["amd64", "liquorix-amd64"],
+            ["liquorix-amd64"],
+        ),
+        ("debian12", "6.12.41", ["linux-image-6.12.41", "linux-image-amd64"], ["amd64"], []),
     ],
 )
-def test_headers_follow_the_installed_kernels_meta(distro: str, images: list[str], metas: tuple[str, ...]) -> None:
-    assert header_packages(distro, "6.1.0-x", images) == ("linux-headers-6.1.0-x", *metas)
+def test_headers_follow_the_kernel_and_what_may_come_in_its_place_is_of_its_flavor(
+    distro: str, kernel: str, packages: list[str], metas: list[str], kernels: list[str]
+) -> None:
+    found = header_packages(distro, kernel, packages)
+    assert found.package == f"linux-headers-{kernel}"
+    assert list(found.metas) == [f"linux-headers-{meta}" for meta in metas]
+    assert list(found.kernels) == [f"linux-image-{meta}" for meta in kernels]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "packages", "expected"),
+    [
+        (
+            "6.8.12-9-pve",
+            ["proxmox-default-kernel", "proxmox-kernel-6.8", "proxmox-kernel-6.8.12-9-pve-signed", "linux-image-amd64"],
+            Headers(
+                "proxmox-headers-6.8.12-9-pve",
+                ("proxmox-default-headers", "proxmox-headers-6.8"),
+                ("proxmox-default-kernel", "proxmox-kernel-6.8"),
+            ),
+        ),
+        (
+            "6.2.16-3-pve",
+            ["pve-kernel-6.2", "pve-kernel-6.2.16-3-pve"],
+            Headers("pve-headers-6.2.16-3-pve", ("pve-headers-6.2",), ("pve-kernel-6.2",)),
+        ),
+        ("6.14.11-4-pve", [], Headers("proxmox-headers-6.14.11-4-pve", ())),
+    ],
+)
+def test_proxmox_has_names_of_its_own(kernel: str, packages: list[str], expected: Headers) -> None:
+    assert header_packages("debian12", kernel, packages) == expected
+
+
+@pytest.mark.parametrize("kernel", ["6.12.9-x64v3-xanmod1", "6.12.9-1-liquorix-amd64", "6.12.41", "6.12.41-mine+"])
+def test_a_kernel_whose_headers_have_no_known_name_is_refused(kernel: str) -> None:
+    with pytest.raises(RigupError, match=f"no package linux-image-{re.escape(kernel)} is installed") as caught:
+        header_packages("debian13", kernel, ["linux-image-amd64"])
+    assert "such as linux-image-amd64" in str(caught.value.remedy)
 
 
 def test_repositories_lie_at_the_mirrors() -> None:

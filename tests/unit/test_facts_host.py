@@ -22,12 +22,14 @@ from rigup.facts.hardware import (
     DiskFree,
     DiskSpace,
     FileSystemLabels,
+    Mount,
     PciDevices,
     SecureBoot,
     Slots,
-    parse_disk_free,
+    mount_of,
+    parse_mounts,
 )
-from rigup.facts.kernel import BootId, BootMenu, KernelState, ModuleParameters, parse_boot_menu, parse_kernel_state
+from rigup.facts.kernel import BootId, GrubDefaults, InitrdSizes, KernelState, ModuleParameters, parse_kernel_state
 from rigup.facts.network import (
     HostProxies,
     Listener,
@@ -37,11 +39,12 @@ from rigup.facts.network import (
     parse_listeners,
     parse_reachability,
 )
-from rigup.facts.nvidia import CdiDevices, DriverState, GpuList
+from rigup.facts.nvidia import Cards, CdiDevices, DriverState, GpuList
 from rigup.facts.packages import (
     AptSources,
     AptVersions,
     BrokenPackages,
+    HeldPackages,
     InstalledVersions,
     parse_apt_sources,
     parse_apt_versions,
@@ -67,6 +70,7 @@ from rigup.facts.units import (
     parse_active_units,
     parse_unit_state,
 )
+from tests.captures import section
 from tests.unit.host_world import FILES
 from tests.unit.waiting import HANG_S
 
@@ -79,10 +83,10 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (AptVersions, {"names": ["curl"]}),
     (AptSources, {}),
     (Architecture, {}),
-    (BootMenu, {}),
     (BootId, {}),
     (BrokenPackages, {}),
     (CdiDevices, {}),
+    (Cards, {}),
     (CpuCount, {}),
     (DiskFree, {"paths": ["/", "/srv/models/not/there"]}),
     (DriverState, {}),
@@ -91,8 +95,11 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (FileSystemLabels, {}),
     (FileText, {"path": "/not/there"}),
     (GpuList, {}),
+    (GrubDefaults, {}),
+    (HeldPackages, {}),
     (HostProxies, {}),
     (ImageDigests, {}),
+    (InitrdSizes, {}),
     (InitSystem, {}),
     (InstalledVersions, {"names": ["curl"]}),
     (KernelState, {}),
@@ -193,25 +200,103 @@ def test_memory_is_counted_in_bytes() -> None:
     assert parse_meminfo(["MemTotal:       131909388 kB", "MemFree:        1 kB"]) == 131909388 * 1024
 
 
+def disk_free(names: dict[str, str], mounts: list[str], df: list[str]) -> dict[str, DiskSpace]:
+    """What `DiskFree` makes of these resolved names, lines of mountinfo and rows of `df`."""
+    fact = DiskFree()
+    fact.command(list(names))
+    head = "     1B-blocks        Avail Mounted on"
+    return fact.process([*names.values(), "--- mounts", *mounts, "--- space", head, *df])
+
+
 def test_a_path_belongs_to_the_innermost_file_system_even_before_it_exists() -> None:
-    lines = [
-        "/mnt/nvme/models/nvidia/x",
-        "/var/lib/docker",
-        "/mnt/nvme2",
-        "--- mounts",
-        "     1B-blocks        Avail Mounted on",
+    mounts = [
+        "24 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw,errors=remount-ro",
+        "25 24 0:22 / /proc rw,nosuid - proc proc rw",
+        "31 25 0:28 / /proc/sys/fs/binfmt_misc rw,relatime shared:14 - autofs systemd-1 rw,fd=30",
+        "40 24 259:5 / /mnt/nvme rw,relatime shared:20 - xfs /dev/nvme1n1 rw,noquota",
+        r"41 24 259:7 / /mnt/with\040blank rw,relatime shared:21 - ext4 /dev/nvme2n1 rw",
+    ]
+    df = [
         "  270553174016  80448339968 /",
         " 4000000000000 3000000000000 /mnt/nvme",
         "             -            - /proc/sys/fs/binfmt_misc",
         "  500000000000 400000000000 /mnt/with blank",
     ]
+    names = {
+        "/srv/models": "/mnt/nvme/models/nvidia/x",
+        "/var/lib/docker": "/var/lib/docker",
+        "/mnt/nvme2": "/mnt/nvme2",
+    }
 
-    found = parse_disk_free(["/srv/models", "/var/lib/docker", "/mnt/nvme2"], lines)
+    found = disk_free({**names, "/mnt/with blank/x": "/mnt/with blank/x"}, mounts, df)
 
     assert found["/srv/models"] == DiskSpace("/mnt/nvme", 4000000000000, 3000000000000)
     assert found["/var/lib/docker"].mount == "/"
     # The name only begins like that of another mount.
     assert found["/mnt/nvme2"].mount == "/"
+    assert found["/mnt/with blank/x"] == DiskSpace("/mnt/with blank", 500000000000, 400000000000)
+
+
+def test_a_bind_mount_has_the_room_of_its_disk_which_df_shows_elsewhere() -> None:
+    mounts = [
+        "24 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw",
+        "40 24 259:5 / /data rw,relatime shared:20 - ext4 /dev/nvme1n1 rw",
+        "41 24 259:5 /models /srv/models rw,relatime shared:20 - ext4 /dev/nvme1n1 rw",
+    ]
+    df = ["   64424509440   53687091200 /", "  429496729600  418759311360 /data"]
+
+    found = disk_free({"/srv/models": "/srv/models", "/usr": "/usr"}, mounts, df)
+
+    assert found == {
+        "/srv/models": DiskSpace("/srv/models", 429496729600, 418759311360),
+        "/usr": DiskSpace("/", 64424509440, 53687091200),
+    }
+
+
+def test_a_mount_that_a_later_one_hides_is_not_the_paths() -> None:
+    mounts = [
+        "24 1 259:2 / / rw - ext4 /dev/nvme0n1p2 rw",
+        "40 24 259:5 / /srv/models rw - ext4 /dev/nvme1n1 rw",
+        "41 24 259:6 / /srv rw - ext4 /dev/nvme2n1 rw",
+        "42 41 259:7 / /srv rw - ext4 /dev/nvme3n1 rw",
+        # Debian's initramfs and containers may have two at the root.
+        "43 24 259:8 / / rw - ext4 /dev/nvme4n1 rw",
+        "44 43 259:6 / /mnt rw - ext4 /dev/nvme2n1 rw",
+    ]
+    assert mount_of("/mnt/x", parse_mounts(mounts)) == Mount("44", "43", "259:6", "/mnt", read_only=False)
+    found = mount_of("/srv/models/x", parse_mounts(mounts[:4]))
+    assert found == Mount("42", "41", "259:7", "/srv", read_only=False)
+    # As in the kernel's own root, which is mounted on itself.
+    assert mount_of("/", parse_mounts(["1 1 0:1 / / rw - rootfs rootfs rw"])) is not None
+
+
+def test_what_is_mounted_read_only_below_the_root_is_told_from_it() -> None:
+    # The mounts and the rows of `df` are a real host's.
+    mounts = [
+        "20 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard,resv_strict,resuid=65534",
+        "30 20 254:16 / /usr/local/nvidia ro,nosuid,nodev,relatime - squashfs /dev/vdb ro,errors=continue",
+        "31 20 254:32 / /srv/a ro,relatime - ext4 /dev/vdc rw",
+        "32 20 254:48 / /srv/b rw,relatime - ext4 /dev/vdd ro,errors=remount-ro",
+        "33 20 254:64 / /srv/c rw,relatime - ext4 /dev/vde rw,errors=remount-ro",
+    ]
+    df = section("h200-x2/host.txt", "df -B1 --output=size,avail,target")[1:3]
+    paths = ["/usr", "/usr/local/nvidia/models", "/srv/a", "/srv/b", "/srv/c"]
+
+    found = disk_free({path: path for path in paths}, mounts, df)
+
+    assert found["/usr"] == DiskSpace("/", 270553174016, 137388204032)
+    assert found["/usr/local/nvidia/models"] == DiskSpace("/usr/local/nvidia", 0, 0, read_only=True)
+    assert [found[path].read_only for path in paths] == [False, True, True, True, False]
+
+
+def test_the_file_systems_of_this_machine_are_those_that_the_kernel_names() -> None:
+    found = read(DiskFree, os.environ["PATH"], paths=["/proc/self", "/not/there", "/dev/shm"])
+    assert {path: space.mount for path, space in found.items()} == {
+        path: subprocess.run(
+            ["stat", "-c", "%m", path if Path(path).exists() else "/"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for path in found
+    }
 
 
 def test_kernels_are_ordered_by_number_not_by_letter() -> None:
@@ -226,13 +311,13 @@ def test_kernels_are_ordered_by_number_not_by_letter() -> None:
     )
 
     assert state.installed == ("6.1.0-9-amd64", "6.1.0-30-amd64")
-    assert state.newest == "6.1.0-30-amd64"
+    assert state.boots_next == "6.1.0-30-amd64"
     assert state.initrds == {"6.1.0-9-amd64"}
     assert "quiet" in state.arguments
 
 
 def test_without_kernels_in_boot_the_running_one_boots_next() -> None:
-    assert parse_kernel_state(["6.1.0-9-amd64", "ro"]).newest == "6.1.0-9-amd64"
+    assert parse_kernel_state(["6.1.0-9-amd64", "ro"]).boots_next == "6.1.0-9-amd64"
 
 
 def test_listeners_are_decoded_from_proc() -> None:
@@ -280,6 +365,20 @@ def test_only_whole_packages_count_as_installed() -> None:
     ]
 
     assert parse_installed_versions(lines) == {"curl": "8.14.1-2", "docker-ce": "5:29.6.1-1~debian.13~trixie"}
+
+
+def test_packages_on_hold_have_their_versions() -> None:
+    lines = [
+        "hi \tdocker-compose-plugin\t2.29.1-1~debian.13~trixie",
+        "hn \tpodman-docker\t",
+        "hc \trunc\t1.1.15+ds1-2+b4",
+        "ii \tcurl\t8.14.1-2",
+    ]
+    assert HeldPackages().process(lines) == {
+        "docker-compose-plugin": "2.29.1-1~debian.13~trixie",
+        "podman-docker": "",
+        "runc": "",
+    }
 
 
 def test_half_states_and_the_journal_of_dpkg_are_trouble() -> None:
@@ -428,15 +527,6 @@ def test_a_person_can_ask_for_a_fact(fact: str, key: str | None, tmp_path: Path)
     (told,) = json.loads(answer.stdout).values()
     value = told["@local"]
     assert key in value if key else isinstance(value, list)
-
-
-def test_the_boot_menu_is_read_without_its_entries_for_recovery() -> None:
-    lines = [
-        "\tlinux\t/boot/vmlinuz-6.12.57 root=UUID=1 ro quiet iommu=pt",
-        "\t\tlinux\t/boot/vmlinuz-6.12.57 root=UUID=1 ro recovery nomodeset",
-        "        linux   /vmlinuz-6.12.41 root=/dev/sda1 ro single",
-    ]
-    assert parse_boot_menu(lines) == [["root=UUID=1", "ro", "quiet", "iommu=pt"]]
 
 
 def test_source_files_are_read_with_their_repositories() -> None:

@@ -154,3 +154,18 @@ def test_a_real_command_line_is_split_into_arguments() -> None:
 
     assert {"amd_iommu=off", "iommu=off", "ro"} <= set(state.arguments)
     assert "iommu=pt" not in state.arguments
+
+
+def test_words_for_init_are_no_arguments_of_the_kernel() -> None:
+    (line,) = section("h200-x2/host.txt", "cat /proc/cmdline")[:1]
+
+    arguments = parse_kernel_state(["6.18.44", line]).arguments
+
+    assert arguments[-1] == "fc_dmapin=0xeebe0000,0x4000,0xeebf0000"
+    assert {"pci=realloc=off", "quiet"} <= set(arguments)
+    assert not {"--", "--firecracker-init", "--auth-required"} & set(arguments)
+
+
+def test_an_argument_after_the_two_dashes_is_not_in_effect() -> None:
+    assert parse_kernel_state(["6.12", "ro iommu=pt -- single pcie_aspm=off"]).arguments == ("ro", "iommu=pt")
+    assert parse_kernel_state(["6.12", "ro x=-- --y"]).arguments == ("ro", "x=--", "--y")

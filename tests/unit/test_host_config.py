@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from rigup.config.settings import Settings
 from rigup.distros.apt_sources import repositories
 from rigup.facts.network import parse_proxies
-from rigup.host_config import Proxies, daemon_variables, proxy_for
+from rigup.host_config import Proxies, daemon_variables, log_driver, proxy_for, shell_variables
 from rigup.lock.lockfile import KeyLock, Lock
 from rigup.lock.registry import HUB
 from rigup.preflight.network import destinations
@@ -122,3 +125,55 @@ def test_the_downloaders_packages_come_by_the_proxy_of_the_environment() -> None
 
     (pip,) = (each for each in commands if "/bin/pip" in each)
     assert pip.startswith(f"http_proxy={PROXY} https_proxy={PROXY} ")
+
+
+@pytest.mark.parametrize(
+    ("daemon", "setting", "driver"),
+    [
+        ({}, None, "local"),
+        ({}, "journald", "journald"),
+        ({"log-driver": "fluentd"}, None, "fluentd"),
+        ({"log-driver": "fluentd"}, "journald", "journald"),
+        ({"log-opts": {"max-size": "10m"}}, None, "json-file"),
+    ],
+)
+def test_the_log_driver_is_the_settings_or_the_owners_or_local(
+    daemon: dict[str, object], setting: str | None, driver: str
+) -> None:
+    assert log_driver(daemon, setting) == driver
+
+
+GRUB = """\
+# GRUB_DEFAULT=9
+GRUB_DEFAULT=saved
+GRUB_DISTRIBUTOR=`lsb_release -i -s 2> /dev/null || echo Debian`
+GRUB_CMDLINE_LINUX_DEFAULT="quiet \\
+splash" # as installed
+  export GRUB_CMDLINE_LINUX='console=ttyS0 $x'
+GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT iommu=pt"
+GRUB_TERMINAL=a"b c"\\ 'd'#e
+"""
+
+
+def test_default_files_are_read_as_a_shell_reads_them(tmp_path: Path) -> None:
+    later = 'GRUB_CMDLINE_LINUX_DEFAULT="${GRUB_CMDLINE_LINUX_DEFAULT} dyndbg=\\"file x +p\\"$NONE"\n'
+    found = shell_variables([GRUB, later])
+    assert found == {
+        "GRUB_DEFAULT": "saved",
+        "GRUB_DISTRIBUTOR": "`lsb_release -i -s 2> /dev/null || echo Debian`",
+        "GRUB_CMDLINE_LINUX_DEFAULT": 'quiet splash iommu=pt dyndbg="file x +p"',
+        "GRUB_CMDLINE_LINUX": "console=ttyS0 $x",
+        "GRUB_TERMINAL": "ab c d#e",
+    }
+    # The same from a real shell.
+    (tmp_path / "a").write_text(GRUB)
+    (tmp_path / "b").write_text(later)
+    names = [name for name in found if name != "GRUB_DISTRIBUTOR"]
+    shown = " ".join(f'"${name}"' for name in names)
+    script = f". {tmp_path}/a; . {tmp_path}/b; printf '%s\\0' {shown}"
+    said = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True, env={"PATH": "/bin"})
+    assert said.stdout.split("\0")[:-1] == [found[name] for name in names]
+
+
+def test_a_file_that_no_shell_would_read_is_no_error() -> None:
+    assert shell_variables(['A="never closed\nB=1\n', "C='\n=\n"]) == {"A": "", "B": "1", "C": ""}

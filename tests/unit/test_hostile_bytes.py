@@ -26,7 +26,7 @@ from pyinfra.api.exceptions import FactProcessError
 from pyinfra.api.facts import FactBase
 
 import rigup.facts
-from rigup import host_config, ledger
+from rigup import boot_loader, host_config, ledger
 from rigup.config import inventory, yaml_file
 from rigup.distros.apt_sources import Repository
 from rigup.errors import InputError
@@ -249,6 +249,20 @@ def others() -> Iterator[tuple[str, Parser]]:
             (),
             (daemon, b'root = "/x"'),
         ),
+    )
+    listed = b'[{"isDefault": true, "version": "6.12", "linux": "/x/linux", "id": "x.conf", "options": "ro"}]'
+    entries = b"--- entries\nsystemd-boot\n" + listed
+    menu = (
+        b"--- environment\nsaved_entry=1>0\n--- menu\nset default=\"${saved_entry}\"\nsubmenu 'x' {\nlinux /x ro\n}\n"
+    )
+    yield (
+        "boot loader",
+        Parser(source(boot_loader), lambda data: boot_loader.next_boot(lines(data), {"6.12"}), (), (entries, menu)),
+    )
+    defaults = b"A=\"$B \\\n c\" # d\nexport B='e'`f`$(g)\\ h\n"
+    yield (
+        "GRUB's default files",
+        Parser(source(host_config), lambda data: host_config.shell_variables([text(data)]), (), (defaults,)),
     )
     yield (
         "Docker's proxies",

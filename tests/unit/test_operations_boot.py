@@ -20,7 +20,17 @@ SHA = "a" * 64
 
 def test_every_initramfs_that_is_older_than_the_options_is_made_anew() -> None:
     host = Actor().answers("update-initramfs", ["/usr/sbin/update-initramfs"])
-    host.answers("find /boot ", ["/boot/initrd.img-6.12.0-1-amd64", "/boot/initrd.img-6.1.0-9-amd64"])
+    host.answers(
+        "find /boot ",
+        [
+            "/boot/initrd.img-6.12.0-1-amd64",
+            "/boot/initrd.img-6.1.0-9-amd64",
+            # Not of kernels of these names.
+            "/boot/initrd.img-6.1.0-9-amd64.old-dkms",
+            "/boot/initrd.img-6.1.0-9-amd64.dpkg-bak",
+            "/boot/initrd.img-6.1.0-9-amd64.new",
+        ],
+    )
     outcome = host.does(boot.initramfs, source=SOURCE, written=UNCHANGED)
     assert outcome.changed
     assert [command for command in outcome.commands if command.startswith("flock ")] == [

@@ -14,6 +14,7 @@ import pytest
 from pyinfra.api.hiddenvalue import HiddenValue
 
 from rigup import ledger
+from rigup.host_config import LOG_KEYS
 from rigup.operations import docker, files
 from tests.unit.deploys import Outcome, on_this_machine
 
@@ -176,6 +177,45 @@ def test_our_keys_are_merged_and_all_others_stay(daemon: Path) -> None:
     assert mode(daemon) == 0o600
     assert json.loads(Path(files.backup_of(str(daemon))).read_text()) == OTHERS
     assert "u:p@x" not in first.told
+
+
+FLUENTD = {"log-driver": "fluentd", "log-opts": {"fluentd-address": "tcp://192.0.2.5:24224", "tag": "rig"}}
+LOCAL = {"log-driver": "local", **OURS}
+
+
+def merge_log_driver() -> Outcome:
+    return on_this_machine(docker.daemon_config, values=LOCAL, unless={"log-driver": LOG_KEYS})
+
+
+@pytest.mark.parametrize(
+    ("written", "driver"),
+    [
+        (FLUENTD, "fluentd"),
+        ({"log-driver": "json-file"}, "json-file"),
+        # Options of Docker's own default driver.
+        ({"log-opts": {"max-size": "10m", "labels": "a"}}, None),
+        ({"dns": ["192.0.2.53"]}, "local"),
+    ],
+)
+def test_the_log_driver_of_others_and_its_options_stay(daemon: Path, written: dict[str, Any], driver: str) -> None:
+    daemon.write_text(json.dumps(written))
+
+    assert merge_log_driver().changed
+    assert not merge_log_driver().changed
+    assert json.loads(daemon.read_text()) == {**written, **OURS, **({"log-driver": driver} if driver else {})}
+
+
+def test_our_own_log_driver_is_repaired_unless_options_of_another_came_with_it(daemon: Path) -> None:
+    daemon.write_text("{}")
+    merge_log_driver()
+
+    daemon.write_text(json.dumps({**OURS, "log-driver": "json-file"}))
+    merge_log_driver()
+    assert json.loads(daemon.read_text())["log-driver"] == "local"
+
+    daemon.write_text(json.dumps({**OURS, **FLUENTD}))
+    assert not merge_log_driver().changed
+    assert json.loads(daemon.read_text()) == {**OURS, **FLUENTD}
 
 
 def test_another_layout_of_the_same_json_is_left_as_it_is(daemon: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,20 +70,36 @@ def test_a_kernel_without_module_or_initrd_is_not_booted_into() -> None:
     assert f"kernel {K2} has no initrd" in found
 
 
+@pytest.mark.parametrize(("menu", "told"), [(None, False), (("ro", "quiet"), True), (("ro", "iommu=pt"), False)])
+def test_a_menu_without_the_arguments_stands_against_a_reboot_for_them(menu: tuple[str, ...], told: bool) -> None:
+    found = " ".join(reboot.obstacles(replace(kernel(), next_arguments=menu), DRIVER, ["iommu=pt"]))
+
+    assert (f"boots next, with kernel {K1}, has no iommu=pt" in found) is told
+    assert reboot.obstacles(replace(kernel(K1, "iommu=pt"), next_arguments=menu), DRIVER, ["iommu=pt"]) == []
+
+
 @pytest.mark.parametrize(
-    ("menu", "told"),
+    ("running", "following", "why"),
     [
-        ([], False),
-        ([["ro", "quiet"], ["ro", "single"]], True),
-        # A kernel of another system beside ours.
-        ([["ro", "iommu=pt"], ["ro"]], False),
+        # The newer kernel is installed, and the boot loader is told to boot the other one.
+        (K1, K1, []),
+        (K2, K1, []),
+        (K1, K2, [f"kernel {K2} is installed, {K1} runs"]),
+        (K1, None, [f"kernel {K2} is installed, {K1} runs"]),
     ],
 )
-def test_a_menu_without_the_arguments_stands_against_a_reboot_for_them(menu: list[list[str]], told: bool) -> None:
-    found = " ".join(reboot.obstacles(kernel(), DRIVER, menu, ["iommu=pt"]))
+def test_only_a_newer_kernel_that_boots_next_is_a_reason(running: str, following: str | None, why: list[str]) -> None:
+    both = DriverStateValue(loaded=V1, open_module=True, on_disk={K1: V1, K2: V1}, userspace=V1)
+    state = KernelStateValue(running, (), (K1, K2), frozenset({K1, K2}), following)
 
-    assert ("/boot/grub/grub.cfg, has no entry with iommu=pt" in found) is told
-    assert reboot.obstacles(kernel(K1, "iommu=pt"), DRIVER, menu, ["iommu=pt"]) == []
+    assert reboot.reasons(state, both, NOTHING) == why
+    assert reboot.obstacles(state, both) == []
+
+
+def test_the_kernel_that_boots_next_needs_the_driver_and_not_the_newest() -> None:
+    pinned = KernelStateValue(K1, (), (K1, K2), frozenset({K1}), K1)
+
+    assert reboot.obstacles(pinned, DRIVER) == []
 
 
 DKMS = [f"/lib/modules/{K1}/updates/dkms/nvidia.ko.xz", V1]
@@ -164,14 +181,16 @@ def test_what_a_reboot_did_not_change_is_remembered_on_the_host() -> None:
     assert "base64 -d >" in written
 
 
-def menu_entry(*arguments: str) -> list[str]:
-    return [f"\tlinux\t/boot/vmlinuz-{K1} root=UUID=1 ro {' '.join(arguments)}"]
+def menu_of(*arguments: str) -> list[str]:
+    """What a host says after the names of its kernels: its boot loader, with one entry."""
+    entry = f"\tlinux\t/boot/vmlinuz-{K1} root=UUID=1 ro {' '.join(arguments)}"
+    return ["--- next", "--- entries", "--- environment", "", "--- menu", "menuentry 'Debian' {", entry, "}"]
 
 
-@pytest.mark.parametrize(("menu", "reboots"), [(menu_entry("quiet"), 1), (menu_entry("quiet", "old=1"), 0), ([], 0)])
+@pytest.mark.parametrize(("menu", "reboots"), [(menu_of("quiet"), 1), (menu_of("quiet", "old=1"), 0), ([], 0)])
 def test_an_argument_that_the_settings_no_longer_have_goes_unless_others_have_it(menu: list[str], reboots: int) -> None:
-    before = [K1, "BOOT_IMAGE=x quiet iommu=pt old=1", *BOOT[2:]]
-    actor = host(kernels=(before, before, before, READY), drivers=(LOADED,)).answers("/boot/grub/grub.cfg", menu)
+    before = [K1, "BOOT_IMAGE=x quiet iommu=pt old=1", *BOOT[2:], *menu]
+    actor = host(kernels=(before, before, before, READY), drivers=(LOADED,))
 
     outcome = when_needed(actor, kernel_args=[], former_args=["old=1", "older=1"])
 
@@ -241,3 +260,32 @@ def test_a_reboot_under_a_serving_endpoint_is_done_when_allowed() -> None:
 
     assert not outcome.failed, outcome.told
     assert outcome.ran(ORDER) == 1
+
+
+PINNED = [
+    "--- next",
+    "--- entries",
+    "--- environment",
+    "",
+    "--- menu",
+    '   set default="${next_entry}"',
+    '   set default="gnulinux-advanced-1>gnulinux-6.12.57+deb13-amd64-advanced-1"',
+    "menuentry 'Debian GNU/Linux' --class debian $menuentry_id_option 'gnulinux-simple-1' {",
+    f"\tlinux\t/boot/vmlinuz-{K2} root=UUID=1 ro quiet iommu=pt",
+    "}",
+    "submenu 'Advanced options for Debian GNU/Linux' $menuentry_id_option 'gnulinux-advanced-1' {",
+    f"\tmenuentry 'Debian, with Linux {K2}' $menuentry_id_option 'gnulinux-{K2}-advanced-1' {{",
+    f"\t\tlinux\t/boot/vmlinuz-{K2} root=UUID=1 ro quiet iommu=pt",
+    "\t}",
+    f"\tmenuentry 'Debian, with Linux {K1}' $menuentry_id_option 'gnulinux-{K1}-advanced-1' {{",
+    f"\t\tlinux\t/boot/vmlinuz-{K1} root=UUID=1 ro quiet iommu=pt",
+    "\t}",
+    "}",
+]
+
+
+def test_a_host_whose_boot_loader_keeps_the_running_kernel_is_not_rebooted() -> None:
+    both = [f"/lib/modules/{K2}/updates/dkms/nvidia.ko.xz", V1, *LOADED]
+    outcome = when_needed(host(kernels=([*NEWER, *PINNED],), drivers=(both,)))
+
+    assert (outcome.foreseen, outcome.changed, outcome.failed) == (False, False, False)

@@ -39,6 +39,7 @@ class Slot:
 class Space:
     mount: str
     available: int
+    read_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ TRIXIE = {"ID": "debian", "VERSION_ID": "13", "PRETTY_NAME": "Debian GNU/Linux 1
 
 def test_daemon_json_gets_only_our_keys_and_a_mirror_only_where_there_is_one() -> None:
     assert set(daemon_values(Settings())) == {"runtimes", "features", "log-driver"}
+    assert daemon_values(Settings())["log-driver"] == "local"
     values = daemon_values(Settings(registry_mirror="http://10.0.0.1:5000", docker_log_driver="journald"))
     assert values["registry-mirrors"] == ["http://10.0.0.1:5000"]
     assert values["log-driver"] == "journald"
@@ -70,14 +71,20 @@ def test_a_distribution_counts_only_with_a_driver_of_the_wanted_branch() -> None
 @pytest.mark.parametrize(
     ("offered", "installs"),
     [
-        (["linux-headers-6.12.57", "linux-headers-amd64"], "linux-headers-6.12.57 linux-headers-amd64"),
+        (
+            ["linux-headers-6.12.57+deb13-amd64", "linux-headers-amd64"],
+            "linux-headers-6.12.57+deb13-amd64 linux-headers-amd64",
+        ),
         (["linux-headers-amd64", "linux-image-amd64"], "linux-headers-amd64 linux-image-amd64"),
     ],
 )
 def test_headers_are_those_of_the_kernel_that_boots_next_or_come_with_a_newer_one(
     offered: list[str], installs: str
 ) -> None:
-    host = Actor().answers("uname -r", ["6.12.41", "quiet", "/boot/vmlinuz-6.12.41", "/boot/vmlinuz-6.12.57"])
+    host = Actor().answers(
+        "uname -r",
+        ["6.12.41+deb13-amd64", "quiet", "/boot/vmlinuz-6.12.41+deb13-amd64", "/boot/vmlinuz-6.12.57+deb13-amd64"],
+    )
     host.answers("apt-cache madison", [f" {name} | 6.12.63-1 | x" for name in offered])
     host.answers("'linux-image-*'", ["ii \tlinux-image-amd64\t6.12.57-1"])
     host.answers("systemctl show", shown("active", "exited"))
@@ -87,6 +94,20 @@ def test_headers_are_those_of_the_kernel_that_boots_next_or_come_with_a_newer_on
     assert [command.endswith(f" {installs}") for command in outcome.commands if "systemd-run" in command].count(
         True
     ) == 1
+
+
+def test_a_kernel_of_another_flavor_never_comes_in_place_of_one_without_headers() -> None:
+    release = "6.8.12-9-pve"
+    host = Actor().answers("uname -r", [release, "quiet", f"/boot/vmlinuz-{release}"])
+    host.answers("apt-cache madison", [" linux-headers-amd64 | 6.12.63-1 | x", " linux-image-amd64 | 6.12.63-1 | x"])
+    host.answers("'linux-image-*'", [f"ii \tproxmox-kernel-{release}-signed\t6.8.12-9", "ii \tlinux-image-amd64\t6.1"])
+    host.answers("systemctl show", shown("active", "exited"))
+
+    outcome = host.walks(kernel, Context(plan(), Settings(), lock(), "debian12", gpus=4))
+
+    assert outcome.failed
+    assert f"no apt source offers proxmox-headers-{release}" in outcome.told
+    assert not [command for command in outcome.commands if "linux-image-amd64" in command and "systemd-run" in command]
 
 
 def test_what_is_refused_is_told_once_however_many_hosts_there_are(

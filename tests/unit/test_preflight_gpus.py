@@ -1,0 +1,110 @@
+"""Preflight on real machines with other cards, a partitioned card, or a driver that nobody knows how to remove."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rigup.facts.hardware import parse_pci_devices
+from rigup.facts.nvidia import Card, Cards, DriverState
+from rigup.preflight.snapshot import HostFacts
+from tasks.gather import _kept_driver
+from tests.captures import section
+from tests.unit.test_preflight import BARE, CARDS, SERVED, Device, changed, installed, lock, only, problems
+
+BUS = "grep -H . /sys/bus/pci/devices/*/vendor /sys/bus/pci/devices/*/device /sys/bus/pci/devices/*/class"
+H200S = ["0, NVIDIA H200, 00000000:00:06.0, Disabled, Disabled", "1, NVIDIA H200, 00000000:00:07.0, Disabled, Disabled"]
+
+
+def h200s() -> HostFacts:
+    return changed(BARE, pci=parse_pci_devices(section("h200-x2/pci.txt", BUS)))
+
+
+def test_only_cards_of_another_kind_are_one_problem_that_names_them() -> None:
+    found = only(problems(changed(h200s(), cards=Cards().process(H200S))))
+    assert found.check == "gpus"
+    assert found.found == "0 supported among 2 GPUs: NVIDIA H200, 10de:2335 (at 0000:00:06.0, 0000:00:07.0)"
+    assert "RTX PRO 6000 Blackwell" in found.remedy and "reseat" not in found.remedy
+
+
+def test_without_a_driver_the_cards_of_another_kind_have_their_numbers() -> None:
+    found = only(problems(h200s())).found
+    assert found == "0 supported among 2 GPUs: 10de:2335 (at 0000:00:06.0, 0000:00:07.0)"
+
+
+def test_another_card_beside_ours_is_named() -> None:
+    other = Device("0000:a1:00.0", 0x10DE, 0x2684, 0x030000)
+    card = Card(4, "NVIDIA GeForce RTX 4090", "0000:a1:00.0", mig=False)
+    found = only(problems(changed(BARE, pci=(*CARDS, other), cards=[card]))).found
+    assert found.startswith("the GPU at 0000:a1:00.0 is NVIDIA GeForce RTX 4090, 10de:2684, not an RTX PRO 6000")
+
+
+RTX = "NVIDIA RTX PRO 6000 Blackwell Server Edition"
+
+
+def test_cards_are_read_with_their_names_addresses_and_modes() -> None:
+    lines = [
+        f"0, {RTX}, 00000000:21:00.0, Disabled, Disabled",
+        f"1, {RTX}, 00000000:C1:00.0, Enabled, Enabled",
+        f"2, {RTX}, 00010000:61:00.0, Disabled, Enabled",
+        "3, NVIDIA GeForce RTX 4090, 00000000:81:00.0, [N/A], [N/A]",
+    ]
+    assert Cards().process(lines) == [
+        Card(0, RTX, "0000:21:00.0", mig=False),
+        Card(1, RTX, "0000:c1:00.0", mig=True),
+        Card(2, RTX, "10000:61:00.0", mig=True),
+        Card(3, "NVIDIA GeForce RTX 4090", "0000:81:00.0", mig=False),
+    ]
+    assert Cards().process(["NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."]) == []
+    assert Cards().process(['Field "mig.mode.current" is not a valid field to query.', ""]) == []
+
+
+def test_a_gpu_in_mig_mode_is_named_with_the_command_that_turns_it_off() -> None:
+    cards = [Card(at, RTX, card.address, mig=at == 2) for at, card in enumerate(CARDS)]
+    found = only(problems(changed(BARE, cards=cards)))
+    assert (found.check, found.found) == (
+        "gpus",
+        f"GPU 2 ({RTX}, at 0000:61:00.0) is in MIG mode: engines need whole GPUs",
+    )
+    assert "`nvidia-smi -i 2 -mig 0`" in found.remedy
+    assert problems(changed(BARE, cards=[replace(card, mig=False) for card in cards])) == []
+
+
+def loaded_on_the_h200() -> str | None:
+    lines = [*section("h200/host.txt", "/proc/driver/nvidia/version"), *section("h200/smi.txt", "nvidia-smi --version")]
+    return _kept_driver(DriverState().process(lines))
+
+
+def test_a_driver_that_neither_apt_nor_a_run_file_installed_is_named() -> None:
+    found = only(problems(changed(BARE, driver=loaded_on_the_h200())))
+    assert (found.check, found.found.partition(",")[0]) == ("driver", "driver 580.159.04 is loaded")
+    assert "`modinfo -n nvidia`" in found.remedy and "reboot" in found.remedy
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"installed": {"nvidia-dkms-580-open": "580.95.05-0ubuntu1"}},
+        {"installed": {"linux-modules-nvidia-580-open-generic": "6.8.0-45.45"}},
+        {"installed": {"nvidia-open-kernel-dkms": "550.163.01-2"}},
+        {"installed": installed(lock())},
+    ],
+)
+def test_a_driver_with_a_package_is_no_problem(change: dict[str, Any]) -> None:
+    assert problems(changed(BARE, driver="580.95.05", **change)) == []
+    assert problems(changed(SERVED, driver="595.71.05")) == []
+
+
+def test_a_driver_with_a_run_file_is_one_problem() -> None:
+    found = only(problems(changed(BARE, driver="580.95.05", foreign=["/usr/bin/nvidia-uninstall"])))
+    assert "`nvidia-uninstall`" in found.remedy
+
+
+def test_a_module_that_stays_loaded_after_its_packages_went_is_no_driver() -> None:
+    version = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  595.71.05  Release Build"
+    assert _kept_driver(DriverState().process([version])) is None
+    module = ["/lib/modules/6.12.57+deb13-amd64/updates/dkms/nvidia.ko.xz", "595.71.05"]
+    assert _kept_driver(DriverState().process([version, *module])) == "595.71.05"
+    assert _kept_driver(DriverState().process(module)) is None
