@@ -24,7 +24,7 @@ from lab.host.fingerprint import fingerprints
 from lab.host.hardware import DEFAULT_GPUS, describe
 from lab.host.personalize import personalize
 from lab.locking import quietly
-from lab.settings import STATE, host_address, host_number
+from lab.settings import STATE, host_address, host_number, namespace
 from lab.state import KEY, KNOWN_HOSTS, locked, remove_tree
 from rigup import atomic
 
@@ -170,8 +170,8 @@ class Host:
     def _forget_nspawn(self) -> None:
         """Remove what nspawn leaves under /run after a power cut."""
         run = Path("/run/systemd/nspawn")
-        remove_tree(run / "propagate" / self.name)
-        remove_tree(run / "unix-export" / self.name)
+        remove_tree(run / "propagate" / namespace(self.name))
+        remove_tree(run / "unix-export" / namespace(self.name))
         if self.root.exists():
             disk = self.root.stat()
             (run / "locks" / f"inode-{disk.st_dev}:{disk.st_ino}").unlink(missing_ok=True)

@@ -30,7 +30,9 @@ def nspawn_argv(host: str) -> list[str]:
         "--quiet",
         "--boot",
         f"--directory={here / 'root'}",
-        f"--machine={host}",
+        # nspawn keeps directories of each machine in /run, and hosts of several labs have the same names.
+        f"--machine={namespace(host)}",
+        f"--hostname={host}",
         f"--network-namespace-path=/run/netns/{namespace(host)}",
         "--capability=all",
         # Docker needs these; nspawn's filter blocks them.

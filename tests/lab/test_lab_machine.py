@@ -11,7 +11,7 @@ from lab import machine, network
 from lab.host.cgroup import Cgroup
 from lab.machine import Host
 from lab.mirror.distributions import RELEASES
-from lab.settings import KVER
+from lab.settings import KVER, namespace
 
 NAME = "rig8"
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,6 +129,7 @@ def test_removing_it_leaves_nothing(host: Host) -> None:
     host.remove()
     assert not host.directory.exists()
     assert not Cgroup(NAME).path.exists()
-    assert not Path("/run/netns/rigup-rig8").exists()
-    assert not Path("/run/systemd/nspawn/propagate/rig8").exists()
+    # Labs with other numbers may have a host of this name.
+    assert not Path("/run/netns", namespace(NAME)).exists()
+    assert not Path("/run/systemd/nspawn/propagate", namespace(NAME)).exists()
     assert network.present()
