@@ -110,6 +110,11 @@ class Sshd:
         }
 
 
+def programs_first(folder: Path) -> str:
+    """Return sshd's configuration of a host that finds the programs in `folder` before its own."""
+    return f'ForceCommand exec sh -c "$(printf %s "$SSH_ORIGINAL_COMMAND" | sed "s|PATH=|PATH={folder}:|g")"\n'
+
+
 @contextmanager
 def running_sshd(folder: Path, more: str = "") -> Iterator[Sshd]:
     """Start an sshd that accepts only this test's key, and stop it by its process id; `more` is configuration."""
