@@ -106,7 +106,7 @@ class Conffiles(FactBase[set[str]]):
             *(QuoteString(name) for name in packages),
             # Converts ` PATH SUM`, with or without `obsolete` after it, to the format of md5sum.
             "2>/dev/null | sed -nE 's#^ (/.*) ([0-9a-f]{32})( .*)?$#\\2  \\1#p'",
-            "| LC_ALL=C md5sum --check --quiet 2>/dev/null || true",
+            "| md5sum --check --quiet 2>/dev/null || true",
         )
 
     @reading
