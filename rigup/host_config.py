@@ -15,19 +15,27 @@ from rigup.text import from_json
 DAEMON_JSON = "/etc/docker/daemon.json"
 CONTAINERD_TOML = "/etc/containerd/config.toml"
 
-VARIABLE = re.compile(r"(?:Environment=)?(?:export\s+)?[\"']?(https?_proxy|no_proxy)=[\"']?([^\"'\s]*)", re.IGNORECASE)
+# Certificates as OpenSSL, requests and curl name them; grep -E on the host reads this too.
+NAMES = "https?_proxy|no_proxy|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
+VARIABLE = re.compile(rf"(?<!\w)({NAMES})=[\"']?([^\"'\s]*)", re.IGNORECASE)
 OPTION = re.compile(r'Acquire::(https?)::Proxy(?:::(\S+))? "([^"]*)";', re.IGNORECASE)
 # The parts of a shell's word, and a word that is assigned to a variable. A comment begins after a blank.
 PART = r"""'[^']*'|"(?:\\.|[^"\\])*"|`[^`]*`|\$\([^)]*\)|\\.|[^\s'"`;&#\\]"""
 PARTS = re.compile(f"{PART}|#", re.DOTALL)
 ASSIGNMENT = re.compile(rf"^[ \t]*(?:export[ \t]+)?(\w+)=((?:{PART}|(?<=\S)#)*)", re.MULTILINE | re.DOTALL)
 
+CLOSED = r"! -type l \( ! -perm -004 -o ! -perm -001 \( -type d -o -perm -100 \) \)"
+"""find(1)'s expression for what other users than the owner cannot read, enter or execute as the owner can."""
+
+DEEPEST = 99
+"""More levels than a virtual environment has."""
+
 
 @dataclass(frozen=True)
 class Proxies:
-    """The variables `http_proxy`, `https_proxy` and `no_proxy`, if they are set.
+    """The variables `http_proxy`, `https_proxy` and `no_proxy`, and those that name certificates, if they are set.
 
-    `environment` is from /etc/environment, which rigup's units read too. `apt` is that, overridden by apt's own
+    `environment` is all that rigup takes from /etc/environment. `apt` is that, overridden by apt's own
     configuration. `docker` is from Docker's unit or its daemon.json.
     """
 
@@ -50,9 +58,16 @@ def place(url: str) -> tuple[str, int]:
 
 
 def variables(lines: Iterable[str]) -> dict[str, str]:
-    """Return the proxy variables, in lower case, from lines of /etc/environment or of a unit's `Environment=`."""
+    """Return the proxies (names in lower case) and certificates in lines of /etc/environment, or in a unit's.
+
+    `files/rigup_host/environment.py` reads them on the host; a unit test compares both.
+    """
     found = (match for line in lines if not line.lstrip().startswith("#") for match in VARIABLE.finditer(line))
-    return {match[1].lower(): match[2] for match in found if match[2]}
+    return {
+        match[1].lower() if match[1].lower().endswith("_proxy") else match[1].upper(): match[2]
+        for match in found
+        if match[2]
+    }
 
 
 def apt_variables(lines: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:

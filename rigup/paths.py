@@ -28,6 +28,11 @@ FIREWALL = f"{CONFIG}/gateways.nft"
 """Loads the rules of all gateways."""
 RSYNCD_CONFIG = f"{CONFIG}/rsyncd.conf"
 
+# Files of others
+
+ENVIRONMENT = "/etc/environment"
+"""Where a host has its proxies and certificates; rigup uses nothing else in it."""
+
 # Drop-ins for programs of others
 
 APT_LOCK_CONFIG = "/etc/apt/apt.conf.d/10rigup-lock-timeout"

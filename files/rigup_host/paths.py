@@ -8,6 +8,7 @@ from pathlib import Path
 # Tests set this to a directory that stands in for a host's root.
 ROOT = Path(os.environ.get("RIGUP_ROOT", "/"))
 
+ENVIRONMENT = ROOT / "etc/environment"
 PLAN = ROOT / "etc/rigup/plan.json"
 ENDPOINTS = ROOT / "etc/rigup/endpoints"
 LEDGER = ROOT / "var/lib/rigup/ledger"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from rigup.audit.subject import Subject
 from rigup.distros.apt_sources import repositories
+from rigup.host_config import CLOSED, DEEPEST
 from rigup.paths import SYSTEM_UNITS
 from rigup.templates import filled
 
@@ -67,6 +68,12 @@ def expect_file(rig: Subject, path: str, text: str, mode: str = "644") -> None:
 def expect_owner(rig: Subject, path: str, mode: str = "644") -> None:
     """Raise Deviation unless `path` is a regular file that belongs to root and has this mode."""
     expect({path: f"{mode} root:root f"}, {path: rig.output("find %s -maxdepth 0 -printf '%%m %%u:%%g %%y'", path)})
+
+
+def expect_open(rig: Subject, path: str, depth: int = DEEPEST) -> None:
+    """Raise Deviation if other users cannot read what is at and below `path`, down to `depth` levels."""
+    found = rig.names(f"find %s -maxdepth {depth} {CLOSED} -print0", path)
+    expect_none(f"{path} readable by every user", [f"{each} is not" for each in found[:3]])
 
 
 def expect_repository(rig: Subject, name: str) -> None:

@@ -9,6 +9,7 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import ONE_LINE_EACH, Value, reading
+from rigup.host_config import CLOSED
 
 PRESENT = "--- present"
 SUMS = "--- sums"
@@ -87,6 +88,23 @@ class FileText(FactBase[str | None]):
     @reading
     def process(self, output: list[str]) -> str | None:
         return parse_file_text(output)
+
+
+class Closed(FactBase[list[str]]):
+    """The first paths, at most three, that other users cannot read, at and below `path` down to `depth` levels."""
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def command(self, path: str, depth: int) -> StringCommand:
+        return StringCommand(
+            "find", QuoteString(path), f"-maxdepth {int(depth)} {CLOSED} -print0", ONE_LINE_EACH, "| head -n 3"
+        )
+
+    @reading
+    def process(self, output: list[str]) -> list[str]:
+        return output
 
 
 class Tree(FactBase[dict[str, FileState]]):

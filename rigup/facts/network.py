@@ -10,10 +10,9 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, reading
-from rigup.host_config import Proxies, apt_variables, variables
-from rigup.paths import DOCKER_DROP_INS
+from rigup.host_config import NAMES, Proxies, apt_variables, variables
+from rigup.paths import DOCKER_DROP_INS, ENVIRONMENT
 
-ENVIRONMENT = "/etc/environment"
 LISTEN = "0A"
 REACHED = "reached"
 TIMEOUT_S = 5
@@ -127,7 +126,7 @@ class HostProxies(FactBase[Proxies]):
 
     def command(self) -> str:
         return (
-            f"grep -Hi '_proxy=' {ENVIRONMENT} {DOCKER_DROP_INS}/*.conf 2>/dev/null; "
+            f"grep -HiE '({NAMES})=' {ENVIRONMENT} {DOCKER_DROP_INS}/*.conf 2>/dev/null; "
             "apt-config dump Acquire 2>/dev/null | grep -i '::proxy' || true"
         )
 
@@ -145,7 +144,7 @@ class HttpStatus(FactBase[int]):
 
     def command(self, url: str) -> StringCommand:
         return StringCommand(
-            f"curl -s --noproxy '*' -m {TIMEOUT_S} -o /dev/null -w '%{{http_code}}'",
+            f"curl -q -s --noproxy '*' -m {TIMEOUT_S} -o /dev/null -w '%{{http_code}}'",
             QuoteString(url),
             "2>/dev/null || true",
         )

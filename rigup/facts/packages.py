@@ -100,7 +100,7 @@ class Removals(FactBase[list[str]]):
         if not names:
             return StringCommand("true")
         packages = (QuoteString(name) for name in names)
-        return StringCommand("LC_ALL=C apt-get --quiet=2 --simulate remove", *packages, "2>/dev/null || true")
+        return StringCommand("apt-get --quiet=2 --simulate remove", *packages, "2>/dev/null || true")
 
     @reading
     def process(self, output: list[str]) -> list[str]:
@@ -127,7 +127,7 @@ class Conffiles(FactBase[set[str]]):
             *(QuoteString(name) for name in packages),
             # Converts ` PATH SUM`, with or without `obsolete` after it, to the format of md5sum.
             "2>/dev/null | sed -nE 's#^ (/.*) ([0-9a-f]{32})( .*)?$#\\2  \\1#p'",
-            "| LC_ALL=C md5sum --check --quiet 2>/dev/null || true",
+            "| md5sum --check --quiet 2>/dev/null || true",
         )
 
     @reading

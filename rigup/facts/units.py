@@ -123,7 +123,7 @@ class UnitState(FactBase[UnitStateValue]):
 
     def command(self, unit: str, inputs: Sequence[str] = ()) -> StringCommand:
         show = StringCommand(
-            "LC_ALL=C systemctl show --no-pager --timestamp=us+utc",
+            "systemctl show --no-pager --timestamp=us+utc",
             *(f"--property={name}" for name in PROPERTIES),
             "--",
             QuoteString(unit),

@@ -22,7 +22,7 @@ from rigup.paths import APT_UNIT
 
 LOCK_S = 600
 LOCKED = re.compile(r"Could not get lock|Unable to lock directory")
-ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l", "LC_ALL": "C.UTF-8"}
+ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l"}
 APT_GET = (
     "/usr/bin/apt-get",
     "--quiet=2",
@@ -74,7 +74,7 @@ def run_apt_get(host: Host, arguments: Sequence[str], what: str, timeout: float)
 def simulate(host: Host, arguments: Sequence[str]) -> Result:
     """Return the result of `apt-get --simulate`. Raises OperationError if apt refuses."""
     argv = (*APT_GET, "--simulate", *arguments)
-    result = run(host, "LC_ALL=C.UTF-8", *(QuoteString(argument) for argument in argv))
+    result = run(host, *(QuoteString(argument) for argument in argv))
     if not result.ok:
         lines = [line for line in (*result.errors, *result.lines) if line.strip()]
         message = "\n".join(f"    {line}" for line in lines[-20:])

@@ -14,9 +14,11 @@ from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 
 from rigup.diagnosis.explain import explain
+from rigup.facts.network import HostProxies
 from rigup.facts.units import UnitState, UnitStateValue
 from rigup.operations._host import ConnectionLost, check, read_now, run, try_reconnect
 from rigup.operations._wait import Clock, say, wait_until
+from rigup.ssh import environment
 from rigup.text import duration
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
@@ -145,19 +147,20 @@ def run_as_unit(
 
     With `follow` all lines of its log are shown instead. `restart` is systemd's setting of that name.
 
-    The environment is /etc/environment (where hosts configure their proxies) and `env`, which must not hold a secret.
+    The environment is the fixed one, the proxies and certificates of /etc/environment, and `env`, which must not hold a
+    secret.
     Raises `UnitFailed`, with the end of its log, if it fails or does not end within `limit_s`, and another
     `OperationError` if it was interrupted.
     """
+    variables = {"HOME": "/root", **read_now(host, HostProxies).environment, **(env or {})}
     check(
         host,
-        "systemd-run --quiet --no-block --remain-after-exit --service-type=oneshot",
-        "--property=EnvironmentFile=-/etc/environment",
+        "systemd-run --quiet --no-block --remain-after-exit --service-type=oneshot --property=UMask=0022",
         QuoteString(f"--property=Restart={restart}"),
-        *(QuoteString(f"--setenv={name}={value}") for name, value in (env or {}).items()),
         QuoteString(f"--unit={unit}"),
         "--",
-        *(QuoteString(argument) for argument in argv),
+        # systemd expands variables in the arguments of a transient unit, too.
+        *(QuoteString(word.replace("$", "$$")) for word in (*environment.words(variables), *argv)),
         failing=f"could not start {what} on {host.name}",
     )
     clock, shown = Clock(limit_s), 0

@@ -73,7 +73,7 @@ def _requests(host: Host, url: str) -> int | None:
 
     An endpoint that is too busy to answer in time (curl's status 28) counts as one.
     """
-    result = run(host, "curl -sS -m 10 --noproxy '*' --", QuoteString(url), "2>/dev/null || test $? -ne 28")
+    result = run(host, "curl -q -sS -m 10 --noproxy '*' --", QuoteString(url), "2>/dev/null || test $? -ne 28")
     if not result.ok:
         return 1
     return running_requests(result.lines) if result.lines else 0

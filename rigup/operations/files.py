@@ -303,7 +303,9 @@ def download(
     if there is not None and there == FileState(there.kind, mode, user, group, sha256sum):
         host.noop(f"{dest} is up to date")
         return
-    fetch = StringCommand("curl -sSLf --proto '=http,https' --max-filesize 1048576 --max-time 300 --", QuoteString(src))
+    fetch = StringCommand(
+        "curl -q -sSLf --proto '=http,https' --max-filesize 1048576 --max-time 300 --", QuoteString(src)
+    )
 
     def put(host: Host) -> None:
         _replace(host, dest, fetch, None, sha256sum, note_file(dest, sha256sum), mode, f"{user}:{group}")

@@ -30,6 +30,7 @@ from rigup.operations._wait import Clock, pause, say, wait_until
 from rigup.operations.files import place
 from rigup.operations.systemd import SERVING
 from rigup.paths import GRUB_CONFIG, STATE
+from rigup.ssh import environment
 from rigup.text import duration, from_json
 
 GPU_TIMEOUT_S = 300
@@ -221,7 +222,9 @@ def reboot_and_wait(host: Host, timeout: float) -> float:
     # With a timer, the command succeeds before the connection is closed.
     check(
         host,
-        "systemd-run --quiet --on-active=1 --timer-property=AccuracySec=100ms systemctl reboot",
+        "systemd-run --quiet --on-active=1 --timer-property=AccuracySec=100ms --",
+        *environment.words(),
+        "systemctl reboot",
         failing=f"could not reboot {host.name}",
     )
     clear_askpass_cache(host)

@@ -7,14 +7,16 @@ import posixpath
 from collections.abc import Generator
 from urllib.parse import urlsplit
 
-from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 from pyinfra.facts.files import Sha256File
 
+from rigup.facts.files import Closed
+from rigup.host_config import DEEPEST
 from rigup.lock.pypi import index_arguments as uv_index
-from rigup.operations._host import Commands, check, exclusive, work
+from rigup.operations._host import check, exclusive, work
 from rigup.operations._ledger import note, record
 from rigup.operations._units import run_as_unit, wait_for_leftover
 from rigup.paths import PYTHONS, UV, UV_CACHE, engine_unit
@@ -31,17 +33,26 @@ def index_arguments(index: str) -> list[str]:
     return ["--index-url", index, *trusted]
 
 
+def _open(*paths: str) -> StringCommand:
+    """Return the command that lets every user read everything below these directories."""
+    return StringCommand("chmod -R go+rX --", *map(QuoteString, paths))
+
+
 @operation()
 def synced(path: str, requirements: str, index: str) -> Generator[StringCommand, None, None]:
     """Create the virtual environment `path` from the hash-locked `requirements` file on the host.
 
     It is recreated whenever the file differs from the copy inside the environment. The copy is written last, so an
-    interrupted installation starts again.
+    interrupted installation starts again. If other users cannot read all of it, that is repaired.
     """
     done = f"{path}/requirements.lock"
-    expected = host.get_fact(Sha256File, path=requirements)
-    if expected and expected == host.get_fact(Sha256File, path=done):
-        host.noop(f"{path} has the packages of {requirements}")
+    # Without the proxies, on which no fact depends: with them it would not be read ahead.
+    expected = host.get_fact(Sha256File, path=requirements, _env={})
+    if expected and expected == host.get_fact(Sha256File, path=done, _env={}):
+        if host.get_fact(Closed, path=path, depth=DEEPEST, _env={}):
+            yield _open(path)
+        else:
+            host.noop(f"{path} has the packages of {requirements}")
         return
     directory = posixpath.dirname(path)
     yield exclusive(directory, "python3 -m venv --clear", QuoteString(path))
@@ -56,7 +67,9 @@ def synced(path: str, requirements: str, index: str) -> Generator[StringCommand,
 
 
 @operation()
-def engine(venv: VenvPlan, requirements: str, index: str, pythons: str, timeout: float = 7200) -> Commands:
+def engine(
+    venv: VenvPlan, requirements: str, index: str, pythons: str, timeout: float = 7200
+) -> Generator[FunctionCommand | StringCommand, None, None]:
     """Create an engine's environment with uv, which is in the environment UV.
 
     + requirements: the file on the host with `venv.text`
@@ -69,7 +82,11 @@ def engine(venv: VenvPlan, requirements: str, index: str, pythons: str, timeout:
     """
     done = venv.done
     if host.get_fact(Sha256File, path=done) == hashlib.sha256(venv.text.encode()).hexdigest():
-        host.noop(f"{venv.path} is complete")
+        # Below these, units have made all files.
+        if closed := [path for path in (PYTHONS, venv.path) if host.get_fact(Closed, path=path, depth=1)]:
+            yield _open(*closed)
+        else:
+            host.noop(f"{venv.path} is complete")
         return
 
     def make(host: Host) -> None:

@@ -29,6 +29,7 @@ from rigup.run import interrupts, report, summary
 from rigup.run.console import make_printable
 from rigup.run.event_log import EventLog
 from rigup.run.speed_up import speed_up
+from rigup.ssh import pyinfra_ssh  # noqa: F401 - commands of both connectors run in the fixed environment
 from rigup.text import printable
 
 if TYPE_CHECKING:

@@ -6,12 +6,13 @@
 # On standard input:   "MARK LIMIT SLOTS CAP\n", then for each command "INDEX SUDO LENGTH LENGTH\n" SHELL COMMAND
 # On standard output:  for each command "MARK INDEX STATUS LENGTH LENGTH\n" STDOUT STDERR, in the order in which they end
 # STATUS is the exit code as a shell counts it (128 + signal), or "slow" (killed after LIMIT seconds), or "big" (more
-# than CAP bytes). SLOTS commands run at a time. Those with SUDO go through one single sudo, to this program again.
+# than CAP bytes). SLOTS commands run at a time. Those with SUDO go through one single sudo, to this program again, and
+# through the words @clean, since sudo brings an environment of its own.
 use strict;
 use warnings;
 use POSIX ();
 
-our ($boot, $program);
+our ($boot, $program, @clean);
 binmode(STDIN);
 binmode(STDOUT);
 $SIG{PIPE} = 'DEFAULT';
@@ -26,7 +27,8 @@ while (defined(my $head = <STDIN>)) {
 }
 if (@elevated) {
     my $stdin = join('', $program, "$mark $limit $slots $cap\n", @elevated);
-    unshift(@queue, {argv => ['sudo', '-H', '-n', 'perl', '-e', $boot, length($program), $boot], stdin => $stdin});
+    my @again = ('perl', '-e', $boot, length($program), $boot, @clean);
+    unshift(@queue, {argv => ['sudo', '-H', '-n', @clean, @again], stdin => $stdin});
 }
 
 my %running;    # process id => job

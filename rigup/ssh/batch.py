@@ -17,6 +17,7 @@ from importlib.resources import files
 
 import paramiko
 
+from rigup.ssh import environment
 from rigup.ssh.transport import BROKEN, MAX_BYTES, BadAnswer, receive_all
 
 LIMIT_S = 10
@@ -37,7 +38,7 @@ _HEADER = re.compile(rb"(\d{1,6}) (\d{1,3}|slow|big) (\d{1,8}) (\d{1,8})\n")
 _MAX_HEADER = 64
 
 # Reads the program from standard input: it may be longer than a command line can be.
-_BOOT = "our ($boot, $program); $boot = $ARGV[1]; read(STDIN, $program, $ARGV[0]); eval $program; die $@ if $@"
+_BOOT = "our ($length, $boot, @clean) = @ARGV; read(STDIN, our $program, $length); eval $program; die $@ if $@"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def program() -> bytes:
 
 
 def request(commands: Sequence[Command], mark: str, limit_s: int) -> tuple[str, bytes]:
-    """Return the command line and the standard input that make a host run all of `commands`.
+    """Return the command and the standard input that make a host run all of `commands`, in the environment it has.
 
     The result of the n-th command has the number n. `mark` is a random word that opens every frame.
     """
@@ -81,7 +82,7 @@ def request(commands: Sequence[Command], mark: str, limit_s: int) -> tuple[str, 
     for index, command in enumerate(commands):
         shell, text = command.shell.encode(), command.command.encode()
         parts += [f"{index} {int(command.sudo)} {len(shell)} {len(text)}\n".encode(), shell, text]
-    return shlex.join(["perl", "-e", _BOOT, str(len(source)), _BOOT]), b"".join(parts)
+    return shlex.join(["perl", "-e", _BOOT, str(len(source)), _BOOT, *environment.CLEAN]), b"".join(parts)
 
 
 def parse(data: bytes, commands: Sequence[Command], mark: str) -> Batch:
@@ -134,7 +135,7 @@ def send(transport: paramiko.Transport, commands: Sequence[Command], total_s: fl
         return Batch
     try:
         channel.settimeout(total_s)
-        channel.exec_command(line)
+        channel.exec_command(environment.login_line(line, mark))
         channel.sendall(stdin)
         channel.shutdown_write()
     except BROKEN:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import threading
 import time
@@ -15,7 +16,7 @@ import paramiko
 
 from rigup.config.inventory import Host
 from rigup.errors import RigupError
-from rigup.ssh import batch, host_keys
+from rigup.ssh import batch, environment, host_keys
 from rigup.ssh.batch import Command, Result
 from rigup.ssh.transport import BROKEN, MAX_BYTES, BadAnswer, reason, receive_all, silence_paramiko, tune
 
@@ -128,8 +129,9 @@ def _execute(transport: paramiko.Transport, command: Command, limit_s: float) ->
     deadline = time.monotonic() + limit_s
     with closing(transport.open_session(timeout=CONNECT_S)) as channel:
         channel.settimeout(CONNECT_S)
-        words = [command.shell, "-c", command.command]
-        channel.exec_command(shlex.join(["sudo", "-H", "-n", *words] if command.sudo else words))
+        mark, words = secrets.token_hex(16), [command.shell, "-c", command.command]
+        line = shlex.join(["sudo", "-H", "-n", *environment.CLEAN, *words] if command.sudo else words)
+        channel.exec_command(environment.login_line(line, mark))
         channel.shutdown_write()
         # Both streams at once: one that nobody reads fills its window, and the command waits forever.
         stdout, stderr, faults = bytearray(), bytearray(), list[BaseException]()
@@ -154,4 +156,7 @@ def _execute(transport: paramiko.Transport, command: Command, limit_s: float) ->
         code = channel.recv_exit_status()
         if code == -1 and not transport.is_active():
             raise EOFError("while a command ran")
-        return Result(code, bytes(stdout), bytes(stderr))
+        before, ran, output = stdout.partition(environment.opening(mark, 1))
+        if not ran:
+            raise BadAnswer(environment.not_run((before.strip() or stderr).decode(errors="replace")))
+        return Result(code, bytes(output), bytes(stderr.partition(environment.opening(mark, 2))[2]))

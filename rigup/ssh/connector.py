@@ -36,23 +36,18 @@ from pyinfra.connectors.ssh import FileTransferClient, SSHConnector
 from pyinfra.connectors.sshuserclient import client as user_client
 from pyinfra.connectors.util import CommandOutput, OutputLine, clear_askpass_cache, remove_any_sudo_askpass_file
 
-from rigup.ssh import host_keys
+from rigup.ssh import environment, host_keys
 from rigup.ssh.batch import Command
 from rigup.ssh.fact_calls import NOT_READ_AHEAD, call_of, command_of
+from rigup.ssh.pyinfra_ssh import OPEN_S, Lines, start
 from rigup.ssh.read_ahead import ReadAhead
 from rigup.ssh.transport import BROKEN, MAX_BYTES, BadAnswer, reason, silence_paramiko, tune
 
 STALE_AFTER_S = 30
 """Seconds after which results that were read ahead are read again."""
 
-OPEN_S = 60
-"""Seconds that a host may take to accept a command on an open connection."""
-
 FACT_S = 600
 """Seconds that a host may take for one fact."""
-
-LINE_BYTES = 64
-"""Bytes of memory that pyinfra needs for a line in addition to its text."""
 
 OPERATION_S = 6 * 3600
 """Seconds that a host may take for one command of an operation: pulling an image over a slow line takes hours."""
@@ -90,32 +85,6 @@ class UnusableAnswer(paramiko.SSHException):
     """A host's answer was refused. An SSHException, because pyinfra takes that as a failure of one host alone."""
 
 
-class _Lines:
-    """The lines of one stream of a command; above MAX_BYTES the channel is closed and `is_too_long` is set.
-
-    An exception would be lost: pyinfra reads in a greenlet of its own.
-    """
-
-    def __init__(self, channel: paramiko.Channel, receive: Callable[[int], bytes]) -> None:
-        self.channel, self._receive, self.is_too_long = channel, receive, False
-
-    def __iter__(self) -> Iterator[str]:
-        left, unfinished = MAX_BYTES, list[bytes]()
-        while chunk := self._receive(1 << 16):
-            lines = chunk.split(b"\n")
-            left -= len(chunk) + LINE_BYTES * (len(lines) - 1)
-            if left < 0:
-                self.is_too_long = True
-                self.channel.close()
-                return
-            for line in lines[:-1]:
-                yield b"".join((*unfinished, line)).decode(errors="replace")
-                unfinished.clear()
-            unfinished.append(lines[-1])
-        if last := b"".join(unfinished):
-            yield last.decode(errors="replace")
-
-
 class RigConnector(SSHConnector):
     """Connect over ssh, read facts in one round trip, and reconnect when the connection breaks."""
 
@@ -125,7 +94,7 @@ class RigConnector(SSHConnector):
         self._results: ReadAhead | None = None
         self._transfer: FileTransferClient | None = None
         self._channel: paramiko.Channel | None = None
-        self._streams: list[_Lines] = []
+        self._streams: list[Lines] = []
         self._is_disconnected = False
         self.before_change: Callable[[], None] | None = None
         """Called once, before the first command that is not a fact."""
@@ -213,7 +182,7 @@ class RigConnector(SSHConnector):
 
     # Commands
 
-    def _exec_command(self, command: str, get_pty: bool = False) -> tuple[ChannelStdinFile, _Lines, _Lines]:
+    def _exec_command(self, command: str, get_pty: bool = False) -> tuple[ChannelStdinFile, Lines, Lines]:
         """Paramiko's ``exec_command`` in two parts: if the channel cannot be opened, nothing has been sent yet."""
         try:
             channel = self._transport().open_session(timeout=OPEN_S)
@@ -224,12 +193,9 @@ class RigConnector(SSHConnector):
             channel = self._transport().open_session(timeout=OPEN_S)
         self._channel = channel
         self.executions += 1
-        if get_pty:
-            channel.get_pty()
-        channel.exec_command(command)
-        stdout, stderr = _Lines(channel, channel.recv), _Lines(channel, channel.recv_stderr)
+        stdin, stdout, stderr = start(channel, command, get_pty)
         self._streams = [stdout, stderr]
-        return channel.makefile_stdin("wb"), stdout, stderr
+        return stdin, stdout, stderr
 
     def run_shell_command(
         self, command: StringCommand, print_output: bool = False, print_input: bool = False, **arguments: Any
@@ -292,7 +258,11 @@ class RigConnector(SSHConnector):
             return reason(error)
         if any(stream.is_too_long for stream in self._streams):
             raise UnusableAnswer(f"{self.host.name}: a command printed more than {MAX_BYTES} bytes")
-        return "it broke while the command ran" if not succeeded and self._is_cut_off() else (succeeded, output)
+        if not succeeded and self._is_cut_off():
+            return "it broke while the command ran"
+        if self._streams and not self._streams[0].is_opened:
+            raise UnusableAnswer(f"{self.host.name}: {environment.not_run(output.stdout.strip() or output.stderr)}")
+        return succeeded, output
 
     def _is_cut_off(self) -> bool:
         """Return whether the last command failed because the connection broke: it has no exit code.

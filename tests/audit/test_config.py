@@ -6,9 +6,9 @@ import json
 import re
 
 from rigup.audit.check import check
-from rigup.audit.expect import Deviation, expect, expect_file, hashed
+from rigup.audit.expect import Deviation, expect, expect_file, expect_open, hashed
 from rigup.audit.subject import Subject
-from rigup.paths import PLAN, UV
+from rigup.paths import PLAN, PYTHONS, UV
 from rigup.resources import FILES
 
 
@@ -84,6 +84,9 @@ def test_config_venv(rig: Subject) -> None:
     for venv in rig.plan.venvs:
         expect_file(rig, venv.done, venv.text)
         expect_file(rig, f"{venv.path}.lock", venv.text)
+        expect_open(rig, UV)
+        for path in (PYTHONS, venv.path):
+            expect_open(rig, path, 1)
         expect_file(rig, f"{UV}.lock", (FILES / "uv-requirements.lock").read_text())
         expected = dict(line.split(" ")[0].split("==") for line in venv.requirements)
         listed = (

@@ -207,7 +207,7 @@ def test_gateway_opens(rig: Subject) -> None:
         if endpoint.public_url:
             url = f"{endpoint.public_url}/v1/models"
             # Through standard input: a key must never be in a command line.
-            ask = "sed 's/^/Authorization: Bearer /' %s | curl -sS -m 20 -o /dev/null -w '%%{http_code}' -H @- %s"
+            ask = "sed 's/^/Authorization: Bearer /' %s | curl -q -sS -m 20 -o /dev/null -w '%%{http_code}' -H @- %s"
             expect({url: "200"}, {url: rig.output(ask, endpoint.key_file, url)})
 
 
@@ -218,4 +218,4 @@ def test_gateway_refuses(rig: Subject) -> None:
         if endpoint.public_url:
             for path, code in {endpoint.ready_path: "200", "/v1/models": "401", "/metrics": "401"}.items():
                 url = f"{endpoint.public_url}{path}"
-                expect({url: code}, {url: rig.output("curl -sS -m 20 -o /dev/null -w '%%{http_code}' %s", url)})
+                expect({url: code}, {url: rig.output("curl -q -sS -m 20 -o /dev/null -w '%%{http_code}' %s", url)})

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from rigup.audit.check import check
-from rigup.audit.expect import expect, expect_file, expect_none, expect_owner, expect_text, expect_units
+from rigup.audit.expect import expect, expect_file, expect_none, expect_open, expect_owner, expect_text, expect_units
 from rigup.audit.subject import Subject
 from rigup.lock.addresses import ip_of
 from rigup.paths import (
@@ -130,7 +130,7 @@ def test_model_hashes(rig: Subject) -> None:
 
 @check("minor")
 def test_model_user(rig: Subject) -> None:
-    """The downloader needs its own user, without a login, and its packages."""
+    """The downloader needs its own user, without a login, and packages that this user can read."""
     entry = rig.output("getent passwd rigup-fetch").split(":")
     expect("/usr/sbin/nologin", entry[-1] or "no user rigup-fetch")
     program = "import huggingface_hub as hub; print(hub.__version__)"
@@ -139,6 +139,7 @@ def test_model_user(rig: Subject) -> None:
         f"the hub's client in {FETCH_VENV}",
         f"the hub's client in {FETCH_VENV}" if version else "none",
     )
+    expect_open(rig, FETCH_VENV)
 
 
 @check("minor")

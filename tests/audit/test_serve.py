@@ -6,7 +6,16 @@ import ipaddress
 import re
 
 from rigup.audit.check import YOU, check
-from rigup.audit.expect import Deviation, expect, expect_file, expect_none, expect_owner, expect_units, hashed
+from rigup.audit.expect import (
+    Deviation,
+    expect,
+    expect_file,
+    expect_none,
+    expect_open,
+    expect_owner,
+    expect_units,
+    hashed,
+)
 from rigup.audit.subject import CONFINED, Subject
 from rigup.diagnosis.explain import fatal_text
 from rigup.paths import (
@@ -63,6 +72,7 @@ def test_serve_client(rig: Subject) -> None:
     copy = f"{CLIENT}/requirements.lock"
     for path in (copy, CLIENT_REQUIREMENTS):
         expect_file(rig, path, (FILES / "client-requirements.lock").read_text())
+    expect_open(rig, CLIENT)
 
 
 @check("critical", "endpoints", "recipe")

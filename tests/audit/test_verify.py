@@ -17,7 +17,7 @@ def test_verify_health(rig: Subject) -> None:
     """The health check must answer."""
     for endpoint in rig.plan.endpoints:
         url = f"{endpoint.url}{endpoint.ready_path}"
-        code = rig.host.run("curl -sS -m 20 -o /dev/null -w '%%{http_code}' %s", url)
+        code = rig.host.run("curl -q -sS -m 20 -o /dev/null -w '%%{http_code}' %s", url)
         expect({url: "200"}, {url: str(code.stdout) if code.rc == 0 else str(code.stderr).strip()})
 
 
@@ -25,7 +25,7 @@ def test_verify_health(rig: Subject) -> None:
 def test_verify_models(rig: Subject) -> None:
     """Clients ask for the model by name: the endpoint must list it."""
     for endpoint in rig.plan.endpoints:
-        listed = rig.json("curl -sS -m 20 %s", f"{endpoint.url}/v1/models") or {}
+        listed = rig.json("curl -q -sS -m 20 %s", f"{endpoint.url}/v1/models") or {}
         names = [model.get("id") for model in listed.get("data", [])]
         expect([endpoint.served_name], names)
 
@@ -40,7 +40,7 @@ def test_verify_completion(rig: Subject) -> None:
             "max_tokens": 8,
         }
         answer = rig.host.run(
-            f"curl -sS -m {PATIENCE_S} -H Content-Type:application/json -d %s %s",
+            f"curl -q -sS -m {PATIENCE_S} -H Content-Type:application/json -d %s %s",
             json.dumps(question),
             f"{endpoint.url}/v1/chat/completions",
         )

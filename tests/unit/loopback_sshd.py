@@ -110,9 +110,17 @@ class Sshd:
         }
 
 
+def programs_first(folder: Path) -> str:
+    """Return sshd's configuration of a host that finds the programs in `folder` before its own."""
+    return f'ForceCommand exec sh -c "$(printf %s "$SSH_ORIGINAL_COMMAND" | sed "s|PATH=|PATH={folder}:|g")"\n'
+
+
 @contextmanager
-def running_sshd(folder: Path, more: str = "") -> Iterator[Sshd]:
-    """Start an sshd that accepts only this test's key, and stop it by its process id; `more` is configuration."""
+def running_sshd(folder: Path, more: str = "", variables: str = "") -> Iterator[Sshd]:
+    """Start an sshd that accepts only this test's key, and stop it by its process id.
+
+    `more` is configuration, `variables` what a login has in its environment, as `NAME=VALUE` in quotes.
+    """
     program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if program is None:
         pytest.skip("no sshd here (apt-get install openssh-server)")
@@ -126,7 +134,7 @@ def running_sshd(folder: Path, more: str = "") -> Iterator[Sshd]:
     config.write_text(
         f"ListenAddress {OWN_ADDRESS}\nPort {port}\nHostKey {folder}/host_key\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-        f"PermitRootLogin prohibit-password\nSetEnv HOME={folder}\n"
+        f"PermitRootLogin prohibit-password\nSetEnv HOME={folder} {variables}\n"
         f"Subsystem sftp internal-sftp\nPrintMotd no\nMaxSessions 50\n{more}"
     )
     (folder / "known_hosts").write_text(f"[{OWN_ADDRESS}]:{port} {(folder / 'host_key.pub').read_text()}")

@@ -208,6 +208,8 @@ class Rig:
     def environment(self, token_for: str | None) -> dict[str, str]:
         environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
         environment |= {"PYTHONPATH": str(STEERED), "STEERED_TIME": str(self.directory / "ahead")}
+        # Not with this machine's /etc/environment.
+        environment["RIGUP_ROOT"] = str(self.directory / "root")
         if token_for:
             credentials = self.directory / "credentials"
             credentials.mkdir(parents=True, exist_ok=True)

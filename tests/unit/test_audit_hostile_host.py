@@ -28,7 +28,9 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
     answer = tmp_path / "answer"
     # Bytes that are no text, too.
     answer.write_bytes(ANSWER.encode() + b"\xff\n")
-    with running_sshd(tmp_path, f"ForceCommand cat {answer}; cat {answer} >&2\n") as server:
+    mark = '$(printf %s "$SSH_ORIGINAL_COMMAND" | grep -oE "[0-9a-f]{32}" | head -n 1)'
+    force = f'ForceCommand m={mark}; printf %s "$m-1"; cat {answer}; (printf %s "$m-2"; cat {answer}) >&2\n'
+    with running_sshd(tmp_path, force) as server:
         server.lab()
         lockfile.write(Path(server.environment["RIGUP_INVENTORY"]).with_suffix(".lock"), lock())
         yield server

@@ -420,3 +420,19 @@ def test_a_hub_token_that_others_can_read_is_found(served: Audited, found: str) 
     assert served.finding("model", "token") == ""
     served.told.commands["stat -c '%a %U' /etc/rigup/hub-token"] = found
     assert served.finding("model", "token").endswith(found)
+
+
+# Packages
+
+
+def test_packages_that_the_downloader_cannot_read_are_found(served: Audited) -> None:
+    served.told.commands |= {
+        "getent passwd rigup-fetch": "rigup-fetch:x:990:990::/var/lib/rigup-fetch:/usr/sbin/nologin\n",
+        f"{FETCH_VENV}/bin/python": "1.2.3\n",
+    }
+    assert served.finding("model", "user") == ""
+    served.told.commands[f"find {FETCH_VENV} -maxdepth 99 "] = f"{FETCH_VENV}/bin\0"
+    assert f"found:    {FETCH_VENV}/bin is not" in served.finding("model", "user")
+    assert served.finding("serve", "client") == ""
+    served.told.commands[f"find {CLIENT.rpartition('/')[0]} -maxdepth 99 "] = "/a\0/b\0/c\0/d\0"
+    assert "found:    /a is not, /b is not, /c is not" in served.finding("serve", "client")

@@ -10,14 +10,18 @@ import pytest
 from rigup.config.settings import Settings
 from rigup.distros.apt_sources import repositories
 from rigup.facts.network import parse_proxies
-from rigup.host_config import Proxies, daemon_variables, log_driver, proxy_for, shell_variables
+from rigup.host_config import Proxies, daemon_variables, log_driver, proxy_for, shell_variables, variables
 from rigup.lock.lockfile import KeyLock, Lock
 from rigup.lock.registry import HUB
+from rigup.operations import docker as docker_operations
 from rigup.preflight.network import destinations
+from rigup.ssh.environment import VARIABLES
+from rigup_host import environment as host_environment
+from rigup_host import paths as host_paths
 from tasks.context import Context
 from tasks.docker import docker
 from tasks.model import model
-from tests.unit.deploys import Actor
+from tests.unit.deploys import Actor, Said
 from tests.unit.sample import lock, plan
 from tests.unit.test_preflight import BARE, OPEN, Way, changed, only, problems
 
@@ -177,3 +181,41 @@ def test_default_files_are_read_as_a_shell_reads_them(tmp_path: Path) -> None:
 
 def test_a_file_that_no_shell_would_read_is_no_error() -> None:
     assert shell_variables(['A="never closed\nB=1\n', "C='\n=\n"]) == {"A": "", "B": "1", "C": ""}
+
+
+def test_the_host_programs_read_the_same_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+PATH="/opt/x:$PATH"
+HF_HUB_OFFLINE=1
+export HTTPS_PROXY='http://proxy.lan:3128'
+no_proxy=localhost,10.0.0.0/8
+# http_proxy=http://old
+ftp_http_proxy=http://other
+http_proxy=
+ssl_cert_file="/etc/ssl/own.pem"
+REQUESTS_CA_BUNDLE=/etc/ssl/own.pem
+"""
+    (tmp_path / "environment").write_text(text)
+    monkeypatch.setattr(host_paths, "ENVIRONMENT", tmp_path / "environment")
+    expected = {
+        "https_proxy": "http://proxy.lan:3128",
+        "no_proxy": "localhost,10.0.0.0/8",
+        "SSL_CERT_FILE": "/etc/ssl/own.pem",
+        "REQUESTS_CA_BUNDLE": "/etc/ssl/own.pem",
+    }
+    assert variables(text.splitlines()) == expected
+    assert host_environment.of_host() == expected
+    assert host_environment.FIXED.items() <= VARIABLES.items()
+
+
+def test_a_unit_takes_proxies_and_certificates_from_the_host_and_nothing_else() -> None:
+    lines = ["PATH=/opt/x:$PATH", "HF_HUB_OFFLINE=1", f"http_proxy={PROXY}/$x", "SSL_CERT_FILE=/own.pem"]
+    actor = Actor().answers("grep -HiE", [f"/etc/environment:{line}" for line in lines])
+    actor.answers("docker image inspect", Said(ok=False), Said())
+    actor.answers("systemctl show", ["LoadState=not-found"], ["LoadState=loaded", "ActiveState=active", "Job=0"])
+    outcome = actor.does(docker_operations.image, reference="r@sha256:" + "a" * 64, tag="r:1")
+    (run,) = (each for each in outcome.commands if "systemd-run" in each)
+    assert "-- /usr/bin/env -i PATH=/usr/local/sbin:" in run and "EnvironmentFile" not in run
+    # systemd would expand one dollar.
+    assert f" HOME=/root 'http_proxy={PROXY}/$$x' SSL_CERT_FILE=/own.pem /usr/bin/docker pull" in run
+    assert "HF_HUB_OFFLINE" not in run and "/opt/x" not in run

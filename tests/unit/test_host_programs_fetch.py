@@ -48,6 +48,28 @@ def test_a_checkpoint_arrives_exactly_as_published_and_is_stamped(rig: Rig) -> N
     assert json.loads(rig.progress.read_text())["step"] == "complete"
 
 
+def test_of_the_environment_the_hubs_client_takes_the_proxies_alone(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = rig.directory / "root/etc/environment"
+    file.parent.mkdir(parents=True)
+    file.write_text('PATH="/opt/x:$PATH"\nHF_HUB_OFFLINE=1\nLD_PRELOAD=/nonexistent\nexport no_proxy=localhost\n')
+    # As systemd gives it with EnvironmentFile=.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert rig.fetch().returncode == 0
+    assert rig.is_as_published()
+
+    rig = Rig(rig.directory.with_name("rig2"), rig.hub, options=("--patience=0",))
+    file = rig.directory / "root/etc/environment"
+    file.parent.mkdir(parents=True)
+    # Nothing listens there.
+    file.write_text('HTTP_PROXY="http://127.0.0.1:1"\n')
+    rig.hub.forget()
+    with rig.fetching() as process:
+        until(lambda: rig.later(3600) or process.poll() is not None)
+        said = process.communicate(timeout=HANG_S)[0]
+    assert "Connection refused" in said
+    assert rig.hub.journal == []
+
+
 def test_a_second_run_asks_nobody_for_anything(rig: Rig) -> None:
     rig.fetch()
     rig.hub.forget()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loopback_sshd import ROOT, Sshd, running_sshd
+from loopback_sshd import ROOT, Sshd, programs_first, running_sshd
 
 from rigup.errors import Problem, ProblemsError
 from rigup.paths import DAILY_AUDIT
@@ -91,8 +91,7 @@ def test_the_report_shows_them_as_text(tmp_path: Path) -> None:
 def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
     """A host that finds programs of the test first."""
     (tmp_path / "programs").mkdir()
-    force = f'ForceCommand PATH={tmp_path}/programs:$PATH exec sh -c "$SSH_ORIGINAL_COMMAND"\n'
-    with running_sshd(tmp_path, force) as server:
+    with running_sshd(tmp_path, programs_first(tmp_path / "programs")) as server:
         yield server
 
 

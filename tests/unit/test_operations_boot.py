@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from deploys import Actor
+from deploys import Actor, on_this_machine
 from pyinfra.api.operation import OperationMeta
 
 from rigup.operations import boot, users, venv
@@ -101,6 +101,24 @@ def test_an_environment_with_the_locked_packages_is_left_alone() -> None:
     host = Actor().answers("/opt/venv/requirements.lock", [f"{SHA}  /opt/venv/requirements.lock"])
     host.answers("/opt/wanted.lock", [f"{SHA}  /opt/wanted.lock"])
     assert not host.does(venv.synced, path="/opt/venv", requirements="/opt/wanted.lock", index="https://pypi").changed
+
+
+def test_an_environment_that_an_earlier_umask_closed_is_opened_once(tmp_path: Path) -> None:
+    made = tmp_path / "venv"
+    (made / "bin").mkdir(parents=True)
+    for name, mode in (("bin/python", 0o700), ("bin/link", 0), ("lib.py", 0o600), ("requirements.lock", 0o644)):
+        (made / name).symlink_to("/nonexistent") if not mode else (made / name).touch(mode)
+    wanted = tmp_path / "wanted.lock"
+    wanted.touch()
+    for each in (made, made / "bin"):
+        each.chmod(0o700)
+    arguments = {"path": str(made), "requirements": str(wanted), "index": "https://pypi"}
+    assert on_this_machine(venv.synced, **arguments).changed
+    found = {path.name: oct(path.stat().st_mode)[-3:] for path in (made, *made.rglob("*")) if not path.is_symlink()}
+    assert found == {"venv": "755", "bin": "755", "python": "755", "lib.py": "644", "requirements.lock": "644"}
+    assert not on_this_machine(venv.synced, **arguments).changed
+    (made / "lib.py").chmod(0o640)
+    assert on_this_machine(venv.synced, **arguments).changed
 
 
 def test_an_index_with_tls_is_not_trusted_blindly() -> None:

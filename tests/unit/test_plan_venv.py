@@ -294,3 +294,7 @@ def test_an_environment_that_is_whole_is_left_alone() -> None:
         "pythons": "https://p",
     }
     assert not actor.does(venv.engine, **arguments).changed
+    # An earlier umask has closed the directory of Pythons.
+    actor.answers("find /usr/local/lib/rigup/python -maxdepth 1", ["/usr/local/lib/rigup/python"])
+    outcome = actor.does(venv.engine, **arguments)
+    assert outcome.commands[-1] == "chmod -R go+rX -- /usr/local/lib/rigup/python"

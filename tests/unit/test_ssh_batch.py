@@ -131,13 +131,13 @@ def test_those_that_need_root_go_through_one_single_sudo(tmp_path: Path) -> None
     """A sudo that only counts its calls: what it would change besides is not of interest here."""
     sudo = tmp_path / "sudo"
     sudo.write_text(
-        f'#!/bin/sh\necho "$*" | head -c 20 >>{tmp_path}/calls\n[ "$1 $2" = "-H -n" ] && shift 2\nexec "$@"\n'
+        f'#!/bin/sh\necho "$*" | head -c 21 >>{tmp_path}/calls\n[ "$1 $2" = "-H -n" ] && shift 2\nexec "$@"\n'
     )
     sudo.chmod(0o755)
     commands = [Command(f"echo {number}", sudo=number % 2 == 0) for number in range(10)]
     done = run(*commands, PATH=f"{tmp_path}:/usr/bin:/bin")
     assert [done.results[command].stdout for command in commands] == [f"{number}\n".encode() for number in range(10)]
-    assert (tmp_path / "calls").read_text().count("-H -n perl") == 1
+    assert (tmp_path / "calls").read_text().count("-H -n /usr/bin/env -i") == 1
 
 
 def test_answers_of_root_commands_come_as_they_are_ready(tmp_path: Path) -> None:

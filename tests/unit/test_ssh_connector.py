@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loopback_sshd import PYINFRA, Sshd, running_sshd
+from loopback_sshd import PYINFRA, Sshd, programs_first, running_sshd
 
 from rigup.ssh import transport
 from tests.unit.waiting import HANG_S, until
@@ -350,10 +350,9 @@ def test_a_host_that_cannot_be_reached_gives_one_line_and_no_traceback(sshd: Ssh
 
 
 def test_a_hung_fact_holds_up_one_run_and_is_left_out_of_the_next_batch(tmp_path: Path) -> None:
-    force = f'ForceCommand PATH={tmp_path}/programs:$PATH exec sh -c "$SSH_ORIGINAL_COMMAND"\n'
     (tmp_path / "root").mkdir()
     (tmp_path / "programs").mkdir()
-    with running_sshd(tmp_path, force) as sshd:
+    with running_sshd(tmp_path, programs_first(tmp_path / "programs")) as sshd:
         log = tmp_path / "root" / "log"
         # Hangs in a batch only.
         cat = tmp_path / "programs" / "cat"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from loopback_sshd import Sshd, running_sshd
+from loopback_sshd import Sshd, programs_first, running_sshd
 
 from rigup.config.inventory import load_inventory
 from rigup.ssh import batch, client
@@ -97,8 +97,7 @@ class Hostile:
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Iterator[Hostile]:
-    programs = f"PATH={tmp_path}/programs:$PATH"
-    with running_sshd(tmp_path, f'ForceCommand {programs} sh -c "$SSH_ORIGINAL_COMMAND"\n') as server:
+    with running_sshd(tmp_path, programs_first(tmp_path / "programs")) as server:
         yield Hostile(server)
 
 

@@ -6,7 +6,6 @@ Whatever arrives is verified elsewhere, against the published checksums.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import subprocess
 import threading
@@ -18,7 +17,7 @@ from types import UnionType
 from typing import Any
 from urllib.parse import urlsplit
 
-from rigup_host import files
+from rigup_host import environment, files
 from rigup_host.fetch.report import say
 from rigup_host.fetch.store import File, Hopeless, Setback, Store
 
@@ -121,8 +120,8 @@ class Hub:
         self._events.put({"ended": process.wait(), "from": process.pid})
 
     def _environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if key not in ("HF_TOKEN", "HF_TOKEN_PATH")}
         ours = {
+            "HOME": str(self._home),
             "HF_HOME": str(self._home),
             "HF_ENDPOINT": self.url,
             "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
@@ -132,7 +131,8 @@ class Hub:
             "HF_XET_CLIENT_READ_TIMEOUT": f"{self._timeout_s}s",
             "HF_HUB_ETAG_TIMEOUT": "60",
         }
-        return {**kept, **ours, **({"HF_TOKEN": self._token} if self._token else {})}
+        secret = {"HF_TOKEN": self._token} if self._token else {}
+        return {**environment.FIXED, **environment.of_host(), **ours, **secret}
 
     def events(self) -> list[dict[str, Any]]:
         """Return what the client has reported since the last call; if it has ended, `failed` for each of its files."""
