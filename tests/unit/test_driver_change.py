@@ -62,12 +62,12 @@ class Rig:
         return self.apt.installed()
 
     def _simulates(self, command: str) -> Said:
-        _, _, *arguments = shlex.split(command)
+        _, *arguments = shlex.split(command)
         done = self.apt.run(*arguments)
         return Said(done.stdout.splitlines(), done.stderr.splitlines(), done.returncode == 0)
 
     def _transacts(self, command: str) -> Said:
-        arguments = command.partition(" -- /usr/bin/apt-get ")[2]
+        arguments = command.partition(" /usr/bin/apt-get ")[2]
         done = self.apt.run("--simulate", *shlex.split(arguments))
         assert done.returncode == 0, done.stderr
         packages = self.apt.installed() | dict(re.findall(r"^Inst (\S+) (?:\[\S+\] )?\((\S+)", done.stdout, re.M))
