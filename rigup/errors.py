@@ -49,7 +49,8 @@ class Finding:
 
     def __str__(self) -> str:
         parts = [part for part in (self.place, self.key, self.message, self.remedy) if part]
-        return ": ".join(parts) + (f" [{self.id}]" if self.id else "")
+        mark = ", ".join(filter(None, (self.id, "advice" if self.advice else "")))
+        return ": ".join(parts) + (f" [{mark}]" if mark else "")
 
 
 class InputError(RigupError):

@@ -46,7 +46,7 @@ UNKNOWN, VALUE, VARIABLE = "recipe-option", "recipe-value", "recipe-variable"
 
 @dataclass(frozen=True)
 class Release:
-    """The options and variables of one release, or of a fork of it.
+    """The options, variables and model architectures of one release, or of a fork of it.
 
     An option is a `flag`, one of a list, or takes an `int`, a `float`, a `size` (a number that may end in k or M, or
     `auto`), a `text`, `json`, or a `value` of unknown type. `keys` are the keys of options that take JSON, each with
@@ -59,6 +59,7 @@ class Release:
     options: Mapping[str, Kind]
     keys: Mapping[str, Mapping[str, Any]]
     environment: frozenset[str]
+    architectures: frozenset[str]
     fork: str | None = None
 
     @property
@@ -96,8 +97,8 @@ def on_file() -> tuple[tuple[str, str, Path], ...]:
 def release_in(path: Path) -> Release:
     """Return the release that a file has the data of. A deploy reads only those that it needs."""
     data = _read(path)
-    known = frozenset(data["environment"])
-    return Release(data["engine"], data["version"], _options(data["options"]), data["keys"], known)
+    known, served = frozenset(data["environment"]), frozenset(data["architectures"])
+    return Release(data["engine"], data["version"], _options(data["options"]), data["keys"], known, served)
 
 
 def releases() -> tuple[Release, ...]:
@@ -152,11 +153,14 @@ def place(key: str) -> Loc:
     return tuple(int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", key))
 
 
-def check_options(recipe: Recipe, release: Release) -> Iterator[Complaint]:
-    """Yield what this release would refuse or ignore in the recipe.
+def check_options(recipe: Recipe, release: Release, architecture: str | None = None) -> Iterator[Complaint]:
+    """Yield what this release would refuse or ignore in the recipe, and whether it serves the model's architecture.
 
-    An unknown option of a fork is advice, because not all of its options are on file.
+    An unknown option of a fork is advice, because not all of its options are on file; nor are its architectures.
     """
+    if architecture and release.fork is None and architecture not in release.architectures:
+        message = f"{release.name} does not serve {architecture}, the architecture of this model"
+        yield Complaint("recipe-architecture", ("checkpoint",), message, "use another release, or a fork that does")
     for argument, key in arguments(recipe):
         for id, message, remedy in _argument(argument, release):
             yield Complaint(id, place(key), message, remedy, advice=id == UNKNOWN and release.fork is not None)

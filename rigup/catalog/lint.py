@@ -62,14 +62,14 @@ def check_recipe(catalog: Catalog, recipe: Recipe, hardware: Hardware = Hardware
     checkpoint = catalog.checkpoint(recipe.checkpoint)
     case = Case(recipe, checkpoint, catalog.models.get(checkpoint.model), hardware.vram_mib)
     complaints = [complaint for rule in RULES for complaint in rule(case)]
-    complaints += _options(recipe)
+    complaints += _options(recipe, case.model.architecture if case.model else None)
     complaints += _misfits(recipe, hardware)
     return [catalog.finding(recipe.id, complaint) for complaint in dict.fromkeys(complaints)]
 
 
-def _options(recipe: Recipe) -> list[Complaint]:
+def _options(recipe: Recipe, architecture: str | None) -> list[Complaint]:
     """Return what the releases in the recipe's range refuse; as advice if one of them accepts it."""
-    by_release = [list(check_options(recipe, release)) for release in releases_of(recipe)]
+    by_release = [list(check_options(recipe, release, architecture)) for release in releases_of(recipe)]
     refused = [{(each.id, each.loc) for each in complaints} for complaints in by_release]
     certain = set.intersection(*refused) if refused else set()
     return [

@@ -37,13 +37,14 @@ class Memory(Data):
 class Model(Data):
     """A model. Whatever is not known is left out, and then it is not checked.
 
-    `images`: whether it accepts them unless told otherwise. `context` is in tokens, as trained. `thinking` is the key
-    of `chat_template_kwargs` that turns thinking on and off. `drafters` are the methods of speculation that the
-    checkpoints have the weights for. `engines` are the first releases that serve it. `kv_heads` is left out for latent
-    attention, whose cache is not divided by heads.
+    `architecture` is the one in config.json. `images`: whether it accepts them unless told otherwise. `context` is in
+    tokens, as trained. `thinking` is the key of `chat_template_kwargs` that turns thinking on and off. `drafters` are
+    the methods of speculation that the checkpoints have the weights for. `engines` are the first releases that serve
+    it. `kv_heads` is left out for latent attention, whose cache is not divided by heads.
     """
 
     id: Word
+    architecture: Word | None = None
     images: Annotated[bool, Strict()] | None = None
     attention_heads: Count | None = None
     kv_heads: Count | None = None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rigup.catalog.complaint import Case, Complaint, Rule
 from rigup.catalog.engine_args import option
 from rigup.catalog.engine_options import ordered
+from rigup.catalog.patch import TemplatePatch
 
 # Methods whose drafter is a checkpoint of its own, which a recipe cannot name, unless the model's own files have it.
 OWN_DRAFT_MODEL = (
@@ -81,4 +82,13 @@ def _first_release(case: Case) -> Iterator[Complaint]:
         yield Complaint("recipe-model-engine", ("engine", "max"), message, f"use {first} or newer")
 
 
-RULES: tuple[Rule, ...] = (_parsers, _drafter, _quantization, _first_release)
+def _thinking(case: Case) -> Iterator[Complaint]:
+    switch = case.model.thinking if case.model else None
+    for index, patch in enumerate(case.recipe.patches):
+        if isinstance(patch, TemplatePatch) and patch.thinking is not None and switch not in (None, "enable_thinking"):
+            message = f"has no effect: {case.checkpoint.model} reads {switch} instead of enable_thinking"
+            remedy = f'use --default-chat-template-kwargs={{"{switch}":{str(patch.thinking).lower()}}}'
+            yield Complaint("recipe-thinking", ("patches", index, "thinking"), message, remedy)
+
+
+RULES: tuple[Rule, ...] = (_parsers, _drafter, _quantization, _first_release, _thinking)

@@ -29,6 +29,8 @@ CUDA = "/usr/local/cuda"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # In tokens: long enough for chunked prefill, and read in seconds.
 LONG_PROMPT = 16384
+# The key of most chat templates that turns thinking on and off.
+THINKING = "enable_thinking"
 # A model with random weights understands nothing anyway, and the lab's processors are slow.
 SHORT_PROMPT = 2048
 
@@ -155,4 +157,5 @@ def _smoke(recipe: Recipe, catalog: Catalog, random_weights: bool, patched: Mapp
         long_prompt=min(long_prompt, context // 2) if context else long_prompt,
         context=context,
         instead=next((id for id in steady if id != recipe.id), None),
+        thinking=known.thinking if known and known.thinking else THINKING,
     )

@@ -387,6 +387,11 @@ def test_what_the_wheels_know_was_read_rightly() -> None:
     assert drafted["num_speculative_tokens_per_batch_size"] == {"list": {"tuple": ["int", "int", "int"]}}
     assert drafted["num_speculative_tokens"] == "int" and "mtp" in drafted["method"]
     assert "VLLM_ALLOW_LONG_MAX_MODEL_LEN" in vllm.environment
+    qwen, glm = "Qwen3_5MoeForConditionalGeneration", "Glm5NextForConditionalGeneration"
+    assert [qwen in each.architectures for each in (older, vllm, sglang)] == [True, True, True]
+    assert [glm in each.architectures for each in (older, vllm, sglang)] == [False, True, True]
+    # A drafter and an embedding model, which nobody chats with.
+    assert not {"Qwen3_5MoeMTP", "BertModel"} & vllm.architectures
     assert "--cuda-graph-max-bs" not in sglang.options and "--cuda-graph-max-bs-decode" in sglang.options
     assert "qwen3_coder" in sglang.options["--tool-call-parser"]
     assert "b12x" not in sglang.options["--fp4-gemm-backend"]

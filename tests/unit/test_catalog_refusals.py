@@ -81,6 +81,16 @@ WRONG = {
         "recipe-sm120",
     ),
     "experts for B200": (VLLM, "argv: {add: [--moe-backend=flashinfer_trtllm]}\n", "recipe-sm120"),
+    "another model's switch": (
+        DEEPSEEK,
+        "patches: [{target: chat-template, thinking: false, why: speed}]\n",
+        "recipe-thinking",
+    ),
+    "a release without the architecture": (
+        VLLM,
+        'checkpoint: glm-5.3-flash-nvfp4\nengine: {max: "0.17.0"}\n',
+        "recipe-architecture",
+    ),
     "an engine before the model": (VLLM, 'engine: {max: "0.16.0"}\n', "recipe-model-engine"),
     "a mistake that is not there": (VLLM, "findings: {recipe-tp-heads: for fun}\n", "recipe-declared"),
 }
@@ -155,7 +165,10 @@ def test_what_may_work_is_advice_and_stops_no_deploy(recipes: Path, capsys: pyte
     deploy()
     said = capsys.readouterr().err
     assert "Advice about recipes; the deploy continues." in said
-    assert "speculation is known to corrupt those of several steps" in said and "[recipe-agents-speculation]" in said
+    assert (
+        "speculation is known to corrupt those of several steps" in said
+        and "[recipe-agents-speculation, advice]" in said
+    )
 
 
 @pytest.mark.parametrize(("sequences", "found"), [(600, []), (1024, [True]), (2048, [False])])

@@ -203,3 +203,4 @@ def test_an_image_is_tried_with_every_model_that_is_known_to_accept_one(recipe: 
     )
     made = make_plan("rig1", Settings(recipe=recipe), CATALOGUE, locked, None)
     assert made.endpoint("main").smoke.images is images
+    assert made.endpoint("main").smoke.thinking == ("thinking" if "deepseek" in recipe else "enable_thinking")
