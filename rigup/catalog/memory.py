@@ -22,6 +22,9 @@ ERROR = 7.0
 LENGTH_OPTIONS = ("--max-model-len", "--context-length")
 SHARE_OPTIONS = ("--gpu-memory-utilization", "--mem-fraction-static")
 
+# GiB of weights for each GPU that stay in the host's memory.
+OFFLOAD = "--cpu-offload-gb"
+
 # The default of both engines is about nine tenths.
 USUAL_SHARE = 0.9
 
@@ -82,8 +85,11 @@ def tokens_of(text: str | None) -> int | None:
 
 def asked_share(recipe: Recipe) -> float:
     """Return the part of the memory that the engine may use; the usual one if the recipe does not say a number."""
-    asked = option(recipe, *SHARE_OPTIONS)
-    return float(asked) if asked and re.fullmatch(NUMBER, asked) else USUAL_SHARE
+    return _number(option(recipe, *SHARE_OPTIONS), USUAL_SHARE)
+
+
+def _number(text: str | None, otherwise: float) -> float:
+    return float(text) if text and re.fullmatch(NUMBER, text) else otherwise
 
 
 def fit(recipe: Recipe, checkpoint: Checkpoint, model: Model | None, vram_mib: int | None = None) -> Fit | None:
@@ -91,7 +97,7 @@ def fit(recipe: Recipe, checkpoint: Checkpoint, model: Model | None, vram_mib: i
     if checkpoint.bytes is None:
         return None
     parallel = recipe.parallel
-    weights = checkpoint.bytes / GIB / (parallel.tp * parallel.pp)
+    weights = checkpoint.bytes / GIB / (parallel.tp * parallel.pp) - _number(option(recipe, OFFLOAD), 0)
     budget = asked_share(recipe) * (vram_mib or recipe.vram_mib) / 1024
     values = {argument.partition("=")[2].lower() for argument in recipe.argv}
     overhead = OVERHEAD + (OVERHEAD_B12X if "b12x" in values else 0)

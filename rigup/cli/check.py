@@ -52,5 +52,6 @@ def _check(options: argparse.Namespace) -> int:
             print(f"{name}: has a known mistake, for which a deploy refuses it: {why} [{id}]")
         estimate = fit(recipe, catalog.checkpoint(recipe.checkpoint), catalog.model_of(recipe), options.vram)
         print(f"{name}: {estimate or 'memory use unknown: the size of the checkpoint is not recorded'}")
-    print(f"{len(names)} recipe{'s' if len(names) != 1 else ''}: no mistakes found")
+    other = "other " if any(catalog.recipe(name).findings for name in options.names) else ""
+    print(f"{len(names)} recipe{'s' if len(names) != 1 else ''}: no {other}mistakes found")
     return 0

@@ -182,6 +182,24 @@ def test_sequences_are_certain_to_be_too_many_beyond_the_error_of_the_estimate(
     assert [each.advice for each in check_recipe(catalog, catalog.recipe("mine"))] == found
 
 
+@pytest.mark.parametrize(("newest", "found"), [("0.19.1", []), ("0.20.0", ["recipe-state-blocks"])])
+def test_sequences_beyond_the_states_stop_only_engines_that_check_them(
+    recipes: Path, newest: str, found: list[str]
+) -> None:
+    text = f'engine: {{max: "{newest}"}}\nargv: {{remove: [--max-num-seqs], add: [--max-num-seqs=2048]}}\n'
+    (recipes / "mine.yaml").write_text(OWN.format(base=VLLM) + text)
+    catalog = default_catalog()
+    assert [each.id for each in check_recipe(catalog, catalog.recipe("mine"))] == found
+
+
+def test_weights_that_stay_on_the_host_take_none_of_the_gpus_memory(recipes: Path) -> None:
+    four = OWN.format(base=GLM) + "gpus: 4\nparallel: {tp: 4}\nargv: {add: [--cpu-offload-gb=%s]}\n"
+    for gib, found in ((20, ["recipe-memory"]), (40, [])):
+        (recipes / "mine.yaml").write_text(four % gib)
+        catalog = default_catalog()
+        assert [each.id for each in check_recipe(catalog, catalog.recipe("mine"))] == found, gib
+
+
 def test_every_recipe_of_the_catalog_is_sound_or_declares_what_is_not() -> None:
     assert check_catalog(CATALOGUE) == []
     declared = {name: sorted(recipe.findings) for name, recipe in CATALOGUE.recipes.items() if recipe.findings}
@@ -191,6 +209,7 @@ def test_every_recipe_of_the_catalog_is_sound_or_declares_what_is_not() -> None:
 def test_a_declared_mistake_is_told_by_check_and_stops_a_deploy(capsys: pytest.CaptureFixture[str]) -> None:
     text = told(capsys, "check", "vllm-nvfp4-destroyed-mtp1")
     assert "has a known mistake, for which a deploy refuses it: the source sets no --max-num-seqs" in text
+    assert text.endswith("1 recipe: no other mistakes found\n")
     with pytest.raises(InputError, match=r"1024 sequences, the default, need 16.4 GiB .*\[recipe-state-blocks\]"):
         deploy("vllm-nvfp4-destroyed-mtp1")
 
