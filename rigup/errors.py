@@ -29,7 +29,9 @@ class RigupError(Exception):
 class Finding:
     """One mistake in a file or in another input.
 
-    `where` is the file, or another source such as `--data`. `line` counts from 1; it is None if there are no lines.
+    `where` is the file, or another source such as `--data`. `line` counts from 1; it is None if there are no lines. A
+    finding about a recipe has an `id` such as `recipe-tp-heads`, by which it can be accepted, and `advice` if the
+    recipe may work nevertheless.
     """
 
     where: str
@@ -37,11 +39,18 @@ class Finding:
     key: str
     message: str
     remedy: str = ""
+    id: str = ""
+    advice: bool = False
+
+    @property
+    def place(self) -> str:
+        """The file and the line, such as `recipes/mine.yaml:7`."""
+        return f"{self.where}:{self.line}" if self.line is not None else self.where
 
     def __str__(self) -> str:
-        place = f"{self.where}:{self.line}" if self.line is not None else self.where
-        parts = [part for part in (place, self.key, self.message, self.remedy) if part]
-        return ": ".join(parts)
+        parts = [part for part in (self.place, self.key, self.message, self.remedy) if part]
+        mark = ", ".join(filter(None, (self.id, "advice" if self.advice else "")))
+        return ": ".join(parts) + (f" [{mark}]" if mark else "")
 
 
 class InputError(RigupError):

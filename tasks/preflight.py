@@ -16,8 +16,8 @@ from pyinfra.api.host import Host
 from pyinfra.context import host as current_host
 from pyinfra.context import state
 
+from rigup.catalog.lint import check_recipe
 from rigup.catalog.loader import Catalog, default_catalog
-from rigup.catalog.memory import fit
 from rigup.catalog.select import recipe_of
 from rigup.config.settings import Settings
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError, table_of
@@ -61,6 +61,8 @@ def _show(text: str) -> None:
 def _contexts_of(hosts: list[Host]) -> dict[str, Context]:
     """Return the contexts of all hosts. Raises ProblemsError, or InputError for wrong settings."""
     catalog = default_catalog()
+    if notice := catalog.notice():
+        _show(notice)
     settings = {host.name: _settings_of(host) for host in hosts}
     locked = Path(hosts[0].data.rigup_lock)
     _check_recipes(settings, catalog, lockfile.read(locked).choices)
@@ -113,19 +115,32 @@ def _settings_of(host: Host) -> Settings:
 
 
 def _check_recipes(settings: dict[str, Settings], catalog: Catalog, choices: Mapping[str, str]) -> None:
-    """Raise InputError with every recipe that the catalog lacks, or that cannot fit on its GPUs."""
+    """Check the recipe of every endpoint, as `rigup check` does. Nothing of this asks a host.
+
+    Raises InputError with every recipe that the catalog lacks, that cannot be read, or that cannot work. What is only
+    advice is shown.
+    """
     findings = []
     for name, each in settings.items():
         for endpoint, entry in each.endpoints.items():
             key = f"endpoints.{endpoint}.recipe" if entry.recipe else "recipe"
             try:
                 recipe = recipe_of(each, endpoint, catalog, choices)
+            except InputError as error:
+                findings += [_at(name, key, "the recipe cannot be read", finding) for finding in error.findings]
+                continue
             except RigupError as error:
                 findings.append(Finding(name, None, key, error.message, error.remedy))
                 continue
-            estimate = fit(recipe, catalog.checkpoint(recipe.checkpoint))
-            if estimate and estimate.impossible:
-                wrong = f"recipe {recipe.id} does not fit its GPUs, {estimate}"
-                findings.append(Finding(name, None, key, wrong, f"`rigup check {recipe.id}` says what to change"))
-    if findings:
-        raise InputError(findings)
+            wrong = check_recipe(catalog, recipe)
+            findings += [_at(name, key, f"recipe {recipe.id}", finding) for finding in wrong]
+    if advice := [finding for finding in dict.fromkeys(findings) if finding.advice]:
+        _show("\n".join(["Advice about recipes; the deploy continues.", *map(str, advice)]))
+    if errors := [finding for finding in findings if not finding.advice]:
+        raise InputError(errors)
+
+
+def _at(host: str, key: str, what: str, finding: Finding) -> Finding:
+    """Return a finding about a recipe as one about the host and the setting that chooses it."""
+    message = ": ".join(part for part in (what, finding.place, finding.key, finding.message) if part)
+    return replace(finding, where=host, line=None, key=key, message=message)

@@ -50,8 +50,14 @@ def recipe_page(recipe: Recipe) -> str:
         parts.append(f'!!! warning "Not deployable"\n    {text(recipe.not_deployable)}')
     else:
         parts.append(f"Serve it with `recipe: {recipe.id}`. `rigup show {recipe.id}` prints what a host would run.")
+    if recipe.findings:
+        known = "\n".join(f"    - {code(id)}: {text(why)}" for id, why in recipe.findings.items())
+        parts.append(f'!!! warning "A deploy refuses it"\n{known}')
     if recipe.caveats:
         parts += ["## Caveats", "\n".join(f"- {text(caveat)}" for caveat in recipe.caveats)]
+    model = catalog().model_of(recipe)
+    if model and model.traps:
+        parts += [f"## Traps of {text(model.id)}", "\n".join(f"- {text(trap)}" for trap in model.traps)]
     parts.append("## Evidence")
     for evidence in recipe.evidence:
         by = ", ".join(filter(None, (evidence.who, evidence.when)))

@@ -1,4 +1,4 @@
-"""Write `recipes/engines/ENGINE-VERSION.yaml` from a released wheel: its command-line options and variables.
+"""Write `recipes/engines/ENGINE-VERSION.yaml` from a released wheel: its options, variables and model architectures.
 
     pip download --no-deps --dest /tmp/wheels vllm==0.33.0 sglang==0.5.23
     python tools/engine_options.py /tmp/wheels/*.whl
@@ -254,7 +254,33 @@ def vllm(wheel: Wheel) -> dict[str, Any]:
     options["--tool-call-parser"] = registered(wheel, "vllm/tool_parsers/__init__.py", "_TOOL_PARSERS_TO_REGISTER")
     options["--reasoning-parser"] = registered(wheel, "vllm/reasoning/__init__.py", "_REASONING_PARSERS_TO_REGISTER")
     variables = [str(key.value) for key in environment.keys if isinstance(key, ast.Constant)]
-    return {"options": options, "keys": {name: of for name, of in keys.items() if of}, "environment": sorted(variables)}
+    return {
+        "options": options,
+        "keys": {name: of for name, of in keys.items() if of},
+        "environment": sorted(variables),
+        "architectures": served_by_vllm(wheel),
+    }
+
+
+# The tables of vLLM's registry that hold models to chat with; the others embed, classify, rank or draft.
+CHAT_MODELS = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS")
+
+
+def served_by_vllm(wheel: Wheel) -> list[str]:
+    """Return the architectures (config.json) that it serves itself, without the fallback to transformers' code."""
+    file = "vllm/model_executor/models/registry.py"
+    return sorted({name for table in CHAT_MODELS for name in registered(wheel, file, table)})
+
+
+def served_by_sglang(wheel: Wheel) -> list[str]:
+    """Return the architectures (config.json) that it serves: every module of a model names its classes."""
+    found = set()
+    for tree in wheel.trees("sglang/srt/models/"):
+        entry = assigned(iter([tree])).get("EntryClass")
+        for each in entry.elts if isinstance(entry, ast.List | ast.Tuple) else [entry]:
+            if isinstance(each, ast.Name):
+                found.add(each.id)
+    return sorted(found)
 
 
 def registered(wheel: Wheel, file: str, name: str) -> list[str]:
@@ -312,7 +338,12 @@ def sglang(wheel: Wheel) -> dict[str, Any]:
             for each in given:
                 if isinstance(each, ast.Constant) and isinstance(each.value, str):
                     environment |= set(re.findall(r"^SGL(?:ANG)?_[A-Z0-9_]+$", each.value))
-    return {"options": options, "keys": {}, "environment": sorted(environment)}
+    return {
+        "options": options,
+        "keys": {},
+        "environment": sorted(environment),
+        "architectures": served_by_sglang(wheel),
+    }
 
 
 def main(paths: list[str]) -> None:

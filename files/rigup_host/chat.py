@@ -12,8 +12,6 @@ import openai
 from rigup_host import files, http
 from rigup_host.checks import Failed
 
-PLAIN: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
-
 # Models that think although they were asked not to must still reach their answer. They end on their own.
 MOST_TOKENS = 8192
 
@@ -37,9 +35,12 @@ class Calls:
 class Endpoint:
     """One model of an endpoint. A refused request raises an error of `openai`, an unexpected answer raises Failed."""
 
-    def __init__(self, url: str, model: str, limit: float, ends: bool) -> None:
-        """Each request may take `limit` seconds. `ends`: answers end, which those of random weights never do."""
-        self.url, self.model, self.limit, self.ends = url, model, limit, ends
+    def __init__(self, url: str, model: str, limit: float, ends: bool, thinking: str) -> None:
+        """Each request may take `limit` seconds. `ends`: answers end, which those of random weights never do.
+
+        `thinking` is the key of `chat_template_kwargs` that turns thinking on and off.
+        """
+        self.url, self.model, self.limit, self.ends, self.thinking = url, model, limit, ends, thinking
         # Without proxies, as the endpoint is on this host. A retry would hide the failure of the first request. Each
         # request has a connection of its own: vLLM drops the connection after it has refused a request.
         self.client = openai.OpenAI(
@@ -68,7 +69,12 @@ class Endpoint:
 
     def _create(self, messages: list[dict[str, Any]], **more: Any) -> Any:
         create: Any = self.client.chat.completions.create
-        return create(model=self.model, messages=messages, temperature=0, **{"extra_body": PLAIN, **more})
+        body = {"extra_body": self.body(thinks=False), **more}
+        return create(model=self.model, messages=messages, temperature=0, **body)
+
+    def body(self, thinks: bool) -> dict[str, Any]:
+        """Return the part of a request that turns thinking on or off, as `extra_body` takes it."""
+        return {"chat_template_kwargs": {self.thinking: thinks}}
 
     def ask(self, question: str, max_tokens: int) -> Any:
         """Return the complete answer to one question."""

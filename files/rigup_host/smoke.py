@@ -28,7 +28,6 @@ from rigup_host.prompts import FILLER, MAGIC, PARAGRAPH, STOCK, TOOLS, red_squar
 # The grammar of a required call allows any number of blanks between its words (vllm-project/vllm#54497), and nothing
 # makes random weights choose a word.
 CUT_OFF = "the call was cut off at the limit of the request, which says nothing about a model with random weights"
-THINKING: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": True}}
 
 
 def main(argv: list[str]) -> int:
@@ -50,7 +49,8 @@ class Expectation:
     """What the endpoint is for.
 
     `long_prompt` and `context` are in tokens, as the recipe has them. `instead` is the recipe to use if this one
-    fails. With `random_weights` the checkpoint's weights are random, and what they write is nonsense.
+    fails. With `random_weights` the checkpoint's weights are random, and what they write is nonsense. `thinking` is the
+    key of `chat_template_kwargs` that turns thinking on and off.
     """
 
     tools: bool = False
@@ -62,6 +62,7 @@ class Expectation:
     long_prompt: int = 0
     context: int | None = None
     instead: str | None = None
+    thinking: str = "enable_thinking"
 
 
 class Smoke:
@@ -70,7 +71,7 @@ class Smoke:
     def __init__(self, url: str, health: str, model: str, limit: float, expect: Expectation) -> None:
         self.health, self.model, self.expect = health, model, expect
         self.sense = not expect.random_weights
-        self.endpoint = Endpoint(url.rstrip("/"), model, limit, ends=self.sense)
+        self.endpoint = Endpoint(url.rstrip("/"), model, limit, ends=self.sense, thinking=expect.thinking)
 
     def checks(self) -> list[Check]:
         """Return the checks for what this endpoint is for, in order; each may raise Failed or Noted."""
@@ -175,7 +176,7 @@ class Smoke:
         """Check that thoughts come in a field of their own, and that the answer is right."""
         messages = [{"role": "user", "content": "What is 17 * 23? Answer with the number."}]
         choice = self.endpoint.complete(
-            messages, max_tokens=self.endpoint.limit_tokens(64), extra_body=THINKING
+            messages, max_tokens=self.endpoint.limit_tokens(64), extra_body=self.endpoint.body(thinks=True)
         ).choices[0]
         self.endpoint.check_end(choice.finish_reason)
         message = choice.message

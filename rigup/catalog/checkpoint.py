@@ -6,21 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from rigup.catalog.fields import Branch, Data, Repo, Revision
+from rigup.catalog.fields import Branch, Data, Repo, Revision, Word
 from rigup.config.yaml_file import complaint
 
 
 class Checkpoint(Data):
     """A hub repository at a 40-digit revision, or at a branch that the lock pins: exactly one of the two.
 
-    `kv_cache` is what the engine takes `auto` to mean: fp8 if the files include scales. `drafter`: the MTP layer fits.
+    `model` is the name that all uploads of a model share; `recipes/models/` has what is known about it. `kv_cache` is
+    what the engine takes `auto` to mean: fp8 if the files include scales. `drafter`: the MTP layer fits. `bytes` is the
+    size of the files.
     """
 
     id: str
     repo: Repo
     branch: Branch | None = None
     revision: Revision | None = None
-    model: str = "Qwen3.5-397B-A17B"
+    model: Word
     quantization: str
     kv_cache: Literal["fp8", "bf16"] = "bf16"
     drafter: bool = True

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from rigup.catalog.complaint import Complaint
 from rigup.catalog.engine_args import arguments
 from rigup.catalog.recipe import Recipe, option_name
 from rigup.config.yaml_file import Loc
@@ -38,13 +39,14 @@ LOOKS = {
 ARTICLES = {"int": "a whole number", "float": "a number", "bool": "true or false", "text": "a string"}
 EXAMPLES = {"int": "for example 8", "float": "for example 0.5", "bool": "without quotes", "text": 'for example "auto"'}
 
-# Where in the recipe, what is wrong, and what to do.
-Complaint = tuple[Loc, str, str]
+# The kind of fault, what is wrong, and what to do.
+Fault = tuple[str, str, str]
+UNKNOWN, VALUE, VARIABLE = "recipe-option", "recipe-value", "recipe-variable"
 
 
 @dataclass(frozen=True)
 class Release:
-    """The options and variables of one release, or of a fork of it.
+    """The options, variables and model architectures of one release, or of a fork of it.
 
     An option is a `flag`, one of a list, or takes an `int`, a `float`, a `size` (a number that may end in k or M, or
     `auto`), a `text`, `json`, or a `value` of unknown type. `keys` are the keys of options that take JSON, each with
@@ -57,6 +59,7 @@ class Release:
     options: Mapping[str, Kind]
     keys: Mapping[str, Mapping[str, Any]]
     environment: frozenset[str]
+    architectures: frozenset[str]
     fork: str | None = None
 
     @property
@@ -84,14 +87,23 @@ def _options(data: Mapping[str, Any]) -> dict[str, Kind]:
 
 
 @cache
+def on_file() -> tuple[tuple[str, str, Path], ...]:
+    """Return engine, version and file of all releases that the catalog has data of: `ENGINE-VERSION.yaml`."""
+    named = ((path.stem.partition("-"), path) for path in sorted(DIRECTORY.glob("*.yaml")))
+    return tuple((engine, version, path) for (engine, _, version), path in named)
+
+
+@cache
+def release_in(path: Path) -> Release:
+    """Return the release that a file has the data of. A deploy reads only those that it needs."""
+    data = _read(path)
+    known, served = frozenset(data["environment"]), frozenset(data["architectures"])
+    return Release(data["engine"], data["version"], _options(data["options"]), data["keys"], known, served)
+
+
 def releases() -> tuple[Release, ...]:
     """Return all releases that the catalog has data of."""
-    found = []
-    for path in sorted(DIRECTORY.glob("*.yaml")):
-        data = _read(path)
-        known = frozenset(data["environment"])
-        found.append(Release(data["engine"], data["version"], _options(data["options"]), data["keys"], known))
-    return tuple(found)
+    return tuple(release_in(path) for _, _, path in on_file())
 
 
 @cache
@@ -99,8 +111,8 @@ def fork_of(engine: str, fork: str) -> Release:
     """Return the options of a fork: those of the release that it is like (by default the newest), and its own."""
     path = DIRECTORY / "forks" / f"{fork}-{engine}.yaml"
     data = _read(path) if path.is_file() else {}
-    own = [release for release in releases() if release.engine == engine]
-    like = max(own, key=lambda each: (each.version == data.get("like"), ordered(each.version)))
+    own = [(version == data.get("like"), ordered(version), path) for name, version, path in on_file() if name == engine]
+    like = release_in(max(own)[-1])
     options = {**like.options, **_options(data.get("options", {}))}
     for name, more in data.get("values", {}).items():
         known = options[name]
@@ -108,6 +120,13 @@ def fork_of(engine: str, fork: str) -> Release:
         options[name] = (*known, *more)
     environment = like.environment | set(data.get("environment", ()))
     return replace(like, options=options, environment=environment, fork=fork)
+
+
+@cache
+def missing_kernels(engine: str) -> Mapping[str, Sequence[str]]:
+    """Return by option the values that need kernels which the cards do not have, with `*` as in file names."""
+    found: Mapping[str, Sequence[str]] = _read(RECIPES / "hardware" / "sm120.yaml")[engine]["options"]
+    return found
 
 
 def ordered(version: str) -> tuple[int, ...]:
@@ -121,11 +140,11 @@ def releases_of(recipe: Recipe) -> list[Release]:
         return [fork_of(recipe.engine.name, recipe.engine.fork)]
     low, high = recipe.engine.min, recipe.engine.max
     return [
-        each
-        for each in releases()
-        if each.engine == recipe.engine.name
-        and (low is None or ordered(low) <= ordered(each.version))
-        and (high is None or ordered(each.version) <= ordered(high))
+        release_in(path)
+        for engine, version, path in on_file()
+        if engine == recipe.engine.name
+        and (low is None or ordered(low) <= ordered(version))
+        and (high is None or ordered(version) <= ordered(high))
     ]
 
 
@@ -134,17 +153,25 @@ def place(key: str) -> Loc:
     return tuple(int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", key))
 
 
-def check_options(recipe: Recipe, release: Release) -> Iterator[Complaint]:
-    """Yield what this release would refuse or ignore in the recipe."""
+def check_options(recipe: Recipe, release: Release, architecture: str | None = None) -> Iterator[Complaint]:
+    """Yield what this release would refuse or ignore in the recipe, and whether it serves the model's architecture.
+
+    An unknown option of a fork is advice, because not all of its options are on file; nor are its architectures.
+    """
+    if architecture and release.fork is None and architecture not in release.architectures:
+        message = f"{release.name} does not serve {architecture}, the architecture of this model"
+        yield Complaint("recipe-architecture", ("checkpoint",), message, "use another release, or a fork that does")
     for argument, key in arguments(recipe):
-        yield from ((place(key), message, remedy) for message, remedy in _argument(argument, release))
+        for id, message, remedy in _argument(argument, release):
+            yield Complaint(id, place(key), message, remedy, advice=id == UNKNOWN and release.fork is not None)
     for name in recipe.env:
         if name.startswith(PREFIXES[release.engine]) and name not in release.environment:
             remedy = release.remedy(near(name, release.environment))
-            yield ("env", name), f"{release.name} does not read {name}", remedy
+            message = f"{release.name} does not read {name}"
+            yield Complaint(VARIABLE, ("env", name), message, remedy, advice=True)
 
 
-def _argument(argument: str, release: Release) -> Iterator[tuple[str, str]]:
+def _argument(argument: str, release: Release) -> Iterator[Fault]:
     name, equals, value = argument.partition("=")
     if release.engine == "vllm":
         # vLLM also accepts underscores, and `--attention-config.backend`.
@@ -156,41 +183,42 @@ def _argument(argument: str, release: Release) -> Iterator[tuple[str, str]]:
     if kind is None:
         begun = [each for each in known if name.startswith("--") and each.startswith(name)]
         if len(begun) > 1 and release.engine == "sglang":
-            yield f"{name} is ambiguous in {release.name}, which exits", f"write {' or '.join(sorted(begun)[:3])}"
+            remedy = f"write {' or '.join(sorted(begun)[:3])}"
+            yield UNKNOWN, f"{name} is ambiguous in {release.name}, which exits", remedy
         else:
-            yield f"{release.name} has no option {name}", release.remedy(begun[:1] or near(name, known))
+            yield UNKNOWN, f"{release.name} has no option {name}", release.remedy(begun[:1] or near(name, known))
     elif kind == "flag" and equals:
-        yield f"{name} of {release.name} takes no value", f"write {name} alone"
+        yield VALUE, f"{name} of {release.name} takes no value", f"write {name} alone"
     elif kind != "flag" and not equals:
-        yield f"{name} of {release.name} needs a value", f"{name}=VALUE"
+        yield VALUE, f"{name} of {release.name} needs a value", f"{name}=VALUE"
     elif isinstance(kind, tuple) and value not in kind:
         meant = near(value, kind)
         remedy = f"did you mean {' or '.join(meant)}?" if meant else f"one of {', '.join(kind)}"
-        yield f"{name} of {release.name} does not take {value!r}", remedy
+        yield VALUE, f"{name} of {release.name} does not take {value!r}", remedy
     elif "." in argument.partition("=")[0]:
         return
     elif kind == "json" or (name in release.keys and value.startswith("{")):
         yield from _json(name, value, release)
     elif kind in LOOKS and not re.fullmatch(LOOKS[kind][0], value):
-        yield f"{name} of {release.name} does not take {value!r}", LOOKS[kind][1]
+        yield VALUE, f"{name} of {release.name} does not take {value!r}", LOOKS[kind][1]
 
 
-def _json(name: str, value: str, release: Release) -> Iterator[tuple[str, str]]:
+def _json(name: str, value: str, release: Release) -> Iterator[Fault]:
     try:
         data: Any = json.loads(value)
     except json.JSONDecodeError as error:
-        yield f"{name} is not valid JSON: {error.msg} at character {error.pos}", "check quotes and braces"
+        yield VALUE, f"{name} is not valid JSON: {error.msg} at character {error.pos}", "check quotes and braces"
         return
     except (ValueError, RecursionError) as error:
-        yield f"{name} is not usable JSON: {error}", "simplify it"
+        yield VALUE, f"{name} is not usable JSON: {error}", "simplify it"
         return
     for key in data if name in release.keys and isinstance(data, dict) else ():
         if key not in release.keys[name]:
             meant = near(key, release.keys[name])
             remedy = f"did you mean {' or '.join(meant)}?" if meant else "remove it"
-            yield f"{name} of {release.name} has no key {key!r}", remedy
+            yield VALUE, f"{name} of {release.name} has no key {key!r}", remedy
         elif fault := misshapen(data[key], release.keys[name][key]):
-            yield f"{key} in {name} of {release.name} {fault[0]}", fault[1]
+            yield VALUE, f"{key} in {name} of {release.name} {fault[0]}", fault[1]
 
 
 def misshapen(value: Any, shape: Any) -> tuple[str, str] | None:

@@ -17,7 +17,7 @@ from rigup.catalog.recipe import option_name
 from rigup.config.yaml_file import Document, Loc, dotted
 from rigup.errors import Finding, near
 
-OWN = ("id", "title", "extends", "status", "superseded_by", "tool_calls", "evidence", "caveats")
+OWN = ("id", "title", "extends", "status", "superseded_by", "tool_calls", "evidence", "caveats", "findings")
 SECTIONS = ("add", "remove")
 
 

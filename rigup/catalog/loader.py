@@ -1,47 +1,92 @@
-"""Read the catalog: recipes and checkpoints as validated data.
+"""Read the catalog: recipes, checkpoints and models as validated data.
 
 A recipe says how a model is served. It is in `recipes/ID.yaml`, or in `recipes/archive/ID.yaml` once another recipe has
-superseded it. Checkpoints are in `recipes/checkpoints/ID.yaml`. The file's name is the id.
+superseded it. Checkpoints are in `recipes/checkpoints/ID.yaml`, models in `recipes/models/ID.yaml`. The file's name is
+the id.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from rigup.catalog.checkpoint import Checkpoint
+from rigup.catalog.complaint import Complaint
 from rigup.catalog.extends import Merged, merge
+from rigup.catalog.model import Model
 from rigup.catalog.recipe import Recipe
-from rigup.config.yaml_file import Document, describe_error, findings_of, read_document
+from rigup.config.yaml_file import Document, describe_error, dotted, findings_of, read_document
 from rigup.errors import Finding, InputError, RigupError, near
 from rigup.resources import RECIPES
 
 SEE_RECIPES = "`rigup recipes --all` lists them"
+SEE_CHECKPOINTS = "they are in recipes/checkpoints/"
+
+SCHEMA = "recipe-schema"
+"""The id of findings of this module: a file that is not a recipe, checkpoint or model at all."""
+
+Kind = Literal["recipe", "checkpoint", "model"]
+PLACES: Mapping[Kind, tuple[str, ...]] = {
+    "checkpoint": ("checkpoints/*.yaml",),
+    "model": ("models/*.yaml",),
+    "recipe": ("*.yaml", "archive/*.yaml"),
+}
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """All recipes and checkpoints by id, and for each recipe where its values are written (`merged`)."""
+    """All recipes, checkpoints and models by id, and for each recipe where its values are written (`merged`).
+
+    `broken` has the findings about the user's files that cannot be used, by kind and id. The others can.
+    """
 
     recipes: Mapping[str, Recipe]
     checkpoints: Mapping[str, Checkpoint]
     merged: Mapping[str, Merged] = field(default_factory=dict)
+    models: Mapping[str, Model] = field(default_factory=dict)
+    broken: Mapping[tuple[Kind, str], tuple[Finding, ...]] = field(default_factory=dict)
 
     def recipe(self, name: str) -> Recipe:
-        """Return a recipe. Raises RigupError with similar names if it does not exist."""
+        """Return a recipe.
+
+        Raises RigupError with similar names if it does not exist, and InputError with what is wrong in its file.
+        """
+        if found := self.broken.get(("recipe", name)):
+            raise InputError(found)
         return _lookup(name, self.recipes, "recipe", SEE_RECIPES)
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return a checkpoint. Raises RigupError with similar names if it does not exist."""
-        return _lookup(name, self.checkpoints, "checkpoint", "they are in recipes/checkpoints/")
+        return _lookup(name, self.checkpoints, "checkpoint", SEE_CHECKPOINTS)
+
+    def model_of(self, recipe: Recipe) -> Model | None:
+        """Return what is known about the model that a recipe serves; None for an unknown one."""
+        return self.models.get(self.checkpoint(recipe.checkpoint).model)
+
+    def problems(self) -> list[Finding]:
+        """Return what is wrong with the user's files."""
+        return list(dict.fromkeys(finding for found in self.broken.values() for finding in found))
+
+    def notice(self) -> str:
+        """Return what to tell about the user's files that are left out; "" if there are none."""
+        found = [f"  {problem}" for problem in self.problems()]
+        return "\n".join(["These recipes of yours have mistakes and are left out:", *found]) if found else ""
+
+    def finding(self, name: str, complaint: Complaint) -> Finding:
+        """Return a finding about a recipe, with the file and line of the key if the recipe was read from a file."""
+        id, loc, message, remedy, advice = complaint
+        if merged := self.merged.get(name):
+            return replace(merged.finding(loc, message, remedy), id=id, advice=advice)
+        return Finding("", None, dotted(loc), message, remedy, id, advice)
 
 
 Entry = TypeVar("Entry", Recipe, Checkpoint)
+Plain = TypeVar("Plain", Checkpoint, Model)
 
 
 def _lookup(name: str, known: Mapping[str, Entry], kind: str, where: str) -> Entry:
@@ -66,19 +111,22 @@ def default_catalog() -> Catalog:
     return load_catalog(directories[0], *(each for each in dict.fromkeys(directories[1:]) if each.is_dir()))
 
 
-def load_catalog(*directories: Path) -> Catalog:
-    """Read every recipe and checkpoint in the directories; a recipe may extend one of another directory.
+def load_catalog(own: Path, *users: Path) -> Catalog:
+    """Read every recipe, checkpoint and model in the directories; a recipe may extend one of another directory.
 
-    Raises InputError with all findings of all files.
+    Raises InputError with all findings about the first directory. A file of another one that is wrong is left out, and
+    so is a recipe that depends on it; what is wrong is in the catalog's `broken`.
     """
     loading = _Loading()
-    for directory in directories:
+    for directory in (own, *users):
         if not directory.is_dir():
             loading.findings.append(Finding(str(directory), None, "", "is not a directory"))
-        for path in sorted(directory.glob("checkpoints/*.yaml")):
-            loading.read(path, loading.checkpoint_files)
-        for path in (*sorted(directory.glob("*.yaml")), *sorted(directory.glob("archive/*.yaml"))):
-            loading.read(path, loading.recipe_files)
+        for kind, patterns in PLACES.items():
+            for pattern in patterns:
+                for path in sorted(directory.glob(pattern)):
+                    if directory is not own:
+                        loading.users.add(path)
+                    loading.read(path, kind)
     return loading.catalog()
 
 
@@ -86,36 +134,44 @@ class _Loading:
     """One reading of all directories, and all findings of it."""
 
     def __init__(self) -> None:
+        self.users: set[Path] = set()
         self.findings: list[Finding] = []
-        self.recipe_files: dict[str, Document] = {}
-        self.checkpoint_files: dict[str, Document] = {}
+        self.broken: dict[tuple[Kind, str], list[Finding]] = {}
+        self.files: dict[Kind, dict[str, Document]] = {kind: {} for kind in PLACES}
         self.merged: dict[str, Merged] = {}
 
-    def read(self, path: Path, known: dict[str, Document]) -> None:
+    def note(self, path: Path, kind: Kind, name: str, findings: Iterable[Finding]) -> None:
+        """Keep what is wrong with a file: fatal for the project's own, while one of the user's is left out."""
+        found = [replace(finding, id=SCHEMA) for finding in findings]
+        if not found:
+            return
+        if path in self.users:
+            self.broken.setdefault((kind, name), []).extend(found)
+        else:
+            self.findings.extend(found)
+
+    def read(self, path: Path, kind: Kind) -> None:
+        known = self.files[kind]
         try:
             document = read_document(path)
         except InputError as error:
-            self.findings.extend(error.findings)
+            self.note(path, kind, path.stem, error.findings)
             return
         name = document.data.get("id", path.stem) if isinstance(document.data, dict) else path.stem
         if name != path.stem:
             found = f"is {name!r} in a file named {path.name}"
-            self.findings.append(document.finding(("id",), found, "give both the same name"))
+            self.note(path, kind, path.stem, [document.finding(("id",), found, "give both the same name")])
         elif name in known:
             found = f"{name!r} already exists in {known[name].path}"
-            self.findings.append(document.finding(("id",), found, "choose another name"))
+            self.note(path, kind, name, [document.finding(("id",), found, "choose another name")])
         else:
             known[name] = document
 
     def catalog(self) -> Catalog:
-        checkpoints: dict[str, Checkpoint] = {}
+        checkpoints = self.plain("checkpoint", Checkpoint)
+        models = self.plain("model", Model)
         recipes: dict[str, Recipe] = {}
-        for name, document in self.checkpoint_files.items():
-            try:
-                checkpoints[name] = Checkpoint.model_validate(document.data)
-            except ValidationError as error:
-                self.findings.extend(findings_of(error, Checkpoint, document))
-        for name in self.recipe_files:
+        for name, document in self.files["recipe"].items():
             merged = self.merge(name, ())
             try:
                 recipes[name] = Recipe.model_validate(merged.data)
@@ -124,38 +180,61 @@ class _Loading:
                     # pydantic inserts the kind of a patch, which the file has under `target`.
                     loc = details["loc"]
                     loc = loc[:2] + loc[3:] if loc[:1] == ("patches",) else loc
-                    self.findings.append(merged.finding(loc, *describe_error(details, Recipe)))
+                    found = merged.finding(loc, *describe_error(details, Recipe))
+                    self.note(document.path, "recipe", name, [found])
         if not self.findings:
             for name, recipe in recipes.items():
-                self._reference(name, "checkpoint", recipe.checkpoint, checkpoints, "they are in checkpoints/")
+                self._reference(name, "checkpoint", recipe.checkpoint, checkpoints, SEE_CHECKPOINTS)
                 if recipe.superseded_by:
-                    self._reference(name, "superseded_by", recipe.superseded_by, recipes, SEE_RECIPES)
+                    self._reference(name, "recipe", recipe.superseded_by, recipes, SEE_RECIPES)
         if self.findings:
-            raise InputError(self.findings)
-        return Catalog(recipes, checkpoints, self.merged)
+            raise InputError([*self.findings, *(each for found in self.broken.values() for each in found)])
+        # An id that the user's file repeats stays the project's; naming it is refused.
+        usable = {name: each for name, each in recipes.items() if self._is_usable(name)}
+        broken = {key: tuple(found) for key, found in self.broken.items()}
+        return Catalog(usable, checkpoints, self.merged, models, broken)
+
+    def plain(self, kind: Kind, schema: type[Plain]) -> dict[str, Plain]:
+        """Return all checkpoints or models that satisfy their schema."""
+        valid = {}
+        for name, document in self.files[kind].items():
+            try:
+                valid[name] = schema.model_validate(document.data)
+            except ValidationError as error:
+                self.note(document.path, kind, name, findings_of(error, schema, document))
+        return valid
 
     def merge(self, name: str, variants: tuple[str, ...]) -> Merged:
         """Return a recipe merged with all that it extends. `variants` are the recipes between it and the first one."""
         if name in self.merged:
             return self.merged[name]
-        document = self.recipe_files[name]
+        document = self.files["recipe"][name]
         data = document.data if isinstance(document.data, dict) else {}
         base = data.get("extends")
         below: Merged | None = None
+        findings: list[Finding] = []
         if isinstance(base, str):
             if base in (*variants, name):
                 chain = " -> ".join((*variants, name, base))
-                self.findings.append(document.finding(("extends",), f"extends itself: {chain}", "break the chain"))
-            elif base not in self.recipe_files:
-                remedy = _remedy(base, self.recipe_files, SEE_RECIPES)
-                self.findings.append(document.finding(("extends",), f"there is no recipe {base!r}", remedy))
-            else:
+                findings.append(document.finding(("extends",), f"extends itself: {chain}", "break the chain"))
+            elif base in self.files["recipe"]:
                 below = self.merge(base, (*variants, name))
-        self.merged[name] = merge(document, below, self.findings)
+            else:
+                findings.append(document.finding(("extends",), *self._absent("recipe", base, SEE_RECIPES)))
+        self.merged[name] = merge(document, below, findings)
+        self.note(document.path, "recipe", name, findings)
         return self.merged[name]
 
-    def _reference(self, name: str, key: str, value: str, known: Mapping[str, BaseModel], where: str) -> None:
-        if value not in known:
-            kind = "checkpoint" if key == "checkpoint" else "recipe"
-            finding = self.merged[name].finding((key,), f"there is no {kind} {value!r}", _remedy(value, known, where))
-            self.findings.append(finding)
+    def _absent(self, kind: Kind, name: str, where: str) -> tuple[str, str]:
+        if found := self.broken.get((kind, name)):
+            return f"the {kind} {name!r} has mistakes", f"correct {found[0].place}"
+        return f"there is no {kind} {name!r}", _remedy(name, self.files[kind], where)
+
+    def _reference(self, name: str, kind: Kind, value: str, known: Mapping[str, BaseModel], where: str) -> None:
+        path = self.files["recipe"][name].path
+        if value not in known or (path in self.users and (kind, value) in self.broken):
+            key = "checkpoint" if kind == "checkpoint" else "superseded_by"
+            self.note(path, "recipe", name, [self.merged[name].finding((key,), *self._absent(kind, value, where))])
+
+    def _is_usable(self, name: str) -> bool:
+        return ("recipe", name) not in self.broken or self.files["recipe"][name].path not in self.users

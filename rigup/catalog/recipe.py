@@ -68,6 +68,9 @@ FIELDS_OF_LAUNCHER = {"--mode": "speculation", "--draft-tokens": "speculation.n"
 # Options that a patch passes to the engine.
 OPTIONS_OF_PATCHES = {"yarn": "--hf-overrides", "chat-template": "--chat-template"}
 
+# What someone measured.
+MEASURED = ("verified", "current", "reported")
+
 # Names only: the numbers in early recipes mean something else in later NCCL versions.
 NCCL_LEVELS = ("LOC", "NVL", "PIX", "PXB", "PHB", "SYS")
 
@@ -79,7 +82,10 @@ def option_name(argument: str) -> str:
 
 
 class Recipe(Data):
-    """How a model is served. `argv` holds the engine's other arguments, one string each; no shell ever sees them."""
+    """How a model is served. `argv` holds the engine's other arguments, one string each; no shell ever sees them.
+
+    `findings` are those of `rigup check` that the catalog keeps the recipe with: by id, and why.
+    """
 
     id: Word
     title: str
@@ -90,6 +96,7 @@ class Recipe(Data):
     tool_calls: Literal["reliable", "usually", "broken", "unknown"]
     evidence: Annotated[tuple[Evidence, ...], Field(min_length=1)]
     caveats: tuple[str, ...] = ()
+    findings: dict[Word, Text] = Field(default_factory=dict)
     not_deployable: str | None = None
     engine: Engine
     image: Image | None = None
@@ -182,6 +189,11 @@ class Recipe(Data):
             )
         if self.status == "broken" and not self.caveats:
             raise complaint("status is broken, but nothing says why", "add the reason to caveats")
+        if self.status in MEASURED and not self.speeds:
+            raise complaint(
+                f"status is {self.status}, but no evidence has a measured figure",
+                "add it as speeds: [{tokens: 64}] to the evidence, or use status assembled",
+            )
         if self.status == "assembled" and self.quoted:
             raise complaint("status is assembled, but the evidence is of kind verbatim", "correct one of the two")
         if self.speculation:

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 
 from rigup.catalog.loader import Catalog, default_catalog
+from rigup.cli._catalog import show_problems
 from rigup.cli._hosts import add_inventory, read_inventory
 from rigup.config.inventory import Inventory
 from rigup.distros.table import DISTROS
@@ -38,12 +39,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def read(options: argparse.Namespace) -> Subject:
     """Read inventory, catalog and lock. Raises RigupError."""
-    inventory = read_inventory(options)
+    inventory, catalog = read_inventory(options), default_catalog()
+    show_problems(catalog)
     lock = lockfile.read(inventory.lock)
     distros = sorted({*lock.packages, *(options.distro or ())})
     settings = [host.settings for host in inventory.hosts.values()]
     wants = [Want(each, distro) for each in settings for distro in distros or [None]]
-    return Subject(inventory, default_catalog(), lock, wants, distros)
+    return Subject(inventory, catalog, lock, wants, distros)
 
 
 def changes(before: Lock, after: Lock) -> list[str]:

@@ -8,6 +8,7 @@ from rigup.catalog.engine_options import releases_of
 from rigup.catalog.lint import Hardware, check_catalog
 from rigup.catalog.loader import default_catalog
 from rigup.catalog.memory import fit
+from rigup.cli._catalog import show_problems
 from rigup.cli._parser import Commands
 from rigup.errors import InputError
 
@@ -17,8 +18,9 @@ def register(commands: Commands) -> None:
     parser = commands.add_parser(
         "check",
         help="check recipes for mistakes",
-        description="Checks the schema, references, contradictions, the fit in GPU memory, and the arguments against "
-        "the options of released engines.",
+        description="Checks the schema, references, contradictions, the arithmetic of parallelism and batches, the "
+        "parsers and drafters of the model, the fit in GPU memory, and the arguments against the options of released "
+        "engines. A deploy refuses a recipe with a mistake, unless it is marked as advice.",
         epilog="Exit codes: 0 no mistakes, 1 mistakes found.",
     )
     parser.add_argument("names", nargs="*", metavar="RECIPE", help="the recipes to check (default: all)")
@@ -33,6 +35,10 @@ def _check(options: argparse.Namespace) -> int:
     catalog = default_catalog()
     names = options.names or list(catalog.recipes)
     findings = check_catalog(catalog, names, Hardware(options.gpus, options.vram, options.driver))
+    if options.names:
+        show_problems(catalog)
+    else:
+        findings += catalog.problems()
     if findings:
         raise InputError(findings)
     for name in options.names:
@@ -42,7 +48,10 @@ def _check(options: argparse.Namespace) -> int:
             continue
         releases = ", ".join(release.name for release in releases_of(recipe))
         print(f"{name}: arguments accepted by {releases}")
-        estimate = fit(recipe, catalog.checkpoint(recipe.checkpoint), options.vram)
-        print(f"{name}: {estimate or 'memory use unknown: the size is not recorded, or it is another model'}")
-    print(f"{len(names)} recipe{'s' if len(names) != 1 else ''}: no mistakes found")
+        for id, why in recipe.findings.items():
+            print(f"{name}: has a known mistake, for which a deploy refuses it: {why} [{id}]")
+        estimate = fit(recipe, catalog.checkpoint(recipe.checkpoint), catalog.model_of(recipe), options.vram)
+        print(f"{name}: {estimate or 'memory use unknown: the size of the checkpoint is not recorded'}")
+    other = "other " if any(catalog.recipe(name).findings for name in options.names) else ""
+    print(f"{len(names)} recipe{'s' if len(names) != 1 else ''}: no {other}mistakes found")
     return 0

@@ -13,6 +13,7 @@ from rich.text import Text
 from rigup.catalog.loader import Catalog, default_catalog
 from rigup.catalog.rank import ranked
 from rigup.catalog.recipe import Recipe
+from rigup.cli._catalog import show_problems
 from rigup.cli._parser import Commands
 from rigup.cli._terminal import SafeConsole
 from rigup.config.need import EngineName, Workload
@@ -39,6 +40,7 @@ def register(commands: Commands) -> None:
 
 def _recipes(options: argparse.Namespace) -> int:
     catalog = default_catalog()
+    show_problems(catalog)
     if options.workload:
         choices = ranked(catalog, options.workload, options.gpus, options.engine, options.model)
         chosen = [choice for choice in choices if not options.status or choice.recipe.status in options.status]

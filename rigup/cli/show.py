@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rigup.catalog.loader import default_catalog
+from rigup.cli._catalog import show_problems
 from rigup.cli._hosts import add_inventory, find_target, read_inventory
 from rigup.cli._parser import Commands
 from rigup.render import export
@@ -29,5 +30,7 @@ def _show(options: argparse.Namespace) -> int:
         target = find_target(inventory, options.target)
         host, endpoint = target.host.name, target.endpoint
     path = inventory.path if inventory else None
-    print(export.shown(default_catalog(), options.name, options.form, path, host, endpoint), end="")
+    catalog = default_catalog()
+    show_problems(catalog)
+    print(export.shown(catalog, options.name, options.form, path, host, endpoint), end="")
     return 0

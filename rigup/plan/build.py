@@ -27,10 +27,10 @@ HOW = {"max_unavailable", "drain_timeout", "retry", "lock", "replace_docker", "w
 LOOPBACK = "127.0.0.1"
 CUDA = "/usr/local/cuda"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# The catalog's models that accept images.
-IMAGE_MODELS = ("Qwen3.5-397B-A17B",)
 # In tokens: long enough for chunked prefill, and read in seconds.
 LONG_PROMPT = 16384
+# The key of most chat templates that turns thinking on and off.
+THINKING = "enable_thinking"
 # A model with random weights understands nothing anyway, and the lab's processors are slow.
 SHORT_PROMPT = 2048
 
@@ -140,7 +140,7 @@ def _bare_env(name: str, endpoint: Endpoint, settings: Settings, venv: VenvPlan)
 
 def _smoke(recipe: Recipe, catalog: Catalog, random_weights: bool, patched: Mapping[str, str]) -> Smoke:
     context, long_prompt = asked_context(recipe), SHORT_PROMPT if random_weights else LONG_PROMPT
-    model = catalog.checkpoint(recipe.checkpoint).model
+    known, model = catalog.model_of(recipe), catalog.checkpoint(recipe.checkpoint).model
     steady = (
         other.id
         for other in (choice.recipe for choice in ranked(catalog, "agents", recipe.gpus, None, model))
@@ -149,7 +149,7 @@ def _smoke(recipe: Recipe, catalog: Catalog, random_weights: bool, patched: Mapp
     return Smoke(
         tools="agents" in recipe.workload and recipe.tool_parser is not None,
         reasoning=recipe.reasoning_parser is not None,
-        images=model in IMAGE_MODELS and "--language-model-only" not in recipe.argv,
+        images=bool(known and known.images) and "--language-model-only" not in recipe.argv,
         # SGLang counts drafted tokens only with --enable-metrics, under different names in each version.
         speculation=recipe.speculation is not None and recipe.engine.name == "vllm",
         merges_system=TEMPLATE in patched,
@@ -157,4 +157,5 @@ def _smoke(recipe: Recipe, catalog: Catalog, random_weights: bool, patched: Mapp
         long_prompt=min(long_prompt, context // 2) if context else long_prompt,
         context=context,
         instead=next((id for id in steady if id != recipe.id), None),
+        thinking=known.thinking if known and known.thinking else THINKING,
     )

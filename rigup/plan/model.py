@@ -102,6 +102,7 @@ class Smoke(Data):
     long_prompt: int
     context: int | None
     instead: str | None
+    thinking: str = "enable_thinking"
 
 
 # The fields of an endpoint that reach its process. The checkpoint's path includes its commit.

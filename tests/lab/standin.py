@@ -89,10 +89,12 @@ def project(directory: Path) -> Path:
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, directory / part)
     kept = {"status": "reported", "tool_calls": "reliable"}
-    evidence = [{"source": "the lab", "kind": "assembled", "says": "a stand-in"}]
+    evidence = [{"source": "the lab", "kind": "assembled", "says": "a stand-in", "speeds": [{"tokens": 100}]}]
     base = yaml.safe_load((directory / "recipes/vllm-nvfp4-cu130.yaml").read_text())
     base |= {
         "id": "standin-a",
+        # It has options that no release has: preflight refuses these only if it is sure to know them all.
+        "engine": {"name": "vllm", "fork": "lab"},
         "image": {"tag": "rigup-lab/standin:1"},
         "argv": ["--lab-load-seconds=1", "--lab-word-seconds=0.01"],
     }

@@ -124,7 +124,7 @@ def recipes(draw: st.DrawFn, containers: bool = False) -> Recipe:
         "workload": draw(st.lists(st.sampled_from(["agents", "chat", "code", "batch"]), min_size=1, unique=True)),
         "status": draw(st.sampled_from(["current", "verified", "reported", "assembled"])),
         "tool_calls": draw(st.sampled_from(["reliable", "usually", "broken", "unknown"])),
-        "evidence": [{"source": draw(VALUES), "kind": "assembled", "says": draw(VALUES)}],
+        "evidence": [{"source": draw(VALUES), "kind": "assembled", "says": draw(VALUES), "speeds": [{"tokens": 1}]}],
         "caveats": draw(st.lists(VALUES, max_size=2)),
         "engine": {"name": engine, **draw(FORK)},
         install: draw(installs[install]),

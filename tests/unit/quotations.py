@@ -132,10 +132,29 @@ QUOTED = {
     """,
     "glm-5.3-flash-spark-2gpu": "PRESET=glm53-spark-tp2 PORT=8000",
     "deepseek-v4-flash-vision-2gpu": "PROFILE=ds4-vision HARDWARE_PROFILE=rtx-pro-6000-pcie TP=2 PORT=8000",
+    "deepseek-v4-flash-2gpu": "PROFILE=ds4-flash HARDWARE_PROFILE=rtx-pro-6000-pcie TP=2 PORT=8000",
+    "deepseek-v4.1-flash": "PROFILE=ds41-flash HARDWARE_PROFILE=rtx-pro-6000-pcie TP=4 PORT=8000",
+    "qwen3.8-flash-next": "PROFILE=qwen38-flash-next HARDWARE_PROFILE=rtx-pro-6000-pcie TP=1 PORT=8000",
+    "qwen3.8-flash-next-2gpu": "PROFILE=qwen38-flash-next HARDWARE_PROFILE=rtx-pro-6000-pcie TP=2 PORT=8000",
+    "vllm-carve-yarn-900k": """
+        NCCL_P2P_LEVEL=SYS NCCL_IB_DISABLE=1 VLLM_WORKER_MULTIPROC_METHOD=spawn SAFETENSORS_FAST_GPU=1 OMP_NUM_THREADS=8
+        VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 --served-model-name qwen3.5-carve --tensor-parallel-size 4
+        --max-model-len 921600 --max-num-seqs 16 --gpu-memory-utilization 0.9 --trust-remote-code
+        --enable-prefix-caching --enable-auto-tool-choice --tool-call-parser qwen3_coder --reasoning-parser qwen3
+        --kv-cache-dtype fp8 --hf-overrides '{"text_config": {"rope_parameters": {"mrope_interleaved": true,
+        "mrope_section": [11, 11, 10], "rope_type": "yarn", "rope_theta": 10000000, "partial_rotary_factor": 0.25,
+        "factor": 4.0, "original_max_position_embeddings": 262144}}}'
+    """,
 }
 """By the recipe that the command became."""
 
 NEAREST = {
+    "vllm-fp8-6gpu": """
+        --tensor-parallel-size 2 --pipeline-parallel-size 3 --max-model-len 98304 --gpu-memory-utilization 0.87
+        --kv-cache-dtype fp8 --reasoning-parser qwen3 --enable-prefix-caching --enable-chunked-prefill
+        --enable-auto-tool-choice --tool-call-parser qwen3_xml --max-num-batched-tokens 32768 --max-num-seqs 128
+        --default-chat-template-kwargs '{"enable_thinking": false}'
+    """,
     "sglang-nvfp4-festr-full": """
         SGLANG_DISABLE_DEEP_GEMM=1 NCCL_IB_DISABLE=1 NCCL_P2P_LEVEL=PHB OMP_NUM_THREADS=8 SAFETENSORS_FAST_GPU=1
         --tp-size 4 --host 0.0.0.0 --port 8000 --trust-remote-code --mem-fraction-static 0.85

@@ -131,4 +131,6 @@ def mine(directory: Path, base: str, text: str) -> Any:
     own = "id: mine\ntitle: Mine\nextends: {}\nstatus: assembled\ntool_calls: unknown\n"
     own += "evidence: [{{source: here, kind: assembled, says: a guess}}]\n"
     (directory / "mine.yaml").write_text(own.format(base) + text)
-    return load_catalog(Path(__file__).resolve().parents[2] / "recipes", directory)
+    catalog = load_catalog(Path(__file__).resolve().parents[2] / "recipes", directory)
+    catalog.recipe("mine")
+    return catalog

@@ -7,14 +7,14 @@ import pytest
 from rigup.catalog.loader import Catalog, load_catalog
 from rigup.errors import InputError
 
-CHECKPOINT = "id: tiny\nrepo: acme/tiny\nbranch: main\nquantization: NVFP4\n"
+CHECKPOINT = "id: tiny\nrepo: acme/tiny\nbranch: main\nmodel: Tiny\nquantization: NVFP4\n"
 BASE = """\
 id: base
 title: Base
 workload: [chat]
 status: reported
 tool_calls: reliable
-evidence: [{source: a page, kind: verbatim, says: it works}]
+evidence: [{source: a page, kind: verbatim, says: it works, speeds: [{tokens: 64}]}]
 caveats: [only the base has it]
 engine: {name: vllm}
 image: {tag: "vllm/vllm-openai:nightly"}

@@ -27,8 +27,11 @@ evidence: [{{source: here, kind: assembled, says: a guess}}]
 
 
 def mine(directory: Path, base: str, text: str) -> Catalog:
+    """The catalog with a variant of a recipe. Raises InputError if the schema refuses it."""
     (directory / "mine.yaml").write_text(OWN.format(base=base) + text, encoding="utf-8")
-    return load_catalog(RECIPES, directory)
+    catalog = load_catalog(RECIPES, directory)
+    catalog.recipe("mine")
+    return catalog
 
 
 GLM = "glm-5.3-flash-mtp3"
@@ -182,7 +185,7 @@ def test_the_catalogs_own_recipes_are_sound() -> None:
 def test_more_gpus_than_there_are_is_a_finding() -> None:
     found = check_catalog(CATALOGUE, ["vllm-fp8-8gpu-mtp2"], Hardware(gpus=4))
     assert [str(finding).split(": ", 1)[1] for finding in found] == [
-        "gpus: needs 8 GPUs, but there are 4: choose a recipe for fewer GPUs"
+        "gpus: needs 8 GPUs, but there are 4: choose a recipe for fewer GPUs [recipe-hardware-gpus]"
     ]
 
 
@@ -216,7 +219,7 @@ def test_a_length_with_a_suffix_counts_as_the_engine_reads_it(tmp_path: Path) ->
         found = check_catalog(mine(tmp_path, PLAIN, f"argv: {{add: [--max-model-len={text}]}}\n"), ["mine"])
         assert any("exceeds the native 262144 tokens" in str(finding) for finding in found), text
         recipe = mine(tmp_path, PLAIN, f"argv: {{add: [--max-model-len={text}]}}\n").recipe("mine")
-        estimate = fit(recipe, CATALOGUE.checkpoint(recipe.checkpoint))
+        estimate = fit(recipe, CATALOGUE.checkpoint(recipe.checkpoint), CATALOGUE.model_of(recipe))
         assert estimate and estimate.context == tokens
 
 
@@ -324,7 +327,7 @@ def test_the_fit_gives_what_the_engine_logged() -> None:
     recipe = CATALOGUE.recipe("vllm-nvfp4-cu130-mtp1")
     recipe = recipe.model_copy(update={"argv": ("--gpu-memory-utilization=0.90",)})
     checkpoint = CATALOGUE.checkpoint(recipe.checkpoint).model_copy(update={"bytes": 209 << 30})
-    estimate = fit(recipe, checkpoint, 97887)
+    estimate = fit(recipe, checkpoint, CATALOGUE.model_of(recipe), 97887)
     assert estimate and estimate.sequence == pytest.approx(2.16, abs=0.01)
     # 7 GiB are 3.2 sequences.
     assert abs(estimate.left / estimate.sequence - 10.85) < 3.2
@@ -334,7 +337,8 @@ def test_eight_gpus_of_fp8_fit_and_four_do_not() -> None:
     recipe = CATALOGUE.recipe("vllm-fp8-8gpu-mtp2")
     checkpoint = CATALOGUE.checkpoint(recipe.checkpoint)
     on_four = recipe.model_copy(update={"gpus": 4, "parallel": recipe.parallel.model_copy(update={"tp": 4})})
-    wide, narrow = fit(recipe, checkpoint), fit(on_four, checkpoint)
+    model = CATALOGUE.model_of(recipe)
+    wide, narrow = fit(recipe, checkpoint, model), fit(on_four, checkpoint, model)
     assert wide and narrow and (wide.impossible, narrow.impossible) == (False, True)
 
 
@@ -383,6 +387,11 @@ def test_what_the_wheels_know_was_read_rightly() -> None:
     assert drafted["num_speculative_tokens_per_batch_size"] == {"list": {"tuple": ["int", "int", "int"]}}
     assert drafted["num_speculative_tokens"] == "int" and "mtp" in drafted["method"]
     assert "VLLM_ALLOW_LONG_MAX_MODEL_LEN" in vllm.environment
+    qwen, glm = "Qwen3_5MoeForConditionalGeneration", "Glm5NextForConditionalGeneration"
+    assert [qwen in each.architectures for each in (older, vllm, sglang)] == [True, True, True]
+    assert [glm in each.architectures for each in (older, vllm, sglang)] == [False, True, True]
+    # A drafter and an embedding model, which nobody chats with.
+    assert not {"Qwen3_5MoeMTP", "BertModel"} & vllm.architectures
     assert "--cuda-graph-max-bs" not in sglang.options and "--cuda-graph-max-bs-decode" in sglang.options
     assert "qwen3_coder" in sglang.options["--tool-call-parser"]
     assert "b12x" not in sglang.options["--fp4-gemm-backend"]

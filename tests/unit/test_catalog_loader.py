@@ -10,14 +10,14 @@ from rigup.catalog.loader import Catalog, default_catalog, load_catalog
 from rigup.catalog.recipe import Recipe
 from rigup.errors import InputError, RigupError
 
-CHECKPOINT = "id: tiny\nrepo: acme/tiny\nbranch: main\nquantization: NVFP4\n"
+CHECKPOINT = "id: tiny\nrepo: acme/tiny\nbranch: main\nmodel: Tiny\nquantization: NVFP4\n"
 RECIPE = """\
 id: one
 title: One
 workload: [chat]
 status: reported
 tool_calls: reliable
-evidence: [{source: a page, kind: verbatim, says: it works}]
+evidence: [{source: a page, kind: verbatim, says: it works, speeds: [{tokens: 64}]}]
 engine: {name: vllm}
 image: {tag: "vllm/vllm-openai:nightly"}
 checkpoint: tiny
@@ -93,7 +93,8 @@ def test_an_unknown_recipe_names_the_near_ones(tmp_path: Path) -> None:
         ("[--trust-remote-code]", "[--port=80]", "argv has --port, which comes from the endpoint"),
         ("[--trust-remote-code]", "[--host, 0.0.0.0]", "argv has --host"),
         ("[--trust-remote-code]", "[--max-model-len, 4096]", "argv[1]: must be text, and YAML reads 4096 as a number"),
-        ("evidence: [{source: a page, kind: verbatim, says: it works}]", "evidence: []", "one.yaml:6: evidence"),
+        ("[{source: a page, kind: verbatim, says: it works, speeds: [{tokens: 64}]}]", "[]", "one.yaml:6: evidence"),
+        (", speeds: [{tokens: 64}]", "", "one.yaml:1: status is reported, but no evidence has a measured figure"),
         ("says: it works", "sais: it works", "evidence[0].sais: unknown key: did you mean says?"),
     ],
 )
@@ -127,8 +128,8 @@ def test_wrong_environments_and_patches_are_refused(tmp_path: Path, addition: st
 @pytest.mark.parametrize(
     ("addition", "words"),
     [
-        ("revision: main\n", "checkpoints/tiny.yaml:5: revision: 'main' is not a commit: use 40 hexadecimal digits"),
-        ("revison: main\n", "checkpoints/tiny.yaml:5: revison: unknown key: did you mean revision?"),
+        ("revision: main\n", "checkpoints/tiny.yaml:6: revision: 'main' is not a commit: use 40 hexadecimal digits"),
+        ("revison: main\n", "checkpoints/tiny.yaml:6: revison: unknown key: did you mean revision?"),
         (f"revision: {'a' * 40}\n", "has a revision and a branch: give it revision: COMMIT"),
     ],
 )
@@ -178,8 +179,9 @@ def test_the_same_id_in_two_directories_is_refused(tmp_path: Path) -> None:
     two.mkdir()
     catalog(one)
     (two / "one.yaml").write_text(RECIPE, encoding="utf-8")
-    with pytest.raises(InputError, match=r"'one' already exists in .*/one.yaml"):
-        load_catalog(one, two)
+    found = load_catalog(one, two)
+    with pytest.raises(InputError, match=r"b/one.yaml:1: id: 'one' already exists in .*/a/one.yaml"):
+        found.recipe("one")
 
 
 def test_recipes_are_data_and_nothing_in_them_runs() -> None:

@@ -67,10 +67,18 @@ def test_every_recipe_has_a_page_with_all_that_it_says(site: Path) -> None:
         text = " ".join(shown(site / f"reference/recipes/{name}/index.html").split())
         said = [recipe.title, *recipe.caveats, *recipe.argv, *(f"{key}={value}" for key, value in recipe.env.items())]
         said += [each for evidence in recipe.evidence for each in (evidence.source, evidence.says, *evidence.changed)]
-        said += map(str, recipe.speeds)
+        said += [*map(str, recipe.speeds), *recipe.findings, *recipe.findings.values()]
+        model = default_catalog().model_of(recipe)
+        said += model.traps if model else ()
         for each in said:
             # Spans of code have lost their backticks.
             assert " ".join(each.replace("`", "").split()) in text, (name, each)
+
+
+def test_every_finding_about_a_recipe_is_listed_and_no_other() -> None:
+    listed = re.findall(r"`(recipe-[a-z0-9-]+)`", (ROOT / "docs/reference/recipe-findings.md").read_text())
+    code = "".join(path.read_text() for path in (ROOT / "rigup/catalog").glob("*.py"))
+    assert sorted(listed) == sorted(set(re.findall(r'"(recipe-[a-z0-9-]+)"', code)))
 
 
 def test_every_command_has_its_help_and_exit_codes(site: Path) -> None:

@@ -190,7 +190,7 @@ def test_a_hostile_name_of_a_host_and_a_hostile_recipe_are_refused(tmp_path: Pat
 # Recipes: arguments and environment arrive unchanged in every form, and these are only shown
 # (test_render_export_property shows that they do not reach a terminal as they are).
 CARRIED = ("argv", "image.command", "env.")
-SHOWN = ("title", "caveats", "not_deployable", "evidence.", "patches.")
+SHOWN = ("title", "caveats", "findings.", "not_deployable", "evidence.", "patches.")
 
 
 def recipes() -> list[Recipe]:

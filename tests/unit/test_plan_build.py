@@ -8,12 +8,12 @@ import pytest
 from rigup.catalog.engine_args import arguments
 from rigup.config.settings import Settings
 from rigup.errors import RigupError
-from rigup.lock.lockfile import Lock
+from rigup.lock.lockfile import CheckpointLock, Lock
 from rigup.plan.build import make_plan
 from rigup.plan.model import EndpointPlan, Mount, Plan
 from rigup.render.docker import docker_argv
 from rigup.render.systemd import env_file_text
-from tests.unit.sample import CATALOGUE, DIGEST, PUBLISHED, REPO, REVISION, TAG, image, lock, plan
+from tests.unit.sample import CATALOGUE, DIGEST, LISTING, PUBLISHED, REPO, REVISION, TAG, image, lock, plan
 
 REFUSING = "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('no') }}{% endif %}"
 REFUSING += "{{ m.content }}{% endfor %}"
@@ -179,3 +179,28 @@ def test_what_the_lock_lacks_is_named() -> None:
 def test_an_unknown_endpoint_names_those_there_are() -> None:
     with pytest.raises(RigupError, match="rig1 has no endpoint 'mian': it has main"):
         plan().endpoint("mian")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "images"),
+    [
+        ("vllm-nvfp4-voipmonitor-mtp2", True),
+        ("deepseek-v4-flash-vision-2gpu", True),
+        ("deepseek-v4.1-flash", True),
+        ("glm-5.3-flash-mtp3", True),
+        ("deepseek-v4-flash-2gpu", False),
+        ("glm-5.1-8gpu", False),
+    ],
+)
+def test_an_image_is_tried_with_every_model_that_is_known_to_accept_one(recipe: str, images: bool) -> None:
+    found = CATALOGUE.recipe(recipe)
+    commit = CheckpointLock(revision=REVISION, bytes=1, files=1, listing=LISTING)
+    checkpoint = CATALOGUE.checkpoint(found.checkpoint)
+    revision = checkpoint.revision or REVISION
+    locked = Lock(
+        images={found.container_image().tag: image()},
+        checkpoints={checkpoint.key: commit.model_copy(update={"revision": revision})},
+    )
+    made = make_plan("rig1", Settings(recipe=recipe), CATALOGUE, locked, None)
+    assert made.endpoint("main").smoke.images is images
+    assert made.endpoint("main").smoke.thinking == ("thinking" if "deepseek" in recipe else "enable_thinking")

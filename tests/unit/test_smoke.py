@@ -12,9 +12,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import pytest
 
@@ -266,6 +267,39 @@ def test_a_recipe_is_tried_for_what_it_is_for() -> None:
     assert (drafting.speculation, drafting.instead) == (True, "vllm-nvfp4-cu130")
     text = plan(recipe="vllm-nvfp4-cu130-text").endpoint("main").smoke
     assert not text.images
+
+
+class Recorder(BaseHTTPRequestHandler):
+    """Answers every chat, and keeps what it was asked."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        message = {"role": "assistant", "content": "OK"}
+        answer = {"id": "x", "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def test_thinking_is_switched_by_the_models_own_key() -> None:
+    assert plan().endpoint("main").smoke.thinking == "enable_thinking"
+    server = HTTPServer(("127.0.0.1", 0), Recorder)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        expect = program_of_smoke.Expectation(thinking="thinking")
+        url = f"http://127.0.0.1:{server.server_port}"
+        smoke = program_of_smoke.Smoke(url, "/health", "m", HANG_S, expect)
+        smoke.endpoint.ask("Hello", 4)
+        smoke.endpoint.complete([{"role": "user", "content": "Hello"}], extra_body=smoke.endpoint.body(thinks=True))
+    finally:
+        server.shutdown()
+    assert [each["chat_template_kwargs"] for each in Recorder.asked] == [{"thinking": False}, {"thinking": True}]
 
 
 def test_the_smoke_test_runs_with_the_client_and_knows_what_to_expect() -> None:

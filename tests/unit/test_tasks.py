@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import gevent
@@ -13,7 +14,6 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_host, ctx_state
 
-from rigup.catalog.loader import Catalog
 from rigup.config.settings import Settings
 from rigup.errors import InputError
 from tasks import preflight
@@ -55,11 +55,11 @@ def test_every_unknown_recipe_of_every_host_is_named_at_once() -> None:
 
 def test_a_recipe_that_would_load_for_minutes_and_not_fit_is_refused() -> None:
     large = CATALOGUE.recipe("vllm-nvfp4-cu130").model_copy(update={"id": "large", "checkpoint": "qwen3.5-397b-fp8"})
-    catalog = Catalog({**CATALOGUE.recipes, "large": large}, CATALOGUE.checkpoints)
+    catalog = replace(CATALOGUE, recipes={**CATALOGUE.recipes, "large": large})
     with pytest.raises(InputError) as caught:
         _check_recipes({"rig1": Settings(recipe="large"), "rig2": Settings()}, catalog, {})
-    assert str(caught.value).startswith("rig1: recipe: recipe large does not fit its GPUs, weights 94.6")
-    assert str(caught.value).endswith("`rigup check large` says what to change")
+    assert str(caught.value).startswith("rig1: recipe: recipe large: gpus: does not fit: weights 94.6")
+    assert str(caught.value).endswith("use more GPUs, a smaller checkpoint or a shorter context [recipe-memory]")
 
 
 def test_a_distribution_counts_only_with_a_driver_of_the_wanted_branch() -> None:
@@ -110,13 +110,20 @@ def test_a_kernel_of_another_flavor_never_comes_in_place_of_one_without_headers(
     assert not [command for command in outcome.commands if "linux-image-amd64" in command and "systemd-run" in command]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ("nonesuch", "@fake/rig2: recipe: there is no recipe 'nonesuch'"),
+        ("vllm-nvfp4-destroyed-mtp1", "@fake/rig2: recipe: recipe vllm-nvfp4-destroyed-mtp1: "),
+    ],
+)
 def test_what_is_refused_is_told_once_however_many_hosts_there_are(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, recipe: str, told: str
 ) -> None:
     for remembered in ("_contexts", "_refusals"):
         monkeypatch.setattr(preflight, remembered, type(getattr(preflight, remembered))())
     state = State(
-        Inventory((["@fake/rig1", "@fake/rig2"], {"recipe": "nonesuch", "rigup_lock": str(tmp_path / "lab.lock")})),
+        Inventory((["@fake/rig1", "@fake/rig2"], {"recipe": recipe, "rigup_lock": str(tmp_path / "lab.lock")})),
         Config(),
     )
     state.current_stage = StateStage.Connect
@@ -132,4 +139,4 @@ def test_what_is_refused_is_told_once_however_many_hosts_there_are(
         gevent.joinall(greenlets, raise_error=True)
 
     assert {each.value for each in greenlets} == {"preflight refused; nothing was changed"}
-    assert capsys.readouterr().err.count("@fake/rig2: recipe: there is no recipe 'nonesuch'") == 1
+    assert capsys.readouterr().err.count(told) == 1

@@ -45,12 +45,13 @@ patches:
 """
 REFUSED = """\
 id: own-refused
-title: The same with a parser that never shipped
+title: The same with an option that it does not have, which preflight cannot know of a fork
 extends: own-bare
 status: assembled
 tool_calls: unknown
 evidence: [{source: here, kind: assembled, says: a mistake of one's own}]
-tool_parser: qwen35_coder
+engine: {fork: lab}
+argv: {add: [--no-such-option]}
 """
 
 
@@ -146,7 +147,7 @@ def test_arguments_that_its_parser_refuses_are_reported_while_it_keeps_serving(b
     result = bare.try_to_deploy("own-refused")
     assert result.code > 0
     assert "the engine of own-refused refuses its arguments" in result.output, result.output
-    assert "invalid tool call parser: qwen35_coder" in result.output
+    assert "unrecognized arguments: --no-such-option" in result.output
     assert bare.main_process() == process
     assert bare.deploy("own-bare").changed() == [f"{SECOND} serve | Remove the files of earlier generations"]
 
