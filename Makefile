@@ -13,10 +13,10 @@ UNIT := $(BIN)/pytest -n 8 --dist worksteal tests/unit
 APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg haproxy iproute2 kmod mmdebstrap nftables \
 	openssh-client openssh-server python3-venv rsync systemd-container
 
-.PHONY: help lab lab-down lab-caches test checks soak audit bench bench-store docs lint unit flake mutants apt-packages
+.PHONY: help lab lab-down lab-caches test checks soak audit bench bench-store score-diagnosis docs lint unit flake mutants apt-packages
 
 help: ## This list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 lab: apt-packages $(VENV)/.ready ## Build and boot the lab, deploy to it, audit it
 	@$(BIN)/python -m lab tour --hosts $(hosts)
@@ -58,6 +58,9 @@ bench: apt-packages $(VENV)/.ready ## Measure deploy and audit beside stock pyin
 
 bench-store: apt-packages $(VENV)/.ready ## Measure downloads beside hf and curl, a fleet with peers, a cold deploy
 	@$(BIN)/python -m bench.store
+
+score-diagnosis: $(VENV)/.ready ## Measure how many public logs of failures the diagnosis explains
+	@$(BIN)/python -m tools.score_diagnosis
 
 docs: $(VENV)/.ready ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

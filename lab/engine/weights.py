@@ -78,7 +78,7 @@ def check_ignored(
             continue
         if module == "mtp.fc":
             if image_made < MTP_FIXED:
-                raise Unloadable(f"{module}: ValueError: Unsupported model when in features size is not multiple of 16")
+                raise Unloadable(f"{module}: AssertionError: assert self.data.shape == loaded_weight.shape")
             continue
         rows, columns = stored.shape
         raise Unloadable(

@@ -1,34 +1,103 @@
-"""`rigup diagnose`: explain an engine's failure from its log."""
+"""`rigup diagnose`: explain an engine's failure from its log, or from all that its host says."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
+from pyinfra.api.command import StringCommand
+from pyinfra.api.exceptions import FactProcessError
+from pyinfra.api.facts import FactBase
+
+from rigup.cli._hosts import Target, add_inventory, find_target, read_inventory
 from rigup.cli._parser import Commands
-from rigup.diagnosis.explain import explain
+from rigup.diagnosis.explain import Diagnosis, diagnose
+from rigup.diagnosis.log import last_start
 from rigup.errors import RigupError
+from rigup.facts.journal import DriverReport, FullDisks, JournalLine, KernelErrors, UnitJournal
+from rigup.paths import endpoint_unit
+from rigup.ssh.batch import Command
+from rigup.ssh.client import Client
 
 
 def register(commands: Commands) -> None:
     """Add `rigup diagnose`."""
     parser = commands.add_parser(
         "diagnose",
-        help="explain an engine's failure from its log",
-        description="Searches a log for known failures: `ssh HOST journalctl -u llm@main | rigup diagnose`.",
-        epilog="Exit codes: 0 a known cause was found, 1 no known cause was found.",
+        help="explain an engine's failure from its log and its host",
+        description="Searches the last start in a log for known failures. For a host or an endpoint of the inventory it"
+        " reads the journal, the kernel's errors, the driver and the disks; it changes nothing.",
+        epilog="Exit codes: 0 a cause is named, 2 no cause is known or only symptoms, 1 the log cannot be read.",
     )
-    parser.add_argument("log", nargs="?", type=Path, metavar="FILE", help="the log (default: standard input)")
+    parser.add_argument(
+        "source",
+        nargs="?",
+        metavar="FILE|HOST[/ENDPOINT]",
+        help="a log, or a host or endpoint of the inventory (default: standard input)",
+    )
+    add_inventory(parser)
     parser.set_defaults(run=_diagnose)
 
 
 def _diagnose(options: argparse.Namespace) -> int:
     """Run `rigup diagnose`. Raises RigupError if the log cannot be read."""
+    if options.source is None:
+        found = {"": _of_log(sys.stdin.buffer.read())}
+    elif (path := Path(options.source)).exists():
+        try:
+            found = {"": _of_log(path.read_bytes())}
+        except OSError as error:
+            raise RigupError(f"{path}: {error.strerror}") from error
+    else:
+        found = _of_host(_target(options))
+    for name, diagnosis in found.items():
+        if len(found) > 1:
+            print(f"{name}:")
+        print("\n".join(diagnosis.lines() or ["No known failure in this log."]))
+    return 0 if any(diagnosis.causes for diagnosis in found.values()) else 2
+
+
+def _of_log(log: bytes) -> Diagnosis:
+    return diagnose(log.decode(errors="replace").splitlines())
+
+
+def _target(options: argparse.Namespace) -> Target:
     try:
-        log = options.log.read_bytes() if options.log else sys.stdin.buffer.read()
-    except OSError as error:
-        raise RigupError(f"{options.log}: {error.strerror}") from error
-    causes = explain(log.decode(errors="replace").splitlines())
-    print("\n".join(causes or ["No known failure in this log."]))
-    return 0 if causes else 1
+        return find_target(read_inventory(options), options.source)
+    except RigupError as error:
+        raise RigupError(f"{options.source}: No such file, and as a host: {error.message}", error.remedy) from error
+
+
+def _of_host(target: Target) -> dict[str, Diagnosis]:
+    """Diagnose an endpoint, or all of a host, in one round trip. Raises Unreachable."""
+    endpoints = [target.endpoint] if target.endpoint else list(target.host.settings.endpoints)
+    sudo = target.host.sudo
+    kernel, disks, driver = KernelErrors(), FullDisks(), DriverReport()
+    journals = {name: _command(UnitJournal(), sudo, unit=endpoint_unit(name)) for name in endpoints}
+    about = [_command(fact, sudo) for fact in (kernel, disks, driver)]
+    with Client(target.host) as client:
+        results = client.run_all([*journals.values(), *about])
+    try:
+        lines = [results[command].stdout.decode(errors="replace").splitlines() for command in about]
+        errors, state = kernel.process(lines[0]), [*disks.process(lines[1]), *driver.process(lines[2])]
+        logs = {
+            name: UnitJournal().process(results[command].stdout.decode(errors="replace").splitlines())
+            for name, command in journals.items()
+        }
+    except FactProcessError as error:
+        raise RigupError(f"{target.host.name}: {error}") from error
+    return {f"{target.host.name}/{name}": _of_journal(log, errors, state) for name, log in (logs or {"": []}).items()}
+
+
+def _command(fact: FactBase[Any], sudo: bool, **arguments: Any) -> Command:
+    text = fact.command(**arguments)
+    return Command(text.get_raw_value() if isinstance(text, StringCommand) else str(text), sudo)
+
+
+def _of_journal(journal: list[JournalLine], kernel: list[JournalLine], state: list[str]) -> Diagnosis:
+    """Diagnose an endpoint from its journal, what the kernel logged since what counts there, and the host's state."""
+    log = [line.text for line in journal]
+    since = journal[min(last_start(log).since, len(journal) - 1)].at if journal else 0
+    return diagnose(log, [*(line.text for line in kernel if line.at >= since), *state])

@@ -92,7 +92,7 @@ def latest(host: Host, unit: str, state: UnitStateValue) -> str:
 def excerpt(host: Host, unit: str, invocation: str, also: Sequence[str] = ()) -> list[str]:
     """Return the end of the unit's log, indented, and the known causes found in it or in the lines `also`."""
     log = _last_lines(host, unit, invocation, DIAGNOSED_LINES)
-    return [*(f"    {line}" for line in log[-SHOWN_LINES:] or ["(no output)"]), *explain([*log, *also])]
+    return [*(f"    {line}" for line in log[-SHOWN_LINES:] or ["(no output)"]), *explain(log, also)]
 
 
 class UnitFailed(OperationError):

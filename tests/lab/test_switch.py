@@ -30,12 +30,12 @@ FAULTS = {
     "standin-dies-at-first-request": (r"came up but failed its verification: .*EngineCore encountered an issue", {}),
     "standin-no-streamed-tools": (r"came up but failed its verification: endpoint streams a tool call: ", {}),
 }
-# The known cause that its log or its verification shows, or what a complaint is said to mean.
+# The known cause or symptom that its log or its verification shows, or what a complaint is said to mean.
 DIAGNOSES = {
     "standin-never-healthy": None,
     "standin-dies-at-load": r"Known cause: .*\(router-read-as-fp4\)",
     "standin-stalls": r"Known cause: .*\(nccl-deadlock\)",
-    "standin-dies-at-first-request": r"Known cause: .*\(engine-died\)",
+    "standin-dies-at-first-request": r"Symptom, not a cause: .*\(engine-died\)",
     "standin-no-streamed-tools": r"This means: OpenCode and other agents stream, and receive broken JSON",
 }
 LAST_WORDS = {

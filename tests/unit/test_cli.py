@@ -215,7 +215,7 @@ def test_wrong_use_exits_with_1_as_2_means_something_else(
         (["models"], "0 success, 1 a host is unreachable, or the removal was refused."),
         (["models", "rm"], "0 success, 1 failure."),
         (["status"], "0 all endpoints serve, 2 some do not"),
-        (["diagnose"], "0 a known cause was found, 1 no known cause was found."),
+        (["diagnose"], "0 a cause is named, 2 no cause is known or only symptoms, 1 the log cannot be read."),
         (["key"], "0 success, 1 failure."),
         (["lock"], "0 success, 1 failure."),
         (["update"], "0 success (with --check: nothing would change), 2 with --check: something would change"),

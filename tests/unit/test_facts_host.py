@@ -29,6 +29,15 @@ from rigup.facts.hardware import (
     mount_of,
     parse_mounts,
 )
+from rigup.facts.journal import (
+    DriverReport,
+    FullDisks,
+    JournalLine,
+    KernelErrors,
+    UnitJournal,
+    parse_full_disks,
+    parse_journal,
+)
 from rigup.facts.kernel import BootId, GrubDefaults, InitrdSizes, KernelState, ModuleParameters, parse_kernel_state
 from rigup.facts.network import (
     HostProxies,
@@ -89,11 +98,13 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (Cards, {}),
     (CpuCount, {}),
     (DiskFree, {"paths": ["/", "/srv/models/not/there"]}),
+    (DriverReport, {}),
     (DriverState, {}),
     (FileInfo, {"path": "/not/there"}),
     (FileSizes, {"directory": "/not/there", "names": ["x"]}),
     (FileSystemLabels, {}),
     (FileText, {"path": "/not/there"}),
+    (FullDisks, {}),
     (GpuList, {}),
     (GrubDefaults, {}),
     (HeldPackages, {}),
@@ -102,6 +113,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (InitrdSizes, {}),
     (InitSystem, {}),
     (InstalledVersions, {"names": ["curl"]}),
+    (KernelErrors, {}),
     (KernelState, {}),
     (ListeningPorts, {}),
     (MemoryTotal, {}),
@@ -116,6 +128,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (Reachable, {"address": "127.0.0.1", "port": 1}),
     (SecureBoot, {}),
     (Slots, {"addresses": ["0000:99:00.0"]}),
+    (UnitJournal, {"unit": "docker.service"}),
     (UnitState, {"unit": "docker.service", "inputs": ["/not/there"]}),
 ]
 
@@ -159,6 +172,35 @@ def test_what_a_bare_host_lacks_reads_as_nothing(bare_path: str) -> None:
     assert read(FileText, bare_path, path="/not/there") is None
     assert read(FileInfo, bare_path, path="/not/there") is None
     assert read(Reachable, bare_path, address="127.0.0.1", port=1) == Reachability(False, "Connection refused")
+
+
+def test_the_journals_lines_have_their_time_and_systemds_its_name() -> None:
+    lines = """\
+1764590000.100000 rig1 systemd[1]: Starting llm@main.service - vllm-nvfp4-cu130 as main...
+1764590001.200000 rig1 docker[4711]: (APIServer pid=1) INFO 11-23 20:56:02 [api_server.py:1351] vLLM API server
+                                     second line
+1764590099.500000 rig1 kernel: NVRM: Xid (PCI:0000:41:00): 79, pid=4711""".splitlines()
+    assert parse_journal(lines) == [
+        JournalLine(1764590000.1, "systemd[1]: Starting llm@main.service - vllm-nvfp4-cu130 as main..."),
+        JournalLine(1764590001.2, "(APIServer pid=1) INFO 11-23 20:56:02 [api_server.py:1351] vLLM API server"),
+        JournalLine(1764590001.2, "second line"),
+        JournalLine(1764590099.5, "NVRM: Xid (PCI:0000:41:00): 79, pid=4711"),
+    ]
+    assert parse_journal(["-- No entries --"]) == []
+
+
+def test_a_file_system_without_space_is_full_unless_it_always_is() -> None:
+    full = "/dev/nvme1n1   3750738264 3750738264         0     100% /srv/models"
+    shared = "tmpfs            65781572   65781572         0     100% /dev/shm"
+    lines = [
+        "Filesystem     1024-blocks      Used Available Capacity Mounted on",
+        "/dev/nvme0n1p2   959786032 123456789 787511104      14% /",
+        "/dev/loop3           65536     65536         0     100% /snap/core/1",
+        "tmpfs                    0         0         0       0% /sys/fs/cgroup",
+        full,
+        shared,
+    ]
+    assert parse_full_disks(lines) == [full, shared]
 
 
 def test_a_reading_that_makes_no_sense_fails_one_host_only() -> None:

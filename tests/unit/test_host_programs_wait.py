@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import pytest
 
-from rigup.diagnosis.explain import causes, fatal_text
+from rigup.diagnosis.explain import diagnose, fatal_text
 from rigup_host import wait_ready
 from tests.unit.host_world import Page, program, run_program, site
 
@@ -196,7 +196,7 @@ def test_a_start_without_a_sign_of_progress_has_stalled_and_its_last_line_tells_
 
     assert result.returncode == 1
     assert "the start has stalled: " in result.stderr
-    assert [cause.fingerprint.id for cause in causes(result.stderr.splitlines())] == ["nccl-deadlock"]
+    assert [cause.fingerprint.id for cause in diagnose(result.stderr.splitlines()).causes] == ["nccl-deadlock"]
 
 
 def test_gpus_that_fill_are_progress_and_those_of_others_are_not(tools: Path) -> None:
