@@ -112,7 +112,7 @@ def _look_at(host: Host) -> Status:
     empty: Status = {"error": None, "endpoints": [], "gpus": [], "downloads": [], "audit": None}
     try:
         with Client(host) as client:
-            status = empty | _read(client, host.sudo)
+            status = empty | _read(client, client.sudo)
         # A host may claim anything; what cannot be shown ends only its own row.
         table({"at": datetime.now(UTC).isoformat(), "hosts": {host.name: status}})
         return status

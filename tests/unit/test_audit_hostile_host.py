@@ -28,7 +28,9 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
     answer = tmp_path / "answer"
     # Bytes that are no text, too.
     answer.write_bytes(ANSWER.encode() + b"\xff\n")
-    with running_sshd(tmp_path, f"ForceCommand cat {answer}; cat {answer} >&2\n") as server:
+    # It runs what a connection begins with.
+    probe = 'case "$SSH_ORIGINAL_COMMAND" in "echo "*) exec sh -c "$SSH_ORIGINAL_COMMAND";; esac'
+    with running_sshd(tmp_path, f"ForceCommand {probe}; cat {answer}; cat {answer} >&2\n") as server:
         server.lab()
         lockfile.write(Path(server.environment["RIGUP_INVENTORY"]).with_suffix(".lock"), lock())
         yield server
