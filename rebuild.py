@@ -4,11 +4,12 @@
 without `-y` it asks for the host's name before it starts. `--data remove_store=yes` removes the checkpoints too.
 """
 
+from rigup import commands
 from rigup.run.console import shorten_output
 from rigup.run.recorder import start_recording
 from tasks.rebuild import rebuild
 
 shorten_output()
-start_recording(then="`pyinfra inventory/lab.py deploy.py` deploys it again.")
+start_recording(lambda hosts: f"`{commands.deploy(hosts)}` deploys it again.")
 
 rebuild()

@@ -14,6 +14,7 @@ import testinfra.backend
 from testinfra.backend.paramiko import ParamikoBackend
 from testinfra.backend.ssh import SshBackend
 
+from rigup.ssh.login import uses_sudo
 from rigup.ssh.testinfra_backend import NAME, inventory
 
 
@@ -21,14 +22,18 @@ class Ssh(SshBackend):  # type: ignore[misc]
     """Testinfra's `ssh://HOST`."""
 
     def __init__(self, hostname: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(hostname, ssh_config=os.environ["BENCH_SSH_CONFIG"], sudo=inventory().host(hostname).sudo)
+        super().__init__(
+            hostname, ssh_config=os.environ["BENCH_SSH_CONFIG"], sudo=uses_sudo(inventory().host(hostname))
+        )
 
 
 class Paramiko(ParamikoBackend):  # type: ignore[misc]
     """Testinfra's `paramiko://HOST`."""
 
     def __init__(self, hostname: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(hostname, ssh_config=os.environ["BENCH_SSH_CONFIG"], sudo=inventory().host(hostname).sudo)
+        super().__init__(
+            hostname, ssh_config=os.environ["BENCH_SSH_CONFIG"], sudo=uses_sudo(inventory().host(hostname))
+        )
 
 
 @pytest.hookimpl(trylast=True)

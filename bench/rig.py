@@ -23,6 +23,7 @@ from lab import state, world
 from lab.machine import Host
 from rigup.config.inventory import Inventory, load_inventory, lock_path
 from rigup.paths import PLAN
+from rigup.ssh.login import login_of
 
 HOSTS = 8
 FIRST_PORT = 2201
@@ -115,9 +116,9 @@ class Bench:
 
 
 def _ssh_block(inventory: Inventory, name: str) -> str:
-    connection = inventory.host(name).connection
+    login = login_of(inventory.host(name))
     return (
-        f"Host {name}\n  HostName {connection.address}\n  Port {connection.port}\n  User {connection.user}\n"
-        f"  IdentityFile {state.KEY}\n  IdentitiesOnly yes\n  UserKnownHostsFile {connection.known_hosts}\n"
+        f"Host {name}\n  HostName {login.address}\n  Port {login.port}\n  User {login.user}\n"
+        f"  IdentityFile {state.KEY}\n  IdentitiesOnly yes\n  UserKnownHostsFile {login.known_hosts[0]}\n"
         "  BatchMode yes\n"
     )

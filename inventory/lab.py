@@ -9,10 +9,11 @@ from pathlib import Path
 from rigup.config.inventory import find_inventory, load_inventory
 from rigup.errors import RigupError
 from rigup.run.recorder import prepare
+from rigup.ssh.login import pyinfra_hosts
 
 try:
-    lab = load_inventory(find_inventory(Path(__file__).resolve().parent)).pyinfra_hosts(
-        os.environ.get("RIGUP_CONNECTOR") or "rig"
+    lab = pyinfra_hosts(
+        load_inventory(find_inventory(Path(__file__).resolve().parent)), os.environ.get("RIGUP_CONNECTOR") or "rig"
     )
 except RigupError as error:
     # pyinfra prints any other exception with a line of this file, which is not where the mistake is.

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from lab.settings import STATE
 from rigup.config.inventory import load_inventory
@@ -49,19 +48,20 @@ def tour(boot: Callable[[], object]) -> int:
             print(f"\nThe {part} failed (exit code {code}). See the failure above; run `make lab` again to continue.")
             return code
     print("\nTook " + ", ".join(f"{part} {seconds:.0f} s" for part, seconds in took.items()) + ".")
-    for name, host in _last_run().items():
+    last = _last_run()
+    for name, host in last["hosts"].items() if last else ():
         for endpoint in host["endpoints"]:
             print(f"\n{name} serves {endpoint['recipe']} at {endpoint['url']}. Try it:")
-            print(f"  {summary.try_line(name, host, endpoint)}")
+            print(f"  {summary.try_line(last, name, endpoint)}")
     print(NEXT)
     return 0
 
 
-def _last_run() -> dict[str, Any]:
-    """Return the hosts in the report of the last deploy to the lab, skipping deploys to other hosts."""
+def _last_run() -> report.Report:
+    """Return the report of the last deploy to the lab, skipping deploys to other hosts; an empty one without any."""
     names = set(load_inventory(STATE / "lab.yaml").hosts)
     for run in reversed(report.runs(ROOT / report.RUNS)):
-        hosts: dict[str, Any] = report.build(report.read_events(run / "events.jsonl"))["hosts"]
-        if set(hosts) == names:
-            return hosts
+        built = report.build(report.read_events(run / "events.jsonl"))
+        if set(built["hosts"]) == names:
+            return built
     return {}

@@ -27,6 +27,7 @@ from rigup.plan.host import plan_host
 from rigup.plan.peers import Peer, fleet_of, peers_of
 from rigup.preflight.checks import check, warnings
 from rigup.preflight.hardware import nvidia_gpus
+from rigup.ssh.login import login_of_data
 from rigup.text import printable
 from tasks.context import Context, Refused
 from tasks.gather import distro_of, gather, on_each, read_system
@@ -80,7 +81,7 @@ def _contexts_of(hosts: list[Host]) -> dict[str, Context]:
     # The whole inventory, even if this run is limited to some hosts.
     fleet = _resolved(
         fleet_of(
-            (host.name, host.data.ssh_hostname, settings.get(host.name) or _settings_of(host))
+            (host.name, login_of_data(host.name, host.data).address, settings.get(host.name) or _settings_of(host))
             for host in state.inventory
         )
     )

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from rigup import commands
 from rigup.audit.check import YOU, About
 from rigup.audit.expect import Deviation
 from rigup.audit.outcome import WORDS, Outcome, exit_code, write
@@ -279,6 +280,10 @@ class Lines:
             # All of its lines: a host must not print one that reads like the result of a check.
             terminal.line(textwrap.indent(printable(line), "    ", lambda _: True))
 
+    def _hosts(self) -> list[str]:
+        """Return the audited hosts; none if that is the whole inventory."""
+        return chosen(self._config) if self._config.getoption("hosts") else []
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Count findings and checks that could not run."""
         findings = sum(outcome.result == "finding" for outcome in _outcomes.values())
@@ -286,6 +291,6 @@ class Lines:
             terminalreporter.line(f"{unchecked} check{'s' if unchecked != 1 else ''} could not run.")
         if findings:
             terminalreporter.line(
-                f"{findings} finding{'s' if findings != 1 else ''}: `pyinfra inventory/lab.py deploy.py` repairs "
+                f"{findings} finding{'s' if findings != 1 else ''}: `{commands.deploy(self._hosts())}` repairs "
                 "everything that a step repairs."
             )

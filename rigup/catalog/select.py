@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rigup import commands
 from rigup.catalog.loader import Catalog
 from rigup.catalog.rank import best
 from rigup.catalog.recipe import Recipe
@@ -40,7 +41,7 @@ def recipe_of(settings: Settings, name: str, catalog: Catalog, choices: Mapping[
         instead = "`rigup recipes` lists the others"
     else:
         key, need, gpus = found
-        instead = f"`rigup update {key}` chooses another"
+        instead = f"`{commands.rigup('update', key)}` chooses another"
         if key in choices and choices[key] not in catalog.recipes:
             raise RigupError(f"the lock has recipe {choices[key]} for {key}, which the catalog does not have", instead)
         recipe = catalog.recipe(choices[key]) if key in choices else best(catalog, need, gpus)

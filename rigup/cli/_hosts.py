@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,14 @@ def add_inventory(parser: argparse.ArgumentParser, **more: Any) -> None:
 
 def read_inventory(options: argparse.Namespace) -> Inventory:
     """Read the inventory of `--inventory`, or the one that deploys use. Raises RigupError."""
-    return load_inventory(options.inventory or find_inventory(Path.cwd() / "inventory"))
+    use_inventory(options)
+    return load_inventory(find_inventory(Path.cwd() / "inventory"))
+
+
+def use_inventory(options: argparse.Namespace) -> None:
+    """Make `--inventory` the inventory of this process, of those that it starts, and of the commands that it prints."""
+    if options.inventory is not None:
+        os.environ["RIGUP_INVENTORY"] = str(options.inventory)
 
 
 def find_target(inventory: Inventory, word: str) -> Target:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 
+from rigup import commands
 from rigup.cli._confirm import agreed
 from rigup.cli._hosts import add_inventory, find_host, read_inventory
 from rigup.cli._parser import Commands
-from rigup.ssh import host_keys
+from rigup.errors import RigupError
+from rigup.ssh import connect, host_keys
+from rigup.ssh.login import login_of
+from rigup.ssh.transport import NoConnection
 
 
-def register(commands: Commands) -> None:
+def register(subcommands: Commands) -> None:
     """Add `rigup accept`."""
-    parser = commands.add_parser(
+    parser = subcommands.add_parser(
         "accept",
         help="accept the new host key of a reinstalled or replaced host",
         description="Shows the known host key and the one that the host presents now, and asks before it is accepted.",
@@ -28,8 +32,12 @@ def register(commands: Commands) -> None:
 def _accept(options: argparse.Namespace) -> int:
     """Run `rigup accept`. Raises RigupError if the host does not answer."""
     host = find_host(read_inventory(options), options.host)
-    connection, key = host.connection, host_keys.presented(host)
-    path, name = host_keys.known_file(connection), host_keys.known_as(connection)
+    try:
+        login = login_of(host)
+        key = connect.presented(login)
+    except NoConnection as error:
+        raise RigupError(f"{host.name}: {error.message}", error.remedy) from error
+    path, name = login.known_hosts[0], login.known_as
     lines = path.read_text().splitlines() if path.exists() else []
     others, known = host_keys.without(lines, name)
     if known == [key.fingerprint]:
@@ -43,5 +51,5 @@ def _accept(options: argparse.Namespace) -> int:
         print("Nothing was changed.", file=sys.stderr)
         return 1
     host_keys.accept(path, others, name, key)
-    print(f"Accepted in {path}. Next: `pyinfra inventory/lab.py deploy.py --limit {host.name}`")
+    print(f"Accepted in {path}. Next: `{commands.deploy([host.name])}`")
     return 0

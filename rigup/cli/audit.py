@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rigup.audit.outcome import WORDS
-from rigup.cli._hosts import add_inventory, find_host, read_inventory
+from rigup.cli._hosts import add_inventory, find_host, read_inventory, use_inventory
 from rigup.cli._parser import Commands
 from rigup.cli._terminal import SafeConsole
 from rigup.errors import RigupError, suggestion
@@ -48,6 +47,7 @@ def register(commands: Commands) -> None:
 
 def _audit(options: argparse.Namespace) -> int:
     """Run `rigup audit`. Raises RigupError for an unknown host or step, and if this directory has no checks."""
+    use_inventory(options)
     argv = [sys.executable, "-m", "pytest", "--quiet", "--no-header", "-p", "no:cacheprovider"]
     argv += map(str, _files(options.step or ()))
     if options.hosts:
@@ -55,14 +55,11 @@ def _audit(options: argparse.Namespace) -> int:
         argv.append(f"--hosts={','.join(find_host(inventory, word).name for word in options.hosts)}")
     argv += [flag for flag, is_set in (("--deep", options.deep), ("--failed", options.failed)) if is_set]
     argv += [f"--junitxml={options.junit}"] if options.junit else []
-    environment = dict(os.environ)
-    if options.inventory:
-        environment["RIGUP_INVENTORY"] = str(options.inventory)
     if not (options.json or options.table):
-        return _exit_code(subprocess.run(argv, env=environment).returncode)
+        return _exit_code(subprocess.run(argv).returncode)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "outcomes.json"
-        done = subprocess.run([*argv, f"--outcomes={path}"], env=environment, capture_output=True, text=True)
+        done = subprocess.run([*argv, f"--outcomes={path}"], capture_output=True, text=True)
         if not path.exists():
             raise RigupError((done.stderr or done.stdout).strip().removeprefix("ERROR: "))
         if options.json:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import FactProcessError
-from pyinfra.api.facts import FactBase
 
+from rigup.cli._facts import Facts
 from rigup.cli._hosts import Target, add_inventory, find_target, read_inventory
 from rigup.cli._parser import Commands
 from rigup.diagnosis.explain import Diagnosis, diagnose
@@ -18,7 +16,6 @@ from rigup.diagnosis.log import last_start
 from rigup.errors import RigupError
 from rigup.facts.journal import DriverReport, FullDisks, JournalLine, KernelErrors, UnitJournal
 from rigup.paths import endpoint_unit
-from rigup.ssh.batch import Command
 from rigup.ssh.client import Client
 
 
@@ -73,27 +70,17 @@ def _target(options: argparse.Namespace) -> Target:
 def _of_host(target: Target) -> dict[str, Diagnosis]:
     """Diagnose an endpoint, or all of a host, in one round trip. Raises Unreachable."""
     endpoints = [target.endpoint] if target.endpoint else list(target.host.settings.endpoints)
-    sudo = target.host.sudo
-    kernel, disks, driver = KernelErrors(), FullDisks(), DriverReport()
-    journals = {name: _command(UnitJournal(), sudo, unit=endpoint_unit(name)) for name in endpoints}
-    about = [_command(fact, sudo) for fact in (kernel, disks, driver)]
     with Client(target.host) as client:
-        results = client.run_all([*journals.values(), *about])
+        facts = Facts(client, client.sudo)
+        journals = {name: facts.add(UnitJournal(), unit=endpoint_unit(name)) for name in endpoints}
+        kernel, disks, driver = facts.add(KernelErrors()), facts.add(FullDisks()), facts.add(DriverReport())
+        facts.read()
     try:
-        lines = [results[command].stdout.decode(errors="replace").splitlines() for command in about]
-        errors, state = kernel.process(lines[0]), [*disks.process(lines[1]), *driver.process(lines[2])]
-        logs = {
-            name: UnitJournal().process(results[command].stdout.decode(errors="replace").splitlines())
-            for name, command in journals.items()
-        }
+        errors, state = kernel(), [*disks(), *driver()]
+        logs = {name: journal() for name, journal in journals.items()} or {"": []}
     except FactProcessError as error:
         raise RigupError(f"{target.host.name}: {error}") from error
-    return {f"{target.host.name}/{name}": _of_journal(log, errors, state) for name, log in (logs or {"": []}).items()}
-
-
-def _command(fact: FactBase[Any], sudo: bool, **arguments: Any) -> Command:
-    text = fact.command(**arguments)
-    return Command(text.get_raw_value() if isinstance(text, StringCommand) else str(text), sudo)
+    return {f"{target.host.name}/{name}": _of_journal(log, errors, state) for name, log in logs.items()}
 
 
 def _of_journal(journal: list[JournalLine], kernel: list[JournalLine], state: list[str]) -> Diagnosis:

@@ -12,7 +12,6 @@ from rigup.config.inventory import Host
 from rigup.errors import RigupError
 from rigup.paths import key_file
 from rigup.ssh import client
-from rigup.ssh.batch import Command
 
 
 def register(commands: Commands) -> None:
@@ -59,7 +58,7 @@ def _endpoint_of(target: Target) -> str:
 def _read(host: Host, endpoint: str) -> str:
     """Read the key of an endpoint from its host. Raises RigupError if there is none, or the host is unreachable."""
     path = key_file(endpoint)
-    result = client.run(host, Command(f"cat -- {shlex.quote(path)}", sudo=host.sudo))
+    result = client.run(host, f"cat -- {shlex.quote(path)}")
     # More lines are more keys.
     keys = result.stdout.decode(errors="replace").split()
     if result.code or not keys:

@@ -19,7 +19,6 @@ from rigup.facts.serving import incoming_path, shared_path, stamp_path
 from rigup.facts.store import Stored, StoredModels
 from rigup.paths import PLAN, fetch_request, fetch_unit
 from rigup.ssh import client
-from rigup.ssh.batch import Command
 from rigup.text import size
 
 
@@ -51,7 +50,7 @@ def register(commands: Commands) -> None:
 
 def _stored(host: Host) -> list[Stored]:
     fact = StoredModels()
-    result = client.run(host, Command(str(fact.command(host.settings.model_store)), host.sudo))
+    result = client.run(host, str(fact.command(host.settings.model_store)))
     try:
         return fact.process(result.stdout.decode(errors="replace").splitlines())
     except FactProcessError as error:
@@ -149,7 +148,7 @@ def _remove(options: argparse.Namespace) -> int:
     if not options.yes and not agreed(f"Remove {named}?"):
         print("Nothing was removed.")
         return 1
-    result = client.run(host, Command(removal(host.settings.model_store, found[0]), host.sudo))
+    result = client.run(host, removal(host.settings.model_store, found[0]))
     if result.code:
         raise RigupError(f"could not remove {named}: {result.stderr.decode(errors='replace').strip()}")
     print(f"Removed {named}.")

@@ -27,7 +27,8 @@ from typing import Any
 
 from rich.text import Text
 
-from rigup.cli._hosts import add_inventory, find_host, read_inventory
+from rigup import commands
+from rigup.cli._hosts import add_inventory, find_host, read_inventory, use_inventory
 from rigup.cli._parser import Commands
 from rigup.cli._terminal import SafeConsole
 from rigup.errors import RigupError
@@ -46,9 +47,9 @@ _NOISE = re.compile(
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def register(commands: Commands) -> None:
+def register(subcommands: Commands) -> None:
     """Add `rigup plan`."""
-    parser = commands.add_parser(
+    parser = subcommands.add_parser(
         "plan",
         help="show what a deploy would change, per host and step",
         description="Reads the hosts and changes nothing. Files are shown as diffs, secret files never.",
@@ -64,23 +65,22 @@ def _plan(options: argparse.Namespace) -> int:
     """Run `rigup plan`. Raises RigupError for an unknown host, and outside a directory with a deploy."""
     if not (Path(DEPLOY).is_file() and Path(INVENTORY).is_file()):
         raise RigupError(f"{Path.cwd()} has no {DEPLOY} and {INVENTORY}", "change to the directory that has them")
+    use_inventory(options)
     inventory = read_inventory(options) if options.hosts else None
     hosts = [find_host(inventory, word).name for word in options.hosts] if inventory else []
-    plan = _dry_run(hosts, options.inventory)
+    plan = _dry_run(hosts)
     if options.json:
         print(json.dumps(plan, indent=2))
     else:
-        _render(plan, SafeConsole(soft_wrap=True))
+        _render(plan, hosts, SafeConsole(soft_wrap=True))
     return exit_code(plan)
 
 
-def _dry_run(hosts: Sequence[str], inventory: Path | None) -> Plan:
+def _dry_run(hosts: Sequence[str]) -> Plan:
     """Return the result of a dry run on these hosts, or on all if none are named."""
     argv = [sys.executable, "-m", "rigup.run.dry_run", INVENTORY, DEPLOY, "--dry"]
     argv += [word for host in hosts for word in ("--limit", host)]
     environment = {**os.environ, "PYINFRA_PROGRESS": "off"}
-    if inventory is not None:
-        environment["RIGUP_INVENTORY"] = str(inventory.resolve())
     # Where hosts are unreachable, pyinfra asks whether to continue with the others.
     yes = "\n" * 100
     # stderr goes to a file, so that neither stream can fill up while the other one is read.
@@ -110,8 +110,8 @@ def exit_code(plan: Plan) -> int:
     return 2 if pending else 0
 
 
-def _render(plan: Plan, console: SafeConsole) -> None:
-    """Print the plan for a person."""
+def _render(plan: Plan, hosts: Sequence[str], console: SafeConsole) -> None:
+    """Print the plan of these hosts, or of all, for a person."""
     for name, host in plan["hosts"].items():
         entries = [entry for entry in host["entries"] if entry["result"] != "nothing"]
         console.print(Text.assemble((f"{name}: ", "bold"), _headline(host, entries)))
@@ -130,7 +130,7 @@ def _render(plan: Plan, console: SafeConsole) -> None:
     if exit_code(plan) == 1:
         console.print("This plan is incomplete: fix the errors above and run the same command again.")
     elif exit_code(plan) == 2:
-        console.print(f"Next: pyinfra {INVENTORY} {DEPLOY}")
+        console.print(f"Next: {commands.deploy(hosts)}")
 
 
 def _headline(host: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> Text:

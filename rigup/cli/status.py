@@ -8,17 +8,16 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from pyinfra.api.command import StringCommand
-from pyinfra.api.facts import FactBase
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rigup.cli._facts import Facts
 from rigup.cli._hosts import Target, add_inventory, find_targets, read_inventory
 from rigup.cli._parser import Commands
 from rigup.cli._terminal import SafeConsole
@@ -33,7 +32,6 @@ from rigup.facts.store import Downloads
 from rigup.facts.units import UnitState, UnitStateValue
 from rigup.paths import PLAN, endpoint_unit, verification_of
 from rigup.plan.model import kept_plan
-from rigup.ssh.batch import Command, Result
 from rigup.ssh.client import Client, Unreachable
 from rigup.text import progress_line
 
@@ -112,7 +110,7 @@ def _look_at(host: Host) -> Status:
     empty: Status = {"error": None, "endpoints": [], "gpus": [], "downloads": [], "audit": None}
     try:
         with Client(host) as client:
-            status = empty | _read(client, host.sudo)
+            status = empty | _read(client, client.sudo)
         # A host may claim anything; what cannot be shown ends only its own row.
         table({"at": datetime.now(UTC).isoformat(), "hosts": {host.name: status}})
         return status
@@ -123,13 +121,13 @@ def _look_at(host: Host) -> Status:
 
 
 def _read(client: Client, sudo: bool) -> Status:
-    first = _Facts(client, sudo)
+    first = Facts(client, sudo)
     plan_text = first.add(FileText(), path=PLAN)
     gpus, downloads, daily = first.add(GpuUse()), first.add(Downloads()), first.add(DailyAudit())
     found = first.add(Endpoints())
     first.read()
     endpoints = endpoints_of(plan_text(), found())
-    second = _Facts(client, sudo)
+    second = Facts(client, sudo)
     facts = [
         (
             endpoint,
@@ -161,32 +159,6 @@ def _read(client: Client, sudo: bool) -> Status:
             for endpoint, unit, verification, health in facts
         ],
     }
-
-
-class _Facts:
-    """Facts that are read in one round trip."""
-
-    def __init__(self, client: Client, sudo: bool) -> None:
-        self._client, self._sudo = client, sudo
-        self._commands: list[Command] = []
-        self._results: Mapping[Command, Result] = {}
-
-    def add(self, fact: FactBase[T], **arguments: Any) -> Callable[[], T]:
-        """Add a fact. Returns a function that returns its value once `read` was called."""
-        text = fact.command(**arguments)
-        command = Command(text.get_raw_value() if isinstance(text, StringCommand) else str(text), self._sudo)
-        self._commands.append(command)
-
-        def value() -> T:
-            lines = self._results[command].stdout.decode(errors="replace").splitlines()
-            # As pyinfra: a fact that printed nothing has its default.
-            return fact.process(lines) if any(line.strip() for line in lines) else fact.default()
-
-        return value
-
-    def read(self) -> None:
-        """Read all facts. Raises Unreachable."""
-        self._results = self._client.run_all(self._commands)
 
 
 def endpoints_of(plan: str | None, found: EndpointsValue) -> list[Mapping[str, Any]]:

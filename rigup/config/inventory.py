@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rigup.config.settings import Connection, Settings
+from rigup.config.settings import PYINFRA_KEYS, Connection, Settings
 from rigup.config.yaml_file import Document, Loc, findings_of, read_document
 from rigup.errors import Finding, InputError, RigupError, suggestion
 
@@ -37,24 +37,10 @@ class Host:
     settings: Settings
     written: Mapping[str, Any]
 
-    @property
-    def sudo(self) -> bool:
-        """Whether operations use sudo."""
-        return self.connection.user != "root" if self.connection.sudo is None else self.connection.sudo
-
     def data(self) -> dict[str, Any]:
-        """Return this host's data for pyinfra: keys of its ssh connector, and the settings as written."""
-        data: dict[str, Any] = {
-            "ssh_hostname": self.connection.address,
-            "ssh_port": self.connection.port,
-            "ssh_user": self.connection.user,
-            "_sudo": self.sudo,
-        }
-        if self.connection.key is not None:
-            data["ssh_key"] = self.connection.key
-        if self.connection.known_hosts is not None:
-            data["ssh_known_hosts_file"] = self.connection.known_hosts
-        return data | dict(self.written)
+        """Return this host's data for pyinfra, as far as it is written: keys of its ssh connector, and the settings."""
+        connection = self.connection.model_dump(exclude_none=True)
+        return {PYINFRA_KEYS[key]: value for key, value in connection.items()} | dict(self.written)
 
 
 @dataclass(frozen=True)
@@ -101,7 +87,7 @@ def find_inventory(directory: Path) -> Path:
     if named := os.environ.get("RIGUP_INVENTORY"):
         path = Path(named).expanduser().absolute()
         if not path.is_file():
-            raise RigupError(f"RIGUP_INVENTORY: {path} is not a file", "name an inventory file, or unset it")
+            raise RigupError(f"{path} is not a file", "name an inventory file with --inventory or RIGUP_INVENTORY")
         return path
     own = directory / "lab.yaml"
     embedded = Path(os.environ.get("RIGUP_LAB_STATE") or DEFAULT_LAB_STATE) / "lab.yaml"
@@ -206,7 +192,7 @@ def _resolved(inventory: Path, written: str) -> Path:
 
 
 def _same_address(document: Document, hosts: Mapping[str, Host], findings: list[Finding]) -> None:
-    seen: dict[tuple[str, int], str] = {}
+    seen: dict[tuple[str, int | None], str] = {}
     for name, host in hosts.items():
         place = (host.connection.address, host.connection.port)
         if place in seen:

@@ -51,13 +51,19 @@ class Connection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    address: Address = Field(description="Host name or IP address that ssh connects to.")
-    port: Port = Field(22, description="Port of its sshd.")
-    user: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*\$?$")] = Field(
-        "root", description="User to log in as."
+    address: Address = Field(
+        description="Host name or IP address that ssh connects to, or a `Host` of ssh's configuration."
     )
-    key: Line | None = Field(None, description="Private key file; without it, ssh's usual keys and agent.")
-    known_hosts: Line | None = Field(None, description="known_hosts file; without it, `~/.ssh/known_hosts`.")
+    port: Port | None = Field(None, description="Port of its sshd; without it, as ssh's configuration says, else 22.")
+    user: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*\$?$")] | None = Field(
+        None, description="User to log in as; without it, as ssh's configuration says, else root."
+    )
+    key: Line | None = Field(
+        None, description="Private key file; without it, as ssh's configuration says, else ssh's usual keys and agent."
+    )
+    known_hosts: Line | None = Field(
+        None, description="known_hosts file; without it, as ssh's configuration says, else `~/.ssh/known_hosts`."
+    )
     sudo: Bool | None = Field(None, description="Use sudo, without a password; by default, unless `user` is root.")
 
 

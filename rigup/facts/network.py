@@ -15,6 +15,7 @@ from rigup.paths import DOCKER_DROP_INS, ENVIRONMENT
 
 LISTEN = "0A"
 REACHED = "reached"
+ENDED = "ended"
 TIMEOUT_S = 5
 
 
@@ -47,9 +48,11 @@ def parse_listeners(lines: list[str]) -> set[Listener]:
 
 
 def parse_reachability(lines: list[str]) -> Reachability:
-    """Parse the marker of a successful connection, or bash's error message."""
-    if lines[-1] == REACHED:
+    """Parse the marker of a connection to any of the addresses, or bash's error messages."""
+    if REACHED in lines:
         return Reachability(True)
+    if lines == [ENDED]:
+        return Reachability(False, "Name or service not known")
     message = lines[0].rpartition(": ")[2] if len(lines) > 1 else f"no answer within {TIMEOUT_S} s"
     return Reachability(False, message)
 
@@ -98,7 +101,10 @@ class ListeningPorts(FactBase[set[Listener]]):
 
 
 class Reachable(FactBase[Reachability]):
-    """Whether the host can connect to `address`:`port`, tried with bash because a bare host has no curl."""
+    """Whether the host can connect to `address`:`port`, tried with bash because a bare host has no curl.
+
+    All addresses of a name are tried at the same time: one family without a route must not hide the other one.
+    """
 
     @staticmethod
     def default() -> Reachability:
@@ -106,10 +112,12 @@ class Reachable(FactBase[Reachability]):
 
     def command(self, address: str, port: int) -> StringCommand:
         return StringCommand(
-            f"timeout {TIMEOUT_S} bash -c 'exec 3<>\"/dev/tcp/$0/$1\"'",
+            f"timeout {TIMEOUT_S} getent ahosts",
             QuoteString(address),
+            "2>/dev/null | sed -n 's/ *STREAM.*//p' | xargs -P 16 -I ADDRESS",
+            f"timeout {TIMEOUT_S} bash -c 'exec 3<>\"/dev/tcp/$0/$1\" && echo {REACHED}' ADDRESS",
             str(int(port)),
-            f"2>&1 && echo {REACHED} || echo failed",
+            f"2>&1 && echo {ENDED} || echo failed",
         )
 
     @reading

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from rigup import commands
 from rigup.lock.http import Unresolved, Web
 from rigup.lock.lockfile import CheckpointLock
 
@@ -96,7 +97,9 @@ def published_file(endpoint: str, repo: str, lock: CheckpointLock, name: str, ca
     """
     url = f"{endpoint}/{repo}/resolve/{lock.revision}/{quote(name)}"
     if not lock.listing:
-        raise Unresolved(SETTING, url, "the lock has no checksums of its files", "run `rigup update checkpoints`")
+        raise Unresolved(
+            SETTING, url, "the lock has no checksums of its files", f"run `{commands.rigup('update', 'checkpoints')}`"
+        )
     if (published := lock.listing.get(name)) is None:
         return None
     kept = cache_dir / "published" / repo / lock.revision / name

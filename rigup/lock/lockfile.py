@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
-from rigup import atomic
+from rigup import atomic, commands
 from rigup.catalog.checkpoint import Checkpoint
 from rigup.config.types import Fingerprint, matching
 from rigup.config.yaml_file import findings_of, read_document
@@ -119,12 +119,12 @@ class Lock(Entry):
         try:
             return self.packages[distro][group]
         except KeyError:
-            raise RigupError(f"the lock has no {group} for {distro}", "run `rigup lock`") from None
+            raise RigupError(f"the lock has no {group} for {distro}", f"run `{commands.rigup('lock')}`") from None
 
     def checkpoint(self, checkpoint: Checkpoint) -> CheckpointLock:
         """Return the entry of a checkpoint. Raises RigupError if it was never resolved."""
         if checkpoint.key not in self.checkpoints:
-            raise RigupError(f"the lock has no checkpoint {checkpoint.key}", "run `rigup lock`")
+            raise RigupError(f"the lock has no checkpoint {checkpoint.key}", f"run `{commands.rigup('lock')}`")
         return self.checkpoints[checkpoint.key]
 
     def merged(self, newer: Lock) -> Lock:

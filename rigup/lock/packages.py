@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rigup import commands
 from rigup.config.settings import Settings
 from rigup.distros.driver import PIN, DriverInstall, driver_packages, upstream
 from rigup.errors import RigupError
@@ -41,7 +42,9 @@ def driver_install(lock: Lock, distro: str, settings: Settings) -> DriverInstall
     pin = {name: version for name, version in versions.items() if name.startswith(PIN)}
     module = versions.get(table.module)
     if module is None:
-        raise RigupError(f"the lock has no {table.module} for {distro}", "run `rigup update packages`")
+        raise RigupError(
+            f"the lock has no {table.module} for {distro}", f"run `{commands.rigup('update', 'packages')}`"
+        )
     packages = {name: version for name, version in versions.items() if name not in pin}
     return DriverInstall(upstream(module), table.module, pin, packages)
 

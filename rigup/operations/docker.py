@@ -11,6 +11,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
+from rigup import commands
 from rigup.facts.docker import ImageDigests
 from rigup.facts.nvidia import CdiDevices
 from rigup.facts.units import UnitState, UnitStateValue
@@ -128,7 +129,7 @@ def image(reference: str, tag: str, timeout: float = 7200) -> Commands:
                 run_as_unit(host, unit, argv, what=f"the pull of {tag}", limit_s=timeout)
             except UnitFailed as error:
                 # If a mirror lacks the digest, Docker asks the public registry and reports only that.
-                hint = f"If the registry no longer has {reference}, `rigup update` resolves {tag} again."
+                hint = f"If the registry no longer has {reference}, `{commands.rigup('update')}` resolves {tag} again."
                 raise OperationError(f"{error}\n{hint}") from error
         if not _is_pulled(host, reference):
             raise OperationError(f"{host.name}: `docker pull {reference}` succeeded, but the image is missing")

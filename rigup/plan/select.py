@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rigup import commands
 from rigup.catalog.apply_patches import needed_patches
 from rigup.catalog.checkpoint import Checkpoint
 from rigup.catalog.loader import Catalog
@@ -46,13 +47,13 @@ def select(settings: Settings, catalog: Catalog, lock: Lock) -> list[Selection]:
 
 def _select(name: str, endpoint: Endpoint, settings: Settings, catalog: Catalog, lock: Lock) -> Selection:
     if (need := need_of(settings, name)) and need[0] not in lock.choices:
-        raise RigupError(f"the lock has no choice of a recipe for {need[0]}", "run `rigup lock`")
+        raise RigupError(f"the lock has no choice of a recipe for {need[0]}", f"run `{commands.rigup('lock')}`")
     recipe = recipe_of(settings, name, catalog, lock.choices)
     checkpoint = catalog.checkpoint(recipe.checkpoint)
     if recipe.image and recipe.image.tag not in lock.images:
-        raise RigupError(f"the lock has no image {recipe.image.tag}", "run `rigup lock`")
+        raise RigupError(f"the lock has no image {recipe.image.tag}", f"run `{commands.rigup('lock')}`")
     if recipe.venv and recipe.venv.key not in lock.venvs:
-        raise RigupError(f"the lock has no venv {recipe.venv.key}", "run `rigup lock`")
+        raise RigupError(f"the lock has no venv {recipe.venv.key}", f"run `{commands.rigup('lock')}`")
     if endpoint.gpus != "all" and len(endpoint.gpus) != recipe.gpus:
         raise RigupError(
             f"endpoint {name} has {len(endpoint.gpus)} GPUs, but recipe {recipe.id} needs {recipe.gpus}",

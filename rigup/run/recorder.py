@@ -15,7 +15,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +24,14 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.context import ctx_state
 
+from rigup import commands
 from rigup.operations import _notes
 from rigup.run import interrupts, report, summary
 from rigup.run.console import make_printable
 from rigup.run.event_log import EventLog
 from rigup.run.speed_up import speed_up
 from rigup.ssh import pyinfra_ssh  # noqa: F401 - commands of both connectors run in the fixed environment
+from rigup.ssh.login import login_of_data
 from rigup.text import printable
 
 if TYPE_CHECKING:
@@ -62,10 +64,14 @@ def prepare() -> None:
         interrupts.watch(state)
 
 
-def start_recording(then: str = "") -> None:
+def _verify(hosts: Sequence[str]) -> str:
+    return f"`{commands.rigup('audit', *hosts)}` verifies the hosts."
+
+
+def start_recording(then: Callable[[Sequence[str]], str] = _verify) -> None:
     """Start to record this run, unless it is a dry run. Called once per host, as deploy files are; the first call wins.
 
-    `then` is what to do after a successful run, if that differs from what to do after a deploy.
+    `then` returns what to do after a successful run; it is called with the hosts that the run is limited to, if it is.
     """
     global _recorder
     # click's context is not known in the greenlets that run deploy files.
@@ -99,14 +105,16 @@ class Recorder(BaseStateCallback):
         atexit.register(self.close)
         interrupts.watch(state, self._note_interruption)
 
-    def begin(self, then: str = "") -> None:
+    def begin(self, then: Callable[[Sequence[str]], str] = _verify) -> None:
         """Record all hosts and which of them are unreachable, and from here on every operation. Once."""
         if self._log.events or not self._state.initialised:
             return
         self._state.add_callback_handler(self)  # type: ignore[no-untyped-call]
         hosts = [host for host in self._state.inventory if self._state.is_host_in_limit(host)]
         self._log.hide(_secrets(hosts))
-        self._log.add("begin", hosts=[host.name for host in hosts], **({"then": then} if then else {}))
+        names = [host.name for host in hosts]
+        limit = names if len(names) < len(list(self._state.inventory)) else []
+        self._log.add("begin", hosts=names, inventory=commands.inventory(), then=then(limit))
         for host in hosts:
             error = self._output.of(host.name)
             # pyinfra keeps no results of a run that was interrupted while it connected.
@@ -135,7 +143,13 @@ class Recorder(BaseStateCallback):
             }
             for endpoint in plan.endpoints
         ]
-        self._log.add("plan", host=plan.host, ssh=_login(host), sudo=bool(host.data.get("_sudo")), endpoints=endpoints)
+        self._log.add(
+            "plan",
+            host=plan.host,
+            ssh=list(login_of_data(host.name, host.data).command),
+            sudo=bool(host.data.get("_sudo")),
+            endpoints=endpoints,
+        )
 
     # pyinfra's callbacks
 
@@ -252,18 +266,3 @@ def _secrets(hosts: Iterable[Host]) -> Iterable[str]:
         for key, value in host.data.dict().items():  # type: ignore[no-untyped-call]
             if isinstance(value, str) and len(value) >= 6 and _SECRET_KEY.search(key):
                 yield value
-
-
-def _login(host: Host) -> list[str]:
-    """Return the command that logs in as the deploy does."""
-    data = host.data
-    argv = ["ssh"]
-    if key := data.get("ssh_key"):
-        argv += ["-i", str(key)]
-    if known := data.get("ssh_known_hosts_file"):
-        argv += ["-o", f"UserKnownHostsFile={known}"]
-    if (port := data.get("ssh_port")) and int(port) != 22:
-        argv += ["-p", str(port)]
-    user = data.get("ssh_user")
-    address = data.get("ssh_hostname") or host.name
-    return [*argv, f"{user}@{address}" if user else str(address)]

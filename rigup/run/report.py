@@ -6,7 +6,7 @@ The events of a run are in ``.rigup/runs/TIME/events.jsonl``, one JSON object pe
 
 Every event has ``at`` (ISO 8601, UTC) and ``event``, which is one of:
 
-- ``begin``: ``hosts`` (names), ``then`` (what to do next, unless it is a deploy)
+- ``begin``: ``hosts`` (names), ``inventory`` (the file, if one was named), ``then`` (what to do after success)
 - ``plan``: ``host``, ``ssh`` (the command that logs in), ``sudo``, ``endpoints``
 - ``unreachable``: ``host``, ``error``
 - ``start`` and ``operation``: ``host``, ``step``, ``operation``; the latter also ``result`` (changed, unchanged,
@@ -32,7 +32,6 @@ RUNS = Path(".rigup/runs")
 DOWNLOAD_BEGINS = re.compile(r"Start the download of (.+)")
 DOWNLOAD_ENDS = re.compile(r"Download and verify (.+)")
 RESULTS = ("changed", "unchanged", "failed", "ignored")
-DEPLOYED = "`rigup audit` verifies the hosts."
 
 Event = Mapping[str, Any]
 Report = dict[str, Any]
@@ -44,7 +43,7 @@ def build(events: Iterable[Event]) -> Report:
     ``result`` is ``ok``, ``failed``, ``interrupted``, or ``unfinished`` if the run has not ended or was killed.
     """
     report: Report = {
-        "started": None, "then": DEPLOYED, "ended": None, "seconds": None, "result": "unfinished",
+        "started": None, "inventory": None, "then": "", "ended": None, "seconds": None, "result": "unfinished",
         "hosts": {}, "steps": [], "operations": [], "running": [], "errors": [], "downloads": [],
     }  # fmt: skip
     steps: dict[str, dict[str, float]] = {}
@@ -54,7 +53,7 @@ def build(events: Iterable[Event]) -> Report:
         kind = event.get("event")
         if kind == "begin":
             report["started"] = event["at"]
-            report["then"] = event.get("then", DEPLOYED)
+            report.update(inventory=event["inventory"], then=event["then"])
             for name in event["hosts"]:
                 _host(report, name)
         elif kind == "plan":

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rigup.commands import with_inventory
 from rigup.run.report import RESULTS, Report
 
 SLOWEST = 5
@@ -27,7 +28,7 @@ def render(report: Report, where: Path | None = None, changes: bool = False) -> 
     busy = {operation["host"] for operation in report["running"]}
     for name, host in report["hosts"].items():
         is_complete = report["result"] in ("ok", "failed") and host["result"] == "ok" and name not in busy
-        count, *more = _host_lines(name, host, is_complete)
+        count, *more = _host_lines(report, name, is_complete)
         lines += ["", count, *(_changes(report, name) if changes else ()), *more]
     lines += _trouble(report)
     if report["steps"]:
@@ -63,19 +64,20 @@ def headline(report: Report) -> str:
     return words[report["result"]]
 
 
-def _host_lines(name: str, host: Mapping[str, Any], is_complete: bool) -> list[str]:
+def _host_lines(report: Report, name: str, is_complete: bool) -> list[str]:
     """Return the result of a host, with its endpoints if its deploy is complete."""
+    host = report["hosts"][name]
     if host["result"] == "unreachable":
         return [f"  {name}: unreachable: {host['error']}"]
     counts = ", ".join(f"{host[result]} {result}" for result in RESULTS if host[result] or result == "changed")
     lines = [f"  {name}: {counts}"]
     for endpoint in host["endpoints"] if is_complete else ():
         lines += [
-            f"    endpoint {endpoint['name']}: {_where(name, endpoint)}",
+            f"    endpoint {endpoint['name']}: {_where(report, name, endpoint)}",
             f"      recipe      {endpoint['recipe']}",
             _engine_line(endpoint),
             f"      checkpoint  {endpoint['repo']} at {endpoint['revision']}",
-            f"      try it      {try_line(name, host, endpoint)}",
+            f"      try it      {try_line(report, name, endpoint)}",
             f"      log         {follow_line(host, endpoint)}",
         ]
     return lines
@@ -98,13 +100,17 @@ def _engine_line(endpoint: Mapping[str, Any]) -> str:
     return f"      image       {endpoint['image_tag']}, {endpoint['image'].rpartition('@')[2]}"
 
 
-def _where(name: str, endpoint: Mapping[str, Any]) -> str:
+def _where(report: Report, name: str, endpoint: Mapping[str, Any]) -> str:
     if public := endpoint.get("public_url"):
-        return f"{public}, with the key from `rigup key {name}/{endpoint['name']}`"
+        return f"{public}, with the key from `{_key(report, name, endpoint)}`"
     return f"{endpoint['url']} (on {name})"
 
 
-def try_line(name: str, host: Mapping[str, Any], endpoint: Mapping[str, Any]) -> str:
+def _key(report: Report, name: str, endpoint: Mapping[str, Any], *options: str) -> str:
+    return with_inventory(("rigup", "key", f"{name}/{endpoint['name']}", *options), report["inventory"])
+
+
+def try_line(report: Report, name: str, endpoint: Mapping[str, Any]) -> str:
     """Return a line for the control machine's shell that asks the endpoint for a chat completion.
 
     A key passes through a pipe: it is in no command line and not printed.
@@ -113,9 +119,9 @@ def try_line(name: str, host: Mapping[str, Any], endpoint: Mapping[str, Any]) ->
     body = shlex.quote(json.dumps(question))
     if public := endpoint.get("public_url"):
         curl = f"curl -sS {public}/v1/chat/completions -H @- -H Content-Type:application/json -d {body}"
-        return f"rigup key {name}/{endpoint['name']} --header | {curl}"
+        return f"{_key(report, name, endpoint, '--header')} | {curl}"
     curl = f"curl -sS {endpoint['url']}/v1/chat/completions -H Content-Type:application/json -d @-"
-    return f"echo {body} | {shlex.join(host['ssh'])} {curl}"
+    return f"echo {body} | {shlex.join(report['hosts'][name]['ssh'])} {curl}"
 
 
 def follow_line(host: Mapping[str, Any], endpoint: Mapping[str, Any]) -> str:

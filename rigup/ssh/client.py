@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from pathlib import Path
 from typing import Self
 
 import paramiko
 
 from rigup.config.inventory import Host
 from rigup.errors import RigupError
-from rigup.ssh import batch, environment, host_keys
+from rigup.ssh import batch, environment
 from rigup.ssh.batch import Command, Result
-from rigup.ssh.transport import BROKEN, MAX_BYTES, BadAnswer, reason, receive_all, silence_paramiko, tune
-
-CONNECT_S = 15
+from rigup.ssh.connect import connect
+from rigup.ssh.login import login_of, uses_sudo
+from rigup.ssh.transport import BROKEN, CONNECT_S, MAX_BYTES, BadAnswer, NoConnection, Transport, reason, receive_all
+from rigup.text import printable
 
 COMMAND_S = 600
 """Seconds that a command may take."""
@@ -29,17 +29,24 @@ COMMAND_S = 600
 class Unreachable(RigupError):
     """A host does not accept a connection or commands; `why` leaves out the host's name."""
 
-    def __init__(self, host: Host, why: str) -> None:
-        self.why = why
-        super().__init__(f"{host.name}: {why}")
+    def __init__(self, host: Host, why: str, remedy: str = "") -> None:
+        self.why = f"{why}: {remedy}" if remedy else why
+        super().__init__(f"{host.name}: {why}", remedy)
 
 
 class Client:
-    """A connection to a host. Raises Unreachable if it cannot be made, and if it breaks later."""
+    """A connection to a host. Raises Unreachable if it cannot be made, and if it breaks later.
 
-    def __init__(self, host: Host) -> None:
+    `sudo` is whether commands need it; where they do, a host on which it does not work is unreachable.
+    """
+
+    def __init__(self, host: Host, sudo: bool | None = None) -> None:
         self._host = host
-        self._ssh = _connect(host)
+        try:
+            self.sudo = uses_sudo(host) if sudo is None else sudo
+            self._transport = connect(login_of(host), self.sudo, lambda said: _warn(host, said))
+        except NoConnection as error:
+            raise Unreachable(host, error.message, error.remedy) from error
 
     def __enter__(self) -> Self:
         return self
@@ -48,15 +55,14 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._ssh.close()
+        self._transport.close()
 
     @property
-    def transport(self) -> paramiko.Transport:
+    def transport(self) -> Transport:
         """The open transport. Raises Unreachable if the connection was closed."""
-        transport = self._ssh.get_transport()
-        if transport is None:
+        if not self._transport.is_active():
             raise Unreachable(self._host, "the connection was closed")
-        return transport
+        return self._transport
 
     def run(self, command: Command, limit_s: float = COMMAND_S) -> Result:
         """Run one command, for at most `limit_s` seconds. Raises Unreachable."""
@@ -77,52 +83,14 @@ class Client:
         return results | {command: self.run(command) for command in commands if command not in results}
 
 
-def run(host: Host, command: Command) -> Result:
-    """Run one command over a connection of its own. Raises Unreachable."""
+def run(host: Host, command: str) -> Result:
+    """Run one command over a connection of its own, as operations do: with sudo or not. Raises Unreachable."""
     with Client(host) as client:
-        return client.run(command)
+        return client.run(Command(command, client.sudo))
 
 
-class _Pin(paramiko.MissingHostKeyPolicy):
-    """As the deploy does: the key of an unknown host is pinned; paramiko refuses a changed one."""
-
-    def __init__(self, known: Path) -> None:
-        self._known = known
-
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        host_keys.pin(client.get_host_keys(), self._known, hostname, key)
-
-
-def _connect(host: Host) -> paramiko.SSHClient:
-    silence_paramiko()
-    login = host.connection
-    client = paramiko.SSHClient()
-    known = host_keys.known_file(login)
-    client.set_missing_host_key_policy(_Pin(known))
-    for name, keys in host_keys.load([known]).items():
-        for kind, key in keys.items():
-            client.get_host_keys().add(name, kind, key)
-    try:
-        client.connect(
-            login.address,
-            port=login.port,
-            username=login.user,
-            key_filename=os.path.expanduser(login.key) if login.key else None,
-            look_for_keys=login.key is None,
-            allow_agent=login.key is None,
-            timeout=CONNECT_S,
-            banner_timeout=CONNECT_S,
-            auth_timeout=CONNECT_S,
-        )
-    except paramiko.BadHostKeyException as error:
-        raise Unreachable(host, host_keys.changed(host.name)) from error
-    except BROKEN as error:
-        where = f"{login.user}@{login.address}, port {login.port}"
-        raise Unreachable(host, f"no connection to {where}: {reason(error)}") from error
-    transport = client.get_transport()
-    if transport is not None:
-        tune(transport)
-    return client
+def _warn(host: Host, said: str) -> None:
+    print(printable(f"{host.name}: {said}"), file=sys.stderr, flush=True)
 
 
 def _execute(transport: paramiko.Transport, command: Command, limit_s: float) -> Result:

@@ -1,8 +1,10 @@
 """The ``@rig`` connector: pyinfra's ssh connector with fewer round trips.
 
-Three things differ from ``@ssh``; everything else, all ``ssh_*`` data included, is the same:
+What differs from ``@ssh``:
 
-- The connection sends at once (no Nagle), is kept alive, and detects a dead host within a minute.
+- The connection is made as by all other commands (``rigup.ssh.connect``): ssh's own configuration counts where
+  ``ssh_hostname``, ``ssh_port``, ``ssh_user``, ``ssh_key`` and ``ssh_known_hosts_file`` are not set. It sends at once
+  (no Nagle), is kept alive, and detects a dead host within a minute. Other ``ssh_*`` data about connections is refused.
 - Facts come in one round trip. The names and arguments of the last run's facts are stored per host (no output and no
   command), all are read together when the host is connected, and facts are answered from the results until the first
   change, upload or command that is not a fact. After that every fact is read live. Only facts of rigup and pyinfra are
@@ -38,10 +40,13 @@ from pyinfra.connectors.util import CommandOutput, OutputLine, clear_askpass_cac
 
 from rigup.ssh import environment, host_keys
 from rigup.ssh.batch import Command
+from rigup.ssh.connect import connect
 from rigup.ssh.fact_calls import NOT_READ_AHEAD, call_of, command_of
+from rigup.ssh.login import login_of_data
 from rigup.ssh.pyinfra_ssh import OPEN_S, Lines, start
 from rigup.ssh.read_ahead import ReadAhead
-from rigup.ssh.transport import BROKEN, MAX_BYTES, BadAnswer, reason, silence_paramiko, tune
+from rigup.ssh.transport import BROKEN, MAX_BYTES, BadAnswer, NoConnection, reason
+from rigup.text import printable
 
 STALE_AFTER_S = 30
 """Seconds after which results that were read ahead are read again."""
@@ -63,12 +68,21 @@ _HARMLESS = {
     "_success_exit_codes",
 }
 
-# pyinfra does not create a known_hosts file, would ignore it all for one line that cannot be read, and would accept any
-# key of a host that it has just added when it connects again in the same run.
+# For `@ssh`: pyinfra does not create a known_hosts file, would ignore all of it for one line that cannot be read, and
+# would accept any key of a host that it has just added when it connects again in the same run.
 user_client.get_host_keys = functools.cache(host_keys.load)
 user_client.append_hostkey = lambda client, name, key: host_keys.pin(
     client.get_host_keys(), client._host_keys_filename, name, key
 )
+
+_SSH_DATA = {
+    "ssh_hostname",
+    "ssh_port",
+    "ssh_user",
+    "ssh_key",
+    "ssh_known_hosts_file",
+    "ssh_file_transfer_protocol",
+}
 
 # The name and arguments of the fact that is read; an empty one is a fact that is not remembered.
 _in_fact: ContextVar[dict[str, Any] | None] = ContextVar("in_fact", default=None)
@@ -83,6 +97,19 @@ class ConnectionLostError(paramiko.SSHException):
 
 class UnusableAnswer(paramiko.SSHException):
     """A host's answer was refused. An SSHException, because pyinfra takes that as a failure of one host alone."""
+
+
+class _Client:
+    """What pyinfra's connector needs of a client."""
+
+    def __init__(self, transport: paramiko.Transport, exec_command: Callable[..., Any]) -> None:
+        self._transport, self.exec_command = transport, exec_command
+
+    def get_transport(self) -> paramiko.Transport:
+        return self._transport
+
+    def close(self) -> None:
+        self._transport.close()
 
 
 class RigConnector(SSHConnector):
@@ -109,15 +136,8 @@ class RigConnector(SSHConnector):
 
     def connect(self) -> None:
         """Connect and, the first time in a run, send what the last run read."""
-        silence_paramiko()
-        logger.addFilter(host_keys.is_not_advice)
         self._is_disconnected = False
-        try:
-            super().connect()
-        except ConnectError as error:
-            if host_keys.is_changed(error):
-                raise ConnectError(host_keys.changed(self.host.name)) from None
-            raise
+        self._connect()
         if self._results is None:
             self._watch_facts()
             self._results = ReadAhead(self.host.name, decode=command_of)
@@ -125,10 +145,32 @@ class RigConnector(SSHConnector):
             self.executions += self._results.start(self._transport())
 
     def _connect(self) -> None:
-        super()._connect()
-        tune(self._transport())
+        if unknown := [key for key in self.data_meta if key not in _SSH_DATA and self.host.data.get(key) is not None]:
+            raise ConnectError(
+                f"{', '.join(unknown)}: not supported here; use ssh's configuration, or RIGUP_CONNECTOR=ssh"
+            )
+        try:
+            login = login_of_data(self.host.name, self.host.data)
+            transport = connect(login, bool(self.host.data.get("_sudo")), self._say, may_ask=True)
+        except NoConnection as error:
+            raise ConnectError(printable(str(error))) from None
+        self.client = _Client(transport, self._exec_command)  # type: ignore[assignment]
         self._transfer = None
-        self.client.exec_command = self._exec_command  # type: ignore[union-attr, method-assign]
+        transport.make_room = self._make_room
+
+    def _make_room(self) -> None:
+        """End what keeps a session open that sshd allows only once: the batch of facts, and the file transfer."""
+        try:
+            if self._results is not None:
+                self._results.receive()
+        except BadAnswer as error:
+            raise UnusableAnswer(f"{self.host.name}: {error}") from error
+        if isinstance(self._transfer, paramiko.SFTPClient):
+            self._transfer.close()
+        self._transfer = None
+
+    def _say(self, said: str) -> None:
+        logger.warning("%s%s", self.host.print_prefix, printable(said))
 
     def disconnect(self) -> None:
         """Store the commands of this run's facts, and close the connection."""
@@ -173,7 +215,7 @@ class RigConnector(SSHConnector):
         if self.client is not None:
             self.client.close()
         try:
-            super().connect()
+            self._connect()
         except ConnectError as error:
             raise ConnectionLostError(
                 f"connection lost ({why}), and {self.host.name} cannot be reached: {error}"

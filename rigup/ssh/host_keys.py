@@ -2,77 +2,142 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
-import logging
 import os
-import re
-import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 import paramiko
-from paramiko.hostkeys import HostKeyEntry, HostKeys, InvalidHostKey
+from paramiko.hostkeys import HostKeyEntry, HostKeys
+from paramiko.pkey import UnknownKeyType
 
-from rigup import atomic
-from rigup.config.inventory import Host
-from rigup.config.settings import Connection
+from rigup import atomic, commands
 from rigup.errors import RigupError
-from rigup.ssh.transport import BROKEN, reason, silence_paramiko
+from rigup.ssh.login import Login
+from rigup.ssh.transport import NoConnection
 
-CONNECT_S = 15
+_RSA = ("rsa-sha2-512", "rsa-sha2-256", "ssh-rsa")
+_MARKERS = ("@revoked", "@cert-authority")
 
-# pyinfra's message for a changed host key, and its advice, which would accept the new key unseen.
-_CHANGED = re.compile(r"Host key for .* does not match")
-_ADVICE = re.compile(
-    r"WARNING: REMOTE HOST IDENT|Someone could be eavesdropping|If this is expected, you|\s+ssh-keygen -R "
-)
+_reported = set[tuple[Path, str]]()
 
 
-def changed(name: str) -> str:
-    """Return the message for a host that presents another key than the known one."""
-    return (
-        "its host key has changed. If the host was reinstalled or replaced, run "
-        f"`rigup accept {name}` and try again. If not, find out which machine answers at its address."
+class KnownHosts(HostKeys):
+    """The keys in known_hosts files, by name: hashed names and patterns too, as sshd(8) describes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.revoked = list[paramiko.PKey]()
+
+    def _hostname_matches(self, hostname: str, entry: HostKeyEntry) -> bool:
+        names = entry.hostnames or []
+        lower = hostname.lower()
+        if any(name.startswith("!") and fnmatchcase(lower, _pattern(name[1:])) for name in names):
+            return False
+        return any(_is_hash_of(name, hostname) or fnmatchcase(lower, _pattern(name)) for name in names)
+
+    def of(self, name: str) -> list[paramiko.PKey]:
+        """Return all keys of a host."""
+        entries: list[HostKeyEntry] = self._entries  # type: ignore[attr-defined]
+        return [entry.key for entry in entries if entry.key is not None and self._hostname_matches(name, entry)]
+
+    def types(self, name: str) -> tuple[str, ...]:
+        """Return the algorithms of a host's keys."""
+        found = (key.get_name() for key in self.of(name))
+        return tuple(kind for key_type in found for kind in (_RSA if key_type == "ssh-rsa" else (key_type,)))
+
+
+def _pattern(name: str) -> str:
+    """Return a pattern of ssh, in which only * and ? are special, for fnmatch."""
+    return name.lower().replace("[", "[[]")
+
+
+def _is_hash_of(hashed: str, name: str) -> bool:
+    return hashed.startswith("|1|") and HostKeys.hash_host(name, hashed) == hashed
+
+
+def changed(name: str) -> NoConnection:
+    """Return the error for a host that presents another key than the known one."""
+    return NoConnection(
+        "its host key has changed",
+        f"if the host was reinstalled or replaced, run `{commands.rigup('accept', name)}` and try again. If not, find "
+        "out which machine answers at its address",
     )
 
 
-def is_changed(error: Exception) -> bool:
-    """Return whether pyinfra refused a connection because of a changed host key."""
-    return bool(_CHANGED.search(str(error)))
+def check(login: Login, known: KnownHosts, key: paramiko.PKey) -> None:
+    """Accept the known key of a host, and pin the key of an unknown one. Raises NoConnection for any other key."""
+    keys = known.of(login.known_as)
+    if key in known.revoked:
+        raise NoConnection("its host key is revoked", f"see @revoked in {login.known_hosts[0]}")
+    if key in keys:
+        return
+    if keys:
+        raise changed(login.name)
+    if login.is_strict:
+        raise NoConnection(
+            "its host key is not known, and ssh's configuration has StrictHostKeyChecking",
+            f"run `{commands.rigup('accept', login.name)}`",
+        )
+    pin(known, login.known_hosts[0], login.known_as, key)
 
 
-def is_not_advice(record: logging.LogRecord) -> bool:
-    """Return False for pyinfra's advice on a changed host key, to filter it out of a log."""
-    return not _ADVICE.match(record.getMessage())
-
-
-def known_file(login: Connection) -> Path:
-    """Return the known_hosts file that a connection uses."""
-    return Path(login.known_hosts or "~/.ssh/known_hosts").expanduser()
-
-
-def known_as(login: Connection) -> str:
-    """Return the host's name in known_hosts."""
-    return login.address if login.port == 22 else f"[{login.address}]:{login.port}"
-
-
-def load(paths: Iterable[str | Path]) -> HostKeys:
-    """Read known_hosts files. A file that does not exist has no keys, and a line that cannot be read has none."""
-    keys = HostKeys()
+def load(paths: Iterable[str | Path], say: Callable[[str], None] = lambda _: None) -> KnownHosts:
+    """Read known_hosts files. One that does not exist has no keys. Calls `say` with each line that cannot be read."""
+    keys = KnownHosts()
     for path in map(Path, paths):
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        for entry in filter(None, map(_entry, lines)):
-            for name in entry.hostnames or ():
-                if entry.key is not None:
-                    keys.add(name, entry.key.get_name(), entry.key)
+        try:
+            lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        except OSError as error:
+            raise NoConnection(f"{path} cannot be read: {error.strerror}", "correct its owner and mode") from error
+        for number, line in enumerate(lines, 1):
+            try:
+                marker, entry = _parsed(line)
+            except ValueError:
+                # Once, not once per host.
+                if (path, line) not in _reported:
+                    _reported.add((path, line))
+                    say(f"{path}, line {number}: cannot be read and is skipped: remove or correct it")
+                continue
+            if marker == "@revoked" and entry is not None and entry.key is not None:
+                keys.revoked.append(entry.key)
+            elif not marker and entry is not None:
+                keys._entries.append(entry)  # type: ignore[attr-defined]
     return keys
 
 
-def _entry(line: str) -> HostKeyEntry | None:
+@cache
+def _parsed(line: str) -> tuple[str, HostKeyEntry | None]:
+    """Return a line's marker, if it has one, and its names and key.
+
+    There is none in an empty line, a comment, and a line with a kind of key that paramiko lacks. Raises ValueError for
+    a line that cannot be read.
+    """
+    fields = line.split()
+    if not fields or fields[0].startswith("#"):
+        return "", None
+    marker = fields.pop(0) if fields[0] in _MARKERS else ""
+    if len(fields) < 3:
+        raise ValueError(line)
+    names, kind, text = fields[:3]
+    blob = base64.b64decode(text, validate=True)
     try:
-        return HostKeyEntry.from_line(line)
-    except (InvalidHostKey, paramiko.SSHException, ValueError):
-        return None
+        key = paramiko.PKey.from_type_string(kind, blob)
+        for name in names.split(","):
+            if name.startswith("|"):
+                HostKeys.hash_host("", name)
+        # A key that was cut off is read as another one.
+        if key.asbytes() != blob:
+            raise ValueError(line)
+    except UnknownKeyType:
+        return marker, None
+    except Exception as error:
+        # What paramiko and its libraries raise for a damaged key has no common class.
+        raise ValueError(line) from error
+    return marker, HostKeyEntry(names.split(","), key)
 
 
 def pin(keys: HostKeys, path: str | Path, name: str, key: paramiko.PKey) -> None:
@@ -100,33 +165,21 @@ def without(lines: Sequence[str], name: str) -> tuple[list[str], list[str]]:
     Returns the remaining lines, and the fingerprints of the removed keys.
     """
     kept, keys = list[str](), list[str]()
-    matches = HostKeys()._hostname_matches  # type: ignore[attr-defined]
     for line in lines:
-        entry = _entry(line)
-        if entry is None or not entry.hostnames or entry.key is None or not matches(name, entry):
+        try:
+            marker, entry = _parsed(line)
+        except ValueError:
+            marker, entry = "", None
+        names = entry.hostnames or [] if entry is not None and not marker else []
+        mine = [each for each in names if each == name or _is_hash_of(each, name)]
+        if not mine or entry is None or entry.key is None:
             kept.append(line)
             continue
         keys.append(entry.key.fingerprint)
-        others = [each for each in entry.hostnames if each != name and not each.startswith("|1|")]
+        others = [each for each in names if each not in mine]
         if others:
             kept.append(" ".join([",".join(others), *line.split()[1:]]))
     return kept, keys
-
-
-def presented(host: Host) -> paramiko.PKey:
-    """Return the key that the host presents now. Raises RigupError if it does not answer."""
-    silence_paramiko()
-    login = host.connection
-    try:
-        with socket.create_connection((login.address, login.port), timeout=CONNECT_S) as line:
-            transport = paramiko.Transport(line)
-            try:
-                transport.start_client(timeout=CONNECT_S)
-                return transport.get_remote_server_key()
-            finally:
-                transport.close()
-    except BROKEN as error:
-        raise RigupError(f"{host.name}: no ssh server answers at {known_as(login)}: {reason(error)}") from error
 
 
 def accept(path: Path, others: Sequence[str], name: str, key: paramiko.PKey) -> None:

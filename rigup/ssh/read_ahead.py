@@ -47,7 +47,7 @@ class ReadAhead:
 
     def result(self, command: Command) -> Result | None:
         """Return the result of a command, or None if it is not known. Waits for results that are on their way."""
-        self._receive()
+        self.receive()
         return self._results.get(command)
 
     def keep(self, command: Command, result: Result) -> None:
@@ -56,7 +56,7 @@ class ReadAhead:
 
     def is_older_than(self, seconds: float) -> bool:
         """Return whether there are results, and they were asked for more than `seconds` ago."""
-        self._receive()
+        self.receive()
         return bool(self._results) and time.monotonic() - self._sent_at > seconds
 
     def clear(self) -> None:
@@ -71,7 +71,8 @@ class ReadAhead:
         """Store the commands that this run needed, for the next one."""
         self._memory.save()
 
-    def _receive(self) -> None:
+    def receive(self) -> None:
+        """Wait for the results that are on their way."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             done = pending()

@@ -24,6 +24,7 @@ from testinfra.backend.base import BaseBackend, CommandResult
 from rigup.config.inventory import Host, Inventory, find_inventory, load_inventory
 from rigup.ssh.batch import Command, Result
 from rigup.ssh.client import COMMAND_S, Client, Unreachable
+from rigup.ssh.login import uses_sudo
 from rigup.ssh.read_ahead import ReadAhead
 from rigup.ssh.transport import BadAnswer
 from rigup.text import printable
@@ -100,7 +101,8 @@ class Session:
 
     def _connected(self) -> Client:
         if self._client is None:
-            self._client = Client(self.host)
+            # Without sudo, the checks that need it are not run.
+            self._client = Client(self.host, sudo=False)
         return self._client
 
     def close(self) -> None:
@@ -132,7 +134,7 @@ class RigBackend(BaseBackend):  # type: ignore[misc]
     NAME = NAME
 
     def __init__(self, hostname: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(hostname, sudo=inventory().host(hostname).sudo)
+        super().__init__(hostname, sudo=uses_sudo(inventory().host(hostname)))
 
     @classmethod
     def get_hosts(cls, host: str, **kwargs: Any) -> list[str]:

@@ -27,6 +27,7 @@ from rigup.paths import (
 from rigup.plan.model import CheckpointPlan
 from rigup.resources import FILES
 from rigup.ssh import testinfra_backend
+from rigup.ssh.login import login_of
 from rigup.templates import filled
 
 # Hex digits of git's own hashes, which the hub lists for small files.
@@ -71,7 +72,7 @@ def peer_addresses(name: str) -> set[str]:
     Hosts behind one address cannot be told apart and do not take part.
     """
     hosts = [host for host in testinfra_backend.inventory().hosts.values() if host.settings.peers]
-    sharing = {host.name: ip_of(host.settings.peer_address or host.connection.address) for host in hosts}
+    sharing = {host.name: ip_of(host.settings.peer_address or login_of(host).address) for host in hosts}
     own = {host: ip for host, ip in sharing.items() if ip and list(sharing.values()).count(ip) == 1}
     return {ip for host, ip in own.items() if host != name} if name in own else set()
 

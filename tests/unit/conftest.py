@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +22,13 @@ settings.register_profile(
     "suite", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """The environment of one test: a command changes it for what it starts."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(autouse=True)

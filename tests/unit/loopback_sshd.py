@@ -119,7 +119,8 @@ def programs_first(folder: Path) -> str:
 def running_sshd(folder: Path, more: str = "", variables: str = "") -> Iterator[Sshd]:
     """Start an sshd that accepts only this test's key, and stop it by its process id.
 
-    `more` is configuration, `variables` what a login has in its environment, as `NAME=VALUE` in quotes.
+    `more` is configuration, which counts first; `variables` are what a login has in its environment, as `NAME=VALUE` in
+    quotes.
     """
     program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if program is None:
@@ -132,10 +133,10 @@ def running_sshd(folder: Path, more: str = "", variables: str = "") -> Iterator[
     port = free_port()
     config = folder / "sshd_config"
     config.write_text(
-        f"ListenAddress {OWN_ADDRESS}\nPort {port}\nHostKey {folder}/host_key\nPidFile none\n"
+        f"ListenAddress {OWN_ADDRESS}\nPort {port}\nHostKey {folder}/host_key\nPidFile none\n{more}"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
         f"PermitRootLogin prohibit-password\nSetEnv HOME={folder} {variables}\n"
-        f"Subsystem sftp internal-sftp\nPrintMotd no\nMaxSessions 50\n{more}"
+        f"Subsystem sftp internal-sftp\nPrintMotd no\nMaxSessions 50\n"
     )
     (folder / "known_hosts").write_text(f"[{OWN_ADDRESS}]:{port} {(folder / 'host_key.pub').read_text()}")
     with (folder / "sshd.log").open("wb") as log:

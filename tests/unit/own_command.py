@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -14,6 +15,8 @@ from rigup.cli.main import main
 def rigup(*argv: str, cwd: Path, answer: str = "") -> subprocess.CompletedProcess[str]:
     """What it said and ended with; what processes that it starts say themselves is not among that."""
     out, err = io.StringIO(), io.StringIO()
-    with chdir(cwd), redirect_stdout(out), redirect_stderr(err), patch("sys.stdin", io.StringIO(answer)):
+    # A command may change the environment, for what it starts.
+    own = patch.dict(os.environ)
+    with chdir(cwd), own, redirect_stdout(out), redirect_stderr(err), patch("sys.stdin", io.StringIO(answer)):
         status = main(argv)
     return subprocess.CompletedProcess(argv, status, out.getvalue(), err.getvalue())

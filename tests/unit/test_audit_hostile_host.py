@@ -59,6 +59,15 @@ def test_lines_and_junit(sshd: Sshd) -> None:
     assert len([case for case in cases if list(case.iter("failure"))]) > 3
 
 
+@pytest.mark.parametrize("hosts", [(), ("box",)])
+def test_the_command_that_repairs_has_the_inventory_and_the_hosts_of_the_audit(
+    sshd: Sshd, hosts: tuple[str, ...]
+) -> None:
+    inventory = sshd.environment["RIGUP_INVENTORY"]
+    named = f"`RIGUP_INVENTORY={inventory} pyinfra inventory/lab.py deploy.py{' --limit box' if hosts else ''}` repairs"
+    assert named in audit(sshd, *hosts)
+
+
 def test_table(sshd: Sshd) -> None:
     table = audit(sshd, "--table")
     assert all(check in table for check in ("base-packages", "base-apt-lock", "kernel-headers"))

@@ -53,6 +53,12 @@ def test_the_plan_serves_what_the_need_picks() -> None:
         make_plan("rig1", Settings.from_data({"recipe": {"for": "chat"}}), CATALOGUE, known, PUBLISHED)
 
 
+def test_what_resolves_a_lock_has_its_inventory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIGUP_INVENTORY", "other.yaml")
+    with pytest.raises(RigupError, match=r"run `RIGUP_INVENTORY=other\.yaml rigup lock`"):
+        make_plan("rig1", Settings.from_data({"recipe": {"for": "chat"}}), CATALOGUE, lock(), PUBLISHED)
+
+
 def test_a_choice_that_the_catalog_lost_is_refused_with_how_to_choose_again() -> None:
     known = lock().merged(Lock(choices={"agents-4gpu": "gone"}))
     with pytest.raises(RigupError, match=r"recipe gone for agents-4gpu.*: `rigup update agents-4gpu` chooses another"):

@@ -191,6 +191,16 @@ def test_a_limit_leaves_the_other_hosts_alone(project: Project) -> None:
     assert "dead" not in done.stdout
 
 
+def test_the_next_command_has_the_inventory_and_the_hosts_of_the_plan(project: Project) -> None:
+    # The host of the inventory is a group of pyinfra's here.
+    project.write(MOTTO)
+    (project.directory / "other lab.yaml").write_text("hosts: {lab: {address: 127.0.0.1}}\n")
+    deploy = "pyinfra inventory/lab.py deploy.py"
+    assert project.plan().stdout.endswith(f"Next: {deploy}\n")
+    done = project.plan("lab", "--inventory", "other lab.yaml")
+    assert done.stdout.endswith(f"Next: RIGUP_INVENTORY='other lab.yaml' {deploy} --limit lab\n")
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

@@ -38,7 +38,7 @@ def test_a_host_takes_the_defaults_and_its_own_values_over_them(tmp_path: Path) 
     )
     one, two = inventory.host("rig1"), inventory.host("rig2")
     assert (one.settings.driver_branch, two.settings.driver_branch) == (610, 595)
-    assert (one.sudo, two.sudo) == (True, False)
+    assert (one.connection.user, two.connection.user) == ("ops", "root")
     # A value is replaced as a whole.
     assert two.settings.sysctl == {"kernel.numa_balancing": 1}
     assert one.settings.sysctl == {"vm.swappiness": 5}
@@ -56,7 +56,6 @@ def test_pyinfra_gets_the_connection_in_its_own_keys_and_the_settings_flat(tmp_p
         "ssh_user": "ops",
         "ssh_key": str(tmp_path / "keys" / "lab"),
         "ssh_known_hosts_file": str(tmp_path / "kh"),
-        "_sudo": True,
         "reboot": "never",
         "rigup_lock": str(tmp_path / "lab.lock"),
         "rigup_inventory": str(tmp_path / "lab.yaml"),
@@ -70,10 +69,12 @@ def test_the_stock_connector_gets_plain_names(tmp_path: Path) -> None:
         inventory.pyinfra_hosts("telnet")
 
 
-def test_sudo_can_be_set(tmp_path: Path) -> None:
-    text = "hosts: {a: {address: h, user: ops, sudo: false}, b: {address: i, user: root, sudo: true}}\n"
-    inventory = load_inventory(written(tmp_path, text))
-    assert (inventory.host("a").sudo, inventory.host("b").sudo) == (False, True)
+def test_only_what_is_written_reaches_pyinfra(tmp_path: Path) -> None:
+    [(_, data)] = load_inventory(written(tmp_path, "hosts: {a: {address: h, sudo: false}}\n")).pyinfra_hosts()
+    assert {key: value for key, value in data.items() if not key.startswith("rigup_")} == {
+        "ssh_hostname": "h",
+        "_sudo": False,
+    }
 
 
 def test_all_mistakes_are_reported_at_once_with_file_line_and_key(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -81,11 +82,12 @@ from rigup.facts.units import (
 )
 from tests.captures import section
 from tests.unit.host_world import FILES
+from tests.unit.own_address import OWN_ADDRESS, black_hole
 from tests.unit.waiting import HANG_S
 
 # A fresh minimal Debian has these; it has no python3, curl, nvidia-smi, docker or lspci.
 ESSENTIAL = ("bash", "cat", "df", "find", "grep", "id", "ls", "nproc", "od", "readlink", "sed", "sh")
-ESSENTIAL += ("sha256sum", "stat", "timeout", "tr", "true", "uname")
+ESSENTIAL += ("getent", "sha256sum", "stat", "timeout", "tr", "true", "uname", "xargs")
 
 ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (ActiveUnits, {"pattern": "llm@*.service"}),
@@ -383,17 +385,28 @@ def test_listeners_are_decoded_from_proc() -> None:
 
 
 def test_why_something_cannot_be_reached_is_what_bash_said() -> None:
-    refused = "bash: connect: Connection refused"
-    unknown = "bash: line 1: nowhere.invalid: Name or service not known"
+    refused = ["192.0.2.7: connect: Connection refused", "192.0.2.7: line 1: /dev/tcp/192.0.2.7/1: Connection refused"]
 
-    assert parse_reachability(["reached"]).ok
-    assert parse_reachability([refused, "bash: line 1: /dev/tcp/x/1: Connection refused", "failed"]).reason == (
-        "Connection refused"
-    )
-    assert parse_reachability([unknown, "bash: line 1: /dev/tcp/x/1: Invalid argument", "failed"]).reason == (
-        "Name or service not known"
-    )
+    assert parse_reachability(["reached", "ended"]).ok
+    assert parse_reachability([*refused, "reached", "failed"]).ok
+    assert parse_reachability([*refused, "failed"]).reason == "Connection refused"
+    assert parse_reachability(["ended"]).reason == "Name or service not known"
     assert parse_reachability(["failed"]).reason == "no answer within 5 s"
+
+
+def test_a_name_is_reached_if_any_of_its_addresses_is(bare_path: str) -> None:
+    with socket.create_server((OWN_ADDRESS, 0)) as there:
+        port = there.getsockname()[1]
+        with black_hole(port) as dark:
+            rows = [
+                f"{each:16}STREAM both.example.org\n{each:16}DGRAM  \n{each:16}RAW    " for each in (dark, OWN_ADDRESS)
+            ]
+            getent = Path(bare_path) / "getent"
+            getent.unlink()
+            getent.write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(rows) + "\nEND\n")
+            getent.chmod(0o755)
+            assert read(Reachable, bare_path, address="both.example.org", port=port).ok
+    assert read(Reachable, bare_path, address="both.example.org", port=port).reason == "Connection refused"
 
 
 def test_only_whole_packages_count_as_installed() -> None:

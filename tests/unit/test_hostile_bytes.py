@@ -391,6 +391,8 @@ ELSEWHERE = {
     "rigup/facts/reading.py": "for facts, which are all here",
     "rigup/lock/http.py": "for the hub and the registry, which are here",
     "rigup/lock/pypi.py": "the output of uv",
+    "rigup/ssh/host_keys.py": "the user's known_hosts, in test_ssh_host_keys",
+    "rigup/ssh/identities.py": "the user's own keys, in test_ssh_connect",
     "rigup/operations/files.py": "a host's daemon.json, in test_operations_files",
     "rigup/operations/reboot.py": "a file of rigup's own on a host",
     "rigup/operations/teardown/files.py": "a host's daemon.json, in test_operations_teardown",

@@ -176,10 +176,10 @@ NOLOGIN = "ForceCommand echo This account is currently not available.\n"
 
 
 def test_a_login_that_runs_nothing_is_named_with_what_it_printed(tmp_path: Path) -> None:
-    says = "box: its login shell ran no command, but printed: This account is currently not available."
+    says = "the login of root runs no commands: This account is currently not available."
     with running_sshd(tmp_path, NOLOGIN) as sshd:
-        with Client(box(sshd)) as client, pytest.raises(Unreachable, match=says):
-            client.run(Command("true"))
+        with pytest.raises(Unreachable, match=says):
+            Client(box(sshd))
         run = deploy(sshd, "from pyinfra.operations import server\nserver.shell(commands=['true'])\n")
     assert run.returncode == 1
     assert says in run.stderr
@@ -210,7 +210,12 @@ def test_every_command_that_is_sent_to_a_login_shell_is_in_the_environment() -> 
         return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "exec_command"
 
     senders = those_that(sends)
-    assert {*senders} == {"rigup/ssh/batch.py:send", "rigup/ssh/client.py:_execute", "rigup/ssh/pyinfra_ssh.py:start"}
+    assert {*senders} == {
+        "rigup/ssh/batch.py:send",
+        "rigup/ssh/client.py:_execute",
+        "rigup/ssh/probe.py:_start",
+        "rigup/ssh/pyinfra_ssh.py:start",
+    }
     assert all(".exec_command(environment.login_line(" in source for source in senders.values())
 
 

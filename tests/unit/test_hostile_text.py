@@ -74,7 +74,7 @@ def test_preflight_shows_what_hosts_said_as_text() -> None:
 def test_the_report_shows_them_as_text(tmp_path: Path) -> None:
     evil = "".join(EVIL.values())
     events = [
-        {"event": "begin", "at": "2026-11-23T20:00:00+00:00", "hosts": ["rig1"]},
+        {"event": "begin", "at": "2026-11-23T20:00:00+00:00", "hosts": ["rig1"], "inventory": None, "then": ""},
         {"event": "operation", "host": "rig1", "step": "base", "operation": f"x{evil}", "seconds": 1.0,
          "result": "failed", "error": f"[/]{evil}"},
         {"event": "error", "error": evil},

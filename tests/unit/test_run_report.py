@@ -212,9 +212,9 @@ def test_a_run_that_reaches_no_host_is_the_last_run_in_the_report(sshd: Sshd, co
     made = last(sshd)
     assert made["result"] == "failed"
     assert made["hosts"]["box"]["result"] == "unreachable"
-    assert "Could not connect" in made["hosts"]["box"]["error"]
+    assert "port 1" in made["hosts"]["box"]["error"]
     summary = run.stderr[run.stderr.index("rigup: failed") :]
-    assert "box: unreachable: Could not connect" in summary
+    assert "box: unreachable: " in summary
     assert "No hosts remaining" not in summary
 
 
@@ -254,7 +254,7 @@ def test_a_host_that_cannot_be_reached_is_in_the_report_while_the_others_finish(
     assert run.returncode == 1
     made = last(sshd)
     assert made["hosts"]["dead"]["result"] == "unreachable"
-    assert "Could not connect" in made["hosts"]["dead"]["error"]
+    assert "no connection to" in made["hosts"]["dead"]["error"]
     assert made["hosts"]["box"]["result"] == "ok"
     assert made["result"] == "failed"
     assert "dead: unreachable" in run.stderr
@@ -286,7 +286,8 @@ ENDPOINT = {
 
 def events(*more: dict[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"at": "2026-01-01T00:00:00.000+00:00", "event": "begin", "hosts": ["rig1", "rig2"]},
+        {"at": "2026-01-01T00:00:00.000+00:00", "event": "begin", "hosts": ["rig1", "rig2"],
+         "inventory": None, "then": "`rigup audit` verifies the hosts."},
         {"event": "plan", "host": "rig1", "ssh": ["ssh", "-p", "22", "ops@10.0.0.1"], "sudo": True,
          "endpoints": [ENDPOINT]},
         *more,
@@ -296,6 +297,25 @@ def events(*more: dict[str, Any]) -> list[dict[str, Any]]:
 def operation(host: str, name: str, result: str, seconds: float, **more: str) -> dict[str, Any]:
     return {"event": "operation", "host": host, "step": "base", "operation": name, "result": result,
             "seconds": seconds, **more}  # fmt: skip
+
+
+def test_the_report_names_commands_with_the_inventory_and_the_hosts_of_the_run(sshd: Sshd) -> None:
+    inventory = sshd.lab()
+    path = Path(sshd.environment["RIGUP_INVENTORY"])
+    hosts = yaml.safe_load(path.read_text())["hosts"]
+    path.write_text(yaml.safe_dump({"hosts": {**hosts, "other": {**hosts["box"], "port": 1}}}))
+    run = sshd.pyinfra(inventory, deploy(sshd), "-y", "--limit", "box")
+    assert f"Next: `RIGUP_INVENTORY={path} rigup audit box` verifies the hosts." in run.stderr
+
+    path.write_text(yaml.safe_dump({"hosts": hosts}))
+    run = sshd.pyinfra(inventory, deploy(sshd), "-y")
+    assert f"Next: `RIGUP_INVENTORY={path} rigup audit` verifies the hosts." in run.stderr
+
+
+def test_the_key_of_an_endpoint_is_read_with_the_inventory_of_the_run() -> None:
+    made = report.build(events()) | {"inventory": "other lab.yaml"}
+    line = summary.try_line(made, "rig1", ENDPOINT | {"public_url": "http://192.0.2.20:8000"})
+    assert line.startswith("RIGUP_INVENTORY='other lab.yaml' rigup key rig1/main --header | curl ")
 
 
 def test_a_step_takes_as_long_as_its_slowest_hosts() -> None:
@@ -342,7 +362,8 @@ def test_the_line_to_try_holds_a_chat_completion_that_a_shell_passes_on_unharmed
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\ncat\n')
     fake.chmod(0o755)
     made = report.build(events())
-    line = summary.try_line("rig1", made["hosts"]["rig1"] | {"ssh": [str(fake), "it's"]}, ENDPOINT)
+    made["hosts"]["rig1"]["ssh"] = [str(fake), "it's"]
+    line = summary.try_line(made, "rig1", ENDPOINT)
     output = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout.splitlines()
     assert json.loads(output[-1])["messages"][0]["role"] == "user"
     assert output[:3] == ["it's", "curl", "-sS"]
@@ -354,7 +375,7 @@ def test_the_line_to_try_a_public_endpoint_hands_the_key_on_without_showing_it(t
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
     made = report.build(events())
-    line = summary.try_line("rig1", made["hosts"]["rig1"], ENDPOINT | {"public_url": "http://192.0.2.20:8000"})
+    line = summary.try_line(made, "rig1", ENDPOINT | {"public_url": "http://192.0.2.20:8000"})
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     output = subprocess.run(["sh", "-c", line], env=env, capture_output=True, text=True, check=True).stdout
     *arguments, header = output.splitlines()

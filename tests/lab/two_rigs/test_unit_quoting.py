@@ -10,6 +10,7 @@ import pytest
 
 from rigup.config.inventory import Host, load_inventory
 from rigup.render.systemd import systemd_command
+from rigup.ssh.login import login_of, uses_sudo
 from tests.lab.rigs import Rigs
 from tests.unit.test_render_systemd import HOSTILE
 
@@ -26,15 +27,11 @@ class Machine:
         self.unit = f"{self.directory.rsplit('/', 1)[1]}.service"
 
     def run(self, *words: str, stdin: str = "") -> bytes:
-        command = shlex.join((*(("sudo", "-n") if self.host.sudo else ()), *words))
-        way = self.host.connection
-        options = ["-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-p", str(way.port)]
-        if way.key:
-            options += ["-o", "IdentitiesOnly=yes", "-i", way.key]
-        if way.known_hosts:
-            options += ["-o", f"UserKnownHostsFile={way.known_hosts}"]
+        command = shlex.join((*(("sudo", "-n") if uses_sudo(self.host) else ()), *words))
+        program, *way = login_of(self.host).command
+        options = ["-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "IdentitiesOnly=yes"]
         ran = subprocess.run(
-            ["ssh", *options, f"{way.user}@{way.address}", command],
+            [program, *options, *way, command],
             input=stdin.encode(),
             capture_output=True,
             timeout=300,
