@@ -106,6 +106,7 @@ class Recipe(Data):
     served_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
     gpus: Annotated[int, Strict(), Field(ge=1, le=64)]
     vram_mib: Annotated[int, Strict(), Field(ge=1024)]
+    capability: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$")] = "12.0"
     min_driver_cuda: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$")] | None = None
     parallel: Parallel = Parallel()
     speculation: Speculation | None = None

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 class Card:
     """A kind of card.
 
-    `memory_mib` is what nvidia-smi reports, the largest figure where cards of one id differ. `capability` is CUDA's.
-    `watts` are the lowest and the highest power limit, None if unknown.
+    `memory_mib` is what nvidia-smi reports, in several sizes if cards of one id differ. `capability` is CUDA's. `watts`
+    are the lowest and the highest power limit, None if unknown.
     """
 
     name: str
-    memory_mib: int
+    memory_mib: tuple[int, ...]
     capability: str = "12.0"
     watts: tuple[int, int] | None = None
 
@@ -26,16 +26,18 @@ class Card:
 # Memory: captured for 2bb1 to 2bb5, otherwise from public output of nvidia-smi. Power: measured limits in the rtx6kpro
 # wiki. 2bb3 is also the RTX PRO 5000 with 72 GB; only the subsystem id differs.
 CARDS: Mapping[int, Card] = {
-    0x2B85: Card("GeForce RTX 5090", 32607),
-    0x2BB1: Card("RTX PRO 6000 Blackwell Workstation Edition", 97887, watts=(150, 600)),
-    0x2BB3: Card("RTX PRO 5000 Blackwell", 73415),
-    0x2BB4: Card("RTX PRO 6000 Blackwell Max-Q Workstation Edition", 97887, watts=(250, 325)),
-    0x2BB5: Card("RTX PRO 6000 Blackwell Server Edition", 97887, watts=(300, 600)),
-    0x2C02: Card("GeForce RTX 5080", 16303),
-    0x2C05: Card("GeForce RTX 5070 Ti", 16303),
-    0x2C31: Card("RTX PRO 4500 Blackwell", 32623),
-    0x2C34: Card("RTX PRO 4000 Blackwell", 24467),
+    0x2B85: Card("GeForce RTX 5090", (32607,)),
+    0x2BB1: Card("RTX PRO 6000 Blackwell Workstation Edition", (97887,), watts=(150, 600)),
+    0x2BB3: Card("RTX PRO 5000 Blackwell", (48935, 73415)),
+    0x2BB4: Card("RTX PRO 6000 Blackwell Max-Q Workstation Edition", (97887,), watts=(250, 325)),
+    0x2BB5: Card("RTX PRO 6000 Blackwell Server Edition", (97887,), watts=(300, 600)),
+    0x2C02: Card("GeForce RTX 5080", (16303,)),
+    0x2C05: Card("GeForce RTX 5070 Ti", (16303,)),
+    0x2C31: Card("RTX PRO 4500 Blackwell", (32623,)),
+    0x2C34: Card("RTX PRO 4000 Blackwell", (24467,)),
 }
+
+SUPPORTED = "RTX PRO 6000, 5000, 4500 or 4000 Blackwell; GeForce RTX 5090, 5080 or 5070 Ti"
 
 _HOPPER = "Hopper (compute capability 9.0)"
 _ADA = "Ada (compute capability 8.9)"
@@ -59,8 +61,11 @@ OTHERS: Mapping[int, tuple[str, str]] = {
 }
 
 
-def described(device: int) -> str:
-    """Return a card's name and id, such as `NVIDIA H200 (10de:2335)`; only the id of an unknown card."""
-    known = CARDS.get(device)
-    name = known.name if known else OTHERS[device][0] if device in OTHERS else ""
-    return f"NVIDIA {name} (10de:{device:04x})" if name else f"10de:{device:04x}"
+def described(device: int, name: str = "") -> str:
+    """Return a card's name and id, such as `NVIDIA H200 (10de:2335)`; only the id of an unknown card.
+
+    `name` is what the driver calls it.
+    """
+    known = CARDS[device].name if device in CARDS else OTHERS[device][0] if device in OTHERS else ""
+    shown = name or (f"NVIDIA {known}" if known else "")
+    return f"{shown} (10de:{device:04x})" if shown else f"10de:{device:04x}"

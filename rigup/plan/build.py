@@ -85,6 +85,7 @@ def _endpoint(selection: Selection, settings: Settings, catalog: Catalog, publis
         gpus=endpoint.gpus,
         gpu_count=recipe.gpus,
         vram_mib=recipe.vram_mib,
+        capability=recipe.capability,
         address=LOOPBACK if endpoint.is_public else endpoint.listen,
         port=endpoint.port,
         public_address=endpoint.listen if endpoint.is_public else None,

@@ -8,16 +8,15 @@ from rigup.boot_loader import GRUB_ARGUMENTS, GRUB_DEFAULTS, grub_drop_in
 from rigup.config.endpoint import gpu_indices
 from rigup.distros.table import distro_id
 from rigup.errors import RigupError
+from rigup.hardware.cards import CARDS, OTHERS, SUPPORTED, described
 from rigup.host_config import shell_variables
 from rigup.paths import GRUB_CONFIG
+from rigup.plan.model import EndpointPlan
 from rigup.preflight.snapshot import GIB, HostCheck, PciDevice
 from rigup.text import size
 
 NVIDIA = 0x10DE
 DISPLAY_CONTROLLER = 0x03
-
-# Memory of the cards with a GB202 (device IDs 10de:2bb*), by device ID, in MiB as nvidia-smi reports it.
-CARD_MIB: Mapping[int, int] = {0x2BB1: 97887, 0x2BB3: 48935, 0x2BB4: 97887, 0x2BB5: 97887}
 
 # On a machine with 256 CPUs, `amd_iommu=off` cost one (the kernel logged "CPU 239 has invalid APIC ID ff").
 CPUS_WITHOUT_IOMMU = 254
@@ -62,27 +61,15 @@ def privilege(host: HostCheck) -> None:
 
 def gpus(host: HostCheck) -> None:
     """Check that every endpoint gets the GPUs that its recipe needs."""
-    displays = nvidia_gpus(host.facts.hardware.pci)
-    cards = [d for d in displays if d.device >> 4 == 0x2BB]
-    names = {card.address: f"{card.name}, " for card in host.facts.hardware.cards}
-    if displays and not cards:
-        kinds = dict[str, list[str]]()
-        for other in displays:
-            kinds.setdefault(f"{names.get(other.address, '')}10de:{other.device:04x}", []).append(other.address)
-        listed = "; ".join(f"{kind} (at {', '.join(addresses)})" for kind, addresses in kinds.items())
-        host.problem(
-            "gpus",
-            f"0 supported among {len(displays)} GPUs: {listed}",
-            "use a host with RTX PRO 6000 Blackwell cards (10de:2bb*): the recipes are for these",
-        )
-        return
-    for other in (d for d in displays if d not in cards):
-        host.problem(
-            "gpus",
-            f"the GPU at {other.address} is {names.get(other.address, '')}10de:{other.device:04x}, not an RTX PRO 6000 "
-            "Blackwell (10de:2bb*)",
-            "remove it, or use another host: the engine would see this GPU too",
-        )
+    cards = nvidia_gpus(host.facts.hardware.pci)
+    if others := _unsupported(host, cards):
+        if all(card.device not in CARDS for card in cards):
+            _refuse(host, others, f"0 supported among {len(cards)}: ", f"use a host with one of these: {SUPPORTED}")
+            return
+        # By UUID an endpoint gets the cards that it names; by index it may get any.
+        if not all(endpoint.gpu_uuids for endpoint in host.plan.endpoints):
+            _refuse(host, others, "not supported: ", "remove it, or name the GPUs of each endpoint by UUID (`gpus`)")
+            return
     numbers, users = host.facts.hardware.gpu_indices, dict[int, str]()
     for endpoint in host.plan.endpoints:
         uuids = endpoint.gpu_uuids
@@ -119,14 +106,48 @@ def gpus(host: HostCheck) -> None:
             )
             continue
         for index in indices:
-            memory = CARD_MIB.get(cards[index].device)
-            if memory is not None and memory < endpoint.vram_mib:
-                host.problem(
-                    "vram",
-                    f"the GPU at {cards[index].address} has {size(memory << 20, binary=True)}; "
-                    f"recipe {endpoint.recipe} needs {size(endpoint.vram_mib << 20, binary=True)}",
-                    "choose a recipe that fits",
-                )
+            _suits(host, endpoint, cards[index])
+
+
+def _unsupported(host: HostCheck, cards: Sequence[PciDevice]) -> dict[str, list[str]]:
+    """Return the PCI addresses of the cards that no recipe is for, by what they are."""
+    names = {card.address: card.name for card in host.facts.hardware.cards}
+    found = dict[str, list[str]]()
+    for card in cards:
+        if card.device not in CARDS:
+            why = f": {OTHERS[card.device][1]}" if card.device in OTHERS else ""
+            found.setdefault(f"{described(card.device, names.get(card.address, ''))}{why}", []).append(card.address)
+    return found
+
+
+def _refuse(host: HostCheck, others: Mapping[str, Sequence[str]], found: str, remedy: str) -> None:
+    listed = "; ".join(f"{kind} (at {', '.join(addresses)})" for kind, addresses in others.items())
+    host.problem("gpus", f"{found}{listed}", remedy)
+
+
+def _suits(host: HostCheck, endpoint: EndpointPlan, card: PciDevice) -> None:
+    """Check that a card has what a recipe needs."""
+    known = CARDS.get(card.device)
+    if known is None:
+        host.problem(
+            "gpus",
+            f"endpoint {endpoint.name} uses the {described(card.device)} at {card.address}, which is not supported",
+            f"correct endpoints.{endpoint.name}.gpus",
+        )
+    elif known.capability != endpoint.capability:
+        host.problem(
+            "gpus",
+            f"the GPU at {card.address} has compute capability {known.capability}; recipe {endpoint.recipe} needs "
+            f"{endpoint.capability}",
+            "choose a recipe for this card",
+        )
+    elif max(known.memory_mib) < endpoint.vram_mib:
+        host.problem(
+            "vram",
+            f"the GPU at {card.address} has {size(max(known.memory_mib) << 20, binary=True)}; "
+            f"recipe {endpoint.recipe} needs {size(endpoint.vram_mib << 20, binary=True)}",
+            "choose a recipe that fits",
+        )
 
 
 def mig(host: HostCheck) -> None:
@@ -145,12 +166,12 @@ def slots(host: HostCheck) -> None:
     narrow: dict[tuple[int, int], list[str]] = {}
     hidden: dict[int, list[str]] = {}
     for card in host.facts.hardware.pci:
-        slot, memory = host.facts.hardware.slots.get(card.address), CARD_MIB.get(card.device)
-        if slot is None or memory is None:
+        slot, known = host.facts.hardware.slots.get(card.address), CARDS.get(card.device)
+        if slot is None or known is None:
             continue
         if 0 < slot.lanes < slot.card_lanes:
             narrow.setdefault((slot.lanes, slot.card_lanes), []).append(card.address)
-        if 0 < slot.window < memory << 20:
+        if 0 < slot.window < min(known.memory_mib) << 20:
             hidden.setdefault(slot.window, []).append(card.address)
     for (lanes, card_lanes), cards in narrow.items():
         host.problem(

@@ -177,14 +177,14 @@ def test_a_server_edition_shows_as_3d_controller_and_counts() -> None:
 
 def test_another_nvidia_gpu_is_named_by_its_address() -> None:
     problem = only(problems(changed(BARE, pci=(*CARDS, Device("0000:a1:00.0", 0x10DE, 0x2684, 0x030000)))))
-    assert problem.found.startswith("the GPU at 0000:a1:00.0 is 10de:2684, not an RTX PRO 6000 Blackwell")
+    assert problem.found.startswith("not supported: NVIDIA GeForce RTX 4090 (10de:2684): ")
 
 
 def test_a_card_with_less_memory_than_the_recipe_needs_is_refused() -> None:
     small = replace(CARDS[2], device=0x2BB3)
     problem = only(problems(changed(BARE, pci=(*CARDS[:2], small, CARDS[3]))))
     assert problem.check == "vram"
-    assert problem.found == "the GPU at 0000:61:00.0 has 47.8 GiB; recipe vllm-nvfp4-cu130 needs 94.7 GiB"
+    assert problem.found == "the GPU at 0000:61:00.0 has 71.7 GiB; recipe vllm-nvfp4-cu130 needs 94.7 GiB"
 
 
 def test_gpu_numbers_beyond_those_present_are_refused() -> None:

@@ -25,20 +25,61 @@ def h200s() -> HostFacts:
 def test_only_cards_of_another_kind_are_one_problem_that_names_them() -> None:
     found = only(problems(changed(h200s(), cards=Cards().process(H200S))))
     assert found.check == "gpus"
-    assert found.found == "0 supported among 2 GPUs: NVIDIA H200, 10de:2335 (at 0000:00:06.0, 0000:00:07.0)"
-    assert "RTX PRO 6000 Blackwell" in found.remedy and "reseat" not in found.remedy
+    assert found.found == (
+        "0 supported among 2: NVIDIA H200 (10de:2335): Hopper (compute capability 9.0) has no FP4, which the recipes "
+        "use (at 0000:00:06.0, 0000:00:07.0)"
+    )
+    assert "RTX PRO 6000" in found.remedy and "reseat" not in found.remedy
 
 
-def test_without_a_driver_the_cards_of_another_kind_have_their_numbers() -> None:
-    found = only(problems(h200s())).found
-    assert found == "0 supported among 2 GPUs: 10de:2335 (at 0000:00:06.0, 0000:00:07.0)"
+def test_a_card_that_nobody_knows_has_its_number() -> None:
+    strange = [replace(card, device=0x1FFF) for card in CARDS[:1]]
+    assert only(problems(changed(BARE, pci=strange))).found == "0 supported among 1: 10de:1fff (at 0000:21:00.0)"
+
+
+def test_the_fabric_manager_of_an_hgx_board_is_the_reason() -> None:
+    found = only(problems(changed(BARE, pci=[replace(card, device=0x2901) for card in CARDS]))).found
+    assert found.startswith(
+        "0 supported among 4: NVIDIA B200 (10de:2901): compute capability 10.0, and its NVSwitches "
+    )
+
+
+def test_other_cards_are_ignored_where_every_endpoint_names_its_own_by_uuid() -> None:
+    other = Device("0000:a1:00.0", 0x10DE, 0x2684, 0x030000)
+    uuids = [f"GPU-00000000-0000-0000-0000-00000000000{at}" for at in range(5)]
+    mixed = changed(BARE, pci=(*CARDS, other), gpu_indices={uuid: at for at, uuid in enumerate(uuids)})
+    assert problems(mixed, endpoints={"main": {"gpus": uuids[:4]}}) == []
+    found = only(problems(mixed, endpoints={"main": {"gpus": uuids[1:]}})).found
+    assert found == (
+        "endpoint main uses the NVIDIA GeForce RTX 4090 (10de:2684) at 0000:a1:00.0, which is not supported"
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "size"),
+    [
+        (0x2B85, "31.8 GiB"),
+        (0x2BB3, "71.7 GiB"),
+        (0x2C02, "15.9 GiB"),
+        (0x2C05, "15.9 GiB"),
+        (0x2C31, "31.9 GiB"),
+        (0x2C34, "23.9 GiB"),
+    ],
+)
+def test_a_smaller_card_is_refused_for_its_memory_alone(device: int, size: str) -> None:
+    found = problems(changed(BARE, pci=[replace(card, device=device) for card in CARDS]))
+    assert {problem.check for problem in found} == {"vram"}
+    assert f"has {size}; recipe vllm-nvfp4-cu130 needs 94.7 GiB" in found[0].found
 
 
 def test_another_card_beside_ours_is_named() -> None:
     other = Device("0000:a1:00.0", 0x10DE, 0x2684, 0x030000)
     card = Card(4, "NVIDIA GeForce RTX 4090", "0000:a1:00.0", mig=False)
     found = only(problems(changed(BARE, pci=(*CARDS, other), cards=[card]))).found
-    assert found.startswith("the GPU at 0000:a1:00.0 is NVIDIA GeForce RTX 4090, 10de:2684, not an RTX PRO 6000")
+    assert found == (
+        "not supported: NVIDIA GeForce RTX 4090 (10de:2684): Ada (compute capability 8.9) has no FP4, which the "
+        "recipes use (at 0000:a1:00.0)"
+    )
 
 
 RTX = "NVIDIA RTX PRO 6000 Blackwell Server Edition"
