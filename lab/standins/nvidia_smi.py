@@ -111,6 +111,10 @@ def persistence(world: World, gpu: Gpu) -> bool:
     return bool(world.state.get("persistence", {}).get(gpu["uuid"], False)) or persistenced_runs()
 
 
+def mig(world: World, gpu: Gpu) -> str:
+    return "Enabled" if world.state.get("mig", {}).get(gpu["uuid"]) else "Disabled"
+
+
 def persistenced_runs() -> bool:
     """Whether nvidia-persistenced runs and keeps the mode on; its files remain after it was killed."""
     try:
@@ -205,8 +209,8 @@ FIELDS: dict[str, Field] = {
     "clocks.max.sm": Field(constant(3090), "MHz"),
     "clocks.max.memory": Field(constant(14001), "MHz", ("clocks.max.mem",)),
     "clocks_event_reasons.active": Field(constant("0x0000000000000001"), aliases=("clocks_throttle_reasons.active",)),
-    "mig.mode.current": Field(constant("Disabled")),
-    "mig.mode.pending": Field(constant("Disabled")),
+    "mig.mode.current": Field(lambda world, gpu: mig(world, gpu)),
+    "mig.mode.pending": Field(lambda world, gpu: mig(world, gpu)),
     "hostname": Field(lambda _w, _g: os.uname().nodename),
 }
 # Valid properties that the simulated cards lack: the real one also answers [N/A] to those.
@@ -352,6 +356,18 @@ def set_persistence(world: World, value: str) -> None:
     print("All done.")
 
 
+def set_mig(world: World, value: str) -> None:
+    if value not in ("0", "1"):
+        fail(2, f'"{value}" is not a valid value for the MIG mode.')
+    require_root()
+    modes = world.state.setdefault("mig", {})
+    for gpu in world.gpus:
+        modes[gpu["uuid"]] = value == "1"
+        print(f"{mig(world, gpu)} MIG Mode for GPU {bus_id(gpu)}")
+    write_state(world.state)
+    print("All done.")
+
+
 def set_power_limit(world: World, value: str) -> None:
     try:
         watts = float(value)
@@ -392,7 +408,7 @@ def select(world: World, wanted: str) -> World:
     return world._replace(gpus=chosen)
 
 
-VALUED = ("-i", "--id", "-pm", "--persistence-mode", "-pl", "--power-limit", "--query-gpu")
+VALUED = ("-i", "--id", "-pm", "--persistence-mode", "-pl", "--power-limit", "-mig", "--query-gpu")
 PLAIN = ("-L", "--list-gpus", "--version", "-h", "--help")
 
 
@@ -445,6 +461,8 @@ def main(arguments: list[str]) -> None:
             print(f"GPU {gpu['index']}: {gpu['name']} (UUID: {gpu['uuid']})")
     elif (value := choose(options, "-pm", "--persistence-mode")) is not None:
         set_persistence(world, value)
+    elif (value := choose(options, "-mig")) is not None:
+        set_mig(world, value)
     elif (value := choose(options, "-pl", "--power-limit")) is not None:
         set_power_limit(world, value)
     elif "--query-gpu" in options:

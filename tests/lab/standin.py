@@ -26,6 +26,7 @@ PARTS = (
     "tasks",
     "templates",
     "tests/audit",
+    "tests/lab",
 )
 
 SLOW = {"add": ["--lab-load-seconds=6"], "remove": ["--lab-load-seconds"]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from lab import machine, world
 from tests.lab.rigs import Rigs
 from tests.lab.standin import Rig, lock_trained_weights, project
+from tests.lab.test_refusals import rows
 
 NAME = "rig18"
 # What a login of this host has: German, a csh, a narrow umask, and settings of pip and the hub's client.
@@ -21,6 +24,28 @@ for kind in common-session common-session-noninteractive; do
 done
 printf '[install]\\nuser = true\\n' >/etc/pip.conf
 printf '%s\\n' 'HF_HUB_OFFLINE=1' 'PATH="/opt/tools/bin:$PATH"' >/etc/environment
+"""
+
+
+# Debian's Docker with a container and a log driver of its owner's; little space in three places; a package on hold; a
+# GPU in MIG mode.
+TROUBLE = """
+apt-get -qq install -y docker.io >/dev/null 2>&1
+printf '{"log-driver": "fluentd", "log-opts": {"fluentd-address": "192.0.2.1:24224"}}' >/etc/docker/daemon.json
+systemctl restart docker
+tar -chP /usr/bin/sleep /lib/x86_64-linux-gnu/libc.so.6 /lib64/ld-linux-x86-64.so.2 | docker import - theirs >/dev/null
+docker run --detach --name=theirs --log-driver=none theirs /usr/bin/sleep infinity >/dev/null
+echo 'docker-compose-plugin hold' | dpkg --set-selections
+mount -t tmpfs -o size=1m tmpfs /var/cache/apt/archives
+cp -a /boot /run/boot && mount -t tmpfs -o size=$(du -sk /boot | cut -f 1)k,nr_inodes=0 tmpfs /boot
+cp -a /run/boot/. /boot; head -c 1G /dev/zero >/boot/full 2>/dev/null
+mount -t tmpfs -o size=64m tmpfs /mnt && mkdir -p /srv/models /mnt/models && mount --bind /mnt/models /srv/models
+nvidia-smi -i 1 -mig 1
+"""
+REMEDIES = """
+echo 'docker-compose-plugin install' | dpkg --set-selections
+umount /var/cache/apt/archives /srv/models /mnt
+umount /boot && nvidia-smi -i 1 -mig 0
 """
 
 
@@ -59,3 +84,32 @@ def test_a_login_with_habits_of_its_own_is_served_without_a_remark(rig: Rig) -> 
         "LANG=de_DE.UTF-8",
     ]
     assert kept.splitlines()[-1].endswith(":/bin/tcsh")
+
+
+def test_everything_in_the_way_is_told_at_once_and_after_the_remedies_one_deploy_serves(rig: Rig) -> None:
+    older = rig.rigs.run(
+        "pyinfra", "inventory/lab.py", "tests/lab/driver_steps.py", "-y", "--data", "driver_branch=610"
+    )
+    assert older.code == 0, older.output
+    rig.host.shell(TROUBLE)
+
+    refused = rig.deploy()
+    assert refused.code == 1, refused.output
+    found = {f"{row.check}: {row.found}" for row in rows(refused.output)}
+    for told in (
+        r"docker: Docker CE must replace .*docker\.io.*, which stops running containers: theirs",
+        r"packages: .*docker-compose-plugin",
+        r"disk: /boot has .* free and needs",
+        r"disk: /var/cache/apt/archives has .* free and needs",
+        r"disk: /srv/models has .* free and needs",
+        r"gpus: GPU 1 \(.*\) is in MIG mode",
+    ):
+        assert [each for each in found if re.match(told, each)], (told, refused.output)
+
+    rig.host.shell(REMEDIES)
+    served = rig.deploy(replace_docker=True)
+    assert served.code == 0, served.output
+    assert rig.serves() == "standin-a"
+    assert json.loads(rig.shell("cat /etc/docker/daemon.json"))["log-driver"] == "fluentd"
+    assert "theirs" in rig.shell("docker ps --all --format '{{.Names}}'").split()
+    assert rig.deploy().changed() == []
