@@ -22,6 +22,8 @@ LONGEST = (
     "test_bad_days.py",
     "test_store.py",
     "test_tour.py",
+    "test_used_hosts.py",
+    "test_strangers.py",
     "test_fleet.py",
 )
 """The directories and files that take more than a minute, longest first; all others run after them."""
