@@ -65,10 +65,10 @@ class InputError(RigupError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One reason why a host cannot be deployed as planned. `check` is a stable short name such as `gpus`."""
+    """One reason why a host cannot be deployed as planned. `id` is stable, such as `gpus-mig`."""
 
     host: str
-    check: str
+    id: str
     found: str
     remedy: str
 
@@ -102,7 +102,7 @@ def table_of(problems: Sequence[Problem], title: str, width: int = 120, color: b
     for problem in problems:
         # Text, not markup: the output of a host may contain square brackets.
         found, remedy = Text(printable(problem.found)), Text(printable(problem.remedy))
-        table.add_row(Text(problem.host), Text(problem.check, style="red"), found, remedy)
+        table.add_row(Text(problem.host), Text(problem.id, style="red"), found, remedy)
     output = io.StringIO()
     console = Console(file=output, width=width, force_terminal=color, color_system="standard" if color else None)
     console.print(title)

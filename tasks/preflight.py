@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from gevent.lock import RLock
@@ -19,7 +20,7 @@ from pyinfra.context import state
 from rigup.catalog.lint import check_recipe
 from rigup.catalog.loader import Catalog, default_catalog
 from rigup.catalog.select import recipe_of
-from rigup.config.settings import Settings
+from rigup.config.settings import Settings, Waiver
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError, table_of
 from rigup.lock import lockfile, resolve
 from rigup.lock.addresses import ip_of
@@ -27,6 +28,7 @@ from rigup.plan.host import plan_host
 from rigup.plan.peers import Peer, fleet_of, peers_of
 from rigup.preflight.checks import check, warnings
 from rigup.preflight.hardware import nvidia_gpus
+from rigup.preflight.snapshot import HostCheck
 from rigup.ssh.login import login_of_data
 from rigup.text import printable
 from tasks.context import Context, Refused
@@ -66,17 +68,18 @@ def _contexts_of(hosts: list[Host]) -> dict[str, Context]:
         _show(notice)
     settings = {host.name: _settings_of(host) for host in hosts}
     locked = Path(hosts[0].data.rigup_lock)
-    _check_recipes(settings, catalog, lockfile.read(locked).choices)
+    today = datetime.now(UTC).date()
+    _check_recipes(settings, catalog, lockfile.read(locked).choices, today)
     systems = on_each(hosts, read_system)
     distros = {name: distro_of(system, settings[name]) for name, system in systems.items()}
     wants = [resolve.Want(settings[name], distro) for name, distro in distros.items()]
     lock = resolve.ensure(locked, wants, catalog)
     plans = {name: plan_host(name, each, catalog, lock) for name, each in settings.items()}
     facts = on_each(hosts, lambda host: gather(host, systems[host.name], plans[host.name], settings[host.name], lock))
-    problems = [problem for name, plan in plans.items() for problem in check(plan, settings[name], facts[name], lock)]
-    if problems:
+    checked = [HostCheck(plan, settings[name], facts[name], lock) for name, plan in plans.items()]
+    if problems := [problem for host in checked for problem in check(host, today)]:
         raise ProblemsError(problems)
-    if found := [each for name, plan in plans.items() for each in warnings(plan, settings[name], facts[name], lock)]:
+    if found := [problem for host in checked for problem in warnings(host, today)]:
         _show(table_of(found, "Warnings; the deploy continues.", color=sys.stderr.isatty()))
     # The whole inventory, even if this run is limited to some hosts.
     fleet = _resolved(
@@ -115,7 +118,7 @@ def _settings_of(host: Host) -> Settings:
     return Settings.from_data(host.data.dict(), host.name)  # type: ignore[no-untyped-call]
 
 
-def _check_recipes(settings: dict[str, Settings], catalog: Catalog, choices: Mapping[str, str]) -> None:
+def _check_recipes(settings: dict[str, Settings], catalog: Catalog, choices: Mapping[str, str], today: date) -> None:
     """Check the recipe of every endpoint, as `rigup check` does. Nothing of this asks a host.
 
     Raises InputError with every recipe that the catalog lacks, that cannot be read, or that cannot work. What is only
@@ -133,12 +136,24 @@ def _check_recipes(settings: dict[str, Settings], catalog: Catalog, choices: Map
             except RigupError as error:
                 findings.append(Finding(name, None, key, error.message, error.remedy))
                 continue
-            wrong = check_recipe(catalog, recipe)
+            wrong = [_with_waiver(finding, each.waivers, today) for finding in check_recipe(catalog, recipe)]
             findings += [_at(name, key, f"recipe {recipe.id}", finding) for finding in wrong]
     if advice := [finding for finding in dict.fromkeys(findings) if finding.advice]:
         _show("\n".join(["Advice about recipes; the deploy continues.", *map(str, advice)]))
     if errors := [finding for finding in findings if not finding.advice]:
         raise InputError(errors)
+
+
+def _with_waiver(finding: Finding, waivers: Mapping[str, Waiver], today: date) -> Finding:
+    """Return the finding with what is said about its waiver; advice while that holds."""
+    waiver = waivers.get(finding.id)
+    if waiver is None:
+        return finding
+    return replace(
+        finding,
+        message=f"{finding.message} ({waiver.note(today)})",
+        advice=finding.advice or today <= waiver.until,
+    )
 
 
 def _at(host: str, key: str, what: str, finding: Finding) -> Finding:

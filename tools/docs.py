@@ -22,6 +22,7 @@ from mkdocs.structure.files import File
 from bench.summary import TITLES
 from rigup.catalog.loader import default_catalog
 from rigup.cli.main import parser
+from rigup.config.findings import FINDINGS
 from rigup.config.settings import settings_table
 from rigup.resources import RECIPES
 from tools.docs_recipes import recipe_page, recipes_table
@@ -193,12 +194,19 @@ def _rate(limit: int) -> str:
     return f"{limit / 1e6:g} MB/s" if limit else "none"
 
 
+def preflight() -> str:
+    """The ids of preflight's findings, and whether a waiver may accept them."""
+    rows = [(code(id), "yes" if at_own_risk else "no") for id, at_own_risk in FINDINGS.items()]
+    return table(("finding", "may be waived"), rows)
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "recipes": recipes_table,
     "commands": command_line,
     "exit-codes": exit_codes,
     "checks": checks,
+    "preflight": preflight,
     "benchmark": benchmark,
     "ratios": ratios,
     "store": store,

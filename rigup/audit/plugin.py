@@ -27,6 +27,7 @@ from rigup.audit.check import YOU, About
 from rigup.audit.expect import Deviation
 from rigup.audit.outcome import WORDS, Outcome, exit_code, write
 from rigup.audit.subject import Subject
+from rigup.config.findings import FINDINGS
 from rigup.errors import RigupError
 from rigup.ssh import testinfra_backend
 from rigup.text import printable
@@ -143,13 +144,13 @@ def _refuse_unknown_waivers(items: list[pytest.Item]) -> None:
     """Refuse waivers for checks that do not exist: they would have no effect, which their author does not expect."""
     if {step_of(item) for item in items} != set(STEPS):
         return
-    known = {id_of(item) for item in items}
+    known = {*(id_of(item) for item in items), *FINDINGS}
     inventory = testinfra_backend.inventory()
     wrong = {
         f"{host.name}: waivers.{name}: no check has that id"
         for host in inventory.hosts.values()
         for name in host.settings.waivers
-        if name not in known
+        if name not in known and not name.startswith("recipe-")
     }
     if wrong:
         raise pytest.UsageError(f"{inventory.path}: " + "; ".join(sorted(wrong)))
@@ -192,9 +193,8 @@ def finding(rig: Subject, check: str, deviation: Deviation) -> dict[str, Any]:
     waiver = rig.settings.waivers.get(check)
     if waiver is None:
         return {"result": "finding", **values}
-    if datetime.now(UTC).date() > waiver.until:
-        return {"result": "finding", **values, "note": f"the waiver expired on {waiver.until}: {waiver.reason}"}
-    return {"result": "waived", **values, "note": f"waived until {waiver.until}: {waiver.reason}"}
+    today = datetime.now(UTC).date()
+    return {"result": "finding" if today > waiver.until else "waived", **values, "note": waiver.note(today)}
 
 
 def note(item: pytest.Item, result: str, **more: str) -> Outcome:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from rigup.config.endpoint import Endpoint, Endpoints
+from rigup.config.findings import CANNOT_WORK, FINDINGS
 from rigup.config.types import (
     Address,
     Bool,
@@ -38,12 +39,18 @@ from rigup.errors import Finding, InputError
 
 
 class Waiver(BaseModel):
-    """Why a finding of the audit is accepted, and until when."""
+    """Why a finding is accepted, and until when."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    reason: Annotated[Line, Field(min_length=8)] = Field(description="Why the finding is accepted; the audit shows it.")
+    reason: Annotated[Line, Field(min_length=8)] = Field(description="Why it is accepted; shown with the finding.")
     until: date = Field(description="Last day of the waiver, such as 2027-01-31.")
+
+    def note(self, today: date) -> str:
+        """Return what is said about a finding with this waiver."""
+        if today > self.until:
+            return f"the waiver expired on {self.until}: {self.reason}"
+        return f"waived until {self.until}: {self.reason}"
 
 
 class Connection(BaseModel):
@@ -226,7 +233,8 @@ class Settings(BaseModel):
     daily_audit: Bool = Field(False, description="Run a timer that checks the host once a day against the last deploy.")
     waivers: dict[Name, Waiver] = Field(
         {},
-        description="Audit findings that are accepted for a limited time, by check id: `{reason, until}` each.",
+        description="Findings of preflight, recipe checks and the audit that are accepted for a limited time, by id: "
+        "`{reason, until}` each.",
     )
 
     @model_validator(mode="after")
@@ -235,6 +243,11 @@ class Settings(BaseModel):
             raise complaint(
                 f"driver_version {self.driver_version} is not in driver_branch {self.driver_branch}",
                 f"set driver_branch to {self.driver_version.split('.')[0]}, or leave driver_version out",
+            )
+        if futile := [id for id in self.waivers if FINDINGS.get(id) is CANNOT_WORK]:
+            raise complaint(
+                f"waivers: no waiver accepts {', '.join(futile)}: the deploy could not work",
+                "remove it, and solve the problem that preflight names",
             )
         # Below: CVE-2025-23266, and 1.19.0 could delete Docker's start job (nvidia-container-toolkit issue 1735).
         if self.container_toolkit_version and _numbers(self.container_toolkit_version) < (1, 20, 1):

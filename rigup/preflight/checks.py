@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import date
 
-from rigup.config.settings import Settings
 from rigup.errors import Problem
-from rigup.lock.lockfile import Lock
-from rigup.plan.model import Plan
 from rigup.preflight import disk, hardware, network, software
-from rigup.preflight.snapshot import HostCheck, HostFacts
+from rigup.preflight.snapshot import HostCheck
 
 CHECKS = (
     hardware.system,
@@ -43,17 +42,35 @@ WARNINGS = (hardware.slots, software.interrupted, software.cdi)
 """Like CHECKS, for problems that do not stop a deploy."""
 
 
-def check(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[Problem]:
-    """Return all problems of one host; a deploy may start if there are none."""
-    return _run(CHECKS, HostCheck(plan, settings, facts, lock))
+def check(host: HostCheck, today: date) -> list[Problem]:
+    """Return the problems of one host that no waiver accepts; a deploy may start if there are none."""
+    return [problem for problem in _judged(CHECKS, host, today) if not _is_accepted(problem, host, today)]
 
 
-def warnings(plan: Plan, settings: Settings, facts: HostFacts, lock: Lock) -> list[Problem]:
-    """Return what the owner of a host should know although a deploy may start; empty once an endpoint serves there."""
-    return [] if facts.endpoints.active_units else _run(WARNINGS, HostCheck(plan, settings, facts, lock))
+def warnings(host: HostCheck, today: date) -> list[Problem]:
+    """Return what the owner of a host should know although a deploy may start: accepted problems, and warnings.
+
+    There are no warnings once an endpoint serves there.
+    """
+    accepted = [problem for problem in _judged(CHECKS, host, today) if _is_accepted(problem, host, today)]
+    if host.facts.endpoints.active_units:
+        return accepted
+    return [*accepted, *(each for each in _judged(WARNINGS, host, today) if not _is_accepted(each, host, today))]
 
 
-def _run(checks: Iterable[Callable[[HostCheck], None]], host: HostCheck) -> list[Problem]:
+def _judged(checks: Iterable[Callable[[HostCheck], None]], host: HostCheck, today: date) -> list[Problem]:
+    """Return what the checks find, with what is to be said about its waiver."""
+    host.problems = []
     for each in checks:
         each(host)
-    return host.problems
+    return [_with_note(problem, host, today) for problem in host.problems]
+
+
+def _with_note(problem: Problem, host: HostCheck, today: date) -> Problem:
+    waiver = host.settings.waivers.get(problem.id)
+    return replace(problem, found=f"{problem.found} ({waiver.note(today)})") if waiver else problem
+
+
+def _is_accepted(problem: Problem, host: HostCheck, today: date) -> bool:
+    waiver = host.settings.waivers.get(problem.id)
+    return waiver is not None and today <= waiver.until

@@ -43,7 +43,7 @@ def disk(host: HostCheck) -> None:
     for path, count, what in _needed_bytes(host):
         disk = disks.get(path)
         if disk is None:
-            host.problem("disk", f"no file system was found for {path}", "check what is mounted there")
+            host.problem("disk-missing", f"no file system was found for {path}", "check what is mounted there")
             continue
         if disk.read_only:
             read_only.setdefault(disk.mount, []).append(what)
@@ -52,7 +52,7 @@ def disk(host: HostCheck) -> None:
             spare[disk.mount] = max(spare.get(disk.mount, 0), 0 if path in (BOOT, ARCHIVES) else MARGIN)
     for mount, purposes in read_only.items():
         host.problem(
-            "disk",
+            "disk-read-only",
             f"{mount} is mounted read-only, and {', '.join(purposes)} must be written there",
             f"run `mount -o remount,rw {mount}` there and correct /etc/fstab, or choose another directory "
             "(`model_store`; Docker's `data-root`)",
@@ -64,7 +64,7 @@ def disk(host: HostCheck) -> None:
             parts = ", ".join(f"{size(count, binary=True)} for {what}" for count, what in entries)
             parts += f", {size(spare[mount], binary=True)} spare" if spare[mount] else ""
             host.problem(
-                "disk",
+                "disk-space",
                 f"{mount} has {size(free[mount], binary=True)} free and needs {size(total, binary=True)}: {parts}",
                 f"free {size(total - free[mount], binary=True)} there, or mount a larger disk"
                 + ("; `apt-get autoremove --purge` removes old kernels" if mount == BOOT else ""),
@@ -111,7 +111,7 @@ def own_disk(host: HostCheck) -> None:
     label, labels = host.settings.model_disk, host.facts.disk.labels
     if label and label not in labels:
         host.problem(
-            "disk",
+            "disk-label",
             f"no file system has the label {label} (`model_disk`); there is {', '.join(sorted(labels)) or 'none'}",
             f"label the disk for the checkpoints, `e2label DEVICE {label}` for ext4, or check its cable",
         )
@@ -138,7 +138,7 @@ def source(host: HostCheck) -> None:
     # Once every checkpoint is in the store, the disk may be taken away.
     if not host.facts.disk.has_model_source and host.missing_checkpoints():
         host.problem(
-            "source",
+            "disk-source",
             f"{host.settings.model_source} (`model_source`) is not a directory on the host",
             "mount the disk that holds it, correct the path, or remove the setting to download everything from the hub",
         )

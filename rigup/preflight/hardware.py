@@ -37,13 +37,13 @@ def system(host: HostCheck) -> None:
         try:
             distro_id(host.facts.system.os_release)
         except RigupError as error:
-            host.problem("system", error.message, error.remedy)
+            host.problem("system-release", error.message, error.remedy)
     if host.facts.system.architecture != "x86_64":
         found = f"the machine is {host.facts.system.architecture or 'of an unknown architecture'}"
-        host.problem("architecture", found, "use an x86_64 machine: the packages and images are built for it")
+        host.problem("system-architecture", found, "use an x86_64 machine: the packages and images are built for it")
     if host.facts.system.init != "systemd":
         host.problem(
-            "init",
+            "system-init",
             f"process 1 is {host.facts.system.init or 'unknown'}, not systemd",
             "use a host that boots with systemd, not a container",
         )
@@ -53,7 +53,7 @@ def privilege(host: HostCheck) -> None:
     """Check that the login user can become root."""
     if host.facts.system.privilege not in ("root", "sudo"):
         host.problem(
-            "privilege",
+            "login-privilege",
             "the login user is not root and cannot use sudo without a password",
             "add `USER ALL=(ALL) NOPASSWD: ALL` under /etc/sudoers.d/, or log in as root",
         )
@@ -76,7 +76,7 @@ def gpus(host: HostCheck) -> None:
         # UUIDs are unknown until the driver is installed; a container with a device that does not exist fails to start.
         if numbers and (unknown := [uuid for uuid in uuids if uuid not in numbers]):
             host.problem(
-                "gpus",
+                "gpus-unknown",
                 f"endpoint {endpoint.name} uses {', '.join(unknown)}; the host has {', '.join(numbers)}",
                 f"correct endpoints.{endpoint.name}.gpus: `nvidia-smi -L` lists them",
             )
@@ -84,7 +84,7 @@ def gpus(host: HostCheck) -> None:
         indices = gpu_indices(endpoint.gpus, len(cards), numbers)
         if twice := [number for number in indices if users.setdefault(number, endpoint.name) != endpoint.name]:
             host.problem(
-                "gpus",
+                "gpus-shared",
                 f"endpoints {users[twice[0]]} and {endpoint.name} both use GPU {', '.join(map(str, twice))}, by "
                 "index and by UUID",
                 f"correct endpoints.{endpoint.name}.gpus",
@@ -92,7 +92,7 @@ def gpus(host: HostCheck) -> None:
             continue
         if len(indices) < endpoint.gpu_count and not (uuids and not numbers):
             host.problem(
-                "gpus",
+                "gpus-missing",
                 f"{len(cards)} on the bus; recipe {endpoint.recipe} of endpoint {endpoint.name} "
                 f"needs {endpoint.gpu_count}",
                 "reseat the missing cards and check the BIOS (Above 4G decoding), or choose a recipe for fewer GPUs",
@@ -100,7 +100,7 @@ def gpus(host: HostCheck) -> None:
             continue
         if absent := [index for index in indices if index >= len(cards)]:
             host.problem(
-                "gpus",
+                "gpus-unknown",
                 f"endpoint {endpoint.name} uses GPU {', '.join(map(str, absent))}; the host has {len(cards)}",
                 f"correct endpoints.{endpoint.name}.gpus",
             )
@@ -122,7 +122,7 @@ def _unsupported(host: HostCheck, cards: Sequence[PciDevice]) -> dict[str, list[
 
 def _refuse(host: HostCheck, others: Mapping[str, Sequence[str]], found: str, remedy: str) -> None:
     listed = "; ".join(f"{kind} (at {', '.join(addresses)})" for kind, addresses in others.items())
-    host.problem("gpus", f"{found}{listed}", remedy)
+    host.problem("gpus-unsupported", f"{found}{listed}", remedy)
 
 
 def _suits(host: HostCheck, endpoint: EndpointPlan, card: PciDevice) -> None:
@@ -130,20 +130,20 @@ def _suits(host: HostCheck, endpoint: EndpointPlan, card: PciDevice) -> None:
     known = CARDS.get(card.device)
     if known is None:
         host.problem(
-            "gpus",
+            "gpus-unsupported",
             f"endpoint {endpoint.name} uses the {described(card.device)} at {card.address}, which is not supported",
             f"correct endpoints.{endpoint.name}.gpus",
         )
     elif known.capability != endpoint.capability:
         host.problem(
-            "gpus",
+            "gpus-capability",
             f"the GPU at {card.address} has compute capability {known.capability}; recipe {endpoint.recipe} needs "
             f"{endpoint.capability}",
             "choose a recipe for this card",
         )
     elif max(known.memory_mib) < endpoint.vram_mib:
         host.problem(
-            "vram",
+            "gpus-memory",
             f"the GPU at {card.address} has {size(max(known.memory_mib) << 20, binary=True)}; "
             f"recipe {endpoint.recipe} needs {size(endpoint.vram_mib << 20, binary=True)}",
             "choose a recipe that fits",
@@ -155,7 +155,7 @@ def mig(host: HostCheck) -> None:
     for card in host.facts.hardware.cards:
         if card.mig:
             host.problem(
-                "gpus",
+                "gpus-mig",
                 f"GPU {card.index} ({card.name}, at {card.address}) is in MIG mode: engines need whole GPUs",
                 f"run `nvidia-smi -i {card.index} -mig 0` there; if it then says that a reset is pending, reboot",
             )
@@ -175,14 +175,14 @@ def slots(host: HostCheck) -> None:
             hidden.setdefault(slot.window, []).append(card.address)
     for (lanes, card_lanes), cards in narrow.items():
         host.problem(
-            "gpus",
+            "gpus-lanes",
             f"{lanes} of {card_lanes} lanes: the GPU at {', '.join(cards)}",
             "if this is so under load too, check the riser, the slot and its bifurcation in the BIOS: all traffic "
             "between GPUs uses these lanes",
         )
     for window, cards in hidden.items():
         host.problem(
-            "gpus",
+            "gpus-bar1",
             f"{size(window, binary=True)} of memory on the bus (BAR1): the GPU at {', '.join(cards)}",
             "enable Above 4G decoding and Resizable BAR in the BIOS: without them GPUs cannot access each other's "
             "memory",
@@ -193,7 +193,7 @@ def memory(host: HostCheck) -> None:
     """Check the host's memory."""
     if host.facts.hardware.memory < MEMORY_BYTES:
         host.problem(
-            "memory",
+            "memory-size",
             f"{size(host.facts.hardware.memory, binary=True)} of memory; "
             f"the engine needs {size(MEMORY_BYTES, binary=True)}",
             "add memory: an engine that swaps is too slow to serve",
@@ -204,7 +204,7 @@ def secure_boot(host: HostCheck) -> None:
     """Check that Secure Boot is off."""
     if host.facts.hardware.secure_boot:
         host.problem(
-            "secure-boot",
+            "firmware-secure-boot",
             "Secure Boot is on: the driver would build but never load",
             "turn it off in the firmware, at least until /var/lib/dkms/mok.pub is enrolled at the console",
         )
@@ -215,7 +215,7 @@ def kernel_args(host: HostCheck) -> None:
     lacking = [argument for argument in host.settings.kernel_args if argument not in host.facts.system.kernel_arguments]
     if lacking and not host.facts.system.has_update_grub:
         host.problem(
-            "kernel",
+            "kernel-boot-loader",
             f"the kernel was booted without {' '.join(lacking)} (`kernel_args`), and there is no update-grub",
             "add them to the configuration of this host's boot loader, such as /etc/kernel/cmdline, and reboot; or set "
             "`kernel_args: []`",
@@ -223,7 +223,7 @@ def kernel_args(host: HostCheck) -> None:
     elif lacking and (found := _overriding(host)):
         path, lost = found
         host.problem(
-            "kernel",
+            "kernel-grub-file",
             f"{path} sets {GRUB_ARGUMENTS} anew, without {' '.join(lost)} (`kernel_args`) of {GRUB_CONFIG}",
             f'begin its value with "${GRUB_ARGUMENTS} ", or add the arguments to it',
         )
@@ -248,7 +248,7 @@ def iommu(host: HostCheck) -> None:
     off = [argument for argument in host.settings.kernel_args if argument in IOMMU_OFF]
     if off and host.facts.hardware.cpus > CPUS_WITHOUT_IOMMU:
         host.problem(
-            "kernel",
+            "kernel-iommu",
             f"{' '.join(off)} (`kernel_args`), and {host.facts.hardware.cpus} CPUs: without an IOMMU, CPUs with an "
             "APIC ID of 255 or more do not start",
             "set iommu=pt instead, which also lets GPUs access each other's memory",

@@ -56,7 +56,7 @@ def public_addresses(host: HostCheck) -> None:
         if endpoint.public_address and endpoint.public_address not in addresses:
             own = [each for each in sorted(addresses) if not ip_address(each).is_loopback]
             host.problem(
-                "address",
+                "network-address",
                 f"{endpoint.public_address} of endpoint {endpoint.name} is not an address of this host",
                 f"set endpoints.{endpoint.name}.listen to one of its addresses: {', '.join(own) or 'it has none'}",
             )
@@ -72,7 +72,7 @@ def ports(host: HostCheck) -> None:
         listeners = host.facts.network.listeners
         if taken := sorted({each.address for each in listeners if _blocks(each, required, endpoint.port)}):
             host.problem(
-                "port",
+                "network-port",
                 f"port {endpoint.port} of endpoint {endpoint.name} is already in use on {', '.join(taken)}",
                 f"stop that program (`ss -tlnp sport = :{endpoint.port}` shows it), or set "
                 f"endpoints.{endpoint.name}.port",
@@ -94,10 +94,10 @@ def network(host: HostCheck) -> None:
         mirrors = f"set {', '.join(sorted(settings))} to a mirror that it can reach"
         if proxied:
             found = f"the host cannot connect to its proxy {name}:{port}: {reason}"
-            host.problem("network", found, f"correct the proxy in /etc/environment, apt or Docker, or {mirrors}")
+            host.problem("network-reach", found, f"correct the proxy in /etc/environment, apt or Docker, or {mirrors}")
         else:
             found = f"the host cannot connect to {name}:{port}: {reason}"
-            host.problem("network", found, f"allow the connection, configure a proxy on the host, or {mirrors}")
+            host.problem("network-reach", found, f"allow the connection, configure a proxy on the host, or {mirrors}")
 
 
 def _needed_settings(host: HostCheck) -> set[str]:

@@ -213,9 +213,9 @@ class HostCheck:
         except RigupError:
             self.distro = None
 
-    def problem(self, check: str, found: str, remedy: str) -> None:
-        """Add a problem to the host's list."""
-        self.problems.append(Problem(self.plan.host, check, found, remedy))
+    def problem(self, id: str, found: str, remedy: str) -> None:
+        """Add a problem to the host's list; `id` is one of `rigup.config.findings.FINDINGS`."""
+        self.problems.append(Problem(self.plan.host, id, found, remedy))
 
     def lacks_packages(self, *groups: str) -> bool:
         """Return whether any package of these groups is not installed at the lock's version."""

@@ -37,7 +37,7 @@ def packages(host: HostCheck) -> None:
     try:
         driver_packages(host.distro, host.settings.driver_branch)
     except RigupError as error:
-        host.problem("driver", error.message, error.remedy)
+        host.problem("driver-branch", error.message, error.remedy)
 
 
 def apt_sources(host: HostCheck) -> None:
@@ -45,7 +45,7 @@ def apt_sources(host: HostCheck) -> None:
     for repository in repositories(host.distro, host.settings).values() if host.distro else ():
         for path in entangled_sources(repository, host.facts.software.apt_sources):
             host.problem(
-                "sources",
+                "sources-entangled",
                 f"{path} names {', '.join(sorted(repository.uris))}, which {repository.source_path} will name",
                 "remove it from that file: apt fails where two files name different keys for one repository",
             )
@@ -58,7 +58,7 @@ def headers(host: HostCheck) -> None:
     try:
         header_packages(host.distro, host.facts.system.next_kernel, host.facts.software.installed)
     except RigupError as error:
-        host.problem("kernel", error.message, error.remedy)
+        host.problem("kernel-headers-name", error.message, error.remedy)
 
 
 def held(host: HostCheck) -> None:
@@ -86,7 +86,7 @@ def held(host: HostCheck) -> None:
             f"{name} {there[name] or 'not installed'} ({what})" for name, what in sorted(changes.items())
         )
         host.problem(
-            "packages",
+            "packages-held",
             f"held packages that this deploy changes: {listed}",
             f"run `apt-mark unhold {' '.join(sorted(changes))}` there; `apt-mark hold` again once the deploy is done",
         )
@@ -102,7 +102,7 @@ def driver_cuda(host: HostCheck) -> None:
         if floor and (short := short_of_cuda(branch, floor)):
             brings, able = short
             host.problem(
-                "driver",
+                "driver-cuda",
                 f"driver_branch {branch} brings CUDA {brings}; {what} needs {floor}",
                 f"set driver_branch to {' or '.join(map(str, able))}"
                 if able
@@ -126,7 +126,7 @@ def driver_change(host: HostCheck) -> None:
     found = ", ".join(sorted({upstream(version) for version in other if version})) or "another driver"
     units = " ".join(sorted(host.facts.endpoints.active_units))
     host.problem(
-        "driver",
+        "driver-serving",
         f"{found} is installed and would become {driver.version}, with a reboot, while {units} serves",
         f"when it may stop, run `systemctl stop {units}` there and deploy again: the deploy starts it at the end. "
         f"Until then exclude the host (`--exclude {host.plan.host}`) or keep its driver (`driver_version`)",
@@ -139,7 +139,7 @@ def failed(host: HostCheck) -> None:
         why = host.facts.endpoints.failed.get((endpoint.name, endpoint.generation))
         if why is not None and not host.settings.retry:
             host.problem(
-                "recipe",
+                "recipe-failed",
                 f"{endpoint.recipe} as {endpoint.name} {why}",
                 "choose another recipe, or try this one again with `--data retry=true`",
             )
@@ -149,13 +149,13 @@ def foreign(host: HostCheck) -> None:
     """Check that Docker and the driver were installed with apt, if at all."""
     if SNAP_DOCKER in host.facts.software.foreign:
         host.problem(
-            "docker",
+            "docker-snap",
             f"Docker is installed as a snap ({SNAP_DOCKER}), which conflicts with Docker's own packages",
             "save the data of its containers and run `snap remove docker` there",
         )
     if RUN_FILE_DRIVER in host.facts.software.foreign:
         host.problem(
-            "driver",
+            "driver-run-file",
             f"the driver was installed with NVIDIA's .run file ({RUN_FILE_DRIVER}); apt would overwrite its files",
             "run `nvidia-uninstall` there, and reboot",
         )
@@ -163,7 +163,7 @@ def foreign(host: HostCheck) -> None:
     driver, installed = host.facts.software.driver, host.facts.software.installed
     if driver and not any(fnmatchcase(name, pattern) for name in installed for pattern in MODULE_PACKAGES):
         host.problem(
-            "driver",
+            "driver-unknown",
             f"driver {driver} is loaded, and neither an apt package nor NVIDIA's .run file has installed it: apt would "
             "install a second one next to it",
             "remove it as it was installed (by the image, the provider's agent or `make install`; `modinfo -n nvidia` "
@@ -176,14 +176,14 @@ def replaced(host: HostCheck) -> None:
     software = host.facts.software
     if others := sorted({*software.removals} - {*software.conflicting}):
         host.problem(
-            "packages",
+            "packages-removed",
             f"{', '.join(sorted(software.conflicting))} must be replaced; apt would remove {', '.join(others)} as well",
             f"if they are not needed, run `apt-get remove {' '.join(others)}` there",
         )
     docker = conflicting(software.conflicting, "docker")
     if docker and software.containers and not host.settings.replace_docker:
         host.problem(
-            "docker",
+            "docker-replaced",
             f"Docker CE must replace {', '.join(docker)}, which stops running containers: "
             f"{', '.join(software.containers)}",
             "stop them when they may stop, or set `replace_docker: true`: images and volumes stay, and containers with "
@@ -201,7 +201,7 @@ def interrupted(host: HostCheck) -> None:
     ]  # fmt: skip
     if changes and host.facts.software.containers:
         host.problem(
-            "docker",
+            "docker-stopped",
             f"{' and '.join(changes)} will stop {', '.join(host.facts.software.containers)}",
             "interrupt the deploy if they must not stop now; those with a restart policy start again",
         )
@@ -211,7 +211,7 @@ def cdi(host: HostCheck) -> None:
     """Warn about a handmade CDI file: the toolkit's own is in /run, recreated at each boot, and takes precedence."""
     if CDI_BY_HAND in host.facts.software.foreign:
         host.problem(
-            "docker",
+            "docker-cdi-file",
             f"{CDI_BY_HAND} is a handmade list of GPUs: after a driver change it names files that no longer exist",
             "remove it: the toolkit writes its own at every boot",
         )
@@ -227,7 +227,7 @@ def daemon_json(host: HostCheck) -> None:
     except ValueError as error:
         reason = f": {error}"
     host.problem(
-        "docker",
+        "docker-json",
         f"{DAEMON_JSON} is not a JSON object{reason}",
         "fix the file or move it away: the deploy merges its keys into it",
     )
@@ -242,7 +242,7 @@ def _log_driver(host: HostCheck, written: Mapping[str, Any]) -> None:
     if {chosen, present} <= BOTH_LIMIT and LIMITS.issuperset(options):
         return
     host.problem(
-        "docker",
+        "docker-log-options",
         f"{DAEMON_JSON} has options of the log driver {present} ({', '.join(sorted(options))}), and the settings "
         f"choose {chosen} (`docker_log_driver`)",
         "remove `docker_log_driver` from the settings to keep that driver, or `log-opts` from the file",

@@ -231,7 +231,7 @@ def test_an_operating_system_without_drivers_is_refused(alone: Rigs, host: Host)
         undo="umount /usr/lib/os-release",
     ):
         [row] = refusals(alone)
-    assert (row.host, row.check) == (NAME, "system")
+    assert (row.host, row.check) == (NAME, "system-release")
     assert "Ubuntu 22.04" in row.found
     assert "Debian 12" in row.remedy and "Ubuntu 24.04" in row.remedy
 
@@ -244,14 +244,14 @@ def test_a_sudo_that_asks_for_a_password_is_refused(alone: Rigs, host: Host) -> 
         undo="umount /etc/sudoers.d",
     ):
         [row] = refusals(alone)
-    assert row.check == "privilege"
+    assert row.check == "login-privilege"
     assert "NOPASSWD" in row.remedy
 
 
 def test_a_full_disk_is_refused_with_what_is_missing(alone: Rigs, host: Host) -> None:
     with on(host, "mount -t tmpfs -o size=64m tmpfs /srv", undo="umount /srv"):
         [row] = refusals(alone)
-    assert row.check == "disk"
+    assert row.check == "disk-space"
     assert re.match(r"/srv has 64 MiB free and needs 2\.0 GiB: \d+ MiB for checkpoint nvidia/Qwen", row.found)
     assert row.remedy.startswith("free 2.0 GiB there")
 
@@ -261,7 +261,7 @@ def test_a_port_that_another_program_has_is_refused(alone: Rigs, host: Host, add
     listener = f"systemd-run --quiet --unit=squatter systemd-socket-activate --listen={address}:8000 /bin/cat"
     with on(host, listener, LISTENS, undo="systemctl stop squatter"):
         [row] = refusals(alone)
-    assert row.check == "port"
+    assert row.check == "network-port"
     assert row.found == f"port 8000 of endpoint main is already in use on {address.strip('[]')}"
     assert "endpoints.main.port" in row.remedy
 
@@ -276,7 +276,7 @@ def test_secure_boot_is_refused(alone: Rigs, host: Host) -> None:
         undo="umount /sys/firmware",
     ):
         [row] = refusals(alone)
-        assert row.check == "secure-boot"
+        assert row.check == "firmware-secure-boot"
         assert "firmware" in row.remedy
         host.shell(f"printf '\\6\\0\\0\\0\\0' >{name}")
         assert alone.deploy("--dry").code == 0
@@ -290,7 +290,7 @@ def test_badly_connected_cards_are_reported_but_not_refused(alone: Rigs, host: H
     assert result.code == 0, result.output
     assert "Warnings; the deploy continues." in result.output
     [row] = rows(result.output)
-    assert (row.host, row.check, row.found) == (NAME, "gpus", f"4 of 16 lanes: the GPU at {first}")
+    assert (row.host, row.check, row.found) == (NAME, "gpus-lanes", f"4 of 16 lanes: the GPU at {first}")
     assert "riser" in row.remedy
 
 
@@ -299,7 +299,7 @@ def test_a_server_that_the_host_cannot_reach_is_refused(alone: Rigs, host: Host)
     rule = f"to {GATEWAY} ipproto tcp dport {REGISTRY_PORT} prohibit"
     with on(host, f"ip rule add {rule}", undo=f"ip rule del {rule}"):
         [row] = refusals(alone)
-    assert row.check == "network"
+    assert row.check == "network-reach"
     assert row.found.startswith(f"the host cannot connect to {GATEWAY}:{REGISTRY_PORT}: ")
     assert row.remedy == (
         "allow the connection, configure a proxy on the host, or set registry_mirror to a mirror that it can reach"
@@ -310,7 +310,7 @@ def test_servers_that_are_down_are_named_with_their_settings(alone: Rigs) -> Non
     settings = ["hub_endpoint", "pypi_index", "registry_mirror"]
     alone.write(**dict.fromkeys(settings, CLOSED))
     [row] = refusals(alone)
-    assert row.check == "network"
+    assert row.check == "network-reach"
     assert row.found == f"the host cannot connect to {GATEWAY}:9: Connection refused"
     assert ", ".join(settings) in row.remedy
 
@@ -327,7 +327,7 @@ def test_servers_that_cannot_resolve_a_floating_name_are_reported_at_once(alone:
 
 def test_a_driver_branch_that_the_distribution_lacks_is_refused(alone: Rigs) -> None:
     row = refusals(alone, "--data", "driver_branch=580")[0]
-    assert row.check == "driver"
+    assert row.check == "driver-branch"
     assert row.found == "driver_branch 580 does not exist for Debian 13"
     assert row.remedy == "the oldest one there is 590"
 
@@ -338,7 +338,7 @@ def test_a_driver_too_old_for_the_image_is_refused(alone: Rigs) -> None:
         image["cuda"] = "13.4"
     alone.lock.write_text(yaml.safe_dump(lock))
     [row] = refusals(alone)
-    assert row.check == "driver"
+    assert row.check == "driver-cuda"
     assert row.found == "driver_branch 595 brings CUDA 13.2; vllm/vllm-openai:cu130-nightly needs 13.4"
     assert row.remedy == "set driver_branch to 615"
 
@@ -354,7 +354,7 @@ def test_too_few_gpus_and_all_else_that_is_wrong_stand_in_one_table(alone: Rigs,
             undo="umount /srv; systemctl stop squatter",
         ):
             problems = refusals(alone, "--data", f"pypi_index={CLOSED}")
-        assert [row.check for row in problems] == ["gpus", "disk", "port", "network"]
+        assert [row.check for row in problems] == ["gpus-missing", "disk-space", "network-port", "network-reach"]
         assert problems[0].found == "2 on the bus; recipe vllm-nvfp4-cu130 of endpoint main needs 4"
         assert "Above 4G decoding" in problems[0].remedy
     finally:

@@ -97,12 +97,12 @@ def test_everything_in_the_way_is_told_at_once_and_after_the_remedies_one_deploy
     assert refused.code == 1, refused.output
     found = {f"{row.check}: {row.found}" for row in rows(refused.output)}
     for told in (
-        r"docker: Docker CE must replace .*docker\.io.*, which stops running containers: theirs",
-        r"packages: .*docker-compose-plugin",
-        r"disk: /boot has .* free and needs",
-        r"disk: /var/cache/apt/archives has .* free and needs",
-        r"disk: /srv/models has .* free and needs",
-        r"gpus: GPU 1 \(.*\) is in MIG mode",
+        r"docker-replaced: Docker CE must replace .*docker\.io.*, which stops running containers: theirs",
+        r"packages-held: .*docker-compose-plugin",
+        r"disk-space: /boot has .* free and needs",
+        r"disk-space: /var/cache/apt/archives has .* free and needs",
+        r"disk-space: /srv/models has .* free and needs",
+        r"gpus-mig: GPU 1 \(.*\) is in MIG mode",
     ):
         assert [each for each in found if re.match(told, each)], (told, refused.output)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
 
 def deploy(recipe: str = "mine") -> None:
     """Check the recipe of a host as a deploy does before it asks the host for anything."""
-    _check_recipes({"rig1": Settings(recipe=recipe)}, default_catalog(), {})
+    _check_recipes({"rig1": Settings(recipe=recipe)}, default_catalog(), {}, date(2026, 12, 1))
 
 
 @pytest.mark.parametrize(("base", "text", "id"), WRONG.values(), ids=WRONG.keys())

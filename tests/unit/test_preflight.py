@@ -1,21 +1,27 @@
 """Preflight: each thing that would stop a deploy is found, with a remedy, and nothing else is."""
 
+import re
 from dataclasses import dataclass, fields, replace
+from datetime import date
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from rigup.config.findings import FINDINGS
 from rigup.config.settings import Settings
-from rigup.errors import Problem, ProblemsError
+from rigup.errors import InputError, Problem, ProblemsError
 from rigup.lock.lockfile import Lock
 from rigup.plan.build import make_plan
 from rigup.preflight.checks import check, warnings
 from rigup.preflight.disk import disk_paths, has_all_files
 from rigup.preflight.network import destinations
-from rigup.preflight.snapshot import DiskFacts, HardwareFacts, HostFacts, NetworkFacts, SystemFacts
+from rigup.preflight.snapshot import DiskFacts, HardwareFacts, HostCheck, HostFacts, NetworkFacts, SystemFacts
 from tests.unit.sample import CATALOGUE, DIGEST, GIB, PUBLISHED, REPO, REVISION, image, lock, plan
 
+ROOT = Path(__file__).resolve().parents[2]
+TODAY = date(2026, 12, 1)
 STORE = f"/srv/models/{REPO}/{REVISION}"
 IMAGE = f"vllm/vllm-openai@{DIGEST}"
 
@@ -105,13 +111,16 @@ SERVED = changed(
 
 
 def problems(facts: HostFacts, cuda: str | None = "13.0.1", **settings: object) -> list[Problem]:
+    return check(checked(facts, cuda, **settings), TODAY)
+
+
+def checked(facts: HostFacts, cuda: str | None = "13.0.1", **settings: object) -> HostCheck:
     wanted, known = Settings.from_data(settings), lock(image(cuda=cuda))
-    return check(make_plan("rig1", wanted, CATALOGUE, known, PUBLISHED), wanted, facts, known)
+    return HostCheck(make_plan("rig1", wanted, CATALOGUE, known, PUBLISHED), wanted, facts, known)
 
 
-def warned(facts: HostFacts) -> list[Problem]:
-    wanted, known = Settings(), lock(image(cuda="13.0.1"))
-    return warnings(make_plan("rig1", wanted, CATALOGUE, known, PUBLISHED), wanted, facts, known)
+def warned(facts: HostFacts, **settings: object) -> list[Problem]:
+    return warnings(checked(facts, **settings), TODAY)
 
 
 def only(found: list[Problem]) -> Problem:
@@ -147,7 +156,7 @@ def test_a_host_that_serves_already_has_none_and_needs_nothing_any_more() -> Non
 )
 def test_an_unsupported_system_is_one_problem_and_not_ten(release: dict[str, str], found: str) -> None:
     problem = only(problems(changed(BARE, os_release=release)))
-    assert problem.check == "system"
+    assert problem.id == "system-release"
     assert found in problem.found
     assert problem.remedy == "install one of these: Debian 12, Debian 13, Ubuntu 24.04"
 
@@ -155,18 +164,18 @@ def test_an_unsupported_system_is_one_problem_and_not_ten(release: dict[str, str
 @pytest.mark.parametrize(
     ("change", "check", "words"),
     [
-        ({"architecture": "aarch64"}, "architecture", "the machine is aarch64"),
-        ({"init": "tini"}, "init", "process 1 is tini, not systemd"),
-        ({"privilege": "none"}, "privilege", "cannot use sudo without a password"),
-        ({"memory": 8 * GIB}, "memory", "8.0 GiB of memory; the engine needs 12.0 GiB"),
-        ({"secure_boot": True}, "secure-boot", "Secure Boot is on"),
-        ({"pci": (*CARDS[:3], BMC)}, "gpus", "3 on the bus; recipe vllm-nvfp4-cu130 of endpoint main needs 4"),
-        ({"pci": (BMC, NIC)}, "gpus", "0 on the bus"),
+        ({"architecture": "aarch64"}, "system-architecture", "the machine is aarch64"),
+        ({"init": "tini"}, "system-init", "process 1 is tini, not systemd"),
+        ({"privilege": "none"}, "login-privilege", "cannot use sudo without a password"),
+        ({"memory": 8 * GIB}, "memory-size", "8.0 GiB of memory; the engine needs 12.0 GiB"),
+        ({"secure_boot": True}, "firmware-secure-boot", "Secure Boot is on"),
+        ({"pci": (*CARDS[:3], BMC)}, "gpus-missing", "3 on the bus; recipe vllm-nvfp4-cu130 of endpoint main needs 4"),
+        ({"pci": (BMC, NIC)}, "gpus-missing", "0 on the bus"),
     ],
 )
 def test_what_the_machine_lacks_is_named(change: dict[str, object], check: str, words: str) -> None:
     problem = only(problems(changed(BARE, **change)))
-    assert problem.check == check
+    assert problem.id == check
     assert words in problem.found
 
 
@@ -183,7 +192,7 @@ def test_another_nvidia_gpu_is_named_by_its_address() -> None:
 def test_a_card_with_less_memory_than_the_recipe_needs_is_refused() -> None:
     small = replace(CARDS[2], device=0x2BB3)
     problem = only(problems(changed(BARE, pci=(*CARDS[:2], small, CARDS[3]))))
-    assert problem.check == "vram"
+    assert problem.id == "gpus-memory"
     assert problem.found == "the GPU at 0000:61:00.0 has 71.7 GiB; recipe vllm-nvfp4-cu130 needs 94.7 GiB"
 
 
@@ -198,7 +207,7 @@ def test_all_gpus_may_be_more_than_the_recipe_needs() -> None:
 
 def test_a_full_disk_says_what_needs_how_much() -> None:
     problem = only(problems(changed(BARE, disks=disks(root=200))))
-    assert problem.check == "disk"
+    assert problem.id == "disk-space"
     # 234 GiB of checkpoint, 9 GiB of image unpacked, packages, and two to spare.
     assert problem.found == (
         "/ has 200.0 GiB free and needs 278.8 GiB: 234.0 GiB for checkpoint nvidia/Qwen3.5-397B-A17B-NVFP4, "
@@ -237,10 +246,10 @@ def test_the_stores_own_disk_must_be_there() -> None:
 
 def test_a_host_that_has_its_files_on_a_disk_needs_no_way_to_the_hub() -> None:
     offline = changed(BARE, reachable={place: seen for place, seen in OPEN.items() if place[0] != "huggingface.co"})
-    assert only(problems(offline)).check == "network"
+    assert only(problems(offline)).id == "network-reach"
     assert problems(changed(offline, in_model_source=[STORE]), model_source="/mnt/usb") == []
     # What the disk lacks has to come from somewhere.
-    assert only(problems(offline, model_source="/mnt/usb")).check == "network"
+    assert only(problems(offline, model_source="/mnt/usb")).id == "network-reach"
 
 
 def test_a_directory_of_checkpoints_must_be_there_as_long_as_something_is_missing() -> None:
@@ -264,7 +273,7 @@ def test_a_directory_holds_a_checkpoint_whose_files_are_all_there_in_their_size(
 def test_a_host_must_reach_the_hub_or_its_mirror(mirror: bool, hub: bool, refused: list[str]) -> None:
     ways = {("mirror.lan", 8001): Way(mirror, "refused"), ("huggingface.co", 443): Way(hub, "no route")}
     found = problems(changed(BARE, reachable={**OPEN, **ways}), hub_mirror="http://mirror.lan:8001")
-    assert {problem.check for problem in found} <= {"network"}
+    assert {problem.id for problem in found} <= {"network-reach"}
     told = [problem.found.removeprefix("the host cannot connect to ").rpartition(": ")[0] for problem in found]
     assert sorted(told) == sorted(refused)
 
@@ -281,7 +290,7 @@ def test_docker_29_keeps_images_in_containerds_directory() -> None:
 
 def test_without_the_cuda_toolkit_its_room_is_not_needed() -> None:
     facts = changed(BARE, disks=disks(root=6, store=300, docker=50))
-    assert only(problems(facts)).check == "disk"
+    assert only(problems(facts)).id == "disk-space"
     assert problems(facts, cuda_toolkit="off") == []
 
 
@@ -293,7 +302,7 @@ def test_a_path_without_a_file_system_is_a_problem() -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"])
 def test_a_taken_port_is_a_problem(address: str) -> None:
     problem = only(problems(changed(BARE, listeners=[Socket(address, 8000)])))
-    assert problem.check == "port"
+    assert problem.id == "network-port"
     assert problem.found == f"port 8000 of endpoint main is already in use on {address}"
 
 
@@ -304,7 +313,7 @@ def test_a_port_on_another_address_is_in_nobodys_way() -> None:
 def test_our_own_endpoint_on_its_port_is_no_problem_but_a_new_port_must_be_free() -> None:
     assert problems(SERVED) == []
     taken = changed(SERVED, listeners=[*SERVED.network.listeners, Socket("127.0.0.1", 9000)])
-    assert only(problems(taken, endpoints={"main": {"port": 9000}})).check == "port"
+    assert only(problems(taken, endpoints={"main": {"port": 9000}})).id == "network-port"
 
 
 def test_a_driver_branch_that_the_distribution_lacks_is_refused() -> None:
@@ -343,7 +352,7 @@ def test_destinations_are_all_servers_by_name_and_port() -> None:
 def test_a_server_that_the_host_cannot_reach_is_named_with_its_setting() -> None:
     facts = changed(BARE, reachable={**OPEN, ("huggingface.co", 443): Way(False, "Connection refused")})
     problem = only(problems(facts))
-    assert problem.check == "network"
+    assert problem.id == "network-reach"
     assert problem.found == "the host cannot connect to huggingface.co:443: Connection refused"
     assert "hub_endpoint" in problem.remedy
 
@@ -373,13 +382,13 @@ def test_a_mirror_that_something_still_needs_counts_even_where_its_first_use_is_
     mirror = "http://10.98.0.1:8000"
     settings = {"cuda_mirror": f"{mirror}/cuda", "pypi_index": f"{mirror}/pypi/simple"}
     facts = changed(SERVED, stored_bytes={}, reachable={**OPEN, ("10.98.0.1", 8000): Way(False, "refused")})
-    assert only(problems(facts, **settings)).check == "network"
+    assert only(problems(facts, **settings)).id == "network-reach"
 
 
 def test_the_registry_is_not_needed_for_an_image_that_is_there() -> None:
     closed = {**OPEN, ("registry-1.docker.io", 443): Way(False, "refused")}
     assert problems(changed(BARE, images={IMAGE}, reachable=closed)) == []
-    assert only(problems(changed(BARE, reachable=closed))).check == "network"
+    assert only(problems(changed(BARE, reachable=closed))).id == "network-reach"
 
 
 def test_all_problems_come_at_once_and_fit_one_table() -> None:
@@ -387,7 +396,14 @@ def test_all_problems_come_at_once_and_fit_one_table() -> None:
         BARE, pci=(), memory=GIB, secure_boot=True, disks=disks(root=1), listeners=[Socket("::", 8000)], reachable={}
     )
     found = problems(broken)
-    assert {problem.check for problem in found} == {"gpus", "memory", "secure-boot", "disk", "port", "network"}
+    assert {problem.id for problem in found} == {
+        "gpus-missing",
+        "memory-size",
+        "firmware-secure-boot",
+        "disk-space",
+        "network-port",
+        "network-reach",
+    }
     text = ProblemsError(found).table(width=100)
     assert text.startswith(f"{len(found)} problems; nothing was changed.")
     assert all(len(line) <= 100 for line in text.splitlines())
@@ -444,7 +460,7 @@ def test_gpus_named_by_uuid_are_looked_up_on_the_host() -> None:
     # On a bare host there is no driver yet that knows them.
     assert problems(BARE, endpoints=chosen) == []
     found = only(problems(changed(known, gpu_indices={ONE: 0, "GPU-b": 1}), endpoints=chosen))
-    assert (found.check, TWO in found.found) == ("gpus", True)
+    assert (found.id, TWO in found.found) == ("gpus-unknown", True)
     assert "endpoints.main.gpus" in found.remedy
 
 
@@ -460,7 +476,7 @@ def test_what_failed_on_the_host_before_is_refused_unless_it_shall_be_tried_agai
     generation = make_plan("rig1", Settings(), CATALOGUE, lock(), PUBLISHED).endpoints[0].generation
     facts = changed(SERVED, failed={("main", generation): "was tried here at noon and did not come up"})
     found = only(problems(facts))
-    assert (found.check, "tried here at noon" in found.found) == ("recipe", True)
+    assert (found.id, "tried here at noon" in found.found) == ("recipe-failed", True)
     assert "--data retry=true" in found.remedy
     assert problems(facts, retry=True) == []
 
@@ -469,7 +485,7 @@ def test_a_source_file_that_names_one_of_our_repositories_beside_others_is_told(
     docker = "https://download.docker.com/linux/debian"
     mine = changed(BARE, apt_sources={"/etc/apt/sources.list.d/mine.list": {docker, "http://mine"}})
     problem = only(problems(mine))
-    assert problem.check == "sources"
+    assert problem.id == "sources-entangled"
     assert problem.found.startswith(f"/etc/apt/sources.list.d/mine.list names {docker}, which ")
     assert problems(changed(BARE, apt_sources={"/etc/apt/sources.list.d/mine.list": {docker}})) == []
 
@@ -477,7 +493,7 @@ def test_a_source_file_that_names_one_of_our_repositories_beside_others_is_told(
 def test_arguments_of_the_kernel_need_a_grub_to_set_them_unless_they_are_in_effect() -> None:
     other = changed(BARE, has_update_grub=False, kernel_arguments=["quiet", "pcie_aspm=off"])
     problem = only(problems(other))
-    assert problem.check == "kernel"
+    assert problem.id == "kernel-boot-loader"
     assert "booted without iommu=pt pcie_port_pm=off (`kernel_args`), and there is no update-grub" in problem.found
     assert "/etc/kernel/cmdline" in problem.remedy
     assert problems(other, kernel_args=[]) == []
@@ -501,7 +517,7 @@ def serving(driver: str, *gone: str) -> HostFacts:
 )
 def test_a_driver_is_not_changed_under_an_endpoint_that_serves(facts: HostFacts, found: str) -> None:
     problem = only(problems(facts))
-    assert (problem.check, problem.found) == ("driver", f"{found}, with a reboot, while llm@main.service serves")
+    assert (problem.id, problem.found) == ("driver-serving", f"{found}, with a reboot, while llm@main.service serves")
     assert "`systemctl stop llm@main.service` there and deploy again" in problem.remedy
     assert "--exclude rig1" in problem.remedy
     assert problems(changed(facts, active_units=[])) == []
@@ -517,8 +533,8 @@ PUBLIC = {"endpoints": {"main": {"listen": "192.0.2.20", "allowed_networks": ["1
 
 
 def public_problems(facts: HostFacts) -> list[Problem]:
-    settings = Settings.from_data(PUBLIC)
-    return check(plan(**PUBLIC), settings, changed(facts, addresses=["192.0.2.20", "2001:db8::20"]), lock())
+    facts = changed(facts, addresses=["192.0.2.20", "2001:db8::20"])
+    return check(HostCheck(plan(**PUBLIC), Settings.from_data(PUBLIC), facts, lock()), TODAY)
 
 
 def test_a_public_address_of_this_host_is_fine() -> None:
@@ -527,7 +543,7 @@ def test_a_public_address_of_this_host_is_fine() -> None:
 
 def test_a_public_address_of_another_host_is_a_problem_that_names_this_ones() -> None:
     facts = changed(BARE, addresses=["192.0.2.9"])
-    problem = only(check(plan(**PUBLIC), Settings.from_data(PUBLIC), facts, lock()))
+    problem = only(check(HostCheck(plan(**PUBLIC), Settings.from_data(PUBLIC), facts, lock()), TODAY))
     assert problem.found == "192.0.2.20 of endpoint main is not an address of this host"
     assert problem.remedy.endswith("192.0.2.9")
 
@@ -536,3 +552,37 @@ def test_a_port_taken_on_the_public_address_is_a_problem_unless_our_gateway_has_
     taken = changed(BARE, listeners=[Socket("192.0.2.20", 8000)])
     assert only(public_problems(taken)).found == "port 8000 of endpoint main is already in use on 192.0.2.20"
     assert public_problems(changed(taken, gateways={"main": 8000})) == []
+
+
+def accepted(id: str, until: str) -> dict[str, object]:
+    return {"waivers": {id: {"reason": "old disks until spring", "until": until}}}
+
+
+def test_a_waiver_turns_a_problem_into_a_warning_until_its_last_day() -> None:
+    full = changed(BARE, disks=disks(root=200))
+    assert problems(full, **accepted("disk-space", "2026-12-01")) == []
+    (warning,) = warned(full, **accepted("disk-space", "2026-12-01"))
+    assert warning.id == "disk-space"
+    assert warning.found.endswith("(waived until 2026-12-01: old disks until spring)")
+
+    problem = only(problems(full, **accepted("disk-space", "2026-11-30")))
+    assert problem.found.endswith("(the waiver expired on 2026-11-30: old disks until spring)")
+    assert warned(full, **accepted("disk-space", "2026-11-30")) == []
+
+
+def test_a_waiver_silences_a_warning() -> None:
+    shared = changed(BARE, containers=["pihole"])
+    assert only(warned(shared)).id == "docker-stopped"
+    assert warned(shared, **accepted("docker-stopped", "2027-01-31")) == []
+
+
+@pytest.mark.parametrize("id", [id for id, at_own_risk in FINDINGS.items() if not at_own_risk])
+def test_what_could_not_work_anyway_cannot_be_waived(id: str) -> None:
+    with pytest.raises(InputError, match=f"no waiver accepts {id}: the deploy could not work"):
+        Settings.from_data(accepted(id, "2027-01-31"))
+
+
+def test_every_finding_of_preflight_has_an_id_of_its_own() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "rigup/preflight").glob("*.py"))
+    used = re.findall(r'host\.problem\(\s*"([a-z0-9-]+)"', sources)
+    assert {*used} == {*FINDINGS}

@@ -24,7 +24,7 @@ def h200s() -> HostFacts:
 
 def test_only_cards_of_another_kind_are_one_problem_that_names_them() -> None:
     found = only(problems(changed(h200s(), cards=Cards().process(H200S))))
-    assert found.check == "gpus"
+    assert found.id == "gpus-unsupported"
     assert found.found == (
         "0 supported among 2: NVIDIA H200 (10de:2335): Hopper (compute capability 9.0) has no FP4, which the recipes "
         "use (at 0000:00:06.0, 0000:00:07.0)"
@@ -68,7 +68,7 @@ def test_other_cards_are_ignored_where_every_endpoint_names_its_own_by_uuid() ->
 )
 def test_a_smaller_card_is_refused_for_its_memory_alone(device: int, size: str) -> None:
     found = problems(changed(BARE, pci=[replace(card, device=device) for card in CARDS]))
-    assert {problem.check for problem in found} == {"vram"}
+    assert {problem.id for problem in found} == {"gpus-memory"}
     assert f"has {size}; recipe vllm-nvfp4-cu130 needs 94.7 GiB" in found[0].found
 
 
@@ -105,8 +105,8 @@ def test_cards_are_read_with_their_names_addresses_and_modes() -> None:
 def test_a_gpu_in_mig_mode_is_named_with_the_command_that_turns_it_off() -> None:
     cards = [Card(at, RTX, card.address, mig=at == 2) for at, card in enumerate(CARDS)]
     found = only(problems(changed(BARE, cards=cards)))
-    assert (found.check, found.found) == (
-        "gpus",
+    assert (found.id, found.found) == (
+        "gpus-mig",
         f"GPU 2 ({RTX}, at 0000:61:00.0) is in MIG mode: engines need whole GPUs",
     )
     assert "`nvidia-smi -i 2 -mig 0`" in found.remedy
@@ -120,7 +120,7 @@ def loaded_on_the_h200() -> str | None:
 
 def test_a_driver_that_neither_apt_nor_a_run_file_installed_is_named() -> None:
     found = only(problems(changed(BARE, driver=loaded_on_the_h200())))
-    assert (found.check, found.found.partition(",")[0]) == ("driver", "driver 580.159.04 is loaded")
+    assert (found.id, found.found.partition(",")[0]) == ("driver-unknown", "driver 580.159.04 is loaded")
     assert "`modinfo -n nvidia`" in found.remedy and "reboot" in found.remedy
 
 

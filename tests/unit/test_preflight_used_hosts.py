@@ -27,7 +27,7 @@ def test_an_iommu_that_is_off_costs_cpus_on_a_large_machine() -> None:
     large = changed(BARE, cpus=CpuCount().process([listed.split()[-1]]))
 
     problem = only(problems(large, kernel_args=off))
-    assert problem.check == "kernel"
+    assert problem.id == "kernel-iommu"
     assert problem.found.startswith("amd_iommu=off iommu=off (`kernel_args`), and 256 CPUs")
     assert "iommu=pt" in problem.remedy
     assert problems(changed(large, kernel_arguments=booted), kernel_args=PT) == []
@@ -40,13 +40,13 @@ def test_a_smaller_machine_may_turn_its_iommu_off(cpus: int, refused: bool) -> N
 
 def test_docker_as_a_snap_is_told_with_what_to_do() -> None:
     problem = only(problems(changed(BARE, foreign=["/snap/bin/docker"])))
-    assert (problem.check, "installed as a snap" in problem.found) == ("docker", True)
+    assert (problem.id, "installed as a snap" in problem.found) == ("docker-snap", True)
     assert "`snap remove docker`" in problem.remedy
 
 
 def test_a_driver_from_a_run_file_is_told_with_what_to_do() -> None:
     problem = only(problems(changed(BARE, foreign=["/usr/bin/nvidia-uninstall"])))
-    assert (problem.check, ".run file" in problem.found) == ("driver", True)
+    assert (problem.id, ".run file" in problem.found) == ("driver-run-file", True)
     assert "`nvidia-uninstall` there" in problem.remedy
 
 
@@ -59,8 +59,8 @@ def test_debians_docker_is_replaced_unless_a_container_of_others_runs_in_it() ->
 
     busy = changed(idle, containers=["nextcloud", "pihole"])
     problem = only(problems(busy))
-    assert (problem.check, problem.found) == (
-        "docker",
+    assert (problem.id, problem.found) == (
+        "docker-replaced",
         "Docker CE must replace containerd, docker-buildx, docker-cli, docker.io, runc, which stops running "
         "containers: nextcloud, pihole",
     )
@@ -91,8 +91,8 @@ def test_a_daemon_json_that_cannot_be_merged_into_is_told_before_anything_is_tou
     told = {text: problems(changed(SERVED, daemon_json=text)) for text in (*given, " \n")}
     assert [text for text, found in told.items() if found] == ["{not json"]
     problem = only(told["{not json"])
-    assert (problem.check, problem.found.partition(": ")[0]) == (
-        "docker",
+    assert (problem.id, problem.found.partition(": ")[0]) == (
+        "docker-json",
         "/etc/docker/daemon.json is not a JSON object",
     )
     assert only(problems(changed(SERVED, daemon_json="[]"))).found == "/etc/docker/daemon.json is not a JSON object"
@@ -177,8 +177,8 @@ def test_a_read_only_file_system_is_told_before_anything_is_written_to_it() -> N
     room = {path: Space("/", 1000 * GIB) for path in disk_paths(Settings())}
     facts = changed(BARE, disks={**room, "/srv/models": Space("/srv/models", 1000 * GIB, read_only=True)})
     problem = only(problems(facts))
-    assert (problem.check, problem.found) == (
-        "disk",
+    assert (problem.id, problem.found) == (
+        "disk-read-only",
         "/srv/models is mounted read-only, and checkpoint nvidia/Qwen3.5-397B-A17B-NVFP4 must be written there",
     )
     assert "`mount -o remount,rw /srv/models`" in problem.remedy
@@ -208,7 +208,7 @@ def test_a_chosen_log_driver_that_others_have_options_against_is_told(
     found = problems(changed(SERVED, daemon_json=daemon), docker_log_driver=setting)
     assert bool(found) is refused
     if refused:
-        assert only(found).check == "docker"
+        assert only(found).id == "docker-log-options"
         assert "/etc/docker/daemon.json has options of the log driver " in found[0].found
 
 
@@ -227,7 +227,7 @@ HELD = {"docker-ce": "5:27.5.1-1~debian.13~trixie"}
 )
 def test_a_package_on_hold_that_the_deploy_changes_is_named(held: dict[str, str], told: str) -> None:
     problem = only(problems(changed(BARE, held=held)))
-    assert (problem.check, problem.found) == ("packages", f"held packages that this deploy changes: {told}")
+    assert (problem.id, problem.found) == ("packages-held", f"held packages that this deploy changes: {told}")
     assert f"`apt-mark unhold {' '.join(held)}`" in problem.remedy
 
 
@@ -261,8 +261,8 @@ ANEW = {**GRUB, "/etc/default/grub.d/90-mine.cfg": 'GRUB_CMDLINE_LINUX_DEFAULT="
 def test_a_later_default_file_of_grub_that_drops_our_arguments_is_named() -> None:
     assert problems(changed(BARE, grub_defaults=GRUB)) == []
     problem = only(problems(changed(BARE, grub_defaults=ANEW)))
-    assert (problem.check, problem.found) == (
-        "kernel",
+    assert (problem.id, problem.found) == (
+        "kernel-grub-file",
         "/etc/default/grub.d/90-mine.cfg sets GRUB_CMDLINE_LINUX_DEFAULT anew, without pcie_aspm=off pcie_port_pm=off "
         "(`kernel_args`) of /etc/default/grub.d/60-rigup.cfg",
     )
@@ -273,7 +273,7 @@ def test_a_later_default_file_of_grub_that_drops_our_arguments_is_named() -> Non
 
 def test_a_kernel_without_headers_of_a_known_name_is_told() -> None:
     problem = only(problems(changed(BARE, next_kernel="6.12.9-x64v3-xanmod1")))
-    assert problem.check == "kernel"
+    assert problem.id == "kernel-headers-name"
     assert problem.found.startswith("kernel 6.12.9-x64v3-xanmod1, which boots next, is no kernel of Debian 13")
     assert problems(changed(BARE, next_kernel="6.8.12-9-pve")) == []
     assert problems(changed(BARE, next_kernel="6.12.57+deb13-amd64")) == []
@@ -293,8 +293,8 @@ def room(**mounts: int) -> dict[str, Space]:
 def test_a_boot_partition_without_room_for_an_initramfs_is_told_before_anything_is_installed() -> None:
     full = changed(BARE, disks=room(boot=3 * MIB), initrd_bytes=INITRDS)
     problem = only(problems(full))
-    assert (problem.check, problem.found) == (
-        "disk",
+    assert (problem.id, problem.found) == (
+        "disk-space",
         "/boot has 3 MiB free and needs 64 MiB: 64 MiB for a new initramfs",
     )
     assert problem.remedy.startswith("free 61 MiB there") and "autoremove" in problem.remedy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 
 import gevent
@@ -37,6 +38,9 @@ def test_daemon_json_gets_only_our_keys_and_a_mirror_only_where_there_is_one() -
     assert values["log-driver"] == "journald"
 
 
+TODAY = date(2026, 12, 1)
+
+
 def test_every_unknown_recipe_of_every_host_is_named_at_once() -> None:
     settings = {
         "rig1": Settings(recipe="vllm-nvfp4-cu13"),
@@ -44,7 +48,7 @@ def test_every_unknown_recipe_of_every_host_is_named_at_once() -> None:
         "rig3": Settings(),
     }
     with pytest.raises(InputError) as caught:
-        _check_recipes(settings, CATALOGUE, {})
+        _check_recipes(settings, CATALOGUE, {}, TODAY)
     first, second = str(caught.value).splitlines()
     assert first.startswith("rig1: recipe: there is no recipe 'vllm-nvfp4-cu13': did you mean vllm-nvfp4-cu130")
     assert second == (
@@ -57,9 +61,22 @@ def test_a_recipe_that_would_load_for_minutes_and_not_fit_is_refused() -> None:
     large = CATALOGUE.recipe("vllm-nvfp4-cu130").model_copy(update={"id": "large", "checkpoint": "qwen3.5-397b-fp8"})
     catalog = replace(CATALOGUE, recipes={**CATALOGUE.recipes, "large": large})
     with pytest.raises(InputError) as caught:
-        _check_recipes({"rig1": Settings(recipe="large"), "rig2": Settings()}, catalog, {})
+        _check_recipes({"rig1": Settings(recipe="large"), "rig2": Settings()}, catalog, {}, TODAY)
     assert str(caught.value).startswith("rig1: recipe: recipe large: gpus: does not fit: weights 94.6")
     assert str(caught.value).endswith("use more GPUs, a smaller checkpoint or a shorter context [recipe-memory]")
+
+
+def test_a_waiver_makes_a_finding_about_a_recipe_advice(capsys: pytest.CaptureFixture[str]) -> None:
+    large = CATALOGUE.recipe("vllm-nvfp4-cu130").model_copy(update={"id": "large", "checkpoint": "qwen3.5-397b-fp8"})
+    catalog = replace(CATALOGUE, recipes={**CATALOGUE.recipes, "large": large})
+    waivers = {"recipe-memory": {"reason": "measured by hand", "until": "2026-12-01"}}
+    settings = {"rig1": Settings.from_data({"recipe": "large", "waivers": waivers})}
+    _check_recipes(settings, catalog, {}, TODAY)
+    told = capsys.readouterr().err
+    assert "Advice about recipes; the deploy continues." in told
+    assert "(waived until 2026-12-01: measured by hand)" in told
+    with pytest.raises(InputError, match="the waiver expired on 2026-12-01"):
+        _check_recipes(settings, catalog, {}, TODAY + timedelta(days=1))
 
 
 def test_a_distribution_counts_only_with_a_driver_of_the_wanted_branch() -> None:
