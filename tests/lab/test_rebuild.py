@@ -315,7 +315,7 @@ def test_a_recreated_host_serves_again_from_its_peers_files_once_its_key_is_acce
     node.host.create(machine.Spec(release="trixie", gpus=4, login="ops"))
     refused = node.deploys()
     assert refused.code > 0
-    assert f"`rigup accept {NAME}`" in " ".join(refused.output.split())
+    assert f"rigup accept {NAME}`" in " ".join(refused.output.split())
     accepted = node.rigs.run("rigup", "accept", NAME, "-y")
     assert accepted.code == 0, accepted.output
     lock, answered = node.rigs.lock.read_text(), len(JOURNAL.read_text().splitlines())
