@@ -71,6 +71,12 @@ def below(*roots: str, depth: int = 4) -> Iterator[str]:
             yield from (f"{place}/{name}" for name in (*directories, *files))
 
 
+def is_open(path: str, mode: int) -> bool:
+    """Whether this user can change what is there; in a sticky directory, such as /tmp, nobody changes others' files."""
+    shared = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
+    return not stat.S_ISLNK(mode) and not shared and os.access(path, os.W_OK)
+
+
 def reads(loot: Path) -> None:
     """Look for secrets in files, and in the command lines and environments of all processes."""
     processes = [f"/proc/{name}/{file}" for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()
@@ -91,7 +97,7 @@ def writes(loot: Path) -> None:
     for path in below(*DECIDING):
         tried["write"] += 1
         with contextlib.suppress(OSError):
-            if not stat.S_ISLNK(os.lstat(path).st_mode) and os.access(path, os.W_OK):
+            if is_open(path, os.lstat(path).st_mode):
                 got(loot, "write", path)
 
 
@@ -105,7 +111,7 @@ def lies_in_wait(loot: Path, seen: set[str]) -> None:
                 found = os.lstat(path)
                 if found.st_uid != os.getuid():
                     seen.add(path)
-                    if not stat.S_ISLNK(found.st_mode) and os.access(path, os.W_OK):
+                    if is_open(path, found.st_mode):
                         got(loot, "wait", path)
                 elif path in seen and stat.S_ISREG(found.st_mode) and Path(path).read_bytes() != MINE:
                     got(loot, "wait", f"{path} was written to")

@@ -177,7 +177,8 @@ def test_an_inventory_that_is_not_yaml_is_refused_with_its_line(alone: Rigs) -> 
 
 def test_a_missing_inventory_is_named(alone: Rigs) -> None:
     alone.inventory.unlink()
-    assert f"RIGUP_INVENTORY: {alone.inventory} is not a file" in refused(alone).output
+    wrong = f"{alone.inventory} is not a file: name an inventory file with --inventory or RIGUP_INVENTORY"
+    assert wrong in refused(alone).output
 
 
 def test_what_is_wrong_in_data_is_named(alone: Rigs) -> None:

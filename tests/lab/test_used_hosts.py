@@ -20,7 +20,7 @@ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y loca
 echo 'de_DE.UTF-8 UTF-8' >/etc/locale.gen && locale-gen >/dev/null && echo LANG=de_DE.UTF-8 >/etc/default/locale
 chsh -s /bin/tcsh ops
 for kind in common-session common-session-noninteractive; do
-    echo 'session optional pam_umask.so umask=0077' >>/etc/pam.d/$kind
+    echo 'session optional pam_umask.so nousergroups umask=0077' >>/etc/pam.d/$kind
 done
 printf '[install]\\nuser = true\\n' >/etc/pip.conf
 printf '%s\\n' 'HF_HUB_OFFLINE=1' 'PATH="/opt/tools/bin:$PATH"' >/etc/environment
@@ -91,6 +91,7 @@ def test_everything_in_the_way_is_told_at_once_and_after_the_remedies_one_deploy
         "pyinfra", "inventory/lab.py", "tests/lab/driver_steps.py", "-y", "--data", "driver_branch=610"
     )
     assert older.code == 0, older.output
+    rig.host.reboot()
     rig.host.shell(TROUBLE)
 
     refused = rig.deploy()
