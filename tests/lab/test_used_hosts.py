@@ -35,7 +35,9 @@ printf '{"log-driver": "fluentd", "log-opts": {"fluentd-address": "192.0.2.1:242
 systemctl restart docker
 tar -chP /usr/bin/sleep /lib/x86_64-linux-gnu/libc.so.6 /lib64/ld-linux-x86-64.so.2 | docker import - theirs >/dev/null
 docker run --detach --name=theirs --log-driver=none theirs /usr/bin/sleep infinity >/dev/null
-echo 'docker-compose-plugin hold' | dpkg --set-selections
+mkdir -p /run/c/DEBIAN && printf 'Package: docker-compose-plugin\\nVersion: 2.0.0\\nArchitecture: all\\n\
+Maintainer: x <x@example.org>\\nDescription: an old one\\n' >/run/c/DEBIAN/control
+dpkg-deb -b /run/c /run/c.deb >/dev/null && dpkg -i /run/c.deb >/dev/null && apt-mark hold docker-compose-plugin
 mount -t tmpfs -o size=1m tmpfs /var/cache/apt/archives
 cp -a /boot /run/boot && mount -t tmpfs -o size=$(du -sk /boot | cut -f 1)k,nr_inodes=0 tmpfs /boot
 cp -a /run/boot/. /boot; head -c 1G /dev/zero >/boot/full 2>/dev/null
@@ -43,7 +45,7 @@ mount -t tmpfs -o size=64m tmpfs /mnt && mkdir -p /srv/models /mnt/models && mou
 nvidia-smi -i 1 -mig 1
 """
 REMEDIES = """
-echo 'docker-compose-plugin install' | dpkg --set-selections
+apt-mark unhold docker-compose-plugin
 umount /var/cache/apt/archives /srv/models /mnt
 umount /boot && nvidia-smi -i 1 -mig 0
 """
