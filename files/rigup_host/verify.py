@@ -17,8 +17,16 @@ from rigup_host import checks, http
 from rigup_host.checks import Check, Failed
 
 DOCKER_S = 300
-# Marks a container as one of rigup's.
-LABEL = "--label=rigup.plan=verify"
+# The label marks it as one of rigup's. The host's own log driver may need a server that is not there.
+CONTAINER = (
+    "docker",
+    "run",
+    "--rm",
+    "--label=rigup.plan=verify",
+    "--pull=never",
+    "--network=none",
+    "--log-driver=none",
+)
 
 
 def main(argv: list[str]) -> int:
@@ -57,7 +65,7 @@ def gpu_checks(options: argparse.Namespace) -> list[Check]:
 
 def gpus_in_container(image: str, devices: list[str], count: int) -> str:
     """Count the GPUs in a new container. Raise Failed if they are not `count`."""
-    base = ["docker", "run", "--rm", LABEL, "--pull=never", "--network=none", "--entrypoint=nvidia-smi"]
+    base = [*CONTAINER, "--entrypoint=nvidia-smi"]
     return count_gpus(command([*base, *devices, image, "-L"]), count)
 
 
@@ -67,7 +75,7 @@ def gpus_after_reload(image: str, devices: list[str], count: int) -> str:
     A container made with --gpus loses its GPUs when systemd writes its device cgroup again.
     """
     name = f"rigup-verify-{secrets.token_hex(6)}"
-    base = ["docker", "run", "--detach", "--rm", LABEL, "--pull=never", "--network=none", f"--name={name}"]
+    base = [*CONTAINER, "--detach", f"--name={name}"]
     try:
         command([*base, "--entrypoint=sleep", *devices, image, str(DOCKER_S)])
         command(["systemctl", "daemon-reload"])
