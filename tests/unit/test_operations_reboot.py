@@ -117,10 +117,11 @@ def host(
     boots: Any = (["one"], ["two"]),
     gpus: Any = (GPUS,),
     serving: Any = ([],),
+    hmm: Any = ([f"{HMM}:Y"],),
 ) -> Actor:
     """A host in its readings: prepared, executed, looked at before the reboot, and after it."""
     actor = Actor().answers("uname -r", *kernels).answers("nvidia.ko", *drivers).answers("boot_id", *boots)
-    return actor.answers("nvidia-smi -L", *gpus).answers("list-units", *serving).answers("grep -H ''", [f"{HMM}:Y"])
+    return actor.answers("nvidia-smi -L", *gpus).answers("list-units", *serving).answers("grep -H ''", *hmm)
 
 
 def when_needed(actor: Actor, **arguments: Any) -> Outcome:
@@ -140,6 +141,14 @@ def test_a_needed_reboot_is_proven_by_the_boot_id_and_by_the_gpus() -> None:
     assert (outcome.foreseen, outcome.changed, outcome.failed) == (True, True, False), outcome.told
     assert outcome.ran(ORDER) == 1
     assert "rebooting: the kernel was booted without iommu=pt; the NVIDIA module is not loaded" in outcome.told
+
+
+def test_a_module_option_that_is_not_in_effect_is_worth_a_reboot() -> None:
+    lacking, there = [f"{HMM}:N"], [f"{HMM}:Y"]
+    outcome = when_needed(host(kernels=(READY,), drivers=(LOADED,), hmm=(lacking, lacking, lacking, there)))
+
+    assert (outcome.changed, outcome.failed, outcome.ran(ORDER)) == (True, False, 1), outcome.told
+    assert "nvidia_uvm was loaded without uvm_disable_hmm=1" in outcome.told
 
 
 def test_a_host_that_is_away_for_a_while_is_waited_for() -> None:
