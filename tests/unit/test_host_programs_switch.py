@@ -182,6 +182,7 @@ def test_what_failed_is_known_afterwards_also_where_what_served_before_is_lost_w
 
     record = record_of(rig)
     assert record["last"]["result"] == "lost"
+    assert record["last"]["worse"].startswith("main does not serve after the rollback either: ")
     assert record["failed"]["left"]["b2"]["why"].startswith("came up but failed its verification")
 
 
@@ -196,7 +197,10 @@ def test_what_has_served_is_not_blamed_where_a_start_on_new_input_fails(tmp_path
     done = rig.run("--to=main=a1", "--restart=main")
 
     assert done.returncode == 3, done.stdout + done.stderr
-    assert record_of(rig)["last"]["result"] == "rolled back"
+    last = record_of(rig)["last"]
+    assert last["result"] == "rolled back"
+    # What served was stopped, and for some time nothing answered.
+    assert last["downtime_s"] is not None and "worse" not in last
     assert record_of(rig)["failed"] == {}
 
 
