@@ -26,7 +26,7 @@ from rigup.lock import lockfile, resolve
 from rigup.lock.addresses import ip_of
 from rigup.plan.host import plan_host
 from rigup.plan.peers import Peer, fleet_of, peers_of
-from rigup.preflight.checks import check, warnings
+from rigup.preflight.checks import check
 from rigup.preflight.hardware import nvidia_gpus
 from rigup.preflight.snapshot import HostCheck
 from rigup.ssh.login import login_of_data
@@ -76,11 +76,11 @@ def _contexts_of(hosts: list[Host]) -> dict[str, Context]:
     lock = resolve.ensure(locked, wants, catalog)
     plans = {name: plan_host(name, each, catalog, lock) for name, each in settings.items()}
     facts = on_each(hosts, lambda host: gather(host, systems[host.name], plans[host.name], settings[host.name], lock))
-    checked = [HostCheck(plan, settings[name], facts[name], lock) for name, plan in plans.items()]
-    if problems := [problem for host in checked for problem in check(host, today)]:
+    checked = [check(HostCheck(plan, settings[name], facts[name], lock), today) for name, plan in plans.items()]
+    if problems := [problem for stopping, _ in checked for problem in stopping]:
         raise ProblemsError(problems)
-    if found := [problem for host in checked for problem in warnings(host, today)]:
-        _show(table_of(found, "Warnings; the deploy continues.", color=sys.stderr.isatty()))
+    if known := [problem for _, others in checked for problem in others]:
+        _show(table_of(known, "Warnings; the deploy continues.", color=sys.stderr.isatty()))
     # The whole inventory, even if this run is limited to some hosts.
     fleet = _resolved(
         fleet_of(
@@ -152,7 +152,7 @@ def _with_waiver(finding: Finding, waivers: Mapping[str, Waiver], today: date) -
     return replace(
         finding,
         message=f"{finding.message} ({waiver.note(today)})",
-        advice=finding.advice or today <= waiver.until,
+        advice=finding.advice or waiver.holds(today),
     )
 
 

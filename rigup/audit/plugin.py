@@ -194,7 +194,7 @@ def finding(rig: Subject, check: str, deviation: Deviation) -> dict[str, Any]:
     if waiver is None:
         return {"result": "finding", **values}
     today = datetime.now(UTC).date()
-    return {"result": "finding" if today > waiver.until else "waived", **values, "note": waiver.note(today)}
+    return {"result": "waived" if waiver.holds(today) else "finding", **values, "note": waiver.note(today)}
 
 
 def note(item: pytest.Item, result: str, **more: str) -> Outcome:

@@ -46,11 +46,13 @@ class Waiver(BaseModel):
     reason: Annotated[Line, Field(min_length=8)] = Field(description="Why it is accepted; shown with the finding.")
     until: date = Field(description="Last day of the waiver, such as 2027-01-31.")
 
+    def holds(self, today: date) -> bool:
+        """Return whether the waiver still accepts its finding."""
+        return today <= self.until
+
     def note(self, today: date) -> str:
         """Return what is said about a finding with this waiver."""
-        if today > self.until:
-            return f"the waiver expired on {self.until}: {self.reason}"
-        return f"waived until {self.until}: {self.reason}"
+        return f"{'waived until' if self.holds(today) else 'the waiver expired on'} {self.until}: {self.reason}"
 
 
 class Connection(BaseModel):

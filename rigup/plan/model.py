@@ -135,7 +135,7 @@ class EndpointPlan(Data):
     gpus: Literal["all"] | tuple[int | str, ...]
     gpu_count: int
     vram_mib: int
-    capability: str = "12.0"
+    capability: str
     address: str
     port: int
     public_address: str | None

@@ -42,35 +42,29 @@ WARNINGS = (hardware.slots, software.interrupted, software.cdi)
 """Like CHECKS, for problems that do not stop a deploy."""
 
 
-def check(host: HostCheck, today: date) -> list[Problem]:
-    """Return the problems of one host that no waiver accepts; a deploy may start if there are none."""
-    return [problem for problem in _judged(CHECKS, host, today) if not _is_accepted(problem, host, today)]
+def check(host: HostCheck, today: date) -> tuple[list[Problem], list[Problem]]:
+    """Return the problems of one host that stop a deploy, and what its owner should know nevertheless.
 
-
-def warnings(host: HostCheck, today: date) -> list[Problem]:
-    """Return what the owner of a host should know although a deploy may start: accepted problems, and warnings.
-
-    There are no warnings once an endpoint serves there.
+    The latter are problems that a waiver accepts, and warnings; there are no warnings once an endpoint serves there.
     """
-    accepted = [problem for problem in _judged(CHECKS, host, today) if _is_accepted(problem, host, today)]
-    if host.facts.endpoints.active_units:
-        return accepted
-    return [*accepted, *(each for each in _judged(WARNINGS, host, today) if not _is_accepted(each, host, today))]
+    problems, known = _judged(CHECKS, host, today)
+    if not host.facts.endpoints.active_units:
+        known += _judged(WARNINGS, host, today)[0]
+    return problems, known
 
 
-def _judged(checks: Iterable[Callable[[HostCheck], None]], host: HostCheck, today: date) -> list[Problem]:
-    """Return what the checks find, with what is to be said about its waiver."""
-    host.problems = []
+def _judged(
+    checks: Iterable[Callable[[HostCheck], None]], host: HostCheck, today: date
+) -> tuple[list[Problem], list[Problem]]:
+    """Return what the checks find: first what no waiver accepts, then what one does."""
+    before = len(host.problems)
     for each in checks:
         each(host)
-    return [_with_note(problem, host, today) for problem in host.problems]
-
-
-def _with_note(problem: Problem, host: HostCheck, today: date) -> Problem:
-    waiver = host.settings.waivers.get(problem.id)
-    return replace(problem, found=f"{problem.found} ({waiver.note(today)})") if waiver else problem
-
-
-def _is_accepted(problem: Problem, host: HostCheck, today: date) -> bool:
-    waiver = host.settings.waivers.get(problem.id)
-    return waiver is not None and today <= waiver.until
+    standing, accepted = list[Problem](), list[Problem]()
+    for problem in host.problems[before:]:
+        if waiver := host.settings.waivers.get(problem.id):
+            noted = replace(problem, found=f"{problem.found} ({waiver.note(today)})")
+            (accepted if waiver.holds(today) else standing).append(noted)
+        else:
+            standing.append(problem)
+    return standing, accepted

@@ -14,7 +14,7 @@ from rigup.config.settings import Settings
 from rigup.errors import InputError, Problem, ProblemsError
 from rigup.lock.lockfile import Lock
 from rigup.plan.build import make_plan
-from rigup.preflight.checks import check, warnings
+from rigup.preflight.checks import check
 from rigup.preflight.disk import disk_paths, has_all_files
 from rigup.preflight.network import destinations
 from rigup.preflight.snapshot import DiskFacts, HardwareFacts, HostCheck, HostFacts, NetworkFacts, SystemFacts
@@ -111,7 +111,7 @@ SERVED = changed(
 
 
 def problems(facts: HostFacts, cuda: str | None = "13.0.1", **settings: object) -> list[Problem]:
-    return check(checked(facts, cuda, **settings), TODAY)
+    return check(checked(facts, cuda, **settings), TODAY)[0]
 
 
 def checked(facts: HostFacts, cuda: str | None = "13.0.1", **settings: object) -> HostCheck:
@@ -120,7 +120,7 @@ def checked(facts: HostFacts, cuda: str | None = "13.0.1", **settings: object) -
 
 
 def warned(facts: HostFacts, **settings: object) -> list[Problem]:
-    return warnings(checked(facts, **settings), TODAY)
+    return check(checked(facts, **settings), TODAY)[1]
 
 
 def only(found: list[Problem]) -> Problem:
@@ -534,7 +534,7 @@ PUBLIC = {"endpoints": {"main": {"listen": "192.0.2.20", "allowed_networks": ["1
 
 def public_problems(facts: HostFacts) -> list[Problem]:
     facts = changed(facts, addresses=["192.0.2.20", "2001:db8::20"])
-    return check(HostCheck(plan(**PUBLIC), Settings.from_data(PUBLIC), facts, lock()), TODAY)
+    return check(HostCheck(plan(**PUBLIC), Settings.from_data(PUBLIC), facts, lock()), TODAY)[0]
 
 
 def test_a_public_address_of_this_host_is_fine() -> None:
@@ -543,7 +543,7 @@ def test_a_public_address_of_this_host_is_fine() -> None:
 
 def test_a_public_address_of_another_host_is_a_problem_that_names_this_ones() -> None:
     facts = changed(BARE, addresses=["192.0.2.9"])
-    problem = only(check(HostCheck(plan(**PUBLIC), Settings.from_data(PUBLIC), facts, lock()), TODAY))
+    problem = only(check(HostCheck(plan(**PUBLIC), Settings.from_data(PUBLIC), facts, lock()), TODAY)[0])
     assert problem.found == "192.0.2.20 of endpoint main is not an address of this host"
     assert problem.remedy.endswith("192.0.2.9")
 
