@@ -15,17 +15,17 @@ T = TypeVar("T")
 
 
 class Facts:
-    """Facts that are read in one round trip; `sudo` is whether they are read as root."""
+    """Facts that are read in one round trip."""
 
-    def __init__(self, client: Client, sudo: bool) -> None:
-        self._client, self._sudo = client, sudo
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self._commands: list[Command] = []
         self._results: Mapping[Command, Result] = {}
 
     def add(self, fact: FactBase[T], **arguments: Any) -> Callable[[], T]:
         """Add a fact. Returns a function that returns its value once `read` was called."""
         text = fact.command(**arguments)
-        command = Command(text.get_raw_value() if isinstance(text, StringCommand) else str(text), self._sudo)
+        command = Command(text.get_raw_value() if isinstance(text, StringCommand) else str(text), self._client.sudo)
         self._commands.append(command)
 
         def value() -> T:

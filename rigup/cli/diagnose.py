@@ -71,7 +71,7 @@ def _of_host(target: Target) -> dict[str, Diagnosis]:
     """Diagnose an endpoint, or all of a host, in one round trip. Raises Unreachable."""
     endpoints = [target.endpoint] if target.endpoint else list(target.host.settings.endpoints)
     with Client(target.host) as client:
-        facts = Facts(client, client.sudo)
+        facts = Facts(client)
         journals = {name: facts.add(UnitJournal(), unit=endpoint_unit(name)) for name in endpoints}
         kernel, disks, driver = facts.add(KernelErrors()), facts.add(FullDisks()), facts.add(DriverReport())
         facts.read()

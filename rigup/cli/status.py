@@ -110,7 +110,7 @@ def _look_at(host: Host) -> Status:
     empty: Status = {"error": None, "endpoints": [], "gpus": [], "downloads": [], "audit": None}
     try:
         with Client(host) as client:
-            status = empty | _read(client, client.sudo)
+            status = empty | _read(client)
         # A host may claim anything; what cannot be shown ends only its own row.
         table({"at": datetime.now(UTC).isoformat(), "hosts": {host.name: status}})
         return status
@@ -120,14 +120,14 @@ def _look_at(host: Host) -> Status:
         return empty | {"error": f"it answered something unexpected ({type(error).__name__}: {error})"}
 
 
-def _read(client: Client, sudo: bool) -> Status:
-    first = Facts(client, sudo)
+def _read(client: Client) -> Status:
+    first = Facts(client)
     plan_text = first.add(FileText(), path=PLAN)
     gpus, downloads, daily = first.add(GpuUse()), first.add(Downloads()), first.add(DailyAudit())
     found = first.add(Endpoints())
     first.read()
     endpoints = endpoints_of(plan_text(), found())
-    second = Facts(client, sudo)
+    second = Facts(client)
     facts = [
         (
             endpoint,

@@ -27,7 +27,7 @@ LINE_WIDTH = 300
 Confidence = Literal["certain", "likely"]
 WHY: dict[Confidence, str] = {
     "certain": "certain: the line says so itself",
-    "likely": "likely: inferred from what stands beside it, or from where the log ends",
+    "likely": "likely: inferred from the lines around it, or from where the log ends",
 }
 
 
@@ -159,7 +159,7 @@ def diagnose(log: Iterable[str], also: Iterable[str] = ()) -> Diagnosis:
             found.append((not known.root, at, cause))
             taken |= {at for at in start.evidence if any(re.search(each.line, start.lines[at]) for each in known.log)}
             break
-    # The first in time is the root of the others; a kernel's log may stand below the engine's.
+    # The earliest is the root cause of the others; lines of the kernel may come after those of the engine.
     ordered = [cause for _, _, cause in sorted(found, key=lambda each: each[:2])]
     return Diagnosis(
         [cause for cause in ordered if not cause.fingerprint.symptom],

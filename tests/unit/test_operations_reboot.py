@@ -81,7 +81,7 @@ def test_a_menu_without_the_arguments_stands_against_a_reboot_for_them(menu: tup
 @pytest.mark.parametrize(
     ("running", "following", "why"),
     [
-        # The newer kernel is installed, and the boot loader is told to boot the other one.
+        # The newer kernel is installed, and the boot loader is set to boot the other one.
         (K1, K1, []),
         (K2, K1, []),
         (K1, K2, [f"kernel {K2} is installed, {K1} runs"]),

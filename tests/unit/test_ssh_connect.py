@@ -1,4 +1,4 @@
-"""Connections that fail or are slow: the cause is told, with a remedy, and other hosts go on. Against a real sshd."""
+"""Failed or slow connections report their cause and a remedy, and the other hosts continue. Uses a real sshd."""
 
 from __future__ import annotations
 
