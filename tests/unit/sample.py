@@ -49,3 +49,14 @@ def lock(made: ImageLock | None = None) -> Lock:
 
 def plan(made: ImageLock | None = None, **settings: object) -> Plan:
     return make_plan("rig1", Settings.from_data(settings), CATALOGUE, lock(made), PUBLISHED)
+
+
+# The beginning of a user's recipe, which extends the catalog's recipe `base`.
+OWN = """\
+id: mine
+title: Mine
+extends: {base}
+status: assembled
+tool_calls: unknown
+evidence: [{{source: here, kind: assembled, says: a guess}}]
+"""

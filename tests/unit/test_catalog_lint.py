@@ -12,18 +12,10 @@ from rigup.catalog.loader import Catalog, load_catalog
 from rigup.catalog.memory import fit
 from rigup.catalog.patch import IgnorePatch
 from rigup.errors import InputError
-from tests.unit.sample import CATALOGUE
+from tests.unit.sample import CATALOGUE, OWN
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECIPES = ROOT / "recipes"
-OWN = """\
-id: mine
-title: Mine
-extends: {base}
-status: assembled
-tool_calls: unknown
-evidence: [{{source: here, kind: assembled, says: a guess}}]
-"""
 
 
 def mine(directory: Path, base: str, text: str) -> Catalog:

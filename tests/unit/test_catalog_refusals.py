@@ -13,16 +13,8 @@ from rigup.cli.main import main
 from rigup.config.settings import Settings
 from rigup.errors import InputError
 from tasks.preflight import _check_recipes
-from tests.unit.sample import CATALOGUE
+from tests.unit.sample import CATALOGUE, OWN
 
-OWN = """\
-id: mine
-title: Mine
-extends: {base}
-status: assembled
-tool_calls: unknown
-evidence: [{{source: here, kind: assembled, says: a guess}}]
-"""
 WIDE = """\
 id: Wide
 attention_heads: 96
