@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from lab import machine, world
 from lab.machine import Host
 from tests.lab.rigs import ROOT, Result, Rigs
 
@@ -124,3 +128,20 @@ def lock_trained_weights(rigs: Rigs) -> None:
     for checkpoint in lock["checkpoints"].values():
         del checkpoint["random_weights"]
     rigs.lock.write_text(yaml.safe_dump(lock))
+
+
+@contextmanager
+def bare(name: str, tmp_path_factory: pytest.TempPathFactory, login: str, **settings: Any) -> Iterator[Rig]:
+    """Run a bare lab host whose endpoint will be the stand-in engine; `settings` are added to the host's own."""
+    host = machine.start(name)
+    try:
+        host.reset(release="trixie", gpus=4, login=login)
+        machine.write_known_hosts()
+        copy = project(tmp_path_factory.mktemp("project"))
+        hosts = {name: {**world.connection(host), **settings}}
+        rigs = Rigs(tmp_path_factory.mktemp("inventory"), hosts, world.defaults(), copy)
+        lock_trained_weights(rigs)
+        yield Rig(host, rigs)
+    finally:
+        host.remove()
+        machine.write_known_hosts()

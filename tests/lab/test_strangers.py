@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from lab import machine, network, world
+from lab import network
 from lab.machine import Host
-from lab.settings import GATEWAY, namespace
-from tests.lab.rigs import ROOT, Rigs, status_of
-from tests.lab.standin import Rig, lock_trained_weights, project
+from lab.settings import GATEWAY, host_address, namespace
+from tests.lab.rigs import ROOT, status_of
+from tests.lab.standin import Rig, bare
 
 NAME, STRANGER = "rig18", "rig19"
 USER = "mallory"
@@ -85,19 +85,9 @@ def start_on_host(host: Host) -> None:
 @pytest.fixture(scope="module")
 def rig(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A bare host. Only the control machine may use its endpoint, whose key is planted."""
-    host = machine.start(NAME)
-    try:
-        host.reset(release="trixie", gpus=4, login="ops")
-        machine.write_known_hosts()
-        directory = tmp_path_factory.mktemp("strangers")
-        settings = {**world.connection(host), "endpoints": {"main": {
-            "listen": host.address, "allowed_networks": [f"{GATEWAY}/32"], "port": PORT}}}  # fmt: skip
-        rigs = Rigs(directory, {NAME: settings}, world.defaults(), project(tmp_path_factory.mktemp("project")))
-        lock_trained_weights(rigs)
-        yield Rig(host, rigs)
-    finally:
-        host.remove()
-        machine.write_known_hosts()
+    endpoint = {"listen": host_address(NAME), "allowed_networks": [f"{GATEWAY}/32"], "port": PORT}
+    with bare(NAME, tmp_path_factory, login="ops", endpoints={"main": endpoint}) as rig:
+        yield rig
 
 
 def test_strangers_get_nothing_while_a_host_is_deployed_switched_audited_and_rebuilt(rig: Rig, tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lab import machine, world
-from tests.lab.rigs import Result, Rigs
-from tests.lab.standin import PLANTED, UNIT, Rig, lock_trained_weights, project
+from tests.lab.rigs import Result
+from tests.lab.standin import PLANTED, UNIT, Rig, bare
 
 NAME = "rig10"
 
@@ -46,20 +45,10 @@ LAST_WORDS = {
 
 @pytest.fixture(scope="module")
 def rig(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    directory = tmp_path_factory.mktemp("switch")
-    host = machine.start(NAME)
-    try:
-        host.reset(release="trixie", gpus=4, login="root")
-        machine.write_known_hosts()
-        copy = tmp_path_factory.mktemp("project")
-        rig = Rig(host, Rigs(directory, {NAME: world.connection(host)}, world.defaults(), project(copy)))
-        lock_trained_weights(rig.rigs)
+    with bare(NAME, tmp_path_factory, login="root") as rig:
         result = rig.deploy()
         assert result.code == 0, result.output
         yield rig
-    finally:
-        host.remove()
-        machine.write_known_hosts()
 
 
 def test_a_switch_forth_and_back_stops_serving_only_while_the_engine_loads(rig: Rig) -> None:

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import machine, world
-from tests.lab.rigs import Rigs
-from tests.lab.standin import Rig, lock_trained_weights, project
+from tests.lab.standin import Rig, bare
 from tests.lab.test_refusals import rows
 
 NAME = "rig18"
@@ -54,17 +52,8 @@ umount /boot && nvidia-smi -i 1 -mig 0
 @pytest.fixture
 def rig(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A bare host whose endpoint will be the stand-in engine."""
-    host = machine.start(NAME)
-    try:
-        host.reset(release="trixie", gpus=4, login="ops")
-        machine.write_known_hosts()
-        copy = project(tmp_path_factory.mktemp("project"))
-        rigs = Rigs(tmp_path_factory.mktemp("used"), {NAME: world.connection(host)}, world.defaults(), copy)
-        lock_trained_weights(rigs)
-        yield Rig(host, rigs)
-    finally:
-        host.remove()
-        machine.write_known_hosts()
+    with bare(NAME, tmp_path_factory, login="ops") as rig:
+        yield rig
 
 
 def test_a_login_with_habits_of_its_own_is_served_without_a_remark(rig: Rig) -> None:
