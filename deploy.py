@@ -12,6 +12,7 @@ from tasks.cuda import cuda
 from tasks.docker import docker
 from tasks.driver import driver
 from tasks.gateway import gateway
+from tasks.hardware import hardware
 from tasks.kernel import kernel
 from tasks.model import model
 from tasks.preflight import preflight
@@ -33,6 +34,7 @@ driver(context)
 cuda(context)
 docker(context)
 reboot(context)
+hardware(context)
 config(context)
 serve(context)
 gateway(context)

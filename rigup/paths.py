@@ -21,6 +21,8 @@ PEERS_RUNTIME = "/run/rigup-peers"
 
 PLAN = f"{CONFIG}/plan.json"
 ENDPOINTS = f"{CONFIG}/endpoints"
+HARDWARE = f"{CONFIG}/hardware.json"
+"""Power limits and PCIe settings that a boot loses."""
 GATEWAYS = f"{CONFIG}/gateways"
 FETCH_REQUESTS = f"{CONFIG}/models"
 HUB_TOKEN = f"{CONFIG}/hub-token"
@@ -51,6 +53,7 @@ HOST_CURRENT = f"{HOST_VERSIONS}/current"
 """A link to the version in use."""
 HOST_PROGRAM = f"{HOST_CURRENT}/rigup-host"
 CHECK_ARGS = f"{HOST_CURRENT}/check_args.py"
+CHECK_CARDS = f"{HOST_CURRENT}/check_cards.py"
 FATAL_LINES = f"{LIBRARY}/fatal.json"
 """Log lines after which no start succeeds, for the readiness check."""
 CLIENT = f"{LIBRARY}/client"
@@ -98,6 +101,7 @@ PEERS_UNIT = "rigup-peers.service"
 PEERS_DROP_IN = f"{SYSTEM_UNITS}/{PEERS_UNIT}.d/allow.conf"
 COMMIT_UNIT = "rigup-commit.service"
 AUDIT_UNIT = "rigup-audit.service"
+HARDWARE_UNIT = "rigup-hardware.service"
 AUDIT_TIMER = "rigup-audit.timer"
 APT_UNIT = "rigup-apt.service"
 SWITCH_UNIT = "rigup-switch.service"
@@ -140,6 +144,11 @@ def fetch_progress(instance: str) -> str:
 def verification_of(name: str) -> str:
     """Return the file with the record of a verification. It is in /run, so that a boot removes it."""
     return f"{RUNTIME}/verify-{name}.json"
+
+
+def cards_record(endpoint: str) -> str:
+    """Return the file with the record of what an endpoint's GPUs can do. It outlives a boot, for comparison."""
+    return f"{STATE}/cards-{endpoint}.json"
 
 
 def fetch_unit(instance: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyinfra.api.deploy import deploy
 
 from rigup.diagnosis.explain import fatal_text
-from rigup.operations import files, model, serving, systemd
+from rigup.operations import files, model, serving, systemd, verify
 from rigup.paths import CLIENT, CLIENT_REQUIREMENTS, COMMIT_UNIT, FATAL_LINES, PLAN, SYSTEM_UNITS
 from rigup.render.systemd import commit_unit_text
 from tasks.context import Context
@@ -39,6 +39,8 @@ def serve(context: Context) -> None:
             checkpoint=checkpoint,
             timeout=context.settings.fetch_timeout,
         )
+    for endpoint in endpoints:
+        verify.cards_verified(name=f"Verify the GPUs of {endpoint.name}", endpoint=endpoint, gpus=context.gpus)
     for endpoint in endpoints:
         files.absent(name=f"Remove other units of {endpoint.name}", path=f"{SYSTEM_UNITS}/{endpoint.unit}")
     named = ", ".join(f"{endpoint.recipe} as {endpoint.name}" for endpoint in endpoints)

@@ -8,8 +8,10 @@ from importlib import import_module
 
 # Only the module that was asked for is imported: some need packages that others run without.
 PROGRAMS = {
+    "cards": "cards",
     "drift": "drift",
     "fetch": "fetch.run",
+    "hardware": "hardware",
     "hub-worker": "fetch.hub_worker",
     "smoke": "smoke",
     "switch": "switch.run",

@@ -11,7 +11,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rigup_host import files, systemd
@@ -40,8 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--within", type=float, default=1800, help="seconds for all checks together")
 
 
-def record(what: str, checks: list[Check], options: argparse.Namespace) -> int:
-    """Run the checks and write their record. Return 0 if all passed, otherwise 1."""
+def record(
+    what: str, checks: list[Check], options: argparse.Namespace, figures: Mapping[str, float] | None = None
+) -> int:
+    """Run the checks and write their record, with the figures that they measured, if any.
+
+    Return 0 if all passed, otherwise 1.
+    """
     invocation = invocation_of(options.unit)
     results = run_checks(checks, options.within)
     passed = all(result["ok"] for result in results)
@@ -57,6 +62,8 @@ def record(what: str, checks: list[Check], options: argparse.Namespace) -> int:
         "at": files.now(),
         "checks": results,
     }
+    if figures:
+        found["figures"] = figures
     files.write(options.out, json.dumps(found, indent=2) + "\n")
     return 0 if passed else 1
 

@@ -11,6 +11,7 @@ ROOT = Path(os.environ.get("RIGUP_ROOT", "/"))
 ENVIRONMENT = ROOT / "etc/environment"
 PLAN = ROOT / "etc/rigup/plan.json"
 ENDPOINTS = ROOT / "etc/rigup/endpoints"
+HARDWARE = ROOT / "etc/rigup/hardware.json"
 LEDGER = ROOT / "var/lib/rigup/ledger"
 DAILY_AUDIT = ROOT / "var/lib/rigup/daily-audit.json"
 
@@ -23,5 +24,8 @@ SWITCHES = ROOT / "var/lib/rigup/switch.json"
 COMMIT = ROOT / "var/lib/rigup/commit.json"
 SWITCH_LOCK = ROOT / "run/rigup/switch.lock"
 SWITCH_UNDER_WAY = ROOT / "run/rigup/switch.json"
+
+HARDWARE_BEFORE = ROOT / "run/rigup/hardware-before.json"
+PCI_DEVICES = ROOT / "sys/bus/pci/devices"
 
 FETCH_HOME = ROOT / "var/lib/rigup-fetch"

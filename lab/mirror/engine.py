@@ -11,8 +11,13 @@ import zipfile
 from io import BytesIO
 from pathlib import Path
 
+from lab import cuda
+
 PLACE = "/usr/lib/lab-engine"
 """The tree's path on a host; no package uses it."""
+
+# Where the wheel is installed: the directory of the file with this line.
+DIRECTORY = "os.path.join(sitedir, 'lab_cuda')"
 
 _ENGINE = Path(__file__).parents[1] / "engine"
 _LOCK = _ENGINE / "requirements.lock"
@@ -42,7 +47,8 @@ def wheel() -> tuple[str, bytes]:
     metadata += [f"Requires-Dist: {project}=={locked(project)}" for project in _FROM_PYPI]
     files = {f"lab_engine/{path.name}": path.read_bytes() for path in sorted(_ENGINE.glob("*.py"))}
     files |= {
-        "lab_engine.pth": f"{PLACE}\n".encode(),
+        "lab_engine.pth": f"{PLACE}\n{cuda.path_line(DIRECTORY)}".encode(),
+        "lab_cuda/torch.py": cuda.TORCH.read_bytes(),
         f"{info}/METADATA": ("\n".join(metadata) + "\n").encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: lab\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/entry_points.txt": b"[console_scripts]\nvllm = lab_engine.entrypoint:main\n",

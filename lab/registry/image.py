@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import locking
+from lab import cuda, locking
 from lab.registry import base, tree
 from lab.registry.client import INDEX_TYPE, MANIFEST_TYPE, Registry
 from lab.registry.layers import LAYER_TYPE, Blob, of_bytes, of_file, write_files, write_tree
@@ -96,7 +96,7 @@ def exclusive() -> Iterator[None]:
 
 def _engine_files() -> dict[str, tuple[bytes, int]]:
     modules = {f"{tree.PLACE}/lab_engine/{path.name}": (path.read_bytes(), 0o644) for path in ENGINE.glob("*.py")}
-    return {"usr/local/bin/vllm": (COMMAND, 0o755), **modules}
+    return {"usr/local/bin/vllm": (COMMAND, 0o755), **modules, **cuda.image_files()}
 
 
 def known_options(fork: str | None) -> str:
@@ -108,7 +108,7 @@ def known_options(fork: str | None) -> str:
 def _sglang_files(fork: str | None) -> dict[str, tuple[bytes, int]]:
     files = {path.name: (path.read_bytes(), 0o644) for path in (*SGLANG.glob("*.py"), ENGINE / "gpus.py")}
     files["known.json"] = (known_options(fork).encode(), 0o644)
-    return {f"{tree.PLACE}/sglang/{name}": file for name, file in files.items()}
+    return {f"{tree.PLACE}/sglang/{name}": file for name, file in files.items()} | cuda.image_files()
 
 
 def config(layers: list[Blob], offer: Offer = OFFERS[0]) -> dict[str, Any]:
@@ -188,7 +188,8 @@ def _layers(registry: Registry, offer: Offer) -> list[Blob]:
     if offer.engine == "sglang":
         return [_debian(registry), _files(registry, _sglang_files(offer.fork))]
     if offer.engine == "standin":
-        return [_debian(registry), _files(registry, {offer.entrypoint[1].lstrip("/"): (STANDIN.read_bytes(), 0o644)})]
+        files = {offer.entrypoint[1].lstrip("/"): (STANDIN.read_bytes(), 0o644), **cuda.image_files()}
+        return [_debian(registry), _files(registry, files)]
     launcher = {"usr/local/bin/python3": (LAUNCHER, 0o755)}
     return _vllm(registry) + ([] if offer.entrypoint else [_files(registry, launcher)])
 

@@ -40,6 +40,7 @@ STEPS = (
     "driver",
     "cuda",
     "docker",
+    "hardware",
     "model",
     "config",
     "serve",

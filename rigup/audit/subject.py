@@ -25,7 +25,7 @@ from rigup.plan.model import Plan
 from rigup.ssh import testinfra_backend
 from rigup.text import from_json
 
-GPU_FIELDS = ("name", "driver_version", "persistence_mode")
+GPU_FIELDS = ("name", "driver_version", "persistence_mode", "pci.device_id", "index", "uuid", "power.limit")
 
 CONFINED = {
     "CapabilityBoundingSet": "",
@@ -141,12 +141,17 @@ class Subject:
         return self.output("uname -r")
 
     @cached_property
+    def gpu_paths(self) -> list[str]:
+        """The directory in sysfs of each NVIDIA display or 3D controller, with or without a driver."""
+        listed = self.output("grep -lx 0x10de /sys/bus/pci/devices/*/vendor").splitlines()
+        classes = self.output("grep -l '^0x03' /sys/bus/pci/devices/*/class").splitlines()
+        found = {path.removesuffix("/vendor") for path in listed} & {path.removesuffix("/class") for path in classes}
+        return self.output(f"readlink -f {' '.join(['/dev/null', *sorted(found)])}").splitlines()[1:]
+
+    @property
     def gpus_on_the_bus(self) -> int:
         """The number of NVIDIA display and 3D controllers, with or without a driver."""
-        listed = self.output(
-            "cd /sys/bus/pci/devices && for d in *; do cat $d/vendor $d/class | tr '\\n' ' '; echo; done"
-        )
-        return sum(line.startswith("0x10de 0x03") for line in listed.splitlines())
+        return len(self.gpu_paths)
 
     def output(self, command: str, *arguments: str) -> str:
         """Return what a command prints, without surrounding whitespace; nothing if it fails."""

@@ -34,6 +34,7 @@ FINDINGS: Mapping[str, bool] = {
     "gpus-capability": AT_OWN_RISK,
     "gpus-memory": AT_OWN_RISK,
     "gpus-mig": CANNOT_WORK,
+    "gpus-power": CANNOT_WORK,
     "gpus-lanes": AT_OWN_RISK,
     "gpus-bar1": AT_OWN_RISK,
     "memory-size": AT_OWN_RISK,

@@ -19,6 +19,7 @@ from rigup.config.types import (
     CudaToolkit,
     DriverBranch,
     Fingerprint,
+    GpuPower,
     HostPath,
     Identifier,
     KernelArg,
@@ -127,6 +128,17 @@ class Settings(BaseModel):
     sysctl: dict[SysctlKey, SysctlValue] = Field(
         {"kernel.numa_balancing": 0, "vm.swappiness": 1},
         description="Kernel settings; those that a kernel lacks are skipped. Page migration and swap stall serving.",
+    )
+
+    gpu_power: GpuPower = Field(
+        {},
+        description="Power limit of the GPUs in watts, such as 450, or by number or UUID: `{0: 450, 1: 300}`; set at "
+        "each boot. Without it, the cards' own.",
+    )
+    acs: Bool = Field(
+        True,
+        description="`off` clears PCIe access control (ACS) above the GPUs at each boot, so that they copy to each "
+        "other directly. Not on hosts that pass devices to untrusted virtual machines.",
     )
 
     docker_version: Version | None = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -129,6 +130,23 @@ def _line(value: str) -> str:
     return value
 
 
+def _gpu_power(value: Any) -> Any:
+    if value is None:
+        return {}
+    limits = {"all": value} if isinstance(value, int) else value
+    if isinstance(value, bool) or not isinstance(limits, Mapping):
+        raise complaint(f"{value!r} is not a power limit", "write watts, such as 450, or {0: 450, 1: 300} by GPU")
+    for gpu, watts in limits.items():
+        if gpu != "all" and not GPU_UUID.fullmatch(str(gpu)) and not re.fullmatch(r"[0-9]{1,3}", str(gpu)):
+            raise complaint(
+                f"{gpu!r} is not a GPU number or UUID", "for example {0: 450, 1: 300}; nvidia-smi -L has them"
+            )
+        # The lowest limit of any supported card, and more than any of them takes.
+        if isinstance(watts, bool) or not isinstance(watts, int) or not 50 <= watts <= 1500:
+            raise complaint(f"{watts!r} is not a power limit", "write whole watts within the card's range, such as 450")
+    return {str(gpu): watts for gpu, watts in limits.items()}
+
+
 # In pydantic's lax mode `true` is a number, and so is "8000"; whoever writes those means something else.
 Int = Annotated[int, Strict()]
 Bool = Annotated[bool, Strict()]
@@ -146,6 +164,7 @@ Address = Annotated[
 CudaToolkit = Annotated[str | None, BeforeValidator(_cuda_toolkit)]
 DriverBranch = Annotated[Int, AfterValidator(_driver_branch)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
+GpuPower = Annotated[dict[str, int], BeforeValidator(_gpu_power)]
 Gpus = Annotated[Literal["all"] | tuple[int | str, ...], BeforeValidator(_gpus)]
 HostPath = Annotated[str, AfterValidator(_host_path)]
 Identifier = Annotated[

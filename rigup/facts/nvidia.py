@@ -130,6 +130,44 @@ class CdiDevices(FactBase[list[str]]):
 
 
 @dataclass(frozen=True)
+class PowerLimit(Value):
+    """The power limit of one GPU in watts."""
+
+    index: int
+    uuid: str
+    watts: float
+
+    def wanted(self, limits: Mapping[str, int]) -> int | None:
+        """Return the configured limit of this GPU, by UUID, by index, or for `all`; None if there is none."""
+        return limits.get(self.uuid, limits.get(str(self.index), limits.get("all")))
+
+
+def parse_power_limits(lines: list[str]) -> list[PowerLimit]:
+    """Parse `nvidia-smi --query-gpu`, without its error messages. Cards without limits say `[N/A]`."""
+    rows = [[cell.strip() for cell in line.split(",")] for line in lines]
+    return [
+        PowerLimit(int(index), uuid, float(watts))
+        for index, uuid, watts in (row for row in rows if len(row) == 3 and row[0].isdigit())
+        if watts.replace(".", "", 1).isdigit()
+    ]
+
+
+class GpuPower(FactBase[list[PowerLimit]]):
+    """The power limits of the GPUs."""
+
+    @staticmethod
+    def default() -> list[PowerLimit]:
+        return []
+
+    def command(self) -> str:
+        return "nvidia-smi --query-gpu=index,uuid,power.limit --format=csv,noheader,nounits 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> list[PowerLimit]:
+        return parse_power_limits(output)
+
+
+@dataclass(frozen=True)
 class GpuUseValue(Value):
     """Memory of one GPU in MiB, and its utilization in percent; None if the card does not report it."""
 

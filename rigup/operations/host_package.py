@@ -34,7 +34,11 @@ LAUNCHER = "rigup-host"
 @cache
 def package_files(directory: Path = FILES) -> Mapping[str, bytes]:
     """Return the content of each file of the host programs, by its path relative to the version's directory."""
-    paths = [directory / LAUNCHER, directory / "check_args.py", *sorted((directory / "rigup_host").rglob("*.py"))]
+    paths = [
+        directory / LAUNCHER,
+        *sorted(directory.glob("check_*.py")),
+        *sorted((directory / "rigup_host").rglob("*.py")),
+    ]
     return {path.relative_to(directory).as_posix(): path.read_bytes() for path in paths}
 
 

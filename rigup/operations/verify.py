@@ -10,13 +10,33 @@ from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
+from rigup.facts.endpoints import Endpoints, EndpointsValue
 from rigup.facts.serving import Verification, VerificationValue
 from rigup.operations._host import Commands, run, work
 from rigup.operations._units import excerpt, show
 from rigup.operations._wait import say
-from rigup.paths import DOCKER_UNIT, HOST_PROGRAM, verification_of
+from rigup.paths import DOCKER_UNIT, HOST_PROGRAM, PERSISTENCED_UNIT, cards_record, verification_of
 from rigup.plan.model import EndpointPlan
-from rigup.render.verify import gpus_verification, result_arguments, verify_argv
+from rigup.render.verify import cards_digest, check_cards_argv, gpus_verification, result_arguments, verify_argv
+
+
+@operation()
+def cards_verified(endpoint: EndpointPlan, gpus: int) -> Commands:
+    """Verify that the GPUs of `endpoint` compute, keep and copy data correctly, before an engine uses them.
+
+    It is done once for an image and its cards, and again after a boot, but only on a host that serves nothing: it needs
+    the memory of the cards.
+
+    + gpus: how many GPUs the host has
+    """
+    endpoints: EndpointsValue = host.get_fact(Endpoints)
+    if endpoints.active:
+        host.noop("an endpoint uses the GPUs")
+        return
+    path, digest = cards_record(endpoint.name), cards_digest(endpoint)
+    yield from _recorded(
+        f"the GPUs of {endpoint.name}", path, PERSISTENCED_UNIT, digest, check_cards_argv(endpoint, gpus)
+    )
 
 
 @operation()
@@ -44,7 +64,11 @@ def verified(endpoint: EndpointPlan, gpus: int) -> Commands:
 
 
 def _verified(name: str, unit: str, digest: str, argv: Sequence[str]) -> Commands:
-    verification: VerificationValue = host.get_fact(Verification, path=verification_of(name), unit=unit)
+    yield from _recorded(name, verification_of(name), unit, digest, argv)
+
+
+def _recorded(name: str, path: str, unit: str, digest: str, argv: Sequence[str]) -> Commands:
+    verification: VerificationValue = host.get_fact(Verification, path=path, unit=unit)
     if verification.holds(digest):
         host.noop(f"verified at {verification.record.get('at')}")
         return

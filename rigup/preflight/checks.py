@@ -22,6 +22,7 @@ CHECKS = (
     software.daemon_json,
     hardware.gpus,
     hardware.mig,
+    hardware.power,
     hardware.memory,
     disk.disk,
     disk.own_disk,

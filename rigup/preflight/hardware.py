@@ -161,6 +161,31 @@ def mig(host: HostCheck) -> None:
             )
 
 
+def power(host: HostCheck) -> None:
+    """Check that the GPUs accept their power limits."""
+    uuids = {number: uuid for uuid, number in host.facts.hardware.gpu_indices.items()}
+    limits = host.settings.gpu_power
+    cards = nvidia_gpus(host.facts.hardware.pci)
+    for index, card in enumerate(cards):
+        watts = limits.get(uuids.get(index, ""), limits.get(str(index), limits.get("all")))
+        known = CARDS[card.device].watts if card.device in CARDS else None
+        if watts is not None and known and not known[0] <= watts <= known[1]:
+            host.problem(
+                "gpus-power",
+                f"{watts} W (`gpu_power`) for the GPU at {card.address}; the {CARDS[card.device].name} accepts "
+                f"{known[0]} to {known[1]} W",
+                "choose a limit within the range of each card: `gpu_power` may name cards, such as {0: 450, 1: 300}",
+            )
+    unknown = [gpu for gpu in limits if gpu.isdigit() and int(gpu) >= len(cards)]
+    unknown += [gpu for gpu in limits if uuids and gpu.startswith("GPU-") and gpu not in uuids.values()]
+    if unknown:
+        host.problem(
+            "gpus-power",
+            f"`gpu_power` names {', '.join(unknown)}; the host has {len(cards)} GPUs",
+            "correct gpu_power: `nvidia-smi -L` lists them",
+        )
+
+
 def slots(host: HostCheck) -> None:
     """Warn about slow slots. Software cannot fix them, and some rigs are built that way: they serve, but slower."""
     narrow: dict[tuple[int, int], list[str]] = {}

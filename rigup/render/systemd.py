@@ -157,6 +157,11 @@ def nftables_text() -> str:
     return filled("nftables.conf.j2")
 
 
+def hardware_unit_text() -> str:
+    """Return the text of the unit that sets what a boot or a reloaded driver forgets."""
+    return filled("rigup-hardware.service.j2")
+
+
 def audit_service_text() -> str:
     """Return the unit of the daily audit."""
     return filled("rigup-audit.service.j2")

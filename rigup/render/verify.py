@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 from rigup.catalog.apply_patches import TEMPLATE
-from rigup.paths import CHECK_ARGS, CLIENT, DOCKER, HOST_PROGRAM, verification_of
+from rigup.paths import (
+    CHECK_ARGS,
+    CHECK_CARDS,
+    CLIENT,
+    DOCKER,
+    HOST_PROGRAM,
+    PERSISTENCED_UNIT,
+    cards_record,
+    verification_of,
+)
 from rigup.plan.model import EndpointPlan, Mount
 from rigup.render.docker import device_arguments, mount_arguments
 from rigup.render.systemd import USER, binds, start_seconds
@@ -29,16 +38,44 @@ def check_args_argv(endpoint: EndpointPlan) -> list[str]:
         python = f"{PurePath(endpoint.argv[0]).parent}/python3"
         # systemd expands variables in the arguments of a transient unit, too.
         return [*_confined(endpoint, mounts), "--", python, *(word.replace("$", "$$") for word in words)]
+    return [*_container(endpoint, CHECK_ARGS, mount_arguments(mounts)), endpoint.image, *words]
+
+
+def check_cards_argv(endpoint: EndpointPlan, gpus: int) -> list[str]:
+    """Return the command that verifies the endpoint's GPUs with the PyTorch and the settings of its engine.
+
+    `gpus` is how many the host has.
+    """
+    count = gpus if endpoint.gpus == "all" else len(endpoint.gpus)
+    argv = [HOST_PROGRAM, "cards", f"--out={cards_record(endpoint.name)}", f"--unit={PERSISTENCED_UNIT}"]
+    argv += [f"--digest={cards_digest(endpoint)}", f"--gpus={count}"]
+    if endpoint.env.get("NCCL_P2P_DISABLE") == "1":
+        argv.append("--no-p2p")
+    if endpoint.image is None:
+        python = f"{PurePath(endpoint.argv[0]).parent}/python3"
+        return [*argv, "--", *_confined(endpoint, []), "--", python, CHECK_CARDS]
+    name = f"rigup-cards-{endpoint.name}"
+    # NCCL's processes share memory. The CPU's side of a copy is locked in memory.
+    more = [f"--name={name}", "--ipc=host", *(f"--ulimit={limit}={value}" for limit, value in endpoint.ulimits.items())]
+    run = _container(endpoint, CHECK_CARDS, more)
+    return [*argv, f"--container={name}", "--", *run, endpoint.image, CHECK_CARDS]
+
+
+def cards_digest(endpoint: EndpointPlan) -> str:
+    """Return what a verification of GPUs is about: an engine's libraries, and which cards."""
+    engine = endpoint.image or (endpoint.venv.path if endpoint.venv else "")
+    return f"{engine} {endpoint.gpus if endpoint.gpus == 'all' else ','.join(map(str, endpoint.gpus))}"
+
+
+def _container(endpoint: EndpointPlan, program: str, more: Iterable[str]) -> list[str]:
+    """Return the start of a command that runs `program` in a throwaway container with the endpoint's GPUs."""
     arguments = [DOCKER, "run", "--rm", "--pull=never", "--log-driver=none", "--network=none"]
     arguments.append(f"--label=rigup.plan={endpoint.digest}")
     arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
     # vLLM detects its platform from the GPUs.
-    arguments += [*device_arguments(endpoint), *mount_arguments(mounts)]
-    arguments += [
-        f"--mount=type=bind,source={CHECK_ARGS},target={CHECK_ARGS},readonly",
-        f"--env-file={endpoint.env_file}",
-    ]
-    return [*arguments, "--entrypoint=python3", endpoint.image, *words]
+    arguments += [*device_arguments(endpoint), *more]
+    arguments += [f"--mount=type=bind,source={program},target={program},readonly", f"--env-file={endpoint.env_file}"]
+    return [*arguments, "--entrypoint=python3"]
 
 
 def _confined(endpoint: EndpointPlan, mounts: Iterable[Mount]) -> list[str]:

@@ -40,7 +40,7 @@ def test_base_packages(rig: Subject) -> None:
 
 def programs() -> dict[str, str]:
     """Return mode, owner and SHA-256 of each file of this version's host programs."""
-    files = [FILES / "rigup-host", FILES / "check_args.py", *(FILES / "rigup_host").rglob("*.py")]
+    files = [FILES / "rigup-host", *FILES.glob("check_*.py"), *(FILES / "rigup_host").rglob("*.py")]
     sums = {path.relative_to(FILES).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     directories = {path.parent.relative_to(FILES).as_posix() for path in files} - {"."}
     return {path: f"{'755' if path == 'rigup-host' else '644'} root:root {digest}" for path, digest in sums.items()} | {

@@ -9,8 +9,6 @@ from rigup.distros.driver import PREFERENCES, conflicting
 from rigup.paths import APT_CUDA_PREFERENCES, PERSISTENCED_DROP_IN
 from rigup.templates import filled
 
-NAME = "RTX PRO 6000"
-
 
 @check("critical", "driver_branch", "driver_version")
 def test_driver_packages(rig: Subject) -> None:
@@ -75,10 +73,8 @@ def test_driver_open_module(rig: Subject) -> None:
 
 @check("critical", repair=("driver", "reboot"))
 def test_driver_gpus(rig: Subject) -> None:
-    """The driver must see every GPU on the PCI bus, and know its name."""
-    names = rig.gpus("name")
-    expect(f"{rig.gpus_on_the_bus} GPUs", f"{len(names)} GPUs")
-    expect_none(f"{NAME} cards", [name for name in names if NAME not in name])
+    """The driver must see every GPU on the PCI bus."""
+    expect(f"{rig.gpus_on_the_bus} GPUs", f"{len(rig.gpus('name'))} GPUs")
 
 
 @check("major", "persistence", repair=("driver", "reboot"))

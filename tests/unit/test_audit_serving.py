@@ -83,7 +83,7 @@ def units() -> dict[str, str]:
 
 def programs() -> str:
     """What sha256sum and find say of host programs that are this version's."""
-    files = [FILES / "rigup-host", FILES / "check_args.py", *(FILES / "rigup_host").rglob("*.py")]
+    files = [FILES / "rigup-host", *FILES.glob("check_*.py"), *(FILES / "rigup_host").rglob("*.py")]
     listed = [f"{sha256(path.read_bytes())}  ./{path.relative_to(FILES)}" for path in files]
     listed += [f"{755 if path.suffix == '' else 644} root:root f ./{path.relative_to(FILES)}" for path in files]
     listed += [f"755 root:root d ./rigup_host{below}" for below in ("", "/fetch", "/switch")]

@@ -45,6 +45,24 @@ def test_the_cuda_toolkit_can_be_turned_off_in_yaml_and_in_data(off: object) -> 
     assert Settings.from_data({"cuda_toolkit": off}).cuda_toolkit is None
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (450, {"all": 450}),
+        ({0: 450, "1": 300}, {"0": 450, "1": 300}),
+        ({f"GPU-{'0' * 8}-0000-0000-0000-{'0' * 12}": 300}, {f"GPU-{'0' * 8}-0000-0000-0000-{'0' * 12}": 300}),
+        (None, {}),
+    ],
+)
+def test_a_power_limit_is_for_all_gpus_or_for_some(written: object, meant: dict[str, int]) -> None:
+    assert Settings.from_data({"gpu_power": written}).gpu_power == meant
+
+
+@pytest.mark.parametrize("wrong", [True, "450", 45, 4500, 450.5, [450], {"first": 450}, {0: "450"}, {-1: 450}])
+def test_what_is_no_power_limit_is_refused_with_an_example(wrong: object) -> None:
+    assert "gpu_power: " in refused({"gpu_power": wrong}) and "450" in refused({"gpu_power": wrong})
+
+
 def test_the_cuda_toolkit_may_be_written_with_a_dot() -> None:
     assert Settings.from_data({"cuda_toolkit": "13.3"}).cuda_toolkit == "13-3"
 

@@ -18,10 +18,15 @@ from tests.unit.host_world import FILES, LAUNCH
 KNOWN = dict(vars(paths))
 
 
-def test_what_both_name_is_the_same_and_only_the_switchs_own_files_are_unknown_to_rigup() -> None:
+def test_what_both_name_is_the_same_and_only_the_programs_own_files_are_unknown_to_rigup() -> None:
     named = {name: str(path) for name, path in vars(on_host).items() if name.isupper() and name != "ROOT"}
     assert Path("/") == on_host.ROOT
-    assert {name for name in named if name not in KNOWN} == {"SWITCH_LOCK", "SWITCH_UNDER_WAY"}
+    assert {name for name in named if name not in KNOWN} == {
+        "HARDWARE_BEFORE",
+        "PCI_DEVICES",
+        "SWITCH_LOCK",
+        "SWITCH_UNDER_WAY",
+    }
     assert {name: KNOWN[name] for name in named if name in KNOWN} == {
         name: named[name] for name in named if name in KNOWN
     }

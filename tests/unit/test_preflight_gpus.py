@@ -149,3 +149,14 @@ def test_a_module_that_stays_loaded_after_its_packages_went_is_no_driver() -> No
     module = ["/lib/modules/6.12.57+deb13-amd64/updates/dkms/nvidia.ko.xz", "595.71.05"]
     assert _kept_driver(DriverState().process([version, *module])) == "595.71.05"
     assert _kept_driver(DriverState().process(module)) is None
+
+
+def test_a_power_limit_outside_a_cards_range_is_refused_and_within_it_is_not() -> None:
+    assert problems(BARE, gpu_power=450) == []
+    found = problems(BARE, gpu_power={0: 450, 3: 620})
+    assert [problem.found for problem in found] == [
+        "620 W (`gpu_power`) for the GPU at 0000:81:00.0; the RTX PRO 6000 Blackwell Workstation Edition accepts 150 "
+        "to 600 W"
+    ]
+    absent = only(problems(BARE, gpu_power={4: 450}))
+    assert (absent.id, absent.found) == ("gpus-power", "`gpu_power` names 4; the host has 4 GPUs")

@@ -50,7 +50,8 @@ DRIFTS = (
     Drift(
         "a unit stopped",
         "systemctl stop nvidia-persistenced.service",
-        ("reboot | Apply the settings of the persistence daemon",),
+        # The unit of the GPUs' settings stops and starts with it.
+        ("reboot | Apply the settings of the persistence daemon", "hardware | Apply the GPUs' settings"),
     ),
     Drift(
         "a virtual environment half installed",
