@@ -147,6 +147,8 @@ def when_needed(
         kernel, driver, _ = _state_now(host, options)
         listed = "; ".join(why)
         if blocking := obstacles(kernel, driver, kernel_args):
+            if kernel.boots_next not in driver.on_disk and (error := _build_error(host)):
+                blocking.append(f"DKMS's last build failed with: {error}")
             raise OperationError(
                 f"{host.name} needs a reboot ({listed}), but {'; '.join(blocking)}. Fix that and run again."
             )
@@ -194,6 +196,13 @@ def _state_now(
         read_now(host, DriverState),
         read_now(host, ModuleParameters, sorted(options)),
     )
+
+
+def _build_error(host: Host) -> str:
+    """Return the compiler's first error in the logs that DKMS keeps of failed builds; empty without one."""
+    # A successful build moves its log elsewhere (dkms(8), /var/lib/dkms/MODULE/VERSION/build).
+    lines = run(host, "grep -hm1 -e ' error: ' -- /var/lib/dkms/*/*/build/make.log 2>/dev/null").lines
+    return lines[0].strip() if lines else ""
 
 
 def _left_by_last(host: Host) -> set[str]:

@@ -240,6 +240,20 @@ def test_what_stands_against_a_reboot_is_told_and_nothing_is_rebooted(changes: d
     assert outcome.ran(ORDER) == 0
 
 
+def test_a_module_that_did_not_build_comes_with_the_compilers_first_error() -> None:
+    # As gcc said it of driver 550.163.01 on Debian's 6.1.0-57.
+    error = (
+        "/var/lib/dkms/nvidia/550.163.01/build/nvidia/nv-pci.c:219:9: error: too few arguments to function "
+        "'pci_resize_resource'"
+    )
+    outcome = when_needed(host(drivers=([],)).answers("make.log", [error, "/var/lib/dkms/other.c:1:1: error: x"]))
+
+    assert outcome.failed
+    assert f"no NVIDIA module for kernel {K1}" in outcome.told
+    assert f"DKMS's last build failed with: {error}. Fix that" in outcome.told
+    assert outcome.ran(ORDER) == 0
+
+
 SERVES = ["llm@main.service loaded active running x"]
 NEWER = [K1, "BOOT_IMAGE=x quiet iommu=pt", f"/boot/initrd.img-{K2}", f"/boot/vmlinuz-{K1}", f"/boot/vmlinuz-{K2}"]
 

@@ -17,7 +17,11 @@ def one_rig(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     host = machine.start(NAME, release="trixie", login="ops")
     host.reset()
     machine.write_known_hosts()
-    rigs = Rigs(tmp_path_factory.mktemp("one_rig"), {NAME: {**world.connection(host), "gpu_power": 500, "acs": False}}, world.defaults())
+    rigs = Rigs(
+        tmp_path_factory.mktemp("one_rig"),
+        {NAME: {**world.connection(host), "gpu_power": 500, "acs": False}},
+        world.defaults(),
+    )
     rigs.write()
     rig = OneRig(host, rigs)
     try:
