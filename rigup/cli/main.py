@@ -10,6 +10,7 @@ from rigup.cli import (
     accept,
     audit,
     check,
+    connect,
     diagnose,
     key,
     lock,
@@ -27,7 +28,23 @@ from rigup.cli._terminal import safe_streams
 from rigup.errors import RigupError
 
 # In the order of the help.
-COMMANDS = (plan, audit, status, report, recipes, check, show, lock, update, models, key, diagnose, accept, settings)
+COMMANDS = (
+    plan,
+    audit,
+    status,
+    report,
+    recipes,
+    check,
+    show,
+    lock,
+    update,
+    models,
+    key,
+    connect,
+    diagnose,
+    accept,
+    settings,
+)
 
 EXIT_CODES = (
     "Exit codes: 0 success, 1 failure (including wrong usage). 2 is a result: changes are pending (`plan`), the audit "
