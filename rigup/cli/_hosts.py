@@ -55,6 +55,16 @@ def find_target(inventory: Inventory, word: str) -> Target:
     return Target(host, endpoint)
 
 
+def find_endpoint(inventory: Inventory, word: str) -> tuple[Host, str]:
+    """Find the host and the endpoint that HOST/ENDPOINT names, or HOST where it has only one. Raises RigupError."""
+    target = find_target(inventory, word)
+    endpoints = target.host.settings.endpoints
+    if target.endpoint is None and len(endpoints) > 1:
+        names = ", ".join(f"{target.host.name}/{name}" for name in endpoints)
+        raise RigupError(f"{target.host.name} has several endpoints", f"name one: {names}")
+    return target.host, target.endpoint or next(iter(endpoints))
+
+
 def find_host(inventory: Inventory, word: str) -> Host:
     """Find the host that HOST names, for commands about whole hosts. Raises RigupError, also for HOST/ENDPOINT."""
     target = find_target(inventory, word)

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 
-from rigup.cli._hosts import Target, add_inventory, find_target, read_inventory
+from rigup.cli._hosts import add_inventory, find_endpoint, read_inventory
 from rigup.cli._parser import Commands
 from rigup.config.inventory import Host
 from rigup.errors import RigupError
@@ -31,32 +31,24 @@ def register(commands: Commands) -> None:
 
 def _key(options: argparse.Namespace) -> int:
     """Run `rigup key`. Raises RigupError if there is no key."""
-    target = find_target(read_inventory(options), options.target)
-    key = _read(target.host, _endpoint_of(target))
+    key = read_key(*find_endpoint(read_inventory(options), options.target))
     print(f"Authorization: Bearer {key}" if options.header else key)
     if sys.stdout.isatty():
         print("Keep it out of command lines: other users of this machine can read them.", file=sys.stderr)
     return 0
 
 
-def _endpoint_of(target: Target) -> str:
-    """Return the endpoint's name. Raises RigupError if none is named and the host has several, or it has no key."""
-    host, endpoints = target.host, target.host.settings.endpoints
-    if target.endpoint is None and len(endpoints) > 1:
-        names = ", ".join(f"{host.name}/{name}" for name in endpoints)
-        raise RigupError(f"{host.name} has several endpoints", f"name one: {names}")
-    name = target.endpoint or next(iter(endpoints))
-    if not endpoints[name].is_public:
+def read_key(host: Host, endpoint: str) -> str:
+    """Read the key of an endpoint from its host.
+
+    Raises RigupError if the endpoint needs none or has none yet, or if the host is unreachable.
+    """
+    if not host.settings.endpoints[endpoint].is_public:
         raise RigupError(
-            f"{host.name}: endpoint {name} listens on loopback only and needs no key",
-            f"to make it reachable from other machines, set endpoints.{name}.listen and "
-            f"endpoints.{name}.allowed_networks",
+            f"{host.name}: endpoint {endpoint} listens on loopback only and needs no key",
+            f"to make it reachable from other machines, set endpoints.{endpoint}.listen and "
+            f"endpoints.{endpoint}.allowed_networks",
         )
-    return name
-
-
-def _read(host: Host, endpoint: str) -> str:
-    """Read the key of an endpoint from its host. Raises RigupError if there is none, or the host is unreachable."""
     path = key_file(endpoint)
     result = client.run(host, f"cat -- {shlex.quote(path)}")
     # More lines are more keys.

@@ -1,0 +1,1 @@
+"""The configuration of clients for an endpoint, from its plan. Pure."""
