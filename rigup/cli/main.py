@@ -10,11 +10,14 @@ from rigup.cli import (
     accept,
     audit,
     check,
+    deploy,
     diagnose,
+    init,
     key,
     lock,
     models,
     plan,
+    rebuild,
     recipes,
     report,
     settings,
@@ -27,7 +30,10 @@ from rigup.cli._terminal import safe_streams
 from rigup.errors import RigupError
 
 # In the order of the help.
-COMMANDS = (plan, audit, status, report, recipes, check, show, lock, update, models, key, diagnose, accept, settings)
+COMMANDS = (
+    *(init, plan, deploy, audit, status, report, recipes, check, show, lock, update, models, key, diagnose, rebuild),
+    *(accept, settings),
+)
 
 EXIT_CODES = (
     "Exit codes: 0 success, 1 failure (including wrong usage). 2 is a result: changes are pending (`plan`), the audit "
