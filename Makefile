@@ -9,14 +9,27 @@ N ?= 20
 # Many of them wait, and those that do stand together: whoever is done takes from the others.
 UNIT := $(BIN)/pytest -n 8 --dist worksteal tests/unit
 
-# What the lab and the tests need of this machine (Debian 12, root).
+# What the lab and the tests need of this machine (Debian 12 or 13, root).
 APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg haproxy iproute2 kmod mmdebstrap nftables \
 	openssh-client openssh-server python3-venv rsync systemd-container
 
-.PHONY: help lab lab-down lab-caches test checks soak audit bench bench-store score-diagnosis docs lint unit flake mutants apt-packages
+# What `make lab` builds its hosts from.
+LAB_SYSTEMS := debian-12 debian-13
+OS_RELEASE ?= /etc/os-release
+
+.PHONY: help install lab lab-machine lab-down lab-caches test checks soak audit bench bench-store score-diagnosis docs lint unit flake mutants apt-packages
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
+
+# Apart from this checkout: nothing of it is needed afterwards.
+install: ## Install the command rigup for this user, with uv, pipx or pip
+	@if command -v uv >/dev/null; then uv tool install --quiet --reinstall --with-executables-from pyinfra .; \
+	elif command -v pipx >/dev/null; then pipx install --force .; \
+	else $(PYTHON) -m pip install --quiet --user . || \
+		{ echo "make install: pip refuses. Install uv, or pipx (apt-get install pipx), and run it again"; exit 1; }; \
+	fi
+	@echo "rigup is installed. Next: rigup init DIR"
 
 lab: apt-packages $(VENV)/.ready ## Build and boot the lab, deploy to it, audit it
 	@$(BIN)/python -m lab tour --hosts $(hosts)
@@ -71,8 +84,14 @@ lint: $(VENV)/.ready
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+lab-machine:
+	@. $(OS_RELEASE); case " $(LAB_SYSTEMS) " in *" $$ID-$$VERSION_ID "*) ;; *) \
+		echo "the lab needs Debian 12 or 13, and this is $$PRETTY_NAME; \`make install\` works here"; exit 1;; \
+	esac
+	@[ $$(id -u) = 0 ] || { echo "the lab needs root: it boots hosts with networks of their own"; exit 1; }
+
 # Debian's docker-registry and haproxy start services of their own; the lab and the tests run them themselves.
-apt-packages:
+apt-packages: lab-machine
 	@missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
 		echo "installing with apt:$$missing"; \

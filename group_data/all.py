@@ -4,11 +4,6 @@
 hosts of the inventory.
 """
 
-from rigup.config.settings import Settings
+from rigup.project import defaults
 
-_defaults = Settings.from_data({}).model_dump(mode="json")
-
-# pyinfra uses the names listed here as the data.
-__all__ = list(_defaults)
-
-globals().update(_defaults)
+globals().update(defaults())

@@ -24,8 +24,8 @@ The miniature model has random weights: the real engine serves it, but its answe
 
 Next:
   make lab                                          run it again: finds nothing to change, in seconds
-  .venv/bin/pyinfra inventory/lab.py deploy.py      only the deploy
-  cp inventory/lab.example.yaml inventory/lab.yaml  then list your own hosts in it
+  .venv/bin/rigup deploy                            only the deploy
+  make install                                      rigup for your own hosts; then: rigup init DIR
   make lab-down                                     stop the lab and remove everything but the caches"""
 
 

@@ -24,5 +24,4 @@ def rigup(*words: str) -> str:
 
 def deploy(hosts: Sequence[str] = ()) -> str:
     """Return the command line that deploys to these hosts, or to all."""
-    limits = [word for host in hosts for word in ("--limit", host)]
-    return with_inventory(("pyinfra", "inventory/lab.py", "deploy.py", *limits), inventory())
+    return rigup("deploy", *hosts)

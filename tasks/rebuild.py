@@ -88,7 +88,7 @@ def _check_max_unavailable(max_unavailable: int) -> None:
     if len(hosts) > max_unavailable:
         raise Refused(
             f"{', '.join(hosts)} would not serve until the next deploy, and max_unavailable is {max_unavailable}: "
-            f"rebuild and deploy one first (`--limit {hosts[0]}`), or all with `--data max_unavailable={len(hosts)}`; "
+            f"rebuild and deploy {hosts[0]} first, or all with `--data max_unavailable={len(hosts)}`; "
             "nothing was changed"
         )
 

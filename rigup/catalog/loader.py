@@ -103,9 +103,10 @@ def _remedy(name: str, known: Mapping[str, object], where: str) -> str:
 def default_catalog() -> Catalog:
     """Return the project's catalog with the user's recipes.
 
-    The user's recipes are in `inventory/recipes/`, and in `recipes/` next to the inventory that RIGUP_INVENTORY names.
+    The user's recipes are in `inventory/recipes/` below the working directory, and in `recipes/` next to the inventory
+    that RIGUP_INVENTORY names.
     """
-    directories = [RECIPES, RECIPES.parent / "inventory" / "recipes"]
+    directories = [RECIPES, Path.cwd() / "inventory" / "recipes"]
     if named := os.environ.get("RIGUP_INVENTORY"):
         directories.append(Path(named).expanduser().resolve().parent / "recipes")
     return load_catalog(directories[0], *(each for each in dict.fromkeys(directories[1:]) if each.is_dir()))

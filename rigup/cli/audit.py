@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,8 +21,23 @@ from rigup.cli._hosts import add_inventory, find_host, read_inventory, use_inven
 from rigup.cli._parser import Commands
 from rigup.cli._terminal import SafeConsole
 from rigup.errors import RigupError, suggestion
+from rigup.resources import AUDIT
 
-CHECKS = Path("tests/audit")
+# No configuration of pytest that happens to be around, nor plugins that no check uses and every audit would load.
+PYTEST = (
+    *(sys.executable, "-P", "-m", "pytest", "--quiet", "--no-header", f"--config-file={os.devnull}"),
+    *(
+        f"--confcutdir={AUDIT}",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:anyio",
+        "-p",
+        "no:hypothesispytest",
+        "-p",
+        "no:typeguard",
+    ),
+)
 STYLES = {"ok": "green", "finding": "bold red", "waived": "yellow", "unchecked": "yellow"}
 
 
@@ -46,10 +62,9 @@ def register(commands: Commands) -> None:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    """Run `rigup audit`. Raises RigupError for an unknown host or step, and if this directory has no checks."""
+    """Run `rigup audit`. Raises RigupError for an unknown host or step."""
     use_inventory(options)
-    argv = [sys.executable, "-m", "pytest", "--quiet", "--no-header", "-p", "no:cacheprovider"]
-    argv += map(str, _files(options.step or ()))
+    argv = [*PYTEST, f"--rootdir={Path.cwd()}", *map(str, _files(options.step or ()))]
     if options.hosts:
         inventory = read_inventory(options)
         argv.append(f"--hosts={','.join(find_host(inventory, word).name for word in options.hosts)}")
@@ -73,13 +88,11 @@ def _audit(options: argparse.Namespace) -> int:
 
 def _files(steps: Sequence[str]) -> list[Path]:
     """Return the files with the checks of these steps, or the directory of all. Raises RigupError."""
-    if not CHECKS.is_dir():
-        raise RigupError(f"{Path.cwd()} has no {CHECKS}", "change to the directory that has it")
-    known = sorted(path.stem.removeprefix("test_") for path in CHECKS.glob("test_*.py"))
+    known = sorted(path.stem.removeprefix("test_") for path in AUDIT.glob("test_*.py"))
     for step in steps:
         if step not in known:
             raise RigupError(f"no step is named {step!r}", suggestion(step, known, f"steps: {', '.join(known)}"))
-    return [CHECKS / f"test_{step}.py" for step in steps] or [CHECKS]
+    return [AUDIT / f"test_{step}.py" for step in steps] or [AUDIT]
 
 
 def table(outcomes: Mapping[str, Any], failed: bool = False) -> Table:

@@ -11,11 +11,14 @@ from rigup.cli import (
     audit,
     check,
     connect,
+    deploy,
     diagnose,
+    init,
     key,
     lock,
     models,
     plan,
+    rebuild,
     recipes,
     report,
     settings,
@@ -30,22 +33,8 @@ from rigup.errors import RigupError
 
 # In the order of the help.
 COMMANDS = (
-    plan,
-    audit,
-    status,
-    report,
-    recipes,
-    check,
-    show,
-    lock,
-    update,
-    models,
-    key,
-    connect,
-    diagnose,
-    topology,
-    accept,
-    settings,
+    *(init, plan, deploy, audit, status, report, recipes, check, show, lock, update, models, key, connect),
+    *(diagnose, topology, rebuild, accept, settings),
 )
 
 EXIT_CODES = (

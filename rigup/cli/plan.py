@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -30,11 +29,9 @@ from rich.text import Text
 from rigup import commands
 from rigup.cli._hosts import add_inventory, find_host, read_inventory, use_inventory
 from rigup.cli._parser import Commands
+from rigup.cli._project import DEPLOY, INVENTORY, require
 from rigup.cli._terminal import SafeConsole
-from rigup.errors import RigupError
 
-DEPLOY = "deploy.py"
-INVENTORY = "inventory/lab.py"
 DIFF_LINES, NEW_LINES = 40, 8
 """Lines shown of one file's diff, and of a new file; `--json` has them all."""
 
@@ -62,9 +59,8 @@ def register(subcommands: Commands) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    """Run `rigup plan`. Raises RigupError for an unknown host, and outside a directory with a deploy."""
-    if not (Path(DEPLOY).is_file() and Path(INVENTORY).is_file()):
-        raise RigupError(f"{Path.cwd()} has no {DEPLOY} and {INVENTORY}", "change to the directory that has them")
+    """Run `rigup plan`. Raises RigupError for an unknown host, and outside a project directory."""
+    require(DEPLOY, INVENTORY)
     use_inventory(options)
     inventory = read_inventory(options) if options.hosts else None
     hosts = [find_host(inventory, word).name for word in options.hosts] if inventory else []
@@ -78,7 +74,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _dry_run(hosts: Sequence[str]) -> Plan:
     """Return the result of a dry run on these hosts, or on all if none are named."""
-    argv = [sys.executable, "-m", "rigup.run.dry_run", INVENTORY, DEPLOY, "--dry"]
+    argv = [sys.executable, "-P", "-m", "rigup.run.dry_run", INVENTORY, DEPLOY, "--dry"]
     argv += [word for host in hosts for word in ("--limit", host)]
     environment = {**os.environ, "PYINFRA_PROGRESS": "off"}
     # Where hosts are unreachable, pyinfra asks whether to continue with the others.

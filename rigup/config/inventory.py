@@ -95,8 +95,8 @@ def find_inventory(directory: Path) -> Path:
         if path.is_file():
             return path.absolute()
     raise RigupError(
-        "no inventory: inventory/lab.yaml does not exist, and no lab is running",
-        "start the lab with `make lab`, or copy inventory/lab.example.yaml to inventory/lab.yaml and name your hosts",
+        f"no inventory: {own} does not exist, and no lab is running",
+        "change to your project's directory, make one with `rigup init DIR`, or start the lab with `make lab`",
     )
 
 

@@ -238,6 +238,24 @@ class DiskFree(FactBase[dict[str, DiskSpace]]):
         return parse_disk_free(self._paths, output)
 
 
+class FileSystems(FactBase[list[DiskSpace]]):
+    """The local file systems that keep files, without those of the firmware and of containers."""
+
+    @staticmethod
+    def default() -> list[DiskSpace]:
+        return []
+
+    def command(self) -> str:
+        kinds = " ".join(f"-x {kind}" for kind in ("devtmpfs", "efivarfs", "overlay", "squashfs", "tmpfs", "vfat"))
+        return f"df -B1 --local {kinds} --output=size,avail,target 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> list[DiskSpace]:
+        rows = [line.split(None, 2) for line in output[1:]]
+        known = [row for row in rows if row[0].isdigit() and row[1].isdigit()]
+        return [DiskSpace(mount, int(size), int(free)) for size, free, mount in known]
+
+
 class FileSystemLabels(FactBase[list[str]]):
     """The labels of file systems, with special characters escaped as udev does."""
 

@@ -64,7 +64,7 @@ def test_the_command_that_repairs_has_the_inventory_and_the_hosts_of_the_audit(
     sshd: Sshd, hosts: tuple[str, ...]
 ) -> None:
     inventory = sshd.environment["RIGUP_INVENTORY"]
-    named = f"`RIGUP_INVENTORY={inventory} pyinfra inventory/lab.py deploy.py{' --limit box' if hosts else ''}` repairs"
+    named = f"`RIGUP_INVENTORY={inventory} rigup deploy{' box' if hosts else ''}` repairs"
     assert named in audit(sshd, *hosts)
 
 

@@ -195,10 +195,9 @@ def test_the_next_command_has_the_inventory_and_the_hosts_of_the_plan(project: P
     # The host of the inventory is a group of pyinfra's here.
     project.write(MOTTO)
     (project.directory / "other lab.yaml").write_text("hosts: {lab: {address: 127.0.0.1}}\n")
-    deploy = "pyinfra inventory/lab.py deploy.py"
-    assert project.plan().stdout.endswith(f"Next: {deploy}\n")
+    assert project.plan().stdout.endswith("Next: rigup deploy\n")
     done = project.plan("lab", "--inventory", "other lab.yaml")
-    assert done.stdout.endswith(f"Next: RIGUP_INVENTORY='other lab.yaml' {deploy} --limit lab\n")
+    assert done.stdout.endswith("Next: RIGUP_INVENTORY='other lab.yaml' rigup deploy lab\n")
 
 
 @pytest.mark.parametrize(
@@ -288,3 +287,32 @@ def test_a_host_that_could_not_be_looked_at_outweighs_pending_changes() -> None:
     assert exit_code({"error": None, "hosts": {"a": pending}}) == 2
     assert exit_code({"error": None, "hosts": {"a": pending, "b": {**pending, "result": "failed"}}}) == 1
     assert exit_code({"error": "broken", "hosts": {}}) == 1
+
+
+STEPS = """
+from pyinfra.api.deploy import deploy
+from rigup.operations import files as ours
+
+@deploy("second")
+def second():
+    for name in ("b", "a"):
+        ours.install(name=f"Write {name}", dest=f"PLACE/{name}", content="x")
+
+@deploy("first")
+def first():
+    ours.install(name="Write c", dest="PLACE/c", content="x")
+
+first()
+second()
+"""
+
+
+def test_the_steps_of_the_installed_deploy_keep_their_order(project: Project) -> None:
+    project.write("")
+    (project.directory / "steps.py").write_text(STEPS.replace("PLACE", str(project.place)))
+    own = 'ours.install(name="Write own", dest="PLACE/own", content="x")'.replace("PLACE", str(project.place))
+    (project.directory / "deploy.py").write_text(
+        "from pathlib import Path\nfrom rigup import project\nfrom rigup.operations import files as ours\n"
+        f'project._run(Path("steps.py").resolve())\n{own}\n'
+    )
+    assert list(project.entries()) == ["Write c", "Write b", "Write a", "Write own"]

@@ -23,6 +23,7 @@ from rigup.facts.hardware import (
     DiskFree,
     DiskSpace,
     FileSystemLabels,
+    FileSystems,
     Mount,
     PciDevices,
     SecureBoot,
@@ -105,6 +106,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (FileInfo, {"path": "/not/there"}),
     (FileSizes, {"directory": "/not/there", "names": ["x"]}),
     (FileSystemLabels, {}),
+    (FileSystems, {}),
     (FileText, {"path": "/not/there"}),
     (FullDisks, {}),
     (GpuList, {}),
@@ -208,6 +210,20 @@ def test_a_file_system_without_space_is_full_unless_it_always_is() -> None:
 def test_a_reading_that_makes_no_sense_fails_one_host_only() -> None:
     with pytest.raises(FactProcessError, match="unexpected output"):
         MemoryTotal().process(["MemFree: 1 kB"])
+
+
+def test_file_systems_are_those_that_say_their_size() -> None:
+    output = """\
+     1B-blocks         Avail Mounted on
+  982141440000  806215680000 /
+             -             - /proc/somewhere
+ 3840755982336 3840000000000 /my models
+"""
+    found = FileSystems().process(output.splitlines())
+    assert found == [
+        DiskSpace("/", 982141440000, 806215680000),
+        DiskSpace("/my models", 3840755982336, 3840000000000),
+    ]
 
 
 def test_a_file_is_read_whole_with_any_name(tmp_path: Path) -> None:

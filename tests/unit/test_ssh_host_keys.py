@@ -64,7 +64,7 @@ def test_the_new_key_is_shown_and_accepted_and_all_others_stay(replaced: Sshd) -
     accepted = rigup("accept", "box", cwd=ROOT, answer="y\n")
     assert accepted.returncode == 0, accepted.stderr
     inventory = replaced.environment["RIGUP_INVENTORY"]
-    assert f"Next: `RIGUP_INVENTORY={inventory} pyinfra inventory/lab.py deploy.py --limit box`" in accepted.stdout
+    assert f"Next: `RIGUP_INVENTORY={inventory} rigup deploy box`" in accepted.stdout
     lines = known.read_text().splitlines()
     assert lines[:3] == [
         "# ours",
