@@ -6,8 +6,9 @@ import argparse
 import shlex
 import sys
 
-from rigup.cli._hosts import Target, add_inventory, find_target, read_inventory
-from rigup.cli._parser import Commands
+from rigup.cli._hosts import Target, add_host, add_inventory, find_target, one_endpoint, read_inventory
+from rigup.cli._output import print_json
+from rigup.cli._parser import Commands, add_json
 from rigup.config.inventory import Host
 from rigup.errors import RigupError
 from rigup.paths import key_file
@@ -21,19 +22,22 @@ def register(commands: Commands) -> None:
         help="print the API key of an endpoint that other machines can reach",
         description="Reads the key from its host and prints it. It is stored nowhere else.",
     )
-    parser.add_argument(
-        "target", metavar="HOST[/ENDPOINT]", help="the endpoint; its name may be left out where the host has only one"
-    )
+    add_host(parser, endpoints=True, help="the endpoint; its name may be left out if the host has only one")
     parser.add_argument("--header", action="store_true", help="print an HTTP header, for `curl -H @-`")
+    add_json(parser, {"host": "its name", "endpoint": "its name", "key": "the API key"})
     add_inventory(parser)
     parser.set_defaults(run=_key)
 
 
 def _key(options: argparse.Namespace) -> int:
     """Run `rigup key`. Raises RigupError if there is no key."""
-    target = find_target(read_inventory(options), options.target)
-    key = _read(target.host, _endpoint_of(target))
-    print(f"Authorization: Bearer {key}" if options.header else key)
+    target = find_target(read_inventory(options), options.host)
+    endpoint = _endpoint_of(target)
+    key = _read(target.host, endpoint)
+    if options.json:
+        print_json({"host": target.host.name, "endpoint": endpoint, "key": key})
+    else:
+        print(f"Authorization: Bearer {key}" if options.header else key)
     if sys.stdout.isatty():
         print("Keep it out of command lines: other users of this machine can read them.", file=sys.stderr)
     return 0
@@ -41,14 +45,10 @@ def _key(options: argparse.Namespace) -> int:
 
 def _endpoint_of(target: Target) -> str:
     """Return the endpoint's name. Raises RigupError if none is named and the host has several, or it has no key."""
-    host, endpoints = target.host, target.host.settings.endpoints
-    if target.endpoint is None and len(endpoints) > 1:
-        names = ", ".join(f"{host.name}/{name}" for name in endpoints)
-        raise RigupError(f"{host.name} has several endpoints", f"name one: {names}")
-    name = target.endpoint or next(iter(endpoints))
-    if not endpoints[name].is_public:
+    name = one_endpoint(target)
+    if not target.host.settings.endpoints[name].is_public:
         raise RigupError(
-            f"{host.name}: endpoint {name} listens on loopback only and needs no key",
+            f"{target.host.name}: endpoint {name} listens on loopback only and needs no key",
             f"to make it reachable from other machines, set endpoints.{name}.listen and "
             f"endpoints.{name}.allowed_networks",
         )
