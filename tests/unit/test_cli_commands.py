@@ -12,17 +12,20 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 
+from rigup.audit.outcome import Outcome
 from rigup.cli import main
 from rigup.cli._parser import Parser
 from rigup.cli._table import Table
 from rigup.cli._terminal import SafeConsole
+from rigup.facts.nvidia import GpuUseValue
+from rigup.facts.store import Stored
 from tests.unit.loopback import serving
 from tests.unit.loopback_sshd import ROOT, programs_first, running_sshd
 from tests.unit.small_world import world
@@ -70,7 +73,7 @@ class World:
     def words(self) -> dict[str, list[str]]:
         return {
             "rigup audit": ["--step=base"],
-            "rigup check": ["vllm-nvfp4-cu130"],
+            "rigup check": ["vllm-fp8-8gpu-mtp2", "--gpus=4"],
             "rigup diagnose": [str(self.folder / "log")],
             "rigup key": ["box"],
             "rigup lock": ["--distro=debian13"],
@@ -138,6 +141,14 @@ def inner_keys(value: Any) -> set[str]:
     if isinstance(value, dict):
         return {*value}.union(*(inner_keys(each) for key, each in value.items() if key != "findings"))
     return set().union(*(inner_keys(each) for each in value)) if isinstance(value, list) else set()
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "shape"),
+    [("rigup models", "hosts", Stored), ("rigup audit", "checks", Outcome), ("rigup status", "hosts", GpuUseValue)],
+)
+def test_what_the_host_here_does_not_have_is_documented_too(name: str, key: str, shape: type) -> None:
+    assert {field.name for field in fields(shape)} <= set(re.findall(r"\w+", COMMANDS[name].json_keys[key]))
 
 
 def test_the_list_of_runs_is_json_too(there: World) -> None:
