@@ -8,7 +8,12 @@
 Projects stay as they are when rigup is upgraded: these names and arguments must keep their meaning.
 """
 
+# ruff: noqa: E402 - Ctrl-C must end the run at once from here on, and the other imports take long.
 from __future__ import annotations
+
+from rigup.run import interrupts
+
+interrupts.watch()
 
 import os
 import sys
@@ -47,7 +52,7 @@ def hosts(file: str) -> list[tuple[str, dict[str, Any]]]:
         # pyinfra prints any other exception with a line of the file, which is not where the mistake is.
         raise SystemExit(f"--> The inventory cannot be used:\n{error}") from None
     # From here on, even a run that reaches no host writes its report.
-    prepare()
+    prepare(inventory)
     return found
 
 

@@ -21,6 +21,7 @@ from mkdocs.structure.files import File
 
 from bench.summary import TITLES
 from rigup.catalog.loader import default_catalog
+from rigup.cli._parser import Parser
 from rigup.cli.main import parser
 from rigup.config.findings import FINDINGS
 from rigup.config.settings import settings_table
@@ -80,6 +81,19 @@ def exit_codes() -> str:
             raise PluginError(f"the help of `{name}` does not end with its exit codes")
         rows.append((code(name), text(meaning)))
     return table(("command", "exit codes"), rows)
+
+
+def json_output() -> str:
+    """The keys of the object that each command prints with `--json`."""
+    parts = []
+    for name, command in commands().items():
+        assert isinstance(command, Parser)
+        if command.json_keys:
+            parts.append(f"## {name}")
+            parts.append(
+                table(("key", "content"), ((code(key), text(what)) for key, what in command.json_keys.items()))
+            )
+    return "\n\n".join(parts)
 
 
 # Audit
@@ -205,6 +219,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "recipes": recipes_table,
     "commands": command_line,
     "exit-codes": exit_codes,
+    "json": json_output,
     "checks": checks,
     "preflight": preflight,
     "benchmark": benchmark,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from rigup import commands
 
 CLEAN, INCOMPLETE, FINDINGS = 0, 1, 2
 """Exit codes: everything is as planned; a check could not run; something is not as planned."""
@@ -42,15 +44,25 @@ class Outcome:
         return lines
 
 
-def exit_code(outcomes: Iterable[Outcome]) -> int:
-    """Return FINDINGS if there is a finding, else INCOMPLETE if a check could not run, else CLEAN."""
+def bare(host: str) -> str:
+    """Return what to say about a host on which nothing is deployed."""
+    return f"{host}: nothing is deployed here. Next: `{commands.deploy([host])}`"
+
+
+def exit_code(outcomes: Iterable[Outcome], bare: Collection[str] = ()) -> int:
+    """Return FINDINGS if there is a finding or a bare host, else INCOMPLETE if a check could not run, else CLEAN."""
     results = {outcome.result for outcome in outcomes}
-    return FINDINGS if "finding" in results else INCOMPLETE if "unchecked" in results else CLEAN
+    return FINDINGS if bare or "finding" in results else INCOMPLETE if "unchecked" in results else CLEAN
 
 
-def write(path: Path, outcomes: list[Outcome]) -> None:
-    """Write the outcomes as JSON: `result` (clean, findings, incomplete), counts, and one object per check."""
+def write(path: Path, outcomes: list[Outcome], bare: list[str]) -> None:
+    """Write the outcomes as JSON: `result` (clean, findings, incomplete), counts, one object per check, bare hosts."""
     counts = {name: sum(outcome.result == name for outcome in outcomes) for name in WORDS}
     words = {CLEAN: "clean", INCOMPLETE: "incomplete", FINDINGS: "findings"}
-    data = {"result": words[exit_code(outcomes)], "counts": counts, "checks": [asdict(o) for o in outcomes]}
+    data = {
+        "result": words[exit_code(outcomes, bare)],
+        "counts": counts,
+        "checks": [asdict(o) for o in outcomes],
+        "bare": bare,
+    }
     path.write_text(json.dumps(data, indent=2) + "\n")

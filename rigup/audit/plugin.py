@@ -6,8 +6,8 @@
     pytest tests/audit --deep                also the checks that read 240 GB
 
 `rigup audit` runs the same checks. Every check has an id, `HOST: STEP-WHAT`. A finding says what was expected, what was
-found, why it matters, and which step of the deploy repairs it. The exit code is 0 if everything is as planned, 2
-if something is not, and 1 if a check could not run.
+found, why it matters, and which step of the deploy repairs it. Of a host on which nothing is deployed, only that is
+said. The exit code is 0 if everything is as planned, 2 if something is not, and 1 if a check could not run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import pytest
 from rigup import commands
 from rigup.audit.check import YOU, About
 from rigup.audit.expect import Deviation
-from rigup.audit.outcome import WORDS, Outcome, exit_code, write
+from rigup.audit.outcome import WORDS, Outcome, bare, exit_code, write
 from rigup.audit.subject import Subject
 from rigup.config.findings import FINDINGS
 from rigup.errors import RigupError
@@ -51,6 +51,9 @@ STEPS = (
 
 # Hosts that cannot be audited; the first check reports why.
 _lost: set[str] = set()
+
+# Hosts on which nothing is deployed: every check would say so in its own words.
+_bare: set[str] = set()
 
 # All outcomes so far, by the check's node id.
 _outcomes: dict[str, Outcome] = {}
@@ -168,6 +171,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     session = testinfra_backend.session(host)
     session.limit_s = testinfra_backend.DEEP_S if about(pyfuncitem).deep else testinfra_backend.COMMAND_S
     try:
+        if rig.is_bare:
+            _bare.add(host)
+            pytest.skip("nothing is deployed here")
         if about(pyfuncitem).root and not rig.is_root:
             outcome = note(pyfuncitem, "unchecked", note="only root can read this, and this login may not use sudo")
             pytest.skip(outcome.note)
@@ -231,9 +237,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        session.exitstatus = exit_code(_outcomes.values())
+        session.exitstatus = exit_code(_outcomes.values(), _bare)
     if session.config.option.outcomes:
-        write(session.config.option.outcomes, list(_outcomes.values()))
+        write(session.config.option.outcomes, list(_outcomes.values()), sorted(_bare))
     # pytest collects garbage five times as it ends, and the interpreter once more.
     gc.freeze()
     try:
@@ -287,6 +293,8 @@ class Lines:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Count findings and checks that could not run."""
+        for host in sorted(_bare):
+            terminalreporter.line(bare(host))
         findings = sum(outcome.result == "finding" for outcome in _outcomes.values())
         if unchecked := sum(outcome.result == "unchecked" for outcome in _outcomes.values()):
             terminalreporter.line(f"{unchecked} check{'s' if unchecked != 1 else ''} could not run.")

@@ -20,6 +20,7 @@ from rigup.errors import RigupError
 from rigup.lock import lockfile
 from rigup.lock.lockfile import Lock
 from rigup.lock.packages import driver_install, locked_packages
+from rigup.paths import LEDGER, PLAN
 from rigup.plan.host import plan_host
 from rigup.plan.model import Plan
 from rigup.ssh import testinfra_backend
@@ -111,6 +112,11 @@ class Subject:
     def is_root(self) -> bool:
         """Whether commands run as root, by login or through sudo."""
         return self.output("id -u") == "0"
+
+    @cached_property
+    def is_bare(self) -> bool:
+        """Whether nothing is deployed on it, not even a part: it has neither a plan nor a ledger."""
+        return int(self.host.run("test -e %s || test -e %s", PLAN, LEDGER).rc) == 1
 
     @cached_property
     def os_release(self) -> dict[str, str]:

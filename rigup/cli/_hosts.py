@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rigup.config.inventory import Host, Inventory, find_inventory, load_inventory
 from rigup.errors import RigupError, suggestion
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,36 @@ class Target:
 
     host: Host
     endpoint: str | None
+
+
+def add_host(
+    parser: argparse.ArgumentParser, nargs: str | None = None, *, endpoints: bool = False, **more: Any
+) -> None:
+    """Add HOST or, with `endpoints`, HOST[/ENDPOINT]: `host` in the options, or a list `hosts` for the nargs `*`."""
+    what = "hosts or endpoints" if endpoints else "hosts"
+    several = f"{what} of the inventory (default: all)" if nargs == "*" else f"a {what[:4]} of the inventory"
+    action = parser.add_argument(
+        "hosts" if nargs == "*" else "host",
+        nargs=nargs,
+        **{"metavar": "HOST[/ENDPOINT]" if endpoints else "HOST", "help": several, **more},
+    )
+    action.completer = _completer(endpoints)  # type: ignore[attr-defined]
+
+
+def _completer(endpoints: bool) -> Callable[..., list[str]]:
+    """Return a function for argcomplete, which returns the names in the inventory."""
+
+    def names(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+        try:
+            hosts = read_inventory(parsed_args).hosts
+        except RigupError:
+            return []
+        found = list(hosts)
+        if endpoints:
+            found += [f"{name}/{endpoint}" for name, host in hosts.items() for endpoint in host.settings.endpoints]
+        return found
+
+    return names
 
 
 def add_inventory(parser: argparse.ArgumentParser, **more: Any) -> None:
@@ -58,11 +91,7 @@ def find_target(inventory: Inventory, word: str) -> Target:
 def find_endpoint(inventory: Inventory, word: str) -> tuple[Host, str]:
     """Find the host and the endpoint that HOST/ENDPOINT names, or HOST where it has only one. Raises RigupError."""
     target = find_target(inventory, word)
-    endpoints = target.host.settings.endpoints
-    if target.endpoint is None and len(endpoints) > 1:
-        names = ", ".join(f"{target.host.name}/{name}" for name in endpoints)
-        raise RigupError(f"{target.host.name} has several endpoints", f"name one: {names}")
-    return target.host, target.endpoint or next(iter(endpoints))
+    return target.host, one_endpoint(target)
 
 
 def find_host(inventory: Inventory, word: str) -> Host:
@@ -73,6 +102,27 @@ def find_host(inventory: Inventory, word: str) -> Host:
     return target.host
 
 
+def one_endpoint(target: Target) -> str:
+    """Return the endpoint that HOST[/ENDPOINT] names. Raises RigupError if it names none of several."""
+    host, endpoints = target.host, target.host.settings.endpoints
+    if target.endpoint is None and len(endpoints) > 1:
+        names = ", ".join(f"{host.name}/{name}" for name in endpoints)
+        raise RigupError(f"{host.name} has several endpoints", f"name one: {names}")
+    return target.endpoint or next(iter(endpoints))
+
+
 def find_targets(inventory: Inventory, words: Iterable[str]) -> list[Target]:
     """Find what each word names, or all hosts if there are no words. Raises RigupError."""
     return [find_target(inventory, word) for word in words or inventory.hosts]
+
+
+def on_each(hosts: Mapping[str, Host], function: Callable[[Host], T]) -> dict[str, T]:
+    """Call a function for all hosts in parallel, and return its results by name.
+
+    Ctrl-C ends it at once: the threads are not waited for.
+    """
+    pool = ThreadPoolExecutor(min(32, len(hosts)))
+    try:
+        return dict(zip(hosts, pool.map(function, hosts.values()), strict=True))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

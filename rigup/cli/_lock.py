@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from rigup.catalog.loader import Catalog, default_catalog
 from rigup.cli._catalog import show_problems
 from rigup.cli._hosts import add_inventory, read_inventory
+from rigup.cli._output import print_json
+from rigup.cli._parser import Parser, add_json
 from rigup.config.inventory import Inventory
 from rigup.distros.table import DISTROS
 from rigup.lock import lockfile
 from rigup.lock.lockfile import Lock
 from rigup.lock.resolve import Want
+
+JSON = {
+    "lock": "the path of the lock",
+    "changes": "a list: entry, before (null if it is new), after (null if it is removed)",
+}
 
 
 @dataclass(frozen=True)
@@ -26,8 +35,9 @@ class Subject:
     distros: list[str]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: Parser) -> None:
     """Add the options that both commands have."""
+    add_json(parser, JSON)
     add_inventory(parser)
     parser.add_argument(
         "--distro",
@@ -48,11 +58,29 @@ def read(options: argparse.Namespace) -> Subject:
     return Subject(inventory, catalog, lock, wants, distros)
 
 
-def changes(before: Lock, after: Lock) -> list[str]:
-    """Return one line for each entry that is added, removed or changed."""
+@dataclass(frozen=True)
+class Change:
+    """An entry of the lock that is added (`before` is None), removed (`after` is None) or changed."""
+
+    entry: str
+    before: str | None
+    after: str | None
+
+    def __str__(self) -> str:
+        return f"{self.entry}: {self.before or '(new)'} -> {self.after or '(removed)'}"
+
+
+def changes(before: Lock, after: Lock) -> list[Change]:
+    """Return what differs between two locks."""
     old, new = before.flat(), after.flat()
     return [
-        f"{name}: {old.get(name, '(new)')} -> {new.get(name, '(removed)')}"
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
+        Change(name, old.get(name), new.get(name)) for name in sorted({*old, *new}) if old.get(name) != new.get(name)
     ]
+
+
+def tell(options: argparse.Namespace, lock: Path, changes: Sequence[Change], otherwise: str) -> None:
+    """Print the changes, or `otherwise` if there are none."""
+    if options.json:
+        print_json({"lock": str(lock), "changes": [asdict(change) for change in changes]})
+    else:
+        print("\n".join(map(str, changes)) or otherwise)

@@ -12,6 +12,8 @@ from rich.segment import Segment
 
 from rigup.text import printable
 
+PIPE_WIDTH = 100_000
+
 
 class _SafeStream:
     """A stream that writes what `printable` returns."""
@@ -36,14 +38,14 @@ def safe_streams() -> Iterator[None]:
 class SafeConsole(Console):
     """A console on standard output whose colors are its own: it makes text printable before it adds them.
 
-    `file` is another stream, and `width` the width, if it is not a terminal's.
+    `file` is another stream, and `width` the width, if it is not a terminal's. A pipe has no width: nothing is wrapped.
     """
 
     def __init__(self, *, file: Any = None, width: int | None = None, soft_wrap: bool = False) -> None:
         stream = file or sys.stdout
         super().__init__(
             file=stream.stream if isinstance(stream, _SafeStream) else stream,
-            width=width,
+            width=width or (None if stream.isatty() else PIPE_WIDTH),
             soft_wrap=soft_wrap,
             markup=False,
             emoji=False,

@@ -7,7 +7,7 @@ import sys
 
 from rigup import commands
 from rigup.cli._confirm import agreed
-from rigup.cli._hosts import add_inventory, find_host, read_inventory
+from rigup.cli._hosts import add_host, add_inventory, find_host, read_inventory
 from rigup.cli._parser import Commands
 from rigup.errors import RigupError
 from rigup.ssh import connect, host_keys
@@ -23,7 +23,7 @@ def register(subcommands: Commands) -> None:
         description="Shows the known host key and the one that the host presents now, and asks before it is accepted.",
         epilog="Exit codes: 0 accepted or already known, 1 not accepted.",
     )
-    parser.add_argument("host", metavar="HOST", help="a host of the inventory")
+    add_host(parser)
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
     add_inventory(parser)
     parser.set_defaults(run=_accept)

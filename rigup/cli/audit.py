@@ -5,21 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
-from rigup.audit.outcome import WORDS
-from rigup.cli._hosts import add_inventory, find_host, read_inventory, use_inventory
-from rigup.cli._parser import Commands
-from rigup.cli._terminal import SafeConsole
+from rigup.audit.outcome import WORDS, bare
+from rigup.cli._hosts import add_host, add_inventory, find_host, read_inventory, use_inventory
+from rigup.cli._parser import Commands, add_json
+from rigup.cli._process import run_for_us
+from rigup.cli._table import Table, show
 from rigup.errors import RigupError, suggestion
 from rigup.resources import AUDIT
 
@@ -40,6 +38,13 @@ PYTEST = (
 )
 STYLES = {"ok": "green", "finding": "bold red", "waived": "yellow", "unchecked": "yellow"}
 
+JSON = {
+    "result": "clean, findings or incomplete",
+    "counts": "the number of checks by result: ok, finding, waived, unchecked",
+    "checks": "a list: host, check, step, title, severity, settings, repair, result, expected, found, note",
+    "bare": "the hosts on which nothing is deployed; they have no checks",
+}
+
 
 def register(commands: Commands) -> None:
     """Add `rigup audit`."""
@@ -47,15 +52,15 @@ def register(commands: Commands) -> None:
         "audit",
         help="check the hosts against their plan",
         description="Reads the hosts and changes nothing: every promise of the deploy is a check.",
-        epilog="Exit codes: 0 everything is as planned, 2 findings, 1 a check could not run.",
+        epilog="Exit codes: 0 everything is as planned, 2 findings or nothing deployed, 1 a check could not run.",
     )
-    parser.add_argument("hosts", nargs="*", metavar="HOST", help="hosts of the inventory (default: all)")
+    add_host(parser, "*")
     parser.add_argument("--step", action="append", metavar="STEP", help="only the checks of this step; repeatable")
     parser.add_argument("--deep", action="store_true", help="also read every byte of the model store")
     parser.add_argument("--failed", action="store_true", help="print only checks that do not pass")
     add_inventory(parser)
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print the result of each check as JSON")
+    add_json(parser, JSON, form)
     form.add_argument("--table", action="store_true", help="print a table: one row per check, one column per host")
     form.add_argument("--junit", type=Path, metavar="FILE", help="also write a JUnit file")
     parser.set_defaults(run=_audit)
@@ -71,18 +76,19 @@ def _audit(options: argparse.Namespace) -> int:
     argv += [flag for flag, is_set in (("--deep", options.deep), ("--failed", options.failed)) if is_set]
     argv += [f"--junitxml={options.junit}"] if options.junit else []
     if not (options.json or options.table):
-        return _exit_code(subprocess.run(argv).returncode)
+        return _exit_code(run_for_us(argv).returncode)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "outcomes.json"
-        done = subprocess.run([*argv, f"--outcomes={path}"], capture_output=True, text=True)
+        done = run_for_us([*argv, f"--outcomes={path}"], capture_output=True, text=True)
         if not path.exists():
             raise RigupError((done.stderr or done.stdout).strip().removeprefix("ERROR: "))
         if options.json:
             print(path.read_text(), end="")
         else:
-            # A pipe has no width.
-            console = SafeConsole(width=None if sys.stdout.isatty() else 400)
-            console.print(table(json.loads(path.read_text()), options.failed))
+            outcomes = json.loads(path.read_text())
+            if outcomes["checks"]:
+                show(table(outcomes, options.failed))
+            print("".join(f"{bare(host)}\n" for host in outcomes["bare"]), end="")
         return _exit_code(done.returncode)
 
 
@@ -102,9 +108,7 @@ def table(outcomes: Mapping[str, Any], failed: bool = False) -> Table:
         rows.setdefault(each["check"], {})[each["host"]] = each["result"]
     severities = {each["check"]: each["severity"] for each in outcomes["checks"]}
     hosts = list(dict.fromkeys(each["host"] for each in outcomes["checks"]))
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in ("check", "severity", *hosts):
-        made.add_column(name, no_wrap=True)
+    made = Table("check", "severity", *hosts)
     for check, results in rows.items():
         if not failed or {*results.values()} != {"ok"}:
             cells = [Text(WORDS[results[host]], STYLES[results[host]]) if host in results else "" for host in hosts]

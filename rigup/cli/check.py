@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
+from typing import Any
 
 from rigup.catalog.engine_options import releases_of
 from rigup.catalog.lint import Hardware, check_catalog
-from rigup.catalog.loader import default_catalog
-from rigup.catalog.memory import fit
-from rigup.cli._catalog import show_problems
-from rigup.cli._parser import Commands
+from rigup.catalog.loader import Catalog, default_catalog
+from rigup.catalog.memory import Fit, fit
+from rigup.catalog.recipe import Recipe
+from rigup.cli._catalog import add_recipe, show_problems
+from rigup.cli._output import print_json
+from rigup.cli._parser import Commands, add_json
 from rigup.errors import InputError
+
+JSON = {
+    "recipes": "a list of the named recipes (empty if none is named): recipe, status, releases, findings "
+    "(by id: those that the recipe declares), memory",
+    "findings": "a list of mistakes: where, line, key, message, remedy, id, advice",
+}
 
 
 def register(commands: Commands) -> None:
@@ -23,7 +33,8 @@ def register(commands: Commands) -> None:
         "engines. A deploy refuses a recipe with a mistake, unless it is marked as advice.",
         epilog="Exit codes: 0 no mistakes, 1 mistakes found.",
     )
-    parser.add_argument("names", nargs="*", metavar="RECIPE", help="the recipes to check (default: all)")
+    add_json(parser, JSON)
+    add_recipe(parser, "*", help="the recipes to check (default: all)")
     parser.add_argument("--gpus", type=int, metavar="N", help="also check that they run on N GPUs")
     parser.add_argument("--vram", type=int, metavar="MIB", help="also check that they fit GPUs with this much memory")
     parser.add_argument("--driver", type=int, metavar="BRANCH", help="also check that this driver branch is new enough")
@@ -39,6 +50,10 @@ def _check(options: argparse.Namespace) -> int:
         show_problems(catalog)
     else:
         findings += catalog.problems()
+    if options.json:
+        recipes = [_data(catalog, catalog.recipe(name), options.vram) for name in options.names]
+        print_json({"recipes": recipes, "findings": [asdict(finding) for finding in findings]})
+        return 1 if findings else 0
     if findings:
         raise InputError(findings)
     for name in options.names:
@@ -50,8 +65,23 @@ def _check(options: argparse.Namespace) -> int:
         print(f"{name}: arguments accepted by {releases}")
         for id, why in recipe.findings.items():
             print(f"{name}: has a known mistake, for which a deploy refuses it: {why} [{id}]")
-        estimate = fit(recipe, catalog.checkpoint(recipe.checkpoint), catalog.model_of(recipe), options.vram)
+        estimate = _memory(catalog, recipe, options.vram)
         print(f"{name}: {estimate or 'memory use unknown: the size of the checkpoint is not recorded'}")
     other = "other " if any(catalog.recipe(name).findings for name in options.names) else ""
     print(f"{len(names)} recipe{'s' if len(names) != 1 else ''}: no {other}mistakes found")
     return 0
+
+
+def _memory(catalog: Catalog, recipe: Recipe, vram: int | None) -> Fit | None:
+    return fit(recipe, catalog.checkpoint(recipe.checkpoint), catalog.model_of(recipe), vram)
+
+
+def _data(catalog: Catalog, recipe: Recipe, vram: int | None) -> dict[str, Any]:
+    estimate = _memory(catalog, recipe, vram)
+    return {
+        "recipe": recipe.id,
+        "status": recipe.status,
+        "releases": [release.name for release in releases_of(recipe)],
+        "findings": dict(recipe.findings),
+        "memory": str(estimate) if estimate else None,
+    }

@@ -10,13 +10,19 @@ from pyinfra.api.exceptions import FactProcessError
 
 from rigup.cli._facts import Facts
 from rigup.cli._hosts import Target, add_inventory, find_target, read_inventory
-from rigup.cli._parser import Commands
-from rigup.diagnosis.explain import Diagnosis, diagnose
+from rigup.cli._output import print_json
+from rigup.cli._parser import Commands, add_json
+from rigup.diagnosis.explain import Cause, Diagnosis, diagnose
 from rigup.diagnosis.log import last_start
 from rigup.errors import RigupError
 from rigup.facts.journal import DriverReport, FullDisks, JournalLine, KernelErrors, UnitJournal
 from rigup.paths import endpoint_unit
 from rigup.ssh.client import Client
+
+JSON = {
+    "diagnoses": "a list: source (HOST/ENDPOINT; empty for a log), causes and symptoms (the most probable first: id, "
+    "meaning, remedy, confidence, line, origin)"
+}
 
 
 def register(commands: Commands) -> None:
@@ -34,6 +40,7 @@ def register(commands: Commands) -> None:
         metavar="FILE|HOST[/ENDPOINT]",
         help="a log, or a host or endpoint of the inventory (default: standard input)",
     )
+    add_json(parser, JSON)
     add_inventory(parser)
     parser.set_defaults(run=_diagnose)
 
@@ -49,11 +56,30 @@ def _diagnose(options: argparse.Namespace) -> int:
             raise RigupError(f"{path}: {error.strerror}") from error
     else:
         found = _of_host(_target(options))
-    for name, diagnosis in found.items():
+    if options.json:
+        print_json({"diagnoses": [_data(name, diagnosis) for name, diagnosis in found.items()]})
+    for name, diagnosis in () if options.json else found.items():
         if len(found) > 1:
             print(f"{name}:")
         print("\n".join(diagnosis.lines() or ["No known failure in this log."]))
     return 0 if any(diagnosis.causes for diagnosis in found.values()) else 2
+
+
+def _data(source: str, diagnosis: Diagnosis) -> dict[str, object]:
+    def listed(causes: list[Cause]) -> list[dict[str, str]]:
+        return [
+            {
+                "id": each.fingerprint.id,
+                "meaning": each.fingerprint.meaning,
+                "remedy": each.remedy,
+                "confidence": each.confidence,
+                "line": each.line,
+                "origin": each.fingerprint.source,
+            }
+            for each in causes
+        ]
+
+    return {"source": source, "causes": listed(diagnosis.causes), "symptoms": listed(diagnosis.symptoms)}
 
 
 def _of_log(log: bytes) -> Diagnosis:

@@ -6,8 +6,9 @@ import argparse
 import shlex
 import sys
 
-from rigup.cli._hosts import add_inventory, find_endpoint, read_inventory
-from rigup.cli._parser import Commands
+from rigup.cli._hosts import add_host, add_inventory, find_endpoint, read_inventory
+from rigup.cli._output import print_json
+from rigup.cli._parser import Commands, add_json
 from rigup.config.inventory import Host
 from rigup.errors import RigupError
 from rigup.paths import key_file
@@ -21,18 +22,21 @@ def register(commands: Commands) -> None:
         help="print the API key of an endpoint that other machines can reach",
         description="Reads the key from its host and prints it. It is stored nowhere else.",
     )
-    parser.add_argument(
-        "target", metavar="HOST[/ENDPOINT]", help="the endpoint; its name may be left out where the host has only one"
-    )
+    add_host(parser, endpoints=True, help="the endpoint; its name may be left out if the host has only one")
     parser.add_argument("--header", action="store_true", help="print an HTTP header, for `curl -H @-`")
+    add_json(parser, {"host": "its name", "endpoint": "its name", "key": "the API key"})
     add_inventory(parser)
     parser.set_defaults(run=_key)
 
 
 def _key(options: argparse.Namespace) -> int:
     """Run `rigup key`. Raises RigupError if there is no key."""
-    key = read_key(*find_endpoint(read_inventory(options), options.target))
-    print(f"Authorization: Bearer {key}" if options.header else key)
+    host, endpoint = find_endpoint(read_inventory(options), options.host)
+    key = read_key(host, endpoint)
+    if options.json:
+        print_json({"host": host.name, "endpoint": endpoint, "key": key})
+    else:
+        print(f"Authorization: Bearer {key}" if options.header else key)
     if sys.stdout.isatty():
         print("Keep it out of command lines: other users of this machine can read them.", file=sys.stderr)
     return 0

@@ -26,7 +26,7 @@ def _resolve_missing(options: argparse.Namespace) -> int:
     path = subject.inventory.lock
     lock = resolve.ensure(path, subject.wants, subject.catalog)
     changes = _lock.changes(subject.lock, lock)
-    print("\n".join(changes) if changes else f"{path} is complete: {len(lock.flat())} entries")
-    if not subject.distros:
+    _lock.tell(options, path, changes, f"{path} is complete: {len(lock.flat())} entries")
+    if not subject.distros and not options.json:
         print("Packages are resolved by the first deploy, which knows the distributions. To do it now, give --distro.")
     return 0

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 
 from pyinfra.api.exceptions import FactProcessError
 
 from rigup.cli._confirm import agreed
-from rigup.cli._hosts import add_inventory, find_host, read_inventory
-from rigup.cli._parser import Commands, Parser
+from rigup.cli._hosts import add_host, add_inventory, find_host, on_each, read_inventory
+from rigup.cli._output import print_json
+from rigup.cli._parser import Commands, Parser, add_json
+from rigup.cli._table import Table, show
 from rigup.config.inventory import Host
 from rigup.errors import RigupError
 from rigup.facts.serving import incoming_path, shared_path, stamp_path
@@ -20,6 +20,11 @@ from rigup.facts.store import Stored, StoredModels
 from rigup.paths import PLAN, fetch_request, fetch_unit
 from rigup.ssh import client
 from rigup.text import size
+
+JSON = {
+    "hosts": "by name: error (null if it was read), checkpoints (repo, revision, bytes, state: verified, unverified or "
+    "arriving; verified_at, used_by, fetching, unclear)"
+}
 
 
 def register(commands: Commands) -> None:
@@ -30,7 +35,7 @@ def register(commands: Commands) -> None:
         description="Lists the model store of every host. Only `rigup models rm` ever removes a checkpoint.",
         epilog="Exit codes: 0 success, 1 a host is unreachable, or the removal was refused.",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser, JSON)
     add_inventory(parser)
     parser.set_defaults(run=_list)
     actions = parser.add_subparsers(metavar="ACTION", parser_class=Parser)
@@ -40,7 +45,7 @@ def register(commands: Commands) -> None:
         description="Removes a checkpoint from a host's store. Refuses if an endpoint uses it or may use it, or while "
         "it is being downloaded.",
     )
-    remove.add_argument("host", metavar="HOST", help="a host of the inventory")
+    add_host(remove)
     remove.add_argument("what", metavar="REPO[@COMMIT]", help="the commit may be shortened to 7 or more digits")
     remove.add_argument("-y", "--yes", action="store_true", help="do not ask")
     # With a default it would override an --inventory before `rm`.
@@ -67,29 +72,33 @@ def _list(options: argparse.Namespace) -> int:
         except RigupError as error:
             return error
 
-    with ThreadPoolExecutor(min(32, len(hosts))) as pool:
-        found = dict(zip(hosts, pool.map(one, hosts.values()), strict=True))
+    found = on_each(hosts, one)
     listed = {name: stored for name, stored in found.items() if isinstance(stored, list)}
     if options.json:
-        print(json.dumps({name: [each.to_json() for each in stored] for name, stored in listed.items()}, indent=2))
+        print_json({"hosts": {name: _data(stored) for name, stored in found.items()}})
     else:
-        print("\n".join(table(listed)))
+        show(table(listed))
     errors = [error for error in found.values() if isinstance(error, RigupError)]
     if errors:
         raise RigupError("\n".join(map(str, errors)))
     return 0
 
 
-def table(stored: dict[str, list[Stored]]) -> list[str]:
-    """Return one line for each checkpoint on each host."""
-    rows = [("HOST", "CHECKPOINT", "COMMIT", "SIZE", "STATE", "USED BY")]
+def _data(found: list[Stored] | RigupError) -> dict[str, object]:
+    if isinstance(found, RigupError):
+        return {"error": str(found), "checkpoints": []}
+    return {"error": None, "checkpoints": [each.to_json() for each in found]}
+
+
+def table(stored: Mapping[str, list[Stored]]) -> Table:
+    """Return one row for each checkpoint on each host."""
+    made = Table("host", "checkpoint", "commit", "size", "state", "used by")
     for host, models in stored.items():
-        rows += [
-            (host, m.repo, m.revision[:12], size(m.bytes), m.state, ", ".join(m.used_by) or "nobody") for m in models
-        ]
-        rows += [] if models else [(host, "nothing", "", "", "", "")]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        for m in models:
+            made.add_row(host, m.repo, m.revision[:12], size(m.bytes), m.state, ", ".join(m.used_by) or "nobody")
+        if not models:
+            made.add_row(host, "nothing")
+    return made
 
 
 def chosen(stored: Iterable[Stored], what: str, host: str) -> list[Stored]:

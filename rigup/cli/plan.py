@@ -1,10 +1,7 @@
 """`rigup plan`: what a deploy would change, found by a dry run.
 
-The dry run is pyinfra's own, in a separate process (`rigup.run.dry_run`), which prints one JSON object:
-
-- ``error``: what stopped the run for all hosts, or null
-- ``hosts``: by name, ``result`` (ok, failed, unreachable), ``error`` and ``entries``, in the order of the deploy. An
-  entry has ``step``, ``operation``, ``result``, ``after`` and ``files``.
+The dry run is pyinfra's own, in a separate process (`rigup.run.dry_run`), which prints one JSON object. Its entries are
+in the order of the deploy.
 
 ``result`` is ``change``, ``nothing`` or ``unknown``: nothing would change today, but the operation reads what an
 earlier entry is going to change, or it has a condition. ``after`` names these earlier entries; a ``change`` that has
@@ -27,8 +24,10 @@ from typing import Any
 from rich.text import Text
 
 from rigup import commands
-from rigup.cli._hosts import add_inventory, find_host, read_inventory, use_inventory
-from rigup.cli._parser import Commands
+from rigup.cli._hosts import add_host, add_inventory, find_host, read_inventory, use_inventory
+from rigup.cli._output import print_json
+from rigup.cli._parser import Commands, add_json
+from rigup.cli._process import run_for_us
 from rigup.cli._project import DEPLOY, INVENTORY, require
 from rigup.cli._terminal import SafeConsole
 
@@ -36,6 +35,12 @@ DIFF_LINES, NEW_LINES = 40, 8
 """Lines shown of one file's diff, and of a new file; `--json` has them all."""
 
 Plan = dict[str, Any]
+
+JSON = {
+    "hosts": "by name: result (ok, failed, unreachable), error, entries (step, operation, result: change, nothing or "
+    "unknown; after, files: path, new, mode, hidden, diff)",
+    "error": "what stopped the run for all hosts, or null",
+}
 
 _NOISE = re.compile(
     r"--> (Loading|Connecting|Preparing|Detected|Disconnecting)"
@@ -52,8 +57,8 @@ def register(subcommands: Commands) -> None:
         description="Reads the hosts and changes nothing. Files are shown as diffs, secret files never.",
         epilog="Exit codes: 0 nothing to change, 2 changes pending, 1 failure.",
     )
-    parser.add_argument("hosts", nargs="*", metavar="HOST", help="hosts of the inventory (default: all)")
-    parser.add_argument("--json", action="store_true", help="print the plan as JSON, with complete diffs")
+    add_host(parser, "*")
+    add_json(parser, JSON)
     add_inventory(parser)
     parser.set_defaults(run=_plan)
 
@@ -66,7 +71,7 @@ def _plan(options: argparse.Namespace) -> int:
     hosts = [find_host(inventory, word).name for word in options.hosts] if inventory else []
     plan = _dry_run(hosts)
     if options.json:
-        print(json.dumps(plan, indent=2))
+        print_json(plan)
     else:
         _render(plan, hosts, SafeConsole(soft_wrap=True))
     return exit_code(plan)
@@ -81,7 +86,7 @@ def _dry_run(hosts: Sequence[str]) -> Plan:
     yes = "\n" * 100
     # stderr goes to a file, so that neither stream can fill up while the other one is read.
     with tempfile.TemporaryFile("w+") as stderr:
-        done = subprocess.run(argv, env=environment, input=yes, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        done = run_for_us(argv, env=environment, input=yes, stdout=subprocess.PIPE, stderr=stderr, text=True)
         stderr.seek(0)
         complaint = _without_noise(stderr.read())
     plan: Plan = json.loads(done.stdout) if done.stdout else {"hosts": {}}

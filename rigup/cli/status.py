@@ -6,20 +6,19 @@ It only reads, over ssh: the host's copy of the plan, the endpoints and what is 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from rigup.cli._facts import Facts
-from rigup.cli._hosts import Target, add_inventory, find_targets, read_inventory
-from rigup.cli._parser import Commands
+from rigup.cli._hosts import Target, add_host, add_inventory, find_targets, on_each, read_inventory
+from rigup.cli._output import print_json
+from rigup.cli._parser import Commands, add_json
+from rigup.cli._table import Table
 from rigup.cli._terminal import SafeConsole
 from rigup.config.inventory import Host
 from rigup.facts.drift import DailyAudit, DailyAuditValue
@@ -39,6 +38,13 @@ EVERY_S = 2.0
 
 STYLES = {"serving": "green", "starting": "yellow", "stopped": "yellow", "not verified": "yellow"}
 
+JSON = {
+    "at": "when the hosts were read (ISO 8601, UTC)",
+    "hosts": "by name: error, endpoints (name, recipe, gpus, url, state, on_trial, health, since, restarts, verified), "
+    "gpus (index, used, total, busy; memory in MiB), downloads (checkpoint, step, doing, bytes_done, bytes_total, "
+    "rate), audit (at, plan, findings; null if there is no daily audit)",
+}
+
 Status = dict[str, Any]
 T = TypeVar("T")
 
@@ -51,28 +57,28 @@ def register(commands: Commands) -> None:
         description="Reads the hosts and changes nothing.",
         epilog="Exit codes: 0 all endpoints serve, 2 some do not, 1 a host is unreachable.",
     )
+    add_host(parser, "*", endpoints=True)
+    add_json(parser, JSON)
     parser.add_argument(
-        "targets", nargs="*", metavar="HOST[/ENDPOINT]", help="hosts or endpoints of the inventory (default: all)"
+        "--watch", action="store_true", help="refresh every two seconds until Ctrl-C; with --json, one line each"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON; with --watch, one object per line")
-    parser.add_argument("--watch", action="store_true", help="refresh every two seconds until Ctrl-C")
     add_inventory(parser)
     parser.set_defaults(run=_status)
 
 
 def _status(options: argparse.Namespace) -> int:
     """Run `rigup status`. Raises RigupError for an unknown host or endpoint."""
-    targets = find_targets(read_inventory(options), options.targets)
+    targets = find_targets(read_inventory(options), options.hosts)
     if not options.watch:
         status = look(targets)
         if options.json:
-            print(json.dumps(status, indent=2))
+            print_json(status)
         else:
             render(status, SafeConsole())
         return exit_code(status)
     if options.json:
         while True:
-            print(json.dumps(look(targets)), flush=True)
+            print_json(look(targets), indent=None)
             time.sleep(EVERY_S)
     with Live(auto_refresh=False, screen=True, console=SafeConsole()) as live:
         while True:
@@ -92,8 +98,7 @@ def exit_code(status: Status) -> int:
 def look(targets: Sequence[Target]) -> Status:
     """Read the status of all hosts in parallel; of a host whose endpoints are named, only these."""
     hosts = {target.host.name: target.host for target in targets}
-    with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
-        found = dict(zip(hosts, pool.map(_look_at, hosts.values()), strict=True))
+    found = on_each(hosts, _look_at)
     selected = {name: select(status, name, targets) for name, status in found.items()}
     return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "hosts": selected}
 
@@ -195,16 +200,14 @@ def _since(unit: UnitStateValue) -> str | None:
 
 def render(status: Status, console: SafeConsole) -> None:
     """Print the status for a person."""
-    console.print(table(status))
+    console.print(table(status), crop=False)
 
 
 def table(status: Status) -> Table:
     """Return one row for each endpoint, and one for each host that has none or is unreachable."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("host", "endpoint", "state", "recipe", "since", "GPU memory", "download"):
-        made.add_column(column, overflow="fold", no_wrap=column in ("host", "endpoint", "recipe", "since"))
-    if audited := any(host.get("audit") for host in status["hosts"].values()):
-        made.add_column("daily audit", overflow="fold")
+    audited = any(host.get("audit") for host in status["hosts"].values())
+    columns = ("host", "endpoint", "state", "recipe", "since", "GPU memory", "download")
+    made = Table(*columns, *(("daily audit",) if audited else ()))
     for name, host in status["hosts"].items():
         memory, fetched = _memory(host["gpus"]), "; ".join(map(_download, host["downloads"]))
         own = [_audit(host.get("audit"), status["at"])] if audited else []

@@ -7,12 +7,21 @@ import argparse
 from pyinfra.api.exceptions import FactProcessError
 
 from rigup.cli._facts import Facts
-from rigup.cli._hosts import add_inventory, find_host, read_inventory
-from rigup.cli._parser import Commands
+from rigup.cli._hosts import add_host, add_inventory, find_host, read_inventory
+from rigup.cli._output import print_json
+from rigup.cli._parser import Commands, add_json
 from rigup.errors import RigupError
 from rigup.facts.pci import AccessControl, PciTopology
 from rigup.hardware.topology import consequences, drawing
 from rigup.ssh.client import Client
+
+
+JSON = {
+    "host": "its name",
+    "gpus": "a list: gpu (the driver's number), address, path (root bus, bridges and itself), node, link, iommu",
+    "acs": "by name: the access control register of each bridge above GPUs that has one",
+    "follows": "what follows for engines, a list of sentences",
+}
 
 
 def register(commands: Commands) -> None:
@@ -23,8 +32,9 @@ def register(commands: Commands) -> None:
         description="Draws sockets, PCIe switches, GPUs and their links, and says what follows for engines. It changes "
         "nothing. An idle GPU may show a slower link than under load.",
     )
-    parser.add_argument("host", metavar="HOST", help="a host of the inventory")
+    add_host(parser)
     add_inventory(parser)
+    add_json(parser, JSON)
     parser.set_defaults(run=_topology)
 
 
@@ -40,8 +50,22 @@ def _topology(options: argparse.Namespace) -> int:
             facts = Facts(client)
             control = facts.add(AccessControl(), ports=topology.ports)
             facts.read()
-            lines = [*drawing(topology), "", *consequences(topology, control())]
+            access_control, follows = control(), consequences(topology, control())
         except FactProcessError as error:
             raise RigupError(f"{host.name}: {error}") from error
-    print("\n".join(lines).strip())
+    if options.json:
+        gpus = [
+            {
+                "gpu": topology.indices.get(gpu.address),
+                "address": gpu.address,
+                "path": list(gpu.path),
+                "node": gpu.node,
+                "link": str(gpu.link),
+                "iommu": gpu.iommu,
+            }
+            for gpu in topology.gpus
+        ]
+        print_json({"host": host.name, "gpus": gpus, "acs": access_control, "follows": follows})
+    else:
+        print("\n".join([*drawing(topology), "", *follows]).strip())
     return 0

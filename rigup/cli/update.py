@@ -36,7 +36,7 @@ def _update(options: argparse.Namespace) -> int:
     subject = _lock.read(options)
     lock = resolve.resolve(subject.wants, subject.catalog, subject.lock.without(options.what))
     changes = _lock.changes(subject.lock, lock)
-    print("\n".join(changes) if changes else "Nothing changed: the lock is up to date.")
+    _lock.tell(options, subject.inventory.lock, changes, "Nothing changed: the lock is up to date.")
     if options.check:
         return 2 if changes else 0
     lockfile.write(subject.inventory.lock, lock)

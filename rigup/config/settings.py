@@ -5,7 +5,7 @@ All keys are flat and in snake case, so that `pyinfra --data KEY=VALUE` reaches 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -307,9 +307,8 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def settings_table() -> str:
-    """Return the table of all keys as Markdown."""
-    lines = ["| key | default | what it is |", "|---|---|---|"]
+def settings_rows() -> Iterator[tuple[str, str, str]]:
+    """Yield every key with its default, as the inventory would have it, and what it is."""
     for model, prefix in (
         (Connection, ""),
         (Settings, ""),
@@ -317,9 +316,17 @@ def settings_table() -> str:
         (Waiver, "waivers.CHECK."),
     ):
         for name, info in model.model_fields.items():
-            default = "(required)" if info.is_required() else f"`{_shown(info.get_default(call_default_factory=True))}`"
-            text = (info.description or "").replace("|", "\\|")
-            lines.append(f"| `{prefix}{name}` | {default} | {text} |")
+            default = "(required)" if info.is_required() else _shown(info.get_default(call_default_factory=True))
+            yield f"{prefix}{name}", default, info.description or ""
+
+
+def settings_table() -> str:
+    """Return the table of all keys as Markdown."""
+    lines = ["| key | default | what it is |", "|---|---|---|"]
+    for key, default, what in settings_rows():
+        shown = default if default == "(required)" else f"`{default}`"
+        escaped = what.replace("|", "\\|")
+        lines.append(f"| `{key}` | {shown} | {escaped} |")
     return "\n".join(lines) + "\n"
 
 

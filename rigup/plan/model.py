@@ -29,6 +29,9 @@ from rigup.paths import (
 )
 from rigup.text import from_json
 
+ENGINE_MEMORY_BYTES = 12 << 30
+"""The memory of the host, not of its GPUs, that an engine needs at least."""
+
 
 class Data(BaseModel):
     """The base of the plan's models: frozen, and strict about unknown keys."""

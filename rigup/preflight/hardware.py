@@ -11,8 +11,8 @@ from rigup.errors import RigupError
 from rigup.hardware.cards import CARDS, OTHERS, SUPPORTED, described
 from rigup.host_config import shell_variables
 from rigup.paths import GRUB_CONFIG
-from rigup.plan.model import EndpointPlan
-from rigup.preflight.snapshot import GIB, HostCheck, PciDevice
+from rigup.plan.model import ENGINE_MEMORY_BYTES, EndpointPlan
+from rigup.preflight.snapshot import HostCheck, PciDevice
 from rigup.text import size
 
 NVIDIA = 0x10DE
@@ -23,7 +23,6 @@ CPUS_WITHOUT_IOMMU = 254
 IOMMU_OFF = ("iommu=off", "amd_iommu=off", "intel_iommu=off")
 
 # Each engine process needs some GiB of host memory next to its GPU; a model does not load with less than this.
-MEMORY_BYTES = 12 * GIB
 
 
 def nvidia_gpus(devices: Sequence[PciDevice]) -> list[PciDevice]:
@@ -216,11 +215,11 @@ def slots(host: HostCheck) -> None:
 
 def memory(host: HostCheck) -> None:
     """Check the host's memory."""
-    if host.facts.hardware.memory < MEMORY_BYTES:
+    if host.facts.hardware.memory < ENGINE_MEMORY_BYTES:
         host.problem(
             "memory-size",
             f"{size(host.facts.hardware.memory, binary=True)} of memory; "
-            f"the engine needs {size(MEMORY_BYTES, binary=True)}",
+            f"the engine needs {size(ENGINE_MEMORY_BYTES, binary=True)}",
             "add memory: an engine that swaps is too slow to serve",
         )
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from rigup.paths import DOCKER
 from rigup.plan.model import EndpointPlan, Mount
 
-__all__ = ["DOCKER", "cache_volumes", "device_arguments", "docker_argv", "mount_arguments"]
+__all__ = ["DOCKER", "NO_LOG", "cache_volumes", "device_arguments", "docker_argv", "mount_arguments"]
+
+NO_LOG = "--log-driver=none"
 
 
 def docker_argv(endpoint: EndpointPlan) -> list[str]:
@@ -18,7 +20,7 @@ def docker_argv(endpoint: EndpointPlan) -> list[str]:
     # The deploy pulls: 30 GB would take longer than a unit may take to start.
     arguments.append("--pull=never")
     # The attached client forwards the output to the journal; a log driver would store it a second time.
-    arguments.append("--log-driver=none")
+    arguments.append(NO_LOG)
     # NCCL needs the host's shared memory (then --shm-size has no effect); endpoints listen on the host's loopback.
     arguments += ["--network=host", "--ipc=host"]
     arguments += [f"--label=rigup.endpoint={endpoint.name}", f"--label=rigup.plan={endpoint.digest}"]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from rigup.plan.build import QUIET, make_plan
 from rigup.plan.host import plan_host
 from rigup.plan.model import EndpointPlan, VenvPlan
 from rigup.plan.select import select
-from rigup.render.docker import cache_volumes, docker_argv
+from rigup.render.docker import NO_LOG, cache_volumes, docker_argv
 from rigup.render.kubernetes import doubled, kubernetes, yaml_text
 from rigup.render.systemd import env_file_text, unit_text
 
@@ -35,6 +36,38 @@ __all__ = ["FORMS", "compose", "docker", "kubernetes", "shown", "systemd"]
 
 UNRESOLVED = "sha256:" + "0" * 64
 NO_COMMIT = "0" * 40
+DEFAULTS = Settings.from_data({})
+
+
+@dataclass(frozen=True)
+class Source:
+    """A value of the command, the recipe's key that it comes from, and the file and line of that key."""
+
+    value: str
+    key: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A recipe in one of FORMS.
+
+    `about` says what is known about the recipe, and what is missing here. `evidence` says where the recipe comes from,
+    `sources` where each value comes from.
+    """
+
+    text: str
+    about: tuple[str, ...]
+    evidence: tuple[str, ...]
+    sources: tuple[Source, ...]
+
+    def render(self, explain: bool = False) -> str:
+        """Return the form, followed by `about` as comments, with `explain` also by `evidence` and `sources`."""
+        lines = list(self.about)
+        if explain:
+            lines += self.evidence
+            lines += [f"{each.value}  <- {each.key} {each.place}".rstrip() for each in self.sources]
+        return self.text + "\n" + "".join(f"# {_one_line(line)}\n" for line in lines)
 
 
 def shown(
@@ -44,8 +77,8 @@ def shown(
     inventory: Path | None = None,
     host: str | None = None,
     endpoint_name: str | None = None,
-) -> str:
-    """Return the recipe in one of FORMS, with comments on where each value comes from.
+) -> Shown:
+    """Return the recipe in one of FORMS.
 
     With an inventory, digests and commits come from its lock; with one of its hosts, that host's settings and patched
     files are used, too. `endpoint_name` picks one of its endpoints.
@@ -61,8 +94,8 @@ def shown(
     settings = hosts.host(host).settings if hosts and host else Settings.from_data({})
     lock = locks.read(hosts.lock) if hosts else Lock()
     endpoint, notes = _endpoint(catalog, recipe, lock, settings, bool(host), endpoint_name)
-    text = bare(endpoint, endpoint.venv, settings) if endpoint.venv and form == "shell" else FORMS[form](endpoint)
-    return _about(recipe) + _comments(notes) + _origins(catalog, recipe) + text
+    text = shell(endpoint, settings) if form == "shell" else FORMS[form](endpoint)
+    return Shown(text, (*_about(recipe), *notes), tuple(_evidence(recipe)), tuple(_sources(catalog, recipe)))
 
 
 def _endpoint(
@@ -121,33 +154,28 @@ def _on_branch(endpoint: EndpointPlan, branch: str) -> EndpointPlan:
     )
 
 
-def _about(recipe: Recipe) -> str:
-    """Return what is known about the recipe, as comments, so that an assembled one is not taken for a quotation."""
+def _about(recipe: Recipe) -> list[str]:
+    """Return what is known about the recipe, so that an assembled one is not taken for a quotation."""
     status = f"{recipe.status} by {recipe.superseded_by}" if recipe.superseded_by else recipe.status
     lines = [recipe.title, f"{status}; tool calls: {recipe.tool_calls}; {recipe.speed}"]
+    return lines + [f"caveat: {caveat}" for caveat in recipe.caveats]
+
+
+def _evidence(recipe: Recipe) -> Iterator[str]:
     for evidence in recipe.evidence:
         who = ", ".join(filter(None, (evidence.who, evidence.when)))
-        lines.append(f"{evidence.kind}: {evidence.source}" + (f" ({who})" if who else ""))
-        lines += [f"  {evidence.says}", *(f"  changed: {change}" for change in evidence.changed)]
-    lines += [f"caveat: {caveat}" for caveat in recipe.caveats]
-    return _comments(lines)
+        yield f"{evidence.kind}: {evidence.source}" + (f" ({who})" if who else "")
+        yield f"  {evidence.says}"
+        yield from (f"  changed: {change}" for change in evidence.changed)
 
 
-def _comments(lines: Iterable[str]) -> str:
-    return "".join(f"# {_one_line(line)}\n" for line in lines)
-
-
-def _origins(catalog: Catalog, recipe: Recipe) -> str:
-    """Return one comment per value: the value, the key that it comes from, and the file and line of that key."""
+def _sources(catalog: Catalog, recipe: Recipe) -> Iterator[Source]:
     merged = catalog.merged.get(recipe.id)
     rows = [(argument, key) for argument, key in arguments(recipe)]
     rows += [(f"{name}={value}", f"env.{name}") for name, value in sorted(recipe.env.items())]
     rows += [(f"{name}={value}", "rigup") for name, value in sorted(QUIET.items()) if recipe.image]
-    lines = []
     for value, key in rows:
-        where = merged.place(place(key)) if merged and key != "rigup" else ""
-        lines.append(f"# {_one_line(value)}  <- {key} {where}".rstrip() + "\n")
-    return "".join(lines)
+        yield Source(value, key, str(merged.place(place(key))) if merged and key != "rigup" else "")
 
 
 def _one_line(text: str) -> str:
@@ -156,10 +184,15 @@ def _one_line(text: str) -> str:
 
 
 def docker(endpoint: EndpointPlan) -> str:
-    """Return the unit's `docker run` for a shell, with the environment in the command instead of in a file."""
+    """Return the unit's `docker run` for a shell.
+
+    The environment is in the command instead of in a file, and without a journal `docker logs` has the output.
+    """
     words: list[str] = []
     for word in docker_argv(endpoint):
-        if word.startswith("--env-file="):
+        if word == NO_LOG:
+            words.append("--log-driver=local")
+        elif word.startswith("--env-file="):
             words += [f"--env={name}={value}" for name, value in sorted(endpoint.env.items())]
         else:
             words.append(word)
@@ -170,15 +203,30 @@ def _lines(words: list[str]) -> str:
     return " \\\n  ".join(shlex.quote(word) for word in words) + "\n"
 
 
-def shell(endpoint: EndpointPlan) -> str:
-    """Return commands to pull the image and to run it."""
-    return _lines([DOCKER, "pull", str(endpoint.image)]) + docker(endpoint)
+def shell(endpoint: EndpointPlan, settings: Settings = DEFAULTS) -> str:
+    """Return commands to install the engine, to download the checkpoint, and to run the server.
+
+    Raises RigupError if the unit of an endpoint without a container mounts a patched file over a published one, which a
+    plain command cannot do.
+    """
+    if endpoint.venv:
+        return _bare(endpoint, endpoint.venv, settings)
+    pull = [DOCKER, "pull", str(endpoint.image)]
+    return _lines(pull) + _lines(_fetch(endpoint, settings)) + docker(endpoint)
+
+
+def _fetch(endpoint: EndpointPlan, settings: Settings) -> list[str]:
+    """Return the command that downloads the checkpoint to where the server expects it."""
+    checkpoint = endpoint.checkpoint
+    hub = f"HF_ENDPOINT={settings.hub_mirror or settings.hub_endpoint}"
+    place = [f"--revision={checkpoint.revision}", f"--local-dir={checkpoint.path}"]
+    return ["env", hub, "hf", "download", checkpoint.repo, *place]
 
 
 def systemd(endpoint: EndpointPlan) -> str:
-    """Return the unit that a deploy installs, with its environment file as comments."""
+    """Return the unit that a deploy installs, with its path and its environment file as comments."""
     env = "".join(f"# {line}\n" for line in env_file_text(endpoint).split("\n") if line)
-    return f"# {endpoint.env_file}:\n{env}# {endpoint.unit_file}:\n{unit_text(endpoint)}"
+    return f"{unit_text(endpoint)}\n# This is {endpoint.unit_file}. It reads {endpoint.env_file}:\n{env}"
 
 
 def compose(endpoint: EndpointPlan) -> str:
@@ -200,7 +248,7 @@ def compose(endpoint: EndpointPlan) -> str:
         "ulimits": dict(sorted(endpoint.ulimits.items())),
         "devices": [f"nvidia.com/gpu={device}" for device in devices],
         "volumes": volumes,
-        "restart": "on-failure",
+        "restart": "unless-stopped",
         "stop_grace_period": "60s",
     }
     if endpoint.tmpfs:
@@ -213,27 +261,22 @@ def compose(endpoint: EndpointPlan) -> str:
     return yaml_text(document)
 
 
-def bare(endpoint: EndpointPlan, venv: VenvPlan, settings: Settings) -> str:
-    """Return commands for the virtual environment, the checkpoint and the server, with the paths that a deploy uses.
-
-    Raises RigupError if the unit mounts a patched file over a published one, which a plain command cannot do.
-    """
+def _bare(endpoint: EndpointPlan, venv: VenvPlan, settings: Settings) -> str:
+    """Return commands for the virtual environment, the checkpoint and the server, with the paths that a deploy uses."""
     argv = list(endpoint.argv)
     for mount in endpoint.mounts:
         if mount.target.startswith(f"{endpoint.checkpoint.path}/"):
             name = mount.target.rpartition("/")[2]
             raise RigupError(f"a shell would read the published {name}, not the patched one", "use `--as systemd`")
         argv = [word.replace(mount.target, mount.source) for word in argv]
-    checkpoint = endpoint.checkpoint
     pinned = [requirement.partition(" ")[0] for requirement in venv.requirements]
     env = [f"{name}={value}" for name, value in sorted(endpoint.env.items())]
     pythons = f"UV_PYTHON_INSTALL_MIRROR={settings.python_mirror}"
-    index, hub = index_arguments(settings.pypi_index), f"HF_ENDPOINT={settings.hub_mirror or settings.hub_endpoint}"
-    fetch = ["hf", "download", checkpoint.repo, f"--revision={checkpoint.revision}", f"--local-dir={checkpoint.path}"]
+    index = index_arguments(settings.pypi_index)
     lines = [
         ["env", pythons, "uv", "venv", f"--python={venv.python}", venv.path],
         ["uv", "pip", "install", *index, f"--python={venv.path}/bin/python3", *pinned],
-        ["env", hub, *fetch],
+        _fetch(endpoint, settings),
         ["env", *env, *argv],
     ]
     return "".join(map(_lines, lines))

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from rigup.paths import KEY_MOUNT, MODEL
-from rigup.plan.model import EndpointPlan
+from rigup.plan.model import ENGINE_MEMORY_BYTES, EndpointPlan
 
 # The same as in the other forms: no privileges.
 CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -36,11 +36,11 @@ FETCH_SECONDS = 86400
 
 
 def kubernetes(endpoint: EndpointPlan) -> str:
-    """Return the objects, with comments on how to fill the Secret with the API key: no server starts before that."""
+    """Return the objects, and comments on how to fill the Secret with the API key: no server starts before that."""
     documents = [_key(endpoint), _claim(endpoint), _job(endpoint), _deployment(endpoint), _service(endpoint)]
     if endpoint.patched_files:
         documents.insert(0, _files(endpoint))
-    return _how_to_make_the_key(endpoint) + "---\n".join(yaml_text(document) for document in documents)
+    return "---\n".join(yaml_text(document) for document in documents) + _how_to_make_the_key(endpoint)
 
 
 def _meta(endpoint: EndpointPlan, suffix: str = "") -> dict[str, Any]:
@@ -182,7 +182,10 @@ def _server(endpoint: EndpointPlan) -> dict[str, Any]:
         "args": [doubled(word) for word in argv],
         "env": env,
         "ports": [{"name": "http", "containerPort": endpoint.port}],
-        "resources": {"limits": {"nvidia.com/gpu": endpoint.gpu_count}},
+        "resources": {
+            "requests": {"memory": f"{ENGINE_MEMORY_BYTES >> 30}Gi"},
+            "limits": {"nvidia.com/gpu": endpoint.gpu_count},
+        },
         "startupProbe": {**probe, "failureThreshold": -(-endpoint.ready_timeout // 10)},
         "readinessProbe": probe,
         "livenessProbe": {**probe, "failureThreshold": 6},

@@ -13,17 +13,19 @@ from types import FrameType
 import gevent
 import pyinfra
 from pyinfra.api.state import State
+from pyinfra.context import ctx_state
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def watch(state: State, note: Callable[[signal.Signals], None] | None = None) -> None:
+def watch(note: Callable[[signal.Signals], None] | None = None) -> None:
     """Replace the signal handlers of pyinfra's command line; a second signal ends the process immediately.
 
     `note` is called first. The last call wins. Does nothing if pyinfra is used as a library.
     """
     if not pyinfra.is_cli:
         return
+    state: State = ctx_state.get()  # type: ignore[no-untyped-call]
 
     def stop(number: int, frame: FrameType | None) -> None:
         for each in SIGNALS:

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.context import ctx_state
 
 from rigup import commands
+from rigup.config.inventory import Inventory
+from rigup.errors import RigupError
 from rigup.operations import _notes
 from rigup.run import interrupts, report, summary
 from rigup.run.console import make_printable
@@ -44,13 +47,17 @@ ERROR_LINES = 40
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _SECRET_KEY = re.compile(r"token|password|secret|api_?key", re.IGNORECASE)
 
+GROUP = "lab"
+"""pyinfra's name of all hosts, from `inventory/lab.py`."""
+
 _recorder: Recorder | None = None
 
 
-def prepare() -> None:
+def prepare(inventory: Inventory) -> None:
     """Prepare for a run. Called while pyinfra reads its inventory, before it connects.
 
-    Whatever pyinfra is about to do, Ctrl-C then ends it at once. Only runs of deploy files are reported.
+    Whatever pyinfra is about to do, Ctrl-C then ends it at once. Only runs of deploy files are reported. Exits if
+    `--limit` or `--exclude` matches no host: pyinfra would warn, and deploy to no host, or to the one to exclude.
     """
     global _recorder
     speed_up()
@@ -58,10 +65,23 @@ def prepare() -> None:
     state: State = ctx_state.get()  # type: ignore[no-untyped-call]
     context = click.get_current_context(silent=True)
     words = context.params if context is not None else {}
+    for option in ("limit", "exclude"):
+        for pattern in words.get(option) or ():
+            _refuse_unknown(inventory, option, pattern)
     if words.get("operations") and not words["dry"] and all(each.endswith(".py") for each in words["operations"]):
         _recorder = Recorder(state, report.RUNS)
     else:
-        interrupts.watch(state)
+        interrupts.watch()
+
+
+def _refuse_unknown(inventory: Inventory, option: str, pattern: str) -> None:
+    """Exit with similar names if a pattern is neither the group of all hosts nor matches a host."""
+    if pattern == GROUP or any(fnmatch(name, pattern) for name in inventory.hosts):
+        return
+    try:
+        inventory.host(pattern)
+    except RigupError as error:
+        raise SystemExit(f"--> --{option}: {error}") from None
 
 
 def _verify(hosts: Sequence[str]) -> str:
@@ -103,7 +123,7 @@ class Recorder(BaseStateCallback):
         self._output = _Output(self._note_error)
         logging.getLogger("pyinfra").addHandler(self._output)
         atexit.register(self.close)
-        interrupts.watch(state, self._note_interruption)
+        interrupts.watch(self._note_interruption)
 
     def begin(self, then: Callable[[Sequence[str]], str] = _verify) -> None:
         """Record all hosts and which of them are unreachable, and from here on every operation. Once."""

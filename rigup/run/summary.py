@@ -22,15 +22,17 @@ NO_WAIT_S = 2.0
 def render(report: Report, where: Path | None = None, changes: bool = False) -> str:
     """Return the report as text; `where` is its file.
 
-    `changes` adds what changed on each host, which the console has printed during the run.
+    The hosts with their endpoints come first, then what failed. `changes` adds what changed on each host, which the
+    console has printed during the run.
     """
     lines = [f"rigup: {headline(report)}"]
     busy = {operation["host"] for operation in report["running"]}
     for name, host in report["hosts"].items():
         is_complete = report["result"] in ("ok", "failed") and host["result"] == "ok" and name not in busy
-        count, *more = _host_lines(report, name, is_complete)
-        lines += ["", count, *(_changes(report, name) if changes else ()), *more]
+        lines += ["", *_host_lines(report, name, is_complete)]
     lines += _trouble(report)
+    for name in report["hosts"] if changes else ():
+        lines += _changes(report, name)
     if report["steps"]:
         shown = ", ".join(f"{step['step']} {_seconds(step['seconds'])}" for step in report["steps"])
         lines += ["", f"  seconds per step: {shown}"]
@@ -84,9 +86,11 @@ def _host_lines(report: Report, name: str, is_complete: bool) -> list[str]:
 
 
 def _changes(report: Report, name: str) -> list[str]:
-    """Return what changed on a host, in order."""
+    """Return what changed on a host, what took longest first."""
     changed = [o for o in report["operations"] if o["host"] == name and o["result"] == "changed"]
-    lines = [f"    {_seconds(o['seconds']):>6}  {o['step']} | {o['operation']}" for o in changed[:CHANGES]]
+    changed.sort(key=lambda o: -o["seconds"])
+    lines = ["", f"  changed on {name}, with the seconds it took:"] if changed else []
+    lines += [f"    {_seconds(o['seconds']):>6}  {o['step']} | {o['operation']}" for o in changed[:CHANGES]]
     return lines + _and_more(len(changed) - CHANGES, "change")
 
 

@@ -73,6 +73,18 @@ class Client:
         except BROKEN as error:
             raise Unreachable(self._host, f"the connection broke: {reason(error)}") from error
 
+    def stream(self, command: Command, write: Callable[[bytes], object]) -> Result:
+        """Run one command for as long as it takes; `write` gets its output as it arrives. Raises Unreachable.
+
+        The result has the exit code and standard error, and no output.
+        """
+        try:
+            return _stream(self.transport, command, write)
+        except BadAnswer as error:
+            raise Unreachable(self._host, str(error)) from error
+        except BROKEN as error:
+            raise Unreachable(self._host, f"the connection broke: {reason(error)}") from error
+
     def run_all(self, commands: Iterable[Command]) -> dict[Command, Result]:
         """Run all commands, in one round trip if the host can. Raises Unreachable."""
         commands = list(commands)
@@ -93,14 +105,41 @@ def _warn(host: Host, said: str) -> None:
     print(printable(f"{host.name}: {said}"), file=sys.stderr, flush=True)
 
 
+def _start(channel: paramiko.Channel, command: Command) -> str:
+    """Start a command on a channel. Returns the mark that opens both streams of its output."""
+    channel.settimeout(CONNECT_S)
+    mark, words = secrets.token_hex(16), [command.shell, "-c", command.command]
+    line = shlex.join(["sudo", "-H", "-n", *environment.CLEAN, *words] if command.sudo else words)
+    channel.exec_command(environment.login_line(line, mark))
+    channel.shutdown_write()
+    return mark
+
+
+def _stream(transport: paramiko.Transport, command: Command, write: Callable[[bytes], object]) -> Result:
+    with closing(transport.open_session(timeout=CONNECT_S)) as channel:
+        mark = _start(channel, command)
+        channel.settimeout(None)
+        before, ran, stderr = b"", b"", bytearray()
+        while chunk := channel.recv(1 << 16):
+            if not ran:
+                before, ran, chunk = (before + chunk).partition(environment.opening(mark, 1))
+                if len(before) > MAX_BYTES:
+                    raise BadAnswer(f"it sent more than {MAX_BYTES} bytes before a command ran")
+            if chunk:
+                write(chunk)
+        receive_all(channel, channel.recv_stderr, stderr, time.monotonic() + COMMAND_S, MAX_BYTES)
+        code = channel.recv_exit_status()
+        if code == -1 and not transport.is_active():
+            raise EOFError("while a command ran")
+        if not ran:
+            raise BadAnswer(environment.not_run((before.strip() or bytes(stderr)).decode(errors="replace")))
+        return Result(code, b"", bytes(stderr.partition(environment.opening(mark, 2))[2]))
+
+
 def _execute(transport: paramiko.Transport, command: Command, limit_s: float) -> Result:
     deadline = time.monotonic() + limit_s
     with closing(transport.open_session(timeout=CONNECT_S)) as channel:
-        channel.settimeout(CONNECT_S)
-        mark, words = secrets.token_hex(16), [command.shell, "-c", command.command]
-        line = shlex.join(["sudo", "-H", "-n", *environment.CLEAN, *words] if command.sudo else words)
-        channel.exec_command(environment.login_line(line, mark))
-        channel.shutdown_write()
+        mark = _start(channel, command)
         # Both streams at once: one that nobody reads fills its window, and the command waits forever.
         stdout, stderr, faults = bytearray(), bytearray(), list[BaseException]()
 

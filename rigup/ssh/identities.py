@@ -138,6 +138,15 @@ class _Agent(AgentSSH):
             raise
 
 
+def agent_answers(path: str) -> bool:
+    """Return whether an agent answers at this socket."""
+    try:
+        _Agent(path)._close()  # type: ignore[attr-defined]
+    except BROKEN:
+        return False
+    return True
+
+
 def _agent_keys(path: str | None) -> list[AgentKey]:
     """Return the keys of the agent at this socket; none if there is no agent, as for ssh."""
     try:

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import FunctionType
 
 import pytest
-from rich.console import Console
 
 from rigup.cli import audit
+from rigup.cli._terminal import SafeConsole
 from tests.lab import breaks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,10 +132,9 @@ def test_a_table_has_a_line_for_each_check_and_a_column_for_each_host() -> None:
     told = {"checks": [{"host": h, "check": c, "severity": "major", "result": r} for (h, c), r in results.items()]}
 
     def lines(failed: bool) -> list[str]:
-        console = Console(width=100, file=io.StringIO())
-        console.print(audit.table(told, failed))
-        assert isinstance(console.file, io.StringIO)
-        return [" ".join(line.split()) for line in console.file.getvalue().splitlines() if line[:1].isalpha()]
+        out = io.StringIO()
+        SafeConsole(file=out).print(audit.table(told, failed))
+        return [" ".join(line.split()) for line in out.getvalue().splitlines()]
 
     assert lines(False) == ["check severity rig1 rig2", "base-sysctl major ok FAILED", "docker-cdi major ok"]
     assert lines(True) == ["check severity rig1 rig2", "base-sysctl major ok FAILED"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from rigup.cli.main import main
 from rigup.cli.status import select
 from rigup.config.inventory import Inventory, load_inventory
 from rigup.errors import RigupError
+from tests.unit import warm_pyinfra
+from tests.unit.loopback_sshd import ROOT
+from tests.unit.waiting import HANG_S
 
 
 @pytest.fixture
@@ -74,3 +78,35 @@ def test_the_status_has_only_the_endpoints_that_are_named(
     status = {"error": None, "endpoints": [{"name": "main"}, {"name": "small"}]}
     selected = select(status, "rig1", find_targets(inventory, words))
     assert [endpoint["name"] for endpoint in selected["endpoints"]] == shown
+
+
+@pytest.mark.parametrize(
+    ("option", "pattern", "message"),
+    [
+        ("--limit", "rig3", "no host is named 'rig3': did you mean rig"),
+        ("--limit", "x*", "no host is named 'x*': hosts: rig1, rig2"),
+        ("--exclude", "rgi2", "no host is named 'rgi2': did you mean rig2"),
+    ],
+)
+def test_a_deploy_refuses_a_limit_that_matches_no_host(
+    inventory: Inventory, option: str, pattern: str, message: str
+) -> None:
+    done = deploy(inventory, option, pattern)
+    assert done[0] == 1
+    assert f"--> {option}: {inventory.path}: {message}" in done[1]
+    assert "Connecting" not in done[1]
+
+
+@pytest.mark.parametrize("pattern", ["rig1", "rig*", "lab"])
+def test_a_deploy_takes_hosts_patterns_and_the_group_of_all(inventory: Inventory, pattern: str) -> None:
+    assert "Connecting" in deploy(inventory, "--limit", pattern, "--exclude", "rig?")[1]
+
+
+def deploy(inventory: Inventory, *options: str) -> tuple[int, str]:
+    """The exit code of a deploy that would do nothing, and what it says."""
+    folder = inventory.path.parent
+    (folder / "deploy.py").touch()
+    environment = {**os.environ, "RIGUP_INVENTORY": str(inventory.path)}
+    arguments = [str(ROOT / "inventory/lab.py"), "deploy.py", "-y", *options]
+    done = warm_pyinfra.run(arguments, folder, environment, "", HANG_S)
+    return done.returncode, done.stdout + done.stderr

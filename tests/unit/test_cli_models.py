@@ -12,6 +12,7 @@ import pytest
 
 from rigup.cli import main
 from rigup.cli._confirm import agreed
+from rigup.cli._terminal import SafeConsole
 from rigup.cli.models import chosen, removal, table
 from rigup.errors import RigupError
 from rigup.facts.store import Stored, StoredModels, parse_stored_models
@@ -97,8 +98,10 @@ USED = Stored("org/two", B, 1_000_000, "verified", "2026-11-23T23:07:29+00:00", 
 
 
 def test_the_table_has_a_line_for_each() -> None:
-    assert table({"rig1": [IDLE, USED], "rig2": []}) == [
-        "HOST  CHECKPOINT  COMMIT        SIZE      STATE     USED BY",
+    out = io.StringIO()
+    SafeConsole(file=out).print(table({"rig1": [IDLE, USED], "rig2": []}))
+    assert out.getvalue().splitlines() == [
+        "host  checkpoint  commit        size      state     used by",
         "rig1  org/one     aaaaaaaaaaaa  239.8 GB  verified  nobody",
         "rig1  org/two     bbbbbbbbbbbb  1 MB      verified  main",
         "rig2  nothing",

@@ -1,5 +1,6 @@
 """`rigup recipes`, `check` and `show` as a person uses them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,35 @@ def test_the_table_hides_what_is_superseded_and_says_so(capsys: pytest.CaptureFi
 
 def test_the_table_is_filtered(capsys: pytest.CaptureFixture[str]) -> None:
     table = said(capsys, "recipes", "--engine", "sglang", "--gpus", "4", "--status", "current")
-    names = [line.split()[0] for line in table.splitlines()[2:]]
+    names = [line.split()[0] for line in table.splitlines()[1:]]
     assert names == ["sglang-awq-cu130", "sglang-nvfp4-b12x-nomtp", "sglang-nvfp4-b12x"]
 
 
 def test_a_ranking_says_why(capsys: pytest.CaptureFixture[str]) -> None:
-    first = said(capsys, "recipes", "--for", "agents", "--gpus", "4").splitlines()[2]
+    first = said(capsys, "recipes", "--for", "agents", "--gpus", "4").splitlines()[1]
     assert first.startswith("vllm-nvfp4-cu130 ") and "tool calls reliable" in first
+
+
+def test_the_table_says_what_a_recipe_is_for_what_it_needs_and_how_fast_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    header, *rows = said(capsys, "recipes", "--gpus", "4", "--engine", "vllm").splitlines()
+    assert re.split("  +", header) == ["recipe", "what for", "GPUs", "tok/s", "tool calls"]
+    assert ["vllm-nvfp4-cu130", "agents, chat, code", "4", "64", "reliable"] in [re.split("  +", row) for row in rows]
+
+
+def test_one_recipe_is_shown_with_its_sources_and_caveats(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "recipes", "vllm-nvfp4-chisleu")
+    rows = [line.split("  ")[0] for line in text.splitlines()]
+    assert rows[0] == "recipe" and {"title", "GPUs", "caveat", "source", "checkpoint"} <= set(rows)
+    assert text.endswith("`rigup show vllm-nvfp4-chisleu` prints its command.\n")
+    assert "did you mean vllm-nvfp4-cu130" in said(capsys, "recipes", "vllm-nvpf4-cu130", code=1)
+    assert "a recipe's name and filters were given" in said(capsys, "recipes", "vllm-nvfp4-cu130", "--gpus=4", code=1)
+
+
+@pytest.mark.parametrize("more", [["--model=none"], ["--for=agents", "--gpus=1"]])
+def test_nothing_found_is_said_and_has_its_own_exit_code(capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
+    assert said(capsys, "recipes", *more, code=2) == "No recipe matches.\n"
 
 
 def test_check_tells_what_it_judged(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +110,7 @@ def test_recipes_of_ones_own_are_listed_judged_shown_and_extend_the_catalogs(
 ) -> None:
     assert "ours " in said(capsys, "recipes")
     assert "ours: arguments accepted by vllm 0.17.0, vllm 0.33.0" in said(capsys, "check", "ours")
-    text = said(capsys, "show", "ours", "--inventory", str(inventory))
+    text = said(capsys, "show", "ours", "--explain", "--inventory", str(inventory))
     assert "# --max-model-len=4096  <- argv[7] ours.yaml:7" in text
     assert "# --tensor-parallel-size=4  <- parallel.tp vllm-nvfp4-cu130.yaml:" in text
 

@@ -34,6 +34,12 @@ CONTAINERS = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe
 BARE = sorted(name for name, recipe in CATALOGUE.recipes.items() if recipe.venv)
 
 
+FETCH = [
+    "HF_ENDPOINT=https://huggingface.co",
+    *("hf", "download", REPO, f"--revision={REVISION}", f"--local-dir=/srv/models/{REPO}/{REVISION}"),
+]
+
+
 def undoubled(text: str) -> str:
     """What compose and Kubernetes make of `$$`; a single `$` before a name would be a variable."""
     assert "$" not in text.replace("$$", "")
@@ -53,8 +59,8 @@ def words_of(text: str) -> list[str]:
 
 
 def command_of(text: str) -> str:
-    """The command after the comments."""
-    return text[text.index("\n/usr/bin/docker") + 1 :]
+    """The command before the comments."""
+    return text.partition("\n\n# ")[0]
 
 
 def after_image(words: list[str], endpoint: EndpointPlan) -> list[str]:
@@ -66,8 +72,10 @@ def arguments_in(form: str, endpoint: EndpointPlan) -> list[str]:
     if form == "docker":
         return after_image(shell_words(docker(endpoint)), endpoint)
     if form == "shell":
-        pull, run = shell(endpoint).split(f"{endpoint.image}\n", 1)
-        assert shell_words(pull) == ["/usr/bin/docker", "pull"]
+        pull, _, rest = shell(endpoint).partition("\nenv ")
+        fetch, _, run = rest.partition("\n/usr/bin/docker ")
+        assert shell_words(pull) == ["/usr/bin/docker", "pull", endpoint.image]
+        assert shell_words(fetch) == FETCH
         return after_image(shell_words(run), endpoint)
     if form == "systemd":
         return after_image(exec_words(settings_of(systemd(endpoint))["ExecStart"][0]), endpoint)
@@ -110,7 +118,9 @@ def test_hostile_environments_arrive_as_they_are(form: str) -> None:
 @pytest.mark.parametrize("form", sorted(FORMS))
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_every_container_recipe_has_every_form(name: str, form: str) -> None:
-    text = shown(CATALOGUE, name, form)
+    text = shown(CATALOGUE, name, form).render()
+    # The unit's own first line is a comment.
+    assert text.startswith("#") == (form == "systemd")
     recipe = CATALOGUE.recipe(name)
     assert recipe.container_image().tag in text
     assert f"--served-model-name={recipe.served_name}" in text
@@ -120,7 +130,7 @@ def test_every_container_recipe_has_every_form(name: str, form: str) -> None:
 
 @pytest.mark.parametrize("name", BARE)
 def test_a_recipe_without_a_container_is_shown_as_commands_only(name: str) -> None:
-    words = shlex.split(shown(CATALOGUE, name, "shell"), comments=True)
+    words = shlex.split(shown(CATALOGUE, name, "shell").text, comments=True)
     assert "uv" in words
     assert "--host=127.0.0.1" in words
     with pytest.raises(RigupError, match="`--as shell`"):
@@ -129,7 +139,7 @@ def test_a_recipe_without_a_container_is_shown_as_commands_only(name: str) -> No
 
 @pytest.mark.parametrize("name", BARE)
 def test_a_recipe_without_a_container_is_shown_as_the_unit_that_a_deploy_installs(name: str) -> None:
-    text = shown(CATALOGUE, name, "systemd")
+    text = shown(CATALOGUE, name, "systemd").render()
     assert "# the packages are not in a lock" in text
     assert "\nUser=rigup-serve\n" in text
     assert f"--served-model-name={CATALOGUE.recipe(name).served_name}" in text
@@ -137,7 +147,8 @@ def test_a_recipe_without_a_container_is_shown_as_the_unit_that_a_deploy_install
 
 
 def test_every_value_says_where_it_was_written() -> None:
-    text = shown(CATALOGUE, "vllm-nvfp4-cu130-mtp2", "docker")
+    assert "<-" not in shown(CATALOGUE, "vllm-nvfp4-cu130-mtp2", "docker").render()
+    text = shown(CATALOGUE, "vllm-nvfp4-cu130-mtp2", "docker").render(explain=True)
     assert "# --max-num-seqs=128  <- argv[3] vllm-nvfp4-cu130.yaml:" in text
     assert "# --tensor-parallel-size=4  <- parallel.tp vllm-nvfp4-cu130.yaml:" in text
     assert "# NCCL_P2P_LEVEL=PHB  <- env.NCCL_P2P_LEVEL vllm-nvfp4-cu130.yaml:" in text
@@ -147,22 +158,24 @@ def test_every_value_says_where_it_was_written() -> None:
 def test_a_line_break_in_a_value_does_not_leave_its_comment() -> None:
     recipe = CATALOGUE.recipe("vllm-nvfp4-cu130")
     hostile = recipe.model_copy(update={"argv": ("--x=a\nrm -rf /", "--y=\u2028b")})
-    text = shown(Catalog({recipe.id: hostile}, CATALOGUE.checkpoints), recipe.id, "docker")
+    text = shown(Catalog({recipe.id: hostile}, CATALOGUE.checkpoints), recipe.id, "docker").render(explain=True)
     assert "rm -rf /" in text
     assert shell_words(command_of(text))[-2:] == ["--x=a\nrm -rf /", "--y=\u2028b"]
 
 
 def test_what_is_not_resolved_is_said_and_nothing_is_invented() -> None:
-    text = shown(CATALOGUE, "vllm-nvfp4-cu130", "docker")
+    text = shown(CATALOGUE, "vllm-nvfp4-cu130", "docker").render()
     assert "# the image is not in a lock" in text
     assert "0" * 40 not in text
     assert "/srv/models/nvidia/Qwen3.5-397B-A17B-NVFP4/main" in text
 
 
-def test_docker_is_the_units_own_command_but_for_the_environment_file() -> None:
+def test_docker_is_the_units_own_command_but_for_the_environment_file_and_the_log() -> None:
     endpoint = plan().endpoint("main")
     words = [word for word in shell_words(docker(endpoint)) if not word.startswith("--env=")]
-    assert words == [word for word in docker_argv(endpoint) if not word.startswith("--env-file=")]
+    units = [word for word in docker_argv(endpoint) if not word.startswith("--env-file=")]
+    units[units.index("--log-driver=none")] = "--log-driver=local"
+    assert words == units
 
 
 def test_a_pod_may_load_for_as_long_as_the_unit_may() -> None:
@@ -171,6 +184,7 @@ def test_a_pod_may_load_for_as_long_as_the_unit_may() -> None:
     probe = pod["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
     assert probe["failureThreshold"] * probe["periodSeconds"] >= 2700
     assert pod["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 4}
+    assert pod["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"] == {"memory": "12Gi"}
 
 
 def test_what_a_container_needs_beyond_the_usual_is_in_its_command_and_in_its_digest() -> None:
@@ -304,8 +318,15 @@ def test_what_a_shell_cannot_do_as_the_host_does_it_is_refused(
     assert shown_for_rig1("own-sampling", "systemd", inventory) == 0
 
 
+def test_compose_starts_the_server_again_after_a_boot() -> None:
+    service = yaml.safe_load(compose(plan().endpoint("main")))["services"]["llm-main"]
+    assert service["restart"] == "unless-stopped"
+
+
 def test_what_is_shown_says_how_well_it_is_known() -> None:
-    text = shown(CATALOGUE, "vllm-nvfp4-ixtrix-patched", "docker")
+    short = shown(CATALOGUE, "vllm-nvfp4-ixtrix-patched", "docker").render()
+    assert "# caveat: They replaced" in short and "community recipe collection" not in short
+    text = shown(CATALOGUE, "vllm-nvfp4-ixtrix-patched", "docker").render(explain=True)
     assert "# superseded by vllm-nvfp4-voipmonitor-mtp2; tool calls: usually; not measured\n" in text
     assert "# verbatim: community recipe collection of February 2026, recipe 10 (Ixtrix, 2026-02-27)\n" in text
     assert "#   changed: his three changed files of vLLM, which were not published, are not mounted\n" in text

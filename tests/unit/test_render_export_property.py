@@ -60,7 +60,9 @@ class Stubs:
         calls.write_bytes(b"")
         path = f"{self.directory}:{os.environ['PATH']}"
         environment = {"PATH": path, "CALLS": str(calls), "LANG": "C.UTF-8"}
-        script = re.sub(rf"\n  {ENGINES}/[0-9a-f]+/", r"\n  .venv/", text.replace(f"\n{DOCKER} ", "\ndocker ")).encode()
+        script = re.sub(
+            rf"\n  {ENGINES}/[0-9a-f]+/", r"\n  .venv/", re.sub(f"(?m)^{DOCKER} ", "docker ", text)
+        ).encode()
         ran = subprocess.run(
             ["sh", "-e"], input=script, capture_output=True, timeout=HANG_S, env=environment, cwd=self.directory
         )
@@ -122,11 +124,11 @@ def expanded(value: str) -> str:
 def test_a_shell_starts_docker_with_exactly_the_recipes_arguments(stubs: Stubs, recipe: Recipe) -> None:
     env = {f"--env={name}={value}" for name, value in {**QUIET, **recipe.env}.items()}
     for form in ("docker", "shell"):
-        *pulls, run = stubs.run(shown(catalog_of(recipe), recipe.id, form))
+        *pulls, run = stubs.run(shown(catalog_of(recipe), recipe.id, form).render(explain=True))
         words = server_words(recipe)
         assert run[-len(words) :] == words
         assert {word for word in run[: -len(words)] if word.startswith("--env=")} == env
-        assert [each[:2] for each in pulls] == ([["docker", "pull"]] if form == "shell" else [])
+        assert [each[:2] for each in pulls] == ([["docker", "pull"], ["hf", "download"]] if form == "shell" else [])
 
 
 @often
@@ -134,7 +136,7 @@ def test_a_shell_starts_docker_with_exactly_the_recipes_arguments(stubs: Stubs, 
 def test_a_shell_starts_a_bare_server_with_exactly_the_recipes_arguments(stubs: Stubs, recipe: Recipe) -> None:
     if not recipe.venv:
         return
-    *_, server = stubs.run(shown(catalog_of(recipe), recipe.id, "shell"))
+    *_, server = stubs.run(shown(catalog_of(recipe), recipe.id, "shell").render(explain=True))
     words = [word.replace("--model=/model", "").replace("--model-path=/model", "") for word in server_words(recipe)]
     words = [word for word in words if word]
     assert server[-len(words) :] == words
@@ -145,7 +147,7 @@ def test_a_shell_starts_a_bare_server_with_exactly_the_recipes_arguments(stubs: 
 @often
 @given(recipes(containers=True))
 def test_compose_gets_exactly_the_recipes_arguments(recipe: Recipe) -> None:
-    document = yaml.safe_load(shown(catalog_of(recipe), recipe.id, "compose"))
+    document = yaml.safe_load(shown(catalog_of(recipe), recipe.id, "compose").render(explain=True))
     service = document["services"]["llm-main"]
     assert [interpolated(word) for word in service["command"]] == server_words(recipe)
     assert {name: interpolated(each) for name, each in service["environment"].items()} == {**QUIET, **recipe.env}
@@ -154,7 +156,7 @@ def test_compose_gets_exactly_the_recipes_arguments(recipe: Recipe) -> None:
 @often
 @given(recipes(containers=True))
 def test_kubernetes_gets_exactly_the_recipes_arguments_and_a_key(recipe: Recipe) -> None:
-    documents = list(yaml.safe_load_all(shown(catalog_of(recipe), recipe.id, "kubernetes")))
+    documents = list(yaml.safe_load_all(shown(catalog_of(recipe), recipe.id, "kubernetes").render(explain=True)))
     [pod] = [each["spec"]["template"]["spec"] for each in documents if each["kind"] == "Deployment"]
     [server] = pod["containers"]
     words = [expanded(word) for word in server["args"]]
@@ -199,7 +201,7 @@ def test_a_unit_and_its_environment_file_hold_exactly_what_the_recipe_says(recip
 def test_only_whole_numbers_stand_without_quotes_where_another_reader_sees_a_number(recipe: Recipe) -> None:
     """YAML 1.2 has `1e3` and `0o17` for numbers, which Python's reader takes for texts."""
     for form in ("compose", "kubernetes"):
-        for event in yaml.parse(shown(catalog_of(recipe), recipe.id, form)):
+        for event in yaml.parse(shown(catalog_of(recipe), recipe.id, form).render(explain=True)):
             if isinstance(event, yaml.ScalarEvent) and event.style is None:
                 assert not re.match(r"[-+]?\.?\d|[-+]?\.(inf|nan)", event.value, re.IGNORECASE) or re.fullmatch(
                     r"-?\d+", event.value
@@ -210,6 +212,6 @@ def test_only_whole_numbers_stand_without_quotes_where_another_reader_sees_a_num
 @given(recipe=recipes(containers=True))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_text_that_is_shown_breaks_its_terminal(form: str, recipe: Recipe) -> None:
-    text = shown(catalog_of(recipe), recipe.id, form)
+    text = shown(catalog_of(recipe), recipe.id, form).render(explain=True)
     text.encode("utf-8")
     assert "\0" not in text

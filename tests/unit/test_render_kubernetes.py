@@ -52,7 +52,7 @@ def server(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_every_object_of_every_recipe_is_valid_to_the_api(name: str) -> None:
-    found = objects(shown(CATALOGUE, name, "kubernetes"))
+    found = objects(shown(CATALOGUE, name, "kubernetes").render())
     assert set(found) == {"Secret", "PersistentVolumeClaim", "Job", "Deployment", "Service"}
     for each in found.values():
         kubernetes_validate.validate(each, API, strict=True)
@@ -61,12 +61,12 @@ def test_every_object_of_every_recipe_is_valid_to_the_api(name: str) -> None:
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(recipes(containers=True))
 def test_any_recipe_is_valid_to_the_api(recipe: Recipe) -> None:
-    for each in objects(shown(catalog_of(recipe), recipe.id, "kubernetes")).values():
+    for each in objects(shown(catalog_of(recipe), recipe.id, "kubernetes").render()).values():
         kubernetes_validate.validate(each, API, strict=True)
 
 
 def test_what_the_api_does_not_know_would_be_seen() -> None:
-    found = objects(shown(CATALOGUE, "vllm-nvfp4-cu130", "kubernetes"))
+    found = objects(shown(CATALOGUE, "vllm-nvfp4-cu130", "kubernetes").render())
     server(found)["redinessProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(found["Deployment"], API, strict=True)
@@ -74,7 +74,7 @@ def test_what_the_api_does_not_know_would_be_seen() -> None:
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_what_listens_beyond_loopback_has_a_key_that_no_argument_shows(name: str) -> None:
-    text = shown(CATALOGUE, name, "kubernetes")
+    text = shown(CATALOGUE, name, "kubernetes").render()
     found = objects(text)
     container = server(found)
     assert "--host=0.0.0.0" in container["args"]
@@ -96,12 +96,14 @@ def test_what_listens_beyond_loopback_has_a_key_that_no_argument_shows(name: str
 def test_the_forms_that_share_the_hosts_network_listen_on_loopback_alone() -> None:
     for name in CONTAINERS:
         for form in ("docker", "compose", "systemd", "shell"):
-            text = shown(CATALOGUE, name, form)
+            text = shown(CATALOGUE, name, form).render()
             assert "--host=127.0.0.1" in text and "0.0.0.0" not in text, (name, form)
 
 
 def test_the_job_needs_of_its_image_what_every_engine_needs_itself() -> None:
-    [fetch] = objects(shown(CATALOGUE, "vllm-nvfp4-v2", "kubernetes"))["Job"]["spec"]["template"]["spec"]["containers"]
+    [fetch] = objects(shown(CATALOGUE, "vllm-nvfp4-v2", "kubernetes").render())["Job"]["spec"]["template"]["spec"][
+        "containers"
+    ]
     assert fetch["command"][:2] == ["python3", "-c"]
     assert fetch["args"] == ["nvidia/Qwen3.5-397B-A17B-NVFP4-V2", "8f590eae8f10bf55d9a46f79ea0280bde435c9f8", "/model"]
 
@@ -109,7 +111,7 @@ def test_the_job_needs_of_its_image_what_every_engine_needs_itself() -> None:
 def test_tmpfs_and_seccomp_reach_the_pod() -> None:
     for name, recipe in CATALOGUE.recipes.items():
         if recipe.image and (recipe.container.tmpfs or recipe.container.security_opt):
-            container = server(objects(shown(CATALOGUE, name, "kubernetes")))
+            container = server(objects(shown(CATALOGUE, name, "kubernetes").render()))
             assert set(recipe.container.tmpfs) <= {mount["mountPath"] for mount in container["volumeMounts"]}
             unconfined = {"seccompProfile": {"type": "Unconfined"}}
             assert container["securityContext"] == {
@@ -120,7 +122,7 @@ def test_tmpfs_and_seccomp_reach_the_pod() -> None:
 
 
 def test_the_server_waits_for_the_files_of_its_own_commit(tmp_path: Path) -> None:
-    found = objects(shown(CATALOGUE, "vllm-nvfp4-v2", "kubernetes"))
+    found = objects(shown(CATALOGUE, "vllm-nvfp4-v2", "kubernetes").render())
     [awaiting] = found["Deployment"]["spec"]["template"]["spec"]["initContainers"]
     [fetch] = found["Job"]["spec"]["template"]["spec"]["containers"]
     repo, commit, model = fetch["args"]

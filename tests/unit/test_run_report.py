@@ -404,9 +404,9 @@ def test_the_command_prints_the_last_run_and_says_by_its_exit_code_how_it_went(
     assert main([*command, "2026-01-01T00-00-00"]) == 2
     assert "failed on rig1, step base: a:\n    broken" in capsys.readouterr().out
     assert main([*command, "2026"]) == 1
-    assert "no run named 2026 in" in capsys.readouterr().err
+    assert "no run named 2026 in" in (said := capsys.readouterr().err) and "did you mean 2026-01-01T00-00-00" in said
     assert main([*command, "--list"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 3
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["result"] == "ok"
 
@@ -424,6 +424,7 @@ def test_the_command_names_what_changed_on_which_host_and_how_long_it_took(
 ) -> None:
     stored(
         tmp_path,
+        operation("rig1", "zero", "changed", 0.0),
         operation("rig1", "one", "changed", 1.5),
         operation("rig1", "two", "unchanged", 0.1),
         operation("rig2", "one", "changed", 12.0),
@@ -431,9 +432,11 @@ def test_the_command_names_what_changed_on_which_host_and_how_long_it_took(
     )
     main(["report", "--runs", str(tmp_path)])
     told = capsys.readouterr().out
-    assert "  rig1: 1 changed, 1 unchanged\n       1.5  base | one\n" in told
-    assert "  rig2: 1 changed, 1 failed\n      12.0  base | one\n" in told
-    assert "failed on rig2, step base: three:\n    broken\n" in told
+    assert "  changed on rig1, with the seconds it took:\n       1.5  base | one\n       0.0  base | zero\n" in told
+    assert "  changed on rig2, with the seconds it took:\n      12.0  base | one\n" in told
+    in_order = ("rigup: failed", "  rig2: 1 changed, 1 failed", "failed on rig2, step base: three:\n    broken\n")
+    found = [told.index(each) for each in (*in_order, "changed on rig1")]
+    assert found == sorted(found)
     assert "two" not in told
     assert "more" not in told
 

@@ -77,7 +77,9 @@ def every() -> dict[str, Recipe]:
 def test_docker_compose_reads_every_recipe_and_hands_on_every_argument(
     one_rig: OneRig, every: dict[str, Recipe]
 ) -> None:
-    files = {f"{PLACE}/{name}.yaml": shown(catalog_of(recipe), recipe.id, "compose") for name, recipe in every.items()}
+    files = {
+        f"{PLACE}/{name}.yaml": shown(catalog_of(recipe), recipe.id, "compose").text for name, recipe in every.items()
+    }
     write(one_rig, files)
     # A variable that compose would put in, were one not quoted.
     loop = (
