@@ -27,11 +27,12 @@ class Target:
 def add_host(
     parser: argparse.ArgumentParser, nargs: str | None = None, *, endpoints: bool = False, **more: Any
 ) -> None:
-    """Add HOST or, with `endpoints`, HOST[/ENDPOINT]: `host` in the options, or a list `hosts` for the nargs `*`."""
+    """Add HOST or, with `endpoints`, HOST[/ENDPOINT]: `host` in the options, or a list `hosts` for the nargs `*` and `+`."""
     what = "hosts or endpoints" if endpoints else "hosts"
-    several = f"{what} of the inventory (default: all)" if nargs == "*" else f"a {what[:4]} of the inventory"
+    several = f"{what} of the inventory" if nargs else f"a {what[:4]} of the inventory"
+    several += " (default: all)" if nargs == "*" else ""
     action = parser.add_argument(
-        "hosts" if nargs == "*" else "host",
+        "hosts" if nargs else "host",
         nargs=nargs,
         **{"metavar": "HOST[/ENDPOINT]" if endpoints else "HOST", "help": several, **more},
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from rigup import atomic
 from rigup.catalog.loader import default_catalog
 from rigup.cli._catalog import show_problems
-from rigup.cli._hosts import add_inventory, find_endpoint, read_inventory
+from rigup.cli._hosts import add_host, add_inventory, find_endpoint, read_inventory
 from rigup.cli._parser import Commands
 from rigup.cli.key import read_key
 from rigup.config.inventory import Host
@@ -40,9 +40,7 @@ def register(commands: Commands) -> None:
         "the known traps. Connects to the host only for --with-key.",
         epilog="Exit codes: 0 success, 1 the client's file cannot be changed, or the key cannot be read.",
     )
-    parser.add_argument(
-        "target", metavar="HOST[/ENDPOINT]", help="the endpoint; its name may be left out where the host has only one"
-    )
+    add_host(parser, endpoints=True, help="the endpoint; its name may be left out where the host has only one")
     parser.add_argument("--to", dest="client", required=True, choices=CLIENTS, help="the client")
     parser.add_argument("--with-key", action="store_true", help="include the endpoint's key (default: where to put it)")
     parser.add_argument(
@@ -55,7 +53,7 @@ def register(commands: Commands) -> None:
 def _connect(options: argparse.Namespace) -> int:
     """Run `rigup connect`. Raises RigupError if the endpoint has no plan or no key, or the file cannot be changed."""
     inventory, client = read_inventory(options), CLIENTS[options.client]
-    host, name = find_endpoint(inventory, options.target)
+    host, name = find_endpoint(inventory, options.host)
     if options.write and client.place is None:
         raise RigupError(f"{client.title} has no file to write", client.without_file)
     if options.with_key and not client.takes_key:

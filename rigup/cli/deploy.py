@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from rigup.cli._hosts import add_host
 from rigup.cli._parser import Commands
 from rigup.cli._project import DEPLOY, add_pyinfra_options, run_pyinfra
 
@@ -17,7 +18,7 @@ def register(commands: Commands) -> None:
         "pyinfra itself has more options.",
         epilog="Exit codes: 0 success, 1 failure.",
     )
-    parser.add_argument("hosts", nargs="*", metavar="HOST", help="hosts of the inventory (default: all)")
+    add_host(parser, "*")
     add_pyinfra_options(parser)
     parser.set_defaults(run=_deploy)
 

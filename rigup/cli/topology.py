@@ -15,7 +15,6 @@ from rigup.facts.pci import AccessControl, PciTopology
 from rigup.hardware.topology import consequences, drawing
 from rigup.ssh.client import Client
 
-
 JSON = {
     "host": "its name",
     "gpus": "a list: gpu (the driver's number), address, path (root bus, bridges and itself), node, link, iommu",
