@@ -11,6 +11,7 @@ PROGRAMS = {
     "drift": "drift",
     "fetch": "fetch.run",
     "hub-worker": "fetch.hub_worker",
+    "load": "load",
     "smoke": "smoke",
     "switch": "switch.run",
     "verify": "verify",
