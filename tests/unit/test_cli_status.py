@@ -12,7 +12,6 @@ import pytest
 from rigup.cli import main, status
 from rigup.cli._terminal import SafeConsole
 from rigup.facts.endpoints import EndpointsValue
-from rigup.facts.nvidia import parse_gpu_use
 from rigup.facts.serving import VerificationValue
 from rigup.facts.store import parse_downloads
 from rigup.facts.units import UnitStateValue
@@ -112,11 +111,6 @@ def test_hosts_without_endpoints_and_hosts_that_do_not_answer_have_their_row() -
 )
 def test_the_exit_code_says_whether_all_serves(found: dict[str, Any], code: int) -> None:
     assert status.exit_code({"at": "now", "hosts": {"rig1": found}}) == code
-
-
-def test_the_use_of_gpus_is_read_and_messages_are_none() -> None:
-    lines = ["0, 92160, 97887, 100", "1, 5, 97887, [N/A]", "No devices were found"]
-    assert [(use.used, use.busy) for use in parse_gpu_use(lines)] == [(92160, 100), (5, None)]
 
 
 def test_only_downloads_that_run_are_told_whatever_earlier_ones_left() -> None:
