@@ -38,6 +38,8 @@ lab-down: $(VENV)/.ready ## Stop the lab and remove all it made; caches stay
 	@$(BIN)/python -m lab down
 
 # Three processes with a lab each: most of the time a deploy waits. The tests of a file share hosts, in their order.
+# The status page is tested in a browser, which the lab does not need.
+test: APT_PACKAGES += chromium
 test: apt-packages $(VENV)/.ready ## Everything that proves the project
 	@$(MAKE) --no-print-directory -j2 checks lab-caches
 	$(BIN)/pytest --dist loadfile $(LABS:%=--tx popen//env:RIGUP_LAB=%) tests/lab

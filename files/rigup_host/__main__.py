@@ -13,6 +13,7 @@ PROGRAMS = {
     "fetch": "fetch.run",
     "hardware": "hardware",
     "hub-worker": "fetch.hub_worker",
+    "load": "load",
     "smoke": "smoke",
     "switch": "switch.run",
     "verify": "verify",

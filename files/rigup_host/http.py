@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 
+MAX_BYTES = 16 * 1024 * 1024
+"""Bytes of an answer that are read; the largest real ones, metrics, have some hundred kilobytes."""
+
 
 class NoAnswer(Exception):
     """No complete HTTP answer came; the message names the URL and the reason."""
@@ -15,7 +18,7 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a GET; the body is read only if the status is a success."""
+    """The answer to a GET; the body is read only if the status is a success, and not beyond MAX_BYTES."""
 
     status: int
     body: bytes = b""
@@ -26,7 +29,7 @@ def get(url: str, timeout_s: float, headers: Mapping[str, str] | None = None) ->
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(urllib.request.Request(url, headers=dict(headers or {})), timeout=timeout_s) as response:
-            return Answer(int(response.status), bytes(response.read()))
+            return Answer(int(response.status), bytes(response.read(MAX_BYTES)))
     except urllib.error.HTTPError as error:
         return Answer(error.code)
     except (OSError, HTTPException) as error:

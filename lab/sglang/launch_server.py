@@ -70,6 +70,7 @@ def main() -> None:
         parses_reasoning=options.reasoning_parser is not None,
         key=options.api_key,
         own_template=options.chat_template is not None,
+        has_metrics=options.enable_metrics,
     )
     say(f"lab: a stand-in serves {served.name}: {gpus} GPUs visible, {needed} needed, weights not loaded")
     serve(options.host or "127.0.0.1", options.port or 30000, served, say)

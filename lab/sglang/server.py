@@ -21,7 +21,10 @@ WARM_UP_S = 0.5
 
 @dataclass
 class Served:
-    """The served model: `context` in tokens, `key` the API key or None, `own_template` if a chat template was given."""
+    """The served model: `context` in tokens, `key` the API key or None.
+
+    `own_template` is whether a chat template was given, `has_metrics` whether metrics were enabled.
+    """
 
     name: str
     context: int
@@ -29,11 +32,18 @@ class Served:
     parses_reasoning: bool
     key: str | None = None
     own_template: bool = False
+    has_metrics: bool = False
     ready: threading.Event = field(default_factory=threading.Event)
 
     def card(self) -> dict[str, Any]:
         card = {"id": self.name, "object": "model", "created": int(time.time()), "owned_by": "sglang"}
         return card | {"root": self.name, "parent": None, "max_model_len": self.context}
+
+    def metrics(self) -> str:
+        """Return those of a scheduler without work (sglang/srt/observability/metrics_collector.py)."""
+        labels = f'{{engine_type="unified",model_name="{self.name}",moe_ep_rank="0",pp_rank="0",tp_rank="0"}}'
+        names = ("num_running_reqs", "num_queue_reqs", "token_usage", "gen_throughput")
+        return "".join(f"sglang:{name}{labels} 0.0\n" for name in names)
 
 
 def error(message: str, kind: str, code: int) -> dict[str, Any]:
@@ -52,6 +62,8 @@ class Handler(BaseHTTPRequestHandler):
         path, served = self.path.partition("?")[0], self.server.served
         if path in ("/health", "/health_generate", "/ready"):
             self.send(200 if served.ready.is_set() else 503, b"")
+        elif path == "/metrics" and served.has_metrics:
+            self.send(200, served.metrics().encode(), "text/plain; version=0.0.4; charset=utf-8")
         elif path == "/v1/models":
             self.json(200, {"object": "list", "data": [served.card()]})
         elif path == f"/v1/models/{served.name}":

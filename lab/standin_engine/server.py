@@ -19,9 +19,11 @@ import os
 import re
 import struct
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -198,6 +200,10 @@ class Handler(BaseHTTPRequestHandler):
             os._exit(1)
         if self.server.mind.fault == "drips":
             self.drip()
+        with self.server.running():
+            return self.chat(body)
+
+    def chat(self, body: dict[str, Any]) -> None:
         try:
             answer = self.server.mind.answer(body)
         except Refusal as refusal:
@@ -209,6 +215,8 @@ class Handler(BaseHTTPRequestHandler):
         pieces = re.findall(r"\S+\s*", answer.get("content") or "") or [""]
         pieces = pieces[: body.get("max_tokens") or len(pieces)]
         tokens = max(1, len(pieces))
+        if not body.get("stream"):
+            self.server.count_tokens(tokens)
         usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
         if body.get("stream"):
             return self.stream(answer, pieces)
@@ -238,6 +246,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         for delta in [{"role": "assistant", "content": ""}, *self.deltas(answer, pieces)]:
             time.sleep(self.server.pause)
+            self.server.count_tokens(1)
             self.event(delta)
         self.event({"content": ""}, self.finish_reason(answer))
         self.wfile.write(b"data: [DONE]\n\n")
@@ -289,18 +298,43 @@ class Engine(ThreadingHTTPServer):
         super().__init__(address, Handler)
         self.pause = pause
         self.model, self.context, self.mind = model, context, Mind(fault)
-        self.drafted = self.accepted = 0
+        self.drafted = self.accepted = self.generated = self.requests = 0
+        self.lock = threading.Lock()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count a request as one that runs."""
+        with self.lock:
+            self.requests += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.requests -= 1
+
+    def count_tokens(self, tokens: int) -> None:
+        with self.lock:
+            self.generated += tokens
 
     def count_drafts(self) -> None:
         self.drafted += 100
         self.accepted += 0 if self.mind.fault == "drafter-broken" else 80
 
     def metrics(self) -> str:
+        """Return them in vLLM's format (vllm/v1/metrics/loggers.py): the cache is full with a hundred requests."""
         labels = f'{{engine="0",model_name="{self.model}"}}'
-        counted = {"draft": self.drafted, "accepted": self.accepted}
-        if self.mind.fault == "silent-drafter":
-            counted = {}
-        return "".join(f"vllm:spec_decode_num_{name}_tokens_total{labels} {float(n)}\n" for name, n in counted.items())
+        counted = {
+            "num_requests_running": self.requests,
+            "num_requests_waiting": 0,
+            "kv_cache_usage_perc": min(1.0, self.requests / 100),
+            "generation_tokens_total": self.generated,
+        }
+        if self.mind.fault != "silent-drafter":
+            counted |= {
+                "spec_decode_num_draft_tokens_total": self.drafted,
+                "spec_decode_num_accepted_tokens_total": self.accepted,
+            }
+        return "".join(f"vllm:{name}{labels} {float(number)}\n" for name, number in counted.items())
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

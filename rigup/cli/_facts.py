@@ -29,12 +29,17 @@ class Facts:
         self._commands.append(command)
 
         def value() -> T:
-            lines = self._results[command].stdout.decode(errors="replace").splitlines()
+            result = self._results.get(command)
+            lines = result.stdout.decode(errors="replace").splitlines() if result else []
             # As pyinfra: a fact that printed nothing has its default.
             return fact.process(lines) if any(line.strip() for line in lines) else fact.default()
 
         return value
 
-    def read(self) -> None:
-        """Read all facts. Raises Unreachable."""
-        self._results = self._client.run_all(self._commands)
+    def read(self, *, slow: bool = True) -> list[str]:
+        """Read all facts. Raises Unreachable.
+
+        With `slow` False, facts that take longer than a batch allows have their default. Returns their commands.
+        """
+        self._results = self._client.run_all(self._commands, slow=slow)
+        return [each.command for each in self._commands if each not in self._results]

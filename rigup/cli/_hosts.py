@@ -27,14 +27,18 @@ class Target:
 def add_host(
     parser: argparse.ArgumentParser, nargs: str | None = None, *, endpoints: bool = False, **more: Any
 ) -> None:
-    """Add HOST or, with `endpoints`, HOST[/ENDPOINT]: `host` in the options, or a list `hosts` for the nargs `*` and `+`."""
+    """Add HOST or, with `endpoints`, HOST[/ENDPOINT]: `host` in the options, or a list `hosts` for several."""
+    several = nargs in ("*", "+")
     what = "hosts or endpoints" if endpoints else "hosts"
-    several = f"{what} of the inventory" if nargs else f"a {what[:4]} of the inventory"
-    several += " (default: all)" if nargs == "*" else ""
+    shown = f"{what} of the inventory" if several else f"a {what[:4]} of the inventory"
     action = parser.add_argument(
-        "hosts" if nargs else "host",
+        "hosts" if several else "host",
         nargs=nargs,
-        **{"metavar": "HOST[/ENDPOINT]" if endpoints else "HOST", "help": several, **more},
+        **{
+            "metavar": "HOST[/ENDPOINT]" if endpoints else "HOST",
+            "help": f"{shown} (default: all)" if nargs == "*" else shown,
+            **more,
+        },
     )
     action.completer = _completer(endpoints)  # type: ignore[attr-defined]
 

@@ -1,5 +1,6 @@
 """The inventory file: the hosts, how to reach them, and the settings of each.
 
+    status_page: /var/www/html/rigs.html   # optional, see `rigup status --html`
     defaults:            # settings for all hosts
       recipe: vllm-nvfp4-cu130
     hosts:
@@ -24,6 +25,9 @@ from rigup.config.settings import PYINFRA_KEYS, Connection, Settings
 from rigup.config.yaml_file import Document, Loc, findings_of, read_document
 from rigup.errors import Finding, InputError, RigupError, suggestion
 
+KEYS = ("defaults", "hosts", "status_page")
+PAGES = (".html", ".htm")
+"""How the name of a page ends."""
 CONNECTORS = ("rig", "ssh")
 DEFAULT_LAB_STATE = "/var/lib/rigup-lab"
 
@@ -45,10 +49,11 @@ class Host:
 
 @dataclass(frozen=True)
 class Inventory:
-    """All hosts of an inventory file, in the order of the file."""
+    """All hosts of an inventory file, in the order of the file. `status_page` is where `rigup status --html` writes."""
 
     path: Path
     hosts: Mapping[str, Host]
+    status_page: Path | None = None
 
     @property
     def lock(self) -> Path:
@@ -111,11 +116,11 @@ def load_inventory(path: Path | str) -> Inventory:
     if not isinstance(data, dict):
         raise InputError([document.finding((), "contains no keys", "add `hosts:`; see inventory/lab.example.yaml")])
     for key in data:
-        if key not in ("defaults", "hosts"):
+        if key not in KEYS:
             if str(key) in Settings.model_fields:
                 remedy = "move settings for all hosts under `defaults:`"
             else:
-                remedy = suggestion(str(key), ("defaults", "hosts"), "known keys: defaults, hosts")
+                remedy = suggestion(str(key), KEYS, f"known keys: {', '.join(KEYS)}")
             findings.append(document.finding((str(key),), "unknown key", remedy))
     defaults = _mapping(document, ("defaults",), data.get("defaults"), findings)
     entries = _mapping(document, ("hosts",), data.get("hosts"), findings)
@@ -132,9 +137,12 @@ def load_inventory(path: Path | str) -> Inventory:
         if host := _host(document, str(name), value, defaults, findings):
             hosts[host.name] = host
     _same_address(document, hosts, findings)
+    page = data.get("status_page")
+    if page is not None and not (isinstance(page, str) and page.endswith(PAGES) and page.isprintable()):
+        findings.append(document.finding(("status_page",), "is not the path of a page", "for example status.html"))
     if findings:
         raise InputError(findings)
-    return Inventory(document.path.absolute(), hosts)
+    return Inventory(document.path.absolute(), hosts, _resolved(document.path, page) if page else None)
 
 
 def _mapping(document: Document, loc: Loc, value: Any, findings: list[Finding]) -> dict[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, NotRequired, cast
 
 from pyinfra.api.facts import FactBase
 from typing_extensions import TypedDict
@@ -36,6 +36,7 @@ class Record(TypedDict):
     address: str
     port: int
     ready_path: str
+    served_name: NotRequired[str]
 
 
 @dataclass(frozen=True)

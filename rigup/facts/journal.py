@@ -15,6 +15,7 @@ JOURNALCTL = f"journalctl --no-pager --quiet --output=short-unix --lines={LINES}
 
 # Time, host, program. systemd's lines keep its name, since it speaks about the unit.
 _LINE = re.compile(r"(\d{1,12}\.\d{1,9}) \S+ (?:(?!systemd)[\w@./-]+(?:\[\d+\])?: )?(.*)")
+_XID = re.compile(r"Xid \(PCI:([0-9A-Fa-f]{4}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2})(?:\.[0-7])?\): (\d{1,4}),")
 _DISK = re.compile(r"(\S+) +(\d+) +\d+ +(\d+) +\d+% +(/.*)")
 
 
@@ -75,6 +76,44 @@ class KernelErrors(FactBase[list[JournalLine]]):
     @reading
     def process(self, output: list[str]) -> list[JournalLine]:
         return parse_journal(output)
+
+
+@dataclass(frozen=True)
+class Xid(Value):
+    """An error that the driver has reported about the card at a PCI address (as in sysfs): how often, and last when."""
+
+    address: str
+    number: int
+    count: int
+    last: float
+
+
+def parse_xids(lines: list[str]) -> list[Xid]:
+    """Count the errors in `journalctl --output=short-unix`, by card and number.
+
+    `NVRM: Xid (PCI:0000:41:00): 79, pid=4711, ...`; the function is 0 (NVIDIA, Xid errors).
+    """
+    found: dict[tuple[str, int], Xid] = {}
+    for line in parse_journal(lines):
+        if match := _XID.search(line.text):
+            key = (f"{match[1].lower()}.0", int(match[2]))
+            found[key] = Xid(*key, found[key].count + 1 if key in found else 1, line.at)
+    return sorted(found.values(), key=lambda xid: (xid.address, xid.number))
+
+
+class Xids(FactBase[list[Xid]]):
+    """The errors of the cards since the host booted."""
+
+    @staticmethod
+    def default() -> list[Xid]:
+        return []
+
+    def command(self) -> str:
+        return f"{JOURNALCTL} --dmesg --grep='NVRM: Xid' 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> list[Xid]:
+        return parse_xids(output)
 
 
 class FullDisks(FactBase[list[str]]):

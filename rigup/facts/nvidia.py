@@ -129,6 +129,20 @@ class CdiDevices(FactBase[list[str]]):
         return parse_cdi_devices(output)
 
 
+# nvml.h, nvmlClocksEventReasons. An idle card and clocks that someone has set are not listed.
+THROTTLES = {
+    0x04: "power limit",
+    0x08: "hardware slowdown",
+    0x20: "heat",
+    0x40: "heat (hardware)",
+    0x80: "power brake",
+}
+USE_FIELDS = (
+    "index,memory.used,memory.total,utilization.gpu,temperature.gpu,power.draw,enforced.power.limit,"
+    "clocks_event_reasons.active,pci.bus_id,name"
+)
+
+
 @dataclass(frozen=True)
 class PowerLimit(Value):
     """The power limit of one GPU in watts."""
@@ -169,34 +183,60 @@ class GpuPower(FactBase[list[PowerLimit]]):
 
 @dataclass(frozen=True)
 class GpuUseValue(Value):
-    """Memory of one GPU in MiB, and its utilization in percent; None if the card does not report it."""
+    """What one GPU does. What the card does not report is None.
+
+    `used` and `total` are memory in MiB, `busy` is in percent, `temperature` in degrees Celsius, `watts` and
+    `watt_limit` in watts. `throttled` says what holds its clocks down. `address` is the PCI address as in sysfs.
+    """
 
     index: int
     used: int
     total: int
-    busy: int | None
+    busy: int | None = None
+    temperature: int | None = None
+    watts: float | None = None
+    watt_limit: float | None = None
+    throttled: tuple[str, ...] = ()
+    address: str = ""
+    name: str = ""
 
 
 def parse_gpu_use(lines: list[str]) -> list[GpuUseValue]:
-    """Parse `nvidia-smi --query-gpu`, without its error messages."""
-    rows = [[cell.strip() for cell in line.split(",")] for line in lines]
-    numbers = [row for row in rows if len(row) == 4 and all(cell.isdigit() for cell in row[:3])]
-    return [
-        GpuUseValue(int(index), int(used), int(total), int(busy) if busy.isdigit() else None)
-        for index, used, total, busy in numbers
-    ]
+    """Parse `nvidia-smi --query-gpu=USE_FIELDS`, without its error messages and cards without memory of their own."""
+    found = []
+    for line in lines:
+        cells = [cell.strip() for cell in line.split(",", USE_FIELDS.count(","))]
+        if len(cells) <= USE_FIELDS.count(","):
+            continue
+        index, used, total, busy, temperature = (_number(cell) for cell in cells[:5])
+        watts, limit = (float(cell) if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", cell) else None for cell in cells[5:7])
+        reasons = int(cells[7], 16) if re.fullmatch(r"0x[0-9a-fA-F]{1,16}", cells[7]) else 0
+        if index is not None and used is not None and total is not None:
+            throttled = tuple(words for bit, words in THROTTLES.items() if reasons & bit)
+            address = _sysfs_address(cells[8])
+            found.append(GpuUseValue(index, used, total, busy, temperature, watts, limit, throttled, address, cells[9]))
+    return found
+
+
+def _number(cell: str) -> int | None:
+    return int(cell) if re.fullmatch(r"\d{1,9}", cell) else None
+
+
+def _sysfs_address(bus: str) -> str:
+    """Return an address as sysfs has it, with a domain of four digits: 00000000:C1:00.0 is 0000:c1:00.0."""
+    domain, _, rest = bus.partition(":")
+    return f"{int(domain, 16):04x}:{rest.lower()}" if re.fullmatch("[0-9A-Fa-f]{1,8}", domain) else ""
 
 
 class GpuUse(FactBase[list[GpuUseValue]]):
-    """Memory use and utilization of the GPUs."""
+    """Memory, utilization, temperature and power of the GPUs, and what holds them down."""
 
     @staticmethod
     def default() -> list[GpuUseValue]:
         return []
 
     def command(self) -> str:
-        fields = "index,memory.used,memory.total,utilization.gpu"
-        return f"nvidia-smi --query-gpu={fields} --format=csv,noheader,nounits 2>/dev/null || true"
+        return f"nvidia-smi --query-gpu={USE_FIELDS} --format=csv,noheader,nounits 2>/dev/null || true"
 
     @reading
     def process(self, output: list[str]) -> list[GpuUseValue]:
@@ -217,10 +257,8 @@ def parse_cards(lines: list[str]) -> list[Card]:
     """Parse `nvidia-smi --query-gpu`, without its error messages. Cards that have no MIG mode say `[N/A]`."""
     rows = [[cell.strip() for cell in line.split(",")] for line in lines]
     return [
-        # In sysfs the domain has four digits: 00000000:C1:00.0 is 0000:c1:00.0.
-        Card(int(index), name, f"{int(domain, 16):04x}:{rest.lower()}", "Enabled" in modes)
+        Card(int(index), name, _sysfs_address(bus), "Enabled" in modes)
         for index, name, bus, *modes in (row for row in rows if len(row) == 5 and row[0].isdigit())
-        for domain, _, rest in (bus.partition(":"),)
     ]
 
 

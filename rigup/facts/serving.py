@@ -10,6 +10,7 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, read_object, reading
+from rigup.paths import HOST_PROGRAM
 
 SIZES, ARRIVING, MACHINE = "--- sizes", "--- arriving", "--- machine"
 STATE = "--- state"
@@ -95,6 +96,42 @@ def parse_verification(lines: list[str]) -> VerificationValue:
     split = lines.index(STATE)
     text = "\n".join(lines[:split])
     return VerificationValue(read_object(text), "".join(lines[split + 1 :]).strip())
+
+
+@dataclass(frozen=True)
+class LoadValue(Value):
+    """What an endpoint said of itself. None: it does not say that, or does not answer.
+
+    `health` is the HTTP status of its health check, 0 without an answer. `tokens_per_s` is of generated tokens,
+    `kv_cache` the used share of the cache from 0 to 1, `last_start_s` how many seconds its last start took.
+    """
+
+    health: int = 0
+    tokens_per_s: float | None = None
+    running: int | None = None
+    waiting: int | None = None
+    kv_cache: float | None = None
+    last_start_s: int | None = None
+
+
+def parse_loads(lines: list[str]) -> dict[str, LoadValue]:
+    """Parse what `rigup-host load` prints, by endpoint."""
+    return {name: LoadValue(**load) for name, load in read_object("\n".join(lines)).items()}
+
+
+class Loads(FactBase[dict[str, LoadValue]]):
+    """What each endpoint with files on the host says of itself; empty if the host has no such program yet."""
+
+    @staticmethod
+    def default() -> dict[str, LoadValue]:
+        return {}
+
+    def command(self) -> str:
+        return f"{HOST_PROGRAM} load 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> dict[str, LoadValue]:
+        return parse_loads(output)
 
 
 class ModelStamp(FactBase[ModelStampValue]):

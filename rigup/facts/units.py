@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, reading
+from rigup.text import work_line
 
 PROPERTIES = (
     "LoadState",
@@ -159,6 +161,46 @@ class ActiveUnits(FactBase[list[str]]):
     @reading
     def process(self, output: list[str]) -> list[str]:
         return parse_active_units(output)
+
+
+@dataclass(frozen=True)
+class Work(Value):
+    """A program that a deploy left to systemd and that still runs: since when (seconds since 1970), how far it is."""
+
+    unit: str
+    since: float | None
+    progress: str
+
+
+def parse_works(lines: list[str]) -> list[Work]:
+    """Parse for each unit a line `--- UNIT`, its start as `systemctl show` prints it, and the end of its log."""
+    found: list[Work] = []
+    starts = [at for at, line in enumerate(lines) if re.fullmatch(r"--- rigup-[\w.@-]+\.service", line)]
+    for at, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+        timestamp = lines[at + 1].removeprefix("ExecMainStartTimestamp=") if at + 1 < end else ""
+        found.append(Work(lines[at].removeprefix("--- "), _seconds(timestamp), work_line(lines[at + 2 : end])))
+    return found
+
+
+class Works(FactBase[list[Work]]):
+    """Pulls, packages and switches under way: each runs as a unit of its own, and survives its deploy."""
+
+    @staticmethod
+    def default() -> list[Work]:
+        return []
+
+    def command(self) -> str:
+        return (
+            "systemctl list-units --plain --no-legend --no-pager --state=activating 'rigup-*.service' 2>/dev/null | "
+            'while read -r unit rest; do echo "--- $unit"; '
+            'systemctl show --timestamp=us+utc --property=ExecMainStartTimestamp -- "$unit"; '
+            "journalctl --no-pager --quiet --output=cat --lines=500 "
+            '"_SYSTEMD_INVOCATION_ID=$(systemctl show --value --property=InvocationID -- "$unit")"; done; true'
+        )
+
+    @reading
+    def process(self, output: list[str]) -> list[Work]:
+        return parse_works(output)
 
 
 class ProcessCommand(FactBase[list[str]]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, computed_field
 from typing_extensions import TypedDict
@@ -233,12 +233,12 @@ class EndpointPlan(Data):
     @property
     def url(self) -> str:
         """The URL of the engine, on the host's loopback."""
-        return _url(self.address, self.port)
+        return url_of(self.address, self.port)
 
     @property
     def public_url(self) -> str | None:
         """The URL of the gateway; None for an endpoint on loopback only."""
-        return _url(self.public_address, self.port) if self.public_address else None
+        return url_of(self.public_address, self.port) if self.public_address else None
 
     @property
     def digest(self) -> str:
@@ -258,6 +258,8 @@ class _KeptEndpoint(TypedDict):
     address: str
     port: int
     ready_path: str
+    served_name: NotRequired[str]
+    public_address: NotRequired[str | None]
 
 
 class _KeptSettings(TypedDict, total=False):
@@ -323,7 +325,8 @@ def kept_plan(text: str | None) -> dict[str, Any]:
     return found
 
 
-def _url(address: str, port: int) -> str:
+def url_of(address: str, port: int) -> str:
+    """Return the URL of a server at an address, which may be of IPv6."""
     host = f"[{address}]" if ":" in address else address
     return f"http://{host}:{port}"
 

@@ -128,6 +128,7 @@ def record_text(endpoint: EndpointPlan) -> str:
         "address": endpoint.address,
         "port": endpoint.port,
         "ready_path": endpoint.ready_path,
+        "served_name": endpoint.served_name,
         "start_seconds": start_seconds(endpoint),
         "verify": verify_argv(endpoint),
     }

@@ -85,14 +85,18 @@ class Client:
         except BROKEN as error:
             raise Unreachable(self._host, f"the connection broke: {reason(error)}") from error
 
-    def run_all(self, commands: Iterable[Command]) -> dict[Command, Result]:
-        """Run all commands, in one round trip if the host can. Raises Unreachable."""
+    def run_all(self, commands: Iterable[Command], *, slow: bool = True) -> dict[Command, Result]:
+        """Run all commands, in one round trip if the host can. Raises Unreachable.
+
+        With `slow` False the results leave out commands that take longer than a batch allows.
+        """
         commands = list(commands)
         try:
-            results = batch.run(self.transport, commands).results
+            answers = batch.run(self.transport, commands)
         except BadAnswer as error:
             raise Unreachable(self._host, str(error)) from error
-        return results | {command: self.run(command) for command in commands if command not in results}
+        left = [each for each in commands if each not in answers.results and (slow or each not in answers.refused)]
+        return answers.results | {command: self.run(command) for command in left}
 
 
 def run(host: Host, command: str) -> Result:

@@ -63,6 +63,19 @@ class Sshd:
                 os.kill(grandchild, signal.SIGKILL)
             os.kill(child, signal.SIGKILL)
 
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Run another one in its place, after it has ended."""
+        with (self.folder / "sshd.log").open("ab") as log:
+            argv = [str(self.process.args[0]), "-D", "-e", "-f", str(self.folder / "sshd_config")]  # type: ignore[index]
+            process = subprocess.Popen(argv, stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            for each in [*children(process.pid), process.pid]:
+                os.kill(each, signal.SIGTERM)
+            process.wait()
+
     def inventory(self, connector: str = "rig", name: str = "box", **data: object) -> Path:
         """Write an inventory with this host, reached through `connector`."""
         target = f"@rig/{name}" if connector == "rig" else name

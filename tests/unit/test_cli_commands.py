@@ -171,7 +171,6 @@ TABLES = {
     "rigup recipes": ["--all"],
     "rigup report": ["--list"],
     "rigup settings": [],
-    "rigup status": [],
     "rigup version": [],
 }
 FORMS = [*TABLES.items(), ("rigup recipes", ["--for=agents"]), ("rigup recipes", ["sglang-nvfp4-b12x-nomtp"])]

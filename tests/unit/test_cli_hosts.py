@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from rigup.cli._hosts import find_host, find_targets
+from rigup.cli._status_data import select
 from rigup.cli.main import main
-from rigup.cli.status import select
 from rigup.config.inventory import Inventory, load_inventory
 from rigup.errors import RigupError
 from tests.unit import warm_pyinfra
 from tests.unit.loopback_sshd import ROOT
+from tests.unit.status_sample import endpoint, host
 from tests.unit.waiting import HANG_S
 
 
@@ -75,9 +76,8 @@ def test_commands_about_whole_hosts_refuse_an_endpoint(inventory: Inventory) -> 
 def test_the_status_has_only_the_endpoints_that_are_named(
     inventory: Inventory, words: list[str], shown: list[str]
 ) -> None:
-    status = {"error": None, "endpoints": [{"name": "main"}, {"name": "small"}]}
-    selected = select(status, "rig1", find_targets(inventory, words))
-    assert [endpoint["name"] for endpoint in selected["endpoints"]] == shown
+    selected = select(host(endpoint(), endpoint(name="small")), [t.endpoint for t in find_targets(inventory, words)])
+    assert [each.name for each in selected.endpoints] == shown
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,16 @@ def test_the_users_own_inventory_wins_over_the_lab_and_a_named_one_over_both(
     assert find_inventory(own) == other
 
 
+def test_a_page_is_named_for_all_hosts_from_the_inventorys_directory(tmp_path: Path) -> None:
+    rest = "hosts: {rig1: {address: 10.0.0.11}}\n"
+    assert load_inventory(written(tmp_path, rest)).status_page is None
+    assert load_inventory(written(tmp_path, f"status_page: rigs.html\n{rest}")).status_page == tmp_path / "rigs.html"
+    for wrong in ("rig1", "5", "[rigs.html]", '"rigs\\n.html"'):
+        assert findings(tmp_path, f"status_page: {wrong}\n{rest}") == [
+            "lab.yaml:1: status_page: is not the path of a page: for example status.html"
+        ]
+
+
 def test_the_example_is_a_valid_inventory() -> None:
     inventory = load_inventory(ROOT / "inventory" / "lab.example.yaml")
     assert set(inventory.hosts) == {"rig1", "rig2"}

@@ -37,8 +37,11 @@ from rigup.facts.journal import (
     JournalLine,
     KernelErrors,
     UnitJournal,
+    Xid,
+    Xids,
     parse_full_disks,
     parse_journal,
+    parse_xids,
 )
 from rigup.facts.kernel import BootId, GrubDefaults, InitrdSizes, KernelState, ModuleParameters, parse_kernel_state
 from rigup.facts.network import (
@@ -50,7 +53,7 @@ from rigup.facts.network import (
     parse_listeners,
     parse_reachability,
 )
-from rigup.facts.nvidia import Cards, CdiDevices, DriverState, GpuList
+from rigup.facts.nvidia import Cards, CdiDevices, DriverState, GpuList, GpuUse
 from rigup.facts.packages import (
     AptSources,
     AptVersions,
@@ -62,7 +65,7 @@ from rigup.facts.packages import (
     parse_broken_packages,
     parse_installed_versions,
 )
-from rigup.facts.serving import ModelStamp, Verification
+from rigup.facts.serving import Loads, ModelStamp, Verification
 from rigup.facts.store import FetchProgress, FileSizes
 from rigup.facts.system import (
     Architecture,
@@ -78,8 +81,11 @@ from rigup.facts.units import (
     ProcessCommand,
     UnitState,
     UnitStateValue,
+    Work,
+    Works,
     parse_active_units,
     parse_unit_state,
+    parse_works,
 )
 from tests.captures import section
 from tests.unit.host_world import FILES
@@ -110,6 +116,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (FileText, {"path": "/not/there"}),
     (FullDisks, {}),
     (GpuList, {}),
+    (GpuUse, {}),
     (GrubDefaults, {}),
     (HeldPackages, {}),
     (HostProxies, {}),
@@ -120,6 +127,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (KernelErrors, {}),
     (KernelState, {}),
     (ListeningPorts, {}),
+    (Loads, {}),
     (MemoryTotal, {}),
     (ModelStamp, {"path": "/not/there"}),
     (FetchProgress, {"instance": "o--n--c5c90ef5aaa1"}),
@@ -134,6 +142,8 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (Slots, {"addresses": ["0000:99:00.0"]}),
     (UnitJournal, {"unit": "docker.service"}),
     (UnitState, {"unit": "docker.service", "inputs": ["/not/there"]}),
+    (Works, {}),
+    (Xids, {}),
 ]
 
 
@@ -191,6 +201,21 @@ def test_the_journals_lines_have_their_time_and_systemds_its_name() -> None:
         JournalLine(1764590099.5, "NVRM: Xid (PCI:0000:41:00): 79, pid=4711"),
     ]
     assert parse_journal(["-- No entries --"]) == []
+
+
+def test_errors_of_cards_are_counted_by_card_and_number() -> None:
+    lines = """\
+1764590099.500000 rig1 kernel: NVRM: Xid (PCI:0000:41:00): 79, pid=4711, name=VLLM, GPU has fallen off the bus.
+1764590100.500000 rig1 kernel: NVRM: GPU 0000:41:00.0: GPU has fallen off the bus.
+1764590101.500000 rig1 kernel: NVRM: Xid (PCI:0000:DC:00): 45, pid=1818990, name=python3, Ch 00000001
+1764590102.500000 rig1 kernel: NVRM: Xid (PCI:0000:41:00): 154, GPU recovery action changed from 0x0 (None) to 0x1
+1764590103.500000 rig1 kernel: NVRM: Xid (PCI:0000:41:00): 79, pid='<unknown>', name=<unknown>""".splitlines()
+    assert parse_xids(lines) == [
+        Xid("0000:41:00.0", 79, 2, 1764590103.5),
+        Xid("0000:41:00.0", 154, 1, 1764590102.5),
+        Xid("0000:dc:00.0", 45, 1, 1764590101.5),
+    ]
+    assert parse_xids(["-- No entries --"]) == []
 
 
 def test_a_file_system_without_space_is_full_unless_it_always_is() -> None:
@@ -496,6 +521,28 @@ UNIT = [
     "ExecMainStartTimestamp=Mon 2026-11-23 19:09:11.250000 UTC",
 ]
 STARTED = 1795460951.25
+
+
+def test_what_a_deploy_left_running_is_read_with_how_far_it_is() -> None:
+    lines = """\
+--- rigup-apt.service
+ExecMainStartTimestamp=Mon 2026-11-23 19:09:11.250000 UTC
+Setting up dkms (3.0.10-8+deb12u1) ...
+Building module:
+--- rigup-pull-aaaaaaaaaaaa.service
+ExecMainStartTimestamp=n/a
+--- rigup-pull-bbbbbbbbbbbb.service
+ExecMainStartTimestamp=Mon 2026-11-23 19:09:11.250000 UTC
+3f4ca61aafcd: Pulling fs layer
+5e5e9c3f8ac2: Pulling fs layer
+0d9e1a4d8c11: Already exists
+3f4ca61aafcd: Download complete""".splitlines()
+    assert parse_works(lines) == [
+        Work("rigup-apt.service", 1795460951.25, "Building module:"),
+        Work("rigup-pull-aaaaaaaaaaaa.service", None, ""),
+        Work("rigup-pull-bbbbbbbbbbbb.service", 1795460951.25, "2 of 3 layers downloaded, 1 unpacked"),
+    ]
+    assert parse_works(["--- rigup-apt.service"]) == [Work("rigup-apt.service", None, "")]
 
 
 def test_inputs_written_since_the_start_are_unknown_to_the_process() -> None:

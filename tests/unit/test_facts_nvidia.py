@@ -6,7 +6,15 @@ import pytest
 
 from rigup.facts.hardware import PciDevice, Slot, parse_pci_devices, parse_slots
 from rigup.facts.kernel import parse_kernel_state, parse_module_parameters
-from rigup.facts.nvidia import Gpu, parse_cdi_devices, parse_driver_state, parse_gpu_list
+from rigup.facts.nvidia import (
+    USE_FIELDS,
+    Gpu,
+    GpuUseValue,
+    parse_cdi_devices,
+    parse_driver_state,
+    parse_gpu_list,
+    parse_gpu_use,
+)
 from rigup.preflight.hardware import nvidia_gpus
 from tests.captures import capture, section
 
@@ -169,3 +177,25 @@ def test_words_for_init_are_no_arguments_of_the_kernel() -> None:
 def test_an_argument_after_the_two_dashes_is_not_in_effect() -> None:
     assert parse_kernel_state(["6.12", "ro iommu=pt -- single pcie_aspm=off"]).arguments == ("ro", "iommu=pt")
     assert parse_kernel_state(["6.12", "ro x=-- --y"]).arguments == ("ro", "x=--", "--y")
+
+
+def test_what_a_card_does_is_read_and_what_it_does_not_report_is_unknown() -> None:
+    name = "NVIDIA RTX PRO 6000 Blackwell Server Edition"
+    lines = [
+        f"0, 92160, 97887, 100, 84, 598.34, 600.00, 0x00000000000000EC, 00000000:C1:00.0, {name}",
+        f"1, 5, 97887, [N/A], [N/A], [N/A], [N/A], [N/A], 00000001:07:00.0, {name}",
+        # A card that shares the host's memory, and what nvidia-smi says of one that is lost.
+        "2, [N/A], [N/A], 0, 40, 11.20, [N/A], 0x0000000000000001, 0000000F:01:00.0, NVIDIA GB10",
+        "Unable to determine the device handle for GPU3: 0000:E1:00.0: Unknown Error",
+        "No devices were found",
+    ]
+    reasons = ("power limit", "hardware slowdown", "heat", "heat (hardware)", "power brake")
+    assert parse_gpu_use(lines) == [
+        GpuUseValue(0, 92160, 97887, 100, 84, 598.34, 600.0, reasons, "0000:c1:00.0", name),
+        GpuUseValue(1, 5, 97887, None, None, None, None, (), "0001:07:00.0", name),
+    ]
+
+
+def test_real_cards_have_these_fields() -> None:
+    offered = {word for line in section("h200/smi.txt", "nvidia-smi --help-query-gpu") for word in line.split('"')}
+    assert set(USE_FIELDS.split(",")) <= offered

@@ -16,7 +16,11 @@ import pytest
 
 from rigup.paths import HOST_PROGRAM
 from rigup.render.systemd import commit_unit_text
-from tests.unit.host_world import FILES
+from rigup_host import starts
+from rigup_host.switch import units
+from rigup_host.switch.state import Generation
+from tests.unit.deploys import ActorsTime
+from tests.unit.host_world import FILES, program
 from tests.unit.waiting import HANG_S
 
 STANDIN = Path(__file__).with_name("standin_systemctl.py")
@@ -226,3 +230,22 @@ def test_a_decision_whose_files_are_gone_is_forgotten_and_said(tmp_path: Path) -
     assert done.returncode == 0
     assert "cannot be finished and is discarded" in done.stderr
     assert rig.serves() == OLD
+
+
+def test_a_start_is_told_with_what_the_last_one_took(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "ActiveState={}\\nSubState=x\\nResult=success\\nInvocationID=1\\nJob=0\\n"
+    program(tmp_path, "systemctl",
+            f'[ "$(wc -l <"$0.calls")" -gt 45 ] && printf "{said.format("active")}" || '
+            f'printf "{said.format("activating")}"')  # fmt: skip
+    program(tmp_path, "journalctl",
+            'case "$*" in *--grep*) echo "ready after 312 s: qwen at http://x";; *) echo loading;; esac')  # fmt: skip
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(starts, "LOOK_S", HANG_S)
+    monkeypatch.setattr(units, "time", ActorsTime())
+    units.wait([Generation("main", "a1", "recipe", 600, [])])
+    assert capsys.readouterr().out.splitlines() == [
+        "main: starting, 10 s of about 312 s; loading",
+        "main: starting, 20 s of about 312 s; loading",
+    ]

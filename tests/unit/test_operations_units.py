@@ -302,6 +302,15 @@ def test_a_pull_runs_as_a_unit_and_is_waited_for() -> None:
     assert outcome.ran(f" /usr/bin/docker pull {REFERENCE}") == 1
 
 
+def test_a_long_pull_says_how_many_layers_it_has() -> None:
+    pulling, done = shown("activating", "start"), shown("active", "exited")
+    actor = Actor().answers("systemctl show", NO_UNIT, *[pulling] * 20, done).answers("image inspect", MISSING, HERE)
+
+    outcome = image(actor.answers("journalctl", ["3f4ca61aafcd: Pulling fs layer", "5e5e9c3f8ac2: Pull complete"]))
+
+    assert f"the pull of {TAG}: 11 s of at most 2 h 00 min; 1 of 2 layers downloaded, 1 unpacked" in outcome.told
+
+
 def test_a_pull_of_an_earlier_deploy_is_waited_for_and_not_begun_again() -> None:
     pulling, done = shown("activating", "start"), shown("active", "exited")
     actor = Actor().answers("systemctl show", pulling, pulling, done).answers("image inspect", HERE)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rigup_host import systemd
+from rigup_host.starts import last_start_s
 from rigup_host.switch.state import Generation, unit_of
 
 POLL_S = 0.5
@@ -94,7 +95,8 @@ def wait(targets: list[Generation]) -> None:
             elif time.monotonic() - spoke >= SAY_EVERY_S:
                 spoke = time.monotonic()
                 latest = (log_of(state.invocation, 5) or ["no log line yet"])[-1]
-                print(f"{name}: starting, {spoke - began:.0f} s; {latest[:LINE_WIDTH]}", flush=True)
+                usual = f" of about {usual_s} s" if (usual_s := last_start_s(name)) else ""
+                print(f"{name}: starting, {spoke - began:.0f} s{usual}; {latest[:LINE_WIDTH]}", flush=True)
         if waiting:
             time.sleep(POLL_S)
 
