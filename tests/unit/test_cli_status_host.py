@@ -175,7 +175,7 @@ class Watcher:
     def __init__(self, rig: Rig) -> None:
         ours, theirs = pty.openpty()
         stand_in = f"from rigup.facts import serving; serving.HOST_PROGRAM = {str(rig.programs / 'rigup-host')!r}"
-        run = "import sys; from rigup.cli.main import main; sys.exit(main())"
+        run = "import sys; from rigup.cli.__main__ import main; sys.exit(main())"
         argv = [sys.executable, "-c", f"{stand_in}; {run}", "status", "--watch", "--interval", "0.5"]
         environment = {**os.environ, "COLUMNS": "200", "LINES": "50", "TERM": "xterm"}
         self.process = subprocess.Popen(
