@@ -6,15 +6,17 @@
 import os
 from pathlib import Path
 
+from rigup.catalog.check_names import check_names
+from rigup.catalog.loader import default_catalog
 from rigup.config.inventory import find_inventory, load_inventory
 from rigup.errors import RigupError
 from rigup.run.recorder import prepare
 from rigup.ssh.login import pyinfra_hosts
 
 try:
-    lab = pyinfra_hosts(
-        load_inventory(find_inventory(Path(__file__).resolve().parent)), os.environ.get("RIGUP_CONNECTOR") or "rig"
-    )
+    inventory = load_inventory(find_inventory(Path(__file__).resolve().parent))
+    check_names(inventory, default_catalog())
+    lab = pyinfra_hosts(inventory, os.environ.get("RIGUP_CONNECTOR") or "rig")
 except RigupError as error:
     # pyinfra prints any other exception with a line of this file, which is not where the mistake is.
     raise SystemExit(f"--> The inventory cannot be used:\n{error}") from None

@@ -3,7 +3,8 @@
 import pytest
 
 from rigup.config.endpoint import Endpoint, gpu_indices
-from rigup.config.settings import Connection, Settings, settings_table
+from rigup.config.settings import Connection, Settings
+from rigup.config.settings_help import settings_table
 from rigup.errors import InputError
 
 
@@ -85,7 +86,7 @@ def test_all_wrong_keys_are_reported_at_once() -> None:
     ("data", "words"),
     [
         ({"driver_branch": 570}, "580 is the oldest"),
-        ({"driver_branch": True}, "must be a valid integer"),
+        ({"driver_branch": True}, "must be a whole number, got true"),
         ({"driver_branch": "595"}, "remove the quotes"),
         ({"driver_version": 595.71}, "put it in quotes"),
         ({"driver_version": "595"}, "is not a version"),
