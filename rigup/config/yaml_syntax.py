@@ -95,7 +95,9 @@ class _Explanation:
         self.column: int = mark.column if mark else 0
         self.begin: int = begin.line if begin else 0
         self.begin_column: int = begin.column if begin else 0
-        self.line = self.lines[self.at] if self.at < len(self.lines) else ""
+        # The end of a file may be after its last line.
+        self.lines += [""] * (max(self.at, self.begin) + 1 - len(self.lines))
+        self.line = self.lines[self.at]
         self.above = next((at for at in range(self.at - 1, -1, -1) if _is_content(self.lines[at])), None)
 
     def wrong(self) -> Wrong:
@@ -105,7 +107,11 @@ class _Explanation:
         if re.match(r" *\t", self.line) and self.column <= len(self.line) - len(self.line.lstrip()):
             return self._tabs()
         found = self._scalar() or self._structure() or self._indentation()
-        return found or Wrong(self.at + 1, f"is not valid YAML: {self.problem}", "compare it with the lines around it")
+        return found or Wrong(
+            self.at + 1,
+            f"is not valid YAML, or the line above it is not ({self.problem})",
+            "look for a colon, a quotation mark or a bracket too many or too few",
+        )
 
     def _tabs(self) -> Wrong:
         tabbed = [at for at, line in enumerate(self.lines) if re.match(r" *\t", line) and _is_content(line)]

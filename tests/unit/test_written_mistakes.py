@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from random import Random
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ import yaml
 from rigup.catalog.check_names import check_names
 from rigup.catalog.loader import default_catalog
 from rigup.config.inventory import load_inventory
+from rigup.errors import InputError
 from tests.unit.own_address import OWN_ADDRESS
 from tests.unit.own_command import rigup
 from tests.unit.sample import OWN
@@ -54,6 +56,25 @@ def test_a_mistake_is_named_with_line_meaning_and_example(tmp_path: Path, why: s
 def test_what_is_no_text_of_a_person_is_named(tmp_path: Path, why: str) -> None:
     content, line = NO_TEXT[why]
     assert told(tmp_path, content) == [line]
+
+
+PIECES = ["hosts:", ":", " ", "\n", "- ", "[", "]", "{", "}", "&a ", "*a", "<<: ", "? ", "!!int ", "'", '"', "~", "|\n",
+          ",", "\t", "#", "---\n", "endpoints:\n", "@", "%", "`", "no: ", "x-a: ", "{{ a }}", "\xa0"]  # fmt: skip
+
+
+def test_whatever_becomes_of_a_file_is_said_in_lines_of_it(tmp_path: Path) -> None:
+    texts, lab, chance = [row["text"] for row in MISTAKES.values()], tmp_path / "lab.yaml", Random(1)
+    for _ in range(1500):
+        text = chance.choice(texts)
+        for _ in range(chance.randint(1, 4)):
+            at = chance.randint(0, len(text))
+            text = text[:at] + chance.choice([*PIECES, ""]) + text[at + chance.choice([0, 0, 3]) :]
+        lab.write_text(text)
+        try:
+            load_inventory(lab)
+        except InputError as error:
+            last = len(lab.read_text().splitlines()) + 1
+            assert all(finding.line is None or 1 <= finding.line <= last for finding in error.findings), text
 
 
 SEVERAL = """hosts:
