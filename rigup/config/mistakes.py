@@ -105,12 +105,11 @@ def mistakes(
 def _in_data(details: ErrorDetails, data: Any) -> Loc:
     """Return the place of an error in the data: pydantic inserts `[key]`, and the names of types of a union."""
     loc: Loc = ()
-    parts = details["loc"]
-    for part in parts[:-1] if details["type"] == "missing" else parts:
+    for part in details["loc"]:
         found = isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
         if found or (isinstance(data, Mapping) and part in data):
             data, loc = data[part], (*loc, part)
-    return (*loc, parts[-1]) if details["type"] == "missing" else loc
+    return (*loc, details["loc"][-1]) if details["type"] == "missing" else loc
 
 
 def _described(errors: list[ErrorDetails], model: type[BaseModel], place: Loc, written: str | None) -> tuple[str, str]:

@@ -126,7 +126,7 @@ def _text(path: Path) -> str:
     if content[:2] in (b"\xff\xfe", b"\xfe\xff") or (zeros[0] == 0 and zeros[1] > 16):
         raise refusal("is UTF-16 text", "save it as UTF-8")
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         message = f"is not UTF-8 text: it has the byte 0x{content[error.start]:02x}"
