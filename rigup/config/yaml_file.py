@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic_core import PydanticCustomError
 
-from rigup.config.yaml_syntax import TEMPLATE, explain, odd_indents
+from rigup.config.yaml_syntax import LOADER, MAX_DEPTH, REPAIRABLE_BYTES, TEMPLATE, explain, odd_indents, too_deep
 from rigup.errors import Finding, InputError
 
 Loc = tuple[str | int, ...]
@@ -23,17 +23,11 @@ Loc = tuple[str | int, ...]
 MAX_BYTES = 2 << 20
 """Bytes of a file; a lock with a hundred checkpoints has half as many."""
 
-MAX_DEPTH = 64
-"""Mappings and lists inside each other; settings need six."""
-
 MAX_ALIASED = 10_000
 """Values that the aliases of a file may repeat: ten lines of aliases of aliases can stand for billions."""
 
 MAX_REPAIRS = 20
 """Mistakes of syntax that one reading looks behind for more."""
-
-REPAIRABLE_BYTES = 100_000
-"""Bytes of a file in which more than the first mistake of syntax is looked for: each needs another parse."""
 
 _TAG = "tag:yaml.org,2002:"
 _UNPRINTABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -41,9 +35,6 @@ _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _QUOTES = tuple("\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb")
 # What YAML 1.1 reads a word as that people mean as text.
 _READ_AS = {"bool": "a boolean", "int": "a number", "float": "a number", "timestamp": "a date", "null": "nothing"}
-
-# Ten times faster, if PyYAML was built with libyaml; every run reads the whole catalog.
-_Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def complaint(message: str, remedy: str = "") -> PydanticCustomError:
@@ -101,6 +92,8 @@ def read_document(path: Path, found: list[Finding] | None = None) -> Document:
             if wrong.meant is None or wrong.meant == text or len(text) > REPAIRABLE_BYTES:
                 break
             text = wrong.meant
+        except InputError as error:
+            raise InputError([*findings, *error.findings]) from error
         else:
             if found is None and findings:
                 break
@@ -139,9 +132,11 @@ def _text(path: Path) -> str:
 
 def _parsed(text: str, path: Path, findings: list[Finding]) -> Document:
     """Parse the text of a file. Raises yaml.YAMLError for wrong syntax, and InputError if nothing of it can be used."""
-    loader = _Loader(text)
+    loader = LOADER(text)
     try:
-        _check_depth(text, path)
+        if (line := too_deep(text)) is not None:
+            message = f"is nested more than {MAX_DEPTH} deep"
+            raise InputError([Finding(str(path), line + 1, "", message, "simplify it")])
         node = loader.get_single_node()
         walk = _Walk(path, loader)
         if node is not None:
@@ -151,20 +146,6 @@ def _parsed(text: str, path: Path, findings: list[Finding]) -> Document:
     finally:
         loader.dispose()
     return Document(path, data, walk.lines, walk.texts)
-
-
-def _check_depth(text: str, path: Path) -> None:
-    """Raise InputError for nesting under which libyaml, which is recursive, would crash."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > MAX_DEPTH:
-            mark = event.start_mark
-            line = mark.line + 1 if mark else None
-            raise InputError([Finding(str(path), line, "", f"is nested more than {MAX_DEPTH} deep", "simplify it")])
 
 
 class _Walk:

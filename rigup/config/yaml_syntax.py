@@ -22,6 +22,15 @@ _KEY = r"[A-Za-z0-9_.-]+"
 _NO_SPACE = re.compile(rf"( *(?:- )?)({_KEY}):(?!//)([^\s:].*)")
 _TEMPLATE = re.compile(r"\{\{|\$\{")
 TEMPLATE = "is a variable of a template, and rigup fills in none"
+# Ten times faster, if PyYAML was built with libyaml; every run reads the whole catalog.
+LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+MAX_DEPTH = 64
+"""Mappings and lists inside each other; settings need six."""
+
+REPAIRABLE_BYTES = 100_000
+"""Bytes of a file in which more than the first mistake of syntax is looked for: each needs another parse."""
+
 LISTED = 5
 """Lines that a message lists; it counts the others."""
 
@@ -36,11 +45,27 @@ class Wrong:
     meant: str | None = None
 
 
+def too_deep(text: str) -> int | None:
+    """Return the line, from 0, at which text is nested so deep that libyaml, which is recursive, would crash.
+
+    Raises yaml.YAMLError for wrong syntax before that.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            return event.start_mark.line if event.start_mark else 0
+    return None
+
+
 def odd_indents(text: str) -> Wrong | None:
     """Find lines that are indented with spaces which look like spaces and are none for YAML."""
-    found = [text.count("\n", 0, match.start()) + 1 for match in _ODD_INDENT.finditer(text)]
-    if not found:
+    if not _ODD_INDENT.search(text):
         return None
+    found = [at for at, line in enumerate(text.split("\n"), start=1) if _ODD_INDENT.match(line)]
     meant = _ODD_INDENT.sub(lambda match: " " * len(match[0]), text)
     message = "is indented with no-break spaces or the like, which YAML does not take for spaces"
     return Wrong(found[0], message + _also(found[1:]), "replace them by spaces", meant)
@@ -75,10 +100,10 @@ def _is_content(line: str) -> bool:
 def _readable_lines(text: str) -> float:
     """Return how many lines a parser reads before it gives up."""
     try:
-        yaml.compose(text, Loader=yaml.SafeLoader)
+        line = too_deep(text)
     except yaml.MarkedYAMLError as error:
-        return error.problem_mark.line if error.problem_mark else 0
-    return math.inf
+        line = error.problem_mark.line if error.problem_mark else 0
+    return math.inf if line is None else line
 
 
 class _Explanation:
@@ -116,7 +141,8 @@ class _Explanation:
     def _tabs(self) -> Wrong:
         tabbed = [at for at, line in enumerate(self.lines) if re.match(r" *\t", line) and _is_content(line)]
         # With the width of the author's editor, a parser gets furthest.
-        meant = max((self._without_tabs(tabbed, width) for width in (2, 4, 8, 0)), key=_readable_lines)
+        widths = (2, 4, 8, 0) if sum(map(len, self.lines)) < REPAIRABLE_BYTES else (2,)
+        meant = max((self._without_tabs(tabbed, width) for width in widths), key=_readable_lines)
         also = _also([at + 1 for at in tabbed if at > self.at])
         return Wrong(self.at + 1, "is indented with a tab" + also, "use spaces, two for each level", meant)
 

@@ -62,6 +62,13 @@ PIECES = ["hosts:", ":", " ", "\n", "- ", "[", "]", "{", "}", "&a ", "*a", "<<: 
           ",", "\t", "#", "---\n", "endpoints:\n", "@", "%", "`", "no: ", "x-a: ", "{{ a }}", "\xa0"]  # fmt: skip
 
 
+def test_behind_a_tab_many_brackets_are_still_brackets(tmp_path: Path) -> None:
+    assert told(tmp_path, "hosts:\n\ta: 1\nb: " + "[" * 90_000) == [
+        "2: is indented with a tab: use spaces, two for each level",
+        "3: is nested more than 64 deep: simplify it",
+    ]
+
+
 def test_whatever_becomes_of_a_file_is_said_in_lines_of_it(tmp_path: Path) -> None:
     texts, lab, chance = [row["text"] for row in MISTAKES.values()], tmp_path / "lab.yaml", Random(1)
     for _ in range(1500):
