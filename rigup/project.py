@@ -22,6 +22,8 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from rigup.catalog.check_names import check_names
+from rigup.catalog.loader import default_catalog
 from rigup.config.inventory import find_inventory, load_inventory
 from rigup.config.settings import Settings
 from rigup.errors import RigupError
@@ -47,6 +49,7 @@ def hosts(file: str) -> list[tuple[str, dict[str, Any]]]:
     """
     try:
         inventory = load_inventory(find_inventory(Path(file).resolve().parent))
+        check_names(inventory, default_catalog())
         found = pyinfra_hosts(inventory, os.environ.get("RIGUP_CONNECTOR") or "rig")
     except RigupError as error:
         # pyinfra prints any other exception with a line of the file, which is not where the mistake is.

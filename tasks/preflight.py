@@ -20,7 +20,8 @@ from pyinfra.context import state
 from rigup.catalog.lint import check_recipe
 from rigup.catalog.loader import Catalog, default_catalog
 from rigup.catalog.select import recipe_of
-from rigup.config.settings import Settings, Waiver
+from rigup.config.settings import Settings
+from rigup.config.waiver import Waiver
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError, table_of
 from rigup.lock import lockfile, resolve
 from rigup.lock.addresses import ip_of

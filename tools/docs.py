@@ -24,7 +24,7 @@ from rigup.catalog.loader import default_catalog
 from rigup.cli._parser import Parser
 from rigup.cli.main import parser
 from rigup.config.findings import FINDINGS
-from rigup.config.settings import settings_table
+from rigup.config.settings_help import settings_table
 from rigup.resources import RECIPES
 from tools.docs_recipes import recipe_page, recipes_table
 from tools.markdown import block, code, table, text

@@ -27,7 +27,6 @@ from rigup.audit.check import YOU, About
 from rigup.audit.expect import Deviation
 from rigup.audit.outcome import WORDS, Outcome, bare, exit_code, write
 from rigup.audit.subject import Subject
-from rigup.config.findings import FINDINGS
 from rigup.errors import RigupError
 from rigup.ssh import testinfra_backend
 from rigup.text import printable
@@ -134,7 +133,6 @@ def about(item: pytest.Item) -> About:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Sort by host and step of the deploy; let `-k docker-runtime` find a check by its id."""
-    _refuse_unknown_waivers(items)
     if not config.option.deep:
         items[:] = [item for item in items if not about(item).deep]
     hosts: dict[str, int] = {}
@@ -142,22 +140,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         hosts.setdefault(host_of(item), len(hosts))
         item.extra_keyword_matches.add(id_of(item))
     items.sort(key=lambda item: (hosts[host_of(item)], STEPS.index(step_of(item))))
-
-
-def _refuse_unknown_waivers(items: list[pytest.Item]) -> None:
-    """Refuse waivers for checks that do not exist: they would have no effect, which their author does not expect."""
-    if {step_of(item) for item in items} != set(STEPS):
-        return
-    known = {*(id_of(item) for item in items), *FINDINGS}
-    inventory = testinfra_backend.inventory()
-    wrong = {
-        f"{host.name}: waivers.{name}: no check has that id"
-        for host in inventory.hosts.values()
-        for name in host.settings.waivers
-        if name not in known and not name.startswith("recipe-")
-    }
-    if wrong:
-        raise pytest.UsageError(f"{inventory.path}: " + "; ".join(sorted(wrong)))
 
 
 @pytest.hookimpl(wrapper=True)

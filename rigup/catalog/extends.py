@@ -46,6 +46,11 @@ class Merged:
                 return found
         return Place(self.document, loc)
 
+    def written(self, loc: Loc) -> str | None:
+        """Return how a value other than text is written, None if that is not known."""
+        place = self.places.get(loc)
+        return place.document.texts.get(place.loc) if place else None
+
     def finding(self, loc: Loc, message: str, remedy: str = "") -> Finding:
         """Return a finding about `loc`, with the file and line where it is written."""
         place = self.place(loc)

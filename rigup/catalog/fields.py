@@ -6,9 +6,9 @@ import re
 from datetime import date
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Strict
 
-from rigup.config.types import matching
+from rigup.config.types import Matching
 from rigup.config.yaml_file import complaint
 
 
@@ -32,43 +32,61 @@ def _day(value: Any) -> Any:
 Int = Annotated[int, Strict()]
 Tag = Annotated[
     str,
-    matching(
+    Matching(
         r"[a-z0-9][a-z0-9._/:-]*:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}",
         "is not an image with a tag",
         "for example vllm/vllm-openai:cu130-nightly",
     ),
 ]
 Revision = Annotated[
-    str, matching(r"[0-9a-f]{40}", "is not a commit", "use 40 hexadecimal digits, as the hub shows in `History`")
+    str, Matching(r"[0-9a-f]{40}", "is not a commit", "use 40 hexadecimal digits, as the hub shows in `History`")
 ]
-Digest = Annotated[str, matching(r"sha256:[0-9a-f]{64}", "is not a digest", "use sha256: and 64 hexadecimal digits")]
+Digest = Annotated[str, Matching(r"sha256:[0-9a-f]{64}", "is not a digest", "use sha256: and 64 hexadecimal digits")]
 Repo = Annotated[
     str,
-    matching(
+    Matching(
         r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", "is not a hub repository", "use ORGANIZATION/NAME"
     ),
 ]
-Branch = Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "is not a branch", "for example main")]
+Branch = Annotated[str, Matching(r"[A-Za-z0-9][A-Za-z0-9._/-]*", "is not a branch", "for example main")]
 Version = Annotated[
-    str, matching(r"\d+(\.\d+){1,3}(\.?(post|rc|dev)\d+)?", "is not a version", 'for example "0.17.0", in quotes')
+    str, Matching(r"\d+(\.\d+){1,3}(\.?(post|rc|dev)\d+)?", "is not a version", 'for example "0.17.0", in quotes')
 ]
 Pinned = Annotated[
     str,
-    matching(
+    Matching(
         r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[a-z0-9,_-]+\])?==[0-9][A-Za-z0-9.+!]*",
         "is not a pinned package",
         "use NAME==VERSION",
     ),
 ]
-PythonVersion = Annotated[str, matching(r"3\.\d+", "is not a Python version", 'for example "3.12", in quotes')]
-Inside = Annotated[str, matching(r"(/[A-Za-z0-9._-]+)+", "is not an absolute path", "for example /cache/jit")]
+PythonVersion = Annotated[str, Matching(r"3\.\d+", "is not a Python version", 'for example "3.12", in quotes')]
+Inside = Annotated[str, Matching(r"(/[A-Za-z0-9._-]+)+", "is not an absolute path", "for example /cache/jit")]
 Day = Annotated[
-    str, BeforeValidator(_day), matching(r"20\d\d(-\d\d){0,2}", "is not a day", "use 2026-02-26 or 2026-02")
+    str, BeforeValidator(_day), Matching(r"20\d\d(-\d\d){0,2}", "is not a day", "use 2026-02-26 or 2026-02")
 ]
 Argument = Annotated[str, AfterValidator(_argument)]
-Word = Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "is not a plain word", "use letters, digits and . _ -")]
+Word = Annotated[str, Matching(r"[A-Za-z0-9][A-Za-z0-9._-]*", "is not a plain word", "use letters, digits and . _ -")]
 Text = Annotated[str, AfterValidator(_text)]
-EnvName = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
+EnvName = Annotated[
+    str,
+    Matching("[A-Za-z_][A-Za-z0-9_]*", "is not a variable's name", "use letters, digits and _, for example NCCL_DEBUG"),
+]
+Commit = Annotated[str, Matching("[0-9a-f]{7,40}", "is not a commit", "use 7 to 40 hexadecimal digits")]
+HttpPath = Annotated[str, Matching("/[A-Za-z0-9_/-]*", "is not a path", "for example /health")]
+Numbers = Annotated[str, Matching(r"[0-9]+\.[0-9]+", "is not two numbers with a dot", 'for example "12.0", in quotes')]
+ServedName = Annotated[
+    str,
+    Matching("[A-Za-z0-9][A-Za-z0-9._/-]*", "is not a name to serve a model as", "use letters, digits and . _ / -"),
+]
+SourceUrl = Annotated[
+    str,
+    Matching(
+        "https://[A-Za-z0-9./_-]+",
+        "is not the https address of a repository",
+        "for example https://github.com/vllm-project/vllm",
+    ),
+]
 
 
 def unpinned(package: str) -> tuple[str, list[str], str]:

@@ -20,7 +20,8 @@ from rigup.catalog.complaint import Complaint
 from rigup.catalog.extends import Merged, merge
 from rigup.catalog.model import Model
 from rigup.catalog.recipe import Recipe
-from rigup.config.yaml_file import Document, describe_error, dotted, findings_of, read_document
+from rigup.config.mistakes import findings_of, mistakes
+from rigup.config.yaml_file import Document, dotted, read_document
 from rigup.errors import Finding, InputError, RigupError, near
 from rigup.resources import RECIPES
 
@@ -140,6 +141,8 @@ class _Loading:
         self.broken: dict[tuple[Kind, str], list[Finding]] = {}
         self.files: dict[Kind, dict[str, Document]] = {kind: {} for kind in PLACES}
         self.merged: dict[str, Merged] = {}
+        # Recipes whose files are not read completely.
+        self.incomplete: set[str] = set()
 
     def note(self, path: Path, kind: Kind, name: str, findings: Iterable[Finding]) -> None:
         """Keep what is wrong with a file: fatal for the project's own, while one of the user's is left out."""
@@ -153,11 +156,15 @@ class _Loading:
 
     def read(self, path: Path, kind: Kind) -> None:
         known = self.files[kind]
+        findings = list[Finding]()
         try:
-            document = read_document(path)
+            document = read_document(path, findings)
         except InputError as error:
             self.note(path, kind, path.stem, error.findings)
             return
+        if findings:
+            self.note(path, kind, path.stem, findings)
+            self.incomplete.add(path.stem)
         name = document.data.get("id", path.stem) if isinstance(document.data, dict) else path.stem
         if name != path.stem:
             found = f"is {name!r} in a file named {path.name}"
@@ -177,12 +184,8 @@ class _Loading:
             try:
                 recipes[name] = Recipe.model_validate(merged.data)
             except ValidationError as error:
-                for details in error.errors():
-                    # pydantic inserts the kind of a patch, which the file has under `target`.
-                    loc = details["loc"]
-                    loc = loc[:2] + loc[3:] if loc[:1] == ("patches",) else loc
-                    found = merged.finding(loc, *describe_error(details, Recipe))
-                    self.note(document.path, "recipe", name, [found])
+                found = [merged.finding(*each) for each in mistakes(error, Recipe, merged.data, merged.written)]
+                self.note(document.path, "recipe", name, found)
         if not self.findings:
             for name, recipe in recipes.items():
                 self._reference(name, "checkpoint", recipe.checkpoint, checkpoints, SEE_CHECKPOINTS)
@@ -202,7 +205,7 @@ class _Loading:
             try:
                 valid[name] = schema.model_validate(document.data)
             except ValidationError as error:
-                self.note(document.path, kind, name, findings_of(error, schema, document))
+                self.note(document.path, kind, name, findings_of(error, schema, document, document.data))
         return valid
 
     def merge(self, name: str, variants: tuple[str, ...]) -> Merged:
@@ -218,7 +221,7 @@ class _Loading:
             if base in (*variants, name):
                 chain = " -> ".join((*variants, name, base))
                 findings.append(document.finding(("extends",), f"extends itself: {chain}", "break the chain"))
-            elif base in self.files["recipe"]:
+            elif base in self.files["recipe"] and base not in self.incomplete:
                 below = self.merge(base, (*variants, name))
             else:
                 findings.append(document.finding(("extends",), *self._absent("recipe", base, SEE_RECIPES)))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict, model_validator
 
 from rigup.catalog.fields import Data, Version
+from rigup.config.types import Date
 from rigup.config.yaml_file import complaint
 
 # vLLM looks for a pattern without a star anywhere in a name, and a star at the end matches the rest of it.
@@ -18,7 +18,7 @@ BARE_GATE = re.compile(r"\.?(mlp\.)?gate|(.*[.*])?gate\*+")
 class When(Data):
     """When a patch is needed: all given conditions must hold. `image_before`: built before that day, in UTC."""
 
-    image_before: date | None = None
+    image_before: Date | None = None
     engine_before: Version | None = None
     speculation: bool | None = None
 

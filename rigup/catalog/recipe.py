@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from rigup.catalog.fields import Argument, Data, EnvName, Text, Word, unpinned
+from rigup.catalog.fields import Argument, Data, EnvName, Numbers, ServedName, Text, Word, unpinned
 from rigup.catalog.patch import Patch
 from rigup.catalog.recipe_parts import (
     Container,
@@ -103,11 +103,11 @@ class Recipe(Data):
     venv: Venv | None = None
     source: Source | None = None
     checkpoint: Word
-    served_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+    served_name: ServedName
     gpus: Annotated[int, Strict(), Field(ge=1, le=64)]
     vram_mib: Annotated[int, Strict(), Field(ge=1024)]
-    capability: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$")] = "12.0"
-    min_driver_cuda: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$")] | None = None
+    capability: Numbers = "12.0"
+    min_driver_cuda: Numbers | None = None
     parallel: Parallel = Parallel()
     speculation: Speculation | None = None
     tool_parser: Word | None = None

@@ -9,13 +9,16 @@ from pydantic import Field, Strict, model_validator
 from rigup.catalog.fields import (
     Argument,
     Branch,
+    Commit,
     Data,
     Day,
     Digest,
+    HttpPath,
     Inside,
     Int,
     Pinned,
     PythonVersion,
+    SourceUrl,
     Tag,
     Version,
     Word,
@@ -97,9 +100,9 @@ class Venv(Data):
 class Source(Data):
     """The source that an engine was built from, with the pull requests applied to it. rigup does not build engines."""
 
-    repo: Annotated[str, Field(pattern=r"^https://[A-Za-z0-9./_-]+$")]
+    repo: SourceUrl
     branch: Branch | None = None
-    commit: Annotated[str, Field(pattern="^[0-9a-f]{7,40}$")] | None = None
+    commit: Commit | None = None
     pull_requests: tuple[Int, ...] = ()
 
 
@@ -156,5 +159,5 @@ class Container(Data):
 class Ready(Data):
     """When an endpoint is ready: this path answers 200, and the model list includes the served name."""
 
-    path: Annotated[str, Field(pattern="^/[A-Za-z0-9_/-]*$")] = "/health"
+    path: HttpPath = "/health"
     timeout: Annotated[int, Strict(), Field(ge=10, le=86400)] | None = None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rigup.catalog.check_names import check_names
 from rigup.catalog.loader import Catalog, default_catalog
 from rigup.cli._catalog import show_problems
 from rigup.cli._hosts import add_inventory, read_inventory
@@ -51,6 +52,7 @@ def read(options: argparse.Namespace) -> Subject:
     """Read inventory, catalog and lock. Raises RigupError."""
     inventory, catalog = read_inventory(options), default_catalog()
     show_problems(catalog)
+    check_names(inventory, catalog)
     lock = lockfile.read(inventory.lock)
     distros = sorted({*lock.packages, *(options.distro or ())})
     settings = [host.settings for host in inventory.hosts.values()]

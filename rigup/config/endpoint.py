@@ -18,9 +18,15 @@ class Endpoint(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: RecipeOrNeed | None = Field(
-        None, description="Recipe of this endpoint; without it, the host's `recipe` applies."
+        None,
+        description="Recipe of this endpoint; without it, the host's `recipe` applies.",
+        examples=["vllm-nvfp4-cu130"],
     )
-    gpus: Gpus = Field("all", description="`all`, or GPUs by number or UUID, as `nvidia-smi -L` prints them.")
+    gpus: Gpus = Field(
+        "all",
+        description="`all`, or GPUs by number or UUID, as `nvidia-smi -L` prints them.",
+        examples=[[0, 1, 2, 3]],
+    )
     listen: ListenAddress = Field(
         "127.0.0.1",
         description="Address to listen on. Beyond loopback, every request needs the endpoint's key (`rigup key`).",
@@ -30,6 +36,7 @@ class Endpoint(BaseModel):
         (),
         description="Networks that may connect beyond loopback, such as `[192.168.1.0/24]`; the firewall drops all "
         "other packets.",
+        examples=[["192.168.1.0/24"]],
     )
 
     @property

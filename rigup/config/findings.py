@@ -1,4 +1,4 @@
-"""The ids of everything that preflight can find, by which a waiver accepts a finding."""
+"""The ids of everything that preflight, recipe checks and the audit can find, by which a waiver accepts a finding."""
 
 from __future__ import annotations
 
@@ -53,3 +53,40 @@ FINDINGS: Mapping[str, bool] = {
     "recipe-failed": CANNOT_WORK,
 }
 """Whether a waiver may accept the finding. What cannot work would only fail later, in the middle of a deploy."""
+
+RECIPE_FINDINGS = (
+    "recipe-agents-parser", "recipe-agents-speculation", "recipe-agents-tool-calls", "recipe-architecture",
+    "recipe-b12x", "recipe-batched-tokens", "recipe-chunked-prefill", "recipe-context", "recipe-dcp",
+    "recipe-dcp-kv-heads", "recipe-declared", "recipe-draft-model", "recipe-drafter", "recipe-engine-range",
+    "recipe-engine-unknown", "recipe-expert-parallel", "recipe-gpus", "recipe-hardware-driver",
+    "recipe-hardware-gpus", "recipe-ignore-patterns", "recipe-kv-cache", "recipe-memory", "recipe-memory-share",
+    "recipe-model-engine", "recipe-nccl-empty", "recipe-nccl-graph", "recipe-nodes", "recipe-option",
+    "recipe-quantization", "recipe-reasoning-parser", "recipe-rope-override", "recipe-schema", "recipe-sm120",
+    "recipe-speculation-depth", "recipe-state-blocks", "recipe-thinking", "recipe-tool-parser", "recipe-tp-heads",
+    "recipe-tp-kv-heads", "recipe-value", "recipe-variable", "recipe-venv-version", "recipe-visible-devices",
+    "recipe-vision-options", "recipe-yarn-factor",
+)  # fmt: skip
+"""What `rigup check` finds in recipes."""
+
+AUDIT_CHECKS = (
+    "base-packages", "base-programs", "base-owners", "base-apt-lock", "base-sysctl", "base-sysctl-kept",
+    "base-updates",
+    "config-plan", "config-environment", "config-patches", "config-image", "config-venv",
+    "cuda-packages", "cuda-nvcc",
+    "docker-packages", "docker-toolkit", "docker-toolkit-safe", "docker-repositories", "docker-running",
+    "docker-config", "docker-runtime", "docker-log-driver", "docker-cdi",
+    "driver-packages", "driver-pin", "driver-conflicts", "driver-safe", "driver-repository", "driver-processes",
+    "driver-loaded", "driver-open-module", "driver-gpus", "driver-persistence",
+    "gateway-files", "gateway-key", "gateway-opens", "gateway-refuses",
+    "hardware-power", "hardware-acs", "hardware-unit",
+    "kernel-headers", "kernel-module-options", "kernel-module-options-kept", "kernel-next", "kernel-args",
+    "kernel-args-kept",
+    "model-stamp", "model-files", "model-index", "model-hashes", "model-user", "model-unit", "model-token",
+    "model-disk", "model-download-ended", "model-peers",
+    "preflight-system", "preflight-gpus",
+    "serve-files", "serve-client", "serve-unit", "serve-drop-ins", "serve-settings", "serve-running", "serve-others",
+    "serve-at-boot", "serve-process", "serve-reach", "serve-gpus", "serve-container",
+    "verify-health", "verify-models", "verify-completion",
+    "watch-timer",
+)  # fmt: skip
+"""The checks of the audit; each is a function in `tests/audit`."""

@@ -7,7 +7,8 @@
       rig1: {address: 10.0.0.11, user: ops}
       rig2: {address: 10.0.0.12, user: ops, driver_branch: 610}
 
-A host's own value replaces the default as a whole; values are never merged.
+A host's own value replaces the default as a whole; values are never merged. Keys that begin with `x-` are ignored, at
+the top and in hosts and defaults: they are for YAML's anchors.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from rigup.config.settings import PYINFRA_KEYS, Connection, Settings
-from rigup.config.yaml_file import Document, Loc, findings_of, read_document
+from rigup.config.indentation import settled
+from rigup.config.mistakes import findings_of
+from rigup.config.settings import PYINFRA_KEYS, AllKeys, Connection, Settings
+from rigup.config.yaml_file import Document, Loc, read_document
 from rigup.errors import Finding, InputError, RigupError, suggestion
 
 KEYS = ("defaults", "hosts", "status_page")
@@ -30,21 +33,29 @@ PAGES = (".html", ".htm")
 """How the name of a page ends."""
 CONNECTORS = ("rig", "ssh")
 DEFAULT_LAB_STATE = "/var/lib/rigup-lab"
+IGNORED = "x-"
+"""How keys begin that nothing reads."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """One host of the inventory. `written` contains only the settings in the file, without the schema's defaults."""
+    """One host of the inventory.
+
+    `written` contains only the settings in the file, without the schema's defaults. `places` has the file and line of
+    each key of the connection, such as `lab.yaml:7`.
+    """
 
     name: str
     connection: Connection
     settings: Settings
     written: Mapping[str, Any]
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def data(self) -> dict[str, Any]:
         """Return this host's data for pyinfra, as far as it is written: keys of its ssh connector, and the settings."""
         connection = self.connection.model_dump(exclude_none=True)
-        return {PYINFRA_KEYS[key]: value for key, value in connection.items()} | dict(self.written)
+        ours = {"rigup_places": dict(self.places)} if self.places else {}
+        return {PYINFRA_KEYS[key]: value for key, value in connection.items()} | dict(self.written) | ours
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class Inventory:
 
     path: Path
     hosts: Mapping[str, Host]
+    document: Document = field(repr=False, compare=False)
     status_page: Path | None = None
 
     @property
@@ -66,6 +78,12 @@ class Inventory:
             remedy = suggestion(name, self.hosts, f"hosts: {', '.join(self.hosts)}")
             raise RigupError(f"{self.path}: no host is named {name!r}", remedy)
         return self.hosts[name]
+
+    def finding(self, host: str, loc: Loc, message: str, remedy: str) -> Finding:
+        """Return a finding about a setting of a host, at the line where it or its default is written."""
+        own: Loc = ("hosts", host, *loc)
+        written = own if own[:3] in self.document.lines else ("defaults", *loc)
+        return self.document.finding(written if written[:2] in self.document.lines else own, message, remedy)
 
     def pyinfra_hosts(self, connector: str = "rig") -> list[tuple[str, dict[str, Any]]]:
         """Return the hosts for pyinfra's inventory, with rigup's connector (`rig`) or pyinfra's own (`ssh`).
@@ -110,21 +128,22 @@ def load_inventory(path: Path | str) -> Inventory:
 
     Raises InputError with all findings at once, each with file, line and key.
     """
-    document = read_document(Path(path))
     findings: list[Finding] = []
+    document = read_document(Path(path), findings)
+    unreadable = {(finding.line, finding.key) for finding in findings}
+    if not isinstance(document.data, dict):
+        wrong = document.finding((), "contains no keys", "add `hosts:`; see inventory/lab.example.yaml")
+        raise InputError([*findings, wrong])
+    document = settled(document, findings)
+    known = len(findings)
     data = document.data
-    if not isinstance(data, dict):
-        raise InputError([document.finding((), "contains no keys", "add `hosts:`; see inventory/lab.example.yaml")])
     for key in data:
-        if key not in KEYS:
-            if str(key) in Settings.model_fields:
-                remedy = "move settings for all hosts under `defaults:`"
-            else:
-                remedy = suggestion(str(key), KEYS, f"known keys: {', '.join(KEYS)}")
-            findings.append(document.finding((str(key),), "unknown key", remedy))
-    defaults = _mapping(document, ("defaults",), data.get("defaults"), findings)
-    entries = _mapping(document, ("hosts",), data.get("hosts"), findings)
-    if "hosts" not in data or (not entries and data["hosts"] in (None, {})):
+        if key not in KEYS and not key.startswith(IGNORED):
+            findings.append(document.finding((key,), "unknown key", _remedy_at_top(key, data[key])))
+    defaults = _keys(document, ("defaults",), data.get("defaults"), "recipe: vllm-nvfp4-cu130", findings) or {}
+    entries = _keys(document, ("hosts",), data.get("hosts"), "rig1: {address: 10.0.0.11}", findings)
+    # A host in another place, or `hosts` with another name, was found above.
+    if entries == {} and not findings:
         findings.append(
             document.finding(("hosts",), "lists no host", "for example `hosts: {rig1: {address: 10.0.0.11}}`")
         )
@@ -133,25 +152,44 @@ def load_inventory(path: Path | str) -> Inventory:
             document.finding(("defaults", "address"), "cannot be the same for all hosts", "set it for each host")
         )
     hosts = {}
-    for name, value in entries.items():
-        if host := _host(document, str(name), value, defaults, findings):
+    for name, value in (entries or {}).items():
+        if host := _host(document, name, value, defaults, findings):
             hosts[host.name] = host
     _same_address(document, hosts, findings)
     page = data.get("status_page")
     if page is not None and not (isinstance(page, str) and page.endswith(PAGES) and page.isprintable()):
         findings.append(document.finding(("status_page",), "is not the path of a page", "for example status.html"))
+    # What cannot be read is not also wrong.
+    findings[known:] = [each for each in findings[known:] if (each.line, each.key) not in unreadable]
     if findings:
         raise InputError(findings)
-    return Inventory(document.path.absolute(), hosts, _resolved(document.path, page) if page else None)
+    return Inventory(document.path.absolute(), hosts, document, _resolved(document.path, page) if page else None)
 
 
-def _mapping(document: Document, loc: Loc, value: Any, findings: list[Finding]) -> dict[Any, Any]:
+def _remedy_at_top(key: str, value: Any) -> str:
+    if key in Settings.model_fields:
+        return "move settings for all hosts under `defaults:`"
+    if key in Connection.model_fields:
+        return "move it under a host, or under `defaults:` for all hosts"
+    if isinstance(value, dict) and "hosts" in value:
+        return "an inventory of Ansible looks like this; see inventory/lab.example.yaml for one of rigup"
+    return suggestion(key, KEYS, f"known keys: {', '.join(KEYS)}")
+
+
+def _keys(document: Document, loc: Loc, value: Any, example: str, findings: list[Finding]) -> dict[str, Any] | None:
+    """Return a mapping without its `x-` keys, {} for no value; anything else is a finding, and None."""
     if value is None:
         return {}
-    if not isinstance(value, dict):
-        findings.append(document.finding(loc, "must contain keys", "for example `recipe: vllm-nvfp4-cu130`"))
-        return {}
-    return value
+    if isinstance(value, dict):
+        is_hosts = loc == ("hosts",)
+        return {key: each for key, each in value.items() if is_hosts or not key.startswith(IGNORED)}
+    remedy = f"for example `{example}`"
+    if isinstance(value, list):
+        remedy = f"write it without `- `, {remedy}"
+    elif isinstance(value, str) and (match := re.match(r"([a-z_]+)(:| *= *)(\S+)", value)):
+        remedy = f"write `{match[1]}: {match[3]}`, with a space after the colon"
+    findings.append(document.finding(loc, "must contain keys", remedy))
+    return None
 
 
 def _host(
@@ -161,7 +199,9 @@ def _host(
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62})?", name):
         findings.append(document.finding(loc, "is not a host name", "use letters, digits, dots and -"))
         return None
-    own = _mapping(document, loc, value, findings)
+    own = _keys(document, loc, value, "address: 10.0.0.11", findings)
+    if own is None:
+        return None
     merged = {**defaults, **own}
 
     def relocate(place: Loc) -> Loc:
@@ -174,11 +214,11 @@ def _host(
     try:
         connection = Connection.model_validate(connecting)
     except ValidationError as error:
-        findings.extend(findings_of(error, Connection, document, relocate))
+        findings.extend(findings_of(error, Connection, document, connecting, relocate))
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
-        findings.extend(findings_of(error, _AllKeys, document, relocate))
+        findings.extend(findings_of(error, AllKeys, document, merged, relocate))
     if connection is None or settings is None or len(findings) > before:
         return None
     paths = {
@@ -187,11 +227,8 @@ def _host(
         if (written := getattr(connection, key)) is not None
     }
     written = {key: value for key, value in settings.model_dump(mode="json").items() if key in merged}
-    return Host(name, connection.model_copy(update=paths), settings, written)
-
-
-class _AllKeys(Connection, Settings):
-    """All keys that a host can have, for suggestions; never instantiated."""
+    places = {key: f"{document.path}:{document.line(relocate((key,)))}" for key in connecting}
+    return Host(name, connection.model_copy(update=paths), settings, written, places)
 
 
 def _resolved(inventory: Path, written: str) -> Path:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from rigup.config.yaml_file import complaint, describe_error
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 Workload = Literal["agents", "chat", "code", "batch", "benchmark"]
 EngineName = Literal["vllm", "sglang"]
@@ -18,22 +16,14 @@ class Need(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
-    workload: Workload = Field(alias="for", description="agents, chat, code, batch or benchmark.")
-    gpus: int | None = Field(None, ge=1, description="GPUs to use; without it, as many as the endpoint lists, else 4.")
-    engine: EngineName | None = Field(None, description="vllm or sglang.")
-    model: str | None = Field(None, description="The model, such as Qwen3.5-397B-A17B.")
+    workload: Workload = Field(alias="for", description="agents, chat, code, batch or benchmark.", examples=["agents"])
+    gpus: Annotated[int, Strict(), Field(ge=1)] | None = Field(
+        None, description="GPUs to use; without it, as many as the endpoint lists, else 4.", examples=[4]
+    )
+    engine: EngineName | None = Field(None, description="vllm or sglang.", examples=["vllm"])
+    model: str | None = Field(None, description="The model, such as Qwen3.5-397B-A17B.", examples=["Qwen3.5-397B-A17B"])
 
 
-def read_need(value: Any) -> Any:
-    """Turn a mapping into a Need, and return any other value as it is: the validator of a `str | Need` field.
-
-    Its errors are complaints, as for all settings.
-    """
-    if not isinstance(value, Mapping):
-        return value
-    try:
-        return Need.model_validate(value)
-    except ValidationError as error:
-        details = error.errors()[0]
-        message, remedy = describe_error(details, Need)
-        raise complaint(f"{'.'.join(map(str, details['loc']))}: {message}", remedy) from None
+def name_or_need(value: Any) -> str:
+    """Return which of the two a value is meant as: `name` or `need`."""
+    return "need" if isinstance(value, Mapping | Need) else "name"

@@ -5,14 +5,13 @@ All keys are flat and in snake case, so that `pyinfra --data KEY=VALUE` reaches 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import date
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from rigup.config.endpoint import Endpoint, Endpoints
-from rigup.config.findings import CANNOT_WORK, FINDINGS
+from rigup.config.mistakes import mistakes
 from rigup.config.types import (
     Address,
     Bool,
@@ -24,36 +23,21 @@ from rigup.config.types import (
     Identifier,
     KernelArg,
     Label,
+    Limit,
     Line,
     ModuleOption,
-    Name,
     Port,
     RecipeOrNeed,
     Seconds,
     SysctlKey,
     SysctlValue,
     Url,
+    User,
     Version,
 )
-from rigup.config.yaml_file import complaint, describe_error, dotted
+from rigup.config.waiver import FindingId, Waiver
+from rigup.config.yaml_file import complaint, dotted
 from rigup.errors import Finding, InputError
-
-
-class Waiver(BaseModel):
-    """Why a finding is accepted, and until when."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    reason: Annotated[Line, Field(min_length=8)] = Field(description="Why it is accepted; shown with the finding.")
-    until: date = Field(description="Last day of the waiver, such as 2027-01-31.")
-
-    def holds(self, today: date) -> bool:
-        """Return whether the waiver still accepts its finding."""
-        return today <= self.until
-
-    def note(self, today: date) -> str:
-        """Return what is said about a finding with this waiver."""
-        return f"{'waived until' if self.holds(today) else 'the waiver expired on'} {self.until}: {self.reason}"
 
 
 class Connection(BaseModel):
@@ -62,25 +46,49 @@ class Connection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     address: Address = Field(
-        description="Host name or IP address that ssh connects to, or a `Host` of ssh's configuration."
+        description="Host name or IP address that ssh connects to, or a `Host` of ssh's configuration.",
+        examples=["192.0.2.11"],
     )
-    port: Port | None = Field(None, description="Port of its sshd; without it, as ssh's configuration says, else 22.")
-    user: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*\$?$")] | None = Field(
-        None, description="User to log in as; without it, as ssh's configuration says, else root."
+    port: Port | None = Field(
+        None, examples=[22], description="Port of its sshd; without it, as ssh's configuration says, else 22."
+    )
+    user: User | None = Field(
+        None, description="User to log in as; without it, as ssh's configuration says, else root.", examples=["ops"]
     )
     key: Line | None = Field(
-        None, description="Private key file; without it, as ssh's configuration says, else ssh's usual keys and agent."
+        None,
+        description="Private key file; without it, as ssh's configuration says, else ssh's usual keys and agent.",
+        examples=["~/.ssh/id_ed25519"],
     )
     known_hosts: Line | None = Field(
-        None, description="known_hosts file; without it, as ssh's configuration says, else `~/.ssh/known_hosts`."
+        None,
+        description="known_hosts file; without it, as ssh's configuration says, else `~/.ssh/known_hosts`.",
+        examples=["~/.ssh/known_hosts"],
     )
-    sudo: Bool | None = Field(None, description="Use sudo, without a password; by default, unless `user` is root.")
+    sudo: Bool | None = Field(
+        None, description="Use sudo, without a password; by default, unless `user` is root.", examples=[True]
+    )
 
 
 class Settings(BaseModel):
     """The desired state of one host. Every key can be set under `defaults`, under a host, or with `--data`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    LISTED_BY: ClassVar[str] = "`rigup settings` lists all"
+    # What Ansible and others call our keys.
+    SYNONYMS: ClassVar[Mapping[str, str]] = {
+        "ansible_host": "address",
+        "ansible_port": "port",
+        "ansible_user": "user",
+        "ansible_ssh_private_key_file": "key",
+        "ansible_become": "sudo",
+        "hostname": "address",
+        "host": "address",
+        "ip": "address",
+    }
+    # Keys of one place that people write in another.
+    PLACES: ClassVar[Mapping[str, str]] = {}
 
     # Keys of earlier versions. Each is refused, and the error names its replacement.
     RENAMED: ClassVar[Mapping[str, str]] = {
@@ -100,6 +108,7 @@ class Settings(BaseModel):
     endpoints: Endpoints = Field(
         {"main": Endpoint.model_validate({})},
         description="Endpoints of this host, by name: `{recipe, gpus, listen, port, allowed_networks}` each.",
+        examples=[{"main": {"gpus": [0, 1, 2, 3], "port": 8000}}],
     )
 
     driver_branch: DriverBranch = Field(
@@ -110,6 +119,7 @@ class Settings(BaseModel):
         None,
         description="Exact driver version of that branch, such as `595.71.05`; without it, the newest, which the lock "
         "then pins.",
+        examples=["595.71.05"],
     )
     cuda_toolkit: CudaToolkit = Field(
         "13-2",
@@ -132,8 +142,9 @@ class Settings(BaseModel):
 
     gpu_power: GpuPower = Field(
         {},
-        description="Power limit of the GPUs in watts, such as 450, or by number or UUID: `{0: 450, 1: 300}`; set at "
+        description="Power limit of the GPUs in watts: one for all, `[450, 300]` in their order, or by UUID; set at "
         "each boot. Without it, the cards' own.",
+        examples=[450],
     )
     acs: Bool = Field(
         True,
@@ -142,7 +153,7 @@ class Settings(BaseModel):
     )
 
     docker_version: Version | None = Field(
-        None, description="Docker version; without it, the newest, which the lock then pins."
+        None, description="Docker version; without it, the newest, which the lock then pins.", examples=["29.6.1"]
     )
     replace_docker: Bool = Field(
         False, description="Replace the distribution's Docker by Docker CE even while other containers run there."
@@ -151,13 +162,15 @@ class Settings(BaseModel):
         None,
         description="Docker's log driver. Without it, the one in daemon.json, or else `local`: Docker's own default, "
         "json-file, grows without limit.",
+        examples=["local"],
     )
     container_toolkit_version: Version | None = Field(
         None,
         description="NVIDIA container toolkit version, 1.20.1 or newer (older ones lose GPUs, or let containers "
         "escape to the host).",
+        examples=["1.20.1"],
     )
-    container_ulimits: dict[Annotated[str, Field(pattern="^[a-z]+$")], Annotated[int, Strict(), Field(ge=-1)]] = Field(
+    container_ulimits: dict[Limit, Annotated[int, Strict(), Field(ge=-1)]] = Field(
         {"memlock": -1, "stack": 67108864},
         description="Limits in the container (bytes, -1 = unlimited). NCCL pins memory and needs deep stacks.",
     )
@@ -166,10 +179,12 @@ class Settings(BaseModel):
     model_disk: Label | None = Field(
         None,
         description="Label of a file system to mount at `model_store`; a rebuild of the host keeps it.",
+        examples=["models"],
     )
     model_source: HostPath | None = Field(
         None,
         description="Directory on the host with the checkpoint, or with a copy of a store; used before any download.",
+        examples=["/mnt/usb/models"],
     )
     peers: Bool = Field(
         True, description="Download files from the other hosts of the inventory, and serve them to these hosts only."
@@ -179,6 +194,7 @@ class Settings(BaseModel):
         None,
         description="Address at which the other hosts reach this one, resolved on the control machine; without it, "
         "the address for ssh.",
+        examples=["192.0.2.11"],
     )
 
     cuda_mirror: Url = Field(
@@ -196,6 +212,7 @@ class Settings(BaseModel):
         (),
         description="Fingerprints of further apt keys to accept, for a mirror that signs its repositories itself; "
         "NVIDIA's and Docker's own keys always are.",
+        examples=[["0123456789ABCDEF0123456789ABCDEF01234567"]],
     )
     pypi_index: Url = Field(
         "https://pypi.org/simple",
@@ -212,8 +229,11 @@ class Settings(BaseModel):
         None,
         description="Mirror of the hub on the LAN, tried first, over plain HTTP; every file is verified. A host must "
         "reach it or the hub.",
+        examples=["http://mirror.lan/hub"],
     )
-    registry_mirror: Url | None = Field(None, description="Mirror of Docker Hub; without it, Docker Hub itself.")
+    registry_mirror: Url | None = Field(
+        None, description="Mirror of Docker Hub; without it, Docker Hub itself.", examples=["http://mirror.lan:5000"]
+    )
 
     reboot: Literal["when-needed", "never"] = Field(
         "when-needed", description="`never` stops with an error if a reboot is needed."
@@ -245,10 +265,11 @@ class Settings(BaseModel):
     )
 
     daily_audit: Bool = Field(False, description="Run a timer that checks the host once a day against the last deploy.")
-    waivers: dict[Name, Waiver] = Field(
+    waivers: dict[FindingId, Waiver] = Field(
         {},
         description="Findings of preflight, recipe checks and the audit that are accepted for a limited time, by id: "
         "`{reason, until}` each.",
+        examples=[{"disk-space": {"reason": "old disks until spring", "until": "2027-01-31"}}],
     )
 
     @model_validator(mode="after")
@@ -257,11 +278,6 @@ class Settings(BaseModel):
             raise complaint(
                 f"driver_version {self.driver_version} is not in driver_branch {self.driver_branch}",
                 f"set driver_branch to {self.driver_version.split('.')[0]}, or leave driver_version out",
-            )
-        if futile := [id for id in self.waivers if FINDINGS.get(id) is CANNOT_WORK]:
-            raise complaint(
-                f"waivers: no waiver accepts {', '.join(futile)}: the deploy could not work",
-                "remove it, and solve the problem that preflight names",
             )
         # Below: CVE-2025-23266, and 1.19.0 could delete Docker's start job (nvidia-container-toolkit issue 1735).
         if self.container_toolkit_version and _numbers(self.container_toolkit_version) < (1, 20, 1):
@@ -282,15 +298,29 @@ class Settings(BaseModel):
             return cls.model_validate(ours)
         except ValidationError as error:
             findings = []
-            for details in error.errors():
-                message, remedy = describe_error(details, cls)
-                key = dotted(details["loc"])
+            for loc, message, remedy in mistakes(error, cls, ours):
+                key = dotted(loc)
                 if key in Connection.model_fields:
                     message = "says how to reach a host, so only the inventory can set it"
                     remedy = f"for one run use pyinfra's own key: --data {PYINFRA_KEYS[key]}=..."
                 where = f"{host}: --data or group_data" if host else "--data or group_data"
                 findings.append(Finding(where, None, key, message, remedy))
             raise InputError(findings) from error
+
+
+Settings.PLACES = {
+    **{
+        key: f"write it under an endpoint: `endpoints: {{main: {{{key}: ...}}}}`"
+        for key in Endpoint.model_fields.keys() - Settings.model_fields.keys() - Connection.model_fields.keys()
+    },
+    **dict.fromkeys(
+        [*Connection.model_fields, *Settings.model_fields], "write it under the host, or under `defaults` for all hosts"
+    ),
+}
+
+
+class AllKeys(Connection, Settings):
+    """All keys that a host can have, for suggestions and schemas; never instantiated."""
 
 
 PYINFRA_KEYS = {
@@ -305,40 +335,3 @@ PYINFRA_KEYS = {
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
-
-
-def settings_rows() -> Iterator[tuple[str, str, str]]:
-    """Yield every key with its default, as the inventory would have it, and what it is."""
-    for model, prefix in (
-        (Connection, ""),
-        (Settings, ""),
-        (Endpoint, "endpoints.NAME."),
-        (Waiver, "waivers.CHECK."),
-    ):
-        for name, info in model.model_fields.items():
-            default = "(required)" if info.is_required() else _shown(info.get_default(call_default_factory=True))
-            yield f"{prefix}{name}", default, info.description or ""
-
-
-def settings_table() -> str:
-    """Return the table of all keys as Markdown."""
-    lines = ["| key | default | what it is |", "|---|---|---|"]
-    for key, default, what in settings_rows():
-        shown = default if default == "(required)" else f"`{default}`"
-        escaped = what.replace("|", "\\|")
-        lines.append(f"| `{key}` | {shown} | {escaped} |")
-    return "\n".join(lines) + "\n"
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(_shown(item) for item in value) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_shown(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, BaseModel):
-        return _shown(value.model_dump(exclude_unset=True))
-    return str(value)

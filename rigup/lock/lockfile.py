@@ -16,8 +16,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Valid
 
 from rigup import atomic, commands
 from rigup.catalog.checkpoint import Checkpoint
-from rigup.config.types import Fingerprint, matching
-from rigup.config.yaml_file import findings_of, read_document
+from rigup.config.mistakes import findings_of
+from rigup.config.types import Fingerprint, Matching
+from rigup.config.yaml_file import read_document
 from rigup.errors import InputError, RigupError, near
 
 HEADER = """\
@@ -29,8 +30,8 @@ KINDS = ("choices", "images", "venvs", "checkpoints", "packages", "keys")
 """The kinds of entries, by which `rigup update` can select them."""
 
 
-def _matches(pattern: str, what: str) -> AfterValidator:
-    return matching(pattern, f"is not {what}", "remove this entry; the next run resolves it again")
+def _matches(pattern: str, what: str) -> Matching:
+    return Matching(pattern, f"is not {what}", "remove this entry; the next run resolves it again")
 
 
 RecipeName = Annotated[str, _matches(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a recipe's name")]
@@ -201,7 +202,7 @@ def read(path: Path) -> Lock:
     try:
         return Lock.model_validate(document.data or {})
     except ValidationError as error:
-        raise InputError(findings_of(error, Lock, document)) from error
+        raise InputError(findings_of(error, Lock, document, document.data)) from error
 
 
 def text(lock: Lock) -> str:

@@ -173,7 +173,7 @@ def power(host: HostCheck) -> None:
                 "gpus-power",
                 f"{watts} W (`gpu_power`) for the GPU at {card.address}; the {CARDS[card.device].name} accepts "
                 f"{known[0]} to {known[1]} W",
-                "choose a limit within the range of each card: `gpu_power` may name cards, such as {0: 450, 1: 300}",
+                "choose a limit within the range of each card: `gpu_power: [450, 300]` has one for each card",
             )
     unknown = [gpu for gpu in limits if gpu.isdigit() and int(gpu) >= len(cards)]
     unknown += [gpu for gpu in limits if uuids and gpu.startswith("GPU-") and gpu not in uuids.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -67,12 +68,23 @@ def _opened(login: Login, types: Sequence[str] = ()) -> Iterator[Transport]:
             transport.close()
         if not isinstance(error, BROKEN):
             raise
-        why, remedy = words(farewell) or reason(error), ""
+        why, remedy = words(farewell) or reason(error), "" if proxy else _remedy(error, login)
         if isinstance(error, socket.gaierror):
-            why, remedy = f"the name does not resolve: {why}", "correct `address`, or the name in ssh's configuration"
+            why = f"the name does not resolve: {why}"
         if complaint:
             why = f"{complaint} (from `{' '.join(login.proxy)}`)"
         raise NoConnection(f"no connection to {login.place}: {why}", remedy) from error
+
+
+def _remedy(error: BaseException, login: Login) -> str:
+    """Return what to do about a host to which there is no direct connection."""
+    if isinstance(error, socket.gaierror):
+        return f"correct {login.key_of('address')}, or the name in ssh's configuration"
+    if isinstance(error, ConnectionRefusedError):
+        return f"start sshd on the host, or correct {login.key_of('port')}"
+    if isinstance(error, TimeoutError) or getattr(error, "errno", None) in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+        return f"see whether the host is on and no firewall is between, or correct {login.key_of('address')}"
+    return ""
 
 
 def _authenticate(
@@ -94,7 +106,7 @@ def _authenticate(
     why = f"the host accepts none of the keys offered ({names})" if keys else "there is no key to offer"
     if "publickey" not in methods:
         why = f"the host wants {' or '.join(methods)}"
-    notes = [each.message for each in unusable if "does not exist" not in each.message or login.only_keys]
+    notes = [each.message for each in unusable if login.only_keys or not isinstance(each, identities.NoSuchKey)]
     raise NoConnection(
         "; ".join((f"authentication failed: no login as {login.place}: {why}", *notes, *([banner] if banner else []))),
         f"put the public key into ~{login.user}/.ssh/authorized_keys on the host, or set `user` or `key` for it",

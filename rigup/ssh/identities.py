@@ -37,6 +37,10 @@ class UnusableKey(RigupError):
     """A key file cannot be used."""
 
 
+class NoSuchKey(UnusableKey):
+    """A key file does not exist."""
+
+
 def offers(login: Login) -> tuple[list[paramiko.PKey], list[UnusableKey]]:
     """Return the keys to offer, in order, and why files cannot be used; a file that does not exist counts as one.
 
@@ -49,22 +53,25 @@ def offers(login: Login) -> tuple[list[paramiko.PKey], list[UnusableKey]]:
             keys.append(held)
             continue
         try:
-            keys += _with_certificates(path, load(path), login.certificates)
+            keys += _with_certificates(path, load(path, login.key_of("key")), login.certificates)
         except UnusableKey as error:
             unusable.append(error)
     return keys + [key for key in agent if key not in keys and not login.only_keys], unusable
 
 
-def load(path: Path) -> paramiko.PKey:
-    """Read a private key without a passphrase: OpenSSH's own format, PEM or PKCS8. Raises UnusableKey."""
+def load(path: Path, written: str = "`key`") -> paramiko.PKey:
+    """Read a private key without a passphrase: OpenSSH's own format, PEM or PKCS8.
+
+    Raises UnusableKey, whose remedy says where the path is `written`.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UnusableKey(
-            f"key {path} does not exist", "correct `key` in the inventory, or remove it to use ssh's usual keys"
+        raise NoSuchKey(
+            f"key {path}: no such private key file", f"correct {written}, or remove it to use ssh's usual keys"
         ) from None
     except OSError as error:
-        raise UnusableKey(f"key {path} cannot be read: {error.strerror}", "correct `key` in the inventory") from error
+        raise UnusableKey(f"key {path} cannot be read: {error.strerror}", f"correct {written}") from error
     if _public(path) is not None:
         raise UnusableKey(f"key {path} is a public key", "name the private key, or load it into the ssh agent")
     try:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ class Login:
 
     `known_as` is its name in the `known_hosts` files, the first of which gets new keys. `is_strict` refuses unknown
     keys. `agent` is the socket of the ssh agent. With `only_keys`, no other keys of the agent are offered. `proxy` is a
-    command that connects its standard streams to the host. `command` is how a person logs in.
+    command that connects its standard streams to the host. `command` is how a person logs in. `places` says where the
+    inventory has `address`, `key` and so on, such as `lab.yaml:7`.
     """
 
     name: str
@@ -50,6 +51,11 @@ class Login:
     proxy: tuple[str, ...]
     family: int
     command: tuple[str, ...]
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def key_of(self, name: str) -> str:
+        """Return a key of the inventory with the place where it is written, for remedies."""
+        return f"`{name}` in {self.places.get(name, 'the inventory')}"
 
     @property
     def place(self) -> str:
@@ -60,7 +66,8 @@ class Login:
 def login_of(host: Host) -> Login:
     """Return how to reach a host of the inventory. Raises NoConnection if ssh's configuration cannot be read."""
     written = host.connection
-    return _login(host.name, written.address, written.port, written.user, written.key, written.known_hosts)
+    login = _login(host.name, written.address, written.port, written.user, written.key, written.known_hosts)
+    return replace(login, places=host.places)
 
 
 def login_of_data(name: str, data: Any) -> Login:
@@ -68,7 +75,8 @@ def login_of_data(name: str, data: Any) -> Login:
     port = data.get("ssh_port")
     key, known_hosts = data.get("ssh_key"), data.get("ssh_known_hosts_file")
     address = str(data.get("ssh_hostname") or name)
-    return _login(name, address, int(port) if port else None, data.get("ssh_user"), key, known_hosts)
+    login = _login(name, address, int(port) if port else None, data.get("ssh_user"), key, known_hosts)
+    return replace(login, places=data.get("rigup_places") or {})
 
 
 def uses_sudo(host: Host) -> bool:

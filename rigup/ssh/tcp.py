@@ -25,7 +25,7 @@ def connect(name: str, port: int, limit_s: float, family: int = socket.AF_UNSPEC
     """
     waiting = _interleaved(socket.getaddrinfo(name, port, family, socket.SOCK_STREAM))
     deadline = time.monotonic() + limit_s
-    failed: dict[str, str] = {}
+    failed: dict[str, OSError] = {}
     with selectors.DefaultSelector() as selector:
         try:
             while waiting or selector.get_map():
@@ -35,13 +35,13 @@ def connect(name: str, port: int, limit_s: float, family: int = socket.AF_UNSPEC
                         line = socket.socket(kind, socket.SOCK_STREAM)
                     except OSError as error:
                         # A kernel without IPv6.
-                        failed[address[0]] = error.strerror or str(error)
+                        failed[address[0]] = error
                         continue
                     line.setblocking(False)
                     selector.register(line, selectors.EVENT_WRITE, address[0])
                     code = line.connect_ex(address)
                     if code not in (0, errno.EINPROGRESS):
-                        failed[_closed(selector, line)] = os.strerror(code)
+                        failed[_closed(selector, line)] = OSError(code, os.strerror(code))
                         continue
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -49,7 +49,7 @@ def connect(name: str, port: int, limit_s: float, family: int = socket.AF_UNSPEC
                 for key, _ in selector.select(min(left, ATTEMPT_DELAY_S) if waiting else left):
                     line = cast(socket.socket, key.fileobj)
                     if code := line.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                        failed[_closed(selector, line)] = os.strerror(code)
+                        failed[_closed(selector, line)] = OSError(code, os.strerror(code))
                         continue
                     selector.unregister(line)
                     line.settimeout(None)
@@ -57,9 +57,11 @@ def connect(name: str, port: int, limit_s: float, family: int = socket.AF_UNSPEC
         finally:
             for key in list(selector.get_map().values()):
                 cast(socket.socket, key.fileobj).close()
-    if len(failed) == 1:
-        raise OSError(*failed.values())
-    raise OSError("; ".join(f"{address}: {why}" for address, why in failed.items()))
+    first, *others = failed.values()
+    if not others:
+        raise first
+    # The first one decides what kind of error it is: that of the preferred address.
+    raise OSError(first.errno, "; ".join(f"{address}: {error.strerror}" for address, error in failed.items()))
 
 
 def _closed(selector: selectors.BaseSelector, line: socket.socket) -> str:

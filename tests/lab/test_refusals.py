@@ -136,9 +136,9 @@ def test_an_unknown_recipe_is_refused_with_the_near_ones(alone: Rigs) -> None:
     alone.write(endpoints={"one": {"recipe": "mtp1", "gpus": [0]}, "two": {"recipe": "z", "gpus": [1], "port": 8001}})
     result = refused(alone)
     for message in (
-        f"\n{NAME}: endpoints.one.recipe: there is no recipe 'mtp1': did you mean "
+        ": defaults.endpoints.one.recipe: there is no recipe 'mtp1': did you mean "
         "vllm-nvfp4-cu130-mtp1 or vllm-nvfp4-destroyed-mtp1?\n",
-        f"\n{NAME}: endpoints.two.recipe: there is no recipe 'z': `rigup recipes --all` lists them\n",
+        ": defaults.endpoints.two.recipe: there is no recipe 'z': `rigup recipes --all` lists them\n",
     ):
         assert message in result.output
 
@@ -158,7 +158,7 @@ def test_all_that_is_wrong_in_the_inventory_is_named_with_file_line_and_key(alon
     output = refused(alone).output
     for offset, key, message in [
         (0, "driver_brnach", "did you mean driver_branch"),
-        (1, "persistence", "boolean"),
+        (1, "persistence", "true or false"),
         (2, "reboot", "when-needed"),
         (3, "model_store", "for example /srv/models"),
         (5, "endpoints.main.listen", "use the address that clients connect to"),
@@ -172,7 +172,7 @@ def test_all_that_is_wrong_in_the_inventory_is_named_with_file_line_and_key(alon
 
 def test_an_inventory_that_is_not_yaml_is_refused_with_its_line(alone: Rigs) -> None:
     alone.inventory.write_text("hosts:\n  rig1: {address: 10.98.0.11\n  rig2: {}\n")
-    assert re.search(rf"{re.escape(str(alone.inventory))}:[23]: ", refused(alone).output)
+    assert re.search(rf"{re.escape(str(alone.inventory))}:2: has a \{{ that is not closed", refused(alone).output)
 
 
 def test_a_missing_inventory_is_named(alone: Rigs) -> None:

@@ -29,7 +29,7 @@ class Host:
 
 
 def test_power_limits_are_compared_card_by_card() -> None:
-    test_hardware.test_hardware_power(Host(gpu_power={0: 450, 1: 300}))  # type: ignore[arg-type]
+    test_hardware.test_hardware_power(Host(gpu_power=[450, 300]))  # type: ignore[arg-type]
     test_hardware.test_hardware_power(Host())  # type: ignore[arg-type]
     with pytest.raises(Deviation) as raised:
         test_hardware.test_hardware_power(Host(gpu_power=450))  # type: ignore[arg-type]

@@ -85,7 +85,7 @@ def test_an_unknown_recipe_names_the_near_ones(tmp_path: Path) -> None:
             "checkpoint: tiyn",
             "one.yaml:9: checkpoint: there is no checkpoint 'tiyn': did you mean tiny?",
         ),
-        ("status: reported", "status: reportd", "one.yaml:4: status: must be 'current'"),
+        ("status: reported", "status: reportd", "one.yaml:4: status: must be current"),
         ("{name: vllm}", "{nam: vllm}", "one.yaml:7: engine.nam: unknown key: did you mean name?"),
         (":nightly", "", "is not an image with a tag"),
         ('nightly"', 'nightly", digest: abc', "one.yaml:8: image.digest: 'abc' is not a digest"),

@@ -76,10 +76,10 @@ def test_a_need_survives_the_way_through_the_inventory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("need", "words"),
     [
-        ("{for: agent}", "lab.yaml:2: hosts.rig1.recipe: for: must be 'agents'"),
-        ("{four: agents}", "hosts.rig1.recipe: for: is missing"),
-        ("{for: agents, gpu: 4}", "hosts.rig1.recipe: gpu: unknown key: did you mean gpus?"),
-        ("{for: agents, gpus: 0}", "hosts.rig1.recipe: gpus"),
+        ("{for: agent}", "lab.yaml:2: hosts.rig1.recipe.for: must be agents, chat"),
+        ("{four: agents}", "hosts.rig1.recipe.for: is missing"),
+        ("{for: agents, gpu: 4}", "hosts.rig1.recipe.gpu: unknown key: did you mean gpus?"),
+        ("{for: agents, gpus: 0}", "hosts.rig1.recipe.gpus"),
     ],
 )
 def test_a_wrong_need_is_told_with_file_and_line(tmp_path: Path, need: str, words: str) -> None:

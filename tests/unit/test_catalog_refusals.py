@@ -263,7 +263,7 @@ def test_a_recipe_named_like_one_of_the_catalog_is_not_used_in_its_place(recipes
     ("text", "words"),
     [
         ("layers: 60\n", "Wide.yaml:1: has no source for layers: add each to sources"),
-        ("images: 'yes'\n", "Wide.yaml:5: images: must be a valid boolean"),
+        ("images: 'yes'\n", "Wide.yaml:5: images: must be true or false, got the text 'yes'"),
         ("hedas: 4\n", "Wide.yaml:5: hedas: unknown key"),
     ],
 )

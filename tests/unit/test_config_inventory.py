@@ -59,6 +59,7 @@ def test_pyinfra_gets_the_connection_in_its_own_keys_and_the_settings_flat(tmp_p
         "reboot": "never",
         "rigup_lock": str(tmp_path / "lab.lock"),
         "rigup_inventory": str(tmp_path / "lab.yaml"),
+        "rigup_places": {key: f"{tmp_path}/lab.yaml:1" for key in ("address", "port", "user", "key", "known_hosts")},
     }
 
 
@@ -90,7 +91,7 @@ def test_all_mistakes_are_reported_at_once_with_file_line_and_key(tmp_path: Path
         "      main: {gpu: all}\n",
     ) == [
         "lab.yaml:1: default: unknown key: did you mean defaults?",
-        "lab.yaml:4: hosts.rig1.address: is missing",
+        "lab.yaml:4: hosts.rig1.address: is missing: for example `address: 192.0.2.11`",
         "lab.yaml:5: hosts.rig1.adress: unknown key: did you mean address or peer_address?",
         "lab.yaml:6: hosts.rig1.docker_version: must be text, and YAML reads 29.6 as a number: put it in quotes",
         "lab.yaml:8: hosts.rig1.endpoints.main.gpu: unknown key: did you mean gpus?",
@@ -144,7 +145,7 @@ def test_two_names_for_one_host_are_refused(tmp_path: Path) -> None:
         ("hosts: [rig1]\n", "must contain keys"),
         ("hosts: {rig1: 10.0.0.1}\n", "must contain keys"),
         ("hosts: {'rig 1': {address: a}}\n", "is not a host name"),
-        ("hosts: {rig1: {address: a\n", "is not valid YAML"),
+        ("hosts: {rig1: {address: a\n", "has a { that is not closed"),
         ("defaults: {address: a}\nhosts: {rig1: {}}\n", "cannot be the same for all hosts"),
         (
             "hosts: {rig1: {address: a, endpoints: {main: {listen: 0.0.0.0}}}}\n",

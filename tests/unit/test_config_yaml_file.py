@@ -30,7 +30,7 @@ WAIVER = "hosts:\n  rig1:\n    address: 10.0.0.1\n    waivers:\n      base-x: {{
 ODD = {
     "a day that does not exist": (WAIVER.format("2027-02-30"), 5, "'2027-02-30' is not a valid timestamp"),
     "a month that does not exist": ("hosts: 2027-13-01\n", 1, "is not a valid timestamp"),
-    "such a day as a key": ("hosts:\n  2027-02-30: {}\n", 2, "is not a valid timestamp"),
+    "such a day as a key": ("hosts:\n  2027-02-30: {}\n", 2, "is a key that YAML reads as a date"),
     "a time that does not exist": ("hosts:\n  a: 2027-02-03 25:00:00\n", 2, "is not a valid timestamp"),
     "an alias of itself": ("hosts: &a\n  rig1: *a\n", 1, "is an alias that contains itself"),
     "a list in itself": ("hosts: &a [*a]\n", 1, "is an alias that contains itself"),
@@ -40,11 +40,11 @@ ODD = {
     "a bomb as a key": (BOMB + "? *j\n: b\n", None, ""),
     "a number without end": (f"hosts: {'9' * 5000}\n", 1, "is not a valid int"),
     "half a number": ("hosts: !!int x\n", 1, "is not a valid int"),
-    "a tag of Python": ("hosts: !!python/object:os.system x\n", 1, "could not determine a constructor"),
+    "a tag of Python": ("hosts: !!python/object:os.system x\n", 1, "has the tag python/object:os.system"),
     "depth": ("hosts: " + "[" * 100_000, 1, "is nested more than"),
     "depth in lines": ("\n".join(" " * at + "a:" for at in range(1900)), 65, "is nested more than"),
-    "control characters": ("hosts: \x00\n", None, "is not valid YAML"),
-    "no YAML": ("hosts: [\n", None, "is not valid YAML"),
+    "control characters": ("hosts: \x00\n", 1, "has the control character U+0000"),
+    "no YAML": ("hosts: [\n", 1, "has a [ that is not closed"),
     "nothing but size": ("#" * (MAX_BYTES + 1), None, f"has more than {MAX_BYTES} bytes"),
 }
 

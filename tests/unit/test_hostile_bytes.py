@@ -388,6 +388,7 @@ ELSEWHERE = {
     "rigup/catalog/engine_options.py": "rigup's own data",
     "rigup/cli/audit.py": "the result of an audit that rigup has just run",
     "rigup/cli/plan.py": "the result of a plan that rigup has just made",
+    "rigup/config/yaml_syntax.py": "for yaml_file, which is here",
     "rigup/facts/reading.py": "for facts, which are all here",
     "rigup/lock/http.py": "for the hub and the registry, which are here",
     "rigup/lock/pypi.py": "the output of uv",

@@ -19,7 +19,8 @@ from pydantic import BaseModel, ValidationError
 from rigup.catalog.recipe import Recipe
 from rigup.config.endpoint import Endpoint
 from rigup.config.inventory import load_inventory
-from rigup.config.settings import Connection, Settings, Waiver
+from rigup.config.settings import Connection, Settings
+from rigup.config.waiver import Waiver
 from rigup.errors import InputError, RigupError
 from rigup.render.peers import daemon_config
 from rigup.templates import Lines, filled

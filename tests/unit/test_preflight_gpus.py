@@ -153,10 +153,10 @@ def test_a_module_that_stays_loaded_after_its_packages_went_is_no_driver() -> No
 
 def test_a_power_limit_outside_a_cards_range_is_refused_and_within_it_is_not() -> None:
     assert problems(BARE, gpu_power=450) == []
-    found = problems(BARE, gpu_power={0: 450, 3: 620})
+    found = problems(BARE, gpu_power=[450, 450, 450, 620])
     assert [problem.found for problem in found] == [
         "620 W (`gpu_power`) for the GPU at 0000:81:00.0; the RTX PRO 6000 Blackwell Workstation Edition accepts 150 "
         "to 600 W"
     ]
-    absent = only(problems(BARE, gpu_power={4: 450}))
+    absent = only(problems(BARE, gpu_power=[450] * 5))
     assert (absent.id, absent.found) == ("gpus-power", "`gpu_power` names 4; the host has 4 GPUs")

@@ -269,7 +269,7 @@ def test_one_session_at_a_time_is_enough(two: Callable[[str], Two]) -> None:
 
 
 KEYS = {
-    "missing": (lambda key: key.unlink(), "does not exist", "correct `key` in the inventory"),
+    "missing": (lambda key: key.unlink(), ": no such private key file: correct `key` in ", "lab.yaml:4, or remove it"),
     "public": (
         lambda key: key.write_text(key.with_suffix(".pub").read_text()),
         "is a public key",
@@ -295,7 +295,7 @@ def test_a_key_that_cannot_be_used_is_named_and_the_other_host_goes_on(two: Call
     told, deployed = hosts.deploy()
     status = hosts.status()
     for said in (told["bad"], status["bad"] or ""):
-        assert f"key {key} {says}" in said and remedy in said, said
+        assert f"key {key}" in said and says in said and remedy in said, said
     assert (deployed, status["good"]) == ("good", None)
 
 
@@ -366,7 +366,7 @@ def test_of_several_addresses_each_failure_is_told() -> None:
     rows = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in (dark, OWN_ADDRESS)]
     with patch("socket.getaddrinfo", lambda *_: rows), pytest.raises(OSError) as caught:
         tcp.connect("both.example.org", port, HANG_S)
-    assert str(caught.value) == f"{dark}: Connection refused; {OWN_ADDRESS}: Connection refused"
+    assert caught.value.strerror == f"{dark}: Connection refused; {OWN_ADDRESS}: Connection refused"
 
 
 def test_a_name_that_does_not_resolve_is_said_to_be_one(two: Callable[[str], Two]) -> None:
@@ -376,6 +376,49 @@ def test_a_name_that_does_not_resolve_is_said_to_be_one(two: Callable[[str], Two
     assert f"no connection to {USER}@nowhere.invalid, port " in told["bad"]
     assert "the name does not resolve" in told["bad"] and "correct `address`" in told["bad"]
     assert deployed == "good"
+
+
+UNREACHED = {
+    "refused": (
+        {"port": "FREE"},
+        "Connection refused: start sshd on the host, or correct `port` in {lab}:6",
+    ),
+    "a name that does not resolve": (
+        {"address": "nowhere.invalid"},
+        "correct `address` in {lab}:3, or the name in ssh's configuration",
+    ),
+    "no such key": (
+        {"key": "/nowhere/id", "address": "nowhere.invalid"},
+        "key /nowhere/id: no such private key file: correct `key` in {lab}:4, or remove it to use ssh's usual keys",
+    ),
+}
+
+
+@pytest.mark.parametrize("why", UNREACHED)
+def test_what_is_wrong_with_a_connection_is_said_with_its_line(two: Callable[[str], Two], why: str) -> None:
+    changes, says = UNREACHED[why]
+    hosts = two("")
+    lab = hosts.write(**{key: free_port() if value == "FREE" else value for key, value in changes.items()})
+    told, deployed = hosts.deploy()
+    status = hosts.status()
+    for said in (told["bad"], status["bad"] or ""):
+        assert says.format(lab=lab) in said, said
+    assert (deployed, status["good"]) == ("good", None)
+
+
+def test_a_host_that_does_not_answer_is_said_to_be_off_or_behind_a_firewall(two: Callable[[str], Two]) -> None:
+    hosts, port = two(""), free_port()
+    with black_hole(port) as dark:
+        lab = hosts.write(address=dark, port=port)
+        # It never answers, so no limit is too short.
+        code = "from rigup.ssh import connect; connect.CONNECT_S = 0.01\n"
+        code += "from rigup.cli.main import main; main(['status', 'bad', '--json'])"
+        argv = [sys.executable, "-c", code]
+        done = subprocess.run(argv, cwd=ROOT, env=hosts.environment(), capture_output=True, text=True, timeout=HANG_S)
+    assert json.loads(done.stdout)["hosts"]["bad"]["error"] == (
+        f"no connection to {USER}@{dark}, port {port}: no answer within 0 s: "
+        f"see whether the host is on and no firewall is between, or correct `address` in {lab}:3"
+    )
 
 
 def test_data_that_the_connector_does_not_know_is_refused(two: Callable[[str], Two]) -> None:

@@ -120,7 +120,7 @@ def test_a_waiver_holds_until_its_day_and_must_name_a_check(one_rig: OneRig) -> 
         one_rig.rigs.write(waivers={"base-sysctls": {"reason": "measured in May", "until": str(today)}})
         result = one_rig.rigs.run("rigup", "audit")
         assert result.code == 1
-        assert "waivers.base-sysctls: no check has that id" in result.output
+        assert "waivers.base-sysctls: there is no finding 'base-sysctls': did you mean base-sysctl" in result.output
     finally:
         one_rig.rigs.write()
         one_rig.host.shell("sysctl -qw vm.swappiness=1")
