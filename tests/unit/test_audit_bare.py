@@ -33,7 +33,7 @@ def audit(sshd: Sshd, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_it_says_so_and_what_to_do(sshd: Sshd, form: list[str]) -> None:
     done = audit(sshd, *form)
     assert done.returncode == 2
-    command = f"RIGUP_INVENTORY={sshd.environment['RIGUP_INVENTORY']} pyinfra inventory/lab.py deploy.py --limit box"
+    command = f"RIGUP_INVENTORY={sshd.environment['RIGUP_INVENTORY']} rigup deploy box"
     assert done.stdout.count(f"box: nothing is deployed here. Next: `{command}`\n") == 1
     assert "FAILED" not in done.stdout and "findings" not in done.stdout
 

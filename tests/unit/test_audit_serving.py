@@ -77,7 +77,8 @@ def sha256(data: bytes) -> str:
 def units() -> dict[str, str]:
     """The units that are this version's."""
     names = [path.name.removesuffix(".j2") for kind in ("service", "timer") for path in TEMPLATES.glob(f"*.{kind}.j2")]
-    static = [name for name in names if not name.startswith("llm")]
+    # `rigup-status` is for the control machine.
+    static = [name for name in names if not name.startswith(("llm", "rigup-status"))]
     return {f"{UNITS}/{name}": filled(f"{name}.j2") for name in static}
 
 

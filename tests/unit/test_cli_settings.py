@@ -25,7 +25,7 @@ def said(*words: str, code: int = 0) -> str:
 
 
 def test_without_a_key_all_are_listed() -> None:
-    assert said().splitlines()[2].startswith("| `address` | (required) |")
+    assert said().splitlines()[1].split()[:2] == ["address", "(required)"]
 
 
 def test_one_setting_is_explained() -> None:

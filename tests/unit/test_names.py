@@ -90,7 +90,7 @@ READERS = [
 ]
 LISTS_BY_LINE = re.compile(
     r"""(?<!image\ )(?<!volume\ )\bls\ (?!-d\ /sys/module/nouveau)   # not Docker's, and not of one name
-      | -print\b(?!0|f)(?!\ -exec\ /sbin/modinfo)        # find, but in /lib/modules
+      | -print\b(?!0|f)(?!\ -exec\ (/sbin/modinfo|od\ )) # find, but not for names that the kernel makes
       | -printf\ '[^']*%[pPfhl][^']*\n                   # find with a form of its own
       | -exec\ (sha256sum|stat)\ (?!-z|--printf)         # programs that print names
       | \bsha256sum\ --\ \{
