@@ -15,9 +15,11 @@ from rigup.cli._hosts import Target, add_host, add_inventory, find_targets, read
 from rigup.cli._output import print_json
 from rigup.cli._parser import Commands, add_json
 from rigup.cli._status_page import write_page
+from rigup.cli._status_system import exit_code, look_at_systems, systems_table
 from rigup.cli._status_text import as_text
 from rigup.cli._status_timer import install_timer
 from rigup.cli._status_watch import look, watching
+from rigup.cli._table import show
 from rigup.cli._terminal import SafeConsole
 from rigup.config.inventory import PAGES, Inventory
 from rigup.errors import RigupError
@@ -33,6 +35,7 @@ JSON = {
     "total, busy, temperature, watts, watt_limit, throttled, address, name; memory in MiB), xids (address, number, "
     "count, last), downloads (checkpoint, step, doing, bytes_done, bytes_total, rate), works (unit, since, progress), "
     "audit (at, plan, findings; null if there is no daily audit)",
+    "systems": "with --system, and nothing else: by name: error, rows (what, found, expected), reboot (why it is due)",
 }
 
 
@@ -61,6 +64,9 @@ def register(commands: Commands) -> None:
         help="write units for this user's systemd that write the inventory's `status_page` every five minutes",
     )
     parser.add_argument(
+        "--system", action="store_true", help="show kernel, driver and boot settings, and whether a reboot is needed"
+    )
+    parser.add_argument(
         "--watch", action="store_true", help="show it again and again until Ctrl-C; with --json, one line each"
     )
     parser.add_argument(
@@ -81,6 +87,8 @@ def _status(options: argparse.Namespace) -> int:
     """Run `rigup status`. Raises RigupError for an unknown host or endpoint, and for options that do not fit."""
     inventory = read_inventory(options)
     targets = find_targets(inventory, options.hosts)
+    if options.system:
+        return _system(targets, options.json)
     if options.install_timer:
         install_timer(inventory)
         return 0
@@ -99,6 +107,15 @@ def _status(options: argparse.Namespace) -> int:
         # A pipe has no width.
         SafeConsole(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(as_text(status))
     return status.exit_code
+
+
+def _system(targets: Sequence[Target], as_json: bool) -> int:
+    systems = look_at_systems(targets)
+    if as_json:
+        print_json({"systems": {name: asdict(system) for name, system in systems.items()}})
+    else:
+        show(systems_table(systems))
+    return exit_code(systems)
 
 
 def _page(named: Path, inventory: Inventory) -> Path:
