@@ -58,6 +58,9 @@ launch_server.py: error: ambiguous option: --cuda-graph-max-bs=64 could match --
     "gpus-not-listed": "docker: Error response from daemon: failed to create task for container: CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=7",
     "no-gpu-in-container": "RuntimeError: Failed to infer device type, please set the environment variable `VLLM_LOGGING_LEVEL=DEBUG` to turn on verbose logging to help debug the issue.",
     "ulimit-refused": "docker: Error response from daemon: failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error setting rlimits for ready process: error setting rlimit type 8: operation not permitted",
+    "triton-missing": f"""{CORE} Initializing a V1 LLM engine (v0.32.0) with config: model='/model', speculative_config=SpeculativeConfig(method='mtp', model='/model', num_spec_tokens=2)
+{CORE} TypeError: 'function' object is not subscriptable
+{API} vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.""",
     "nccl-timeout": "[rank1]:[E1123 20:56:31.1 ProcessGroupNCCL.cpp:685] [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=2, OpType=ALLREDUCE, NumelIn=1, NumelOut=1, Timeout(ms)=600000) ran for 600021 milliseconds before timing out.",
     "nccl-deadlock": "not ready after 312 s: the start has stalled: 301 s without progress, GPU memory in MiB: [842, 842, 842, 842]; last log line: (Worker_TP0 pid=210) INFO 11-23 20:56:31 [pynccl.py:111] vLLM is using nccl==2.28.9",
     "chat-template-missing": "ValueError: As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the tokenizer does not define one.",
@@ -137,7 +140,7 @@ SYMPTOMS = {
 }  # fmt: skip
 
 # Fingerprints whose line is in no public excerpt; their source quotes the line of code that prints it.
-WITHOUT_EXCERPT = {"quantization-file-incomplete", "nccl-buffers"}
+WITHOUT_EXCERPT = {"quantization-file-incomplete", "nccl-buffers", "triton-missing"}
 CAPTURED = {
     "vllm-h200/0.20.2-mtp-fc-miniature.txt": "drafter-read-as-fp4",
     "vllm-h200/0.25.1-mtp-fc-real-sizes.txt": "drafter-read-as-fp4",
