@@ -68,7 +68,8 @@ def _rows(boot: dict[str, Any]) -> Iterator[Row]:
         usual = Overhead.usual(gpu["gib"], speculation=gpu.get("speculation", False))
         measured = Overhead(model.overhead.gib, model.overhead.error) if model and model.overhead else usual
         estimate = fit(shape, split, gpu["gib"], cache, gpu["share"], overhead=measured)
-        yield Row(name, "left, GiB", estimate.left, boot["gib"], estimate.error)
+        found = boot["gib"] if "gib" in boot else boot["holds"] / blocks.tokens * blocks.size / GIB
+        yield Row(name, "left, GiB", estimate.left, found, estimate.error)
 
 
 def main() -> None:

@@ -25,6 +25,15 @@ def test_what_is_computed_is_what_the_engine_printed(row: Row) -> None:
     assert row.holds, row
 
 
+def test_nearly_all_blocks_and_tokens_are_exact() -> None:
+    """The others: what the engine had was rounded to 0.01 GiB, or a release kept some memory back."""
+    cache = [row for row in ROWS if row.what not in ("weights", "left, GiB")]
+    inexact = {row.boot for row in cache if abs(row.off) > 0.0011 * row.printed}
+    assert len(cache) >= 28 and inexact == {"Qwen3-235B-A22B FP8", "Kimi-Linear-48B-A3B AWQ"}
+    [kimi] = [row for row in cache if row.boot.startswith("Kimi") and row.what == "tokens"]
+    assert kimi.off == 0
+
+
 def test_the_boot_logs_are_of_every_kind_of_layer(capsys: pytest.CaptureFixture[str]) -> None:
     boots = yaml.safe_load(BOOTS.read_text(encoding="utf-8"))
     assert len(boots) >= 18 and len({boot["source"] for boot in boots}) >= 12
