@@ -17,7 +17,7 @@ APT_PACKAGES := binutils ca-certificates curl docker-registry dpkg-dev gnupg hap
 LAB_SYSTEMS := debian-12 debian-13
 OS_RELEASE ?= /etc/os-release
 
-.PHONY: help install lab lab-machine lab-down lab-caches test checks soak audit bench bench-store score-diagnosis docs lint unit flake mutants apt-packages
+.PHONY: help install lab lab-machine lab-down lab-caches test checks soak audit bench bench-store score-diagnosis fit-table docs lint unit flake mutants apt-packages
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -76,6 +76,9 @@ bench-store: apt-packages $(VENV)/.ready ## Measure downloads beside hf and curl
 
 score-diagnosis: $(VENV)/.ready ## Measure how many public logs of failures the diagnosis explains
 	@$(BIN)/python -m tools.score_diagnosis
+
+fit-table: $(VENV)/.ready ## Compare the computed use of memory with what engines printed
+	@$(BIN)/python -m tools.fit_table
 
 docs: $(VENV)/.ready ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from gevent.lock import RLock
 from pyinfra.api.host import Host
@@ -25,6 +26,7 @@ from rigup.config.waiver import Waiver
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError, table_of
 from rigup.lock import lockfile, resolve
 from rigup.lock.addresses import ip_of
+from rigup.lock.lockfile import CheckpointLock
 from rigup.plan.host import plan_host
 from rigup.plan.peers import Peer, fleet_of, peers_of
 from rigup.preflight.checks import check
@@ -70,7 +72,8 @@ def _contexts_of(hosts: list[Host]) -> dict[str, Context]:
     settings = {host.name: _settings_of(host) for host in hosts}
     locked = Path(hosts[0].data.rigup_lock)
     today = datetime.now(UTC).date()
-    _check_recipes(settings, catalog, lockfile.read(locked).choices, today)
+    before = lockfile.read(locked)
+    _check_recipes(settings, catalog, before.choices, today, before.checkpoints)
     systems = on_each(hosts, read_system)
     distros = {name: distro_of(system, settings[name]) for name, system in systems.items()}
     wants = [resolve.Want(settings[name], distro) for name, distro in distros.items()]
@@ -119,8 +122,16 @@ def _settings_of(host: Host) -> Settings:
     return Settings.from_data(host.data.dict(), host.name)  # type: ignore[no-untyped-call]
 
 
-def _check_recipes(settings: dict[str, Settings], catalog: Catalog, choices: Mapping[str, str], today: date) -> None:
-    """Check the recipe of every endpoint, as `rigup check` does. Nothing of this asks a host.
+def _check_recipes(
+    settings: dict[str, Settings],
+    catalog: Catalog,
+    choices: Mapping[str, str],
+    today: date,
+    checkpoints: Mapping[str, CheckpointLock] = MappingProxyType({}),
+) -> None:
+    """Check the recipe of every endpoint, as `rigup check` does, with what is locked of the checkpoints' files.
+
+    Nothing of this asks a host.
 
     Raises InputError with every recipe that the catalog lacks, that cannot be read, or that cannot work. What is only
     advice is shown.
@@ -137,7 +148,9 @@ def _check_recipes(settings: dict[str, Settings], catalog: Catalog, choices: Map
             except RigupError as error:
                 findings.append(Finding(name, None, key, error.message, error.remedy))
                 continue
-            wrong = [_with_waiver(finding, each.waivers, today) for finding in check_recipe(catalog, recipe)]
+            held = checkpoints.get(catalog.checkpoint(recipe.checkpoint).key)
+            found = check_recipe(catalog, recipe, files=held.contents if held else None)
+            wrong = [_with_waiver(finding, each.waivers, today) for finding in found]
             findings += [_at(name, key, f"recipe {recipe.id}", finding) for finding in wrong]
     if advice := [finding for finding in dict.fromkeys(findings) if finding.advice]:
         _show("\n".join(["Advice about recipes; the deploy continues.", *map(str, advice)]))

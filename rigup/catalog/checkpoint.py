@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, Strict, model_validator
 
 from rigup.catalog.fields import Branch, Data, Repo, Revision, Word
 from rigup.config.yaml_file import complaint
+
+
+class Files(NamedTuple):
+    """What the lock knows of a checkpoint's files: what counts of config.json, and the bytes of the weights."""
+
+    config: dict[str, Any] | None
+    weights: int | None
 
 
 class Checkpoint(Data):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rigup.catalog.checkpoint import Checkpoint
+from rigup.catalog.checkpoint import Checkpoint, Files
 from rigup.catalog.model import Model
 from rigup.catalog.recipe import Recipe, option_name
 from rigup.config.yaml_file import Loc
@@ -27,12 +27,16 @@ class Complaint(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe with its checkpoint and what is known about the model; `vram_mib` of other cards than the recipe's."""
+    """A recipe with its checkpoint and what is known about the model; `vram_mib` of other cards than the recipe's.
+
+    `files` is what the lock knows of the checkpoint's files, if there is one.
+    """
 
     recipe: Recipe
     checkpoint: Checkpoint
     model: Model | None
     vram_mib: int | None = None
+    files: Files | None = None
 
     def where(self, *names: str) -> Loc:
         """Return the place of the first of these options in `argv`."""

@@ -63,6 +63,8 @@ def _speculation(recipe: Recipe) -> list[str]:
             f"--speculative-num-draft-tokens={speculation.n}",
         ]
     config: dict[str, Any] = {"method": speculation.method}
+    if speculation.moe_backend:
+        config["moe_backend"] = speculation.moe_backend
     if isinstance(speculation.n, int):
         config["num_speculative_tokens"] = speculation.n
     else:

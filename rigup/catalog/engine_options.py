@@ -1,6 +1,6 @@
 """Check a recipe's arguments and environment against the options that engines have (`recipes/engines/`).
 
-The data of a release comes from its wheels (`tools/engine_options.py`), and is used for recipes whose version range
+The data of a release comes from its wheel (`python -m tools.engines`), and is used for recipes whose version range
 includes that release. A fork is checked against the release that it resembles most, and its own options (`forks/`).
 """
 

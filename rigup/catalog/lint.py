@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rigup.catalog import rules, rules_model, rules_sizes
+from rigup.catalog.checkpoint import Files
 from rigup.catalog.complaint import Case, Complaint
 from rigup.catalog.engine_options import check_options, releases_of
 from rigup.catalog.loader import Catalog
@@ -57,10 +58,18 @@ def _undeclared(catalog: Catalog, recipe: Recipe, findings: list[Finding]) -> It
             yield catalog.finding(recipe.id, Complaint("recipe-declared", ("findings", id), message, remedy))
 
 
-def check_recipe(catalog: Catalog, recipe: Recipe, hardware: Hardware = Hardware()) -> list[Finding]:
-    """Return what is wrong with a recipe, and with running it on that hardware."""
+def check_recipe(
+    catalog: Catalog,
+    recipe: Recipe,
+    hardware: Hardware = Hardware(),
+    files: Files | None = None,
+) -> list[Finding]:
+    """Return what is wrong with a recipe, and with running it on that hardware.
+
+    `files` is what the lock knows of the checkpoint's files; without it, what the catalog says of the model counts.
+    """
     checkpoint = catalog.checkpoint(recipe.checkpoint)
-    case = Case(recipe, checkpoint, catalog.models.get(checkpoint.model), hardware.vram_mib)
+    case = Case(recipe, checkpoint, catalog.models.get(checkpoint.model), hardware.vram_mib, files)
     complaints = [complaint for rule in RULES for complaint in rule(case)]
     complaints += _options(recipe, case.model.architecture if case.model else None)
     complaints += _misfits(recipe, hardware)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, Strict, field_validator, model_validator
 
 from rigup.catalog.fields import Data, Version, Word
 from rigup.config.need import EngineName
 from rigup.config.yaml_file import complaint
+from rigup.fit.shape import kept
 
 Count = Annotated[int, Strict(), Field(ge=1)]
 Gib = Annotated[float, Field(gt=0)]
@@ -21,17 +22,11 @@ class Parsers(Data):
     reasoning: Annotated[tuple[Word, ...], Field(min_length=1)]
 
 
-class Memory(Data):
-    """What the cache of one sequence takes: per token and KV head in bytes at FP8, and per sequence for its state.
+class Overhead(Data):
+    """What the engine was measured to need besides weights and cache, in GiB, and how far that can be off."""
 
-    `drafter` multiplies the bytes per token if the MTP layer has a cache too. `state_gib` is the recurrent state of a
-    full sequence on one GPU. vLLM starts only if each sequence gets a block of `state_block_gib`, shared by its GPUs.
-    """
-
-    bytes_per_token_and_head: Count
-    drafter: Annotated[float, Field(ge=1)] = 1
-    state_gib: Annotated[float, Field(ge=0)] = 0
-    state_block_gib: Gib | None = None
+    gib: Gib
+    error: Gib
 
 
 class Model(Data):
@@ -40,7 +35,8 @@ class Model(Data):
     `architecture` is the one in config.json. `images`: whether it accepts them unless told otherwise. `context` is in
     tokens, as trained. `thinking` is the key of `chat_template_kwargs` that turns thinking on and off. `drafters` are
     the methods of speculation that the checkpoints have the weights for. `engines` are the first releases that serve
-    it. `kv_heads` is left out for latent attention, whose cache is not divided by heads.
+    it. `kv_heads` is left out for latent attention, whose cache is not divided by heads. `config` quotes from
+    config.json what `rigup/fit` reads of it. `overhead` replaces the usual one.
     """
 
     id: Word
@@ -54,9 +50,17 @@ class Model(Data):
     thinking: Word | None = None
     drafters: tuple[Word, ...] | None = None
     engines: dict[EngineName, Version] = Field(default_factory=dict)
-    memory: Memory | None = None
+    config: dict[Word, Any] | None = None
+    overhead: Overhead | None = None
     traps: tuple[str, ...] = ()
     sources: dict[Word, str]
+
+    @field_validator("config")
+    @classmethod
+    def _only_what_is_read(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if unread := sorted(set(value or {}) - set(kept(value or {}))):
+            raise complaint(f"has {', '.join(unread)}, which nothing reads", "quote only keys of rigup/fit/shape.py")
+        return value
 
     @model_validator(mode="after")
     def _facts_have_sources(self) -> Model:

@@ -131,7 +131,7 @@ def _versions(case: Case) -> Iterator[Complaint]:
         yield Complaint("recipe-engine-range", ("engine", "min"), f"{low} is above max {high}", "swap them")
     elif not releases_of(recipe):
         message = "there are no options on file for any release in this range, so the arguments are not checked"
-        remedy = "tools/engine_options.py reads them from a release's wheel"
+        remedy = "`python -m tools.engines` reads them from a release's wheel"
         yield Complaint("recipe-engine-unknown", ("engine", "min" if low else "max"), message, remedy, advice=True)
     for package in recipe.venv.packages if recipe.venv else ():
         name, _, version = unpinned(package)

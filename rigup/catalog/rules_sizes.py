@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from rigup.catalog.complaint import Case, Complaint, Rule
 from rigup.catalog.engine_args import option
 from rigup.catalog.engine_options import ordered
-from rigup.catalog.memory import ERROR, LENGTH_OPTIONS, SHARE_OPTIONS, asked_context, asked_share, fit, tokens_of
+from rigup.catalog.memory import LENGTH_OPTIONS, SHARE_OPTIONS, asked_context, asked_share, fit, tokens_of
 from rigup.catalog.patch import YarnPatch
+from rigup.fit.memory import GIB
 
 LONG_CONTEXT = {"vllm": "VLLM_ALLOW_LONG_MAX_MODEL_LEN", "sglang": "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"}
 BATCH, SEQUENCES = "--max-num-batched-tokens", "--max-num-seqs"
@@ -45,25 +46,25 @@ def _memory(case: Case) -> Iterator[Complaint]:
         message = f"{share:g} is not a part of the GPU's memory"
         yield Complaint("recipe-memory-share", case.where(*SHARE_OPTIONS), message, "use a number such as 0.9")
         return
-    estimate = fit(case.recipe, case.checkpoint, case.model, case.vram_mib)
+    estimate = fit(case.recipe, case.checkpoint, case.model, case.vram_mib, case.files)
     if estimate and estimate.impossible:
         remedy = "use more GPUs, a smaller checkpoint or a shorter context"
         yield Complaint("recipe-memory", ("gpus",), f"does not fit: {estimate}", remedy)
         return
-    block = case.model.memory.state_block_gib if case.model and case.model.memory else None
     newest = case.recipe.engine.max
-    if case.recipe.engine.name != "vllm" or estimate is None or block is None:
+    if case.recipe.engine.name != "vllm" or estimate is None or estimate.blocks is None or not estimate.blocks.states:
         return
     if newest is not None and ordered(newest) < ordered(BLOCKS_CHECKED_SINCE):
         return
     asked = _number(case, SEQUENCES)
     sequences = asked or USUAL_SEQUENCES
-    need = sequences * block / (case.recipe.parallel.tp * case.recipe.parallel.pp)
+    need = sequences * estimate.blocks.size / GIB
     if need > estimate.left:
         what = f"{sequences} sequences{'' if asked else ', the default,'} need {need:.1f} GiB of recurrent state"
-        message = f"{what} on each GPU, and about {max(0.0, estimate.left):.1f} GiB are left (±{ERROR:.0f} GiB)"
+        left = f"about {max(0.0, estimate.left):.1f} GiB are left (±{estimate.error:.0f} GiB)"
+        message = f"{what} on each GPU, and {left}"
         remedy = f"set {SEQUENCES}, for example to 128"
-        advice = need <= estimate.left + ERROR
+        advice = need <= estimate.left + estimate.error
         yield Complaint("recipe-state-blocks", case.where(SEQUENCES), message, remedy, advice)
 
 

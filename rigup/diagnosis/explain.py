@@ -150,16 +150,17 @@ def diagnose(log: Iterable[str], also: Iterable[str] = ()) -> Diagnosis:
     start = last_start(log, also)
     found: list[tuple[bool, int, Cause]] = []
     taken: set[int] = set()
-    for known in fingerprints():
+    for place, known in enumerate(fingerprints()):
         for sign in known.log:
             if (at := sign.find(start, taken)) is None:
                 continue
             line = start.end if sign.ends else start.lines[at]
             cause = Cause(known, line, sign.confidence, known.remedy_for(start.engine))
-            found.append((not known.root, at, cause))
+            found.append((not known.root, place if known.root else at, cause))
             taken |= {at for at in start.evidence if any(re.search(each.line, start.lines[at]) for each in known.log)}
             break
-    # The earliest is the root cause of the others; lines of the kernel may come after those of the engine.
+    # The earliest is the root cause of the others; lines of the kernel may come after those of the engine, and tell
+    # of one fault several times.
     ordered = [cause for _, _, cause in sorted(found, key=lambda each: each[:2])]
     return Diagnosis(
         [cause for cause in ordered if not cause.fingerprint.symptom],

@@ -12,12 +12,16 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from rigup import commands
+from rigup.fit.shape import kept
 from rigup.lock.http import Unresolved, Web
 from rigup.lock.lockfile import CheckpointLock
+from rigup.text import from_json
 
 SETTING = "hub_endpoint"
 TOKEN_HOST = "huggingface.co"
 MAX_PAGES = 1000
+# Bytes of a config.json that the lock keeps. Those of real models are below 10,000.
+MAX_CONFIG = 1 << 16
 # Untrained weights are a property of the checkpoint, not of a host, so they are no setting: the publisher states it as
 # a tag, and the lock records it with the commit. The lab's hub tags its miniatures, which can only write nonsense.
 UNTRAINED = "random-weights"
@@ -77,8 +81,25 @@ def checkpoint_lock(web: Web, endpoint: str, repo: str, revision: str) -> Checkp
         bytes=size,
         files=len(listing),
         listing=listing,
+        config=_config(web, f"{endpoint}/{repo}/resolve/{commit}/config.json", listing.get("config.json")),
         random_weights=True if isinstance(tags, list) and UNTRAINED in tags else None,
     )
+
+
+def _config(web: Web, url: str, published: str | None) -> dict[str, Any] | None:
+    """Return what counts of a published config.json; None if there is none, or a lock cannot keep it."""
+    if published is None:
+        return None
+    content = web.get(SETTING, url, _headers(url)).content
+    if not _is(content, published):
+        raise Unresolved(SETTING, url, f"differs from the file that the hub lists ({published})", "use another mirror")
+    try:
+        config = from_json(content)
+        found = kept(config) if isinstance(config, dict) else None
+        size = len(json.dumps(found, ensure_ascii=False, allow_nan=False).encode())
+    except ValueError:
+        return None
+    return found if size <= MAX_CONFIG else None
 
 
 def _published(entry: Mapping[str, Any], url: str) -> str:

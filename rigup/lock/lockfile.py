@@ -6,16 +6,17 @@ when it was first resolved. Every later deploy and every rebuilt host gets the s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from rigup import atomic, commands
-from rigup.catalog.checkpoint import Checkpoint
+from rigup.catalog.checkpoint import Checkpoint, Files
 from rigup.config.mistakes import findings_of
 from rigup.config.types import Fingerprint, Matching
 from rigup.config.yaml_file import read_document
@@ -28,6 +29,10 @@ HEADER = """\
 
 KINDS = ("choices", "images", "venvs", "checkpoints", "packages", "keys")
 """The kinds of entries, by which `rigup update` can select them."""
+
+
+# Beside them some repositories have the same weights in another form, in a folder or as consolidated.safetensors.
+WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 
 
 def _matches(pattern: str, what: str) -> Matching:
@@ -76,15 +81,22 @@ class ImageLock(Entry):
 class CheckpointLock(Entry):
     """What a branch of a hub repository resolved to: its commit, the total size of its files, and their number.
 
-    `listing` maps each file's path to its size and the checksum that the hub states. `random_weights` is True if the
-    publisher tags the repository so.
+    `listing` maps each file's path to its size and the checksum that the hub states. `config` is what `rigup/fit` reads
+    of its config.json. `random_weights` is True if the publisher tags the repository so.
     """
 
     revision: Commit
     bytes: Bytes
     files: Annotated[int, Strict(), Field(ge=1)]
     listing: dict[RepositoryPath, Published] = {}
+    config: dict[str, Any] | None = None
     random_weights: Literal[True] | None = None
+
+    @property
+    def contents(self) -> Files:
+        """What the estimate of the memory needs to know of the files."""
+        sizes = [int(entry.split()[0]) for path, entry in self.listing.items() if WEIGHTS.fullmatch(path)]
+        return Files(self.config, sum(sizes) or None)
 
 
 class VenvLock(Entry):

@@ -51,7 +51,7 @@ WRONG = [
         "has no effect with --language-model-only, which leaves out the vision encoder",
     ),
     (PLAIN, "argv: {add: [--kv-cache-dtype=nvfp4]}\n", "there are no FP4 KV cache kernels for these cards"),
-    (PLAIN, "checkpoint: qwen3.5-397b-fp8\n", "gpus: does not fit: weights 94.6"),
+    (PLAIN, "checkpoint: qwen3.5-397b-fp8\n", "gpus: does not fit: weights 94.8"),
     (PLAIN, "argv: {add: [--disable-log-requests]}\n", "vllm 0.33.0 has no option --disable-log-requests"),
     (PLAIN, "argv: {add: [--swap-space=4]}\n", "vllm 0.33.0 has no option --swap-space"),
     (PLAIN, "argv: {add: [--attention-backend=FLASHINFR]}\n", "does not take 'FLASHINFR': did you mean FLASHINFER"),

@@ -58,7 +58,7 @@ launch_server.py: error: ambiguous option: --cuda-graph-max-bs=64 could match --
     "gpus-not-listed": "docker: Error response from daemon: failed to create task for container: CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=7",
     "no-gpu-in-container": "RuntimeError: Failed to infer device type, please set the environment variable `VLLM_LOGGING_LEVEL=DEBUG` to turn on verbose logging to help debug the issue.",
     "ulimit-refused": "docker: Error response from daemon: failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error setting rlimits for ready process: error setting rlimit type 8: operation not permitted",
-    "drafter-fails-at-once": f"""{CORE} Initializing a V1 LLM engine (v0.32.0) with config: model='/model', speculative_config=SpeculativeConfig(method='mtp', model='/model', num_spec_tokens=2)
+    "triton-missing": f"""{CORE} Initializing a V1 LLM engine (v0.32.0) with config: model='/model', speculative_config=SpeculativeConfig(method='mtp', model='/model', num_spec_tokens=2)
 {CORE} TypeError: 'function' object is not subscriptable
 {API} vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.""",
     "nccl-timeout": "[rank1]:[E1123 20:56:31.1 ProcessGroupNCCL.cpp:685] [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=2, OpType=ALLREDUCE, NumelIn=1, NumelOut=1, Timeout(ms)=600000) ran for 600021 milliseconds before timing out.",
@@ -71,7 +71,7 @@ launch_server.py: error: ambiguous option: --cuda-graph-max-bs=64 could match --
     "disk-full": "failed to register layer: write /usr/local/lib/python3.12/dist-packages/torch/lib/libtorch_cuda.so: no space left on device",
     "no-kernel-for-this-gpu": f"{CORE} torch.AcceleratorError: CUDA error: no kernel image is available for execution on the device\n{DIED}",
     "gpu-off-the-bus": "NVRM: Xid (PCI:0000:41:00): 79, pid=4711, name=VLLM::Worker_TP, GPU has fallen off the bus.",
-    "quantization-file-incomplete": "ValueError: NVFP4 quantization requires group size and kv_cache_quant_algo specified in hf_quant_config.json",
+    "quantization-file-incomplete": "ValueError: NVFP4 quantization requires the following fields in hf_quant_config.json: ['exclude_modules']",
     "weights-missing": f"""{CORE} EngineCore failed to start.
 {CORE} RuntimeError: Cannot find any model weights with `/model`
 {DIED}""",
@@ -139,11 +139,8 @@ SYMPTOMS = {
     "gpu-exception": "NVRM: Xid (PCI:0000:41:00): 31, pid=4711, name=VLLM::Worker_TP, channel 0x00000009",
 }  # fmt: skip
 
-# Fingerprints whose line is in no public excerpt; their source names the code that prints it.
-WITHOUT_EXCERPT = {
-    "quantization-file-incomplete", "argument-ambiguous", "nccl-buffers", "drafter-fails-at-once",
-    "tool-stream-with-speculation",
-}  # fmt: skip
+# Fingerprints whose line is in no public excerpt; their source quotes the line of code that prints it.
+WITHOUT_EXCERPT = {"quantization-file-incomplete", "nccl-buffers", "triton-missing"}
 CAPTURED = {
     "vllm-h200/0.20.2-mtp-fc-miniature.txt": "drafter-read-as-fp4",
     "vllm-h200/0.25.1-mtp-fc-real-sizes.txt": "drafter-read-as-fp4",
@@ -203,6 +200,7 @@ def test_every_fingerprint_is_named_for_an_excerpt_or_a_capture() -> None:
     named = {each.said for directory in SETS.values() for each in score(directory)} | set(CAPTURED.values())
     known = {each.id for each in fingerprints() if not each.symptom}
     assert known - named == WITHOUT_EXCERPT
+    assert all("`" in each.source for each in fingerprints() if each.id in WITHOUT_EXCERPT)
     assert set(FAILURES) >= WITHOUT_EXCERPT
     assert {each.id for each in fingerprints() if each.symptom} == set(SYMPTOMS)
 

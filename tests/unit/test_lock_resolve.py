@@ -75,6 +75,36 @@ def test_a_checkpoint_that_is_tagged_as_untrained_is_locked_as_such(site: Site, 
     assert made.endpoint("main").smoke.random_weights
 
 
+def test_what_counts_of_the_published_config_is_locked(site: Site) -> None:
+    wanted = want(site)
+    config = resolve([wanted], CATALOGUE, Lock()).checkpoints[f"{REPO}@main"].config
+    assert config == {"quantization_config": {}}
+    site.pages[f"{RESOLVED}/config.json"] = Answer(CONFIG.upper())
+    with pytest.raises(ResolveError, match="differs from the file that the hub lists"):
+        resolve([wanted], CATALOGUE, Lock())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[1]",
+        b"{",
+        b'{"layer_types": ["\\ud800"]}',
+        b'{"hidden_size": NaN}',
+        b'{"hidden_size": 1e999}',
+        b'{"layer_types": "%s"}' % (70000 * b"x"),
+    ],
+)
+def test_a_config_that_no_lock_can_keep_is_left_out(site: Site, content: bytes) -> None:
+    wanted = want(site)
+    tree = next(path for path in site.pages if "/tree/" in path and "cursor" not in path)
+    files = json.loads(site.pages[tree].body)
+    files = [published("config.json", content) if each["path"] == "config.json" else each for each in files]
+    site.pages[tree].body = json.dumps(files).encode()
+    site.pages[f"{RESOLVED}/config.json"] = Answer(content)
+    assert resolve([wanted], CATALOGUE, Lock()).checkpoints[f"{REPO}@main"].config is None
+
+
 def test_the_driver_is_the_branchs_newest_by_debians_order_and_pinned_to_that_very_version(site: Site) -> None:
     found = resolve([want(site)], CATALOGUE, Lock())
     install = driver_install(found, "debian13", Settings())

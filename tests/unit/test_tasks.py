@@ -17,6 +17,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from rigup.config.settings import Settings
 from rigup.errors import InputError
+from rigup.lock.lockfile import CheckpointLock
 from tasks import preflight
 from tasks.context import Context, Refused
 from tasks.docker import daemon_values
@@ -62,8 +63,19 @@ def test_a_recipe_that_would_load_for_minutes_and_not_fit_is_refused() -> None:
     catalog = replace(CATALOGUE, recipes={**CATALOGUE.recipes, "large": large})
     with pytest.raises(InputError) as caught:
         _check_recipes({"rig1": Settings(recipe="large"), "rig2": Settings()}, catalog, {}, TODAY)
-    assert str(caught.value).startswith("rig1: recipe: recipe large: gpus: does not fit: weights 94.6")
+    assert str(caught.value).startswith("rig1: recipe: recipe large: gpus: does not fit: weights 94.8")
     assert str(caught.value).endswith("use more GPUs, a smaller checkpoint or a shorter context [recipe-memory]")
+
+
+def test_the_locked_files_of_a_checkpoint_decide_whether_it_fits() -> None:
+    recipe = CATALOGUE.recipe("glm-5.3-flash")
+    assert CATALOGUE.checkpoint(recipe.checkpoint).bytes is None
+    settings = {"rig1": Settings(recipe=recipe.id)}
+    _check_recipes(settings, CATALOGUE, {}, TODAY)
+    listing = {"model.safetensors": f"{500 << 30} sha256:{'0' * 64}"}
+    locked = CheckpointLock(revision="0" * 40, bytes=500 << 30, files=1, listing=listing)
+    with pytest.raises(InputError, match=r"does not fit: weights 125.0 .*\[recipe-memory\]"):
+        _check_recipes(settings, CATALOGUE, {}, TODAY, {CATALOGUE.checkpoint(recipe.checkpoint).key: locked})
 
 
 def test_a_waiver_makes_a_finding_about_a_recipe_advice(capsys: pytest.CaptureFixture[str]) -> None:

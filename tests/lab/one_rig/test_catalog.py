@@ -90,7 +90,7 @@ def test_the_real_engine_that_dies_at_its_first_request_is_rolled_back(one_rig: 
         result = one_rig.rigs.deploy()
         assert result.code == 1, result.output
         assert "own-drafts as main came up but failed its verification: endpoint completes a chat" in result.output
-        assert re.search(r"Known cause: .*\(drafter-fails-at-once\)", result.output), result.output
+        assert re.search(r"Known cause: .*\(triton-missing\)", result.output), result.output
         assert "the previous generation serves again and is verified." in result.output
         unit = one_rig.host.shell("systemctl show --property=ActiveState,Description llm@main").stdout
         assert "ActiveState=active" in unit and "(vllm-nvfp4-cu130)" in unit
