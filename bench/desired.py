@@ -27,6 +27,7 @@ from rigup.paths import (
     GRUB_CONFIG,
     HOST_CURRENT,
     MODPROBE_CONFIG,
+    NEEDRESTART_CONFIG,
     PERSISTENCED_DROP_IN,
     SYSCTL_CONFIG,
     SYSTEM_UNITS,
@@ -59,7 +60,7 @@ def variables(host: Host, inventory: Inventory, name: str, directory: Path) -> d
     driver, groups = driver_install(lock, distro, settings), locked_packages(lock, distro, settings)
     sources = repositories(distro, settings)
     paths = {
-        "base": [APT_LOCK_CONFIG, APT_UPGRADES_CONFIG, SYSCTL_CONFIG,
+        "base": [APT_LOCK_CONFIG, APT_UPGRADES_CONFIG, NEEDRESTART_CONFIG, SYSCTL_CONFIG,
                  *(f"{HOST_CURRENT}/{path}" for path in package_files())],
         "model": [FETCH_REQUIREMENTS, FETCH_TEMPLATE],
         "kernel": [MODPROBE_CONFIG, GRUB_CONFIG],

@@ -9,7 +9,7 @@ from lab import hub, machine, tour, world
 from lab.errors import LabError
 from lab.host.hardware import DEFAULT_GPUS
 from lab.hub import faults
-from lab.mirror.distributions import RELEASES
+from lab.mirror.distributions import LOGINS, RELEASES
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -25,8 +25,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         up = command(name, summary)
         up.add_argument("--hosts", type=int, metavar="N", help="how many hosts (default: those that exist, or 1)")
-        up.add_argument("--release", choices=RELEASES, help="Debian release of new hosts (default: trixie)")
-        up.add_argument("--login", choices=machine.LOGINS, help="login user of new hosts (default: ops)")
+        up.add_argument("--release", choices=RELEASES, help="distribution of new hosts (default: trixie)")
+        up.add_argument("--login", choices=LOGINS, help="login user of new hosts (default: ops; on noble ubuntu)")
         up.add_argument("--gpus", type=int, metavar="N", help=f"cards in new hosts (default: {DEFAULT_GPUS})")
     command("caches", "build bare disks and images ahead of time; boots no host")
     command("down", "stop the lab and remove everything but the caches")
@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     reset = command("reset", "reset a host to bare")
     reset.add_argument("name")
     reset.add_argument("--release", choices=RELEASES)
-    reset.add_argument("--login", choices=machine.LOGINS)
+    reset.add_argument("--login", choices=LOGINS)
     reset.add_argument("--gpus", type=int, metavar="N")
     command("reboot", "reboot a host from inside").add_argument("name")
     command("power-cut", "cut a host's power and switch it on again").add_argument("name")
@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
             host.reset(options.release, options.gpus, options.login, print)
             machine.write_known_hosts()
             world.write_inventory()
-            print(f"{host.name} is bare: Debian {host.spec.release}, {host.spec.gpus} GPUs")
+            print(f"{host.name} is bare: {RELEASES[host.spec.release].name}, {host.spec.gpus} GPUs")
         case "reboot":
             print(f"{options.name} rebooted in {_existing(options.name).reboot():.1f} s")
         case "faults":

@@ -24,11 +24,10 @@ from lab.host.fingerprint import fingerprints
 from lab.host.hardware import DEFAULT_GPUS, describe
 from lab.host.personalize import personalize
 from lab.locking import quietly
+from lab.mirror.distributions import RELEASES
 from lab.settings import STATE, host_address, host_number, namespace
 from lab.state import KEY, KNOWN_HOSTS, locked, remove_tree
 from rigup import atomic
-
-LOGINS = ("ops", "root")
 
 _BOOT_SECONDS = 300.0
 
@@ -82,6 +81,10 @@ class Host:
     def create(self, spec: Spec, say: Callable[[str], None] = quietly) -> None:
         """Create a bare host as `spec` says, replacing what was on its disk, and boot it. Raises LabError."""
         describe(self.name, spec.gpus)
+        distribution = RELEASES[spec.release]
+        if spec.login not in distribution.logins:
+            logins = " or ".join(distribution.logins)
+            raise LabError(f"{self.name}: {distribution.name} has no login {spec.login}, only {logins}")
         state.claim()
         tar = rootfs.build(spec.release, say)
         with locked(self.name):
@@ -117,7 +120,11 @@ class Host:
     ) -> None:
         """Reset the host to bare, with the given properties changed. Raises LabError."""
         old = self.spec
-        self.create(Spec(release or old.release, old.gpus if gpus is None else gpus, login or old.login), say)
+        release = release or old.release
+        if login is None:
+            logins = RELEASES[release].logins
+            login = old.login if old.login in logins else logins[0]
+        self.create(Spec(release, old.gpus if gpus is None else gpus, login), say)
 
     def start(self) -> None:
         """Switch the host on and wait until ssh accepts logins; do nothing when it is on. Raises LabError."""

@@ -11,7 +11,7 @@ from lab.locking import exclusive, quietly
 from lab.settings import SERVICES, STATE
 
 KEY = STATE / "ssh" / "id_ed25519"
-"""The private key that opens every lab host, as `ops` and as `root`."""
+"""The private key that opens every lab host, as the users of `Distribution.logins`."""
 
 KNOWN_HOSTS = STATE / "ssh" / "known_hosts"
 

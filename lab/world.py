@@ -71,7 +71,8 @@ def up(
     number = hosts if hosts is not None else max(map(host_number, _listed()), default=1)
     if not 1 <= number <= MAX_HOSTS:
         raise LabError(f"{number} hosts: the lab has 1 to {MAX_HOSTS}")
-    spec = Spec(release or "trixie", DEFAULT_GPUS if gpus is None else gpus, login or "ops")
+    kind = release or "trixie"
+    spec = Spec(kind, DEFAULT_GPUS if gpus is None else gpus, login or RELEASES[kind].logins[0])
     specs = {host_name(index): spec for index in range(1, number + 1)}
     describe(host_name(1), spec.gpus)
     _refuse_other_kind(specs, release, login, gpus)
@@ -100,7 +101,7 @@ def _bring_up(specs: dict[str, Spec], say: Callable[[str], None]) -> None:
             host = machine.get(name)
             kind = host.spec if host.exists else spec
             timed(
-                f"{name} (Debian {kind.release}, {kind.gpus} GPUs, login {kind.login})",
+                f"{name} ({RELEASES[kind.release].name}, {kind.gpus} GPUs, login {kind.login})",
                 lambda name=name, spec=spec: machine.start(name, spec.release, spec.gpus, spec.login, say),  # type: ignore[misc]
             )
         write_inventory(specs)
@@ -202,7 +203,7 @@ def defaults() -> dict[str, Any]:
         "cuda_mirror": f"{MIRROR_URL}/cuda",
         "docker_mirror": f"{MIRROR_URL}/docker/linux",
         "toolkit_mirror": f"{MIRROR_URL}/libnvidia-container",
-        "apt_keys": mirror.fingerprints(),
+        "apt_keys": [key.fingerprint for key in mirror.public_keys().values()],
         "pypi_index": f"{MIRROR_URL}/pypi/simple",
         "hub_endpoint": HUB_URL,
         "registry_mirror": REGISTRY_URL,
@@ -268,6 +269,6 @@ def status() -> list[tuple[str, str, str]]:
         lines.append((name, "up" if service else "down", f"{service.url}  log: {service.log}" if service else ""))
     for host in machine.existing():
         spec = host.spec
-        detail = f"Debian {spec.release}, {spec.gpus} GPUs  {' '.join(host.ssh_argv())}"
+        detail = f"{RELEASES[spec.release].name}, {spec.gpus} GPUs  {' '.join(host.ssh_argv())}"
         lines.append((host.name, "up" if host.running else "off", detail))
     return lines

@@ -8,7 +8,7 @@ from pyinfra.facts.server import Sysctl
 from pyinfra.operations import server
 
 from rigup.operations import apt, files, host_package, run_lock
-from rigup.paths import APT_LOCK_CONFIG, APT_UPGRADES_CONFIG, SYSCTL_CONFIG
+from rigup.paths import APT_LOCK_CONFIG, APT_UPGRADES_CONFIG, NEEDRESTART_CONFIG, SYSCTL_CONFIG
 from tasks.context import Context
 
 # python3-venv for the downloader; curl to download keys before their repositories are configured.
@@ -19,6 +19,14 @@ LOCK_TIMEOUT_S = 600
 
 # If the driver changes while an endpoint serves, the next process that starts there fails.
 HELD_BACK = ("nvidia-", "libnvidia-", "cuda-", "docker-ce", "containerd\\.io$", "linux-modules-nvidia-")
+
+# Ubuntu 24.04 restarts the services whose libraries were upgraded, with every run of apt and of unattended upgrades
+# (discourse.ubuntu.com/t/44671). The value of a unit says whether needrestart may.
+NOT_RESTARTED = (
+    "# Endpoints, gateways, downloads and switches of rigup: a restart cuts off requests and loads models again.\n"
+    r"$nrconf{override_rc}{qr(^(llm\@|model-fetch\@|rigup-))} = 0;"
+    "\n"
+)
 
 
 @deploy("base")
@@ -37,6 +45,7 @@ def base(context: Context) -> None:
         dest=APT_UPGRADES_CONFIG,
         content=f"Unattended-Upgrade::Package-Blacklist {{\n{blacklist}}};\n",
     )
+    files.install(name="Exclude endpoints from automatic restarts", dest=NEEDRESTART_CONFIG, content=NOT_RESTARTED)
     apt.install(name="Install required tools", packages=dict.fromkeys(PACKAGES))
     host_package.installed(name="Install the host programs")
 

@@ -57,6 +57,7 @@ class Module:
 class Kernel:
     """The kernel's state after boot."""
 
+    release: str
     cmdline: str
     modules: Mapping[str, Module]
     nvidia_params: Mapping[str, str]
@@ -71,6 +72,12 @@ class Kernel:
 def default_cmdline(kver: str) -> str:
     """Return the command line of a host whose boot loader was never configured."""
     return f"BOOT_IMAGE=/boot/vmlinuz-{kver} root=/dev/vda1 ro quiet"
+
+
+def boot_release(root: Path, kver: str) -> str:
+    """Return the release of the kernel that grub.cfg's first entry boots; `kver` without a menu."""
+    match = re.match(r"BOOT_IMAGE=\S*vmlinuz-(\S+)", boot_cmdline(root, kver))
+    return match[1] if match else kver
 
 
 def boot_cmdline(root: Path, kver: str) -> str:
@@ -155,7 +162,7 @@ def boot(root: Path, hardware: Hardware, kver: str) -> Kernel:
             for name in NVIDIA_MODULES[1:]:
                 if name in files and name not in blocked:
                     load(name)
-    return Kernel(cmdline, modules, _nvidia_params(configuration.module_options("nvidia")), tuple(log))
+    return Kernel(kver, cmdline, modules, _nvidia_params(configuration.module_options("nvidia")), tuple(log))
 
 
 def _license(path: Path) -> str | None:

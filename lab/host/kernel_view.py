@@ -5,6 +5,7 @@ module/<name>/...    /sys/module
 proc-driver/...      /proc/driver
 proc-modules         /proc/modules, if the machine below has one; the host's `lsmod` reads it
 cmdline              /proc/cmdline
+osrelease            /proc/sys/kernel/osrelease
 lab.json             what the stand-ins for NVIDIA's tools read (hardware.py)
 """
 
@@ -14,6 +15,12 @@ from pathlib import Path
 
 from lab.host.hardware import Gpu, Hardware, PciDevice
 from lab.host.kernel import Kernel
+from lab.host.rooted import resolve
+
+_MODULE_INDEXES = (
+    *("alias", "alias.bin", "builtin", "builtin.alias.bin", "builtin.bin", "builtin.modinfo", "dep", "dep.bin"),
+    *("devname", "order", "softdep", "symbols", "symbols.bin", "weakdep"),
+)
 
 
 def _write(path: Path, content: str | bytes) -> None:
@@ -33,9 +40,22 @@ def write(kernel: Kernel, hardware: Hardware, directory: Path) -> None:
     _write_modules(kernel, directory)
     _write_proc_driver(kernel, hardware, directory / "proc-driver")
     _write(directory / "cmdline", kernel.cmdline + "\n")
+    _write(directory / "osrelease", kernel.release + "\n")
     _write(directory / "kernel.log", "".join(f"{line}\n" for line in kernel.log))
     document = hardware.document(kernel.driver_version, "nvidia_uvm" in kernel.modules)
     _write(directory / "lab.json", json.dumps(document, indent=1) + "\n")
+
+
+def lend_modules(root: Path, release: str, kver: str) -> None:
+    """Let programs that ask the kernel for its release, `kver`, and not `uname`, find the modules of `release`.
+
+    There is no build directory: DKMS would take it for another kernel to build for.
+    """
+    lent = resolve(root, "/lib/modules") / kver
+    shutil.rmtree(lent, ignore_errors=True)
+    lent.mkdir()
+    for name in ("kernel", "updates", *(f"modules.{each}" for each in _MODULE_INDEXES)):
+        (lent / name).symlink_to(f"../{release}/{name}")
 
 
 def _write_pci(kernel: Kernel, hardware: Hardware, directory: Path) -> None:

@@ -13,6 +13,7 @@ from types import FrameType
 from lab.host import disks, hardware, kernel, kernel_view
 from lab.host.cgroup import Cgroup
 from lab.mirror import engine
+from lab.mirror.distributions import RELEASES
 from lab.registry import tree
 from lab.settings import KVER, namespace
 from lab.state import host_directory
@@ -55,9 +56,13 @@ def nspawn_argv(host: str) -> list[str]:
 
 def _power_on(host: str) -> None:
     here = host_directory(host)
-    gpus = json.loads((here / "host.json").read_text())["gpus"]
-    plugged = hardware.describe(host, gpus)
-    booted = kernel.boot(here / "root", plugged, KVER)
+    spec = json.loads((here / "host.json").read_text())
+    plugged = hardware.describe(host, spec["gpus"])
+    release = KVER
+    if RELEASES[spec["release"]].family == "ubuntu":
+        release = kernel.boot_release(here / "root", KVER)
+        kernel_view.lend_modules(here / "root", release, KVER)
+    booted = kernel.boot(here / "root", plugged, release)
     kernel_view.write(booted, plugged, here / "hardware")
     print(f"{host}: booting; kernel command line: {booted.cmdline}", flush=True)
     for line in booted.log:

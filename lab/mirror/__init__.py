@@ -10,6 +10,7 @@ from lab.locking import exclusive
 from lab.mirror import engine, upstreams
 from lab.mirror.docker import Archive
 from lab.mirror.identity import greeting
+from lab.mirror.keys import Key
 from lab.mirror.passthrough import Cache, client
 from lab.mirror.repos import Repositories, Say, signing_keys
 from lab.service import Service
@@ -30,16 +31,16 @@ def build(say: Say = print) -> None:
         client(sources.certificates) as http,
         exclusive(FILES / "lock", say, "mirror: another lab is building it"),
     ):
-        archive = Archive(sources.debian, Cache(FILES / "passed-on", http))
+        archive = Archive(sources.debian, Cache(FILES / "passed-on", http), sources.debian_security)
         Repositories(FILES, WWW, archive, say).build()
     engine.publish(WWW / "python")
 
 
-def fingerprints() -> list[str]:
-    """Return the fingerprints of the keys that sign the lab's own repositories. Raises LabError."""
+def public_keys() -> dict[str, Key]:
+    """Return the keys that sign the lab's own repositories, by name. Raises LabError."""
     FILES.mkdir(parents=True, exist_ok=True)
     with exclusive(FILES / "lock", print, "mirror: another lab is building it"):
-        return [key.fingerprint for key in signing_keys(FILES / "keys").values()]
+        return signing_keys(FILES / "keys")
 
 
 def start(say: Say = print) -> Service:

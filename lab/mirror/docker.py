@@ -62,26 +62,30 @@ _WANTED = {"docker.io", "docker-cli", "containerd", "runc", "docker-buildx", "do
 
 
 class Archive:
-    """The packages of Debian's archive that the lab repacks."""
+    """The packages of Debian's archive that the lab repacks; `security` is the address of its security updates."""
 
-    def __init__(self, base: str, cache: Cache) -> None:
+    def __init__(self, base: str, cache: Cache, security: str = "") -> None:
         self._base = base
+        self._security = security or f"{base}-security"
         self._cache = cache
         self._suites: dict[str, dict[str, Source]] = {}
         self._contents: dict[str, dict[str, File]] = {}
 
+    def index(self, suite: str) -> bytes:
+        """Return the Packages.xz of a suite, an empty one if the archive lacks it. Raises LabError."""
+        path = f"dists/{suite}/main/binary-amd64/Packages.xz"
+        name, base = ("debian-security", self._security) if suite.endswith("-security") else ("debian", self._base)
+        try:
+            return self._cache.get(f"{name}/{path}", f"{base}/{path}", 3600).wait().read_bytes()
+        except UpstreamError as error:
+            if error.status != 404:
+                raise LabError(f"cannot download Debian's index of {suite}: {error}") from error
+            # A mirror of only this machine's release is enough.
+            return lzma.compress(b"")
+
     def _suite(self, name: str) -> dict[str, Source]:
         if name not in self._suites:
-            path = f"dists/{name}/main/binary-amd64/Packages.xz"
-            try:
-                index = self._cache.get(f"debian/{path}", f"{self._base}/{path}", 3600).wait()
-            except UpstreamError as error:
-                if error.status != 404:
-                    raise LabError(f"cannot download Debian's index of {name}: {error}") from error
-                # A mirror of only this machine's release is enough.
-                self._suites[name] = {}
-                return {}
-            self._suites[name] = parse_packages(lzma.decompress(index.read_bytes()).decode(), _WANTED)
+            self._suites[name] = parse_packages(lzma.decompress(self.index(name)).decode(), _WANTED)
         return self._suites[name]
 
     def newest(self, name: str, libc: str) -> Source:

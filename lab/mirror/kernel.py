@@ -50,7 +50,8 @@ def _module(name: str, kver: str, own: Iterable[tuple[str, str]]) -> bytes:
     return module_image([*head, *own, ("depends", ""), ("intree", "Y"), ("name", name), vermagic])
 
 
-def _image_files(kver: str) -> tuple[File, ...]:
+def module_files(kver: str) -> tuple[File, ...]:
+    """Return the files of a kernel's modules."""
     tree = f"lib/modules/{kver}"
     modules = [
         File(f"{tree}/kernel/{path}.ko", _module(path.rsplit("/", 1)[1], kver, own)) for path, own in _MODULES.items()
@@ -60,13 +61,20 @@ def _image_files(kver: str) -> tuple[File, ...]:
         File(f"{tree}/modules.order", "".join(f"kernel/{path}.o\n" for path in _MODULES).encode()),
         File(f"{tree}/modules.builtin", b"kernel/fs/ext4/ext4.ko\nkernel/fs/overlayfs/overlay.ko\n"),
         File(f"{tree}/modules.builtin.modinfo", b"ext4.license=GPL\0overlay.license=GPL\0"),
+    )
+
+
+def boot_files(kver: str) -> tuple[File, ...]:
+    """Return the files of a kernel in /boot."""
+    return (
         File(f"boot/vmlinuz-{kver}", f"the lab's stand-in for a kernel image, {kver}\n".encode()),
         File(f"boot/System.map-{kver}", b"ffffffff81000000 T _text\n"),
         File(f"boot/config-{kver}", _CONFIG),
     )
 
 
-def _headers_files(kver: str) -> tuple[File, ...]:
+def headers_files(kver: str) -> tuple[File, ...]:
+    """Return the build directory of a kernel."""
     source = f"usr/src/linux-headers-{kver}"
     makefile = f"# Kernel build directory of the lab's stand-in\nKERNELRELEASE = {kver}\n"
     return (
@@ -80,22 +88,27 @@ def _headers_files(kver: str) -> tuple[File, ...]:
     )
 
 
+def scripts(kind: str, kver: str) -> dict[str, str]:
+    """Return the maintainer scripts of `linux-image` or `linux-headers`."""
+    names = {"linux-image": ("postinst", "postrm", "prerm"), "linux-headers": ("postinst",)}[kind]
+    return {name: text_of(f"maintainer/{kind}.{name}", KVER=kver) for name in names}
+
+
 def packages(kver: str = KVER) -> list[Package]:
     """Return the image and headers packages of a kernel release, each with its metapackage."""
     version = package_version(kver)
 
-    def package(name: str, summary: str, depends: str, files: tuple[File, ...] = (), scripts: str = "") -> Package:
+    def package(name: str, summary: str, depends: str, files: tuple[File, ...] = (), kind: str = "") -> Package:
         text = f"{summary}, the lab's stand-in"
-        prefix = "linux-headers" if "headers" in name else "linux-image"
-        filled = {script: text_of(f"maintainer/{prefix}.{script}", KVER=kver) for script in scripts.split()}
+        filled = scripts(kind, kver) if kind else {}
         return Package(name, version, text, "amd64", "kernel", "linux", {"Depends": depends}, files, filled)
 
     image, headers = package_name("linux-image", kver), package_name("linux-headers", kver)
     needed = "kmod, linux-base, initramfs-tools"
     return [
-        package(image, f"Linux {kver}", needed, _image_files(kver), "postinst postrm prerm"),
+        package(image, f"Linux {kver}", needed, (*module_files(kver), *boot_files(kver)), "linux-image"),
         package("linux-image-amd64", "Linux for 64-bit PCs (meta-package)", f"{image} (= {version})"),
-        package(headers, f"Header files for Linux {kver}", "", _headers_files(kver), "postinst"),
+        package(headers, f"Header files for Linux {kver}", "", headers_files(kver), "linux-headers"),
         package("linux-headers-amd64", "Header files for Linux amd64 (meta-package)", f"{headers} (= {version})"),
     ]
 

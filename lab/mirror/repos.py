@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from lab.mirror import aptrepo, container_toolkit, distributions, docker, kernel, keys, nvidia
+from lab.mirror import aptrepo, container_toolkit, distributions, docker, kernel, keys, nvidia, ubuntu
 from lab.mirror.distributions import Distribution
 from lab.mirror.docker import Archive
 from lab.mirror.keys import Key
@@ -27,6 +27,7 @@ _OWNERS = {
     **{f"cuda-{each.cuda_key}": "cudatools <cudatools@rigup.invalid>" for each in distributions.DISTRIBUTIONS},
     "docker": "Docker Release (CE deb) <docker@rigup.invalid>",
     "toolkit": "NVIDIA CORPORATION <toolkit@rigup.invalid>",
+    "ubuntu": "Ubuntu Archive Automatic Signing Key (2018) <ftpmaster@rigup.invalid>",
 }
 Say = Callable[[str], None]
 
@@ -69,6 +70,10 @@ class Repositories:
         self._publish("libnvidia-container", ("container_toolkit.py",), [toolkit_key], write_toolkit)
         self._publish("docker", ("docker.py",), [docker_key], partial(self._write_docker, docker_key))
         self._publish("kernel", _KERNEL, [], self._write_kernel, KVER)
+        indexes = {suite: self._archive.index(debian) for suite, debian in ubuntu.DEBIAN_SUITES.items()}
+        sums = [hashlib.sha256(index).hexdigest() for index in indexes.values()]
+        write_ubuntu = partial(ubuntu.write, debian=indexes, key=signing["ubuntu"])
+        self._publish("ubuntu", (*_KERNEL, "ubuntu.py"), [signing["ubuntu"]], write_ubuntu, *sums)
 
     def _publish(
         self, name: str, code: Sequence[str], signers: Sequence[Key], write: Callable[[Path], None], *words: str

@@ -65,6 +65,10 @@ class Handler(BaseHTTPRequestHandler):
             raise UpstreamError(404, f"{path}: not there")
         if not parts:
             self._send_text(f"{self.server.greeting}\n")
+        elif parts[:2] == ["ubuntu", "pool"] and parts[2:3] != ["lab"]:
+            # The lab's Ubuntu offers Debian's packages.
+            archive = "debian-security" if parts[2:3] == ["updates"] else "debian"
+            self._send_transfer(self._debian(archive, "/".join(parts[1:])))
         elif parts[0] in self.server.debian and len(parts) > 1:
             self._send_transfer(self._debian(parts[0], "/".join(parts[1:])))
         elif parts[:2] == ["pypi", "simple"] and len(parts) == 3:

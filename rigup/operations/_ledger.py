@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from pyinfra.api.command import QuoteString, StringCommand
@@ -29,8 +30,14 @@ def note(kind: str, names: Sequence[str]) -> StringCommand:
 
 
 def note_directory(path: str) -> StringCommand:
-    """Return the command that records a directory about to be created."""
-    return StringCommand("true") if is_own(path) else note("directories", [path])
+    """Return the command that records a directory about to be created, with those above it that do not exist."""
+    if is_own(path):
+        return StringCommand("true")
+    above = [str(each) for each in reversed(PurePosixPath(path).parents)][1:]
+    noted = [
+        StringCommand("{ test -d", QuoteString(each), "||", note("directories", [each]), "; } &&") for each in above
+    ]
+    return StringCommand("(", *noted, note("directories", [path]), ")")
 
 
 def note_file(path: str, sha256: str) -> StringCommand:

@@ -71,8 +71,11 @@ def install(
         arguments = ["install", f"--option=APT::Install-Recommends={str(recommends).lower()}"]
         # A named version also replaces a newer one that was installed by hand.
         arguments += ["--allow-downgrades"] * any(required.values())
-        # All are named, not only the missing ones: apt must not trade one for another.
-        arguments += [name if version is None else f"{name}={version}" for name, version in sorted(required.items())]
+        # All are named, not only the missing ones: apt must not trade one for another. Except where any version will
+        # do: apt upgrades what is named, even to an update that Ubuntu is still phasing in. Headers must be upgraded
+        # with the kernel that is installed instead.
+        named = {name: version for name, version in required.items() if version or name in todo or required != packages}
+        arguments += [name if version is None else f"{name}={version}" for name, version in sorted(named.items())]
         arguments += [f"{name}-" for name in leaving]
         try_transaction(host, arguments, leaving)
         what = f"installing {listed(missing(required, present) or required)}"

@@ -175,8 +175,7 @@ def _todo_now(host: Host, endpoint: EndpointPlan) -> Todo | None:
 
 def _record(host: Host, endpoints: Sequence[EndpointPlan]) -> None:
     """Record the unit files that the switch will install, and the volumes that Docker creates for them."""
-    for directory in (UNITS.rpartition("/")[0], UNITS):
-        record(host, StringCommand("test -d", QuoteString(directory), "||", note_directory(directory)))
+    record(host, StringCommand("test -d", QuoteString(UNITS), "||", note_directory(UNITS)))
     for endpoint in endpoints:
         record(host, note_file(endpoint.unit_file, hashlib.sha256(unit_text(endpoint).encode()).hexdigest()))
         if volumes := cache_volumes(endpoint):

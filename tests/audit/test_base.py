@@ -15,6 +15,7 @@ from rigup.paths import (
     CONFIG,
     HOST_CURRENT,
     LIBRARY,
+    NEEDRESTART_CONFIG,
     STATE,
     SYSCTL_CONFIG,
     SYSTEM_UNITS,
@@ -126,3 +127,13 @@ def test_base_updates(rig: Subject) -> None:
     guarded = [name for name in guarded if not name.endswith("-plugin")]
     free = [name for name in guarded if not any(re.match(pattern, name) for pattern in patterns)]
     expect_none("no unattended upgrades of driver and Docker", [f"{name} may be upgraded" for name in free])
+
+
+@check("major")
+def test_base_restarts(rig: Subject) -> None:
+    """needrestart must not restart what serves after an upgrade of libraries, as it does on Ubuntu."""
+    text = (
+        "# Endpoints, gateways, downloads and switches of rigup: a restart cuts off requests and loads models again.\n"
+        "$nrconf{override_rc}{qr(^(llm\\@|model-fetch\\@|rigup-))} = 0;\n"
+    )
+    expect_file(rig, NEEDRESTART_CONFIG, text)

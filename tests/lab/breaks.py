@@ -57,6 +57,7 @@ LIGHT = (
     Break("base-sysctl", "sysctl -qw vm.swappiness=60"),
     Break("base-sysctl-kept", "echo 'vm.swappiness = 60' >>/etc/sysctl.d/60-rigup.conf"),
     Break("base-updates", "rm /etc/apt/apt.conf.d/52rigup-unattended-upgrades"),
+    Break("base-restarts", "rm /etc/needrestart/conf.d/rigup.conf"),
     Break("base-programs", f"sed -i '1a # by hand' {PROGRAMS}/rigup_host/wait_ready.py"),
     Break("base-owners", "chmod 777 /etc/apt/sources.list.d", undo="chmod 755 /etc/apt/sources.list.d"),
     Break("kernel-headers", removed("linux-headers-amd64")),

@@ -22,6 +22,7 @@ LONGEST = (
     "test_bad_days.py",
     "test_store.py",
     "test_tour.py",
+    "test_ubuntu.py",
     "test_used_hosts.py",
     "test_strangers.py",
     "test_fleet.py",

@@ -131,11 +131,13 @@ def lock_trained_weights(rigs: Rigs) -> None:
 
 
 @contextmanager
-def bare(name: str, tmp_path_factory: pytest.TempPathFactory, login: str, **settings: Any) -> Iterator[Rig]:
+def bare(
+    name: str, tmp_path_factory: pytest.TempPathFactory, login: str, release: str = "trixie", **settings: Any
+) -> Iterator[Rig]:
     """Run a bare lab host whose endpoint will be the stand-in engine; `settings` are added to the host's own."""
-    host = machine.start(name)
+    host = machine.get(name)
     try:
-        host.reset(release="trixie", gpus=4, login=login)
+        host.create(machine.Spec(release, 4, login))
         machine.write_known_hosts()
         copy = project(tmp_path_factory.mktemp("project"))
         hosts = {name: {**world.connection(host), **settings}}

@@ -61,6 +61,22 @@ def installed(disk: Disk) -> Disk:
     return disk
 
 
+def test_a_host_with_kernels_of_its_own_boots_the_first_of_its_menu(disk: Disk) -> None:
+    assert kernel.boot_release(disk.root, KVER) == KVER
+    disk.file("boot/grub/grub.cfg", "\tlinux\t/boot/vmlinuz-6.14.0-33-generic root=/dev/vda1 ro\n")
+    assert kernel.boot_release(disk.root, KVER) == "6.14.0-33-generic"
+
+
+def test_programs_that_ask_the_kernel_find_the_modules_of_the_booted_one(disk: Disk) -> None:
+    disk.driver()
+    for _ in range(2):
+        kernel_view.lend_modules(disk.root, KVER, "6.18.44-below")
+    lent = disk.root / "lib/modules/6.18.44-below"
+    assert (lent / "updates/dkms/nvidia.ko").is_file()
+    assert (lent / "modules.dep").read_text() == (disk.tree / "modules.dep").read_text()
+    assert not (lent / "build").is_symlink()
+
+
 def test_a_bare_host_runs_nouveau(disk: Disk) -> None:
     assert list(disk.boot().modules) == ["nouveau"]
 

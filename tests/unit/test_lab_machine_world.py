@@ -106,7 +106,10 @@ def test_status_without_a_lab_shows_that_nothing_runs(tmp_path: Path) -> None:
 
 def test_status_names_a_host_that_is_off(tmp_path: Path) -> None:
     made(tmp_path, "rig2", release="bookworm", login="root")
-    assert "rig2       off   Debian bookworm, 4 GPUs  ssh " in lab(tmp_path, "status").stdout
+    made(tmp_path, "rig3", release="noble", login="ubuntu")
+    said = lab(tmp_path, "status").stdout
+    assert "rig2       off   Debian bookworm, 4 GPUs  ssh " in said
+    assert "rig3       off   Ubuntu noble, 4 GPUs  ssh " in said
 
 
 @pytest.fixture

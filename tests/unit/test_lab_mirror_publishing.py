@@ -1,5 +1,6 @@
 """The lab's repositories are built once for the same inputs, and again when an input changes."""
 
+import lzma
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,10 @@ from rigup.distros.apt_sources import repositories
 from tests.unit.mirror_upstream import Upstream
 from tests.unit.test_lab_mirror_docker import world as world
 
-REPOSITORIES = {"cuda/debian12", "cuda/debian13", "cuda/ubuntu2404", "libnvidia-container", "docker", "kernel"}
+REPOSITORIES = {
+    *("cuda/debian12", "cuda/debian13", "cuda/ubuntu2404"),
+    *("libnvidia-container", "docker", "kernel", "ubuntu"),
+}
 
 
 @pytest.fixture
@@ -67,6 +71,14 @@ def test_another_kernel_rebuilds_its_repository_alone(
     assert build(world, tmp_path, said) == {"kernel"}
     assert (tmp_path / "www/kernel").resolve() != before
     assert before.is_dir(), "another lab may still serve it"
+
+
+def test_debians_updates_rebuild_ubuntus_archive_alone(world: Upstream, tmp_path: Path, said: list[str]) -> None:
+    build(world, tmp_path, said)
+    world.add("/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz", lzma.compress(b"Package: new\n"))
+    assert build(world, tmp_path, said) == {"ubuntu"}
+    index = tmp_path / "www/ubuntu/dists/noble-security/main/binary-amd64/Packages.xz"
+    assert lzma.decompress(index.read_bytes()).endswith(b"\n\nPackage: new\n")
 
 
 def test_a_build_that_fails_leaves_what_was_published(

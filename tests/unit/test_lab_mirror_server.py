@@ -64,6 +64,16 @@ def test_a_package_is_asked_for_once_and_served_for_ever(
     assert behind.asked[POOL] == 1
 
 
+def test_ubuntus_archive_has_debians_packages_and_the_labs_own(front: Any, behind: Upstream, tmp_path: Path) -> None:
+    behind.add("/debian-security/pool/updates/main/f/foo/foo_1.1_all.deb", b"fixed")
+    own = front.www / "ubuntu/pool/lab/linux-image-generic.deb"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"kernel")
+    assert get(front, POOL.replace("/debian/", "/ubuntu/")).content == behind.files[POOL][0]
+    assert get(front, "/ubuntu/pool/updates/main/f/foo/foo_1.1_all.deb").content == b"fixed"
+    assert get(front, "/ubuntu/pool/lab/linux-image-generic.deb").content == b"kernel"
+
+
 def test_many_hosts_asking_at_once_cost_one_request(front: Any, behind: Upstream) -> None:
     behind.goes_on.clear()
     all_ask = threading.Barrier(8, behind.goes_on.set, HANG_S)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rigup import ledger
+from rigup import ledger, paths
 from rigup.facts.ledger import RemainsValue, parse_remains, parse_sums, remains_of
 from rigup.operations import docker, files
 from rigup.operations._apt_get import parse_additions
@@ -52,6 +52,15 @@ def test_the_ledger_gathers_its_lines_and_passes_over_a_torn_one() -> None:
     assert "/etc/docker/daemon.json.rigup-backup" in wanted["paths"]
     assert not any("theirs" in word for words in wanted.values() for word in words if "backup" not in word)
     assert "/etc/systemd/system/*.wants/model-fetch@*.service" in wanted["links"]
+
+
+def test_every_directory_that_a_file_needs_is_recorded(tmp_path: Path) -> None:
+    for name in ("it's deep/$conf.d/first", "it's deep/$conf.d/second"):
+        assert on_this_machine(files.install, dest=f"{tmp_path}/{name}", content="x").changed
+
+    book = ledger.parse(Path(paths.LEDGER).read_text().splitlines())
+
+    assert book.directories == (f"{tmp_path}/it's deep", f"{tmp_path}/it's deep/$conf.d")
 
 
 @pytest.mark.parametrize(

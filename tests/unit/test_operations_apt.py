@@ -46,6 +46,20 @@ def test_any_version_will_do_where_none_is_named() -> None:
     assert not install(host(["ii \tcurl\t8.14.1-2"]), packages={"curl": None}).changed
 
 
+def test_what_is_there_in_any_version_is_not_upgraded_with_what_is_missing() -> None:
+    there = ["ii \tcurl\t8.5.0-2ubuntu10"]
+    after = [*there, "ii \tpython3-venv\t3.12.3-0ubuntu2"]
+    offered = [" python3-venv | 3.12.3-0ubuntu2 | x", " curl | 8.5.0-2ubuntu10.6 | x", " curl | 8.5.0-2ubuntu10 | x"]
+
+    outcome = install(
+        host(there, there, there, after, offered=(offered,)), packages={"curl": None, "python3-venv": None}
+    )
+
+    assert not outcome.failed, outcome.told
+    (transaction,) = transactions(outcome)
+    assert transaction.endswith("--option=APT::Install-Recommends=false python3-venv")
+
+
 def test_all_packages_come_in_one_transaction_at_their_versions() -> None:
     outcome = install(host([], [], [], INSTALLED))
 
@@ -154,6 +168,16 @@ def test_what_sources_have_dropped_has_a_substitute() -> None:
     # A rebuild takes the headers back, and not a kernel that may be running.
     assert outcome.ran('"names": ["linux-headers-6.12.63"]') == 1
     assert outcome.ran("linux-image-6.12.63") == 0
+
+
+def test_metapackages_are_upgraded_together_with_the_substitute() -> None:
+    meta = ["ii \tlinux-headers-amd64\t6.12.57-1"]
+    actor = host(meta, meta, meta, NEWEST, offered=(IMAGE_OFFERED,), units=(NO_UNIT, DONE, DONE))
+
+    outcome = install(actor, packages=HEADERS, or_else={"linux-headers-6.12.41": ["linux-image-amd64"]})
+
+    assert not outcome.failed, outcome.told
+    assert transactions(outcome)[-1].endswith(" linux-headers-amd64 linux-image-amd64")
 
 
 def test_a_substitute_is_not_for_what_is_still_offered() -> None:

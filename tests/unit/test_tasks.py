@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from rigup.config.settings import Settings
 from rigup.errors import InputError
 from rigup.lock.lockfile import CheckpointLock
 from tasks import preflight
+from tasks.base import NOT_RESTARTED
 from tasks.context import Context, Refused
 from tasks.docker import daemon_values
 from tasks.gather import System, distro_of
@@ -37,6 +39,28 @@ def test_daemon_json_gets_only_our_keys_and_a_mirror_only_where_there_is_one() -
     values = daemon_values(Settings(registry_mirror="http://10.0.0.1:5000", docker_log_driver="journald"))
     assert values["registry-mirrors"] == ["http://10.0.0.1:5000"]
     assert values["log-driver"] == "journald"
+
+
+# What needrestart does with its configuration and with a unit (needrestart 3.6, sbin/needrestart).
+NEEDRESTART = r"""
+our %nrconf = (override_rc => { qr(^dbus) => 0, qr(^docker) => 0 });
+eval do { local $/; <STDIN> }; die $@ if $@;
+my %told = %{$nrconf{override_rc}};
+for my $unit (@ARGV) { print "$unit\n" if !grep { $unit =~ /$_/ && !$told{$_} } keys %told }
+"""
+
+
+def test_of_all_units_only_rigups_are_kept_from_automatic_restarts() -> None:
+    ours = [
+        "llm@main.service",
+        "model-fetch@nvidia--Qwen.service",
+        "rigup-gateway@main.service",
+        "rigup-switch.service",
+    ]
+    others = ["containerd.service", "llm-router.service", "my-llm@main.service", "ssh.service", "trigup-x.service"]
+    argv = ["perl", "-e", NEEDRESTART, *ours, *others]
+    restarted = subprocess.run(argv, input=NOT_RESTARTED, capture_output=True, text=True, check=True)
+    assert restarted.stdout.split() == others
 
 
 TODAY = date(2026, 12, 1)
