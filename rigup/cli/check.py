@@ -9,12 +9,13 @@ from typing import Any
 from rigup.catalog.engine_options import releases_of
 from rigup.catalog.lint import Hardware, check_catalog
 from rigup.catalog.loader import Catalog, default_catalog
-from rigup.catalog.memory import Fit, fit
+from rigup.catalog.memory import fit
 from rigup.catalog.recipe import Recipe
 from rigup.cli._catalog import add_recipe, show_problems
 from rigup.cli._output import print_json
 from rigup.cli._parser import Commands, add_json
 from rigup.errors import InputError
+from rigup.fit.memory import Fit
 
 JSON = {
     "recipes": "a list of the named recipes (empty if none is named): recipe, status, releases, findings "

@@ -70,7 +70,7 @@ RECIPE_FINDINGS = (
 
 AUDIT_CHECKS = (
     "base-packages", "base-programs", "base-owners", "base-apt-lock", "base-sysctl", "base-sysctl-kept",
-    "base-updates",
+    "base-updates", "base-restarts",
     "config-plan", "config-environment", "config-patches", "config-image", "config-venv",
     "cuda-packages", "cuda-nvcc",
     "docker-packages", "docker-toolkit", "docker-toolkit-safe", "docker-repositories", "docker-running",
