@@ -11,6 +11,7 @@ PROGRAMS = {
     "drift": "drift",
     "fetch": "fetch.run",
     "hub-worker": "fetch.hub_worker",
+    "may-serve": "fetch.may_serve",
     "smoke": "smoke",
     "switch": "switch.run",
     "verify": "verify",
