@@ -299,3 +299,12 @@ def test_the_file_holds_commands_and_no_answers(tmp_path: Path) -> None:
     assert set(json.loads((tmp_path / "box.json").read_text())["commands"][0]) == {
         "source", "sudo", "shell", "unused", "left_out",
     }  # fmt: skip
+
+
+def test_a_sealed_memory_is_that_of_one_host(tmp_path: Path) -> None:
+    memory = Memory.load(tmp_path / "box.audit.json", key=b"k" * 32)
+    memory.note_use(Command("id"), "id")
+    memory.save()
+    assert Memory.load(tmp_path / "box.audit.json", key=b"k" * 32).expected()
+    (tmp_path / "box.audit.json").rename(tmp_path / "other.audit.json")
+    assert not Memory.load(tmp_path / "other.audit.json", key=b"k" * 32).expected()
