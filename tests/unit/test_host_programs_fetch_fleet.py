@@ -43,8 +43,9 @@ def serving(rig: Rig, port: int, allowed: str = "127.0.0.1") -> Iterator[subproc
     """The daemon of one host."""
     rig.store.mkdir(parents=True, exist_ok=True)
     config = rig.directory / "rsyncd.conf"
-    program = shlex.join(LAUNCH)
-    config.write_text(daemon_config(str(rig.store), port, [allowed], [str(rig.dest)], str(rig.directory), program))
+    text = daemon_config(str(rig.store), port, [allowed], [str(rig.dest)], str(rig.directory), shlex.join(LAUNCH))
+    # As root the daemon would continue as nobody, and permissions would hide what the configuration allows.
+    config.write_text(text.replace("port =", "uid = 0\ngid = 0\nport =", os.geteuid() == 0))
     argv = ["rsync", "--daemon", "--no-detach", f"--config={config}", f"--address={OWN_ADDRESS}"]
     process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
     try:
@@ -489,8 +490,6 @@ def test_nothing_else_can_be_read_or_written(hub: RunningHub, tmp_path: Path) ->
             # With the client's own filter, too.
             copied(*options, "--include=*", "--copy-links", f"{url}/{name}", f"{target}/")
             assert not [each for each in target.rglob("*") if not each.is_dir()], name
-        # As root the daemon continues as nobody, which could not write for want of permission.
-        rig.dest.chmod(0o777)
         for path in writes:
             assert copied(str(path), f"{url}/{place}/{revision}/") != 0
     assert rig.is_as_published()
