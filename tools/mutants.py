@@ -139,8 +139,10 @@ def score(name: str, area: Area, number: int, copy: Path) -> tuple[int, list[Mut
 
 def report(name: str, tried: int, survivors: list[Mutant]) -> None:
     """Print the score, and each survivor with the reason why it cannot matter, if HARMLESS has one."""
-    print(f"\n{name}: {tried - len(survivors)} of {tried} killed ({(tried - len(survivors)) / max(1, tried):.0%})")
     known = {(each["before"], each["after"]): each["why"] for each in yaml.safe_load(HARMLESS.read_text())}
+    killed, matter = tried - len(survivors), tried - sum(mutant.lines() in known for mutant in survivors)
+    score = f"{killed} of {tried} killed, {tried - matter} cannot matter"
+    print(f"\n{name}: {score}; {killed / max(1, matter):.0%} of those that can")
     for mutant in survivors:
         print(f"  {mutant.operator.removeprefix('core/')} in {mutant.module}")
         print("\n".join(mutant.diff().splitlines()[3:]))

@@ -255,6 +255,14 @@ def test_a_host_that_runs_nothing_of_ours_is_not_rebooted(
     assert all("until the next reboot" in note for note in kept.notes)
 
 
+def test_what_a_deploy_has_written_or_installed_may_be_in_effect_until_a_reboot() -> None:
+    arguments = {"kernel_args": [], "allowed": False, "timeout": 10, "kept": Kept()}
+    books = {"packages": replace(BOOK, files={}), "files": replace(BOOK, packages=()), "both": BOOK}
+    for name, book in {**books, "neither": replace(BOOK, packages=(), files={})}.items():
+        outcome = Actor().answers("uname -r", ["6.1.0-9-amd64", "ro"]).does(units.rebooted, ledger=book, **arguments)
+        assert outcome.foreseen == (name != "neither"), name
+
+
 # Elsewhere
 
 
