@@ -20,7 +20,7 @@ import pytest
 from lab.hub import faults
 from lab.hub.repository import Repository
 from rigup.render.systemd import fetch_unit_text
-from rigup_host.fetch import report
+from rigup_host.fetch import hubs, peers, report, run, store
 from rigup_host.fetch.request import token_for
 from rigup_host.fetch.store import File, Store
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, killed_at_random
@@ -569,3 +569,12 @@ def test_a_file_is_on_the_disk_before_it_has_its_verified_name(tmp_path: Path, m
 
     assert store.accept(file)
     assert (named.stat().st_ino, False) in synced
+
+
+def test_a_download_has_these_limits() -> None:
+    """What a hostile hub or peer can cost, and how long an honest one that is slow is waited for."""
+    assert (run.GIVE_UP_AFTER_S, run.PAUSE_S, run.WRONG_DOWNLOADS, run.BROKEN_COPIES) == (21_600, 5, 3, 3)
+    assert (run.WORKERS, run.COPIES, run.CHECKS, run.LISTEN_S) == (8, 4, 2, 2)
+    assert (peers.PATIENCE_S, peers.DEAF_S, peers.REST_S) == (2, 30, 5)
+    assert (peers.SLOWEST, peers.MEMORY_BYTES) == (500_000, 536_870_912)
+    assert (hubs.LONGEST_PAUSE, store.RESERVE_BYTES) == (60, 2_147_483_648)
