@@ -68,8 +68,9 @@ mutants: $(VENV)/.ready ## Which of N small changes in what deletes, switches, c
 audit: $(VENV)/.ready ## Check the hosts of the inventory against their plan
 	$(BIN)/pytest tests/audit
 
-bench: apt-packages $(VENV)/.ready ## Measure deploy and audit beside stock pyinfra, Ansible and testinfra
+bench: apt-packages $(VENV)/.ready ## Measure deploy and audit beside stock pyinfra, Ansible and testinfra; the gateway in a flood
 	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench.gateway
 
 bench-store: apt-packages $(VENV)/.ready ## Measure downloads beside hf and curl, a fleet with peers, a cold deploy
 	@$(BIN)/python -m bench.store

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import resource
+import shlex
 import shutil
 import signal
 import socket
@@ -27,6 +28,7 @@ from bench.timing import ROOT, BenchError
 from lab.hub.repository import Repository
 from rigup.plan.peers import Peer
 from rigup.render.peers import daemon_config
+from rigup.resources import FILES
 
 REPO = "bench/model"
 VENV = Path(sys.executable).parents[1]
@@ -236,7 +238,16 @@ def daemon(store: Path, port: int, revision: str) -> Iterator[None]:
     config = store / "rsyncd.conf"
     # As on a host with as many peers as this address stands for.
     allowed = ["127.0.0.1"] * 8
-    config.write_text(daemon_config(str(models), port, allowed, [f"{models}/{REPO}/{revision}"], str(store)))
+    config.write_text(
+        daemon_config(
+            str(models),
+            port,
+            allowed,
+            [f"{models}/{REPO}/{revision}"],
+            str(store),
+            shlex.join((sys.executable, "-IB", str(FILES / "rigup-host"))),
+        )
+    )
     argv = ["rsync", "--daemon", "--no-detach", f"--config={config}", "--address=127.0.0.1"]
     process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
     try:

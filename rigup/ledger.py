@@ -26,6 +26,7 @@ OWN_DIRECTORIES = (
     paths.FETCH_HOME,
     paths.RUNTIME,
     paths.FETCH_RUNTIME,
+    paths.ENGINES_RUNTIME,
     paths.STATE,
 )
 """Directories that belong to rigup, with everything in them."""

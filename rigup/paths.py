@@ -16,6 +16,7 @@ UV_CACHE = "/var/cache/rigup-uv"
 FETCH_HOME = "/var/lib/rigup-fetch"
 FETCH_RUNTIME = "/run/rigup-fetch"
 PEERS_RUNTIME = "/run/rigup-peers"
+ENGINES_RUNTIME = "/run/rigup-engines"
 
 # Configuration
 
@@ -125,6 +126,11 @@ KEY_MOUNT = "/run/rigup"
 def key_file(endpoint: str) -> str:
     """Return the file with the API key of an endpoint."""
     return f"{ENDPOINTS}/{endpoint}/key"
+
+
+def engine_listener(endpoint: str) -> str:
+    """Return the file in which the readiness check records the engine's sockets; its unit's end removes it."""
+    return f"{ENGINES_RUNTIME}/{endpoint}/listener"
 
 
 def endpoint_unit(endpoint: str) -> str:

@@ -14,6 +14,7 @@ PROGRAMS = {
     "hardware": "hardware",
     "hub-worker": "fetch.hub_worker",
     "load": "load",
+    "may-serve": "fetch.may_serve",
     "smoke": "smoke",
     "switch": "switch.run",
     "verify": "verify",

@@ -15,10 +15,12 @@ def write(path: Path, text: str, *, mode: int = 0o644, durable: bool = False) ->
     With `durable`, file and name are on the disk when this returns and survive a power cut.
     """
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    # Always the same name: what a killed process leaves is overwritten by the next one.
+    # Always the same name: what a killed process leaves is replaced by the next one. A link that somebody else has put
+    # there is not followed.
     temporary = path.with_name(f".{path.name}.new")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
-        # The umask may have removed bits, and an old file may have others.
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        # The umask may have removed bits.
         os.fchmod(file.fileno(), mode)
         file.write(text)
         file.flush()

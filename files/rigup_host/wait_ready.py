@@ -5,6 +5,9 @@ sometimes most of an hour: every 30 s a line says how long it has been waiting, 
 early: the container ends; the log has a line after which no start succeeds; the start stalls, with no new line, no
 change of GPU memory and nothing read from disk.
 
+What answers must be a process of the endpoint's own unit or container. Its socket is recorded for the gateway, which
+lets no other one have requests.
+
 Exit status: 0 it is ready, 1 it has ended, has stalled or serves another model, 3 it timed out.
 """
 
@@ -17,6 +20,8 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from rigup_host import files, http, listener
@@ -55,12 +60,14 @@ def main(argv: list[str]) -> int:
         waited = time.monotonic() - began
         try:
             container.check(waited)
+            sockets = listener.listening(options.url)
             ready(options.url, options.health, options.model)
-            if container.pid and not listener.is_of(options.url, container.pid):
-                raise NotYet(f"another user's process answers at {options.url}: `ss -tlnp` shows it")
+            container.check_listener(options.url, sockets)
+            if options.listener:
+                files.write(options.listener, "".join(f"{uid} {inode}\n" for inode, uid in sockets.items()))
             print(f"ready after {waited:.0f} s: {options.model} at {options.url}", flush=True)
             return 0
-        except Gone as error:
+        except (Gone, listener.NoGroup) as error:
             print(f"not ready after {waited:.0f} s: {error}", file=sys.stderr, flush=True)
             return 1
         except NotYet as error:
@@ -92,6 +99,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, required=True, help="seconds to wait")
     parser.add_argument("--stall", type=float, default=900, help="seconds without progress after which to fail")
     parser.add_argument("--gpus", default="all", help="its GPUs by number or UUID, separated by commas; or `all`")
+    parser.add_argument("--listener", type=Path, help="file to record the engine's socket in, as `USER INODE`")
     parser.add_argument("--fatal", type=Path, help="JSON file with log lines after which no start succeeds")
     return parser.parse_args(argv)
 
@@ -107,14 +115,30 @@ class Container:
         self.client = client
         self.seen = False
         self.pid = 0
+        self.group = ""
 
     def check(self, waited: float) -> None:
-        """Raise Gone if the client or the container has ended, or no container has appeared."""
+        """Raise Gone if the client or the container has ended, or no container has appeared.
+
+        Raise NoGroup if its processes cannot be told from those of others.
+        """
         if self.client and not runs(self.client):
             raise Gone("its main process has ended; its last log lines say why")
-        if not self.name:
+        if self.name:
+            self._inspect(waited)
+        else:
             self.pid = self.client
-            return
+        # Not as late as when it answers: that takes minutes.
+        with suppress(OSError):
+            self.group = listener.group_of(self.pid) if self.pid else ""
+
+    def check_listener(self, url: str, sockets: Mapping[int, int]) -> None:
+        """Raise NotYet unless these sockets, and no others, listen at `url`, and are this container's."""
+        own = bool(self.group and sockets) and listener.are_held_in(self.group, sockets)
+        if not own or listener.listening(url) != sockets:
+            raise NotYet(f"what answers at {url} is not a process of this endpoint: `ss -tlnp` shows it")
+
+    def _inspect(self, waited: float) -> None:
         command = ["docker", "container", "inspect", "--format", "{{.State.Status}} {{.State.Pid}}", self.name]
         answer = subprocess.run(command, capture_output=True, text=True)
         status, _, pid = answer.stdout.strip().partition(" ")

@@ -13,9 +13,8 @@ import json
 from collections.abc import Iterable
 from ipaddress import ip_address
 
-from rigup.paths import GATEWAYS
+from rigup.paths import GATEWAYS, engine_listener
 from rigup.plan.model import EndpointPlan
-from rigup.render.systemd import USER
 from rigup.templates import filled
 
 DRAIN = r"s/^    server engine [^ ]*$/& disabled/"
@@ -45,11 +44,6 @@ def kernel_form(address: str, port: int) -> str:
     packed = ip_address(address).packed
     words = [packed[start : start + 4][::-1].hex().upper() for start in range(0, len(packed), 4)]
     return f"{''.join(words)}:{port:04X}"
-
-
-def listener_of(endpoint: EndpointPlan) -> str:
-    """Return the user as which the engine of an endpoint listens; containers run as root."""
-    return USER if endpoint.venv else "root"
 
 
 def config_path(endpoint: EndpointPlan) -> str:
@@ -85,7 +79,7 @@ def config_text(endpoint: EndpointPlan) -> str:
         refusal=json.dumps(REFUSAL),
         absent=json.dumps(ABSENT),
         place=kernel_form(endpoint.address, endpoint.port),
-        user=listener_of(endpoint),
+        record=engine_listener(endpoint.name),
     )
 
 

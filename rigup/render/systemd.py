@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from rigup.errors import RigupError
-from rigup.paths import DOCKER, FATAL_LINES, HOST_PROGRAM
+from rigup.paths import DOCKER, FATAL_LINES, HOST_PROGRAM, engine_listener
 from rigup.plan.model import EndpointPlan, Mount
 from rigup.render.docker import docker_argv
 from rigup.render.peers import connections_for
@@ -45,6 +45,7 @@ def wait_argv(endpoint: EndpointPlan) -> list[str]:
         f"--timeout={endpoint.ready_timeout}",
         f"--stall={endpoint.stall_timeout}",
         f"--gpus={'all' if endpoint.gpus == 'all' else ','.join(map(str, endpoint.gpus))}",
+        f"--listener={engine_listener(endpoint.name)}",
         f"--fatal={FATAL_LINES}",
     ]
 

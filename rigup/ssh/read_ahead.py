@@ -11,7 +11,7 @@ import paramiko
 
 from rigup.ssh import batch
 from rigup.ssh.batch import Batch, Command, Result
-from rigup.ssh.memory import Memory, memory_file
+from rigup.ssh.memory import Memory, memory_file, sealing_key
 
 
 class ReadAhead:
@@ -22,7 +22,8 @@ class ReadAhead:
     """
 
     def __init__(self, host: str, kind: str = "", decode: Callable[[Any], str] = str) -> None:
-        self._memory = Memory.load(memory_file(host, kind), decode)
+        # What audits remember are commands; deploys remember names.
+        self._memory = Memory.load(memory_file(host, kind), decode, sealing_key() if kind else b"")
         self._is_on = os.environ.get("RIGUP_PREFETCH") != "off"
         self._pending: Callable[[], Batch] | None = None
         self._abandoned: list[Callable[[], Batch]] = []

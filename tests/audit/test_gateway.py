@@ -115,8 +115,7 @@ def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
     packed = ipaddress.ip_address(endpoint.address).packed
     words = [packed[at : at + 4][::-1].hex().upper() for at in range(0, len(packed), 4)]
     place = f"{''.join(words)}:{endpoint.port:04X}"
-    # Containers run as root.
-    engine = "rigup-serve" if endpoint.venv else "root"
+    record = f"/run/rigup-engines/{endpoint.name}/listener"
     return {
         "global": [""],
         "lua-load": [GATEWAY_LUA],
@@ -148,7 +147,7 @@ def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
             "del-header authorization",
             "del-header x-api-key",
             "set-timeout server 10s unless { var(txn.known) -m bool }",
-            f"return status 503 unless {{ lua.listener({place}) -m str {engine} }}",
+            f"return status 503 unless {{ lua.engine_listens({place},{record}) -m str yes }}",
         ],
     }
 

@@ -17,6 +17,7 @@ from rigup.paths import (
     FETCH_STORE_DROP_IN,
     FETCH_UNIT,
     FETCH_VENV,
+    HOST_PROGRAM,
     HUB_TOKEN,
     PEERS_DROP_IN,
     PEERS_RUNTIME,
@@ -185,12 +186,14 @@ def test_model_download_ended(rig: Subject) -> None:
     expect_none("no download", busy)
 
 
-def shared(checkpoint: CheckpointPlan) -> list[str]:
-    """Return what peers may read of a checkpoint, by patterns below the store: its files and its report."""
-    owner, name, revision = checkpoint.path.split("/")[-3:]
-    place = f"/{owner}/{name}"
-    files = [f"{place}/{revision}/***", f"{place}/.{revision}.incoming/***", f"{place}/{revision}.shared.json"]
-    return [f"/{owner}/", f"{place}/", *files]
+def shared(rig: Subject, *forms: str) -> str:
+    """Return what peers may read beside each checkpoint, by patterns below the store: names of these forms."""
+    rules = set()
+    for checkpoint in rig.plan.checkpoints:
+        owner, name, revision = checkpoint.path.split("/")[-3:]
+        place = f"/{owner}/{name}"
+        rules |= {f"/{owner}/", f"{place}/", *(f"{place}/{form.format(revision)}" for form in forms)}
+    return " ".join(sorted(rules))
 
 
 @check("major", "peers", "peer_port", "peer_address")
@@ -212,9 +215,13 @@ def test_model_peers(rig: Subject) -> None:
         "timeout": "60",
         "max connections": str(connections),
         "lock file": f"{PEERS_RUNTIME}/lock",
+        "reports path": rig.settings.model_store,
+        "reports include": shared(rig, "{}.shared.json"),
+        "reports exclude": "*",
         "models path": rig.settings.model_store,
+        "models pre-xfer exec": f"{HOST_PROGRAM} may-serve",
         "models filter": "- .arriving",
-        "models include": " ".join(sorted({rule for each in rig.plan.checkpoints for rule in shared(each)})),
+        "models include": shared(rig, "{}/***", ".{}.incoming/***"),
         "models exclude": "*",
     }
     expect(expected, rsyncd(rig.text(RSYNCD_CONFIG) or ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 
 from rigup.audit.check import YOU, check
@@ -33,6 +34,7 @@ from rigup.paths import (
     SWITCH_UNIT,
     fetch_unit,
 )
+from rigup.plan.model import EndpointPlan
 from rigup.resources import FILES
 
 # The user that runs engines without a container.
@@ -52,6 +54,36 @@ def command(shown: str) -> str:
     """Return the words of a unit's only command from `systemctl show`: without quotes, dollars doubled."""
     words = re.findall(r"argv\[\]=(.*?) ; ignore_errors=", shown, re.DOTALL)
     return words[0].replace("$$", "$") if len(words) == 1 else f"{len(words)} commands"
+
+
+def record(endpoint: EndpointPlan) -> dict[str, object]:
+    """Return what a switch must know about an endpoint, including the command of its verification, run as root."""
+    return {
+        "name": endpoint.name,
+        "generation": endpoint.digest[:12],
+        "recipe": endpoint.recipe,
+        "gpus": endpoint.gpus if isinstance(endpoint.gpus, str) else list(endpoint.gpus),
+        "address": endpoint.address,
+        "port": endpoint.port,
+        "ready_path": endpoint.ready_path,
+        # A minute more than the readiness check takes.
+        "start_seconds": endpoint.ready_timeout + 60,
+        "verify": [
+            "/usr/local/lib/rigup/client/bin/python",
+            "-IB",
+            "/usr/local/lib/rigup/host/current/rigup-host",
+            "smoke",
+            f"--url={endpoint.url}",
+            f"--health={endpoint.ready_path}",
+            f"--model={endpoint.served_name}",
+            "--timeout=600",
+            "--within=1800",
+            f"--expect={endpoint.smoke.model_dump_json()}",
+            f"--out=/run/rigup/verify-endpoint-{endpoint.name}.json",
+            f"--unit=llm@{endpoint.name}.service",
+            f"--digest={endpoint.digest}",
+        ],
+    }
 
 
 def seconds(shown: str) -> int:
@@ -83,12 +115,19 @@ def test_serve_unit(rig: Subject) -> None:
         # Only a complete copy shows that nothing was added; each generation keeps its own, named in the plan.
         expect_file(rig, path, rig.text(f"{endpoint.directory}/llm.service") or "")
         expect_owner(rig, f"{endpoint.directory}/llm.service")
-        expect_owner(rig, f"{endpoint.directory}/endpoint.json")
         read = rig.unit(endpoint.unit)
         expect(
             {"needs daemon-reload": "no", "unit that was read": path},
             {"needs daemon-reload": read["NeedDaemonReload"], "unit that was read": read["FragmentPath"]},
         )
+
+
+@check("critical", "endpoints", "recipe", repair=("config",))
+def test_serve_record(rig: Subject) -> None:
+    """What a switch reads about each generation must be the plan's: it has the command of the verification."""
+    for endpoint in rig.plan.endpoints:
+        text = json.dumps(record(endpoint), sort_keys=True) + "\n"
+        expect_file(rig, f"{endpoint.directory}/endpoint.json", text)
 
 
 @check("major", repair=(YOU,))

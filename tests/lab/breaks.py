@@ -178,6 +178,7 @@ LIST = (
     Break(
         "serve-settings", f"sed -i 's/^Restart=.*/Restart=no/' {UNIT} && systemctl daemon-reload", also=("serve-unit",)
     ),
+    Break("serve-record", 'sed -i \'s/"smoke"/"verify"/\' /etc/rigup/endpoints/main/*/endpoint.json'),
     Break("docker-cdi", "rm /var/run/cdi/nvidia.yaml"),
     Break(
         "docker-toolkit",

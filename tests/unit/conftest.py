@@ -25,9 +25,9 @@ settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)
-def own_environment() -> Iterator[None]:
-    """The environment of one test: a command changes it for what it starts."""
-    with patch.dict(os.environ):
+def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The environment of one test: a command changes it for what it starts. No test uses the user's secrets."""
+    with patch.dict(os.environ, XDG_STATE_HOME=str(tmp_path_factory.getbasetemp() / "state")):
         yield
 
 

@@ -583,7 +583,7 @@ def test_a_stamp_of_the_downloader_holds_until_a_file_is_written_to(tmp_path: Pa
     (store / "config.json").write_text("{}")
     (store / "weights").write_bytes(b"x" * 100)
     write_stamp = "import sys; from pathlib import Path; from rigup_host.fetch.store import Store"
-    write_stamp += f"; Store('o/n', '{'a' * 40}', Path(sys.argv[1]), {{}}).stamp()"
+    write_stamp += f"; Store('o/n', '{'a' * 40}', Path(sys.argv[1]), {{}}).stamp(Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", write_stamp, str(store)], env={"PYTHONPATH": str(FILES)}, check=True)
 
     assert read(ModelStamp, os.environ["PATH"], path=str(store)).complete

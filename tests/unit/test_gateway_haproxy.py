@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import pwd
+import re
 import resource
 import shutil
 import socket
@@ -20,7 +20,7 @@ from typing import ClassVar
 import h11
 import pytest
 
-from rigup.paths import GATEWAY_LUA
+from rigup.paths import GATEWAY_LUA, engine_listener
 from rigup.render.gateway import config_text, kernel_form
 from rigup.resources import FILES
 from rigup_host import listener
@@ -52,6 +52,12 @@ class Engine(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+class Server(ThreadingHTTPServer):
+    """Lets another socket of its user listen beside it."""
+
+    allow_reuse_port = True
 
 
 class Recorder(BaseRequestHandler):
@@ -86,27 +92,31 @@ class Recorder(BaseRequestHandler):
 def recorded(tmp_path: Path) -> Iterator[int]:
     """The port of a gateway in front of a Recorder."""
     Recorder.received.clear()
-    with gateway_to(tmp_path, pwd.getpwuid(os.geteuid()).pw_name, Recorder) as port:
+    with gateway_to(tmp_path, engines=Recorder) as port:
         yield port
 
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[int]:
     """The port of a gateway on OWN_ADDRESS that allows all of loopback, in front of an engine of this user."""
-    with gateway_to(tmp_path, pwd.getpwuid(os.geteuid()).pw_name) as port:
+    with gateway_to(tmp_path) as port:
         yield port
 
 
 @contextmanager
-def gateway_to(tmp_path: Path, user: str, engines: type[BaseRequestHandler] = Engine) -> Iterator[int]:
-    """Run a gateway that expects the engine to run as `user`."""
+def gateway_to(
+    tmp_path: Path, recorded: str = "{uid} {inode}\n", engines: type[BaseRequestHandler] = Engine
+) -> Iterator[int]:
+    """Run a gateway to an engine whose socket the readiness check has recorded like this."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    engine = ThreadingHTTPServer((OWN_ADDRESS, 0), engines)
+    engine = Server((OWN_ADDRESS, 0), engines)
     threading.Thread(target=engine.serve_forever, args=(0.01,), daemon=True).start()
     endpoint = plan(endpoints={"main": PUBLIC}).endpoint("main")
     key, config, port = tmp_path / "key", tmp_path / "gateway.cfg", free_port()
     key.write_text(f"{KEY}\n")
+    [(inode, uid)] = listener.listening(f"http://{OWN_ADDRESS}:{engine.server_port}").items()
+    (tmp_path / "listener").write_text(recorded.format(uid=uid, inode=inode))
     text = config_text(endpoint)
     for ours, here in {
         "192.0.2.20:8000": f"{OWN_ADDRESS}:{port}",
@@ -115,7 +125,7 @@ def gateway_to(tmp_path: Path, user: str, engines: type[BaseRequestHandler] = En
         endpoint.key_file: str(key),
         GATEWAY_LUA: str(FILES / "gateway.lua"),
         kernel_form("127.0.0.1", 8000): kernel_form(OWN_ADDRESS, engine.server_port),
-        "-m str root": f"-m str {user}",
+        engine_listener("main"): str(tmp_path / "listener"),
         "    user haproxy\n    group haproxy\n": "",
     }.items():
         assert ours in text
@@ -196,11 +206,37 @@ def test_http_2_is_not_spoken(gateway: int) -> None:
     assert b" 400 " in answer(gateway, "PRI * HTTP/2.0\r\n\r\nSM\r\n").splitlines()[0]
 
 
-def test_who_listens_in_place_of_the_engine_gets_no_request(tmp_path: Path) -> None:
-    """The listener runs as this user, and the engine would run as another one."""
+@pytest.mark.parametrize(
+    "recorded",
+    ["", "{uid} 1{inode}\n", "1{uid} {inode}\n", "{uid} 1{inode}\n1{uid} {inode}\n", "{inode}\n"],
+    ids=["nothing", "another socket", "another user", "both of others", "no user"],
+)
+def test_who_listens_in_place_of_the_engine_gets_no_request(tmp_path: Path, recorded: str) -> None:
     Engine.served = 0
-    with gateway_to(tmp_path, "games") as port:
+    with gateway_to(tmp_path, recorded) as port:
         assert (status(port, KEYED), Engine.served) == ("503", 0)
+
+
+def test_who_listens_after_the_engines_end_gets_no_request(tmp_path: Path) -> None:
+    """It listens at the same address, as the same user."""
+    Engine.served = 0
+    with gateway_to(tmp_path) as port:
+        assert (status(port, KEYED), Engine.served) == ("200", 1)
+        # With the engine's unit systemd removes the record.
+        (tmp_path / "listener").unlink()
+        assert (status(port, KEYED), Engine.served) == ("503", 1)
+
+
+def test_a_second_socket_at_the_engines_place_gets_no_request(tmp_path: Path) -> None:
+    """The kernel would give it half of the connections."""
+    with gateway_to(tmp_path) as port, socket.socket() as second:
+        second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        found = re.search(r"server engine (\S+):(\d+)", (tmp_path / "gateway.cfg").read_text())
+        assert found
+        second.bind((found[1], int(found[2])))
+        assert status(port, KEYED) == "200"
+        second.listen()
+        assert status(port, KEYED) == "503"
 
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "GETS", "SSTP_DUPLEX")
@@ -275,24 +311,14 @@ def test_no_second_request_hides_in_another_one(recorded: int) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_the_wait_for_an_engine_knows_who_listens(address: str) -> None:
+def test_the_wait_for_an_engine_sees_the_sockets_that_the_gateway_sees(address: str) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as held:
         held.bind((address, 0))
         port = held.getsockname()[1]
         url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
-        assert not listener.is_of(url, os.getpid())
+        assert listener.listening(url) == {}
         held.listen()
-        assert listener.is_of(url, os.getpid())
-        # No process has this number.
-        assert not listener.is_of(url, 1 << 23)
+        assert listener.listening(url) == {os.fstat(held.fileno()).st_ino: os.geteuid()}
         table = Path("/proc/net/tcp6" if ":" in address else "/proc/net/tcp").read_text()
         assert f" {kernel_form(address, port)} " in table
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs a process of another user")
-def test_somebody_elses_listener_is_not_the_engines() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as held, subprocess.Popen(["sleep", "60"], user=65534) as other:
-        url = f"http://127.0.0.1:{held.getsockname()[1]}"
-        assert (listener.is_of(url, os.getpid()), listener.is_of(url, other.pid)) == (True, False)
-        other.kill()

@@ -20,7 +20,7 @@ import pytest
 from lab.hub import faults
 from lab.hub.repository import Repository
 from rigup.render.systemd import fetch_unit_text
-from rigup_host.fetch import report
+from rigup_host.fetch import hubs, peers, report, run, store
 from rigup_host.fetch.request import token_for
 from rigup_host.fetch.store import File, Store
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, TOKEN, Rig, RunningHub, hub_of, killed_at_random
@@ -352,14 +352,16 @@ def small_disk(rig: Rig, size: str) -> Iterator[None]:
         subprocess.run(["umount", str(rig.store)], check=True)
 
 
-def filled_meanwhile(rig: Rig, size: int) -> str:
+def filled_meanwhile(rig: Rig, size: int, *, more_arrives: bool = True) -> str:
     """What a download says that is under way when others write so many bytes to its disk."""
     rig.hub.tap.close_after(700_000)
     with rig.fetching() as process:
         until(lambda: rig.arrived() > 1_000_000, lambda: process.poll() is None)
         (rig.store / "other").write_bytes(bytes(size))
-        rig.hub.tap.open()
+        if more_arrives:
+            rig.hub.tap.open()
         said = process.communicate(timeout=HANG_S)[0]
+        rig.hub.tap.open()
     assert process.returncode == 2, said
     assert "the disk is full: free some space or choose another model_store" in said
     assert rig.holds_nothing_false()
@@ -380,7 +382,8 @@ def test_a_full_disk_is_told_and_the_download_goes_on_once_there_is_room(rig: Ri
 def test_a_disk_that_the_system_needs_as_well_is_never_filled(rig: Rig) -> None:
     with small_disk(rig, "2100m"):
         rig.options = ("--system", str(rig.store))
-        said = filled_meanwhile(rig, 50 << 20)
+        # The rest would fit, and could arrive before the download has looked.
+        said = filled_meanwhile(rig, 60 << 20, more_arrives=False)
 
         assert f"and the system needs {2 << 30}" in said
 
@@ -566,3 +569,12 @@ def test_a_file_is_on_the_disk_before_it_has_its_verified_name(tmp_path: Path, m
 
     assert store.accept(file)
     assert (named.stat().st_ino, False) in synced
+
+
+def test_a_download_has_these_limits() -> None:
+    """What a hostile hub or peer can cost, and how long an honest one that is slow is waited for."""
+    assert (run.GIVE_UP_AFTER_S, run.PAUSE_S, run.WRONG_DOWNLOADS, run.BROKEN_COPIES) == (21_600, 5, 3, 3)
+    assert (run.WORKERS, run.COPIES, run.CHECKS, run.LISTEN_S) == (8, 4, 2, 2)
+    assert (peers.PATIENCE_S, peers.DEAF_S, peers.REST_S) == (2, 30, 5)
+    assert (peers.SLOWEST, peers.MEMORY_BYTES) == (500_000, 536_870_912)
+    assert (hubs.LONGEST_PAUSE, store.RESERVE_BYTES) == (60, 2_147_483_648)

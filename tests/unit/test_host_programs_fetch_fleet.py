@@ -6,13 +6,15 @@ The hosts are directories on this machine, each with a real rsync daemon on an a
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -23,6 +25,8 @@ import pytest
 from rigup.plan.peers import Peer
 from rigup.render.peers import daemon_config
 from rigup_host.fetch.peers import Report
+from rigup_host.fetch.store import Store
+from tests.unit.host_world import LAUNCH, run_program
 from tests.unit.own_address import OWN_ADDRESS, free_port, is_open
 from tests.unit.store_world import REPO, SHARD_BYTES, SHARDS, STALL_S, Rig, RunningHub, ended, hub_of, listing
 from tests.unit.waiting import HANG_S, until
@@ -39,7 +43,9 @@ def serving(rig: Rig, port: int, allowed: str = "127.0.0.1") -> Iterator[subproc
     """The daemon of one host."""
     rig.store.mkdir(parents=True, exist_ok=True)
     config = rig.directory / "rsyncd.conf"
-    config.write_text(daemon_config(str(rig.store), port, [allowed], [str(rig.dest)], str(rig.directory)))
+    text = daemon_config(str(rig.store), port, [allowed], [str(rig.dest)], str(rig.directory), shlex.join(LAUNCH))
+    # As root the daemon would continue as nobody, and permissions would hide what the configuration allows.
+    config.write_text(text.replace("port =", "uid = 0\ngid = 0\nport =", os.geteuid() == 0))
     argv = ["rsync", "--daemon", "--no-detach", f"--config={config}", f"--address={OWN_ADDRESS}"]
     process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
     try:
@@ -97,9 +103,12 @@ def test_hosts_that_begin_together_bring_each_file_from_the_hub_once(hub: Runnin
 def test_a_corrupt_file_of_a_peer_is_noticed_and_comes_from_the_hub(hub: RunningHub, tmp_path: Path) -> None:
     with fleet(hub, tmp_path, 2) as (first, second):
         assert first.fetch().returncode == 0
+        written = (first.dest / FIRST).stat()
         with (first.dest / FIRST).open("r+b") as file:
             file.seek(5000)
             file.write(b"?!")
+        # The disk has lost it: nobody has written to it.
+        os.utime(first.dest / FIRST, ns=(written.st_atime_ns, written.st_mtime_ns))
         hub.forget()
         result = second.fetch()
 
@@ -280,31 +289,148 @@ def test_a_host_that_can_fetch_nothing_now_keeps_no_other_one_waiting(hub: Runni
             until(lambda: wants() == [] and rig.told().get("step") == "waiting before the next try")
 
 
+@contextmanager
+def served(rig: Rig, target: Path) -> Iterator[Callable[..., list[str]]]:
+    """Run a host's daemon; yield a function that asks it as any client can, and returns the files that came."""
+    port = free_port()
+
+    def copied(*paths: str, options: Sequence[str] = (), module: str = "models") -> list[str]:
+        shutil.rmtree(target, ignore_errors=True)
+        urls = [f"rsync://{OWN_ADDRESS}:{port}/{module}/{path}" for path in paths]
+        argv = ["rsync", "--timeout=30", *options, *urls, f"{target}/"]
+        subprocess.run(argv, stderr=subprocess.DEVNULL, timeout=HANG_S)
+        return sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
+
+    with serving(rig, port):
+        yield copied
+
+
 def test_peers_get_only_what_the_downloader_has_written(hub: RunningHub, tmp_path: Path) -> None:
     rig = Rig(tmp_path / "rig1", hub)
     assert rig.fetch().returncode == 0
     own = rig.dest.parent
     private = [own / "tuned" / FIRST, own / ("f" * 40) / FIRST, rig.store / "org" / "mine" / FIRST, own / "notes.txt"]
-    arriving = own / f".{rig.dest.name}.incoming" / ".arriving" / FIRST
-    for path in (*private, arriving, arriving.parents[1] / FIRST):
+    for path in private:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("content")
-    port = free_port()
-    target = tmp_path / "copied"
+    place = f"{REPO}/{rig.dest.name}"
+    with served(rig, tmp_path / "copied") as copied:
+        assert copied(f"{place}/{FIRST}") == [FIRST]
+        assert copied(f"{place}/sub/tokenizer.json") == ["tokenizer.json"]
+        assert copied(f"{place}/", options=["--recursive"]) == sorted(hub.repository.entries)
+        assert copied(f"{place}.shared.json", module="reports") == [rig.shared.name]
+        for path in (*private, rig.stamp):
+            name = path.relative_to(rig.store).as_posix()
+            assert not copied(name) and not copied(name, module="reports")
+        assert not copied(f"{place}/{FIRST}", module="reports")
+        for above in ("", "org/", f"{REPO}/"):
+            assert not copied(above, options=["--recursive"])
+            assert copied(above, options=["--recursive"], module="reports") in (
+                [],
+                [f"{REPO}/{rig.shared.name}"[len(above) :]],
+            )
 
-    def gets(path: Path, *options: str) -> bool:
-        shutil.rmtree(target, ignore_errors=True)
-        url = f"rsync://{OWN_ADDRESS}:{port}/models/{path.relative_to(rig.store)}"
-        subprocess.run(["rsync", *options, url, f"{target}/"], stderr=subprocess.DEVNULL)
-        return any(path.is_file() for path in target.rglob("*"))
 
-    with serving(rig, port):
-        assert all(gets(path) for path in (rig.dest / FIRST, rig.dest / "sub/tokenizer.json", rig.shared))
-        assert gets(arriving.parents[1] / FIRST)
-        assert not any(gets(path) for path in (*private, rig.stamp, arriving))
-        assert gets(rig.store, "--recursive")
-        seen = {path.relative_to(target) for path in target.rglob("*") if path.is_file()}
-    assert not {path.relative_to(rig.store) for path in (*private, rig.stamp, arriving)} & seen
+def by_hand(rig: Rig) -> None:
+    """The checkpoint as somebody has put it there, complete and as published."""
+    rig.stamp.unlink()
+
+
+def restamped(rig: Rig, **changes: object) -> None:
+    rig.stamp.write_text(json.dumps({**json.loads(rig.stamp.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        by_hand,
+        lambda rig: restamped(rig, revision="f" * 40),
+        lambda rig: restamped(rig, repo="org/other"),
+        lambda rig: restamped(rig, machine="f" * 32),
+        lambda rig: rig.stamp.write_text("{"),
+        lambda rig: rig.stamp.rename(rig.stamp.with_name(f"{'f' * 40}.verified.json")),
+        lambda rig: (rig.dest / "notes.txt").write_text("mine"),
+        lambda rig: (rig.dest / FIRST).write_bytes(b"x" * SHARD_BYTES),
+        lambda rig: (rig.dest / "link").symlink_to("/etc/passwd"),
+    ],
+    ids=["no stamp", "commit", "repository", "machine", "no JSON", "name", "added", "written to", "link"],
+)
+def test_what_this_machine_has_not_verified_is_not_served(
+    hub: RunningHub, tmp_path: Path, change: Callable[[Rig], object]
+) -> None:
+    rig = Rig(tmp_path / "rig1", hub)
+    assert rig.fetch().returncode == 0
+    place = f"{REPO}/{rig.dest.name}"
+    with served(rig, tmp_path / "copied") as copied:
+        # Each connection is judged by what is there then.
+        assert copied(f"{place}/config.json") == ["config.json"]
+        change(rig)
+        assert not copied(f"{place}/config.json") and not copied(f"{place}/", options=["--recursive"])
+        # The next download verifies it.
+        assert rig.fetch().returncode == 0
+        assert copied(f"{place}/config.json") == ["config.json"]
+
+
+def test_of_a_download_only_what_this_machine_has_verified_is_served(hub: RunningHub, tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "rig1", hub)
+    place = f"{REPO}/{rig.staging.name}"
+    rig.staging.mkdir(parents=True)
+    (rig.staging / "config.json").write_text("somebody's")
+    hub.tap.close_after(1000)
+    with served(rig, tmp_path / "copied") as copied:
+        assert not copied(f"{place}/config.json")
+        with rig.fetching() as process:
+            mark, config = rig.staging / ".arriving/.arriving", rig.staging / "config.json"
+            # The mark says that what was there before counts as not verified.
+            until(lambda: mark.exists() and config.exists(), lambda: process.poll() is None)
+            assert copied(f"{place}/config.json") == ["config.json"]
+            assert (tmp_path / "copied/config.json").read_text() != "somebody's"
+            # As a peer asks, who does not know whether the download has ended.
+            both = [f"{place}/config.json", f"{REPO}/{rig.dest.name}/config.json"]
+            assert copied(*both) == ["config.json"]
+            assert not copied(f"{place}/.arriving/{FIRST}")
+        mark.write_text("f" * 32)
+        assert not copied(f"{place}/config.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ([".", "{own}/config.json"], 0),
+        (["-r", "--timeout=30", ".", "{own}/"], 0),
+        # A peer that does not know whether a download has ended asks for both.
+        ([".", "{staging}/config.json", "{own}/config.json"], 0),
+        ([".", "{own}/config.json", "{other}/config.json"], 1),
+        # rsync takes any word that is not an option for a path.
+        (["{other}/config.json", ".", "{own}/config.json"], 1),
+        (["--files-from", "/wanted", ".", "{own}/"], 1),
+        (["--files-from", ".", ".", "{own}/"], 1),
+        ([".", "{own}/../{revision}/config.json"], 1),
+        ([".", "{own}/.."], 1),
+        ([".", "org//model/{revision}/config.json"], 1),
+        ([".", "org/./model/{revision}/config.json"], 1),
+        ([".", "/{own}/config.json"], 1),
+        ([".", "org/model"], 1),
+        ([".", "."], 1),
+        (["."], 1),
+        ([], 1),
+    ],
+)
+def test_a_request_is_served_only_if_all_its_paths_lead_into_what_is_verified(
+    tmp_path: Path, words: list[str], status: int
+) -> None:
+    own = Store(REPO, "1" * 40, tmp_path / REPO / ("1" * 40), {})
+    other = tmp_path / REPO / ("2" * 40)
+    for place in (own.dest, other):
+        place.mkdir(parents=True)
+        (place / "config.json").write_text("{}")
+    own.stamp(own.dest)
+    names = {"own": f"{REPO}/{'1' * 40}", "other": f"{REPO}/{'2' * 40}", "staging": f"{REPO}/.{'1' * 40}.incoming"}
+    given = ["--server", "--sender", *(word.format(**names, revision="1" * 40) for word in words)]
+    environment = {f"RSYNC_ARG{at}": word for at, word in enumerate(["rsyncd", *given])}
+    result = run_program("may-serve", **environment, RSYNC_MODULE_PATH=str(tmp_path))
+    assert result.returncode == status, result.stdout
+    assert bool(result.stdout) == bool(status) and not result.stderr
 
 
 def test_nothing_else_can_be_read_or_written(hub: RunningHub, tmp_path: Path) -> None:
@@ -328,7 +454,9 @@ def test_nothing_else_can_be_read_or_written(hub: RunningHub, tmp_path: Path) ->
     }
     for path, content in private.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+        # Without its stamp nothing would be served.
+        if path != rig.stamp:
+            path.write_text(content)
     (rig.dest.parent / "link").symlink_to(secret)
     up = "/".join([".."] * 8)
     reads = [
@@ -362,8 +490,6 @@ def test_nothing_else_can_be_read_or_written(hub: RunningHub, tmp_path: Path) ->
             # With the client's own filter, too.
             copied(*options, "--include=*", "--copy-links", f"{url}/{name}", f"{target}/")
             assert not [each for each in target.rglob("*") if not each.is_dir()], name
-        # As root the daemon continues as nobody, which could not write for want of permission.
-        rig.dest.chmod(0o777)
         for path in writes:
             assert copied(str(path), f"{url}/{place}/{revision}/") != 0
     assert rig.is_as_published()
@@ -414,7 +540,8 @@ def hostile(hub: RunningHub, directory: Path) -> Iterator[tuple[Rig, Path]]:
     place = directory / "rig2" / REPO
     place.mkdir(parents=True)
     config = directory / "rsyncd.conf"
-    config.write_text(f"port = {port}\nuse chroot = no\n[models]\npath = {directory / 'rig2'}\n")
+    modules = "".join(f"[{name}]\npath = {directory / 'rig2'}\n" for name in ("reports", "models"))
+    config.write_text(f"port = {port}\nuse chroot = no\n{modules}")
     argv = ["rsync", "--daemon", "--no-detach", f"--config={config}", f"--address={OWN_ADDRESS}"]
     process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
     try:

@@ -11,6 +11,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -249,3 +250,69 @@ def test_a_start_is_told_with_what_the_last_one_took(
         "main: starting, 10 s of about 312 s; loading",
         "main: starting, 20 s of about 312 s; loading",
     ]
+
+
+def test_a_switch_that_cannot_note_that_it_is_under_way_changes_nothing(tmp_path: Path) -> None:
+    """As on a full disk."""
+    rig = Rig.made(tmp_path / "rig", new_passes=True)
+    (rig.root / "run/rigup/.switch.json.new/x").mkdir(parents=True)
+
+    done = rig.run(*ASKED)
+
+    assert (done.returncode, rig.serves()) == (3, OLD)
+    assert "could not be started: " in done.stdout and "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand-ins for what a switch runs, first on the path of this process."""
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    program(tmp_path / "bin", "journalctl", "true")
+    return tmp_path / "bin"
+
+
+def test_of_a_start_that_failed_the_last_word_of_its_readiness_check_is_told(tools: Path) -> None:
+    said = "not ready after 1 s: said by the engine\nnot ready after 9 s: it has ended\nTraceback of a worker"
+    program(tools, "journalctl", f"echo '{said}'")
+    failure = units.not_up("main", units.State("failed", "failed", "exit-code", "abc", job=False))
+    assert (failure.why, failure.invocation) == ("did not come up: not ready after 9 s: it has ended", "abc")
+    program(tools, "journalctl", "true")
+    failure = units.not_up("main", units.State("failed", "failed", "exit-code", "abc", job=False))
+    assert failure.why == "did not come up: failed (failed, exit-code)"
+
+
+class Time:
+    """Passes only where the switch sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_start_says_every_ten_seconds_how_long_it_takes_and_has_a_limit(
+    tools: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = Generation("main", "a1", "recipe", 20, ("true",))
+    program(tools, "journalctl", "echo Loading weights")
+    program(tools, "systemctl", "echo ActiveState=activating; echo SubState=start-post; echo InvocationID=abc")
+    time = Time()
+    with patch.object(units, "time", time), pytest.raises(units.Failed, match="was not ready within 140 s") as error:
+        units.wait([target])
+    assert (time.now, error.value.invocation) == (1140.5, "abc")
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"main: starting, {seconds} s; Loading weights" for seconds in range(10, 150, 10)]
+
+    # One that is active, while a stop is queued, does not serve yet.
+    active = "echo ActiveState=active; echo SubState=running; echo InvocationID=abc; echo Job="
+    queued = f"test $(wc -l < {tools}/systemctl.calls) -lt 4 && {{ {active}7; exit; }}; {active}0"
+    (tools / "systemctl.calls").unlink()
+    program(tools, "systemctl", queued)
+    with patch.object(units, "time", time):
+        began = time.now
+        units.wait([target])
+    assert time.now - began == 1.5

@@ -204,7 +204,7 @@ def files(directory: Path) -> Iterator[tuple[str, Parser]]:
 
     def stamp(content: bytes) -> object:
         stamped.stamp_path.write_bytes(content)
-        return stamped.is_stamped()
+        return stamped.is_stamped(stamped.dest)
 
     stamps = {"repo": "a/b", "revision": "1" * 40, "files": 0, "bytes": 0, "newest": 0, "machine": ""}
     yield "stamp", Parser(source(store), stamp, (), (json.dumps(stamps).encode(),))

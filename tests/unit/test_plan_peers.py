@@ -34,7 +34,7 @@ def test_the_daemon_only_reads_and_only_for_the_peers() -> None:
 def test_the_kernel_drops_what_others_send_to_the_daemon_which_runs_as_nobody_else() -> None:
     lines = peers_unit_text().splitlines()
     allowed = peers_allow_text(["2001:db8::1", "10.0.0.1"]).splitlines()
-    assert {"IPAddressAllow=10.0.0.1 2001:db8::1", "TasksMax=64"} <= set(allowed)
+    assert {"IPAddressAllow=10.0.0.1 2001:db8::1", "TasksMax=128"} <= set(allowed)
     assert {"User=rigup-peers", "IPAddressDeny=any"} <= set(lines) and "User=rigup-peers" not in fetch_unit_text()
 
 

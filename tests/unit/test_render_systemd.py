@@ -149,7 +149,9 @@ def test_the_unit_serves_in_the_foreground_and_is_active_once_it_answers() -> No
     assert exec_words(found["ExecStart"][0]) == docker_argv(endpoint)
     wait = exec_words(found["ExecStartPost"][0])
     assert wait[:2] == [HOST_PROGRAM, "wait-ready"]
-    assert {"--timeout=600", "--stall=900"} <= set(wait)
+    assert {"--timeout=600", "--stall=900", "--listener=/run/rigup-engines/main/listener"} <= set(wait)
+    # With the end of the unit systemd removes it.
+    assert found["RuntimeDirectory"] == ["rigup-engines/main"]
     assert found["TimeoutStartSec"] == ["660"]
     assert found["ExecStartPre"] == ["-/usr/bin/docker rm --force llm-main"]
     assert found["ExecStopPost"] == ["-/usr/bin/docker rm --force llm-main"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rigup.ssh import batch
+from rigup.ssh import batch, client, connector, probe, tcp, testinfra_backend, transport
 from rigup.ssh.batch import Batch, Command, Result
 from rigup.ssh.memory import FORGOTTEN_AFTER, LEFT_OUT_FOR, Memory, memory_file
 from rigup.ssh.transport import BadAnswer
@@ -299,3 +299,22 @@ def test_the_file_holds_commands_and_no_answers(tmp_path: Path) -> None:
     assert set(json.loads((tmp_path / "box.json").read_text())["commands"][0]) == {
         "source", "sudo", "shell", "unused", "left_out",
     }  # fmt: skip
+
+
+def test_a_sealed_memory_is_that_of_one_host(tmp_path: Path) -> None:
+    memory = Memory.load(tmp_path / "box.audit.json", key=b"k" * 32)
+    memory.note_use(Command("id"), "id")
+    memory.save()
+    assert Memory.load(tmp_path / "box.audit.json", key=b"k" * 32).expected()
+    (tmp_path / "box.audit.json").rename(tmp_path / "other.audit.json")
+    assert not Memory.load(tmp_path / "other.audit.json", key=b"k" * 32).expected()
+
+
+def test_a_host_has_these_limits_of_time_and_size() -> None:
+    """Longer ones would keep a run waiting for a hostile host, and shorter ones fail honest hosts that are slow."""
+    assert (batch.LIMIT_S, batch.TOTAL_S, batch.CAP_BYTES) == (10, 60, 4_194_304)
+    assert (probe.SLOW_S, probe.LIMIT_S) == (5, 120)
+    assert (client.COMMAND_S, connector.FACT_S, connector.OPERATION_S) == (600, 600, 21_600)
+    assert (connector.STALE_AFTER_S, testinfra_backend.DEEP_S) == (30, 21_600)
+    assert (transport.CONNECT_S, transport.KEEPALIVE_S, transport.DEAD_AFTER_MS) == (15, 15, 45_000)
+    assert (transport.MAX_BYTES, tcp.ATTEMPT_DELAY_S) == (67_108_864, 0.25)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hmac
+import json
+import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import testinfra.host
@@ -75,6 +79,78 @@ def test_the_next_audit_asks_for_everything_at_once_and_sees_what_is_there_then(
         testinfra_backend.close_all()
         new_session()
     assert count == 1
+
+
+def tampered(text: str, kept: dict[str, Any], command: str) -> str:
+    """One of the commands is another one."""
+    assert "echo 0" in text
+    return text.replace("echo 0", command)
+
+
+def added(text: str, kept: dict[str, Any], command: str) -> str:
+    return json.dumps({**kept, "commands": [*kept["commands"], {**kept["commands"][0], "source": command}]})
+
+
+def unsealed(text: str, kept: dict[str, Any], command: str) -> str:
+    return json.dumps({"commands": [{**kept["commands"][0], "source": command}]})
+
+
+def sealed_without_a_key(text: str, kept: dict[str, Any], command: str) -> str:
+    entries = [{**kept["commands"][0], "source": command}]
+    seal = hmac.new(b"", f"box.audit.json\n{json.dumps(entries)}".encode(), "sha256").hexdigest()
+    return json.dumps({"commands": entries, "seal": seal})
+
+
+def as_root(text: str, kept: dict[str, Any], command: str) -> str:
+    """The command is an honest one, of another host, where the audit may become root."""
+    return text.replace('"sudo": false', '"sudo": true')
+
+
+@pytest.mark.parametrize("change", [tampered, added, unsealed, sealed_without_a_key, as_root])
+def test_of_a_memory_that_somebody_has_changed_nothing_is_run(
+    sshd: Sshd, change: Callable[[str, dict[str, Any], str], str]
+) -> None:
+    mark = sshd.folder / "mark"
+    box().run("echo 0")
+    box().run(f"date +%N >>{mark}")
+    testinfra_backend.close_all()
+    memory = sshd.folder / "facts/box.audit.json"
+    text = memory.read_text()
+    memory.write_text(change(text, json.loads(text), f"touch {sshd.folder}/stolen"))
+    mark.unlink()
+    new_session()
+    assert box().run("true").rc == 0
+    assert executions() == 1
+    assert not mark.exists() and not (sshd.folder / "stolen").exists()
+    # As it was it would have been run.
+    memory.write_text(text)
+    new_session()
+    assert box().run("true").rc == 0
+    assert mark.exists()
+
+
+def test_a_memory_is_used_only_with_the_key_that_no_other_user_can_read(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = sshd.folder / "mark"
+    box().run(f"date +%N >>{mark}")
+    testinfra_backend.close_all()
+    mark.unlink()
+
+    def runs() -> bool:
+        new_session()
+        box().run("true")
+        return mark.exists()
+
+    key = Path(os.environ["XDG_STATE_HOME"], "rigup/memory.key")
+    assert key.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setenv("XDG_STATE_HOME", str(sshd.folder / "another"))
+    assert not runs()
+    monkeypatch.setenv("XDG_STATE_HOME", str(key.parents[1]))
+    key.chmod(0o644)
+    assert not runs()
+    key.chmod(0o600)
+    assert runs()
 
 
 def test_its_connection_sends_at_once_and_notices_a_dead_peer(sshd: Sshd) -> None:

@@ -15,8 +15,8 @@ from rigup.catalog.memory import asked_context
 from rigup.distros.apt_sources import source_uris
 from rigup.ledger import Ledger
 from rigup.operations._host import Commands
-from rigup.operations.teardown import files, finish, packages, units
-from rigup.operations.teardown.kept import Kept
+from rigup.operations.teardown import docker, files, finish, packages, units
+from rigup.operations.teardown.kept import Kept, some
 from tests.unit.deploys import Actor, Outcome, Said
 from tests.unit.sample import CATALOGUE
 
@@ -130,29 +130,91 @@ def test_a_file_of_others_comes_back_and_one_that_is_back_is_left_alone() -> Non
     assert "rm -f -- /etc/x" not in outcome.commands
 
 
+# Docker
+
+
+def emptied(book: Ledger, **holds: list[str]) -> tuple[list[str], Kept]:
+    """What is run where Docker holds this, and what is kept; `docker` itself lists containers."""
+    actor, kept = Actor().answers("docker ps --all --filter label=rigup.plan", ["llm-main"]), Kept()
+    for kind, listing in {"container": "docker ps", "volume": "docker volume ls", "image": "docker image ls"}.items():
+        actor.answers(listing, holds.get(kind, []))
+    outcome = actor.does(docker.docker_emptied, ledger=book, kept=kept)
+    assert not outcome.failed, outcome.told
+    return outcome.commands, kept
+
+
+def test_a_docker_of_ours_that_holds_nothing_else_loses_its_data() -> None:
+    book = replace(BOOK, images=("vllm@sha256:1",), volumes=("llm-main-root",))
+    commands, kept = emptied(book)
+    assert [each for each in commands if each.startswith(("docker rm", "docker volume rm", "docker image rm"))] == [
+        "docker rm --force -- llm-main",
+        "docker volume rm --force -- llm-main-root",
+        "docker image rm -- vllm@sha256:1",
+    ]
+    stopped = commands.index("systemctl stop docker.socket docker.service containerd.service")
+    for path in ("/var/lib/docker", "/var/lib/containerd"):
+        aside = f"{path}.rigup-old"
+        (removed,) = (number for number, each in enumerate(commands) if f"mv -T -- {path} {aside}" in each)
+        assert commands[removed].startswith(f"rm -rf -- {aside} && ") and commands[removed].endswith(
+            f"rm -rf -- {aside}"
+        )
+        assert stopped < removed
+    assert (kept.docker, kept.notes) == ([], [])
+
+
+@pytest.mark.parametrize("kind", ["container", "volume", "image"])
+def test_a_docker_that_holds_something_of_others_keeps_its_data(kind: str) -> None:
+    commands, kept = emptied(BOOK, **{kind: ["theirs", "theirs", ""]})
+    assert kept.docker == [f"{kind} theirs"]
+    assert kept.notes == [f"Docker itself, which holds {kind} theirs"]
+    assert not any("rigup-old" in each or "systemctl stop" in each for each in commands)
+
+
+def test_of_a_docker_of_others_only_what_is_ours_is_removed() -> None:
+    commands, kept = emptied(replace(BOOK, packages=(), images=("vllm@sha256:1",)))
+    assert "docker image rm -- vllm@sha256:1" in commands and kept.notes == []
+    assert not any("rigup-old" in each or "systemctl stop" in each for each in commands)
+    nothing = Actor().does(docker.docker_emptied, ledger=replace(BOOK, packages=()), kept=Kept())
+    assert not nothing.foreseen and not any("docker" in each for each in nothing.commands)
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+def test_the_disk_of_the_store_is_unmounted_and_not_mounted_at_boot(mounted: bool) -> None:
+    outcome = Actor().answers("is-active", Said(ok=mounted)).does(units.unmounted, mounts=["srv-models.mount"])
+    assert "systemctl disable --quiet -- srv-models.mount" in outcome.commands
+    assert ("systemctl stop -- srv-models.mount" in outcome.commands) == mounted
+    assert not Actor().does(units.unmounted, mounts=[]).foreseen
+
+
+def test_a_message_names_twelve_things_and_counts_the_others() -> None:
+    names = [f"n{number}" for number in range(14)]
+    assert some(names[:12]) == "n0, n1, n2, n3, n4, n5, n6, n7, n8, n9, n10, n11"
+    assert some(names) == f"{some(names[:12])} and 2 more"
+
+
 # Users and the accounts of packages
 
 
-def accounts(book: Ledger = BOOK, kept: Kept | None = None, docker: str = "docker:x:999:") -> list[str]:
-    actor = Actor().answers("getent group docker", [docker]).answers("getent", ["there:x:998:998::/:/usr/sbin/nologin"])
+def accounts(book: Ledger = BOOK, kept: Kept | None = None, group: str = "docker:x:999:") -> list[str]:
+    actor = Actor().answers("getent group docker", [group]).answers("getent", ["there:x:998:998::/:/usr/sbin/nologin"])
     outcome = actor.does(packages.users_removed, ledger=book, kept=kept or Kept())
     assert not outcome.failed, outcome.told
     return [command for command in outcome.commands if command.startswith(("userdel", "groupdel"))]
 
 
 def test_users_and_the_accounts_of_purged_packages_are_removed() -> None:
-    own, docker, haproxy = "userdel -- rigup-fetch", "groupdel -- docker", "userdel -- haproxy"
+    own, group, haproxy = "userdel -- rigup-fetch", "groupdel -- docker", "userdel -- haproxy"
     persistenced = "userdel -- nvidia-persistenced"
-    assert accounts() == [own, docker, haproxy, persistenced]
+    assert accounts() == [own, group, haproxy, persistenced]
     # Those of packages that stay, that others replaced, or that no deploy installed, stay as well.
-    assert accounts(kept=Kept(packages={"haproxy"})) == [own, docker, persistenced]
+    assert accounts(kept=Kept(packages={"haproxy"})) == [own, group, persistenced]
     assert accounts(replace(BOOK, removed=("docker.io",))) == [own]
     assert accounts(replace(BOOK, packages=("haproxy",))) == [own, haproxy]
 
 
 def test_a_group_with_members_stays_and_is_told() -> None:
     kept = Kept()
-    assert "groupdel -- docker" not in accounts(kept=kept, docker="docker:x:999:ops,dev")
+    assert "groupdel -- docker" not in accounts(kept=kept, group="docker:x:999:ops,dev")
     assert kept.notes == ["the group docker, which has members: ops,dev"]
 
 
@@ -191,6 +253,14 @@ def test_a_host_that_runs_nothing_of_ours_is_not_rebooted(
     assert not outcome.failed and not any("reboot" in shlex.split(each) for each in outcome.commands)
     assert bool(kept.notes) == reboots
     assert all("until the next reboot" in note for note in kept.notes)
+
+
+def test_what_a_deploy_has_written_or_installed_may_be_in_effect_until_a_reboot() -> None:
+    arguments = {"kernel_args": [], "allowed": False, "timeout": 10, "kept": Kept()}
+    books = {"packages": replace(BOOK, files={}), "files": replace(BOOK, packages=()), "both": BOOK}
+    for name, book in {**books, "neither": replace(BOOK, packages=(), files={})}.items():
+        outcome = Actor().answers("uname -r", ["6.1.0-9-amd64", "ro"]).does(units.rebooted, ledger=book, **arguments)
+        assert outcome.foreseen == (name != "neither"), name
 
 
 # Elsewhere

@@ -68,10 +68,10 @@ class Peer:
     silence_s: float = 20.0
     is_doubted: bool = False
 
-    def url(self, place: Path) -> str:
+    def url(self, module: str, place: Path) -> str:
         """Return where the peer serves what is at `place` in this host's store: by owner, name and commit."""
         address = f"[{self.address}]" if ":" in self.address else self.address
-        return f"rsync://{address}:{self.port}/models/{'/'.join(place.parts[-3:])}"
+        return f"rsync://{address}:{self.port}/{module}/{'/'.join(place.parts[-3:])}"
 
     def hear(self, report: Report) -> None:
         """Take note of a report; an empty one means that the peer did not answer."""
@@ -168,7 +168,7 @@ class Peers:
         # Always the same name: what a killed run leaves is overwritten by the next one.
         shared = self._store.shared_path
         to = self._heard / f"{peer.name}--{shared.name}"
-        argv = [*_limited(self._longest), *RSYNC, "--timeout=5", "--inplace", peer.url(shared), str(to)]
+        argv = [*_limited(self._longest), *RSYNC, "--timeout=5", "--inplace", peer.url("reports", shared), str(to)]
         quiet = subprocess.DEVNULL
         try:
             subprocess.run(argv, stdout=quiet, stderr=quiet, check=True, timeout=peer.silence_s)
@@ -196,7 +196,7 @@ class Peers:
         """Start to copy a file from a peer; bytes that have arrived earlier are kept."""
         # The peer may rename its directory at this moment: the file is at one of the two places.
         places = [self._store.staging, self._store.dest]
-        sources = [f"{peer.url(place)}/{file.path}" for place in places]
+        sources = [f"{peer.url('models', place)}/{file.path}" for place in places]
         options = ["--timeout=30", "--append", "--inplace", "--no-motd"]
         argv = [*_limited(file.size), *RSYNC, *options, *sources, f"{to.parent}/"]
         return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

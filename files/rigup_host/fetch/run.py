@@ -135,17 +135,16 @@ class Fetch:
     def run(self) -> None:
         """Complete the checkpoint. Raise Hopeless or Setback, and OSError if the disk fails."""
         store = self.store
-        if store.is_stamped():
+        if store.is_stamped(store.dest):
             say(f"{store.repo} at {store.revision} is already complete and verified")
         elif store.dest.is_dir() and self.is_as_published():
-            store.stamp()
+            store.stamp(store.dest)
         else:
             try:
                 self.gather()
             finally:
                 self.stop()
             store.publish()
-            store.stamp()
             say(f"complete and verified: {store.bytes} bytes in {len(store.files)} files in {store.dest}")
         self.progress.tell("complete", store.bytes)
         self.peers.tell(store.files, (), (), active=False)

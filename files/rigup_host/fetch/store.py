@@ -120,17 +120,16 @@ class Store:
         """
         for file in self.files.values():
             self.arriving(file).parent.mkdir(parents=True, exist_ok=True)
-        if not self._mark.exists() or self._mark.read_text() != _machine():
+        marked = self._is_marked()
+        if not marked:
             for name in self.held():
                 (self.staging / name).rename(self.arriving(self.files[name]))
+        kept = {self._mark, *map(self.arriving, self.files.values()), *(self.staging / name for name in self.held())}
+        for path in set(_walk(self.staging)) - kept:
+            path.unlink()
+        if not marked:
+            # Not earlier: from then on peers get what has its own name.
             write(self._mark, _machine())
-        for path in _walk(self.staging):
-            if path == self._mark:
-                continue
-            inside = path.relative_to(self.staging)
-            name = inside.relative_to(ARRIVING).as_posix() if inside.parts[0] == ARRIVING else inside.as_posix()
-            if name not in self.files:
-                path.unlink()
 
     def has_arrived(self, file: File) -> bool:
         """Return whether all bytes of a file have arrived, verified or not."""
@@ -197,27 +196,44 @@ class Store:
         write(self._mark, _machine())
 
     def publish(self) -> None:
-        """Rename the complete staging directory to the final one, with only the published files in it."""
-        shutil.rmtree(self.staging / ARRIVING)
+        """Stamp the complete staging directory and rename it to the final one, with only the published files in it.
+
+        Peers copy from it meanwhile: at each moment the mark or the stamp says that it is verified.
+        """
+        for path in [path for path in _walk(self.staging / ARRIVING) if path != self._mark]:
+            path.unlink()
         for directory in sorted((path for path in self.staging.rglob("*") if path.is_dir()), reverse=True):
             if not any(directory.iterdir()):
                 directory.rmdir()
         os.sync()
+        self.stamp(self.staging)
+        shutil.rmtree(self.staging / ARRIVING)
         self.staging.rename(self.dest)
 
-    def stamp(self) -> None:
-        """Record that this machine has verified all files."""
-        record = {"repo": self.repo, "revision": self.revision, **_tree(self.dest), "machine": _machine()}
-        write(self.stamp_path, json.dumps({**record, "verified_at": now()}, indent=2) + "\n", durable=True)
+    def stamp(self, directory: Path) -> None:
+        """Record that this machine has verified all files in a directory of this checkpoint."""
+        record = json.dumps({**self._record(directory), "verified_at": now()}, indent=2)
+        write(self.stamp_path, f"{record}\n", durable=True)
 
-    def is_stamped(self) -> bool:
-        """Return whether this machine has verified this commit here, and nothing was written to it since."""
+    def is_stamped(self, directory: Path) -> bool:
+        """Return whether this machine has verified this commit in a directory, and nothing was written to it since."""
         try:
             record = from_json(self.stamp_path.read_text())
         except (OSError, ValueError):
             return False
-        expected = {"repo": self.repo, "revision": self.revision, **_tree(self.dest), "machine": _machine()}
+        expected = self._record(directory)
         return isinstance(record, dict) and {key: record.get(key) for key in expected} == expected
+
+    def is_verified(self, directory: Path) -> bool:
+        """Return whether this machine has verified the files that have their own names in a directory."""
+        return self.is_stamped(directory) or (directory == self.staging and self._is_marked())
+
+    def _record(self, directory: Path) -> dict[str, object]:
+        tree = _tree(path for path in _walk(directory) if path != self._mark)
+        return {"repo": self.repo, "revision": self.revision, **tree, "machine": _machine()}
+
+    def _is_marked(self) -> bool:
+        return self._mark.exists() and self._mark.read_text() == _machine()
 
 
 def _machine() -> str:
@@ -233,9 +249,9 @@ def _walk(directory: Path) -> Iterator[Path]:
         yield from (Path(root, name) for name in names)
 
 
-def _tree(directory: Path) -> dict[str, int]:
-    """Return number, bytes and latest modification (ns) of the files in a directory."""
-    found = [path.lstat() for path in _walk(directory)]
+def _tree(paths: Iterable[Path]) -> dict[str, int]:
+    """Return number, bytes and latest modification (ns) of files."""
+    found = [path.lstat() for path in paths]
     return {
         "files": len(found),
         "bytes": sum(each.st_size for each in found),

@@ -106,6 +106,22 @@ def test_exactly_what_was_broken_at_the_gateway_is_found_and_the_deploy_repairs_
     assert findings() == []
 
 
+def test_another_process_of_root_in_the_engines_place_gets_no_request(rig: OneRig) -> None:
+    url = f"http://{rig.host.address}:{PORT}/v1/models"
+    key = rig.rigs.run("rigup", "key", NAME).output.strip()
+    rig.host.shell("systemctl stop llm@main")
+    rig.host.shell(
+        f"systemd-run --quiet --unit=squatter python3 -m http.server --directory /run --bind 127.0.0.1 {PORT}; "
+        "until grep -q ' 0100007F:1F40 .* 0A ' /proc/net/tcp; do sleep 0.1; done"
+    )
+    assert status_of(url, f"Authorization: Bearer {key}") == "503"
+    assert status_of(f"http://{rig.host.address}:{PORT}/health") == "503"
+    said = rig.host.shell("journalctl --quiet --output=cat --unit=squatter").stdout
+    assert "GET" not in said, said
+    rig.host.shell("systemctl stop squatter; systemctl start llm@main")
+    assert status_of(url, f"Authorization: Bearer {key}") == "200"
+
+
 def test_a_client_outside_the_networks_is_dropped_by_firewall_and_gateway(rig: OneRig) -> None:
     open_to(rig, "192.0.2.0/24")
     url = f"http://{rig.host.address}:{PORT}/health"
