@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import selectors
-import signal
 import socket
 import subprocess
 import tempfile
@@ -97,8 +96,8 @@ class Proxy:
         return os.pread(self._errors.fileno(), 4096, 0).decode(errors="replace").strip()
 
     def end(self) -> None:
-        """End the command, as ssh does."""
+        """End the command. Not with SIGHUP, as ssh does: below nohup it would be ignored."""
         self.line.close()
         self._errors.close()
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGHUP)
+            self._process.terminate()

@@ -63,6 +63,7 @@ def record(endpoint: EndpointPlan) -> dict[str, object]:
         "generation": endpoint.digest[:12],
         "recipe": endpoint.recipe,
         "gpus": endpoint.gpus if isinstance(endpoint.gpus, str) else list(endpoint.gpus),
+        "served_name": endpoint.served_name,
         "address": endpoint.address,
         "port": endpoint.port,
         "ready_path": endpoint.ready_path,

@@ -179,7 +179,7 @@ def test_a_link_stays_a_link(desk: Desk, tmp_path: Path) -> None:
         ("claude-code", '{"env": ["A=1"]}', ": env: does not contain keys"),
         ("cline", '{"providers": {"openai-compatible": null}}', "providers.openai-compatible: does not contain keys"),
         ("cline", '{"x": ' + "[" * 100_000, "is not valid JSON"),
-        ("continue", "name: x\nmodels: [\n", ":3: is not valid YAML"),
+        ("continue", "name: x\nmodels: [\n", "config.yaml:2: has a [ that"),
         ("continue", "name: x\nname: y\n", ":2: name: is already set in line 1"),
         ("continue", "models:\n  a: {}\n", ":1: models: is not a list"),
         ("continue", "- name\n", ":1: does not contain keys"),

@@ -55,7 +55,7 @@ def test_no_key_fails(machine: Path, capsys: pytest.CaptureFixture[str]) -> None
     (machine / "key").unlink()
     (machine / "key.pub").unlink()
     (result, remedy) = checks(capsys, 1)["ssh keys"]
-    assert result == "fail" and f"key {machine}/key does not exist" in remedy
+    assert result == "fail" and f"key {machine}/key: no such private key file" in remedy
 
 
 def listens(path: Path) -> bool:

@@ -195,9 +195,9 @@ def test_a_host_that_is_not_reached_is_written_with_the_reason_and_the_others_go
 ) -> None:
     host()
     said = init(tmp_path, "gone=me@127.0.0.1:1", "rig1=box").stdout
-    why = "no connection to me@127.0.0.1, port 1: Connection refused"
-    assert f"gone: not reached: {why}\n" in said
-    assert written(tmp_path).startswith(f"  # `rigup init` did not reach it: {why}\n  gone:\n")
+    why = "no connection to me@127.0.0.1, port 1: Connection refused: start sshd on the host"
+    assert f"gone: not reached: {why}" in said
+    assert written(tmp_path).startswith(f"  # `rigup init` did not reach it: {why}")
     inventory = load_inventory(tmp_path / "lab/inventory/lab.yaml")
     gone = inventory.host("gone").connection
     assert (gone.address, gone.user, gone.port) == ("127.0.0.1", "me", 1)
@@ -242,7 +242,7 @@ def test_a_host_is_named_as_for_ssh(
         (["rig1"], "'rig1' is not a host"),
         (["a=b:c"], "'a=b:c' is not a host"),
         (["a=[::1"], "'a=[::1' is not a host"),
-        (["a=h:99999"], "hosts.a.port: must be less than or equal to 65535, got 99999"),
+        (["a=h:99999"], "hosts.a.port: must be at most 65535, got 99999"),
         (["a/b=h"], "hosts.a/b: is not a host name"),
         (["a=h", "a=i"], "a is named twice"),
         (["a=h", "b=h"], "hosts.b.address: is also the address of a"),

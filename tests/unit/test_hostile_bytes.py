@@ -378,9 +378,11 @@ def test_every_module_that_parses_is_here(parsers: dict[str, Parser]) -> None:
 
 
 ELSEWHERE = {
+    "files/rigup_host/cards.py": "the output of check_cards.py, in test_host_programs_cards",
     "files/rigup_host/chat.py": "arguments of a tool call, in test_smoke",
     "files/rigup_host/fetch/hub_worker.py": "orders of the downloader itself",
     "files/rigup_host/files.py": "from_json itself",
+    "files/rigup_host/hardware.py": "files of root, in test_host_programs_hardware",
     "files/rigup_host/smoke.py": "an argument of a deploy",
     "files/rigup_host/wait_ready.py": "the answer of the host's own engine, in test_host_programs_wait",
     "rigup/audit/subject.py": "output of a host's commands: anything but JSON counts as a failure",
@@ -392,6 +394,7 @@ ELSEWHERE = {
     "rigup/facts/reading.py": "for facts, which are all here",
     "rigup/lock/http.py": "for the hub and the registry, which are here",
     "rigup/lock/pypi.py": "the output of uv",
+    "rigup/render/clients/merge.py": "a client's own file, in test_cli_connect_write",
     "rigup/ssh/host_keys.py": "the user's known_hosts, in test_ssh_host_keys",
     "rigup/ssh/identities.py": "the user's own keys, in test_ssh_connect",
     "rigup/operations/files.py": "a host's daemon.json, in test_operations_files",

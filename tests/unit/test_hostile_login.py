@@ -212,7 +212,7 @@ def test_every_command_that_is_sent_to_a_login_shell_is_in_the_environment() -> 
     senders = those_that(sends)
     assert {*senders} == {
         "rigup/ssh/batch.py:send",
-        "rigup/ssh/client.py:_execute",
+        "rigup/ssh/client.py:_start",
         "rigup/ssh/probe.py:_start",
         "rigup/ssh/pyinfra_ssh.py:start",
     }
@@ -222,7 +222,7 @@ def test_every_command_that_is_sent_to_a_login_shell_is_in_the_environment() -> 
 def test_every_sudo_and_every_unit_starts_its_command_in_the_environment() -> None:
     # With its option -H sudo is the word of a command. pyinfra's is seen above, where deploys use it.
     elevating = those_that(lambda node: isinstance(node, ast.Constant) and node.value == "-H")
-    assert {*elevating} == {"rigup/ssh/client.py:_execute"}
+    assert {*elevating} == {"rigup/ssh/client.py:_start"}
     assert all("environment.CLEAN" in source for source in elevating.values())
     batch = (ROOT / "rigup/ssh/batch.pl").read_text()
     assert batch.count("'sudo'") == batch.count("'sudo', '-H', '-n', @clean,") == 1
@@ -231,7 +231,7 @@ def test_every_sudo_and_every_unit_starts_its_command_in_the_environment() -> No
     engine = units.pop("rigup/render/verify.py:_confined")
     assert "EnvironmentFile=" in engine
     assert units and all("environment.words(" in source for source in units.values()), units
-    templates = "".join(path.read_text() for path in (ROOT / "templates").iterdir())
+    templates = "".join(path.read_text() for path in (ROOT / "templates").glob("*.j2"))
     assert "/etc/environment" not in templates
 
 

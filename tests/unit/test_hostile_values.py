@@ -46,6 +46,8 @@ SETTINGS: dict[str, Any] = {
     "driver_branch": 595,
     "driver_version": "595.71.05",
     "cuda_toolkit": "13-2",
+    "gpu_power": {"all": 450},
+    "acs": False,
     "persistence": True,
     "kernel_args": ["iommu=pt"],
     "modprobe_options": {"nvidia_uvm": {"uvm_disable_hmm": "1"}},

@@ -200,8 +200,8 @@ def test_the_audit_says_once_why_a_host_cannot_be_audited_and_fails(sshd: Sshd) 
 
 def test_the_audit_of_hosts_that_were_never_deployed_says_so(sshd: Sshd) -> None:
     run = audit("-q")
-    assert run.returncode == 1, run.stdout
-    assert "nothing was deployed from this inventory" in run.stdout
+    assert run.returncode == 2, run.stdout
+    assert "box: nothing is deployed here" in run.stdout
 
 
 def test_the_audit_refuses_an_unknown_host_by_name(sshd: Sshd) -> None:
