@@ -95,7 +95,8 @@ class Bench:
                     if left <= 0:
                         return
                     session = next(supply)
-                    left -= session.turns
+                    # Each user warms up.
+                    left -= session.turns if number else 1
                 yield session
 
         def one_user() -> None:
