@@ -281,14 +281,19 @@ def test_a_measurement_that_fails_is_an_error_and_what_was_measured_is_kept(rig:
     assert "unknown program bench: deploy" in done.stderr
 
 
-def test_an_engine_that_answers_nothing_is_an_error_and_its_failures_are_counted(rig: Rig) -> None:
-    with engine("dies-at-first-request") as url:
+@pytest.mark.parametrize(("runs", "kind"), [(False, "no connection"), (True, "no usage")])
+def test_an_engine_that_answers_nothing_is_an_error_and_its_failures_are_counted(
+    rig: Rig, runs: bool, kind: str
+) -> None:
+    with engine("no-streamed-usage") as url:
+        # Nothing listens at the port of `discard`.
+        url = url if runs else "http://127.0.0.1:9"
         rig.serves(url, tools=False)
         done = rig.bench("--workload=chat", "--max-users=1")
     assert done.returncode == 1
-    assert "! chat, 1 at a time: failed requests: 1 no connection" in done.stdout
+    assert f"! chat, 1 at a time: failed requests: 1 {kind}" in done.stdout
     assert "box/main: no request was answered: `" in done.stderr
-    assert rig.kept[0].levels[0].failed == {"no connection": 1}
+    assert rig.kept[0].levels[0].failed == {kind: 1}
 
 
 def test_ctrl_c_keeps_what_was_measured(rig: Rig, tmp_path: Path) -> None:

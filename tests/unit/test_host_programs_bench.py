@@ -47,7 +47,7 @@ def test_every_request_of_every_level_is_recorded_and_its_times_are_in_order() -
     assert levels == {("chat", 2, 0): 2, ("chat", 2, 1): 5, ("chat", 2, 2): 5,
                       ("agent", 1, 0): 4, ("agent", 1, 1): 4, ("agent", 1, 2): 4}  # fmt: skip
     assert {each["error"] for each in asked} == {""}
-    assert all(each["began"] <= each["first"] <= each["last"] <= each["ended"] for each in asked)
+    assert all(each["began"] < each["first"] < each["last"] <= each["ended"] for each in asked)
     repeats = of_kind(found, "repeat")
     assert [(each["workload"], each["repeat"]) for each in repeats] == [
         ("chat", 0), ("chat", 1), ("chat", 2), ("agent", 0), ("agent", 1), ("agent", 2)
@@ -155,10 +155,10 @@ WRONG = {
 def test_a_wrong_answer_is_recorded_with_its_kind(name: str) -> None:
     page = WRONG[name]
     with site(lambda method, path, body: page if method == "POST" else Page(status=404)) as url:
-        found = bench(url, ("chat", 2, 4), ("code", 1, 2))
+        found = bench(url, ("chat", 2, 4), ("chat", 4, 4), ("code", 1, 2))
     asked = of_kind(found, "request")
     assert {each["error"] for each in asked} == {name.partition(":")[0]}
-    # Nothing is measured after a warm-up without any answer.
+    # After a warm-up without any answer, no more of that workload is measured.
     assert [(each["workload"], each["repeat"]) for each in of_kind(found, "repeat")] == [("chat", 0), ("code", 0)]
     assert len(asked) == 3
     assert found[-1] == {"kind": "end"}
@@ -177,6 +177,18 @@ def test_some_wrong_answers_among_right_ones_lose_nothing() -> None:
     assert Counter(each["error"] for each in asked) == {"": 9, "status 503": 4}
     # Tokens are those that the engine counts, not the chunks.
     assert {each["tokens"] for each in asked if not each["error"]} == {40}
+
+
+def test_a_turn_that_fails_ends_its_session() -> None:
+    def answers(method: str, path: str, body: bytes) -> Page:
+        if method != "POST":
+            return Page(status=404)
+        return Page(status=500) if len(json.loads(body)["messages"]) > 2 else stream(text("a"), usage(2))
+
+    with site(answers) as url:
+        asked = of_kind(bench(url, ("agent", 1, 8), repeats=1), "request")
+    # A session to warm up, and two.
+    assert [each["error"] for each in asked] == ["", "status 500"] * 3
 
 
 @contextmanager
