@@ -60,7 +60,7 @@ class Rig:
             f"""case "$*" in
 -L) for n in 0 1 2; do echo "GPU $n: {CARD} (UUID: GPU-$n$n$n$n)"; done;;
 *uuid,power.limit*) for n in 0 1 2; do echo "$n, GPU-$n$n$n$n, 450.00"; done;;
-*power.draw*) echo 300.00; echo 310.00;;
+*power.draw*) for n in 0 1 2; do echo "$n, GPU-$n$n$n$n, 300.00"; done;;
 esac""",
         )
         sshd.lab(endpoints={"main": {"gpus": list(CARDS)}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 import subprocess
 import threading
@@ -247,20 +248,29 @@ def test_it_ends_once_nobody_reads_it_even_while_the_engine_hangs() -> None:
 
 
 def test_the_cards_of_the_endpoint_are_asked_what_they_draw(tmp_path: Path) -> None:
-    program(tmp_path / "bin", "nvidia-smi", "echo 310.5; echo 289.5")
+    cards = ("0, GPU-0000, 99.0", "1, GPU-1111, [N/A]", "2, GPU-2222, 310.5", "3, GPU-3333, 289.5")
+    program(tmp_path / "bin", "nvidia-smi", f"printf '%s\\n' {shlex.join(cards)}")
     with engine("none") as url:
         found = bench(url, ("chat", 1, 1), tools=tmp_path / "bin", gpus="2,GPU-3333")
     samples = of_kind(found, "sample")
     assert {each["watts"] for each in samples} == {600.0}
-    asked = (tmp_path / "bin/nvidia-smi.calls").read_text().splitlines()
-    assert set(asked) == {"--query-gpu=power.draw --format=csv,noheader,nounits --id=2,GPU-3333"}
 
 
-@pytest.mark.parametrize("script", ["echo '[N/A]'", "echo 'Failed to initialize NVML' >&2; exit 9"])
-def test_cards_that_do_not_say_what_they_draw(tmp_path: Path, script: str) -> None:
+@pytest.mark.parametrize(
+    ("gpus", "script"),
+    [
+        ("0", "echo '0, GPU-0000, [N/A]'"),
+        ("0", "echo '1, GPU-1111, 300.0'"),
+        # One of two is gone.
+        ("0,5", "echo '0, GPU-0000, 300.0'"),
+        ("all", "echo oops"),
+        ("all", "echo 'Failed to initialize NVML' >&2; exit 9"),
+    ],
+)
+def test_cards_that_do_not_say_what_they_draw(tmp_path: Path, gpus: str, script: str) -> None:
     program(tmp_path / "bin", "nvidia-smi", script)
     with engine("none") as url:
-        samples = of_kind(bench(url, ("chat", 1, 1), tools=tmp_path / "bin"), "sample")
+        samples = of_kind(bench(url, ("chat", 1, 1), tools=tmp_path / "bin", gpus=gpus), "sample")
     assert {each["watts"] for each in samples} == {None}
 
 

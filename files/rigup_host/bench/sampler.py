@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rigup_host import http, load
 from rigup_host.bench.output import emit
 
 INTERVAL_S = 1.0
+SMI = ("nvidia-smi", "--query-gpu=index,uuid,power.draw", "--format=csv,noheader,nounits")
 SMI_S = 5.0
 DRAFTED = ("vllm:spec_decode_num_draft_tokens_total",)
 ACCEPTED = ("vllm:spec_decode_num_accepted_tokens_total",)
@@ -23,9 +24,7 @@ class Sampler(threading.Thread):
         """`gpus` are indexes or UUIDs with commas between them, or `all`."""
         super().__init__(daemon=True)
         self._url, self._since_start, self._over = url, since_start, threading.Event()
-        self._smi = ["nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits"]
-        if gpus != "all":
-            self._smi.append(f"--id={gpus}")
+        self._gpus = None if gpus == "all" else gpus.split(",")
         self._has_smi = True
 
     def run(self) -> None:
@@ -54,13 +53,22 @@ class Sampler(threading.Thread):
         if not self._has_smi:
             return None
         try:
-            answer = subprocess.run(self._smi, capture_output=True, text=True, timeout=SMI_S)
-            return sum(float(line) for line in answer.stdout.splitlines()) if answer.returncode == 0 else None
+            answer = subprocess.run(SMI, capture_output=True, text=True, timeout=SMI_S)
+            return drawn(answer.stdout, self._gpus) if answer.returncode == 0 else None
         except FileNotFoundError:
             self._has_smi = False
         except (OSError, ValueError, subprocess.TimeoutExpired):
             pass
         return None
+
+
+def drawn(listing: str, gpus: Sequence[str] | None) -> float:
+    """Return what these cards draw together, in watts. Raise ValueError if one of them is missing or does not say."""
+    rows = [[cell.strip() for cell in line.split(",")] for line in listing.splitlines()]
+    chosen = [watts for index, uuid, watts in rows if gpus is None or index in gpus or uuid in gpus]
+    if not chosen or (gpus is not None and len(chosen) != len(gpus)):
+        raise ValueError(f"{len(chosen)} cards")
+    return sum(float(watts) for watts in chosen)
 
 
 def drafts(url: str) -> tuple[float, float] | None:
