@@ -8,6 +8,7 @@ from importlib import import_module
 
 # Only the module that was asked for is imported: some need packages that others run without.
 PROGRAMS = {
+    "bench": "bench.run",
     "cards": "cards",
     "drift": "drift",
     "fetch": "fetch.run",
@@ -17,6 +18,7 @@ PROGRAMS = {
     "may-serve": "fetch.may_serve",
     "smoke": "smoke",
     "switch": "switch.run",
+    "tool-calls": "tool_loop",
     "verify": "verify",
     "wait-ready": "wait_ready",
 }

@@ -15,15 +15,15 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import openai
 
 from rigup_host import checks, http
-from rigup_host.chat import Endpoint, parsed, thoughts
+from rigup_host.chat import Endpoint, thoughts
 from rigup_host.checks import Check, Failed, Noted
 from rigup_host.meanings import MEANINGS
-from rigup_host.prompts import FILLER, MAGIC, PARAGRAPH, STOCK, TOOLS, red_square, tool, why_nonsense
+from rigup_host.prompts import FILLER, MAGIC, PARAGRAPH, STOCK, red_square, tool, why_nonsense
+from rigup_host.tool_loop import look_up
 
 # The grammar of a required call allows any number of blanks between its words (vllm-project/vllm#54497), and nothing
 # makes random weights choose a word.
@@ -211,30 +211,8 @@ class Smoke:
         return f"get_weather({json.dumps(arguments)})"
 
     def calls_step_by_step(self) -> str:
-        """Check five calls in a row, with six tools to choose from: only this shows what breaks over time."""
-        listed = ", ".join(STOCK)
-        task = f"Look up the stock of {listed}, one at a time with get_stock. Then reply with the sum alone."
-        messages: list[dict[str, Any]] = [{"role": "user", "content": task}]
-        tools, asked = [tool(name) for name in TOOLS], set[str]()
-        for step in range(1, 3 * len(STOCK) + 1):
-            answer = self.endpoint.call(messages, tools, "auto", stream=step % 2 == 0)
-            if not answer.calls:
-                break
-            calls = [{"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
-                     for id, name, arguments in answer.calls]  # fmt: skip
-            messages.append({"role": "assistant", "content": answer.content or None, "tool_calls": calls})
-            for id, name, text in answer.calls:
-                arguments = parsed(text, f"step {step}")
-                article = str(arguments.get("article"))
-                if name != "get_stock" or article not in STOCK:
-                    raise Failed(f"step {step}: it calls {name}({text[:120]})")
-                asked.add(article)
-                messages.append({"role": "tool", "tool_call_id": id, "content": str(STOCK[article])})
-        if asked != set(STOCK):
-            raise Failed(f"it looked up {', '.join(sorted(asked)) or 'nothing'} of {listed}: {answer.content[:80]!r}")
-        if str(sum(STOCK.values())) not in answer.content:
-            raise Failed(f"the sum is {sum(STOCK.values())}, and it says {answer.content[:80]!r}")
-        return f"{len(asked)} results"
+        """Check five calls in a row; every second one is streamed."""
+        return f"{look_up(self.endpoint, STOCK, lambda step: step % 2 == 0)} results"
 
     def takes_two_system_messages(self) -> str:
         """Check that a chat with two system messages is accepted."""

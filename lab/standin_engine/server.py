@@ -49,6 +49,7 @@ FAULTS = {
     "blind": "refuses images",
     "drafter-broken": "accepts no drafted token",
     "silent-drafter": "counts no drafted tokens in its metrics",
+    "no-streamed-usage": "does not count the tokens of streamed answers",
     "stops-at-tools": "ends a tool call with finish_reason stop",
 }
 
@@ -219,7 +220,9 @@ class Handler(BaseHTTPRequestHandler):
             self.server.count_tokens(tokens)
         usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
         if body.get("stream"):
-            return self.stream(answer, pieces)
+            return self.stream(
+                answer, pieces, usage if (body.get("stream_options") or {}).get("include_usage") else None
+            )
         calls = [self.tool_call(at, name, arguments) for at, (name, arguments) in enumerate(answer.get("calls") or [])]
         content = None if calls else "".join(pieces)
         reasoning = answer.get("reasoning") or None
@@ -238,7 +241,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b" ")
             time.sleep(0.1)
 
-    def stream(self, answer: dict[str, Any], pieces: list[str]) -> None:
+    def stream(self, answer: dict[str, Any], pieces: list[str], usage: dict[str, int] | None) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Connection", "close")
@@ -249,6 +252,9 @@ class Handler(BaseHTTPRequestHandler):
             self.server.count_tokens(1)
             self.event(delta)
         self.event({"content": ""}, self.finish_reason(answer))
+        if usage and self.server.mind.fault != "no-streamed-usage":
+            last = {**self.head("chat.completion.chunk"), "choices": [], "usage": usage}
+            self.wfile.write(f"data: {json.dumps(last)}\n\n".encode())
         self.wfile.write(b"data: [DONE]\n\n")
 
     def finish_reason(self, answer: dict[str, Any]) -> str:

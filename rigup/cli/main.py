@@ -10,6 +10,7 @@ from importlib import metadata
 from rigup.cli import (
     accept,
     audit,
+    bench,
     check,
     completion,
     connect,
@@ -39,14 +40,14 @@ from rigup.errors import RigupError
 # In the order of the help.
 COMMANDS = (
     *(init, plan, deploy, audit, status, logs, diagnose, report, recipes, check, show, lock, update, models, key),
-    *(connect, topology, rebuild, accept, settings, doctor, completion, version),
+    *(connect, bench, topology, rebuild, accept, settings, doctor, completion, version),
 )
 
 EXIT_CODES = (
     "Exit codes: 0 success, 1 failure (including wrong usage), 130 Ctrl-C. 2 is a result: changes are pending "
     "(`plan`), the audit has findings or nothing is deployed (`audit`), the run did not succeed (`report`), "
     "something does not serve (`status`), no cause is known (`diagnose`), nothing matches (`recipes`, `logs`), "
-    "the lock would change (`update --check`)."
+    "the lock would change (`update --check`), something is worse than before (`bench --against`)."
 )
 
 

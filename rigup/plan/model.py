@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, computed_field
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, computed_field
 from typing_extensions import TypedDict
 
 from rigup.catalog.apply_patches import TEMPLATE
@@ -323,6 +323,20 @@ def kept_plan(text: str | None) -> dict[str, Any]:
     except ValueError:
         return {}
     return found
+
+
+def kept_endpoint(text: str | None, name: str) -> EndpointPlan | None:
+    """Return an endpoint of the plan stored on a host; None if it is not there, damaged, or of another version."""
+    for each in kept_plan(text).get("endpoints", []):
+        if each["name"] == name:
+            checkpoint = each.get("checkpoint")
+            if isinstance(checkpoint, dict):
+                checkpoint = {key: value for key, value in checkpoint.items() if key != "instance"}
+            try:
+                return EndpointPlan.model_validate({**each, "checkpoint": checkpoint})
+            except ValidationError:
+                return None
+    return None
 
 
 def url_of(address: str, port: int) -> str:

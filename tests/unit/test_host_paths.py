@@ -45,7 +45,7 @@ def test_each_program_starts_whatever_the_working_directory_and_the_environment_
 
 
 def test_programs_that_run_without_a_virtual_environment_need_the_standard_library_alone() -> None:
-    for program in sorted({*PROGRAMS} - {"hub-worker", "smoke"}):
+    for program in sorted({*PROGRAMS} - {"hub-worker", "smoke", "tool-calls"}):
         # -S: without site-packages.
         argv = [sys.executable, "-IBS", str(FILES / "rigup-host"), program, "--help"]
         said = subprocess.run(argv, capture_output=True, text=True)

@@ -34,10 +34,10 @@ SAVED = {"instead": "vllm-nvfp4-cu130"}
 
 
 @contextmanager
-def engine(fault: str, listener: Callable[[IO[str]], None] | None = None) -> Iterator[str]:
+def engine(fault: str, listener: Callable[[IO[str]], None] | None = None, word_seconds: float = 0.0) -> Iterator[str]:
     """Run the stand-in engine; yield its address. `listener` reads its output from then on, in a thread."""
     argv = [sys.executable, str(ROOT / "lab/standin_engine/server.py"), "--port=0", "--served-model-name=qwen"]
-    argv += ["--lab-load-seconds=0", f"--lab-fault={fault}"]
+    argv += ["--lab-load-seconds=0", f"--lab-fault={fault}", f"--lab-word-seconds={word_seconds}"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
