@@ -316,3 +316,28 @@ def test_a_start_says_every_ten_seconds_how_long_it_takes_and_has_a_limit(
         began = time.now
         units.wait([target])
     assert time.now - began == 1.5
+
+
+def test_a_start_begins_with_a_new_count_of_starts(tools: Path) -> None:
+    program(tools, "systemctl", "true")
+    units.start([], {})
+    units.clear([])
+    assert not (tools / "systemctl.calls").exists()
+    units.start(["left", "side"], {"left": "recipe-b2", "side": "recipe-b2"})
+    assert (tools / "systemctl.calls").read_text().splitlines() == [
+        "reset-failed -- llm@left.service llm@side.service",
+        "start --no-block -- llm@left.service llm@side.service",
+    ]
+
+
+def test_where_nothing_served_before_what_came_up_is_kept_although_it_failed(tmp_path: Path) -> None:
+    rig = Rig.made(tmp_path / "rig", new_passes=False)
+    for name in OLD:
+        for directory in (rig.running, rig.in_force, rig.at_boot):
+            (directory / f"llm@{name}.service").unlink()
+
+    done = rig.run("--to=left=b2")
+
+    assert (done.returncode, rig.serves()) == (5, {"left": "b2"})
+    last = record_of(rig)["last"]
+    assert (last["result"], last["came_up"], last["downtime_s"]) == ("failed", True, None)
