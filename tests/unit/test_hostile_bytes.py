@@ -378,6 +378,7 @@ def test_every_module_that_parses_is_here(parsers: dict[str, Parser]) -> None:
 
 
 ELSEWHERE = {
+    "files/rigup_host/bench/request.py": "the answers of the host's own engine, in test_host_programs_bench",
     "files/rigup_host/cards.py": "the output of check_cards.py, in test_host_programs_cards",
     "files/rigup_host/chat.py": "arguments of a tool call, in test_smoke",
     "files/rigup_host/fetch/hub_worker.py": "orders of the downloader itself",
