@@ -11,8 +11,10 @@ import paramiko
 import pytest
 from loopback_sshd import PYINFRA, ROOT, Sshd, running_sshd
 
+from rigup.config.inventory import load_inventory
 from rigup.errors import RigupError
 from rigup.ssh import host_keys
+from rigup.ssh.client import Client, Unreachable
 from tests.unit.own_address import OWN_ADDRESS
 from tests.unit.own_command import rigup
 from tests.unit.waiting import HANG_S
@@ -219,6 +221,9 @@ def test_a_revoked_key_is_refused(replaced: Sshd) -> None:
     real = (replaced.folder / "host_key.pub").read_text()
     (replaced.folder / "known_hosts").write_text(f"[{OWN_ADDRESS}]:{replaced.port} {real}@revoked * {real}")
     assert "its host key is revoked" in " ".join(rigup("status", cwd=ROOT).stdout.split())
+    with pytest.raises(Unreachable) as refused:
+        Client(load_inventory(Path(replaced.environment["RIGUP_INVENTORY"])).host("box"))
+    assert refused.value.remedy == f"see @revoked in {replaced.folder}/known_hosts"
 
 
 def test_each_of_several_keys_of_a_host_is_accepted(replaced: Sshd) -> None:
