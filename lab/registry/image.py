@@ -19,7 +19,7 @@ from lab.registry import base, tree
 from lab.registry.client import INDEX_TYPE, MANIFEST_TYPE, Registry
 from lab.registry.layers import LAYER_TYPE, Blob, of_bytes, of_file, write_files, write_tree
 from lab.settings import CACHE
-from rigup.catalog.engine_options import fork_of, releases
+from rigup.catalog.engine_options import fork_of, ordered, releases
 
 NAME = "vllm/vllm-openai"
 TAG = "cu130-nightly"
@@ -101,7 +101,8 @@ def _engine_files() -> dict[str, tuple[bytes, int]]:
 
 def known_options(fork: str | None) -> str:
     """Return the options of SGLang's command line, or that of a fork, as JSON for the stand-in."""
-    release = fork_of("sglang", fork) if fork else next(each for each in releases() if each.engine == "sglang")
+    own = [each for each in releases() if each.engine == "sglang"]
+    release = fork_of("sglang", fork) if fork else max(own, key=lambda each: ordered(each.version))
     return json.dumps(dict(release.options), indent=0, sort_keys=True)
 
 

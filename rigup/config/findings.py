@@ -84,8 +84,8 @@ AUDIT_CHECKS = (
     "model-stamp", "model-files", "model-index", "model-hashes", "model-user", "model-unit", "model-token",
     "model-disk", "model-download-ended", "model-peers",
     "preflight-system", "preflight-gpus",
-    "serve-files", "serve-client", "serve-unit", "serve-drop-ins", "serve-settings", "serve-running", "serve-others",
-    "serve-at-boot", "serve-process", "serve-reach", "serve-gpus", "serve-container",
+    "serve-files", "serve-client", "serve-unit", "serve-drop-ins", "serve-settings", "serve-running", "serve-record",
+    "serve-others", "serve-at-boot", "serve-process", "serve-reach", "serve-gpus", "serve-container",
     "verify-health", "verify-models", "verify-completion",
     "watch-timer",
 )  # fmt: skip

@@ -87,7 +87,7 @@ def programs() -> str:
     files = [FILES / "rigup-host", *FILES.glob("check_*.py"), *(FILES / "rigup_host").rglob("*.py")]
     listed = [f"{sha256(path.read_bytes())}  ./{path.relative_to(FILES)}" for path in files]
     listed += [f"{755 if path.suffix == '' else 644} root:root f ./{path.relative_to(FILES)}" for path in files]
-    listed += [f"755 root:root d ./rigup_host{below}" for below in ("", "/fetch", "/switch")]
+    listed += [f"755 root:root d ./rigup_host{below}" for below in ("", "/bench", "/fetch", "/switch")]
     return "".join(f"{line}\0" for line in listed)
 
 

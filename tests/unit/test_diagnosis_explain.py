@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rigup.catalog.engine_options import releases
+from rigup.catalog.engine_options import ordered, releases
 from rigup.cli import main
 from rigup.config.yaml_file import read_document
 from rigup.diagnosis.explain import Diagnosis, diagnose, explain, fatal_text, fingerprints
@@ -330,8 +330,9 @@ def test_a_recipe_that_a_remedy_names_is_there() -> None:
 
 
 def test_an_option_that_a_remedy_names_is_the_engines_and_has_that_value() -> None:
-    # The newest release is the last of its engine.
-    options = {release.engine: release.options for release in releases()}
+    by_age = sorted(releases(), key=lambda release: ordered(release.version))
+    # The newest of each engine is the last.
+    options = {release.engine: release.options for release in by_age}
     for engine, text in remedies():
         of_engines = re.sub(r"`rigup [^`]+`", "", text)
         for name, value in re.findall(r"(?<![\w-])(--[a-z][a-z0-9-]+)(?:=(\w+(?:\.\w+)*))?", of_engines):

@@ -122,7 +122,8 @@ def test_every_container_recipe_has_every_form(name: str, form: str) -> None:
     # The unit's own first line is a comment.
     assert text.startswith("#") == (form == "systemd")
     recipe = CATALOGUE.recipe(name)
-    assert recipe.container_image().tag in text
+    image = recipe.container_image()
+    assert (image.digest or image.tag) in text
     assert f"--served-model-name={recipe.served_name}" in text
     if form in ("compose", "kubernetes"):
         assert all(yaml.safe_load_all(text))
