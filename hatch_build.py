@@ -1,6 +1,7 @@
 """Add `deploy.py` and `rebuild.py` to wheels.
 
-Hatch maps only directories by itself, and its `force-include` would also copy files into an editable installation.
+Hatch's own mapping covers directories only, and its `force-include` would also copy files into an editable
+installation.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def outcome(endpoint: Endpoint, stock: Mapping[str, int], stream: bool) -> tuple
 
 
 def look_up(endpoint: Endpoint, stock: Mapping[str, int], streams: Callable[[int], bool]) -> int:
-    """Have it look up each article of `stock`, with six tools to choose from; return how many results it got.
+    """Let the model look up each article of `stock`, with six tools to choose from; return how many results it got.
 
     `streams` says whether a step, counted from 1, is streamed. Raise Wrong, or an error of `openai`.
     """

@@ -19,7 +19,7 @@ LATE_S = 15.0
 
 
 class Reader:
-    """A host, and its connection, which is made anew once it has broken."""
+    """A host and its connection; a broken connection is replaced."""
 
     def __init__(self, host: Host) -> None:
         self.host = host

@@ -117,7 +117,7 @@ def hot(gpu: GpuUseValue) -> bool:
 
 
 def matters(xid: Xid) -> bool:
-    """Return whether an error of a card says by itself that something is wrong."""
+    """Return whether this error alone means that something is wrong with the card."""
     return xid.number != RECOVERY
 
 

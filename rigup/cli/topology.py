@@ -45,7 +45,7 @@ def _topology(options: argparse.Namespace) -> int:
             facts = Facts(client)
             bus = facts.add(PciTopology())
             facts.read()
-            topology = bus().topology
+            topology = bus()
             facts = Facts(client)
             control = facts.add(AccessControl(), ports=topology.ports)
             facts.read()

@@ -18,7 +18,7 @@ from rigup.errors import RigupError, suggestion
 
 
 class Group(NamedTuple):
-    """Settings that stand in one place. `parent` is the key above them, `name` stands for a name in between."""
+    """Settings that belong in one place. `parent` is the key above them, `name` stands for a name in between."""
 
     model: type[BaseModel]
     where: str

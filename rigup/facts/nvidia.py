@@ -151,10 +151,6 @@ class PowerLimit(Value):
     uuid: str
     watts: float
 
-    def wanted(self, limits: Mapping[str, int]) -> int | None:
-        """Return the configured limit of this GPU, by UUID, by index, or for `all`; None if there is none."""
-        return limits.get(self.uuid, limits.get(str(self.index), limits.get("all")))
-
 
 def parse_power_limits(lines: list[str]) -> list[PowerLimit]:
     """Parse `nvidia-smi --query-gpu`, without its error messages. Cards without limits say `[N/A]`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
@@ -29,17 +29,8 @@ ATTRIBUTES = (
 
 
 @dataclass(frozen=True)
-class PciTopologyValue(Value):
+class PciTopologyValue(Topology, Value):
     """The PCI bus; `indices` and `names` are the driver's, empty without one."""
-
-    functions: Mapping[str, Function] = field(default_factory=dict)
-    indices: Mapping[str, int] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def topology(self) -> Topology:
-        """The same for `rigup.hardware`."""
-        return Topology(self.functions, self.indices, self.names)
 
 
 def parse_topology(lines: list[str]) -> PciTopologyValue:

@@ -87,11 +87,9 @@ class Topology:
         return f"GPU {number}" if number is not None else f"GPU at {gpu.address}"
 
 
-def relation(one: Function, other: Function) -> str:
-    """Return what two GPUs have in common: `switch`, `root`, `socket` or `none`, the nearest first."""
-    if one.path[0] == other.path[0]:
-        return "switch" if one.path[1] == other.path[1] and len(one.path) > 2 else "root"
-    return "socket" if one.node == other.node else "none"
+def share_switch(one: Function, other: Function) -> bool:
+    """Return whether two GPUs are below the same bridge."""
+    return one.path[:2] == other.path[:2] and len(one.path) > 2
 
 
 def drawing(topology: Topology) -> list[str]:
@@ -170,7 +168,7 @@ def _distances(topology: Topology, gpus: Sequence[Function]) -> list[str]:
             f"The GPUs are on {len(nodes)} sockets: NCCL does not copy directly between sockets by itself. If `rigup "
             "deploy` has verified the copies, `NCCL_P2P_LEVEL: SYS` in the recipe's `env` makes it do so."
         )
-    elif any(relation(one, other) != "switch" for one, other in pairwise(gpus)):
+    elif not all(share_switch(one, other) for one, other in pairwise(gpus)):
         found.append(
             "The GPUs are on one socket: `NCCL_P2P_LEVEL: PHB` in the recipe's `env` lets NCCL copy directly between "
             "root ports."

@@ -12,6 +12,7 @@ from pyinfra.context import host
 from rigup.facts.nvidia import GpuPower, PowerLimit
 from rigup.facts.pci import AccessControl, PciTopology, PciTopologyValue
 from rigup.facts.units import UnitState, UnitStateValue
+from rigup.hardware.power import wanted
 from rigup.operations._host import Commands, check, work
 from rigup.operations.systemd import ENABLED, start
 
@@ -43,9 +44,9 @@ def applied(unit: str, power: Mapping[str, int], acs: bool, reload_for: Sequence
 def _wrong(power: Mapping[str, int], acs: bool) -> bool:
     """Return whether the host differs now."""
     limits: list[PowerLimit] = host.get_fact(GpuPower) if power else []
-    if any(each.watts != wanted for each in limits if (wanted := each.wanted(power)) is not None):
+    if any(wanted(power, each.index, each.uuid) not in (None, each.watts) for each in limits):
         return True
     if acs:
         return False
     topology: PciTopologyValue = host.get_fact(PciTopology)
-    return any(host.get_fact(AccessControl, ports=topology.topology.ports).values())
+    return any(host.get_fact(AccessControl, ports=topology.ports).values())

@@ -9,6 +9,7 @@ from rigup.config.endpoint import gpu_indices
 from rigup.distros.table import distro_id
 from rigup.errors import RigupError
 from rigup.hardware.cards import CARDS, OTHERS, SUPPORTED, described
+from rigup.hardware.power import wanted
 from rigup.host_config import shell_variables
 from rigup.paths import GRUB_CONFIG
 from rigup.plan.model import ENGINE_MEMORY_BYTES, EndpointPlan
@@ -166,7 +167,7 @@ def power(host: HostCheck) -> None:
     limits = host.settings.gpu_power
     cards = nvidia_gpus(host.facts.hardware.pci)
     for index, card in enumerate(cards):
-        watts = limits.get(uuids.get(index, ""), limits.get(str(index), limits.get("all")))
+        watts = wanted(limits, index, uuids.get(index, ""))
         known = CARDS[card.device].watts if card.device in CARDS else None
         if watts is not None and known and not known[0] <= watts <= known[1]:
             host.problem(

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from rigup.audit.check import check
 from rigup.audit.expect import expect, expect_none, expect_units
 from rigup.audit.subject import Subject
+from rigup.hardware.power import wanted
 from rigup.hardware.topology import access_control
 from rigup.paths import HARDWARE_UNIT
 
@@ -18,7 +19,7 @@ def test_hardware_power(rig: Subject) -> None:
     cards = zip(rig.gpus("index"), rig.gpus("uuid"), rig.gpus("power.limit"), strict=True)
     expected, found = {}, {}
     for index, uuid, limit in cards:
-        watts = limits.get(uuid, limits.get(index, limits.get("all")))
+        watts = wanted(limits, int(index), uuid)
         if watts is not None:
             expected[f"GPU {index}"], found[f"GPU {index}"] = f"{watts}.00 W", limit
     expect(expected, found)

@@ -85,11 +85,15 @@ def test_no_terminal_obeys_a_log(sshd: Sshd, capsys: pytest.CaptureFixture[str])
     assert is_harmless(shown) and "owned" in shown
 
 
-def test_a_log_is_followed_until_ctrl_c_which_is_one_line(sshd: Sshd) -> None:
+def followed(sshd: Sshd) -> subprocess.Popen[str]:
+    """Follow a log that does not end."""
     journalctl(sshd, f"printf %s {shlex.quote(JOURNAL)}; exec {sshd.forever}")
-    argv = [sys.executable, "-m", "rigup.cli", "logs", "box/main", "-f"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(argv, env=dict(os.environ), stdout=pipe, stderr=pipe, text=True) as following:
+    argv, pipe = [sys.executable, "-m", "rigup.cli", "logs", "box/main", "-f"], subprocess.PIPE
+    return subprocess.Popen(argv, env=dict(os.environ), stdout=pipe, stderr=pipe, text=True)
+
+
+def test_a_log_is_followed_until_ctrl_c_which_is_one_line(sshd: Sshd) -> None:
+    with followed(sshd) as following:
         assert following.stdout
         # It arrives while the host's program still runs.
         assert following.stdout.readline() == JOURNAL
@@ -99,10 +103,7 @@ def test_a_log_is_followed_until_ctrl_c_which_is_one_line(sshd: Sshd) -> None:
 
 
 def test_a_connection_that_breaks_is_an_error(sshd: Sshd) -> None:
-    journalctl(sshd, f"printf %s {shlex.quote(JOURNAL)}; exec {sshd.forever}")
-    argv = [sys.executable, "-m", "rigup.cli", "logs", "box/main", "-f"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(argv, env=dict(os.environ), stdout=pipe, stderr=pipe, text=True) as following:
+    with followed(sshd) as following:
         assert following.stdout
         assert following.stdout.readline() == JOURNAL
         sshd.cut()

@@ -30,7 +30,7 @@ def read(root: Path, monkeypatch: pytest.MonkeyPatch, cards: list[str] | None = 
 @pytest.fixture
 def topology(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Topology:
     pci_tree.write(tmp_path, {pci_tree.PORT: 0x1D, pci_tree.DOWN_A: 0, pci_tree.OTHER_PORT: 0x1F})
-    return read(tmp_path, monkeypatch).topology
+    return read(tmp_path, monkeypatch)
 
 
 def test_the_tree_is_drawn_with_links(topology: Topology) -> None:
@@ -82,7 +82,7 @@ def test_the_ports_are_those_above_gpus_and_their_registers_are_read(
 def test_one_socket_and_no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(pci_tree.DEVICES[pci_tree.GPU_C], "numa_node", "0")
     pci_tree.write(tmp_path, {})
-    topology = read(tmp_path, monkeypatch, cards=[]).topology
+    topology = read(tmp_path, monkeypatch, cards=[])
     said = consequences(topology, {})
     assert (
         said[0] == "GPU at 0000:43:00.0, GPU at 0000:44:00.0 share a switch: they copy to each other without the CPU."
@@ -112,7 +112,7 @@ H200 = [
 
 
 def test_a_virtual_machine_with_one_card() -> None:
-    topology = PciTopology().process(H200).topology
+    topology = PciTopology().process(H200)
     assert drawing(topology) == [
         "socket not named by the firmware",
         "└─ root bus 0000:00",
