@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from pyinfra.api.deploy import deploy
+from pyinfra.api.operation import OperationMeta
 
 from rigup.config.settings import Settings
 from rigup.operations import files, systemd
@@ -15,8 +16,12 @@ from tasks.context import Context
 
 
 @deploy("hardware")
-def hardware(context: Context) -> None:
-    """Set power limits and access control now and at each boot, or put back the cards' own values."""
+def hardware(context: Context, persistence: OperationMeta) -> None:
+    """Set power limits and access control now and at each boot, or put back the cards' own values.
+
+    + persistence: the operation that restarts the persistence daemon. systemd starts the unit of these settings again
+      with it, but does not wait for it.
+    """
     settings, unit = context.settings, f"{SYSTEM_UNITS}/{HARDWARE_UNIT}"
     if not settings.gpu_power and settings.acs:
         systemd.absent(name="Remove the GPUs' settings", unit=HARDWARE_UNIT, files=[unit, HARDWARE])
@@ -30,7 +35,7 @@ def hardware(context: Context) -> None:
         unit=HARDWARE_UNIT,
         power=settings.gpu_power,
         acs=settings.acs,
-        reload_for=written,
+        reload_for=[*written, persistence],
     )
 
 

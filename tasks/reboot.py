@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyinfra.api.deploy import deploy
+from pyinfra.api.operation import OperationMeta
 from pyinfra.context import host
 
 from rigup.facts.files import FileText
@@ -14,8 +15,11 @@ from tasks.context import Context
 
 
 @deploy("reboot")
-def reboot(context: Context) -> None:
-    """Make the host run the installed kernel, arguments and modules, and let containers see the GPUs."""
+def reboot(context: Context) -> OperationMeta:
+    """Make the host run the installed kernel, arguments and modules, and let containers see the GPUs.
+
+    Returns the operation that restarts the persistence daemon.
+    """
     settings = context.settings
     former = kept_plan(host.get_fact(FileText, path=PLAN)).get("settings", {}).get("kernel_args", [])
     reboot_operations.when_needed(
@@ -27,8 +31,9 @@ def reboot(context: Context) -> None:
         allowed=settings.reboot == "when-needed",
         timeout=settings.reboot_timeout,
     )
-    systemd.converge(
+    persistence = systemd.converge(
         name="Apply the settings of the persistence daemon", unit=PERSISTENCED_UNIT, inputs=[PERSISTENCED_DROP_IN]
     )
     uuids = [uuid for endpoint in context.plan.endpoints for uuid in endpoint.gpu_uuids]
     docker.cdi(name="Update the GPU list for containers", gpus=context.gpus, uuids=uuids)
+    return persistence

@@ -14,7 +14,7 @@ from rigup.facts.pci import AccessControl, PciTopology, PciTopologyValue
 from rigup.facts.units import UnitState, UnitStateValue
 from rigup.hardware.power import wanted
 from rigup.operations._host import Commands, check, work
-from rigup.operations.systemd import ENABLED, start
+from rigup.operations.systemd import ENABLED, changed, start
 
 
 @operation()
@@ -23,12 +23,12 @@ def applied(unit: str, power: Mapping[str, int], acs: bool, reload_for: Sequence
 
     + power: watts for all GPUs (`all`), or by index or UUID
     + acs: whether access control stays as the firmware set it
-    + reload_for: operations that write the unit and its configuration
+    + reload_for: operations that write the unit or its configuration, or restart what forgets these settings
     """
     state: UnitStateValue = host.get_fact(UnitState, unit=unit)
-    foreseen = any(meta.did_change() if meta.is_complete() else meta.will_change for meta in reload_for)
+    forgotten = any(changed(meta) for meta in reload_for)
     wrong = _wrong(power, acs)
-    if state.active == "active" and state.enabled in ENABLED and not state.needs_reload and not foreseen and not wrong:
+    if state.active == "active" and state.enabled in ENABLED and not state.needs_reload and not forgotten and not wrong:
         host.noop("power limits and PCIe settings are as configured")
         return
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from rigup.operations import hardware, verify
-from rigup.paths import HARDWARE_UNIT
+from pyinfra.api.deploy import deploy
+
+from rigup.operations import hardware, systemd, verify
+from rigup.paths import HARDWARE_UNIT, PERSISTENCED_UNIT
 from tests.unit.deploys import Actor, Outcome, Said
 from tests.unit.sample import plan
 from tests.unit.test_operations_units import DOWN, shown
@@ -75,3 +78,24 @@ def test_a_limit_changed_by_hand_or_a_unit_that_is_down_is_applied_again() -> No
         assert (outcome.changed, outcome.failed) == (True, False)
         assert outcome.ran(f"systemctl restart --no-block -- {HARDWARE_UNIT}") == 1
         assert outcome.ran(f"systemctl enable --quiet -- {HARDWARE_UNIT}") == 1
+
+
+@deploy("both")
+def both(_: None) -> None:
+    persistence = systemd.converge(name="persistence", unit=PERSISTENCED_UNIT)
+    hardware.applied(name="hardware", unit=HARDWARE_UNIT, power={"all": 450}, acs=True, reload_for=[persistence])
+
+
+def test_settings_are_applied_after_the_persistence_daemon_even_if_systemd_was_faster() -> None:
+    persistence, settings = f"-- {PERSISTENCED_UNIT}", f"-- {HARDWARE_UNIT}"
+
+    def deployed(daemon: Sequence[list[str]]) -> Outcome:
+        actor = Actor().answers(f"start --no-block {persistence}", []).answers(f"restart --no-block {settings}", [])
+        actor.answers(f"enable --quiet {persistence}", []).answers(f"enable --quiet {settings}", [])
+        actor.answers(PERSISTENCED_UNIT, *daemon).answers(HARDWARE_UNIT, ENABLED).answers("power.limit", LIMITS)
+        return actor.walks(both, None)
+
+    restarted = deployed([DOWN, DOWN, shown("active", "running")])
+    assert restarted.ran(f"systemctl start --no-block {persistence}") == 1
+    assert restarted.ran(f"systemctl restart --no-block {settings}") == 1
+    assert deployed([shown("active", "running")]).ran(f"restart --no-block {settings}") == 0
