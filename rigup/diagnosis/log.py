@@ -47,6 +47,15 @@ SGLANG = re.compile(
 )
 VLLM = re.compile(r"vllm|EngineCore|APIServer pid=|gpu_memory_utilization")
 
+# Python's tracebacks. Frames of these files only pass an error on.
+FRAME = re.compile(r'File "([^"]+)", line \d+(?:, in (\S+))?')
+PASSES_ON = re.compile(
+    r"^<|/torch/(_ops|_tensor|nn/modules/module|nn/functional|utils/_contextlib)\.py|/pydantic/|/contextlib\.py"
+    r"|/importlib/|/concurrent/futures/|/asyncio/|/multiprocessing/|/tvm_ffi/|\.so(\.\d+)*$"
+)
+TRACEBACK = re.compile(r"Traceback \(most recent call last\)")
+FRAMES_WITHIN = 60
+
 
 @dataclass(frozen=True)
 class Start:
@@ -105,3 +114,13 @@ def _tried(lines: Sequence[str]) -> set[int]:
             before = range(max(0, at - TRIED_WITHIN), at + 1)
             found |= {*range(max((each for each in before if TRIES.search(lines[each])), default=at), at + 1)}
     return found
+
+
+def raised_in(lines: Sequence[str], at: int) -> str:
+    """Return the file and function that raised the Python error in a line, as `FILE in FUNCTION`; "" if unknown."""
+    for line in reversed(lines[max(0, at - FRAMES_WITHIN) : at]):
+        if TRACEBACK.search(line):
+            break
+        if (frame := FRAME.search(line)) and not PASSES_ON.search(frame[1]):
+            return f"{frame[1]} in {frame[2] or ''}"
+    return ""
