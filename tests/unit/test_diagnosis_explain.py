@@ -90,6 +90,23 @@ Current Environment: PyTorch 2.9.1+cu130 | CuDNN 9.13""",
     "checkpoint-refused": """huggingface_hub.errors.GatedRepoError: 401 Client Error. (Request ID: Root=1-66f4b037-1bf3d7d219afbc904ee05694;5601d2c9)
 Cannot access gated repo.
 Access to model org/name is restricted. You must have access to it and be authenticated to access it. Please log in.""",
+    "nccl-versions-differ": "rig1:210:210 [0] init.cc:1401 NCCL WARN Mismatched NCCL version detected : rank 0 version 22809 rank 1 version 22705",
+    "driver-flavor": """NVRM: The NVIDIA GPU 0000:41:00.0 (PCI ID: 10de:2bb1)
+NVRM: installed in this system requires use of the NVIDIA open kernel modules.
+NVRM: GPU 0000:41:00.0: RmInitAdapter failed! (0x22:0x56:884)""",
+    "driver-lacks-card": """NVRM: The NVIDIA GPU 0000:41:00.0 (PCI ID: 10de:2bb1)
+NVRM: installed in this system is not supported by the
+NVRM: NVIDIA 535.183.01 driver release.
+NVRM: None of the NVIDIA devices were initialized.""",
+    "container-name-taken": 'docker: Error response from daemon: Conflict. The container name "/main" is already in use by container "4f5c0e". You have to remove (or rename) that container to be able to reuse that name.',
+    "docker-not-running": "unable to configure the Docker daemon with file /etc/docker/daemon.json: invalid character '}' looking for beginning of object key string",
+    "mount-refused": "docker: Error response from daemon: invalid mount config for type \"bind\": bind source path does not exist: /srv/models/qwen",
+    "compose-refused": "validating /srv/compose.yaml: services.vllm.deploy.resources.reservations Additional property gpus is not allowed",
+    "filesystem-fails": "OSError: [Errno 5] Input/output error: '/model/model-00001-of-00024.safetensors'",
+    "cpu-lacks-instructions": "/entrypoint.sh: line 12:    17 Illegal instruction     (core dumped) python3 -m sglang.launch_server",
+    "packages-refused": "E: Unable to correct problems, you have held broken packages.",
+    "file-missing": "FileNotFoundError: [Errno 2] No such file or directory: '/templates/qwen.jinja'",
+    "multimodal-input-fails": "ValueError: Failed to apply PixtralProcessor on data={'text': '[IMG]'} with kwargs={}",
 }  # fmt: skip
 
 HARMLESS = {
@@ -140,7 +157,23 @@ SYMPTOMS = {
 }  # fmt: skip
 
 # Fingerprints whose line is in no public excerpt; their source quotes the line of code that prints it.
-WITHOUT_EXCERPT = {"quantization-file-incomplete", "nccl-buffers", "triton-missing"}
+WITHOUT_EXCERPT = {
+    "quantization-file-incomplete",
+    "nccl-buffers",
+    "triton-missing",
+    "nccl-versions-differ",
+    "driver-flavor",
+    "driver-lacks-card",
+    "container-name-taken",
+    "docker-not-running",
+    "mount-refused",
+    "compose-refused",
+    "filesystem-fails",
+    "cpu-lacks-instructions",
+    "packages-refused",
+    "file-missing",
+    "multimodal-input-fails",
+}
 CAPTURED = {
     "vllm-h200/0.20.2-mtp-fc-miniature.txt": "drafter-read-as-fp4",
     "vllm-h200/0.25.1-mtp-fc-real-sizes.txt": "drafter-read-as-fp4",
