@@ -106,6 +106,7 @@ NVRM: None of the NVIDIA devices were initialized.""",
     "cpu-lacks-instructions": "/entrypoint.sh: line 12:    17 Illegal instruction     (core dumped) python3 -m sglang.launch_server",
     "packages-refused": "E: Unable to correct problems, you have held broken packages.",
     "file-missing": "FileNotFoundError: [Errno 2] No such file or directory: '/templates/qwen.jinja'",
+    "container-refused": "docker: Error response from daemon: unknown log opt 'maxsize' for json-file log driver.",
     "multimodal-input-fails": "ValueError: Failed to apply PixtralProcessor on data={'text': '[IMG]'} with kwargs={}",
 }  # fmt: skip
 
@@ -153,6 +154,7 @@ SYMPTOMS = {
     "jit-failed": "ninja: build stopped: subcommand failed.",
     "process-killed": "subprocess.CalledProcessError: Command '['python3', '-m', 'sglang.launch_server']' died with <Signals.SIGKILL: 9>.",
     "engine-died": f"{API} RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{}}",
+    "numbers-invalid": "RuntimeError: probability tensor contains either `inf`, `nan` or element < 0",
     "gpu-exception": "NVRM: Xid (PCI:0000:41:00): 31, pid=4711, name=VLLM::Worker_TP, channel 0x00000009",
 }  # fmt: skip
 
@@ -162,7 +164,6 @@ WITHOUT_EXCERPT = {
     "nccl-buffers",
     "triton-missing",
     "nccl-versions-differ",
-    "driver-flavor",
     "driver-lacks-card",
     "container-name-taken",
     "docker-not-running",
@@ -173,6 +174,7 @@ WITHOUT_EXCERPT = {
     "packages-refused",
     "file-missing",
     "multimodal-input-fails",
+    "container-refused",
 }
 CAPTURED = {
     "vllm-h200/0.20.2-mtp-fc-miniature.txt": "drafter-read-as-fp4",
@@ -343,6 +345,36 @@ def test_a_cause_is_certain_by_its_own_line_and_likely_by_what_stands_beside_it(
     assert confidence("router-read-as-fp4") == "certain"
     assert confidence("drafter-read-as-fp4") == "likely"
     assert confidence("nccl-deadlock") == "likely"
+
+
+RAISED = """  File "/usr/local/lib/python3.12/dist-packages/vllm/model_executor/layers/{}", line 88, in __init__
+    raise ValueError(message)
+  File "/usr/local/lib/python3.12/dist-packages/torch/nn/modules/module.py", line 1751, in _call_impl
+    return forward_call(*args, **kwargs)
+{}"""
+
+
+def test_an_unknown_error_is_of_the_kind_that_the_code_which_raised_it_tells() -> None:
+    error = "ValueError: a text that nobody has seen"
+    assert ids(RAISED.format("quantization/fp8.py", error)) == ["quantization-unsupported"]
+    assert ids(RAISED.format("fused_moe/layer.py", error)) == ["moe-backend-unsupported"]
+    assert ids(RAISED.format("layernorm.py", error)) == []
+    assert ids(error) == []
+    # Frames of an earlier traceback did not raise it.
+    earlier = RAISED.format("quantization/fp8.py", "ValueError: caught")
+    assert ids(f"{earlier}\nTraceback (most recent call last):\n{error}") == ["quantization-unsupported"]
+    told = diagnose(f"{earlier}\nTraceback (most recent call last):\n{error}".splitlines())
+    assert told.causes[0].line.endswith("caught")
+
+
+def test_what_names_the_failure_comes_before_what_names_only_its_kind() -> None:
+    kind = RAISED.format("quantization/fp8.py", "ValueError: a text that nobody has seen")
+    assert ids(f"{START}\n{kind}\n{OUT_OF_MEMORY}") == ["out-of-memory", "quantization-unsupported"]
+    assert ids(RAISED.format("quantization/fp8.py", OUT_OF_MEMORY)) == ["out-of-memory"]
+    refused = diagnose(["ValueError: --enable-this-thing requires that thing"]).causes[0]
+    assert (refused.fingerprint.id, refused.confidence) == ("settings-refused", "likely")
+    assert "settings-refused" in fatal()
+    assert not re.search(fatal()["settings-refused"], refused.line)
 
 
 def test_a_remedy_speaks_the_engines_flags() -> None:
