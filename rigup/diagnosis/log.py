@@ -62,14 +62,15 @@ class Start:
     """The last start in a log.
 
     `lines` are all its lines, then those of others. `evidence` are the numbers of those that may tell why it failed.
-    `end` is its last line, and `end_at` its number. `since` is the number of the log's first line that counts: all
-    before it is about another start, or went well.
+    `end` is its last line, and `end_at` its number. `ready` says whether it became ready. `since` is the number of the
+    log's first line that counts: all before it is about another start, or went well.
     """
 
     lines: Sequence[str]
     evidence: Sequence[int]
     end: str
     end_at: int
+    ready: bool
     since: int
     engine: str | None
 
@@ -93,7 +94,7 @@ def last_start(log: Iterable[str], also: Iterable[str] = ()) -> Start:
     text = "\n".join(lines)
     engine = "sglang" if SGLANG.search(text) else "vllm" if VLLM.search(text) else None
     evidence += [at for at, line in enumerate(others, len(lines)) if not _informs(line)]
-    return Start([*lines, *others], evidence, last, len(lines) - 1, begin + ready + 1, engine)
+    return Start([*lines, *others], evidence, last, len(lines) - 1, ready >= 0, begin + ready + 1, engine)
 
 
 def _speaks(line: str) -> bool:

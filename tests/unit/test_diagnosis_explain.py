@@ -377,6 +377,13 @@ def test_what_names_the_failure_comes_before_what_names_only_its_kind() -> None:
     assert not re.search(fatal()["settings-refused"], refused.line)
 
 
+def test_a_clients_mistake_is_no_cause_on_an_endpoint_that_serves() -> None:
+    mistake = "ERROR 11-23 21:10:00 [serving.py:332] ValueError: temperature must be non-negative, got -1.0."
+    assert ids(f"{START}\n{READY}\n{mistake}") == []
+    assert ids(f"{START}\n{mistake}") == ["settings-refused"]
+    assert ids(f"{START}\n{READY}\n{mistake}\n{SYMPTOMS['engine-died']}") == ["settings-refused"]
+
+
 def test_a_remedy_speaks_the_engines_flags() -> None:
     error = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 3.88 GiB."
     by_engine = {start: diagnose([start, error]).causes[0].remedy for start in (START, SGLANG, "")}
