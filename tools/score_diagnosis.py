@@ -11,7 +11,10 @@ import yaml
 from rigup.diagnosis.explain import diagnose
 
 LOGS = Path(__file__).parent.parent / "tests/data/logs"
-SETS = {"working": LOGS, **{name: LOGS / name for name in ("reserved", "later", "blind", "fresh")}}
+SETS = {
+    "working": LOGS,
+    **{name: LOGS / name for name in ("reserved", "later", "blind", "fresh", "wide", "unseen", "unseen-2")},
+}
 VERDICTS = ("right", "wrong", "none", "symptom only", "healthy, no cause", "healthy, with a cause")
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from rigup.config.yaml_file import read_document
-from rigup.diagnosis.log import INFORMS, Start, last_start
+from rigup.diagnosis.log import INFORMS, Start, last_start, raised_in
 
 SHOWN = 2
 """The number of causes to report for one log: the first is the most probable, the second often its consequence."""
@@ -27,7 +27,7 @@ LINE_WIDTH = 300
 Confidence = Literal["certain", "likely"]
 WHY: dict[Confidence, str] = {
     "certain": "certain: the line says so itself",
-    "likely": "likely: inferred from the lines around it, or from where the log ends",
+    "likely": "likely: inferred from the lines around it, from the code that raised it, or from where the log ends",
 }
 
 
@@ -54,22 +54,33 @@ class Sign(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     line: Expression
+    raised: Expression | None = None
     beside: Annotated[tuple[Expression, ...], BeforeValidator(_listed)] = ()
     ends: bool = False
+    general: bool = False
+
+    @property
+    def last(self) -> bool:
+        """Whether it says only what kind of failure this is, so that all others have precedence."""
+        return self.general or self.raised is not None
 
     @property
     def confidence(self) -> Confidence:
         """How sure it is that a log with this sign has that cause."""
-        return "likely" if self.beside or self.ends else "certain"
+        return "likely" if self.beside or self.ends or self.last else "certain"
+
+    def matches(self, start: Start, at: int) -> bool:
+        """Return whether a line of a start has this sign, apart from what must stand beside it."""
+        return bool(re.search(self.line, start.lines[at])) and (
+            self.raised is None or bool(re.search(self.raised, raised_in(start.lines, at)))
+        )
 
     def find(self, start: Start, taken: set[int]) -> int | None:
         """Return the number of the line that has this sign and is not yet taken, or None."""
         if self.ends:
             found = start.end_at if re.search(self.line, start.end) else None
         else:
-            found = next(
-                (at for at in start.evidence if at not in taken and re.search(self.line, start.lines[at])), None
-            )
+            found = next((at for at in start.evidence if at not in taken and self.matches(start, at)), None)
         if found is None or not all(any(re.search(each, line) for line in start.lines) for each in self.beside):
             return None
         return found
@@ -148,20 +159,24 @@ def diagnose(log: Iterable[str], also: Iterable[str] = ()) -> Diagnosis:
     A line is evidence for one fingerprint, the first that matches it.
     """
     start = last_start(log, also)
-    found: list[tuple[bool, int, Cause]] = []
+    found: dict[str, tuple[int, int, Cause]] = {}
     taken: set[int] = set()
-    for place, known in enumerate(fingerprints()):
-        for sign in known.log:
-            if (at := sign.find(start, taken)) is None:
+    for last in (False, True):
+        if last and start.ready and not any(cause.fingerprint.symptom for _, _, cause in found.values()):
+            break  # An error that ends nothing is a client's mistake.
+        for place, known in enumerate(fingerprints()):
+            signs = [sign for sign in known.log if sign.last == last and known.id not in found]
+            at, sign = next(((at, sign) for sign in signs if (at := sign.find(start, taken)) is not None), (None, None))
+            if at is None or sign is None:
                 continue
             line = start.end if sign.ends else start.lines[at]
             cause = Cause(known, line, sign.confidence, known.remedy_for(start.engine))
-            found.append((not known.root, place if known.root else at, cause))
-            taken |= {at for at in start.evidence if any(re.search(each.line, start.lines[at]) for each in known.log)}
-            break
+            rank = 0 if known.root else 2 if last else 1
+            found[known.id] = (rank, place if known.root else at, cause)
+            taken |= {at for at in start.evidence if any(each.matches(start, at) for each in signs)}
     # The earliest is the root cause of the others; lines of the kernel may come after those of the engine, and tell
-    # of one fault several times.
-    ordered = [cause for _, _, cause in sorted(found, key=lambda each: each[:2])]
+    # of one fault several times. What names only the kind of failure yields to what names the failure.
+    ordered = [cause for _, _, cause in sorted(found.values(), key=lambda each: each[:2])]
     return Diagnosis(
         [cause for cause in ordered if not cause.fingerprint.symptom],
         [cause for cause in ordered if cause.fingerprint.symptom],

@@ -47,20 +47,30 @@ SGLANG = re.compile(
 )
 VLLM = re.compile(r"vllm|EngineCore|APIServer pid=|gpu_memory_utilization")
 
+# Python's tracebacks. Frames of these files only pass an error on.
+FRAME = re.compile(r'File "([^"]+)", line \d+(?:, in (\S+))?')
+PASSES_ON = re.compile(
+    r"^<|/torch/(_ops|_tensor|nn/modules/module|nn/functional|utils/_contextlib)\.py|/pydantic/|/contextlib\.py"
+    r"|/importlib/|/concurrent/futures/|/asyncio/|/multiprocessing/|/tvm_ffi/|\.so(\.\d+)*$"
+)
+TRACEBACK = re.compile(r"Traceback \(most recent call last\)")
+FRAMES_WITHIN = 60
+
 
 @dataclass(frozen=True)
 class Start:
     """The last start in a log.
 
     `lines` are all its lines, then those of others. `evidence` are the numbers of those that may tell why it failed.
-    `end` is its last line, and `end_at` its number. `since` is the number of the log's first line that counts: all
-    before it is about another start, or went well.
+    `end` is its last line, and `end_at` its number. `ready` says whether it became ready. `since` is the number of the
+    log's first line that counts: all before it is about another start, or went well.
     """
 
     lines: Sequence[str]
     evidence: Sequence[int]
     end: str
     end_at: int
+    ready: bool
     since: int
     engine: str | None
 
@@ -84,7 +94,7 @@ def last_start(log: Iterable[str], also: Iterable[str] = ()) -> Start:
     text = "\n".join(lines)
     engine = "sglang" if SGLANG.search(text) else "vllm" if VLLM.search(text) else None
     evidence += [at for at, line in enumerate(others, len(lines)) if not _informs(line)]
-    return Start([*lines, *others], evidence, last, len(lines) - 1, begin + ready + 1, engine)
+    return Start([*lines, *others], evidence, last, len(lines) - 1, ready >= 0, begin + ready + 1, engine)
 
 
 def _speaks(line: str) -> bool:
@@ -105,3 +115,13 @@ def _tried(lines: Sequence[str]) -> set[int]:
             before = range(max(0, at - TRIED_WITHIN), at + 1)
             found |= {*range(max((each for each in before if TRIES.search(lines[each])), default=at), at + 1)}
     return found
+
+
+def raised_in(lines: Sequence[str], at: int) -> str:
+    """Return the file and function that raised the Python error in a line, as `FILE in FUNCTION`; "" if unknown."""
+    for line in reversed(lines[max(0, at - FRAMES_WITHIN) : at]):
+        if TRACEBACK.search(line):
+            break
+        if (frame := FRAME.search(line)) and not PASSES_ON.search(frame[1]):
+            return f"{frame[1]} in {frame[2] or ''}"
+    return ""

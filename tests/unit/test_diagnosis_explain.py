@@ -90,6 +90,24 @@ Current Environment: PyTorch 2.9.1+cu130 | CuDNN 9.13""",
     "checkpoint-refused": """huggingface_hub.errors.GatedRepoError: 401 Client Error. (Request ID: Root=1-66f4b037-1bf3d7d219afbc904ee05694;5601d2c9)
 Cannot access gated repo.
 Access to model org/name is restricted. You must have access to it and be authenticated to access it. Please log in.""",
+    "nccl-versions-differ": "rig1:210:210 [0] init.cc:1401 NCCL WARN Mismatched NCCL version detected : rank 0 version 22809 rank 1 version 22705",
+    "driver-flavor": """NVRM: The NVIDIA GPU 0000:41:00.0 (PCI ID: 10de:2bb1)
+NVRM: installed in this system requires use of the NVIDIA open kernel modules.
+NVRM: GPU 0000:41:00.0: RmInitAdapter failed! (0x22:0x56:884)""",
+    "driver-lacks-card": """NVRM: The NVIDIA GPU 0000:41:00.0 (PCI ID: 10de:2bb1)
+NVRM: installed in this system is not supported by the
+NVRM: NVIDIA 535.183.01 driver release.
+NVRM: None of the NVIDIA devices were initialized.""",
+    "container-name-taken": 'docker: Error response from daemon: Conflict. The container name "/main" is already in use by container "4f5c0e". You have to remove (or rename) that container to be able to reuse that name.',
+    "docker-not-running": "unable to configure the Docker daemon with file /etc/docker/daemon.json: invalid character '}' looking for beginning of object key string",
+    "mount-refused": "docker: Error response from daemon: invalid mount config for type \"bind\": bind source path does not exist: /srv/models/qwen",
+    "compose-refused": "validating /srv/compose.yaml: services.vllm.deploy.resources.reservations Additional property gpus is not allowed",
+    "filesystem-fails": "OSError: [Errno 5] Input/output error: '/model/model-00001-of-00024.safetensors'",
+    "cpu-lacks-instructions": "/entrypoint.sh: line 12:    17 Illegal instruction     (core dumped) python3 -m sglang.launch_server",
+    "packages-refused": "E: Unable to correct problems, you have held broken packages.",
+    "file-missing": "FileNotFoundError: [Errno 2] No such file or directory: '/templates/qwen.jinja'",
+    "container-refused": "docker: Error response from daemon: unknown log opt 'maxsize' for json-file log driver.",
+    "multimodal-input-fails": "ValueError: Failed to apply PixtralProcessor on data={'text': '[IMG]'} with kwargs={}",
 }  # fmt: skip
 
 HARMLESS = {
@@ -136,11 +154,28 @@ SYMPTOMS = {
     "jit-failed": "ninja: build stopped: subcommand failed.",
     "process-killed": "subprocess.CalledProcessError: Command '['python3', '-m', 'sglang.launch_server']' died with <Signals.SIGKILL: 9>.",
     "engine-died": f"{API} RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{}}",
+    "numbers-invalid": "RuntimeError: probability tensor contains either `inf`, `nan` or element < 0",
     "gpu-exception": "NVRM: Xid (PCI:0000:41:00): 31, pid=4711, name=VLLM::Worker_TP, channel 0x00000009",
 }  # fmt: skip
 
 # Fingerprints whose line is in no public excerpt; their source quotes the line of code that prints it.
-WITHOUT_EXCERPT = {"quantization-file-incomplete", "nccl-buffers", "triton-missing"}
+WITHOUT_EXCERPT = {
+    "quantization-file-incomplete",
+    "nccl-buffers",
+    "triton-missing",
+    "nccl-versions-differ",
+    "driver-lacks-card",
+    "container-name-taken",
+    "docker-not-running",
+    "mount-refused",
+    "compose-refused",
+    "filesystem-fails",
+    "cpu-lacks-instructions",
+    "packages-refused",
+    "file-missing",
+    "multimodal-input-fails",
+    "container-refused",
+}
 CAPTURED = {
     "vllm-h200/0.20.2-mtp-fc-miniature.txt": "drafter-read-as-fp4",
     "vllm-h200/0.25.1-mtp-fc-real-sizes.txt": "drafter-read-as-fp4",
@@ -310,6 +345,43 @@ def test_a_cause_is_certain_by_its_own_line_and_likely_by_what_stands_beside_it(
     assert confidence("router-read-as-fp4") == "certain"
     assert confidence("drafter-read-as-fp4") == "likely"
     assert confidence("nccl-deadlock") == "likely"
+
+
+RAISED = """  File "/usr/local/lib/python3.12/dist-packages/vllm/model_executor/layers/{}", line 88, in __init__
+    raise ValueError(message)
+  File "/usr/local/lib/python3.12/dist-packages/torch/nn/modules/module.py", line 1751, in _call_impl
+    return forward_call(*args, **kwargs)
+{}"""
+
+
+def test_an_unknown_error_is_of_the_kind_that_the_code_which_raised_it_tells() -> None:
+    error = "ValueError: a text that nobody has seen"
+    assert ids(RAISED.format("quantization/fp8.py", error)) == ["quantization-unsupported"]
+    assert ids(RAISED.format("fused_moe/layer.py", error)) == ["moe-backend-unsupported"]
+    assert ids(RAISED.format("layernorm.py", error)) == []
+    assert ids(error) == []
+    # Frames of an earlier traceback did not raise it.
+    earlier = RAISED.format("quantization/fp8.py", "ValueError: caught")
+    assert ids(f"{earlier}\nTraceback (most recent call last):\n{error}") == ["quantization-unsupported"]
+    told = diagnose(f"{earlier}\nTraceback (most recent call last):\n{error}".splitlines())
+    assert told.causes[0].line.endswith("caught")
+
+
+def test_what_names_the_failure_comes_before_what_names_only_its_kind() -> None:
+    kind = RAISED.format("quantization/fp8.py", "ValueError: a text that nobody has seen")
+    assert ids(f"{START}\n{kind}\n{OUT_OF_MEMORY}") == ["out-of-memory", "quantization-unsupported"]
+    assert ids(RAISED.format("quantization/fp8.py", OUT_OF_MEMORY)) == ["out-of-memory"]
+    refused = diagnose(["ValueError: --enable-this-thing requires that thing"]).causes[0]
+    assert (refused.fingerprint.id, refused.confidence) == ("settings-refused", "likely")
+    assert "settings-refused" in fatal()
+    assert not re.search(fatal()["settings-refused"], refused.line)
+
+
+def test_a_clients_mistake_is_no_cause_on_an_endpoint_that_serves() -> None:
+    mistake = "ERROR 11-23 21:10:00 [serving.py:332] ValueError: temperature must be non-negative, got -1.0."
+    assert ids(f"{START}\n{READY}\n{mistake}") == []
+    assert ids(f"{START}\n{mistake}") == ["settings-refused"]
+    assert ids(f"{START}\n{READY}\n{mistake}\n{SYMPTOMS['engine-died']}") == ["settings-refused"]
 
 
 def test_a_remedy_speaks_the_engines_flags() -> None:
