@@ -1,26 +1,26 @@
 """Break the code in small ways and count which ones the tests notice: `make mutants N=25`.
 
-For each area N mutants are chosen, the same ones every time, and tried in a copy of the checkout. Results are kept
-outside it, under ~/.cache/rigup-mutants, for each content of the area: a restart continues with what is missing.
+For each area N mutants are chosen, the same ones every time, and tried in copies of the checkout. What is found is kept
+outside it, under ~/.cache/rigup-mutants: a restart continues with what is missing. A mutant is tried again when its
+module changes, or the file of the test that noticed it, or any test file of its area if none noticed it.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import hashlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from difflib import unified_diff
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
@@ -29,6 +29,9 @@ import yaml
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
+
+from tools import mutant_record, mutant_trial
+from tools.mutant_record import Record, digest
 
 Position: TypeAlias = tuple[int, int]
 
@@ -71,15 +74,16 @@ AREAS: Mapping[str, Area] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: the `occurrence`th one that an operator of cosmic-ray can make in a module."""
+    """One change: the `occurrence`th one that an operator of cosmic-ray can make in a module, and its line there."""
 
     module: str
     operator: str
     occurrence: int
+    line: int
 
     def text(self) -> str:
         """Return the module's text with the change."""
-        mutated: str = mutate_code((ROOT / self.module).read_text(), get_operator(self.operator)(), self.occurrence)
+        mutated: str = mutate_code(read(self.module).decode(), get_operator(self.operator)(), self.occurrence)
         return mutated
 
     def is_possible(self) -> bool:
@@ -88,7 +92,7 @@ class Mutant:
         cosmic-ray fails at exceptions with a dotted name, and puts `not` before assignment expressions.
         """
         try:
-            return ast.dump(ast.parse(self.text())) != ast.dump(ast.parse((ROOT / self.module).read_text()))
+            return ast.dump(ast.parse(self.text())) != ast.dump(ast.parse(read(self.module).decode()))
         except (AttributeError, SyntaxError):
             return False
 
@@ -100,7 +104,7 @@ class Mutant:
 
     def diff(self) -> str:
         """Return the change as a diff without context."""
-        before = (ROOT / self.module).read_text().splitlines()
+        before = read(self.module).decode().splitlines()
         return "\n".join(unified_diff(before, self.text().splitlines(), self.module, lineterm="", n=0))
 
 
@@ -108,33 +112,101 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Count which small changes of the code the tests notice.")
     parser.add_argument("number", type=int, help="mutants in each area")
     parser.add_argument("area", nargs="*", choices=[*AREAS, []], help="only these areas")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time (default: %(default)s)"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
         for name in options.area or AREAS:
-            report(name, *score(name, AREAS[name], options.number, Path(directory, name)))
+            report(name, *score(name, AREAS[name], options.number, Copies(Path(directory), options.jobs)))
     return 0
 
 
-def score(name: str, area: Area, number: int, copy: Path) -> tuple[int, list[Mutant]]:
+@dataclass(frozen=True)
+class Copies:
+    """Copies of the checkout, made when they are needed."""
+
+    directory: Path
+    jobs: int
+
+    def paths(self) -> list[Path]:
+        found = [self.directory / str(number) for number in range(self.jobs)]
+        for path in found:
+            if not path.exists():
+                copy_tree(path)
+        return found
+
+
+def score(name: str, area: Area, number: int, copies: Copies) -> tuple[int, list[Mutant]]:
     """Try the mutants of an area. Return how many were tried and which ones no test noticed."""
-    results = CACHE / f"{name}-{content_of(area)}.jsonl"
+    results = CACHE / f"{name}.jsonl"
     results.parent.mkdir(parents=True, exist_ok=True)
-    known = {json.dumps(entry["mutant"]): entry["killed"] for entry in map(json.loads, lines_of(results))}
-    chosen = choose(name, area, number)
-    todo = [mutant for mutant in chosen if json.dumps(asdict(mutant)) not in known]
+    known = {json.dumps(entry["mutant"]): entry for entry in map(json.loads, lines_of(results))}
+    chosen = choose(area, number)
+    todo = [each for each in chosen if not holds(area, known.get(json.dumps(asdict(each))))]
     if todo:
-        copy_tree(copy)
-        limit = 10 * measured(area, copy)
-    for at, mutant in enumerate(todo, 1):
-        began = time.monotonic()
-        killed = not passes(area, copy, mutant, limit)
-        with results.open("a") as file:
-            file.write(json.dumps({"mutant": asdict(mutant), "killed": killed}) + "\n")
-        known[json.dumps(asdict(mutant))] = killed
-        word = "killed" if killed else "SURVIVED"
-        print(f"{name} {at}/{len(todo)}  {word:8}  {time.monotonic() - began:4.0f} s  {mutant.module}", flush=True)
-    return len(chosen), [mutant for mutant in chosen if not known[json.dumps(asdict(mutant))]]
+        record = record_of(area, copies)
+        found = mutant_trial.tried(
+            todo,
+            copies.paths(),
+            lambda mutant: (mutant.module, mutant.text()),
+            lambda mutant: tests_for(mutant, record),
+        )
+        for at, (mutant, noticed, seconds) in enumerate(found, 1):
+            entry = {"mutant": asdict(mutant), "noticed": noticed, "content": content_of(area, mutant.module, noticed)}
+            with results.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+            known[json.dumps(asdict(mutant))] = entry
+            place = f"{mutant.module}:{mutant.line}"
+            print(f"{name} {at}/{len(todo)}  {seconds:4.0f} s  {place}  {noticed or 'SURVIVED'}", flush=True)
+    return len(chosen), [each for each in chosen if known[json.dumps(asdict(each))]["noticed"] is None]
+
+
+def holds(area: Area, entry: Mapping[str, object] | None) -> bool:
+    """Return whether what was found about a mutant is still true."""
+    if entry is None:
+        return False
+    mutant, noticed = entry["mutant"], entry["noticed"]
+    assert isinstance(mutant, dict) and (noticed is None or isinstance(noticed, str))
+    return bool(entry["content"] == content_of(area, mutant["module"], noticed))
+
+
+def content_of(area: Area, module: str, noticed: str | None) -> str:
+    """Return a name for what a finding depends on: the module, and the test that noticed or all that did not."""
+    file = (noticed or "").partition("::")[0]
+    files = [file] if (ROOT / file).is_file() else files_of(area.tests)
+    return digest(*(read(each) for each in (module, *files)))
+
+
+def record_of(area: Area, copies: Copies) -> Record:
+    """Return what each test of the area runs, from earlier recordings where neither it nor the area has changed."""
+    modules = files_of(area.modules)
+    content = [read(each) for each in modules]
+    kept = {
+        file: CACHE / "record" / f"{Path(file).stem}-{digest(*content, read(file))}.json"
+        for file in files_of(area.tests)
+    }
+    missing = [file for file, path in kept.items() if not path.exists()]
+    if missing:
+        print(f"recording what {len(missing)} test files run", flush=True)
+        with tempfile.TemporaryDirectory(prefix="mutants-record-") as directory:
+            Path(directory).chmod(0o755)
+            copy, found = copies.paths()[0], Path(directory) / "found"
+            for file, record in mutant_record.of_tests(copy, modules, missing, found, 2 * copies.jobs).items():
+                kept[file].parent.mkdir(parents=True, exist_ok=True)
+                kept[file].write_text(json.dumps(record))
+    return {test: of_test for path in kept.values() for test, of_test in json.loads(path.read_text()).items()}
+
+
+def tests_for(mutant: Mutant, record: Record) -> dict[str, float]:
+    """Return the tests that run a mutant's function, with their seconds; all tests if it is outside of functions."""
+    place = mutant_record.place_of(mutant.module, read(mutant.module).decode(), mutant.line)
+    return {
+        test: of_test["seconds"]
+        for test, of_test in record.items()
+        if place == mutant.module or place in of_test["places"]
+    }
 
 
 def report(name: str, tried: int, survivors: list[Mutant]) -> None:
@@ -150,21 +222,28 @@ def report(name: str, tried: int, survivors: list[Mutant]) -> None:
             print(f"    cannot matter: {why}")
 
 
-def choose(name: str, area: Area, number: int) -> list[Mutant]:
-    """Return up to `number` mutants of an area, the same ones for the same content."""
-    places: dict[tuple[str, Position, Position], list[Mutant]] = {}
+def choose(area: Area, number: int) -> list[Mutant]:
+    """Return up to `number` mutants of an area, the same ones for the same content.
+
+    Which ones depends on their lines alone, so that a change elsewhere exchanges few of them.
+    """
+    places: dict[tuple[str, Position], dict[str, Mutant]] = {}
     for module in files_of(area.modules):
-        source = (ROOT / module).read_text()
-        tree, unused = get_ast(source), annotations_of(source)
+        source = read(module).decode()
+        lines, tree, unused = source.splitlines(), get_ast(source), annotations_of(source)
+        seen: Counter[str] = Counter()
         for operator in OPERATORS:
-            for occurrence, (start, end) in enumerate(positions(tree, operator)):
+            for occurrence, (start, _) in enumerate(positions(tree, operator)):
                 if not any(first <= start < last for first, last in unused):
-                    places.setdefault((module, start, end), []).append(Mutant(module, operator, occurrence))
+                    text = lines[start[0] - 1]
+                    luck = f"{module} {operator} {text.strip()} {start[1] - len(text)}"
+                    seen[luck] += 1
+                    mutant = Mutant(module, operator, occurrence, start[0])
+                    places.setdefault((module, start), {})[digest(f"{luck} {seen[luck]}".encode())] = mutant
     # One at each place: the changes of one comparison into each of the others would be most of all.
-    luck = random.Random(name)
-    each = [luck.choice(mutants) for _, mutants in sorted(places.items())]
-    luck.shuffle(each)
-    return list(islice(filter(Mutant.is_possible, each), number))
+    each = dict(min(mutants.items()) for mutants in places.values())
+    ordered = (each[luck] for luck in sorted(each, key=lambda luck: digest(b"order", luck.encode())))
+    return list(islice(filter(Mutant.is_possible, ordered), number))
 
 
 def positions(tree: object, operator: str) -> Iterator[tuple[Position, Position]]:
@@ -196,65 +275,19 @@ def copy_tree(copy: Path) -> None:
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name)
-
-
-def measured(area: Area, copy: Path) -> float:
-    """Return how many seconds the area's tests take. Exit if they do not pass without a change."""
-    began = time.monotonic()
-    if not run_tests(area, copy, None):
-        raise SystemExit("the tests fail without any change: run `make unit` first")
-    return time.monotonic() - began
-
-
-def passes(area: Area, copy: Path, mutant: Mutant, limit: float) -> bool:
-    """Return whether the area's tests pass with this change, within `limit` seconds."""
-    module = copy / mutant.module
-    before = module.read_text()
-    module.write_text(mutant.text())
-    try:
-        return run_tests(area, copy, limit)
-    finally:
-        module.write_text(before)
-
-
-def run_tests(area: Area, copy: Path, limit: float | None) -> bool:
-    argv = [
-        sys.executable,
-        "-B",
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-n",
-        "2",
-        "--dist",
-        "worksteal",
-        "-p",
-        "no:cacheprovider",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    with subprocess.Popen(
-        [*argv, *files_of(area.tests)], cwd=copy, env=environment, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    ) as process:  # fmt: skip
-        try:
-            return process.wait(limit) == 0
-        except subprocess.TimeoutExpired:
-            return False
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+    # By content: a change may leave both size and second of a file as they were.
+    argv = [sys.executable, "-m", "compileall", "-q", "-j0", "--invalidation-mode", "checked-hash", "."]
+    subprocess.run(argv, cwd=copy, check=False, stdout=subprocess.DEVNULL)
 
 
 def files_of(patterns: tuple[str, ...]) -> list[str]:
     return sorted({str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)})
 
 
-def content_of(area: Area) -> str:
-    digest = hashlib.sha256()
-    for name in files_of((*area.modules, *area.tests)):
-        digest.update(name.encode() + (ROOT / name).read_bytes())
-    return digest.hexdigest()[:16]
+@cache
+def read(name: str) -> bytes:
+    """Return a file's content, the same during the whole run: somebody may write a test meanwhile."""
+    return (ROOT / name).read_bytes()
 
 
 def lines_of(path: Path) -> list[str]:
