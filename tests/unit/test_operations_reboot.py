@@ -61,6 +61,14 @@ def test_each_reason_is_told(kernel_state: KernelStateValue, driver: DriverState
     assert why in found[0]
 
 
+def test_a_newer_module_of_the_running_kernel_is_a_reason_although_the_next_kernel_has_none() -> None:
+    driver = DriverStateValue(loaded=V1, open_module=True, on_disk={K1: V2}, userspace=V2)
+
+    found = reboot.reasons(kernel(K1, newest=K2), driver, NOTHING)
+
+    assert found == [f"kernel {K2} is installed, {K1} runs", f"NVIDIA module {V1} is loaded, {V2} is installed"]
+
+
 def test_a_kernel_without_module_or_initrd_is_not_booted_into() -> None:
     bare = KernelStateValue(K1, (), (K1, K2), frozenset({K1}))
 

@@ -139,6 +139,21 @@ def test_directories_are_removed_from_the_inside() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("path", "ran"),
+    [
+        ("/etc/x", []),
+        ("/etc/default/grub.d/rigup.cfg", ["update-grub"]),
+        ("/etc/modprobe.d/rigup.conf", ["update-initramfs"]),
+    ],
+)
+def test_what_the_boot_reads_is_made_anew_where_a_file_for_it_is_gone(path: str, ran: list[str]) -> None:
+    book = replace(BOOK, files={path: frozenset({"ours"})})
+    commands = Actor().does(files.files_restored, ledger=book, kept=Kept()).commands
+    programs = ("update-grub", "update-initramfs")
+    assert [each for each in programs if any(f"command -v {each} " in command for command in commands)] == ran
+
+
 # Docker
 
 
