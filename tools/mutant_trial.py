@@ -71,7 +71,8 @@ def tried(
 
     `change` returns a module and its changed text; `tests` the tests to run, with the seconds that each usually takes.
     """
-    todo, free = list(reversed(things)), list(copies)
+    todo, free = [thing for thing in reversed(things) if tests(thing)], list(copies)
+    yield from ((thing, None, 0.0) for thing in things if not tests(thing))
     running: dict[Path, tuple[T, Trial, float]] = {}
     try:
         while todo or running:
