@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from difflib import unified_diff
 from functools import cache
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -40,6 +40,9 @@ HARMLESS = ROOT / "tools/mutants_harmless.yaml"
 """Changes that cannot matter: their lines before and after, and why."""
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rigup-mutants"
 
+
+LONGEST_S = 240.0
+"""Seconds of tests for one mutant. One that survives them may still be noticed by the slowest tests."""
 
 # The other two operators of cosmic-ray need arguments.
 OPERATORS = sorted(name for name in operator_names() if not name.startswith("core/Variable"))
@@ -67,7 +70,7 @@ AREAS: Mapping[str, Area] = {
         ("files/rigup_host/switch/*.py", "rigup/operations/serving.py"),
         ("tests/unit/test_host_programs_switch.py", "tests/unit/test_operations_serving.py"),
     ),
-    "connect": Area(("rigup/ssh/*.py",), ("tests/unit/test_ssh_*.py",)),
+    "connect": Area(("rigup/ssh/*.py",), ("tests/unit/test_ssh_*.py", "tests/unit/test_cli_logs.py")),
     "download": Area(("files/rigup_host/fetch/*.py",), ("tests/unit/test_host_programs_fetch*.py",)),
 }
 
@@ -200,13 +203,17 @@ def record_of(area: Area, copies: Copies) -> Record:
 
 
 def tests_for(mutant: Mutant, record: Record) -> dict[str, float]:
-    """Return the tests that run a mutant's function, with their seconds; all tests if it is outside of functions."""
+    """Return the tests that run a mutant's function, or all if it is outside of functions, with their seconds.
+
+    Of many only the quickest, as long as a trial may take.
+    """
     place = mutant_record.place_of(mutant.module, read(mutant.module).decode(), mutant.line)
-    return {
-        test: of_test["seconds"]
-        for test, of_test in record.items()
-        if place == mutant.module or place in of_test["places"]
-    }
+    seconds = {test: of_test["seconds"] for test, of_test in record.items() if place in of_test["places"]}
+    if place == mutant.module:
+        seconds = {test: of_test["seconds"] for test, of_test in record.items()}
+    quickest = sorted(seconds, key=lambda test: seconds[test])
+    sums = accumulate(seconds[test] for test in quickest)
+    return {test: seconds[test] for test, total in zip(quickest, sums, strict=True) if total <= LONGEST_S}
 
 
 def report(name: str, tried: int, survivors: list[Mutant]) -> None:
