@@ -63,15 +63,21 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         file.write(json.dumps([report.nodeid, report.duration]) + "\n")
 
 
-def functions_of(source: str) -> list[tuple[int, int]]:
-    """Return first and last line of each function that can be recorded."""
-    return [(each.lineno, each.end_lineno or each.lineno) for each in _functions(source)]
-
-
 def place_of(module: str, source: str, line: int) -> str:
     """Return the innermost function around a line, as recordings name it; of other lines the module's name."""
-    around = [first for first, last in functions_of(source) if first <= line <= last]
-    return f"{module}:{max(around)}" if around else module
+    function = _around(source, line)
+    return f"{module}:{function.lineno}" if function else module
+
+
+def function_of(source: str, line: int) -> str:
+    """Return the name of the innermost function around a line; empty if there is none."""
+    function = _around(source, line)
+    return function.name if function else ""
+
+
+def _around(source: str, line: int) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    found = [each for each in _functions(source) if each.lineno <= line <= (each.end_lineno or 0)]
+    return max(found, key=lambda each: each.lineno, default=None)
 
 
 def of_tests(copy: Path, modules: Sequence[str], files: Sequence[str], directory: Path, jobs: int) -> dict[str, Record]:

@@ -218,15 +218,24 @@ def tests_for(mutant: Mutant, record: Record) -> dict[str, float]:
 
 def report(name: str, tried: int, survivors: list[Mutant]) -> None:
     """Print the score, and each survivor with the reason why it cannot matter, if HARMLESS has one."""
-    known = {(each["before"], each["after"]): each["why"] for each in yaml.safe_load(HARMLESS.read_text())}
-    killed, matter = tried - len(survivors), tried - sum(mutant.lines() in known for mutant in survivors)
+    reasons = {mutant: why for mutant in survivors if (why := reason(mutant))}
+    killed, matter = tried - len(survivors), tried - len(reasons)
     score = f"{killed} of {tried} killed, {tried - matter} cannot matter"
     print(f"\n{name}: {score}; {killed / max(1, matter):.0%} of those that can")
     for mutant in survivors:
         print(f"  {mutant.operator.removeprefix('core/')} in {mutant.module}")
         print("\n".join(mutant.diff().splitlines()[3:]))
-        if why := known.get(mutant.lines()):
-            print(f"    cannot matter: {why}")
+        if mutant in reasons:
+            print(f"    cannot matter: {reasons[mutant]}")
+
+
+def reason(mutant: Mutant) -> str:
+    """Return why a mutant cannot matter; empty if HARMLESS does not say so."""
+    around = mutant_record.function_of(read(mutant.module).decode(), mutant.line)
+    for each in yaml.safe_load(HARMLESS.read_text()):
+        if (each["before"], each["after"]) == mutant.lines() and each.get("function", around) == around:
+            return str(each["why"])
+    return ""
 
 
 def choose(area: Area, number: int) -> list[Mutant]:
