@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
-from rigup_host.fetch import hubs, peers, report, store
+from rigup_host.fetch import hub_worker, hubs, peers, report, store
 from rigup_host.fetch.hubs import Hub, Hubs, read_event
 from rigup_host.fetch.peers import Peer, Peers, Report
 from rigup_host.fetch.report import Counted, Progress
@@ -188,6 +190,8 @@ def test_a_progress_is_written_once_a_second_and_for_each_new_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, path = Clock(monkeypatch, report), tmp_path / "progress.json"
+    # Shortly after a boot.
+    clock.now = 1.0
     progress = Progress(path, 9_000)
 
     def told(step: str, done: int, after: float) -> tuple[object, ...]:
@@ -437,7 +441,70 @@ def test_a_client_that_brings_nothing_for_too_long_is_ended_unless_the_hub_asked
             assert bool(one.at_work) is works
     finally:
         both.stop()
+    assert one.in_memory == both.arrived_bytes == 0
     assert not one.xet and one.setback == "sub/weights.bin: no byte for 90 s"
+
+
+# The client
+
+
+def test_what_is_received_and_not_yet_written_is_in_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = hub_worker.Meter(total=5), hub_worker.Meter()
+    one.update_transfer(10)
+    two.update_transfer(3)
+    one.update(4)
+    # Bytes that came compressed are more when they are written.
+    two.update(5)
+    one.close()
+    two.close()
+    said = [json.loads(line)["in_memory"] for line in capsys.readouterr().out.splitlines()]
+    assert said == [10, 13, 9, 6]
+
+
+def failed(status: int, **headers: str) -> Exception:
+    error = OSError("the first line\nthe second line")
+    error.response = httpx.Response(status, headers=headers)  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "7200"}, 3600),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "-7"}, None),
+        ({"Retry-After": "Tue, 01 Dec 2026 12:00:09 GMT", "Date": "Tue, 01 Dec 2026 12:00:00 GMT"}, 9),
+        ({"Retry-After": "Tue, 01 Dec 2026 11:00:00 GMT", "Date": "Tue, 01 Dec 2026 12:00:00 GMT"}, 0),
+        ({"Retry-After": "Wed, 02 Dec 2026 12:00:00 GMT", "Date": "Tue, 01 Dec 2026 12:00:00 GMT"}, 3600),
+        ({"Retry-After": "Tue, 01 Dec 2026 12:00:09 GMT"}, None),
+    ],
+)
+def test_the_hub_says_when_it_wants_to_be_asked_again(headers: dict[str, str], seconds: float | None) -> None:
+    assert hub_worker.asked_to_wait(failed(429, **headers)) == seconds
+    assert hub_worker.asked_to_wait(OSError("no answer")) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "hopeless", "why"),
+    [
+        (failed(401), True, "the hub refuses the token: check HF_TOKEN. The hub's client reports: the first line"),
+        (failed(403), True, "the hub refuses the token: check HF_TOKEN. The hub's client reports: the first line"),
+        (failed(503), False, "the hub answered 503"),
+        (OSError(errno.ENOSPC, "x"), True, "the disk is full: free some space or choose another model_store"),
+        (OSError(errno.ECONNRESET, "reset"), False, "[Errno 104] reset"),
+        (hub_worker.XetFailed("xet: x"), False, "xet: x"),
+        (hub_worker.StorageFailed(failed(403)), False, "the hub's storage answered 403"),
+        (ValueError(), False, "ValueError"),
+    ],
+)
+def test_a_failure_is_told_with_whether_another_try_can_help(error: Exception, hopeless: bool, why: str) -> None:
+    assert hub_worker.explain(error) == (hopeless, why)
+
+
+def test_a_client_has_these_limits() -> None:
+    assert (hub_worker.PIECE, hub_worker.RECORDS, hub_worker.LONGEST_WAIT_S) == (65_536, 67_108_864, 3600)
 
 
 # The request
