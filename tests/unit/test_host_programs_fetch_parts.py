@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from rigup_host.fetch import hub_worker, hubs, peers, report, store
+from rigup_host.fetch import hub_worker, hubs, peers, report, run, store
 from rigup_host.fetch.hubs import Hub, Hubs, read_event
 from rigup_host.fetch.peers import Peer, Peers, Report
 from rigup_host.fetch.report import Counted, Progress
@@ -443,6 +444,86 @@ def test_a_client_that_brings_nothing_for_too_long_is_ended_unless_the_hub_asked
         both.stop()
     assert one.in_memory == both.arrived_bytes == 0
     assert not one.xet and one.setback == "sub/weights.bin: no byte for 90 s"
+
+
+def test_what_an_ended_client_has_said_does_not_count_for_the_next_one(checkpoint: Store, tmp_path: Path) -> None:
+    first = f'[ -e {tmp_path}/first ] || {{ touch {tmp_path}/first; echo \'{{"done": "config.json"}}\'; }}'
+    one = hub(checkpoint, tmp_path, f"{first}\nexec sleep {HANG_S:.0f}")
+    try:
+        one.order(checkpoint.files["config.json"])
+        until(lambda: not one._events.empty())
+        assert one.stop() == {"config.json"}
+        one.order(checkpoint.files["config.json"])
+        assert one.events() == [] and one.at_work == {"config.json"}
+    finally:
+        one.stop()
+
+
+# The whole
+
+
+def request_of(checkpoint: Store, tmp_path: Path, **more: object) -> Path:
+    files = {path: f"{file.size} sha256:{file.sha256}" for path, file in checkpoint.files.items()}
+    about = {"repo": checkpoint.repo, "revision": checkpoint.revision, "dest": str(checkpoint.dest), "files": files}
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps({**about, "hubs": ["https://hub.example"], "venv": str(tmp_path / "venv"), **more}))
+    return path
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a disk needs root")
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("nr_inodes=2", "failed: the disk is full: free some space or choose another model_store\n"),
+        ("ro", "failed: [Errno 30] Read-only file system: "),
+    ],
+)
+def test_a_disk_that_takes_nothing_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, said: str
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    request = request_of(of(disk / "org/name"), tmp_path)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(disk)], check=True)
+    mask = os.umask(0)
+    try:
+        assert run.main([str(request), f"--home={tmp_path}/home"]) == 2
+    finally:
+        os.umask(mask)
+        subprocess.run(["umount", str(disk)], check=True)
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_peer_that_rests_or_was_not_heard_since_is_not_copied_from(
+    checkpoint: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch, peers, run)
+    mate = {"name": "rig2", "address": "127.0.0.1", "port": 1}
+    request = Request.read(request_of(checkpoint, tmp_path, name="rig1", peers=[mate]))
+    options = {"progress": None, "home": tmp_path / "home", "timeout": 60, "stall": 90.0, "silence": 20.0}
+    fetch = run.Fetch(request, Namespace(pause=5.0, patience=60.0, system=[], **options))
+    fetch.missing = {"config.json": checkpoint.files["config.json"]}
+    (other,) = fetch.peers.all
+    other.hear(Report(1, True, held=frozenset(fetch.missing)))
+    try:
+        other.rest()
+        fetch.assign()
+        assert fetch.copies == {}
+        # The pause is over, and nobody knows yet whether it lives.
+        clock.now += peers.REST_S
+        fetch.assign()
+        assert fetch.copies == {}
+        # As after a report that took long.
+        other.hear(replace(other.report, beat=2))
+        other.deaf_until = clock.now + 1
+        fetch.assign()
+        assert fetch.copies == {}
+        clock.now += 1
+        fetch.assign()
+        assert fetch.copies.keys() == {"config.json"}
+    finally:
+        fetch.stop()
+    assert fetch.hubs.at_work == set()
 
 
 # The client
