@@ -9,6 +9,7 @@ import os
 import subprocess
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from rigup_host.fetch import hub_worker, hubs, peers, report, run, store
+from rigup_host.fetch import hub_worker, hubs, may_serve, peers, report, run, store
 from rigup_host.fetch.hubs import Hub, Hubs, read_event
 from rigup_host.fetch.peers import Peer, Peers, Report
 from rigup_host.fetch.report import Counted, Progress
@@ -308,6 +309,33 @@ def test_a_copy_ends_at_its_published_size(tmp_path: Path, size: int) -> None:
     argv = [*peers._limited(size), "dd", "if=/dev/zero", f"of={path}", "bs=1", "count=10"]
     done = subprocess.run(argv, capture_output=True)
     assert path.stat().st_size == size and (done.returncode == 0) is (size == 10)
+
+
+@pytest.mark.parametrize(
+    ("path", "served"),
+    [
+        (f"org/name/{COMMIT}", True),
+        (f"org/name/{COMMIT}/", True),
+        (f"org/name/{COMMIT}/config.json", True),
+        (f"org/name/.{COMMIT}.incoming/config.json", True),
+        (f"org/other/{COMMIT}/config.json", True),  # There is none.
+        ("org/name/by-hand/file", False),
+        ("org/name", False),
+        ("org", False),
+        ("", False),
+        (f"org/name/{COMMIT}/..", False),
+        (f"org/../org/name/{COMMIT}", False),
+        (f"./org/name/{COMMIT}", False),
+        (f"org//name/{COMMIT}", False),
+    ],
+)
+def test_what_this_machine_has_verified_is_served_by_its_path(checkpoint: Store, path: str, served: bool) -> None:
+    models = checkpoint.dest.parents[2]
+    (models / "org/name/by-hand").mkdir()
+    arrive(checkpoint)
+    checkpoint.publish()
+    with nullcontext() if served else pytest.raises(may_serve.Refused):
+        may_serve.check(models, path)
 
 
 # Hubs. A stand-in for the client says what the test wants it to say.
