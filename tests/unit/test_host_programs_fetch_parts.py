@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import subprocess
+import time
 from argparse import Namespace
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -522,15 +524,49 @@ def test_a_disk_that_takes_nothing_is_told(
     assert capsys.readouterr().err.startswith(said)
 
 
+def whole(checkpoint: Store, tmp_path: Path, **more: object) -> run.Fetch:
+    """A download of which nothing has begun."""
+    options = {"progress": None, "home": tmp_path / "home", "timeout": 60, "stall": 90.0, "silence": 20.0}
+    request = Request.read(request_of(checkpoint, tmp_path, **more))
+    fetch = run.Fetch(request, Namespace(pause=5.0, patience=60.0, system=[], **options))
+    fetch.missing = dict(checkpoint.files)
+    return fetch
+
+
+def test_a_file_that_hubs_send_wrong_three_times_is_given_up(checkpoint: Store, tmp_path: Path) -> None:
+    fetch = whole(checkpoint, tmp_path)
+    (hub,) = fetch.hubs.all
+    for count in (1, 2, 3):
+        hub.xet = True
+        fetch.checks["config.json"] = Future()
+        fetch.checks["config.json"].set_result(False)
+        fetch.touched["config.json"] = {hub.name}
+        with nullcontext() if count < 3 else pytest.raises(Hopeless, match="still not as published after 3 downloads"):
+            fetch.end_checks()
+        assert not hub.xet and fetch.checks == {} and fetch.distrusted == {"config.json": {hub.name}}
+
+
+def test_a_copy_that_has_ended_does_not_wait_for_the_others(checkpoint: Store, tmp_path: Path) -> None:
+    fetch = whole(checkpoint, tmp_path, peers=[{"name": "rig2", "address": "127.0.0.1", "port": 1}])
+    (other,) = fetch.peers.all
+    started = [subprocess.Popen(argv, start_new_session=True) for argv in (["sleep", str(HANG_S)], ["false"])]
+    started[1].wait()
+    later = time.monotonic() + HANG_S
+    try:
+        fetch.copies = {path: (other, each, later) for path, each in zip(checkpoint.files, started, strict=True)}
+        fetch.end_copies()
+        assert fetch.copies.keys() == {"config.json"} and other.is_resting
+    finally:
+        fetch.stop()
+        started[0].wait()
+
+
 def test_a_peer_that_rests_or_was_not_heard_since_is_not_copied_from(
     checkpoint: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch, peers, run)
-    mate = {"name": "rig2", "address": "127.0.0.1", "port": 1}
-    request = Request.read(request_of(checkpoint, tmp_path, name="rig1", peers=[mate]))
-    options = {"progress": None, "home": tmp_path / "home", "timeout": 60, "stall": 90.0, "silence": 20.0}
-    fetch = run.Fetch(request, Namespace(pause=5.0, patience=60.0, system=[], **options))
-    fetch.missing = {"config.json": checkpoint.files["config.json"]}
+    fetch = whole(checkpoint, tmp_path, name="rig1", peers=[{"name": "rig2", "address": "127.0.0.1", "port": 1}])
+    del fetch.missing["sub/weights.bin"]
     (other,) = fetch.peers.all
     other.hear(Report(1, True, held=frozenset(fetch.missing)))
     try:

@@ -271,6 +271,18 @@ with open("options.json", "w") as file:
     assert options == {"TCP_NODELAY": 1, "TCP_USER_TIMEOUT": transport.DEAD_AFTER_MS}
 
 
+def test_a_connection_ends_with_its_host(sshd: Sshd) -> None:
+    text = """
+from pyinfra import host
+transport = host.connector.client.get_transport()
+assert transport.is_active()
+host.disconnect()
+assert not transport.is_active()
+"""
+    run = sshd.pyinfra(str(sshd.inventory()), write_deploy(sshd, text), "-y")
+    assert run.returncode == 0, run.stderr
+
+
 def test_a_connection_on_which_nothing_happens_is_kept_alive(tmp_path: Path) -> None:
     # With DEBUG it logs every request.
     with running_sshd(tmp_path, "LogLevel DEBUG\n") as sshd:
