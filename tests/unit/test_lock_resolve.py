@@ -4,6 +4,7 @@ import ast
 import gzip
 import hashlib
 import json
+import re
 import socket
 import threading
 import time
@@ -481,6 +482,25 @@ def test_only_one_module_makes_requests() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             allowed = path.name == "http.py" or path.name == "registry.py"
             assert allowed or clients.isdisjoint(names), path
+
+
+def test_only_the_lock_and_one_function_that_verifies_read_from_the_network_and_from_the_cache() -> None:
+    """So that every byte of a plan is one that the lock names."""
+    root = Path(__file__).parents[2] / "rigup"
+    asking, reading = set(), set()
+    for path in root.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            calls = {ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
+            place = f"{path.relative_to(root)} {function.name}"
+            if "Web" in calls:
+                asking.add(place)
+            if path.parent.name == "plan" and any(
+                re.search(r"(^|\.)(open|read_bytes|read_text)$", name) for name in calls
+            ):
+                reading.add(place)
+    assert asking == {"lock/resolve.py _fill", "lock/hub.py published_file"}
+    assert reading == set()
 
 
 def raw(*parts: bytes, every_s: float = 0.0, left: threading.Event | None = None) -> Iterator[str]:
