@@ -63,7 +63,7 @@ flake: $(VENV)/.ready ## The unit tests N times beside two busy loops; a restart
 	@$(BIN)/python tools/flake.py $(N) -- $(UNIT)
 
 mutants: $(VENV)/.ready ## Which of N small changes in what deletes, switches, connects and downloads the tests notice
-	@$(BIN)/python tools/mutants.py $(N)
+	@$(BIN)/python -m tools.mutants $(N)
 
 audit: $(VENV)/.ready ## Check the hosts of the inventory against their plan
 	$(BIN)/pytest tests/audit

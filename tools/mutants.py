@@ -1,54 +1,38 @@
 """Break the code in small ways and count which ones the tests notice: `make mutants N=25`.
 
-For each area N mutants are chosen, the same ones every time, and tried in a copy of the checkout. Results are kept
-outside it, under ~/.cache/rigup-mutants, for each content of the area: a restart continues with what is missing.
+For each area N mutants are chosen, the same ones every time, and tried in copies of the checkout. What is found is kept
+outside it, under ~/.cache/rigup-mutants: a restart continues with what is missing. A mutant is tried again when its
+module changes, or the file of the test that noticed it, or any test file of its area if none noticed it.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import hashlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from difflib import unified_diff
-from itertools import islice
+from itertools import accumulate
 from pathlib import Path
-from typing import TypeAlias
 
 import yaml
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
-from cosmic_ray.plugins import get_operator, operator_names
 
-Position: TypeAlias = tuple[int, int]
+from tools import mutant_record, mutant_trial
+from tools.mutant_choice import ROOT, Area, Mutant, choose, files_of, read
+from tools.mutant_record import Record, digest
 
-ROOT = Path(__file__).resolve().parents[1]
 HARMLESS = ROOT / "tools/mutants_harmless.yaml"
 """Changes that cannot matter: their lines before and after, and why."""
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rigup-mutants"
 
 
-# The other two operators of cosmic-ray need arguments.
-OPERATORS = sorted(name for name in operator_names() if not name.startswith("core/Variable"))
-
-
-@dataclass(frozen=True)
-class Area:
-    """Modules that must not do the wrong thing unnoticed, and the tests that look at them; patterns from the root."""
-
-    modules: tuple[str, ...]
-    tests: tuple[str, ...]
-
+LONGEST_S = 240.0
+"""Seconds of tests for one mutant. One that survives them may still be noticed by the slowest tests."""
 
 AREAS: Mapping[str, Area] = {
     "undo": Area(
@@ -64,124 +48,136 @@ AREAS: Mapping[str, Area] = {
         ("files/rigup_host/switch/*.py", "rigup/operations/serving.py"),
         ("tests/unit/test_host_programs_switch.py", "tests/unit/test_operations_serving.py"),
     ),
-    "connect": Area(("rigup/ssh/*.py",), ("tests/unit/test_ssh_*.py",)),
+    "connect": Area(("rigup/ssh/*.py",), ("tests/unit/test_ssh_*.py", "tests/unit/test_cli_logs.py")),
     "download": Area(("files/rigup_host/fetch/*.py",), ("tests/unit/test_host_programs_fetch*.py",)),
 }
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One change: the `occurrence`th one that an operator of cosmic-ray can make in a module."""
-
-    module: str
-    operator: str
-    occurrence: int
-
-    def text(self) -> str:
-        """Return the module's text with the change."""
-        mutated: str = mutate_code((ROOT / self.module).read_text(), get_operator(self.operator)(), self.occurrence)
-        return mutated
-
-    def is_possible(self) -> bool:
-        """Return whether the change makes another program.
-
-        cosmic-ray fails at exceptions with a dotted name, and puts `not` before assignment expressions.
-        """
-        try:
-            return ast.dump(ast.parse(self.text())) != ast.dump(ast.parse((ROOT / self.module).read_text()))
-        except (AttributeError, SyntaxError):
-            return False
-
-    def lines(self) -> tuple[str, str]:
-        """Return the changed lines before and after, without indentation."""
-        changed = self.diff().splitlines()[2:]
-        before, after = ([line[1:].strip() for line in changed if line.startswith(sign)] for sign in "-+")
-        return "\n".join(filter(None, before)), "\n".join(filter(None, after))
-
-    def diff(self) -> str:
-        """Return the change as a diff without context."""
-        before = (ROOT / self.module).read_text().splitlines()
-        return "\n".join(unified_diff(before, self.text().splitlines(), self.module, lineterm="", n=0))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Count which small changes of the code the tests notice.")
     parser.add_argument("number", type=int, help="mutants in each area")
     parser.add_argument("area", nargs="*", choices=[*AREAS, []], help="only these areas")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time (default: %(default)s)"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
         for name in options.area or AREAS:
-            report(name, *score(name, AREAS[name], options.number, Path(directory, name)))
+            report(name, *score(name, AREAS[name], options.number, Copies(Path(directory), options.jobs)))
     return 0
 
 
-def score(name: str, area: Area, number: int, copy: Path) -> tuple[int, list[Mutant]]:
+@dataclass(frozen=True)
+class Copies:
+    """Copies of the checkout, made when they are needed."""
+
+    directory: Path
+    jobs: int
+
+    def paths(self) -> list[Path]:
+        found = [self.directory / str(number) for number in range(self.jobs)]
+        for path in found:
+            if not path.exists():
+                copy_tree(path)
+        return found
+
+
+def score(name: str, area: Area, number: int, copies: Copies) -> tuple[int, list[Mutant]]:
     """Try the mutants of an area. Return how many were tried and which ones no test noticed."""
-    results = CACHE / f"{name}-{content_of(area)}.jsonl"
+    results = CACHE / f"{name}.jsonl"
     results.parent.mkdir(parents=True, exist_ok=True)
-    known = {json.dumps(entry["mutant"]): entry["killed"] for entry in map(json.loads, lines_of(results))}
-    chosen = choose(name, area, number)
-    todo = [mutant for mutant in chosen if json.dumps(asdict(mutant)) not in known]
+    known = {json.dumps(entry["mutant"]): entry for entry in map(json.loads, lines_of(results))}
+    chosen = choose(area, number)
+    todo = [each for each in chosen if not holds(area, known.get(json.dumps(asdict(each))))]
     if todo:
-        copy_tree(copy)
-        limit = 10 * measured(area, copy)
-    for at, mutant in enumerate(todo, 1):
-        began = time.monotonic()
-        killed = not passes(area, copy, mutant, limit)
-        with results.open("a") as file:
-            file.write(json.dumps({"mutant": asdict(mutant), "killed": killed}) + "\n")
-        known[json.dumps(asdict(mutant))] = killed
-        word = "killed" if killed else "SURVIVED"
-        print(f"{name} {at}/{len(todo)}  {word:8}  {time.monotonic() - began:4.0f} s  {mutant.module}", flush=True)
-    return len(chosen), [mutant for mutant in chosen if not known[json.dumps(asdict(mutant))]]
+        record = record_of(area, copies)
+        found = mutant_trial.tried(
+            todo,
+            copies.paths(),
+            lambda mutant: (mutant.module, mutant.text()),
+            lambda mutant: tests_for(mutant, record),
+        )
+        for at, (mutant, noticed, seconds) in enumerate(found, 1):
+            entry = {"mutant": asdict(mutant), "noticed": noticed, "content": content_of(area, mutant.module, noticed)}
+            with results.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+            known[json.dumps(asdict(mutant))] = entry
+            place = f"{mutant.module}:{mutant.line}"
+            print(f"{name} {at}/{len(todo)}  {seconds:4.0f} s  {place}  {noticed or 'SURVIVED'}", flush=True)
+    return len(chosen), [each for each in chosen if known[json.dumps(asdict(each))]["noticed"] is None]
+
+
+def holds(area: Area, entry: Mapping[str, object] | None) -> bool:
+    """Return whether what was found about a mutant is still true."""
+    if entry is None:
+        return False
+    mutant, noticed = entry["mutant"], entry["noticed"]
+    assert isinstance(mutant, dict) and (noticed is None or isinstance(noticed, str))
+    return bool(entry["content"] == content_of(area, mutant["module"], noticed))
+
+
+def content_of(area: Area, module: str, noticed: str | None) -> str:
+    """Return a name for what a finding depends on: the module, and the test that noticed or all that did not."""
+    file = (noticed or "").partition("::")[0]
+    files = [file] if (ROOT / file).is_file() else files_of(area.tests)
+    return digest(*(read(each) for each in (module, *files)))
+
+
+def record_of(area: Area, copies: Copies) -> Record:
+    """Return what each test of the area runs, from earlier recordings where neither it nor the area has changed."""
+    modules = files_of(area.modules)
+    content = [read(each) for each in modules]
+    kept = {
+        file: CACHE / "record" / f"{Path(file).stem}-{digest(*content, read(file))}.json"
+        for file in files_of(area.tests)
+    }
+    missing = [file for file, path in kept.items() if not path.exists()]
+    if missing:
+        print(f"recording what {len(missing)} test files run", flush=True)
+        with tempfile.TemporaryDirectory(prefix="mutants-record-") as directory:
+            Path(directory).chmod(0o755)
+            copy, found = copies.paths()[0], Path(directory) / "found"
+            for file, record in mutant_record.of_tests(copy, modules, missing, found, 2 * copies.jobs).items():
+                kept[file].parent.mkdir(parents=True, exist_ok=True)
+                kept[file].write_text(json.dumps(record))
+    return {test: of_test for path in kept.values() for test, of_test in json.loads(path.read_text()).items()}
+
+
+def tests_for(mutant: Mutant, record: Record) -> dict[str, float]:
+    """Return the tests that run a mutant's function, or all if it is outside of functions, with their seconds.
+
+    Of many only the quickest, as long as a trial may take.
+    """
+    place = mutant_record.place_of(mutant.module, read(mutant.module).decode(), mutant.line)
+    seconds = {test: of_test["seconds"] for test, of_test in record.items() if place in of_test["places"]}
+    if place == mutant.module:
+        seconds = {test: of_test["seconds"] for test, of_test in record.items()}
+    quickest = sorted(seconds, key=lambda test: seconds[test])
+    sums = accumulate(seconds[test] for test in quickest)
+    return {test: seconds[test] for test, total in zip(quickest, sums, strict=True) if total <= LONGEST_S}
 
 
 def report(name: str, tried: int, survivors: list[Mutant]) -> None:
     """Print the score, and each survivor with the reason why it cannot matter, if HARMLESS has one."""
-    known = {(each["before"], each["after"]): each["why"] for each in yaml.safe_load(HARMLESS.read_text())}
-    killed, matter = tried - len(survivors), tried - sum(mutant.lines() in known for mutant in survivors)
+    reasons = {mutant: why for mutant in survivors if (why := reason(mutant))}
+    killed, matter = tried - len(survivors), tried - len(reasons)
     score = f"{killed} of {tried} killed, {tried - matter} cannot matter"
     print(f"\n{name}: {score}; {killed / max(1, matter):.0%} of those that can")
     for mutant in survivors:
         print(f"  {mutant.operator.removeprefix('core/')} in {mutant.module}")
         print("\n".join(mutant.diff().splitlines()[3:]))
-        if why := known.get(mutant.lines()):
-            print(f"    cannot matter: {why}")
+        if mutant in reasons:
+            print(f"    cannot matter: {reasons[mutant]}")
 
 
-def choose(name: str, area: Area, number: int) -> list[Mutant]:
-    """Return up to `number` mutants of an area, the same ones for the same content."""
-    places: dict[tuple[str, Position, Position], list[Mutant]] = {}
-    for module in files_of(area.modules):
-        source = (ROOT / module).read_text()
-        tree, unused = get_ast(source), annotations_of(source)
-        for operator in OPERATORS:
-            for occurrence, (start, end) in enumerate(positions(tree, operator)):
-                if not any(first <= start < last for first, last in unused):
-                    places.setdefault((module, start, end), []).append(Mutant(module, operator, occurrence))
-    # One at each place: the changes of one comparison into each of the others would be most of all.
-    luck = random.Random(name)
-    each = [luck.choice(mutants) for _, mutants in sorted(places.items())]
-    luck.shuffle(each)
-    return list(islice(filter(Mutant.is_possible, each), number))
-
-
-def positions(tree: object, operator: str) -> Iterator[tuple[Position, Position]]:
-    """Yield start and end of each place in a module that an operator can change."""
-    instance = get_operator(operator)()
-    for node in ast_nodes(tree):
-        yield from instance.mutation_positions(node)
-
-
-def annotations_of(source: str) -> list[tuple[Position, Position]]:
-    """Return start and end of all annotations, which nothing evaluates."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        for each in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-            if isinstance(each, ast.expr) and each.end_lineno is not None and each.end_col_offset is not None:
-                found.append(((each.lineno, each.col_offset), (each.end_lineno, each.end_col_offset)))
-    return found
+def reason(mutant: Mutant) -> str:
+    """Return why a mutant cannot matter; empty if HARMLESS does not say so."""
+    around = mutant_record.function_of(read(mutant.module).decode(), mutant.line)
+    for each in yaml.safe_load(HARMLESS.read_text()):
+        if (each["before"], each["after"]) == mutant.lines() and each.get("function", around) == around:
+            return str(each["why"])
+    return ""
 
 
 def copy_tree(copy: Path) -> None:
@@ -196,65 +192,9 @@ def copy_tree(copy: Path) -> None:
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name)
-
-
-def measured(area: Area, copy: Path) -> float:
-    """Return how many seconds the area's tests take. Exit if they do not pass without a change."""
-    began = time.monotonic()
-    if not run_tests(area, copy, None):
-        raise SystemExit("the tests fail without any change: run `make unit` first")
-    return time.monotonic() - began
-
-
-def passes(area: Area, copy: Path, mutant: Mutant, limit: float) -> bool:
-    """Return whether the area's tests pass with this change, within `limit` seconds."""
-    module = copy / mutant.module
-    before = module.read_text()
-    module.write_text(mutant.text())
-    try:
-        return run_tests(area, copy, limit)
-    finally:
-        module.write_text(before)
-
-
-def run_tests(area: Area, copy: Path, limit: float | None) -> bool:
-    argv = [
-        sys.executable,
-        "-B",
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-n",
-        "2",
-        "--dist",
-        "worksteal",
-        "-p",
-        "no:cacheprovider",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    with subprocess.Popen(
-        [*argv, *files_of(area.tests)], cwd=copy, env=environment, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    ) as process:  # fmt: skip
-        try:
-            return process.wait(limit) == 0
-        except subprocess.TimeoutExpired:
-            return False
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def files_of(patterns: tuple[str, ...]) -> list[str]:
-    return sorted({str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)})
-
-
-def content_of(area: Area) -> str:
-    digest = hashlib.sha256()
-    for name in files_of((*area.modules, *area.tests)):
-        digest.update(name.encode() + (ROOT / name).read_bytes())
-    return digest.hexdigest()[:16]
+    # By content: a change may leave both size and second of a file as they were.
+    argv = [sys.executable, "-m", "compileall", "-q", "-j0", "--invalidation-mode", "checked-hash", "."]
+    subprocess.run(argv, cwd=copy, check=False, stdout=subprocess.DEVNULL)
 
 
 def lines_of(path: Path) -> list[str]:

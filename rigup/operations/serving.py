@@ -133,7 +133,7 @@ def serve(
                 what, restart = "the switch", "on-abnormal"
                 run_as_unit(host, SWITCH_UNIT, argv, what=what, limit_s=limit, follow=True, restart=restart)
             except UnitFailed as error:
-                raise OperationError(_explanation(host, endpoints, _state_after(host)) or str(error)) from error
+                raise OperationError(_explanation(host, _state_after(host)) or str(error)) from error
         _state_after(host)
 
     yield work(switch, "switch")
@@ -190,7 +190,7 @@ def _state_after(host: Host) -> EndpointsValue:
     return found
 
 
-def _explanation(host: Host, endpoints: Sequence[EndpointPlan], found: EndpointsValue) -> str | None:
+def _explanation(host: Host, found: EndpointsValue) -> str | None:
     """Return what the failed switch has recorded, as a message; None if it has recorded nothing."""
     last: dict[str, Any] = dict(found.last)
     if last.get("to") is None or last.get("why") is None:
@@ -205,7 +205,7 @@ def _explanation(host: Host, endpoints: Sequence[EndpointPlan], found: Endpoints
         if last.get("came_up")
         else "Nothing served before.",
     }.get(last["result"], "")
-    unit = next((endpoint.unit for endpoint in endpoints if endpoint.name == name), endpoint_unit(name))
+    unit = endpoint_unit(name)
     # Without an invocation the unit was never started.
     lines = excerpt(host, unit, last["invocation"], [last["why"]]) if last["invocation"] else ["    (no output)"]
     again = (

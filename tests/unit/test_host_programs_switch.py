@@ -206,6 +206,7 @@ def test_what_has_served_is_not_blamed_where_a_start_on_new_input_fails(tmp_path
     assert last["result"] == "rolled back"
     # What served was stopped, and for some time nothing answered.
     assert last["downtime_s"] is not None and "worse" not in last
+    assert f"serves recipe-a1 again, verified; nothing answered for {last['downtime_s']:.0f} s\n" in done.stdout
     assert record_of(rig)["failed"] == {}
 
 
@@ -271,6 +272,23 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "bin"
 
 
+@pytest.mark.parametrize(
+    ("active", "sub", "runs"),
+    [
+        ("active", "running", True),
+        ("reloading", "reload", True),
+        ("activating", "start-post", True),
+        ("activating", "auto-restart", False),
+        ("activating", "auto-restart-queued", False),
+        ("deactivating", "stop-sigterm", False),
+        ("failed", "failed", False),
+        ("inactive", "dead", False),
+    ],
+)
+def test_a_unit_that_waits_for_its_next_try_does_not_run(active: str, sub: str, runs: bool) -> None:
+    assert units.State(active, sub, "", "", job=False).runs is runs
+
+
 def test_of_a_start_that_failed_the_last_word_of_its_readiness_check_is_told(tools: Path) -> None:
     said = "not ready after 1 s: said by the engine\nnot ready after 9 s: it has ended\nTraceback of a worker"
     program(tools, "journalctl", f"echo '{said}'")
@@ -316,6 +334,17 @@ def test_a_start_says_every_ten_seconds_how_long_it_takes_and_has_a_limit(
         began = time.now
         units.wait([target])
     assert time.now - began == 1.5
+
+
+@pytest.mark.parametrize(
+    ("active", "sub"), [("failed", "failed"), ("inactive", "dead"), ("activating", "auto-restart")]
+)
+def test_a_start_that_has_failed_is_not_waited_for(tools: Path, active: str, sub: str) -> None:
+    program(tools, "systemctl", f"echo ActiveState={active}; echo SubState={sub}; echo Result=exit-code")
+    time = Time()
+    with patch.object(units, "time", time), pytest.raises(units.Failed, match=re.escape(f"did not come up: {active}")):
+        units.wait([Generation("main", "a1", "recipe", 20, ("true",))])
+    assert time.now == 1000.0
 
 
 def test_a_start_begins_with_a_new_count_of_starts(tools: Path) -> None:

@@ -4,6 +4,7 @@ import ast
 import gzip
 import hashlib
 import json
+import re
 import socket
 import threading
 import time
@@ -29,6 +30,7 @@ from rigup.plan.host import plan_host
 from tests.unit.loopback import Answer, Asked, Site, serving
 from tests.unit.sample import CATALOGUE, REPO, REVISION, TAG
 from tests.unit.small_world import CONFIG, CREATED, image_pages, packages, public_key, published, world
+from tests.unit.waiting import until
 
 NAME, _, VERSION = TAG.rpartition(":")
 CUDA_INDEX = "/cuda/debian13/x86_64/Packages.gz"
@@ -482,8 +484,27 @@ def test_only_one_module_makes_requests() -> None:
             assert allowed or clients.isdisjoint(names), path
 
 
-def raw(*parts: bytes, every_s: float = 0.0) -> Iterator[str]:
-    """A server that sends these bytes to everyone, the last one for ever; the URL of it."""
+def test_only_the_lock_and_one_function_that_verifies_read_from_the_network_and_from_the_cache() -> None:
+    """So that every byte of a plan is one that the lock names."""
+    root = Path(__file__).parents[2] / "rigup"
+    asking, reading = set(), set()
+    for path in root.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            calls = {ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
+            place = f"{path.relative_to(root)} {function.name}"
+            if "Web" in calls:
+                asking.add(place)
+            if path.parent.name == "plan" and any(
+                re.search(r"(^|\.)(open|read_bytes|read_text)$", name) for name in calls
+            ):
+                reading.add(place)
+    assert asking == {"lock/resolve.py _fill", "lock/hub.py published_file"}
+    assert reading == set()
+
+
+def raw(*parts: bytes, every_s: float = 0.0, left: threading.Event | None = None) -> Iterator[str]:
+    """A server that sends these bytes to everyone, the last one for ever; the URL of it. `left`: a client has gone."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -502,6 +523,8 @@ def raw(*parts: bytes, every_s: float = 0.0) -> Iterator[str]:
                 while True:
                     line.sendall(parts[-1])
                     time.sleep(every_s)
+            if left is not None:
+                left.set()
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}/"
@@ -516,6 +539,15 @@ def test_an_answer_that_drips_has_a_deadline(monkeypatch: pytest.MonkeyPatch, pa
     with contextmanager(raw)(*parts, every_s=0.05) as url, Web() as web, pytest.raises(Unresolved) as caught:
         web.get("hub_endpoint", url)
     assert caught.value.reason in ("did not answer completely within 1 s", "the deadline has passed")
+
+
+def test_after_the_deadline_an_answer_is_not_read_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "DEADLINE_S", 0.2)
+    left = threading.Event()
+    with contextmanager(raw)(HEAD, b"x", every_s=0.01, left=left) as url, Web() as web:
+        with pytest.raises(Unresolved):
+            web.get("hub_endpoint", url)
+        until(left.is_set)
 
 
 def test_an_answer_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

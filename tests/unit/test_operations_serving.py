@@ -10,9 +10,11 @@ import pytest
 
 from rigup.facts.endpoints import Tried, parse_endpoints
 from rigup.operations import _notes, serving
+from rigup.operations._rolling import RollingUpdate
 from rigup.plan.model import EndpointPlan
 from rigup.render.docker import docker_argv
 from rigup.render.systemd import unit_text
+from rigup.text import duration
 from tests.unit.deploys import Actor, Outcome, Said
 from tests.unit.sample import plan
 from tests.unit.test_operations_model import ABSENT, COMPLETE
@@ -52,14 +54,18 @@ SERVED = here(NEW, in_force=NEW)
 
 
 def serve(
-    found: list[str], *states: list[str], command: list[str] | None = None, file: list[str] | None = None
+    found: list[str],
+    *states: list[str],
+    command: list[str] | None = None,
+    file: list[str] | None = None,
+    max_unavailable: int = 0,
 ) -> Outcome:
     actor = Actor().answers("echo '--- checked'", found)
     actor.answers("rigup-switch.service", NO_UNIT, shown("active", "exited"))
     actor.answers("systemctl show", *states)
     actor.answers("/proc/812/cmdline", command or docker_argv(ENDPOINT))
     actor.answers("stat -c '%F", unit_file(ENDPOINT) if file is None else file)
-    return actor.does(serving.serve, endpoints=[ENDPOINT])
+    return actor.does(serving.serve, endpoints=[ENDPOINT], max_unavailable=max_unavailable)
 
 
 def asked(outcome: Outcome) -> str:
@@ -80,6 +86,35 @@ def test_another_generation_is_switched_to_with_a_restart() -> None:
 
     assert asked(outcome) == f"--to main={NEW} --restart main"
     assert outcome.ran("--property=Restart=on-abnormal") == 1
+
+
+def test_after_a_failed_host_nothing_is_stopped_any_more_and_what_is_down_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rolling = RollingUpdate()
+    rolling.failed = "rig2"
+    monkeypatch.setattr(serving, "ROLLING", rolling)
+    restarted = serve(here(OLD, NEW, in_force=OLD), UP, command=["docker", "run", "other"], max_unavailable=1)
+    assert restarted.failed and not restarted.ran(SWITCHING)
+    assert "rolling update stopped: rig2 failed" in restarted.told
+    assert asked(serve(SERVED, DOWN, max_unavailable=1)) == f"--to main={NEW}"
+
+
+def test_what_a_switch_prints_is_shown() -> None:
+    actor = (
+        Actor().answers("echo '--- checked'", here(OLD, NEW, in_force=OLD)).answers("journalctl", ["main: starting"])
+    )
+    actor.answers("rigup-switch.service", NO_UNIT, shown("active", "exited", InvocationID="abc"))
+    outcome = actor.answers("systemctl show", DOWN).does(serving.serve, endpoints=[ENDPOINT])
+    assert not outcome.failed and "main: starting" in outcome.told
+
+
+def test_a_switch_may_start_and_verify_each_endpoint_twice() -> None:
+    actor = Actor().answers("echo '--- checked'", here(OLD, NEW, in_force=OLD))
+    actor.answers("rigup-switch.service", NO_UNIT, shown("activating", "start")).answers("systemctl show", DOWN)
+    outcome = actor.does(serving.serve, endpoints=[ENDPOINT])
+    # For the start as long as systemd waits, for the verification half an hour.
+    assert f"the switch timed out after {duration(2 * (ENDPOINT.ready_timeout + 60 + 1800))}" in outcome.told
 
 
 def test_a_unit_that_is_down_is_only_started() -> None:

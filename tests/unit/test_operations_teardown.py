@@ -189,7 +189,8 @@ def test_edited_configuration_is_found_and_what_is_as_published_is_not(tmp_path:
 def test_edited_configuration_of_a_package_is_put_aside_before_the_purge_and_told() -> None:
     edited = ["/etc/haproxy/haproxy.cfg: FAILED", "/etc/apt/keyrings/docker.asc: FAILED"]
     actor = Actor().answers("Conffiles", edited)
-    actor.answers("dpkg-query", ["installed docker-ce", "installed haproxy"])
+    # One is gone already, of another only the configuration is left.
+    actor.answers("dpkg-query", ["config-files docker-ce", "installed haproxy", "not-installed nvidia-persistenced"])
     actor.answers("systemctl show rigup-apt", NO_UNIT).answers("systemctl show", shown("active", "exited"))
     kept = Kept()
     outcome = actor.does(packages.packages_purged, ledger=BOOK, kept=kept)
@@ -197,6 +198,7 @@ def test_edited_configuration_of_a_package_is_put_aside_before_the_purge_and_tol
     copy = position(outcome.commands, "/var/backups/rigup/etc/haproxy/haproxy.cfg")
     purge = position(outcome.commands, "systemd-run")
     assert copy < purge and "purge docker-ce haproxy" in outcome.commands[purge]
+    assert "nvidia-persistenced" not in outcome.commands[purge]
     # What we have written there ourselves nobody else has edited.
     assert kept.notes == [
         "/etc/haproxy/haproxy.cfg as it was changed by hand: saved as /var/backups/rigup/etc/haproxy/haproxy.cfg"

@@ -369,6 +369,19 @@ def test_of_several_addresses_each_failure_is_told() -> None:
     assert caught.value.strerror == f"{dark}: Connection refused; {OWN_ADDRESS}: Connection refused"
 
 
+def test_a_kernel_without_a_family_of_addresses_uses_the_others_and_says_so() -> None:
+    # No kernel has this one.
+    lacking = (45, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 22, 0, 0))
+    with socket.create_server((OWN_ADDRESS, 0)) as server:
+        rows = [lacking, (socket.AF_INET, socket.SOCK_STREAM, 6, "", server.getsockname())]
+        with patch("socket.getaddrinfo", lambda *_: rows):
+            tcp.connect("both.example.org", 22, HANG_S).close()
+    with patch("socket.getaddrinfo", lambda *_: rows), pytest.raises(OSError) as caught:
+        tcp.connect("both.example.org", 22, HANG_S)
+    lacks = "2001:db8::1: Address family not supported by protocol"
+    assert caught.value.strerror == f"{lacks}; {OWN_ADDRESS}: Connection refused"
+
+
 def test_a_name_that_does_not_resolve_is_said_to_be_one(two: Callable[[str], Two]) -> None:
     hosts = two("")
     hosts.write(address="nowhere.invalid")

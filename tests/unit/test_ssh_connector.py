@@ -91,6 +91,27 @@ def test_a_plan_and_a_confirmed_run_need_one_remote_execution_too(sshd: Sshd, ro
         assert executions(run.stderr) == 1, (arguments, run.stderr)
 
 
+def test_facts_that_need_sudo_are_read_ahead_too(tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "sudo").write_text('#!/bin/sh\nshift 2\nexec "$@"\n')
+    (programs / "sudo").chmod(0o755)
+    text = """
+from pyinfra import host
+from pyinfra.facts.files import File
+for path in ("/etc", "/usr", "/var"):
+    host.get_fact(File, path=path, _sudo=True)
+"""
+    with running_sshd(tmp_path, programs_first(programs)) as sshd:
+        inventory, deploy = str(sshd.inventory()), write_deploy(sshd, text)
+        counts = []
+        for _ in range(2):
+            run = sshd.pyinfra(inventory, deploy, "-y")
+            assert run.returncode == 0, run.stderr
+            counts.append(executions(run.stderr))
+    assert counts[0] > counts[1] == 1
+
+
 def test_the_host_answers_while_the_deploy_is_still_being_read(sshd: Sshd, root: Path) -> None:
     text = f"""
 import os, sys, time
@@ -248,6 +269,18 @@ with open("options.json", "w") as file:
     assert run.returncode == 0, run.stderr
     options = json.loads((sshd.folder / "options.json").read_text())
     assert options == {"TCP_NODELAY": 1, "TCP_USER_TIMEOUT": transport.DEAD_AFTER_MS}
+
+
+def test_a_connection_ends_with_its_host(sshd: Sshd) -> None:
+    text = """
+from pyinfra import host
+transport = host.connector.client.get_transport()
+assert transport.is_active()
+host.disconnect()
+assert not transport.is_active()
+"""
+    run = sshd.pyinfra(str(sshd.inventory()), write_deploy(sshd, text), "-y")
+    assert run.returncode == 0, run.stderr
 
 
 def test_a_connection_on_which_nothing_happens_is_kept_alive(tmp_path: Path) -> None:

@@ -47,6 +47,16 @@ def test_a_frame_that_no_healthy_host_sends_is_refused(frames: bytes) -> None:
         in_time(lambda: batch.parse(frames.replace(b"M", MARK.encode()), COMMANDS, MARK))
 
 
+def test_an_answer_may_be_as_long_as_a_healthy_host_can_send_it() -> None:
+    # batch.pl stops a command after at most one more read of each stream.
+    most = batch.CAP_BYTES + 2 * 65_536
+    for out, errors in ((most, 0), (most - 1, 1), (0, most)):
+        assert batch.parse(f"{MARK} 0 0 {out} {errors}\n".encode(), COMMANDS, MARK).results == {}
+    for out, errors in ((most + 1, 0), (most, 1)):
+        with pytest.raises(BadAnswer, match="more than 4194304 bytes"):
+            batch.parse(f"{MARK} 0 0 {out} {errors}\n".encode(), COMMANDS, MARK)
+
+
 @given(st.lists(st.sampled_from([MARK.encode(), b" ", b"\n", b"0", b"1", b"-", b"43", b"slow", b"big"]) | st.binary()))
 @example([MARK.encode(), b" 0 0 0 -43\n"])
 def test_no_bytes_end_in_another_error(parts: list[bytes]) -> None:

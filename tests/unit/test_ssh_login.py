@@ -122,6 +122,31 @@ def test_a_machine_without_ssh_directory_gets_one(machine: Machine, sshd: Sshd, 
     assert (known.parent.stat().st_mode & 0o777, known.stat().st_mode & 0o777) == (0o700, 0o600)
 
 
+PROXIES = {
+    "ProxyCommand ssh -W %h:%p jump": ("/bin/sh", "-c", "exec ssh -W 192.0.2.7:22 jump"),
+    "ProxyCommand nc %h %p": ("/bin/sh", "-c", "exec nc 192.0.2.7 22"),
+    "ProxyCommand none": (),
+    "ProxyJump none": (),
+    "ProxyJump jump": ("ssh", "-o", "BatchMode=yes", "-W", "[192.0.2.7]:22", "--", "ssh://jump"),
+    "ProxyJump one,ops@two:2222": (
+        *("ssh", "-o", "BatchMode=yes", "-J", "one"),
+        *("-W", "[192.0.2.7]:22", "--", "ssh://ops@two:2222"),
+    ),
+}
+
+
+def test_proxies_are_those_of_sshs_configuration(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(machine.home))
+    # What ssh says of a name is asked for once.
+    names = {setting: f"proxied{number}" for number, setting in enumerate(PROXIES)}
+    blocks = (f"Host {name}\n  HostName 192.0.2.7\n  {setting}\n" for setting, name in names.items())
+    machine.configure("".join(blocks))
+    path = machine.home / "proxied.yaml"
+    path.write_text("hosts:\n" + "".join(f"  {name}: {{address: {name}}}\n" for name in names.values()))
+    inventory = load_inventory(path)
+    assert {setting: login_of(inventory.host(name)).proxy for setting, name in names.items()} == PROXIES
+
+
 def test_what_is_written_in_the_inventory_comes_first_and_the_defaults_come_last(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +169,7 @@ hosts:
         ("root", 22, False),
         ("root", 2222, True),
     ]
+    assert login_of(inventory.host("a")).proxy == ()
     assert login_of(inventory.host("c")).keys == (machine.home / "root@other",)
     assert login_of(inventory.host("b")).command == ("ssh", "-p", "22", "root@gpubox")
     stock = dict(pyinfra_hosts(inventory, "ssh"))["a"]

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import testinfra.host
-from loopback_sshd import ROOT, Sshd, running_sshd
+from loopback_sshd import ROOT, Sshd, programs_first, running_sshd
 
 from rigup.errors import RigupError
 from rigup.ssh import testinfra_backend, transport
+from rigup.ssh.batch import Command
 from rigup.ssh.client import Client
 from tests.unit.own_address import OWN_ADDRESS
 from tests.unit.waiting import HANG_S
@@ -151,6 +152,26 @@ def test_a_memory_is_used_only_with_the_key_that_no_other_user_can_read(
     assert not runs()
     key.chmod(0o600)
     assert runs()
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_command_is_run_with_sudo_where_this_login_may_use_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    end = 'exec "$@"' if works else "exit 1"
+    (programs / "sudo").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\nshift 2\n{end}\n')
+    (programs / "sudo").chmod(0o755)
+    with running_sshd(tmp_path, programs_first(programs)) as server:
+        server.lab()
+        monkeypatch.setenv("RIGUP_INVENTORY", server.environment["RIGUP_INVENTORY"])
+        monkeypatch.setenv("RIGUP_CACHE", str(tmp_path / "facts"))
+        new_session()
+        answer = testinfra_backend.session("box").run(Command("echo done", sudo=True))
+        new_session()
+    assert (answer.code, answer.stdout) == (0, b"done\n")
+    assert ("echo done" in (tmp_path / "calls").read_text()) is works
 
 
 def test_its_connection_sends_at_once_and_notices_a_dead_peer(sshd: Sshd) -> None:

@@ -130,6 +130,30 @@ def test_a_file_of_others_comes_back_and_one_that_is_back_is_left_alone() -> Non
     assert "rm -f -- /etc/x" not in outcome.commands
 
 
+def test_directories_are_removed_from_the_inside() -> None:
+    book = replace(BOOK, directories=("/etc/one", "/etc/one/two"))
+    commands = Actor().does(files.files_restored, ledger=book, kept=Kept()).commands
+    assert [each for each in commands if each.startswith("rmdir")] == [
+        "rmdir -- /etc/one/two 2>/dev/null",
+        "rmdir -- /etc/one 2>/dev/null",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "ran"),
+    [
+        ("/etc/x", []),
+        ("/etc/default/grub.d/rigup.cfg", ["update-grub"]),
+        ("/etc/modprobe.d/rigup.conf", ["update-initramfs"]),
+    ],
+)
+def test_what_the_boot_reads_is_made_anew_where_a_file_for_it_is_gone(path: str, ran: list[str]) -> None:
+    book = replace(BOOK, files={path: frozenset({"ours"})})
+    commands = Actor().does(files.files_restored, ledger=book, kept=Kept()).commands
+    programs = ("update-grub", "update-initramfs")
+    assert [each for each in programs if any(f"command -v {each} " in command for command in commands)] == ran
+
+
 # Docker
 
 
@@ -210,6 +234,10 @@ def test_users_and_the_accounts_of_purged_packages_are_removed() -> None:
     assert accounts(kept=Kept(packages={"haproxy"})) == [own, group, persistenced]
     assert accounts(replace(BOOK, removed=("docker.io",))) == [own]
     assert accounts(replace(BOOK, packages=("haproxy",))) == [own, haproxy]
+    # A deploy may have installed packages and created no user.
+    assert accounts(replace(BOOK, users=())) == [group, haproxy, persistenced]
+    neither = Actor().does(packages.users_removed, ledger=replace(BOOK, users=(), packages=()), kept=Kept())
+    assert not neither.foreseen
 
 
 def test_a_group_with_members_stays_and_is_told() -> None:
