@@ -14,6 +14,8 @@ from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 # The public keys with which DKMS signs, by itself and on Ubuntu (dkms(8), `mok_certificate`).
 DKMS_KEYS = ("/var/lib/dkms/mok.pub", "/var/lib/shim-signed/mok/MOK.der")
+# What mokutil prints of a key that shim or the firmware trusts, and of a shim that trusts everything (src/mokutil.c).
+TRUSTING = re.compile(r" is already (enrolled|in db)$| validation is disabled in shim$")
 END_OF_PATHS = "--- mounts"
 END_OF_MOUNTS = "--- space"
 END_OF_SPACE = "--- files"
@@ -240,8 +242,7 @@ class SecureBoot(FactBase[bool]):
 
     @reading
     def process(self, output: list[str]) -> bool:
-        trusted = any("is already enrolled" in line or "validation is disabled" in line for line in output)
-        return output[0].strip() == "1" and not trusted
+        return output[0].strip() == "1" and not any(map(TRUSTING.search, output))
 
 
 class DiskFree(FactBase[dict[str, DiskSpace]]):

@@ -176,6 +176,8 @@ def test_gpus_that_are_kept_for_virtual_machines_are_one_problem() -> None:
     ("said", "refused"),
     [
         (["   1", "SecureBoot enabled", "/var/lib/dkms/mok.pub is not enrolled"], True),
+        (["   1", "SecureBoot enabled", "/var/lib/dkms/mok.pub is already in the enrollment request"], True),
+        (["   1", "SecureBoot enabled", "/var/lib/dkms/mok.pub is already in db"], False),
         (["   1", "sh: 1: mokutil: not found"], True),
         # NVIDIA/gds-nvidia-fs issue 81: the driver is signed with a key that the owner has enrolled.
         (["   1", "SecureBoot enabled", "/var/lib/dkms/mok.pub is already enrolled"], False),
