@@ -174,8 +174,8 @@ def parse_disabled(lines: list[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in lines:
         path, _, rule = line.partition(":")
-        keyword, module, *words = [*rule.split(), ""]
-        program = (words or [""])[0].rpartition("/")[2]
+        keyword, module, *words = [*rule.split(), "", "", ""]
+        program = words[0].rpartition("/")[2]
         if module in DRIVER_MODULES and program in (("off",) if keyword == "alias" else ("true", "false")):
             found.setdefault(path, []).append(" ".join(rule.split()))
     return found
@@ -192,7 +192,9 @@ class DisabledModules(FactBase[dict[str, list[str]]]):
         return {}
 
     def command(self) -> str:
-        files = " ".join(f"{directory}/modprobe.d/*.conf" for directory in ("/etc", "/run", "/usr/lib", "/lib"))
+        files = " ".join(
+            f"{directory}/modprobe.d/*.conf" for directory in ("/etc", "/run", "/usr/local/lib", "/usr/lib")
+        )
         return f"grep -HE '^[[:space:]]*(install|alias)[[:space:]]+nvidia' {files} 2>/dev/null || true"
 
     @reading
