@@ -34,12 +34,12 @@ from rigup.paths import (
     fetch_unit,
     verification_of,
 )
+from rigup.plan.docker import daemon_values
 from rigup.plan.host import plan_host
 from rigup.plan.model import Plan
 from rigup.render.systemd import inputs_of
 from rigup.render.verify import gpus_verification
 from tasks.base import PACKAGES
-from tasks.docker import daemon_values
 
 
 def plan_of(inventory: Inventory, name: str) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rigup.text import from_json
@@ -36,6 +36,7 @@ class NextBoot:
 
     release: str | None = None
     arguments: tuple[str, ...] | None = None
+    systemd_boot: bool = False
 
 
 @dataclass
@@ -87,12 +88,12 @@ def next_boot(lines: Iterable[str], kernels: Collection[str]) -> NextBoot:
     pins = dict(line.partition(":")[::2] for line in reversed(sections[""]))
     pinned = next((pins[path].strip() for path in PINS if pins.get(path, "").strip() in kernels), None)
     if entries := sections.get(ENTRIES):
-        found = _of_systemd_boot("\n".join(entries[1:]), kernels)
+        found = replace(_of_systemd_boot("\n".join(entries[1:]), kernels), systemd_boot=True)
     else:
         found = _of_grub(sections.get(MENU, []), sections.get(ENVIRONMENT, []), kernels)
     if pinned is None or pinned == found.release:
         return found
-    return NextBoot(pinned)
+    return NextBoot(pinned, systemd_boot=found.systemd_boot)
 
 
 def _of_systemd_boot(listed: str, kernels: Collection[str]) -> NextBoot:

@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -150,9 +151,41 @@ class DockerStore:
 
 USUAL_STORE = DockerStore()
 
+# The flags of dockerd whose key in daemon.json has another name (its `--help`, and cmd/dockerd/config.go).
+_KEY_OF_FLAG = {
+    "-D": "debug", "-G": "group", "-H": "hosts", "-g": "data-root", "-l": "log-level", "-p": "pidfile",
+    "-s": "storage-driver", "--add-runtime": "runtimes", "--authorization-plugin": "authorization-plugins",
+    "--default-ulimit": "default-ulimits", "--exec-opt": "exec-opts", "--feature": "features", "--graph": "data-root",
+    "--host": "hosts", "--insecure-registry": "insecure-registries", "--label": "labels", "--log-opt": "log-opts",
+    "--registry-mirror": "registry-mirrors", "--storage-opt": "storage-opts",
+}  # fmt: skip
+# As in Docker's own unit.
+_USUAL_COMMAND = "/usr/bin/dockerd -H fd:// --containerd=/run/containerd/containerd.sock"
 
-def docker_store(daemon: str | None, containerd: str | None) -> DockerStore:
-    """Return where Docker stores images, from the text of daemon.json and of containerd's config.toml.
+
+def dockerd_flags(texts: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of dockerd's flags by their key in daemon.json, from the texts of its unit by path.
+
+    Of several units the last one counts. Without any, the flags are those of the unit that the packages bring.
+    """
+    units = [text for path, text in texts.items() if path.endswith(".service")]
+    drop_ins = [
+        texts[path] for path in sorted(texts, key=lambda path: path.rpartition("/")[2]) if path.endswith(".conf")
+    ]
+    command = _USUAL_COMMAND
+    for text in (*units[-1:], *drop_ins):
+        for line in re.findall(r"^[ \t]*ExecStart[ \t]*=(.*)", text.replace("\\\n", " "), re.MULTILINE):
+            command = line.strip() or command
+    words, found = command.split(), dict[str, str]()
+    for word, following in pairwise((*words[1:], "")):
+        flag, _, value = word.partition("=")
+        if flag.startswith("-"):
+            found[_KEY_OF_FLAG.get(flag, flag.lstrip("-"))] = value or ("" if following.startswith("-") else following)
+    return found
+
+
+def docker_store(daemon: str | None, containerd: str | None, flags: Mapping[str, str] | None = None) -> DockerStore:
+    """Return where Docker stores images, from the text of daemon.json, containerd's config.toml, and dockerd's flags.
 
     A missing or malformed file counts as empty.
     """
@@ -166,6 +199,7 @@ def docker_store(daemon: str | None, containerd: str | None) -> DockerStore:
         root = tomllib.loads(containerd or "").get("root")
     except (tomllib.TOMLDecodeError, RecursionError):
         root = None
+    data = (flags or {}).get("data-root") or data
     return DockerStore(str(data or DockerStore.data), str(root or DockerStore.containerd), snapshotter)
 
 

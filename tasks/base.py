@@ -7,6 +7,8 @@ from pyinfra.context import host
 from pyinfra.facts.server import Sysctl
 from pyinfra.operations import server
 
+from rigup.distros.apt_sources import repositories, superseded_sources
+from rigup.facts.packages import AptSources
 from rigup.operations import apt, files, host_package, run_lock
 from rigup.paths import APT_LOCK_CONFIG, APT_UPGRADES_CONFIG, NEEDRESTART_CONFIG, SYSCTL_CONFIG
 from tasks.context import Context
@@ -38,6 +40,11 @@ def base(context: Context) -> None:
         dest=APT_LOCK_CONFIG,
         content=f'DPkg::Lock::Timeout "{LOCK_TIMEOUT_S}";\n',
     )
+    # Before anything else of apt: it does nothing at all while two files name different keys for one repository.
+    sources: dict[str, set[str]] = host.get_fact(AptSources)
+    for repository in repositories(context.distro, context.settings).values():
+        for path in superseded_sources(repository, sources):
+            files.absent(name=f"Remove the duplicate source {path}", path=path)
     apt.repair(name="Repair interrupted package installations")
     blacklist = "".join(f'  "{pattern}";\n' for pattern in HELD_BACK)
     files.install(

@@ -8,25 +8,20 @@ from pyinfra.api.deploy import deploy
 from pyinfra.context import host
 from pyinfra.facts.deb import DebPackages
 
-from rigup.config.settings import Settings
-from rigup.distros.apt_sources import repositories, superseded_sources
+from rigup.distros.apt_sources import repositories
 from rigup.distros.driver import conflicting
-from rigup.facts.packages import AptSources
-from rigup.host_config import LOG_KEYS, log_driver
 from rigup.lock.packages import locked_packages
 from rigup.operations import apt, files, systemd
 from rigup.operations import docker as docker_operations
 from rigup.paths import CDI_UNIT, DOCKER_UNIT
+from rigup.plan.docker import daemon_values, kept_keys
 from tasks.context import Context
 
 
 @deploy("docker")
 def docker(context: Context) -> None:
     """Add both repositories, install Docker and the container toolkit at their locked versions, configure Docker."""
-    sources = host.get_fact(AptSources)
     for repository in (repositories(context.distro, context.settings)[key] for key in ("docker", "toolkit")):
-        for path in superseded_sources(repository, sources):
-            files.absent(name=f"Remove the duplicate source {path}", path=path)
         files.download(
             name=f"Download the key of the {repository.name} repository",
             src=repository.key_url,
@@ -57,21 +52,8 @@ def docker(context: Context) -> None:
     docker_operations.daemon_config(
         name="Configure Docker in daemon.json",
         values=daemon_values(context.settings),
-        # The options of a log driver do not fit another one.
-        unless={} if context.settings.docker_log_driver else {"log-driver": LOG_KEYS},
+        unless=kept_keys(context.settings),
         **rolling,
     )
     systemd.enabled(name="Enable Docker", unit=DOCKER_UNIT)
     systemd.enabled(name="Enable the GPU list for containers", unit=CDI_UNIT)
-
-
-def daemon_values(settings: Settings) -> dict[str, Any]:
-    """Return the keys of /etc/docker/daemon.json that a deploy sets; all others are not changed."""
-    values: dict[str, Any] = {
-        "runtimes": {"nvidia": {"path": "nvidia-container-runtime", "args": []}},
-        "features": {"cdi": True},
-        "log-driver": log_driver({}, settings.docker_log_driver),
-    }
-    if settings.registry_mirror:
-        values["registry-mirrors"] = [settings.registry_mirror]
-    return values

@@ -6,10 +6,9 @@ from pyinfra.api.deploy import deploy
 from pyinfra.context import host
 from pyinfra.facts.deb import DebPackages
 
-from rigup.distros.apt_sources import repositories, superseded_sources
+from rigup.distros.apt_sources import repositories
 from rigup.distros.driver import PIN, PREFERENCES, conflicting, other_drivers
 from rigup.distros.table import distro_named
-from rigup.facts.packages import AptSources
 from rigup.lock.packages import driver_install
 from rigup.operations import apt, files, systemd
 from rigup.paths import APT_CUDA_PREFERENCES, PERSISTENCED_DROP_IN, PERSISTENCED_UNIT
@@ -21,9 +20,6 @@ from tasks.context import Context
 def driver(context: Context) -> None:
     """Add the CUDA repository and its key, pin the branch, install the driver, configure persistence."""
     cuda = repositories(context.distro, context.settings)["cuda"]
-    sources: dict[str, set[str]] = host.get_fact(AptSources)
-    for path in superseded_sources(cuda, sources):
-        files.absent(name=f"Remove the duplicate source {path}", path=path)
     files.download(
         name="Download the key of the CUDA repository",
         src=cuda.key_url,

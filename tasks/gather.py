@@ -18,18 +18,26 @@ from rigup.config.settings import Settings
 from rigup.distros.driver import conflicting, driver_packages
 from rigup.distros.table import KERNEL_PACKAGES, distro_id
 from rigup.errors import Problem, ProblemsError, RigupError
-from rigup.facts.docker import ImageDigests, OtherContainers
+from rigup.facts.docker import DockerdFlags, ImageDigests, OtherContainers
 from rigup.facts.endpoints import Endpoints
 from rigup.facts.files import FileInfo, FileState, FileText
-from rigup.facts.hardware import CpuCount, DiskFree, FileSystemLabels, PciDevices, SecureBoot, Slots
-from rigup.facts.kernel import GrubDefaults, InitrdSizes, KernelState
+from rigup.facts.hardware import BoundDrivers, CpuCount, DiskFree, FileSystemLabels, PciDevices, SecureBoot, Slots
+from rigup.facts.kernel import DisabledModules, GrubDefaults, InitrdSizes, KernelState
 from rigup.facts.network import Addresses, HostProxies, ListeningPorts, Reachable
 from rigup.facts.nvidia import Cards, DriverState, DriverStateValue, GpuList
-from rigup.facts.packages import AptSources, HeldPackages, InstalledVersions, Removals
+from rigup.facts.packages import (
+    AptErrors,
+    AptSources,
+    BrokenPackages,
+    FailedBuilds,
+    HeldPackages,
+    InstalledVersions,
+    Removals,
+)
 from rigup.facts.reading import Fact
 from rigup.facts.serving import ModelStamp
 from rigup.facts.store import FileSizes
-from rigup.facts.system import Architecture, InitSystem, MemoryTotal, OsRelease, Privilege
+from rigup.facts.system import Architecture, Container, InitSystem, MemoryTotal, OsRelease, Privilege
 from rigup.facts.units import ActiveUnits, UnitState
 from rigup.host_config import CONTAINERD_TOML, DAEMON_JSON, daemon_variables, docker_store
 from rigup.lock.lockfile import Lock
@@ -120,9 +128,11 @@ def gather(host: Host, system: System, plan: Plan, settings: Settings, lock: Loc
             init=read(InitSystem),
             privilege=system.privilege,
             kernel_arguments=kernel.arguments,
-            has_update_grub=read(FileInfo, path=UPDATE_GRUB) is not None,
+            uses_grub=read(FileInfo, path=UPDATE_GRUB) is not None and not kernel.systemd_boot,
             grub_defaults=read(GrubDefaults),
             next_kernel=kernel.boots_next,
+            container=read(Container),
+            disabled_modules=read(DisabledModules),
         ),
         _hardware(read),
         _disk(read, plan, settings, software),
@@ -142,12 +152,14 @@ def _fact(host: Host, kind: Callable[[], Fact[T]], sudo: bool, **arguments: obje
 
 def _hardware(read: Read) -> HardwareFacts:
     pci = read(PciDevices)
+    gpus = [card.address for card in nvidia_gpus(pci)]
     return HardwareFacts(
         memory=read(MemoryTotal),
         secure_boot=read(SecureBoot),
         pci=pci,
         cpus=read(CpuCount),
-        slots=read(Slots, addresses=[card.address for card in nvidia_gpus(pci)]),
+        slots=read(Slots, addresses=gpus),
+        bound=read(BoundDrivers, addresses=gpus),
         gpu_indices={gpu.uuid: gpu.index for gpu in read(GpuList)},
         cards=read(Cards),
     )
@@ -170,6 +182,10 @@ def _software(read: Read, plan: Plan, lock: Lock) -> SoftwareFacts:
         containers=read(OtherContainers),
         driver=_kept_driver(read(DriverState)),
         held=read(HeldPackages),
+        apt_errors=read(AptErrors),
+        unconfigured=read(BrokenPackages).packages,
+        failed_builds=read(FailedBuilds),
+        dockerd_flags=read(DockerdFlags),
     )
 
 
@@ -192,8 +208,9 @@ def _disk(read: Read, plan: Plan, settings: Settings, software: SoftwareFacts) -
         for item in plan.checkpoints
         if source
     }
+    store = docker_store(software.daemon_json, software.containerd_toml, software.dockerd_flags)
     return DiskFacts(
-        disks=read(DiskFree, paths=disk_paths(settings, docker_store(software.daemon_json, software.containerd_toml))),
+        disks=read(DiskFree, paths=disk_paths(settings, store)),
         labels=read(FileSystemLabels) if settings.model_disk else (),
         stored_bytes={path: stamp.present_bytes + stamp.arriving_bytes for path, stamp in stamps.items()},
         initrd_bytes=read(InitrdSizes),

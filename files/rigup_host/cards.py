@@ -109,8 +109,9 @@ def answer(what: str, options: argparse.Namespace) -> dict[str, Any]:
         raise
     lines = out.strip().splitlines()
     if process.returncode or not lines:
-        words = said.strip().splitlines() or ["no output"]
-        raise Failed(f"could not check: {words[-1]}")
+        # Docker's last line only names its help.
+        words = [line for line in said.splitlines() if line.strip() and "docker run --help" not in line]
+        raise Failed(f"could not check: {words[-1] if words else 'no output'}")
     found: dict[str, Any] = files.from_json(lines[-1])
     return found
 

@@ -17,7 +17,8 @@ from rigup_host import checks, http
 from rigup_host.checks import Check, Failed
 
 DOCKER_S = 300
-# The label marks it as one of rigup's. The host's own log driver may need a server that is not there.
+# The label marks it as one of rigup's. The host's own log driver may need a server that is not there. As in an engine's
+# container, Docker does not remap users.
 CONTAINER = (
     "docker",
     "run",
@@ -25,6 +26,7 @@ CONTAINER = (
     "--label=rigup.plan=verify",
     "--pull=never",
     "--network=none",
+    "--userns=host",
     "--log-driver=none",
 )
 

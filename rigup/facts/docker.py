@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pyinfra.api.facts import FactBase
 
-from rigup.facts.reading import reading
+from rigup.facts.reading import reading, texts_by_path
+from rigup.host_config import dockerd_flags
+from rigup.paths import DOCKER_DROP_INS, DOCKER_UNIT, SYSTEM_UNITS
 
 
 def parse_image_digests(lines: list[str]) -> set[str]:
@@ -45,3 +47,19 @@ class OtherContainers(FactBase[list[str]]):
     @reading
     def process(self, output: list[str]) -> list[str]:
         return parse_containers(output)
+
+
+class DockerdFlags(FactBase[dict[str, str]]):
+    """The values of the flags that Docker's unit starts dockerd with, by their key in daemon.json."""
+
+    @staticmethod
+    def default() -> dict[str, str]:
+        return dockerd_flags({})
+
+    def command(self) -> str:
+        units = f"/lib/systemd/system/{DOCKER_UNIT} {SYSTEM_UNITS}/{DOCKER_UNIT}"
+        return f"grep -H '' {units} {DOCKER_DROP_INS}/*.conf 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> dict[str, str]:
+        return dockerd_flags(texts_by_path(output))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pyinfra.api.command import QuoteString, StringCommand
@@ -12,8 +12,13 @@ from pyinfra.api.facts import FactBase
 from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 
 SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+# The public keys with which DKMS signs, by itself and on Ubuntu (dkms(8), `mok_certificate`).
+DKMS_KEYS = ("/var/lib/dkms/mok.pub", "/var/lib/shim-signed/mok/MOK.der")
+# What mokutil prints of a key that shim or the firmware trusts, and of a shim that trusts everything (src/mokutil.c).
+TRUSTING = re.compile(r" is already (enrolled|in db)$| validation is disabled in shim$")
 END_OF_PATHS = "--- mounts"
 END_OF_MOUNTS = "--- space"
+END_OF_SPACE = "--- files"
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,16 @@ class Slot(Value):
 
 @dataclass(frozen=True)
 class DiskSpace(Value):
-    """The file system of a path, whether or not the path exists: its mount point, its size and free space in bytes."""
+    """The file system of a path, whether or not the path exists: its mount point, its size and free space in bytes.
+
+    `files` is how many more files it can have, None if it has no such limit.
+    """
 
     mount: str
     size: int
     available: int
     read_only: bool = False
+    files: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,26 +135,46 @@ def _is_on(mount: Mount, below: Mount | None, ids: set[str]) -> bool:
 
 
 def parse_disk_free(paths: Sequence[str], lines: list[str]) -> dict[str, DiskSpace]:
-    """Return the file system of each of `paths`, from their resolved names, mountinfo, and the output of `df`.
+    """Return the file system of each of `paths`, from their resolved names, mountinfo, and what `df` says of each.
 
     `df` shows one mount of each file system: bind mounts have its size and free space.
     """
     at, end = lines.index(END_OF_PATHS), lines.index(END_OF_MOUNTS)
+    last = lines.index(END_OF_SPACE) if END_OF_SPACE in lines else len(lines)
     mounts = parse_mounts(lines[at + 1 : end])
-    sizes: dict[str, tuple[int, int]] = {}
-    devices: dict[str, tuple[int, int]] = {}
-    for line in lines[end + 2 :]:
-        size, available, point = line.split(None, 2)
-        if size.isdigit() and available.isdigit():
-            sizes[point] = int(size), int(available)
-            devices |= {mount.device: sizes[point] for mount in mounts if mount.point == point}
+    sizes, files = _by_mount(lines[end + 2 : last], 2), _by_mount(lines[last + 2 :], 1)
     found = {}
     for path, real in zip(paths, lines[:at], strict=True):
         if mount := mount_of(real, mounts):
+            points = [mount.point, *(each.point for each in mounts if each.device == mount.device)]
             # `df` leaves out what it cannot ask, and what has no blocks.
-            space = sizes.get(mount.point) or devices.get(mount.device) or (0, 0)
-            found[path] = DiskSpace(mount.point, *space, read_only=mount.read_only)
+            size, available = next((sizes[point] for point in points if point in sizes), (0, 0))
+            free = next((files[point][0] for point in points if point in files), None)
+            found[path] = DiskSpace(mount.point, size, available, read_only=mount.read_only, files=free)
     return found
+
+
+def _by_mount(rows: Iterable[str], count: int) -> dict[str, list[int]]:
+    """Return the numbers in rows of `df` by mount point, without rows that have none."""
+    cells = (row.split(None, count) for row in rows)
+    return {point: [int(each) for each in numbers] for *numbers, point in cells if all(map(str.isdigit, numbers))}
+
+
+class BoundDrivers(FactBase[dict[str, str]]):
+    """The kernel driver that each of the devices at these addresses belongs to; none for a device without one."""
+
+    @staticmethod
+    def default() -> dict[str, str]:
+        return {}
+
+    def command(self, addresses: Sequence[str]) -> StringCommand:
+        paths = [QuoteString(f"/sys/bus/pci/devices/{address}/driver") for address in addresses]
+        return StringCommand("find", *paths, "/dev/null -maxdepth 0 -type l -printf '%h %l\\n' 2>/dev/null || true")
+
+    @reading
+    def process(self, output: list[str]) -> dict[str, str]:
+        links = (line.partition(" ") for line in output)
+        return {device.rpartition("/")[2]: driver.rpartition("/")[2] for device, _, driver in links}
 
 
 class CpuCount(FactBase[int]):
@@ -197,9 +226,10 @@ class Slots(FactBase[dict[str, Slot]]):
 
 
 class SecureBoot(FactBase[bool]):
-    """Whether the firmware enforces Secure Boot; false on machines without EFI.
+    """Whether Secure Boot keeps modules that DKMS builds from loading; false on machines without EFI.
 
-    The variable is four bytes of attributes and one of value (UEFI specification, 3.3).
+    The variable is four bytes of attributes and one of value (UEFI specification, 3.3). Modules load if DKMS's key is
+    enrolled (mokutil(1), `--test-key`), or if shim's validation is off (`--sb-state`).
     """
 
     @staticmethod
@@ -207,11 +237,12 @@ class SecureBoot(FactBase[bool]):
         return False
 
     def command(self) -> str:
-        return f"od -An -tu1 -j4 -N1 {SECURE_BOOT} 2>/dev/null || true"
+        tests = "; ".join(f"mokutil --test-key {key} 2>&1" for key in DKMS_KEYS)
+        return f"od -An -tu1 -j4 -N1 {SECURE_BOOT} 2>/dev/null; mokutil --sb-state 2>&1; {tests}; true"
 
     @reading
     def process(self, output: list[str]) -> bool:
-        return "".join(output).strip() == "1"
+        return output[0].strip() == "1" and not any(map(TRUSTING.search, output))
 
 
 class DiskFree(FactBase[dict[str, DiskSpace]]):
@@ -230,7 +261,9 @@ class DiskFree(FactBase[dict[str, DiskSpace]]):
             # Mounts what is mounted only when it is used.
             *("stat -f --", *names, ">/dev/null 2>&1; readlink -m --", *names),
             f"; echo '{END_OF_PATHS}'; cat /proc/self/mountinfo; echo '{END_OF_MOUNTS}';",
-            "df -B1 --output=size,avail,target 2>/dev/null || true",
+            f"df -B1 --output=size,avail,target 2>/dev/null; echo '{END_OF_SPACE}';",
+            # A file system that creates them as needed says that it has none at all.
+            "df --output=iavail,itotal,target 2>/dev/null | sed -nE 's/^ *([0-9]+) +[1-9][0-9]* /\\1 /p; 1p'; true",
         )
 
     @reading

@@ -24,6 +24,8 @@ from rigup.facts.reading import ONE_LINE_EACH, Value, reading, texts_by_path
 FILES = " ".join(f"/boot/{prefix}*" for prefix in (IMAGE, INITRD))
 END_OF_FILES = "--- next"
 NVIDIA_PARAMS = "/proc/driver/nvidia/params"
+# Without these no program uses a GPU for computing; modprobe takes both spellings.
+DRIVER_MODULES = ("nvidia", "nvidia_uvm", "nvidia-uvm")
 TRUTH = {"Y": "1", "N": "0"}
 
 
@@ -32,6 +34,7 @@ class KernelStateValue(Value):
     """The running `release` and its `arguments`, the kernels in /boot, oldest first, and those with an initrd.
 
     `next_release` and `next_arguments` are what the boot loader says that it boots next, None if it does not.
+    `systemd_boot` says whether systemd-boot has booted the machine: GRUB's menu then has no effect, installed or not.
     """
 
     release: str
@@ -40,6 +43,7 @@ class KernelStateValue(Value):
     initrds: frozenset[str]
     next_release: str | None = None
     next_arguments: tuple[str, ...] | None = None
+    systemd_boot: bool = False
 
     @property
     def boots_next(self) -> str:
@@ -82,6 +86,7 @@ def parse_kernel_state(lines: list[str]) -> KernelStateValue:
         initrds=frozenset(found for name in files if (found := release_in(name, INITRD))),
         next_release=following.release,
         next_arguments=following.arguments,
+        systemd_boot=following.systemd_boot,
     )
 
 
@@ -162,6 +167,39 @@ class InitrdSizes(FactBase[dict[str, int]]):
     def process(self, output: list[str]) -> dict[str, int]:
         sizes = (line.partition(" ") for line in output)
         return {kernel: int(size) for size, _, path in sizes if (kernel := release_in(path, INITRD))}
+
+
+def parse_disabled(lines: list[str]) -> dict[str, list[str]]:
+    """Parse the lines by path, from `grep -H` of modprobe.d, that keep a module from loading in any way."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        path, _, rule = line.partition(":")
+        keyword, module, program = [*rule.split(), "", "", ""][:3]
+        program = program.rpartition("/")[2]
+        if module in DRIVER_MODULES and program in (("off",) if keyword == "alias" else ("true", "false")):
+            found.setdefault(path, []).append(" ".join(rule.split()))
+    return found
+
+
+class DisabledModules(FactBase[dict[str, list[str]]]):
+    """The lines of modprobe.d, by file, that keep the driver from loading.
+
+    `blacklist` is not among them: it only keeps udev from loading a module, and the driver's own programs load it.
+    """
+
+    @staticmethod
+    def default() -> dict[str, list[str]]:
+        return {}
+
+    def command(self) -> str:
+        files = " ".join(
+            f"{directory}/modprobe.d/*.conf" for directory in ("/etc", "/run", "/usr/local/lib", "/usr/lib")
+        )
+        return f"grep -HE '^[[:space:]]*(install|alias)[[:space:]]+nvidia' {files} 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> dict[str, list[str]]:
+        return parse_disabled(output)
 
 
 class GrubDefaults(FactBase[dict[str, str]]):

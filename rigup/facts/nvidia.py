@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -241,32 +242,43 @@ class GpuUse(FactBase[list[GpuUseValue]]):
 
 @dataclass(frozen=True)
 class Card(Value):
-    """A GPU as the driver names it, its PCI address as in sysfs, and whether it is in MIG mode or will be."""
+    """A GPU as the driver names it, its PCI address as in sysfs, and whether it is in MIG mode or will be.
+
+    `watts` are the lowest and the highest power limit that the card accepts, None if it accepts none.
+    """
 
     index: int
     name: str
     address: str
     mig: bool
+    watts: tuple[int, int] | None = None
 
 
 def parse_cards(lines: list[str]) -> list[Card]:
-    """Parse `nvidia-smi --query-gpu`, without its error messages. Cards that have no MIG mode say `[N/A]`."""
+    """Parse `nvidia-smi --query-gpu`, without its error messages. Cards say `[N/A]` for what they do not have."""
     rows = [[cell.strip() for cell in line.split(",")] for line in lines]
     return [
-        Card(int(index), name, _sysfs_address(bus), "Enabled" in modes)
-        for index, name, bus, *modes in (row for row in rows if len(row) == 5 and row[0].isdigit())
+        Card(int(index), name, _sysfs_address(bus), "Enabled" in modes, _range(limits))
+        for index, name, bus, *modes, low, high in (row for row in rows if len(row) == 7 and row[0].isdigit())
+        for limits in ((low, high),)
     ]
 
 
+def _range(limits: tuple[str, str]) -> tuple[int, int] | None:
+    """Return the whole watts within two limits such as `150.00 W`."""
+    low, high = (re.fullmatch(r"(\d{1,6})(\.\d{1,6})? W", limit) for limit in limits)
+    return (math.ceil(float(f"{low[1]}{low[2] or ''}")), int(high[1])) if low and high else None
+
+
 class Cards(FactBase[list[Card]]):
-    """The GPUs with their names and MIG modes; empty without a driver."""
+    """The GPUs with their names, MIG modes and power ranges; empty without a driver."""
 
     @staticmethod
     def default() -> list[Card]:
         return []
 
     def command(self) -> str:
-        fields = "index,name,pci.bus_id,mig.mode.current,mig.mode.pending"
+        fields = "index,name,pci.bus_id,mig.mode.current,mig.mode.pending,power.min_limit,power.max_limit"
         return f"nvidia-smi --query-gpu={fields} --format=csv,noheader 2>/dev/null || true"
 
     @reading

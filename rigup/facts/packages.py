@@ -107,6 +107,24 @@ class Removals(FactBase[list[str]]):
         return parse_removals(output)
 
 
+class AptErrors(FactBase[list[str]]):
+    """Why apt refuses every transaction, in its words: sources that it cannot read, dependencies beyond repair.
+
+    Empty if it does not. What an interrupted dpkg left can be repaired, and is not here.
+    """
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def command(self) -> str:
+        return "apt-get --quiet=2 --simulate --fix-broken install 2>&1 >/dev/null | grep '^E: ' || true"
+
+    @reading
+    def process(self, output: list[str]) -> list[str]:
+        return [line.removeprefix("E: ") for line in output]
+
+
 def parse_edited(lines: list[str]) -> set[str]:
     """Parse the changed files from `md5sum --check`, without missing ones."""
     return {line.removesuffix(": FAILED") for line in lines if line.endswith(": FAILED")}
@@ -193,6 +211,24 @@ class BrokenPackages(FactBase[DpkgTrouble]):
     @reading
     def process(self, output: list[str]) -> DpkgTrouble:
         return parse_broken_packages(output)
+
+
+class FailedBuilds(FactBase[list[str]]):
+    """The modules that DKMS could not build the last time, as `MODULE VERSION`.
+
+    Only a failed build leaves its log in the module's build directory (dkms(8)).
+    """
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def command(self) -> str:
+        return f"find /var/lib/dkms/*/*/build/make.log -maxdepth 0 -print0 {ONE_LINE_EACH}"
+
+    @reading
+    def process(self, output: list[str]) -> list[str]:
+        return sorted({" ".join(line.split("/")[4:6]) for line in output})
 
 
 class AptVersions(FactBase[dict[str, list[str]]]):

@@ -73,6 +73,21 @@ class InitSystem(FactBase[str]):
         return output[0].strip()
 
 
+class Container(FactBase[str]):
+    """The container that this system runs in, as systemd-detect-virt(1) names it, such as `lxc`; empty if in none."""
+
+    @staticmethod
+    def default() -> str:
+        return ""
+
+    def command(self) -> str:
+        return "systemd-detect-virt --container 2>/dev/null || true"
+
+    @reading
+    def process(self, output: list[str]) -> str:
+        return output[0].strip().replace("none", "")
+
+
 class Privilege(FactBase[str]):
     """How the login user becomes root: `root` (is root), `sudo` (without a password), or `none`.
 

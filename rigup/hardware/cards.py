@@ -23,10 +23,13 @@ class Card:
     watts: tuple[int, int] | None = None
 
 
-# Memory: captured for 2bb1 to 2bb5, otherwise from public output of nvidia-smi. Power: measured limits in the rtx6kpro
-# wiki. 2bb3 is also the RTX PRO 5000 with 72 GB; only the subsystem id differs.
+# Memory: captured for 2bb1 to 2bb5, otherwise from public output of nvidia-smi. 2bb3 is also the RTX PRO 5000 with 72
+# GB; only the subsystem id differs.
+# Power: measured limits in the rtx6kpro wiki for 2bb1, 2bb4 and 2bb5. One board with 2b85 accepts 400 to 575 W
+# (thamada/gls, gls/RTX5090_smi.py, driver 570.124.06), others up to 600 W. For the remaining cards no output of
+# nvidia-smi with both limits was found; preflight asks the card itself once its driver is loaded.
 CARDS: Mapping[int, Card] = {
-    0x2B85: Card("GeForce RTX 5090", (32607,)),
+    0x2B85: Card("GeForce RTX 5090", (32607,), watts=(400, 600)),
     0x2BB1: Card("RTX PRO 6000 Blackwell Workstation Edition", (97887,), watts=(150, 600)),
     0x2BB3: Card("RTX PRO 5000 Blackwell", (48935, 73415)),
     0x2BB4: Card("RTX PRO 6000 Blackwell Max-Q Workstation Edition", (97887,), watts=(250, 325)),

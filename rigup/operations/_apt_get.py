@@ -22,7 +22,13 @@ from rigup.paths import APT_UNIT
 
 LOCK_S = 600
 LOCKED = re.compile(r"Could not get lock|Unable to lock directory")
-ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l"}
+# apt-listbugs ends a transaction that nobody confirms (its manual page, APT_LISTBUGS_FRONTEND).
+ENVIRONMENT = {
+    "DEBIAN_FRONTEND": "noninteractive",
+    "NEEDRESTART_MODE": "l",
+    "APT_LISTBUGS_FRONTEND": "none",
+    "APT_LISTCHANGES_FRONTEND": "none",
+}
 APT_GET = (
     "/usr/bin/apt-get",
     "--quiet=2",

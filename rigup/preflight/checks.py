@@ -7,20 +7,25 @@ from dataclasses import replace
 from datetime import date
 
 from rigup.errors import Problem
-from rigup.preflight import disk, hardware, network, software
+from rigup.preflight import disk, docker, hardware, kernel, network, software
 from rigup.preflight.snapshot import HostCheck
 
 CHECKS = (
     hardware.system,
+    hardware.container,
     hardware.privilege,
     software.packages,
     software.headers,
     software.held,
     software.apt_sources,
+    software.apt,
+    software.builds,
     software.foreign,
     software.replaced,
-    software.daemon_json,
+    docker.daemon_json,
+    docker.flags,
     hardware.gpus,
+    hardware.bound,
     hardware.mig,
     hardware.power,
     hardware.memory,
@@ -28,8 +33,9 @@ CHECKS = (
     disk.own_disk,
     disk.source,
     hardware.secure_boot,
-    hardware.kernel_args,
-    hardware.iommu,
+    kernel.disabled,
+    kernel.kernel_args,
+    kernel.iommu,
     network.public_addresses,
     network.ports,
     software.failed,
@@ -39,7 +45,7 @@ CHECKS = (
 )
 """Each adds the problems that it finds to a `HostCheck`; the table shows them in this order."""
 
-WARNINGS = (hardware.slots, software.interrupted, software.cdi)
+WARNINGS = (hardware.slots, software.interrupted, docker.cdi)
 """Like CHECKS, for problems that do not stop a deploy."""
 
 

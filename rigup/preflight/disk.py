@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rigup.config.settings import Settings
 from rigup.distros.driver import upstream
@@ -16,40 +17,52 @@ from rigup.text import size
 # both.
 IMAGE_FACTOR = 3.2
 PROGRAMS, TOOLKIT, BOOT, ARCHIVES = "/usr", "/usr/local", "/boot", "/var/cache/apt/archives"
+BUILDS = "/var/lib/dkms"
 # What packages need below these paths: the driver and Docker, and the CUDA toolkit.
 SYSTEM_BYTES = 4 * GIB
 CUDA_BYTES = 10 * GIB
-# The packages themselves, which apt-get keeps. Counted only if they are on another file system than the programs.
+# The packages themselves, which apt-get keeps.
 SYSTEM_ARCHIVE_BYTES = 1 * GIB
 CUDA_ARCHIVE_BYTES = 5 * GIB
+# The driver's objects while DKMS builds them, its modules for each kernel, and apt's lists, all below /var/lib.
+BUILD_BYTES = 1 * GIB
 # torch, its CUDA libraries, the kernels of an engine that runs without a container, and their downloads.
 VENV_BYTES = 24 * GIB
+# About how many files these have: kernel headers alone bring 20 000.
+IMAGE_FILES, VENV_FILES, SYSTEM_FILES, CUDA_FILES, BUILD_FILES = 150_000, 60_000, 40_000, 20_000, 5_000
 # What the download leaves free if the store shares the disk with the system. A file system of boot files or of packages
 # needs nothing to spare.
 MARGIN = 2 * GIB
 
 
+@dataclass(frozen=True)
+class Need:
+    """What is still missing: about how many bytes and files, where, and what they are."""
+
+    path: str
+    bytes: int
+    files: int
+    what: str
+
+
 def disk_paths(settings: Settings, store: DockerStore = USUAL_STORE) -> list[str]:
     """Return the paths whose file systems are checked."""
-    return [PROGRAMS, TOOLKIT, ENGINES, settings.model_store, store.data, store.containerd, BOOT, ARCHIVES]
+    return [PROGRAMS, TOOLKIT, ENGINES, settings.model_store, store.data, store.containerd, BOOT, ARCHIVES, BUILDS]
 
 
 def disk(host: HostCheck) -> None:
     """Check the free space of every file system that a deploy writes to."""
     disks = host.facts.disk.disks
-    needs: dict[str, list[tuple[int, str]]] = {}
+    needs: dict[str, list[Need]] = {}
     read_only: dict[str, list[str]] = {}
-    spare: dict[str, int] = {}
-    for path, count, what in _needed_bytes(host):
-        disk = disks.get(path)
+    for need in _needs(host):
+        disk = disks.get(need.path)
         if disk is None:
-            host.problem("disk-missing", f"no file system was found for {path}", "check what is mounted there")
-            continue
-        if disk.read_only:
-            read_only.setdefault(disk.mount, []).append(what)
+            host.problem("disk-missing", f"no file system was found for {need.path}", "check what is mounted there")
+        elif disk.read_only:
+            read_only.setdefault(disk.mount, []).append(need.what)
         else:
-            needs.setdefault(disk.mount, []).append((count, what))
-            spare[disk.mount] = max(spare.get(disk.mount, 0), 0 if path in (BOOT, ARCHIVES) else MARGIN)
+            needs.setdefault(disk.mount, []).append(need)
     for mount, purposes in read_only.items():
         host.problem(
             "disk-read-only",
@@ -57,53 +70,68 @@ def disk(host: HostCheck) -> None:
             f"run `mount -o remount,rw {mount}` there and correct /etc/fstab, or choose another directory "
             "(`model_store`; Docker's `data-root`)",
         )
-    free = {disk.mount: disk.available for disk in disks.values()}
+    free = {disk.mount: disk for disk in disks.values()}
     for mount, entries in needs.items():
-        total = sum(count for count, _ in entries) + spare[mount]
-        if free[mount] < total:
-            parts = ", ".join(f"{size(count, binary=True)} for {what}" for count, what in entries)
-            parts += f", {size(spare[mount], binary=True)} spare" if spare[mount] else ""
-            host.problem(
-                "disk-space",
-                f"{mount} has {size(free[mount], binary=True)} free and needs {size(total, binary=True)}: {parts}",
-                f"free {size(total - free[mount], binary=True)} there, or mount a larger disk"
-                + ("; `apt-get autoremove --purge` removes old kernels" if mount == BOOT else ""),
-            )
+        _space(host, mount, free[mount].available, entries)
+        _inodes(host, mount, free[mount].files, entries)
 
 
-def _needed_bytes(host: HostCheck) -> list[tuple[str, int, str]]:
-    """Return path, bytes and purpose of everything that is still missing."""
-    needed: list[tuple[str, int, str]] = []
+def _space(host: HostCheck, mount: str, free: int, needs: Sequence[Need]) -> None:
+    spare = 0 if all(need.path in (BOOT, ARCHIVES) for need in needs) else MARGIN
+    total = sum(need.bytes for need in needs) + spare
+    if free < total:
+        parts = ", ".join(f"{size(need.bytes, binary=True)} for {need.what}" for need in needs)
+        parts += f", {size(spare, binary=True)} spare" if spare else ""
+        host.problem(
+            "disk-space",
+            f"{mount} has {size(free, binary=True)} free and needs {size(total, binary=True)}: {parts}",
+            f"free {size(total - free, binary=True)} there, or mount a larger disk"
+            + ("; `apt-get autoremove --purge` removes old kernels" if mount == BOOT else ""),
+        )
+
+
+def _inodes(host: HostCheck, mount: str, free: int | None, needs: Sequence[Need]) -> None:
+    """Check the free inodes: without one a file cannot be created, whatever space is left."""
+    total = sum(need.files for need in needs)
+    if free is not None and free < total:
+        host.problem(
+            "disk-inodes",
+            f"{mount} can have {free} more files (`df -i`) and needs about {total}: "
+            f"{', '.join(need.what for need in needs)}",
+            f"delete small files there (`du --inodes -x {mount} | sort -n | tail` finds them), or mount another disk",
+        )
+
+
+def _needs(host: HostCheck) -> list[Need]:
+    """Return what is still missing."""
+    needed: list[Need] = []
     for checkpoint in host.plan.checkpoints:
         missing = max(0, checkpoint.bytes - host.facts.disk.stored_bytes.get(checkpoint.path, 0))
         # The free space of the store's own disk is known only once it is mounted; the download checks it then.
         if missing and not _must_mount_own_disk(host):
-            needed.append((host.settings.model_store, missing, f"checkpoint {checkpoint.repo}"))
+            files = len(checkpoint.listing)
+            needed.append(Need(host.settings.model_store, missing, files, f"checkpoint {checkpoint.repo}"))
     sizes = {endpoint.image or "": endpoint.image_bytes for endpoint in host.plan.endpoints}
     for image, tag in host.plan.images.items():
         if image not in host.facts.software.images:
-            needed.append((_image_path(host), int(sizes[image] * IMAGE_FACTOR), f"image {tag}"))
+            count = int(sizes[image] * IMAGE_FACTOR)
+            needed.append(Need(_image_path(host), count, IMAGE_FILES, f"image {tag}"))
     for venv in host.plan.venvs:
         if venv.path not in host.facts.software.venvs:
-            needed.append((ENGINES, VENV_BYTES, ", ".join(venv.packages)))
+            needed.append(Need(ENGINES, VENV_BYTES, VENV_FILES, ", ".join(venv.packages)))
     if host.lacks_packages(driver_group(host.settings), docker_group(host.settings)):
-        needed.append((PROGRAMS, SYSTEM_BYTES, "driver and Docker"))
-        needed += _archives(host, SYSTEM_ARCHIVE_BYTES, "the packages of driver and Docker")
+        needed.append(Need(PROGRAMS, SYSTEM_BYTES, SYSTEM_FILES, "driver and Docker"))
+        needed.append(Need(ARCHIVES, SYSTEM_ARCHIVE_BYTES, 0, "the packages of driver and Docker"))
     cuda = cuda_group(host.settings)
     if cuda and host.lacks_packages(cuda):
-        needed.append((TOOLKIT, CUDA_BYTES, cuda))
-        needed += _archives(host, CUDA_ARCHIVE_BYTES, f"the packages of {cuda}")
-    initrds = host.facts.disk.initrd_bytes
-    if initrds and host.lacks_packages(driver_group(host.settings)):
+        needed.append(Need(TOOLKIT, CUDA_BYTES, CUDA_FILES, cuda))
+        needed.append(Need(ARCHIVES, CUDA_ARCHIVE_BYTES, 0, f"the packages of {cuda}"))
+    if host.lacks_packages(driver_group(host.settings)):
+        needed.append(Need(BUILDS, BUILD_BYTES, BUILD_FILES, "what DKMS builds"))
         # The new ones are written one after the other, each before it replaces the old one (update-initramfs(8)).
-        needed.append((BOOT, max(initrds.values()), "a new initramfs"))
+        if initrds := host.facts.disk.initrd_bytes:
+            needed.append(Need(BOOT, max(initrds.values()), 1, "a new initramfs"))
     return needed
-
-
-def _archives(host: HostCheck, count: int, what: str) -> list[tuple[str, int, str]]:
-    """Return what downloaded packages need beside the programs; nothing if they share a file system."""
-    mounts = [disk.mount for path in (PROGRAMS, ARCHIVES) if (disk := host.facts.disk.disks.get(path))]
-    return [] if len(set(mounts)) < 2 else [(ARCHIVES, count, what)]
 
 
 def own_disk(host: HostCheck) -> None:
@@ -125,8 +153,9 @@ def _must_mount_own_disk(host: HostCheck) -> bool:
 
 def _image_path(host: HostCheck) -> str:
     """Return where images go: a new Docker 29 keeps them in containerd's directory, an older one in its own."""
-    store = docker_store(host.facts.software.daemon_json, host.facts.software.containerd_toml)
-    installed = host.facts.software.installed.get("docker-ce")
+    software = host.facts.software
+    store = docker_store(software.daemon_json, software.containerd_toml, software.dockerd_flags)
+    installed = software.installed.get("docker-ce")
     locked = host.lock.packages.get(host.distro or "", {}).get(docker_group(host.settings), {}).get("docker-ce")
     version = installed or locked
     new = version is not None and int(upstream(version).split(".")[0]) >= 29

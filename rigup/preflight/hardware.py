@@ -1,17 +1,14 @@
-"""Preflight's checks of the machine itself: system, login, GPUs, memory, firmware, boot loader."""
+"""Preflight's checks of the machine itself: system, login, GPUs, memory, firmware."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rigup.boot_loader import GRUB_ARGUMENTS, GRUB_DEFAULTS, grub_drop_in
 from rigup.config.endpoint import gpu_indices
 from rigup.distros.table import distro_id
 from rigup.errors import RigupError
 from rigup.hardware.cards import CARDS, OTHERS, SUPPORTED, described
 from rigup.hardware.power import wanted
-from rigup.host_config import shell_variables
-from rigup.paths import GRUB_CONFIG
 from rigup.plan.model import ENGINE_MEMORY_BYTES, EndpointPlan
 from rigup.preflight.snapshot import HostCheck, PciDevice
 from rigup.text import size
@@ -19,9 +16,11 @@ from rigup.text import size
 NVIDIA = 0x10DE
 DISPLAY_CONTROLLER = 0x03
 
-# On a machine with 256 CPUs, `amd_iommu=off` cost one (the kernel logged "CPU 239 has invalid APIC ID ff").
-CPUS_WITHOUT_IOMMU = 254
-IOMMU_OFF = ("iommu=off", "amd_iommu=off", "intel_iommu=off")
+# As systemd-detect-virt(1) names them. Not systemd-nspawn: it is also used to boot whole systems for tests.
+CONTAINERS = ("lxc", "lxc-libvirt", "openvz", "docker", "podman", "wsl")
+
+# The drivers that leave a GPU to NVIDIA's as soon as that is installed, and NVIDIA's own.
+DRIVERS = ("nvidia", "nouveau", "nova_core")
 
 # Each engine process needs some GiB of host memory next to its GPU; a model does not load with less than this.
 
@@ -46,6 +45,16 @@ def system(host: HostCheck) -> None:
             "system-init",
             f"process 1 is {host.facts.system.init or 'unknown'}, not systemd",
             "use a host that boots with systemd, not a container",
+        )
+
+
+def container(host: HostCheck) -> None:
+    """Check that this is a machine: a container has its host's kernel, for which it cannot install a driver."""
+    if host.facts.system.container in CONTAINERS:
+        host.problem(
+            "system-container",
+            f"this system is a container ({host.facts.system.container}): the kernel and the driver are its host's",
+            "deploy to the machine itself, or to a virtual machine that the GPUs are passed to",
         )
 
 
@@ -161,19 +170,36 @@ def mig(host: HostCheck) -> None:
             )
 
 
+def bound(host: HostCheck) -> None:
+    """Check that no GPU is kept for something else, such as virtual machines: NVIDIA's driver would not see it."""
+    kept: dict[str, list[str]] = {}
+    for address, driver in host.facts.hardware.bound.items():
+        if driver not in DRIVERS:
+            kept.setdefault(driver, []).append(address)
+    for driver, addresses in kept.items():
+        host.problem(
+            "gpus-bound",
+            f"{driver} has the GPU at {', '.join(addresses)}: NVIDIA's driver cannot use it",
+            f"take it from {driver} (`grep -r vfio /etc/modprobe.d /proc/cmdline` shows how it gets GPUs for virtual "
+            "machines), run `update-initramfs -u -k all`, and reboot",
+        )
+
+
 def power(host: HostCheck) -> None:
     """Check that the GPUs accept their power limits."""
     uuids = {number: uuid for uuid, number in host.facts.hardware.gpu_indices.items()}
     limits = host.settings.gpu_power
     cards = nvidia_gpus(host.facts.hardware.pci)
+    # What the card itself says: boards of one kind differ.
+    own = {card.address: card.watts for card in host.facts.hardware.cards if card.watts}
     for index, card in enumerate(cards):
         watts = wanted(limits, index, uuids.get(index, ""))
-        known = CARDS[card.device].watts if card.device in CARDS else None
+        known = own.get(card.address) or (CARDS[card.device].watts if card.device in CARDS else None)
+        name = CARDS[card.device].name if card.device in CARDS else described(card.device)
         if watts is not None and known and not known[0] <= watts <= known[1]:
             host.problem(
                 "gpus-power",
-                f"{watts} W (`gpu_power`) for the GPU at {card.address}; the {CARDS[card.device].name} accepts "
-                f"{known[0]} to {known[1]} W",
+                f"{watts} W (`gpu_power`) for the GPU at {card.address}; the {name} accepts {known[0]} to {known[1]} W",
                 "choose a limit within the range of each card: `gpu_power: [450, 300]` has one for each card",
             )
     unknown = [gpu for gpu in limits if gpu.isdigit() and int(gpu) >= len(cards)]
@@ -226,55 +252,11 @@ def memory(host: HostCheck) -> None:
 
 
 def secure_boot(host: HostCheck) -> None:
-    """Check that Secure Boot is off."""
+    """Check that Secure Boot is off, or trusts what DKMS builds."""
     if host.facts.hardware.secure_boot:
         host.problem(
             "firmware-secure-boot",
             "Secure Boot is on: the driver would build but never load",
-            "turn it off in the firmware, at least until /var/lib/dkms/mok.pub is enrolled at the console",
-        )
-
-
-def kernel_args(host: HostCheck) -> None:
-    """Check that missing kernel arguments can be set: only GRUB is supported."""
-    lacking = [argument for argument in host.settings.kernel_args if argument not in host.facts.system.kernel_arguments]
-    if lacking and not host.facts.system.has_update_grub:
-        host.problem(
-            "kernel-boot-loader",
-            f"the kernel was booted without {' '.join(lacking)} (`kernel_args`), and there is no update-grub",
-            "add them to the configuration of this host's boot loader, such as /etc/kernel/cmdline, and reboot; or set "
-            "`kernel_args: []`",
-        )
-    elif lacking and (found := _overriding(host)):
-        path, lost = found
-        host.problem(
-            "kernel-grub-file",
-            f"{path} sets {GRUB_ARGUMENTS} anew, without {' '.join(lost)} (`kernel_args`) of {GRUB_CONFIG}",
-            f'begin its value with "${GRUB_ARGUMENTS} ", or add the arguments to it',
-        )
-
-
-def _overriding(host: HostCheck) -> tuple[str, list[str]] | None:
-    """Return the default file of GRUB in which arguments of ours get lost, and those; None if there is none."""
-    texts = {**host.facts.system.grub_defaults, GRUB_CONFIG: grub_drop_in(host.settings.kernel_args)}
-    names: dict[str, str] = {}
-    # grub-mkconfig reads the directory after the file.
-    for path in sorted(texts, key=lambda path: (path != GRUB_DEFAULTS, path)):
-        names = shell_variables([texts[path]], names)
-        words = f"{names.get('GRUB_CMDLINE_LINUX', '')} {names.get(GRUB_ARGUMENTS, '')}".split()
-        lost = [argument for argument in host.settings.kernel_args if argument not in words]
-        if lost and path > GRUB_CONFIG:
-            return path, lost
-    return None
-
-
-def iommu(host: HostCheck) -> None:
-    """Check that no kernel argument turns the IOMMU off on a machine that needs it."""
-    off = [argument for argument in host.settings.kernel_args if argument in IOMMU_OFF]
-    if off and host.facts.hardware.cpus > CPUS_WITHOUT_IOMMU:
-        host.problem(
-            "kernel-iommu",
-            f"{' '.join(off)} (`kernel_args`), and {host.facts.hardware.cpus} CPUs: without an IOMMU, CPUs with an "
-            "APIC ID of 255 or more do not start",
-            "set iommu=pt instead, which also lets GPUs access each other's memory",
+            "turn it off in the firmware; or enroll DKMS's key (`mokutil --import /var/lib/dkms/mok.pub`, on Ubuntu "
+            "/var/lib/shim-signed/mok/MOK.der) and confirm that at the console during the next boot",
         )

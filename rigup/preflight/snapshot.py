@@ -41,7 +41,10 @@ class Slot(Protocol):
 
 
 class Card(Protocol):
-    """A GPU that the driver knows: its index and name, its PCI address, and whether it is or will be in MIG mode."""
+    """A GPU that the driver knows: its index and name, its PCI address, and whether it is or will be in MIG mode.
+
+    `watts` are the lowest and the highest power limit that it accepts, None if it accepts none.
+    """
 
     @property
     def index(self) -> int: ...
@@ -51,10 +54,15 @@ class Card(Protocol):
     def address(self) -> str: ...
     @property
     def mig(self) -> bool: ...
+    @property
+    def watts(self) -> tuple[int, int] | None: ...
 
 
 class Disk(Protocol):
-    """A file system: its mount point, its free bytes, and whether nothing can be written there."""
+    """A file system: its mount point, its free bytes, whether nothing can be written there, and its free inodes.
+
+    `files` is None if it has as many as it needs.
+    """
 
     @property
     def mount(self) -> str: ...
@@ -62,6 +70,8 @@ class Disk(Protocol):
     def available(self) -> int: ...
     @property
     def read_only(self) -> bool: ...
+    @property
+    def files(self) -> int | None: ...
 
 
 class Listener(Protocol):
@@ -87,7 +97,9 @@ class SystemFacts:
     """The operating system.
 
     `privilege` is how the login user becomes root: root, sudo or none. `kernel_arguments` are those of the last boot,
-    `grub_defaults` the texts of GRUB's default files by path, `next_kernel` the release that boots next.
+    `grub_defaults` the texts of GRUB's default files by path, `next_kernel` the release that boots next. `uses_grub`
+    says whether `update-grub` exists and GRUB boots the machine. `container` names the container that this is.
+    `disabled_modules` has the lines of modprobe.d that keep the driver from loading, by file.
     """
 
     os_release: Mapping[str, str]
@@ -95,17 +107,20 @@ class SystemFacts:
     init: str
     privilege: str
     kernel_arguments: Collection[str] = ()
-    has_update_grub: bool = True
+    uses_grub: bool = True
     grub_defaults: Mapping[str, str] = field(default_factory=dict)
     next_kernel: str = ""
+    container: str = ""
+    disabled_modules: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class HardwareFacts:
     """The machine.
 
-    `memory` is in bytes. `cpus` includes offline CPUs. `slots` are the GPUs' slots by PCI address. `gpu_indices` maps
-    the UUID of each GPU to its index; it and `cards` are empty without a driver.
+    `memory` is in bytes. `cpus` includes offline CPUs. `slots` are the GPUs' slots by PCI address, `bound` the kernel
+    drivers that they belong to. `gpu_indices` maps the UUID of each GPU to its index; it and `cards` are empty without
+    a driver. `secure_boot` says that Secure Boot would keep the driver from loading.
     """
 
     memory: int
@@ -113,6 +128,7 @@ class HardwareFacts:
     pci: Sequence[PciDevice]
     cpus: int = 1
     slots: Mapping[str, Slot] = field(default_factory=dict)
+    bound: Mapping[str, str] = field(default_factory=dict)
     gpu_indices: Mapping[str, int] = field(default_factory=dict)
     cards: Sequence[Card] = ()
 
@@ -155,7 +171,9 @@ class SoftwareFacts:
     there is no file. `foreign` are the paths of `software.FOREIGN` that exist. `conflicting` are the packages that the
     deploy removes, `removals` everything that apt would remove with them, and `containers` the names of other people's
     running containers. `driver` is the version of the driver that is loaded and also on the disk, None if there is
-    none. `held` maps packages on hold to their versions, "" for one that is not installed.
+    none. `held` maps packages on hold to their versions, "" for one that is not installed. `apt_errors` is why apt
+    refuses every transaction. `unconfigured` are packages that are not fully installed, and `failed_builds` the modules
+    that DKMS could not build. `dockerd_flags` are the flags in Docker's unit, by their key in daemon.json.
     """
 
     installed: Mapping[str, str] = field(default_factory=dict)
@@ -171,6 +189,10 @@ class SoftwareFacts:
     containers: Collection[str] = ()
     driver: str | None = None
     held: Mapping[str, str] = field(default_factory=dict)
+    apt_errors: Sequence[str] = ()
+    unconfigured: Collection[str] = ()
+    failed_builds: Sequence[str] = ()
+    dockerd_flags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,26 @@
-"""Preflight's software checks: apt sources, driver and CUDA, Docker, and recipes that failed on the host before."""
+"""Preflight's software checks: apt, driver and CUDA, what is replaced, and recipes that failed on the host before."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection
 from fnmatch import fnmatchcase
-from typing import Any
 
 from rigup.distros.apt_sources import entangled_sources, repositories
 from rigup.distros.driver import conflicting, driver_packages, other_drivers, upstream
 from rigup.distros.table import header_packages, major_minor, short_of_cuda
 from rigup.errors import RigupError
-from rigup.host_config import DAEMON_JSON
 from rigup.lock.packages import cuda_group, docker_group, driver_group, driver_install, toolkit_group
+from rigup.preflight.docker import CDI_BY_HAND
 from rigup.preflight.snapshot import HostCheck
-from rigup.text import from_json
 
-# What both drivers that write files understand (docs.docker.com/engine/logging/drivers).
-BOTH_LIMIT = frozenset({"local", "json-file"})
-LIMITS = frozenset({"max-size", "max-file", "compress"})
 # A package of the driver and its version, which begins with the driver's.
 DRIVER_PART = re.compile(r"(lib|xserver-xorg-video-)?nvidia-(?!container).* (\d+:)?\d{3}\.\d+[.-].*")
+# Two messages of apt (apt-pkg/sourcelist.cc and deb/debmetaindex.cc).
+SIGNED_TWICE = re.compile(r"Conflicting values set for option Signed-By regarding source (\S+)")
+UNREADABLE = "The list of sources could not be read."
 SNAP_DOCKER = "/snap/bin/docker"
 RUN_FILE_DRIVER = "/usr/bin/nvidia-uninstall"
-CDI_BY_HAND = "/etc/cdi/nvidia.yaml"
 # Packages that bring a kernel module of NVIDIA's, of any origin: Debian, Ubuntu (also prebuilt) and NVIDIA.
 MODULE_PACKAGES = ("nvidia-*kernel*", "nvidia-*dkms*", "linux-modules-nvidia-*", "linux-objects-nvidia-*")
 FOREIGN = (SNAP_DOCKER, RUN_FILE_DRIVER, CDI_BY_HAND)
@@ -49,6 +46,39 @@ def apt_sources(host: HostCheck) -> None:
                 f"{path} names {', '.join(sorted(repository.uris))}, which {repository.source_path} will name",
                 "remove it from that file: apt fails where two files name different keys for one repository",
             )
+
+
+def apt(host: HostCheck) -> None:
+    """Check that apt works at all, once the deploy has removed the sources that its own replace."""
+    errors = list(host.facts.software.apt_errors)
+    if host.distro is not None:
+        replaced = {uri for each in repositories(host.distro, host.settings).values() for uri in each.uris}
+        errors = [line for line in errors if not _is_about(line, replaced)]
+    if any(line != UNREADABLE for line in errors):
+        host.problem(
+            "apt-refuses",
+            f"apt refuses every transaction: {'; '.join(errors[:3])}",
+            "fix that: `apt-get --simulate --fix-broken install` there must succeed",
+        )
+
+
+def _is_about(line: str, uris: Collection[str]) -> bool:
+    """Return whether apt complains of two keys for one of these repositories."""
+    found = SIGNED_TWICE.match(line)
+    return found is not None and found[1].rstrip("/") in uris
+
+
+def builds(host: HostCheck) -> None:
+    """Check that no module of others keeps packages from being configured: every transaction would fail again."""
+    others = [module for module in host.facts.software.failed_builds if not module.startswith("nvidia")]
+    if others and host.facts.software.unconfigured:
+        host.problem(
+            "packages-unconfigured",
+            f"{', '.join(sorted(host.facts.software.unconfigured))} could not be configured, as DKMS cannot build "
+            f"{', '.join(others)}",
+            "remove or update that module (`dkms remove MODULE/VERSION --all`, or its package), and run "
+            "`dpkg --configure --pending`; the reason is in /var/lib/dkms/MODULE/VERSION/build/make.log",
+        )
 
 
 def headers(host: HostCheck) -> None:
@@ -205,45 +235,3 @@ def interrupted(host: HostCheck) -> None:
             f"{' and '.join(changes)} will stop {', '.join(host.facts.software.containers)}",
             "interrupt the deploy if they must not stop now; those with a restart policy start again",
         )
-
-
-def cdi(host: HostCheck) -> None:
-    """Warn about a handmade CDI file: the toolkit's own is in /run, recreated at each boot, and takes precedence."""
-    if CDI_BY_HAND in host.facts.software.foreign:
-        host.problem(
-            "docker-cdi-file",
-            f"{CDI_BY_HAND} is a handmade list of GPUs: after a driver change it names files that no longer exist",
-            "remove it: the toolkit writes its own at every boot",
-        )
-
-
-def daemon_json(host: HostCheck) -> None:
-    """Check that keys can be merged into Docker's daemon.json."""
-    text, reason = (host.facts.software.daemon_json or "").strip() or "{}", ""
-    try:
-        if isinstance(written := from_json(text), dict):
-            _log_driver(host, written)
-            return
-    except ValueError as error:
-        reason = f": {error}"
-    host.problem(
-        "docker-json",
-        f"{DAEMON_JSON} is not a JSON object{reason}",
-        "fix the file or move it away: the deploy merges its keys into it",
-    )
-
-
-def _log_driver(host: HostCheck, written: Mapping[str, Any]) -> None:
-    """Check that the log driver of the settings understands the options in daemon.json: Docker refuses unknown ones."""
-    chosen, present = host.settings.docker_log_driver, str(written.get("log-driver", "json-file"))
-    options = written.get("log-opts")
-    if not options or not isinstance(options, dict) or chosen in (None, present):
-        return
-    if {chosen, present} <= BOTH_LIMIT and LIMITS.issuperset(options):
-        return
-    host.problem(
-        "docker-log-options",
-        f"{DAEMON_JSON} has options of the log driver {present} ({', '.join(sorted(options))}), and the settings "
-        f"choose {chosen} (`docker_log_driver`)",
-        "remove `docker_log_driver` from the settings to keep that driver, or `log-opts` from the file",
-    )

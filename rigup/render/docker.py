@@ -22,7 +22,8 @@ def docker_argv(endpoint: EndpointPlan) -> list[str]:
     # The attached client forwards the output to the journal; a log driver would store it a second time.
     arguments.append(NO_LOG)
     # NCCL needs the host's shared memory (then --shm-size has no effect); endpoints listen on the host's loopback.
-    arguments += ["--network=host", "--ipc=host"]
+    # Docker refuses both to a container whose users are remapped (`userns-remap` in daemon.json).
+    arguments += ["--network=host", "--ipc=host", "--userns=host"]
     arguments += [f"--label=rigup.endpoint={endpoint.name}", f"--label=rigup.plan={endpoint.digest}"]
     # CDI names, not --gpus: with that a container loses its GPUs at the next systemctl daemon-reload.
     arguments += device_arguments(endpoint)

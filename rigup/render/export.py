@@ -245,6 +245,7 @@ def compose(endpoint: EndpointPlan) -> str:
         "init": True,
         "network_mode": "host",
         "ipc": "host",
+        "userns_mode": "host",
         "ulimits": dict(sorted(endpoint.ulimits.items())),
         "devices": [f"nvidia.com/gpu={device}" for device in devices],
         "volumes": volumes,

@@ -69,7 +69,7 @@ def cards_digest(endpoint: EndpointPlan) -> str:
 
 def _container(endpoint: EndpointPlan, program: str, more: Iterable[str]) -> list[str]:
     """Return the start of a command that runs `program` in a throwaway container with the endpoint's GPUs."""
-    arguments = [DOCKER, "run", "--rm", "--pull=never", "--log-driver=none", "--network=none"]
+    arguments = [DOCKER, "run", "--rm", "--pull=never", "--log-driver=none", "--network=none", "--userns=host"]
     arguments.append(f"--label=rigup.plan={endpoint.digest}")
     arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
     # vLLM detects its platform from the GPUs.

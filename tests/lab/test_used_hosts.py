@@ -48,6 +48,43 @@ umount /var/cache/apt/archives /srv/models /mnt
 umount /boot && nvidia-smi -i 1 -mig 0
 """
 
+# What people reported in public, docs/contributing/reports.md. None of this needs a remedy.
+REPORTED = """
+DEBIAN_FRONTEND=noninteractive apt-get -qq update
+DEBIAN_FRONTEND=noninteractive apt-get -qq install -y apt-listbugs >/dev/null
+for name in docker.gpg docker-archive.gpg; do
+    printf 'deb [signed-by=/usr/share/keyrings/%s] DOCKER trixie stable\\n' $name >/etc/apt/sources.list.d/$name.list
+done
+mount -t tmpfs -o noexec tmpfs /tmp && mount -t tmpfs -o noexec tmpfs /var/tmp
+mkdir -p /etc/docker /etc/systemd/system/docker.service.d && echo '{"userns-remap": "default"}' >/etc/docker/daemon.json
+runtime=nvidia=/usr/bin/nvidia-container-runtime
+printf '%s\\n' '[Service]' ExecStart= "ExecStart=/usr/bin/dockerd --host=fd:// --add-runtime=$runtime" \
+    >/etc/systemd/system/docker.service.d/override.conf
+"""
+# And this does: another repository with two keys, a module that DKMS cannot build, a disk without inodes, a module of
+# the driver that must not load, a log driver in Docker's unit.
+REFUSED = """
+for name in winehq.gpg winehq-archive.gpg; do
+    printf 'deb [signed-by=/usr/share/keyrings/%s] http://192.0.2.1/wine trixie main\\n' $name
+done >/etc/apt/sources.list.d/winehq.list
+mkdir -p /var/lib/dkms/asihpi/4.20.39/build && touch /var/lib/dkms/asihpi/4.20.39/build/make.log
+mkdir -p /run/h/DEBIAN && printf 'Package: linux-headers-6.1.0-10-amd64\\nVersion: 6.1.38-1\\nArchitecture: all\\n\
+Maintainer: x <x@example.org>\\nDescription: not configured\\n' >/run/h/DEBIAN/control
+printf '#!/bin/sh\\nexit 11\\n' >/run/h/DEBIAN/postinst && chmod 755 /run/h/DEBIAN/postinst
+dpkg-deb -b /run/h /run/h.deb >/dev/null && ! dpkg -i /run/h.deb
+for path in /var/lib/docker /var/lib/containerd; do
+    mkdir -p $path && mount -t tmpfs -o size=32g,nr_inodes=2000 tmpfs $path
+done
+echo 'install nvidia /bin/false' >/etc/modprobe.d/blacklist-nvidia.conf
+sed -i '/dockerd/s/$/ --log-driver=journald/' /etc/systemd/system/docker.service.d/override.conf
+"""
+REMEDIED = """
+rm -r /etc/apt/sources.list.d/winehq.list /var/lib/dkms/asihpi /etc/modprobe.d/blacklist-nvidia.conf
+dpkg --purge linux-headers-6.1.0-10-amd64
+umount /var/lib/docker /var/lib/containerd
+sed -i 's/ --log-driver=journald$//' /etc/systemd/system/docker.service.d/override.conf
+"""
+
 
 @pytest.fixture
 def rig(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
@@ -104,4 +141,28 @@ def test_everything_in_the_way_is_told_at_once_and_after_the_remedies_one_deploy
     assert rig.serves() == "standin-a"
     assert json.loads(rig.shell("cat /etc/docker/daemon.json"))["log-driver"] == "fluentd"
     assert "theirs" in rig.shell("docker ps --all --format '{{.Names}}'").split()
+    assert rig.deploy().changed() == []
+
+
+def test_a_host_as_people_report_them_is_refused_for_what_is_in_the_way_and_served_with_the_rest(rig: Rig) -> None:
+    rig.host.shell(REPORTED.replace("DOCKER", f"{rig.rigs.defaults['docker_mirror']}/debian"))
+    rig.host.shell(REFUSED)
+
+    refused = rig.deploy()
+    assert refused.code == 1, refused.output
+    assert {row.check for row in rows(refused.output)} == {
+        "apt-refuses",
+        "packages-unconfigured",
+        "disk-inodes",
+        "driver-disabled",
+        "docker-flags",
+    }
+
+    rig.host.shell(REMEDIED)
+    served = rig.deploy()
+    assert served.code == 0, served.output
+    assert rig.serves() == "standin-a"
+    kept = json.loads(rig.shell("cat /etc/docker/daemon.json"))
+    assert (kept["userns-remap"], kept["log-driver"]) == ("default", "local")
+    assert rig.shell("systemctl show --property=ExecStart docker").count("--add-runtime=nvidia=") == 1
     assert rig.deploy().changed() == []

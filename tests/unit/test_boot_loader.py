@@ -166,11 +166,11 @@ UNIFIED = {"type": "type2", "id": f"4d3b-{NEW}.efi", "version": "24.04", "isDefa
 @pytest.mark.parametrize(
     ("entries", "found"),
     [
-        ([NEWEST, KEPT], NextBoot(OLD, ("root=UUID=1", "ro", "iommu=pt"))),
-        ([UNIFIED, {**KEPT, "isDefault": False}], NextBoot(NEW, None)),
-        ([{"id": "auto-windows", "isDefault": True}], NextBoot(None, None)),
-        ([{**KEPT, "isDefault": False}], NextBoot(None, None)),
-        ([], NextBoot(None, None)),
+        ([NEWEST, KEPT], NextBoot(OLD, ("root=UUID=1", "ro", "iommu=pt"), systemd_boot=True)),
+        ([UNIFIED, {**KEPT, "isDefault": False}], NextBoot(NEW, None, systemd_boot=True)),
+        ([{"id": "auto-windows", "isDefault": True}], NextBoot(None, None, systemd_boot=True)),
+        ([{**KEPT, "isDefault": False}], NextBoot(None, None, systemd_boot=True)),
+        ([], NextBoot(None, None, systemd_boot=True)),
     ],
 )
 def test_systemd_boot_says_which_entry_is_its_default(entries: list[dict[str, object]], found: NextBoot) -> None:
@@ -179,8 +179,12 @@ def test_systemd_boot_says_which_entry_is_its_default(entries: list[dict[str, ob
 
 def test_systemd_boot_that_cannot_be_asked_says_nothing() -> None:
     menu = ["--- menu", "menuentry 'of a GRUB of before' {", f"linux /vmlinuz-{OLD}", "}"]
-    assert next_boot(["--- entries", "systemd-boot", "--- environment", *menu], {OLD, NEW}) == NextBoot(None, None)
-    assert next_boot(["--- entries", "systemd-boot", "{}", *menu], {OLD, NEW}) == NextBoot(None, None)
+    assert next_boot(["--- entries", "systemd-boot", "--- environment", *menu], {OLD, NEW}) == NextBoot(
+        None, None, systemd_boot=True
+    )
+    assert next_boot(["--- entries", "systemd-boot", "{}", *menu], {OLD, NEW}) == NextBoot(
+        None, None, systemd_boot=True
+    )
 
 
 PVE_OLD, PVE_NEW = "6.8.12-4-pve", "6.8.12-9-pve"

@@ -16,9 +16,10 @@ from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import FactProcessError
 from pyinfra.api.facts import FactBase
 
-from rigup.facts.docker import ImageDigests, parse_image_digests
+from rigup.facts.docker import DockerdFlags, ImageDigests, parse_image_digests
 from rigup.facts.files import FileInfo, FileText
 from rigup.facts.hardware import (
+    BoundDrivers,
     CpuCount,
     DiskFree,
     DiskSpace,
@@ -43,7 +44,15 @@ from rigup.facts.journal import (
     parse_journal,
     parse_xids,
 )
-from rigup.facts.kernel import BootId, GrubDefaults, InitrdSizes, KernelState, ModuleParameters, parse_kernel_state
+from rigup.facts.kernel import (
+    BootId,
+    DisabledModules,
+    GrubDefaults,
+    InitrdSizes,
+    KernelState,
+    ModuleParameters,
+    parse_kernel_state,
+)
 from rigup.facts.network import (
     HostProxies,
     Listener,
@@ -55,9 +64,11 @@ from rigup.facts.network import (
 )
 from rigup.facts.nvidia import Cards, CdiDevices, DriverState, GpuList, GpuUse
 from rigup.facts.packages import (
+    AptErrors,
     AptSources,
     AptVersions,
     BrokenPackages,
+    FailedBuilds,
     HeldPackages,
     InstalledVersions,
     parse_apt_sources,
@@ -69,6 +80,7 @@ from rigup.facts.serving import Loads, ModelStamp, Verification
 from rigup.facts.store import FetchProgress, FileSizes
 from rigup.facts.system import (
     Architecture,
+    Container,
     InitSystem,
     MemoryTotal,
     OsRelease,
@@ -138,6 +150,13 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (ProcessCommand, {"pid": 999999999}),
     (Verification, {"path": "/not/there", "unit": "docker.service"}),
     (Reachable, {"address": "127.0.0.1", "port": 1}),
+    (AptErrors, {}),
+    (BoundDrivers, {"addresses": ["0000:99:00.0"]}),
+    (BoundDrivers, {"addresses": []}),
+    (Container, {}),
+    (DisabledModules, {}),
+    (DockerdFlags, {}),
+    (FailedBuilds, {}),
     (SecureBoot, {}),
     (Slots, {"addresses": ["0000:99:00.0"]}),
     (UnitJournal, {"unit": "docker.service"}),

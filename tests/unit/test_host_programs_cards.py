@@ -118,6 +118,15 @@ def test_a_missing_card_and_a_broken_image_fail(cards: Cards) -> None:
     assert cards.results()[0]["detail"] == "could not check: No module named torch"
 
 
+def test_a_container_that_docker_refuses_says_why(cards: Cards) -> None:
+    refused = (
+        "docker: Error response from daemon: cannot share the host's IPC namespace when user namespaces are enabled"
+    )
+    said = f"{refused}\n\nRun 'docker run --help' for more information"
+    assert cards.verify(command=("sh", "-c", f'echo "{said}" >&2; exit 125')).returncode == 1
+    assert cards.results()[0]["detail"] == f"could not check: {refused}"
+
+
 def test_what_became_slower_is_noted_and_does_not_fail(cards: Cards) -> None:
     printed = {"cards": 2, "wrong": [], "summary": "2 copies"}
 

@@ -401,7 +401,7 @@ ELSEWHERE = {
     "rigup/operations/files.py": "a host's daemon.json, in test_operations_files",
     "rigup/operations/reboot.py": "a file of rigup's own on a host",
     "rigup/operations/teardown/files.py": "a host's daemon.json, in test_operations_teardown",
-    "rigup/preflight/software.py": "a host's daemon.json, in test_preflight",
+    "rigup/preflight/docker.py": "a host's daemon.json, in test_preflight",
     "rigup/run/report.py": "the events of a run of this machine",
     "rigup/ssh/fact_calls.py": "arguments of rigup's own facts",
     "rigup/text.py": "from_json itself",

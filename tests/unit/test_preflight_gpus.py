@@ -15,7 +15,10 @@ from tests.captures import section
 from tests.unit.test_preflight import BARE, CARDS, SERVED, Device, changed, installed, lock, only, problems
 
 BUS = "grep -H . /sys/bus/pci/devices/*/vendor /sys/bus/pci/devices/*/device /sys/bus/pci/devices/*/class"
-H200S = ["0, NVIDIA H200, 00000000:00:06.0, Disabled, Disabled", "1, NVIDIA H200, 00000000:00:07.0, Disabled, Disabled"]
+H200S = [
+    "0, NVIDIA H200, 00000000:00:06.0, Disabled, Disabled, 200.00 W, 700.00 W",
+    "1, NVIDIA H200, 00000000:00:07.0, Disabled, Disabled, 200.00 W, 700.00 W",
+]
 
 
 def h200s() -> HostFacts:
@@ -87,14 +90,14 @@ RTX = "NVIDIA RTX PRO 6000 Blackwell Server Edition"
 
 def test_cards_are_read_with_their_names_addresses_and_modes() -> None:
     lines = [
-        f"0, {RTX}, 00000000:21:00.0, Disabled, Disabled",
-        f"1, {RTX}, 00000000:C1:00.0, Enabled, Enabled",
-        f"2, {RTX}, 00010000:61:00.0, Disabled, Enabled",
-        "3, NVIDIA GeForce RTX 4090, 00000000:81:00.0, [N/A], [N/A]",
+        f"0, {RTX}, 00000000:21:00.0, Disabled, Disabled, 300.00 W, 600.00 W",
+        f"1, {RTX}, 00000000:C1:00.0, Enabled, Enabled, 150.50 W, 600.50 W",
+        f"2, {RTX}, 00010000:61:00.0, Disabled, Enabled, [N/A], [N/A]",
+        "3, NVIDIA GeForce RTX 4090, 00000000:81:00.0, [N/A], [N/A], 10.00 W, [Unknown Error]",
     ]
     assert Cards().process(lines) == [
-        Card(0, RTX, "0000:21:00.0", mig=False),
-        Card(1, RTX, "0000:c1:00.0", mig=True),
+        Card(0, RTX, "0000:21:00.0", mig=False, watts=(300, 600)),
+        Card(1, RTX, "0000:c1:00.0", mig=True, watts=(151, 600)),
         Card(2, RTX, "10000:61:00.0", mig=True),
         Card(3, "NVIDIA GeForce RTX 4090", "0000:81:00.0", mig=False),
     ]
@@ -160,3 +163,19 @@ def test_a_power_limit_outside_a_cards_range_is_refused_and_within_it_is_not() -
     ]
     absent = only(problems(BARE, gpu_power=[450] * 5))
     assert (absent.id, absent.found) == ("gpus-power", "`gpu_power` names 4; the host has 4 GPUs")
+
+
+def test_the_range_that_a_card_reports_counts_before_that_of_its_kind() -> None:
+    # Two boards with one chip: 575 W is the most that this one accepts.
+    boards = [replace(card, device=0x2B85) for card in CARDS]
+    own = [Card(at, "NVIDIA GeForce RTX 5090", card.address, False, (400, 575)) for at, card in enumerate(boards)]
+    before, after = changed(BARE, pci=boards), changed(BARE, pci=boards, cards=own)
+
+    def power(facts: HostFacts, watts: int) -> list[str]:
+        return [each.found for each in problems(facts, gpu_power={"0": watts}) if each.id == "gpus-power"]
+
+    told = "(`gpu_power`) for the GPU at 0000:21:00.0; the GeForce RTX 5090 accepts"
+    assert power(before, 390) == [f"390 W {told} 400 to 600 W"]
+    assert power(before, 600) == []
+    assert power(after, 600) == [f"600 W {told} 400 to 575 W"]
+    assert power(after, 575) == []

@@ -109,6 +109,7 @@ def test_the_container_is_what_the_plan_says() -> None:
         "--log-driver=none",
         "--network=host",
         "--ipc=host",
+        "--userns=host",
         "--device=nvidia.com/gpu=all",
         "--ulimit=memlock=-1",
         "--ulimit=stack=67108864",

@@ -19,10 +19,10 @@ from pyinfra.context import ctx_host, ctx_state
 from rigup.config.settings import Settings
 from rigup.errors import InputError
 from rigup.lock.lockfile import CheckpointLock
+from rigup.plan.docker import daemon_values
 from tasks import preflight
 from tasks.base import NOT_RESTARTED
 from tasks.context import Context, Refused
-from tasks.docker import daemon_values
 from tasks.gather import System, distro_of
 from tasks.kernel import kernel
 from tasks.preflight import _check_recipes
