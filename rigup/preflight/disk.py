@@ -79,10 +79,9 @@ def _needed_bytes(host: HostCheck) -> list[tuple[str, int, str]]:
         # The free space of the store's own disk is known only once it is mounted; the download checks it then.
         if missing and not _must_mount_own_disk(host):
             needed.append((host.settings.model_store, missing, f"checkpoint {checkpoint.repo}"))
-    sizes = {endpoint.image or "": endpoint.image_bytes for endpoint in host.plan.endpoints}
     for image, tag in host.plan.images.items():
         if image not in host.facts.software.images:
-            needed.append((_image_path(host), int(sizes[image] * IMAGE_FACTOR), f"image {tag}"))
+            needed.append((_image_path(host), int(host.plan.image_bytes[image] * IMAGE_FACTOR), f"image {tag}"))
     for venv in host.plan.venvs:
         if venv.path not in host.facts.software.venvs:
             needed.append((ENGINES, VENV_BYTES, ", ".join(venv.packages)))

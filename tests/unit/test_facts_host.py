@@ -533,14 +533,13 @@ Building module:
 ExecMainStartTimestamp=n/a
 --- rigup-pull-bbbbbbbbbbbb.service
 ExecMainStartTimestamp=Mon 2026-11-23 19:09:11.250000 UTC
-3f4ca61aafcd: Pulling fs layer
-5e5e9c3f8ac2: Pulling fs layer
-0d9e1a4d8c11: Already exists
-3f4ca61aafcd: Download complete""".splitlines()
+downloading, 4.1 GB of 12.4 GB, 9 of 31 layers complete""".splitlines()
     assert parse_works(lines) == [
         Work("rigup-apt.service", 1795460951.25, "Building module:"),
         Work("rigup-pull-aaaaaaaaaaaa.service", None, ""),
-        Work("rigup-pull-bbbbbbbbbbbb.service", 1795460951.25, "2 of 3 layers downloaded, 1 unpacked"),
+        Work(
+            "rigup-pull-bbbbbbbbbbbb.service", 1795460951.25, "downloading, 4.1 GB of 12.4 GB, 9 of 31 layers complete"
+        ),
     ]
     assert parse_works(["--- rigup-apt.service"]) == [Work("rigup-apt.service", None, "")]
 
