@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, reading
+from rigup.paths import APT_UNIT
 
 PROPERTIES = (
     "LoadState",
@@ -179,6 +180,12 @@ def parse_works(lines: list[str]) -> list[Work]:
         timestamp = lines[at + 1].removeprefix("ExecMainStartTimestamp=") if at + 1 < end else ""
         found.append(Work(lines[at].removeprefix("--- "), _seconds(timestamp), lines[end - 1] if end > at + 2 else ""))
     return found
+
+
+def with_builds(works: Iterable[Work], builds: Sequence[str]) -> list[Work]:
+    """Return the works; that of apt says how far `DkmsBuilds` are, if there are any, in place of its last line."""
+    line = "; ".join(builds)
+    return [replace(work, progress=line) if line and work.unit == APT_UNIT else work for work in works]
 
 
 class Works(FactBase[list[Work]]):

@@ -14,10 +14,12 @@ from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 
 from rigup.diagnosis.explain import explain
+from rigup.facts.dkms import DkmsBuilds
 from rigup.facts.network import HostProxies
 from rigup.facts.units import UnitState, UnitStateValue
 from rigup.operations._host import ConnectionLost, check, read_now, run, try_reconnect
 from rigup.operations._wait import Clock, say, wait_until
+from rigup.paths import APT_UNIT
 from rigup.ssh import environment
 from rigup.text import duration
 
@@ -84,7 +86,8 @@ def _last_lines(host: Host, unit: str, invocation: str, count: int) -> list[str]
 
 def latest(host: Host, unit: str, state: UnitStateValue) -> str:
     """Return how far the unit is, cut to a width that fits next to the host's name, to append to a message."""
-    line = "".join(_last_lines(host, unit, state.invocation, 1)[-1:])
+    builds = read_now(host, DkmsBuilds) if unit == APT_UNIT else []
+    line = "; ".join(builds) or "".join(_last_lines(host, unit, state.invocation, 1)[-1:])
     return f"; {line if len(line) <= LINE_WIDTH else f'{line[: LINE_WIDTH - 1]}…'}" if line else ""
 
 
