@@ -203,6 +203,14 @@ def test_a_host_that_is_not_reached_is_written_with_the_reason_and_the_others_go
     assert inventory.host("rig1").settings.recipe == "vllm-nvfp4-cu130"
 
 
+def test_a_machine_without_any_key_is_told_to_make_one(sshd: Sshd, tmp_path: Path) -> None:
+    # With ssh's usual keys, which are not there.
+    config = (sshd.folder / ".ssh/config").read_text().replace(f"IdentityFile {sshd.key}\n", "IdentityAgent none\n")
+    (sshd.folder / ".ssh/config").write_text(config.replace("IdentitiesOnly yes\n", ""))
+    said = init(tmp_path, "rig1=box").stdout
+    assert "there is no key to offer: make a key with `ssh-keygen -t ed25519` and put the public key into ~" in said
+
+
 def test_hosts_are_asked_for_until_an_empty_line_and_a_wrong_one_again(
     host: Callable[..., None], tmp_path: Path
 ) -> None:
