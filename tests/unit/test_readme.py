@@ -57,3 +57,15 @@ def test_every_operation_in_the_readmes_transcript_is_one_of_the_deploy() -> Non
     assert len(shown) > 10
     gone = [each for each in shown if not any(re.fullmatch(pattern, each) for pattern in patterns)]
     assert set(gone) <= PYINFRAS_OWN
+
+
+def test_what_the_readme_has_a_newcomer_type_is_typed_in_the_recorded_first_hour() -> None:
+    block = README.partition("## Your own machines\n")[2].partition("\n\nPython 3.11")[0]
+    lines = [line.partition("#")[0].strip() for line in block.splitlines()]
+    # The first line is for a checkout.
+    ours = [line for line in lines if line][1:]
+    assert ours[0].startswith("uv tool install ") and "rigup deploy" in ours
+    page = (ROOT / "docs/guides/first-hour.md").read_text()
+    typed = [line.removeprefix("$ ") for line in page.splitlines() if line.startswith("$ ")]
+    rest = iter(typed)
+    assert [line for line in ours if line not in rest] == []
