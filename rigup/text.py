@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 # Categories of Unicode that a terminal obeys instead of showing: control characters (C0, C1), formats (bidirectional
@@ -13,11 +13,6 @@ from typing import Any
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 # The colors that pyinfra uses: no black, no concealed text.
 _COLOR = re.compile(r"\x1b\[(?:[01]|3[1-7])?(?:;(?:[01]|3[1-7]))*m")
-
-# What `docker pull` prints without a terminal; the bytes of a layer go to terminals only.
-_LAYER = re.compile(
-    "([0-9a-f]{12}): (Pulling fs layer|Waiting|Verifying Checksum|Download complete|Pull complete|Already exists)"
-)
 
 
 def printable(text: str, *, colors: bool = False) -> str:
@@ -68,19 +63,6 @@ def duration(seconds: float) -> str:
     if rounded < 3600:
         return f"{rounded // 60} min {rounded % 60:02} s"
     return f"{rounded // 3600} h {rounded % 3600 // 60:02} min"
-
-
-def work_line(log: Sequence[str]) -> str:
-    """Return how far a program is, from its log so far: the layers that a `docker pull` has, or else its last line."""
-    layers: dict[str, str] = {}
-    for line in log:
-        if match := _LAYER.fullmatch(line.strip()):
-            layers[match[1]] = match[2]
-    if not layers:
-        return log[-1] if log else ""
-    unpacked = sum(state in ("Pull complete", "Already exists") for state in layers.values())
-    downloaded = unpacked + sum(state == "Download complete" for state in layers.values())
-    return f"{downloaded} of {len(layers)} layers downloaded, {unpacked} unpacked"
 
 
 def progress_line(repo: str, progress: Mapping[str, Any]) -> str:

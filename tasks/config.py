@@ -23,7 +23,7 @@ def config(context: Context) -> None:
     """Pull images by digest, install packages by hash, and write everything that is mounted. Nothing is stopped."""
     _engines(context)
     for reference, tag in context.plan.images.items():
-        docker.image(name=f"Pull {tag}", reference=reference, tag=tag)
+        docker.image(name=f"Pull {tag}", reference=reference, tag=tag, size=context.plan.image_bytes[reference])
     for endpoint in context.plan.endpoints:
         context.prepared.append(
             files.install(

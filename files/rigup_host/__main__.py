@@ -16,6 +16,7 @@ PROGRAMS = {
     "hub-worker": "fetch.hub_worker",
     "load": "load",
     "may-serve": "fetch.may_serve",
+    "pull": "pull",
     "smoke": "smoke",
     "switch": "switch.run",
     "tool-calls": "tool_loop",

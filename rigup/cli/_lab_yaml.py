@@ -44,11 +44,11 @@ class LabYaml:
         found = self._seen[name]
         lines, settings = [f"`rigup init` did not reach it: {found}"], dict[str, str]()
         if isinstance(found, Seen):
-            lines, settings = self._fitting(name, found)
+            lines, settings = self.about(name, found)
         text = yaml.safe_dump({name: {**self._entries[name], **settings}}, sort_keys=False)
         return "\n".join(f"  {line}" for line in (*(f"# {line}" for line in lines), *text.splitlines()))
 
-    def _fitting(self, name: str, found: Seen) -> tuple[list[str], dict[str, str]]:
+    def about(self, name: str, found: Seen) -> tuple[list[str], dict[str, str]]:
         """Return what to say about a host that was reached, and its own settings."""
         choice, lines, settings = self._choices[name], list(found.lines), dict[str, str]()
         if choice is None:
@@ -60,7 +60,7 @@ class LabYaml:
         if needed and not _has_space(found.disks, needed):
             takes = f"the checkpoint takes {size(needed)}, and {Settings.model_fields['model_store'].default} has less"
             if store := _other_store(found.disks, needed):
-                lines.append(takes)
+                lines.append(f"{takes}: `model_store` is {store}")
                 settings["model_store"] = store
             else:
                 lines.append(f"{takes}: mount a file system for it, and set `model_store` or `model_disk`")

@@ -90,7 +90,10 @@ def _commit(directory: Path) -> str:
             return "git is not installed, so this is not a git repository yet: install it and run `git init` there"
         if done.returncode:
             if "commit" in step and "user.email" in done.stderr:
-                return "git does not know your name and address, so nothing is committed yet: see `git config --help`"
+                return (
+                    "git does not know your name and address, so nothing is committed yet: set them with "
+                    "`git config --global user.name NAME` and `user.email ADDRESS`, then commit"
+                )
             words = done.stderr.strip().splitlines() or [f"`git {step[0]}` failed"]
             return f"git: {words[-1]}; nothing is committed yet"
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def run_pyinfra(file: str, options: argparse.Namespace) -> NoReturn:
     use_inventory(options)
     # Read even without hosts: what is wrong with it is known before pyinfra starts.
     inventory = read_inventory(options)
-    argv = [sys.executable, "-P", "-m", "pyinfra", INVENTORY, file]
+    argv = [sys.executable, "-P", "-m", "rigup.cli._pyinfra", INVENTORY, file]
     argv += _repeated("--limit", [find_host(inventory, word).name for word in options.hosts])
     argv += _repeated("--data", options.data)
     argv += ["--dry"] if options.dry else []
@@ -49,7 +50,9 @@ def run_pyinfra(file: str, options: argparse.Namespace) -> NoReturn:
     argv += [f"-{'v' * options.verbose}"] if options.verbose else []
     sys.stdout.flush()
     sys.stderr.flush()
-    # In place of this process: signals reach pyinfra, and its exit code is the command's.
+    # In place of this process: signals reach pyinfra, and its exit code is the command's. Ctrl-C waits until it can be
+    # answered: while an interpreter starts, it would print a traceback.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.execv(sys.executable, argv)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from rigup.cli._facts import Facts
 from rigup.config.inventory import Host
+from rigup.facts.dkms import DkmsBuilds
 from rigup.facts.drift import DailyAudit, DailyAuditValue
 from rigup.facts.endpoints import Endpoints, EndpointsValue
 from rigup.facts.files import FileText
@@ -21,7 +22,7 @@ from rigup.facts.network import HttpStatus
 from rigup.facts.nvidia import GpuUse, GpuUseValue
 from rigup.facts.serving import Loads, LoadValue, Verification, VerificationValue
 from rigup.facts.store import Downloads, Progress
-from rigup.facts.units import UnitState, UnitStateValue, Work, Works
+from rigup.facts.units import UnitState, UnitStateValue, Work, Works, with_builds
 from rigup.paths import PLAN, endpoint_unit, verification_of
 from rigup.plan.model import kept_plan, url_of
 from rigup.ssh.batch import LIMIT_S
@@ -98,6 +99,7 @@ def read(client: Client, host: Host) -> HostStatus:
     gpus, xids = facts.add(GpuUse()), facts.add(Xids())
     downloads, works, daily = facts.add(Downloads()), facts.add(Works()), facts.add(DailyAudit())
     states = {name: _states(facts, name) for name in host.settings.endpoints}
+    builds = facts.add(DkmsBuilds())
     slow = facts.read(slow=False)
     endpoints, said = endpoints_of(plan_text(), found()), loads()
     # A second round trip for endpoints that the inventory does not name, and for hosts without the program that asks.
@@ -128,7 +130,7 @@ def read(client: Client, host: Host) -> HostStatus:
         gpus=tuple(gpus()),
         xids=tuple(xids()),
         downloads=tuple(downloads()),
-        works=tuple(works()),
+        works=tuple(with_builds(works(), builds())),
         audit=daily() if daily().at else None,
     )
 

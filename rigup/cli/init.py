@@ -43,10 +43,10 @@ def _init(options: argparse.Namespace) -> int:
     require_room(directory)
     entries = _named(options.host) if options.host else _asked()
     seen = look_at(_checked(entries).hosts.values())
-    for name, found in seen.items():
-        first, *more = found.lines if isinstance(found, Seen) else [f"not reached: {found}"]
-        print("\n    ".join([f"{name}: {first}", *more]))
     lab = LabYaml(default_catalog(), entries, seen)
+    for name, found in seen.items():
+        first, *more = lab.about(name, found)[0] if isinstance(found, Seen) else [f"not reached: {found}"]
+        print("\n    ".join([f"{name}: {first}", *more]))
     print(f"recipe: {lab.best.recipe.id} ({lab.best.reason})" if lab.best else f"recipe: none chosen, {lab.why_none}")
     if problem := create(directory, lab.text()):
         print(problem)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import Value, reading
-from rigup.text import work_line
+from rigup.paths import APT_UNIT
 
 PROPERTIES = (
     "LoadState",
@@ -173,13 +173,19 @@ class Work(Value):
 
 
 def parse_works(lines: list[str]) -> list[Work]:
-    """Parse for each unit a line `--- UNIT`, its start as `systemctl show` prints it, and the end of its log."""
+    """Parse for each unit a line `--- UNIT`, its start as `systemctl show` prints it, and its last line."""
     found: list[Work] = []
     starts = [at for at, line in enumerate(lines) if re.fullmatch(r"--- rigup-[\w.@-]+\.service", line)]
     for at, end in zip(starts, [*starts[1:], len(lines)], strict=True):
         timestamp = lines[at + 1].removeprefix("ExecMainStartTimestamp=") if at + 1 < end else ""
-        found.append(Work(lines[at].removeprefix("--- "), _seconds(timestamp), work_line(lines[at + 2 : end])))
+        found.append(Work(lines[at].removeprefix("--- "), _seconds(timestamp), lines[end - 1] if end > at + 2 else ""))
     return found
+
+
+def with_builds(works: Iterable[Work], builds: Sequence[str]) -> list[Work]:
+    """Return the works; that of apt says how far `DkmsBuilds` are, if there are any, in place of its last line."""
+    line = "; ".join(builds)
+    return [replace(work, progress=line) if line and work.unit == APT_UNIT else work for work in works]
 
 
 class Works(FactBase[list[Work]]):
@@ -194,7 +200,7 @@ class Works(FactBase[list[Work]]):
             "systemctl list-units --plain --no-legend --no-pager --state=activating 'rigup-*.service' 2>/dev/null | "
             'while read -r unit rest; do echo "--- $unit"; '
             'systemctl show --timestamp=us+utc --property=ExecMainStartTimestamp -- "$unit"; '
-            "journalctl --no-pager --quiet --output=cat --lines=500 "
+            "journalctl --no-pager --quiet --output=cat --lines=1 "
             '"_SYSTEMD_INVOCATION_ID=$(systemctl show --value --property=InvocationID -- "$unit")"; done; true'
         )
 

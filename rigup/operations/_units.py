@@ -14,20 +14,19 @@ from pyinfra.api.exceptions import OperationError
 from pyinfra.api.host import Host
 
 from rigup.diagnosis.explain import explain
+from rigup.facts.dkms import DkmsBuilds
 from rigup.facts.network import HostProxies
 from rigup.facts.units import UnitState, UnitStateValue
 from rigup.operations._host import ConnectionLost, check, read_now, run, try_reconnect
 from rigup.operations._wait import Clock, say, wait_until
+from rigup.paths import APT_UNIT
 from rigup.ssh import environment
-from rigup.text import duration, work_line
+from rigup.text import duration
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 LINE_WIDTH = 140
 # More than any unit of ours logs whose lines are shown one by one.
 FOLLOWED_LINES = 1000
-
-# A pull logs a few lines for each of up to a hundred layers.
-PROGRESS_LINES = 500
 
 SHOWN_LINES = 30
 # With tracebacks of four workers there is much between the first error and the last line.
@@ -87,7 +86,8 @@ def _last_lines(host: Host, unit: str, invocation: str, count: int) -> list[str]
 
 def latest(host: Host, unit: str, state: UnitStateValue) -> str:
     """Return how far the unit is, cut to a width that fits next to the host's name, to append to a message."""
-    line = work_line(_last_lines(host, unit, state.invocation, PROGRESS_LINES))
+    builds = read_now(host, DkmsBuilds) if unit == APT_UNIT else []
+    line = "; ".join(builds) or "".join(_last_lines(host, unit, state.invocation, 1)[-1:])
     return f"; {line if len(line) <= LINE_WIDTH else f'{line[: LINE_WIDTH - 1]}…'}" if line else ""
 
 

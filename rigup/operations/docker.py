@@ -22,7 +22,7 @@ from rigup.operations._ledger import note, record
 from rigup.operations._units import UnitFailed, run_as_unit, wait_for_leftover
 from rigup.operations.files import Merged, merged_file, place_merged
 from rigup.operations.systemd import serving_again, start
-from rigup.paths import CDI_UNIT, DOCKER, DOCKER_UNIT, pull_unit
+from rigup.paths import CDI_UNIT, DOCKER_UNIT, HOST_PROGRAM, pull_unit
 
 VALIDATE = ("dockerd", "--validate", "--config-file=%s")
 
@@ -106,11 +106,12 @@ def _roll_back(host: Host, merged: Merged, timeout: float) -> str:
 
 
 @operation()
-def image(reference: str, tag: str, timeout: float = 7200) -> Commands:
+def image(reference: str, tag: str, size: int = 0, timeout: float = 7200) -> Commands:
     """Pull an image.
 
     + reference: `REPOSITORY@sha256:...`
     + tag: its tag, for messages
+    + size: its compressed size in bytes, to say how long the rest takes; 0 if it is not known
     + timeout: seconds until the pull must be done
 
     It runs as a unit of its own: it continues when the deploy is interrupted, and the next deploy waits for it.
@@ -124,7 +125,7 @@ def image(reference: str, tag: str, timeout: float = 7200) -> Commands:
         wait_for_leftover(host, unit, f"the pull of {tag}", timeout)
         if not _is_pulled(host, reference):
             record(host, note("images", [reference]))
-            argv = [DOCKER, "pull", reference]
+            argv = [HOST_PROGRAM, "pull", f"--bytes={size}", reference]
             try:
                 run_as_unit(host, unit, argv, what=f"the pull of {tag}", limit_s=timeout)
             except UnitFailed as error:
@@ -132,7 +133,7 @@ def image(reference: str, tag: str, timeout: float = 7200) -> Commands:
                 hint = f"If the registry no longer has {reference}, `{commands.rigup('update')}` resolves {tag} again."
                 raise OperationError(f"{error}\n{hint}") from error
         if not _is_pulled(host, reference):
-            raise OperationError(f"{host.name}: `docker pull {reference}` succeeded, but the image is missing")
+            raise OperationError(f"{host.name}: the pull of {tag} succeeded, but {reference} is missing")
 
     yield work(pull, f"pull {tag}")
 

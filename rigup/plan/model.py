@@ -297,6 +297,11 @@ class Plan(Data):
         return {each.image: each.image_tag for each in self.endpoints if each.image and each.image_tag}
 
     @property
+    def image_bytes(self) -> dict[str, int]:
+        """The compressed sizes of the images, by their references."""
+        return {each.image: each.image_bytes for each in self.endpoints if each.image}
+
+    @property
     def venvs(self) -> tuple[VenvPlan, ...]:
         """The virtual environments of all endpoints, each once."""
         return tuple({each.venv.path: each.venv for each in self.endpoints if each.venv}.values())

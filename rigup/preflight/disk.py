@@ -111,10 +111,9 @@ def _needs(host: HostCheck) -> list[Need]:
         if missing and not _must_mount_own_disk(host):
             files = len(checkpoint.listing)
             needed.append(Need(host.settings.model_store, missing, files, f"checkpoint {checkpoint.repo}"))
-    sizes = {endpoint.image or "": endpoint.image_bytes for endpoint in host.plan.endpoints}
     for image, tag in host.plan.images.items():
         if image not in host.facts.software.images:
-            count = int(sizes[image] * IMAGE_FACTOR)
+            count = int(host.plan.image_bytes[image] * IMAGE_FACTOR)
             needed.append(Need(_image_path(host), count, IMAGE_FILES, f"image {tag}"))
     for venv in host.plan.venvs:
         if venv.path not in host.facts.software.venvs:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 # First: it replaces the standard library's sockets and threads with gevent's, which must precede any use of them.
-import pyinfra_cli.main  # type: ignore[import-untyped]
+import pyinfra_cli.main
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.context import ctx_state

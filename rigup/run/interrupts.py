@@ -7,6 +7,7 @@ disconnects.
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 from types import FrameType
 
@@ -21,7 +22,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def watch(note: Callable[[signal.Signals], None] | None = None) -> None:
     """Replace the signal handlers of pyinfra's command line; a second signal ends the process immediately.
 
-    `note` is called first. The last call wins. Does nothing if pyinfra is used as a library.
+    `note` is called first; without it, Ctrl-C prints one line. The last call wins. Does nothing if pyinfra is used as a
+    library.
     """
     if not pyinfra.is_cli:
         return
@@ -32,6 +34,8 @@ def watch(note: Callable[[signal.Signals], None] | None = None) -> None:
             signal.signal(each, signal.SIG_DFL)
         if note is not None:
             note(signal.Signals(number))
+        elif number == signal.SIGINT:
+            print("Interrupted.", file=sys.stderr, flush=True)
         if state.initialised:
             # pyinfra disconnects in the same pool, which is as large as the fleet: it would wait for what is running.
             state.pool.kill(block=False)

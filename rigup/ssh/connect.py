@@ -107,7 +107,8 @@ def _authenticate(
     if "publickey" not in methods:
         why = f"the host wants {' or '.join(methods)}"
     notes = [each.message for each in unusable if login.only_keys or not isinstance(each, identities.NoSuchKey)]
+    put = f"put the public key into ~{login.user}/.ssh/authorized_keys on the host, or set `user` or `key` for it"
     raise NoConnection(
         "; ".join((f"authentication failed: no login as {login.place}: {why}", *notes, *([banner] if banner else []))),
-        f"put the public key into ~{login.user}/.ssh/authorized_keys on the host, or set `user` or `key` for it",
+        put if keys or notes else f"make a key with `ssh-keygen -t ed25519` and {put}",
     )

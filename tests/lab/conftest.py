@@ -18,6 +18,7 @@ LONGEST = (
     "one_rig",
     "test_rebuild.py",
     "two_rigs",
+    "test_control_machine.py",
     "test_switch.py",
     "test_bad_days.py",
     "test_store.py",

@@ -130,8 +130,9 @@ def test_a_host_is_looked_at_in_one_round_trip_and_gets_a_recipe_that_fits(
     )
     assert said[0] == f"rig1: {found}"
     assert said[1] == "    free space: 42.9 GB on /, 1610.6 GB on /data"
-    assert said[2].startswith("recipe: vllm-nvfp4-cu130 (the best for agents on these cards: tool calls reliable; ")
-    assert said[3:] == ["Wrote lab. Next: cd lab && rigup plan"]
+    assert said[2] == "    the checkpoint takes 251.2 GB, and /srv/models has less: `model_store` is /data/models"
+    assert said[3].startswith("recipe: vllm-nvfp4-cu130 (the best for agents on these cards: tool calls reliable; ")
+    assert said[4:] == ["Wrote lab. Next: cd lab && rigup plan"]
     # What shows that the login runs commands, and one for everything else.
     assert (sshd.folder / "sessions").read_text().count("session") == 2
 
@@ -139,9 +140,7 @@ def test_a_host_is_looked_at_in_one_round_trip_and_gets_a_recipe_that_fits(
     inventory = load_inventory(tmp_path / "lab/inventory/lab.yaml")
     settings = inventory.host("rig1").settings
     assert (settings.recipe, settings.model_store) == ("vllm-nvfp4-cu130", "/data/models")
-    assert "  # the checkpoint takes 251.2 GB, and /srv/models has less\n  rig1:\n    address: box\n" in written(
-        tmp_path
-    )
+    assert f"  # {said[2].strip()}\n  rig1:\n    address: box\n" in written(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +201,14 @@ def test_a_host_that_is_not_reached_is_written_with_the_reason_and_the_others_go
     gone = inventory.host("gone").connection
     assert (gone.address, gone.user, gone.port) == ("127.0.0.1", "me", 1)
     assert inventory.host("rig1").settings.recipe == "vllm-nvfp4-cu130"
+
+
+def test_a_machine_without_any_key_is_told_to_make_one(sshd: Sshd, tmp_path: Path) -> None:
+    # With ssh's usual keys, which are not there.
+    config = (sshd.folder / ".ssh/config").read_text().replace(f"IdentityFile {sshd.key}\n", "IdentityAgent none\n")
+    (sshd.folder / ".ssh/config").write_text(config.replace("IdentitiesOnly yes\n", ""))
+    said = init(tmp_path, "rig1=box").stdout
+    assert "there is no key to offer: make a key with `ssh-keygen -t ed25519` and put the public key into ~" in said
 
 
 def test_hosts_are_asked_for_until_an_empty_line_and_a_wrong_one_again(
@@ -292,7 +299,7 @@ def test_without_an_identity_or_without_git_the_project_is_there_all_the_same(
     for name in ANN:
         monkeypatch.delenv(name)
     said = init(tmp_path, "rig1=box").stdout
-    assert "git does not know your name and address, so nothing is committed yet" in said
+    assert "git does not know your name and address, so nothing is committed yet: set them with `git config" in said
     assert set(git(tmp_path / "lab", "diff", "--cached", "--name-only").split()) == FILES
     (tmp_path / "lab").rename(tmp_path / "first")
     # Only ssh is installed.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rigup.cli._new_project import FILES
 from tests.unit.loopback_sshd import PYINFRA, ROOT, children
 from tests.unit.own_address import OWN_ADDRESS
 from tests.unit.waiting import HANG_S
@@ -94,9 +95,36 @@ def test_while_it_waits_for_a_host(tmp_path: Path, words: list[str]) -> None:
     assert (waiting.returncode, out, err) == INTERRUPTED
 
 
-@pytest.mark.parametrize("module", ["rigup.config.inventory", "rigup.run.recorder", "rigup.ssh.login"])
-def test_a_deploy_while_its_inventory_is_read(tmp_path: Path, module: str) -> None:
-    (tmp_path / "deploy.py").touch()
-    done = run(tmp_path, HOOK, str(PYINFRA), str(ROOT / "inventory/lab.py"), "deploy.py", CTRL_C_AT=module)
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project directory with a host that refuses connections."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "inventory/lab.yaml").write_text(f"hosts: {{box: {{address: {OWN_ADDRESS}, port: 9, user: root}}}}\n")
+    return tmp_path
+
+
+# The program that runs pyinfra, what pyinfra imports before and after it has set a handler of its own, the project.
+DEPLOY = ("rigup.cli._pyinfra", "gevent", "pyinfra_cli.inventory", "rigup.project", "rigup.run.recorder")
+
+
+@pytest.mark.parametrize("module", DEPLOY)
+def test_a_deploy_at_every_stage_of_its_start(project: Path, module: str) -> None:
+    done = run(project, HOOK, sys.executable, "-m", "rigup.cli", "deploy", "-y", CTRL_C_AT=module)
+    # What pyinfra is about to do may stand before it.
+    assert (done.returncode, done.stdout) == (130, "")
+    assert [line for line in done.stderr.splitlines() if not line.startswith("-->")] == ["Interrupted."]
+
+
+def test_a_ctrl_c_between_the_two_programs_of_a_deploy_is_not_lost(project: Path) -> None:
+    # As the second interpreter starts, where a handler of Python would print a traceback.
+    hook = "import os, signal, sys\nif '_pyinfra' in ' '.join(sys.orig_argv): os.kill(os.getpid(), signal.SIGINT)\n"
+    done = run(project, hook, sys.executable, "-m", "rigup.cli", "deploy", "-y")
+    assert result(done) == INTERRUPTED
+
+
+def test_pyinfras_own_program_once_it_reads_the_inventory(project: Path) -> None:
+    done = run(project, HOOK, str(PYINFRA), "inventory/lab.py", "deploy.py", CTRL_C_AT="rigup.run.recorder")
     assert done.returncode == 130
-    assert "Traceback" not in done.stdout + done.stderr
+    assert [line for line in done.stderr.splitlines() if not line.startswith("-->")] == ["Interrupted."]

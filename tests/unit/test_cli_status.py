@@ -167,8 +167,12 @@ def test_a_download_says_how_far_it_is_how_fast_and_how_long_it_takes() -> None:
     ("work", "words"),
     [
         (
-            Work("rigup-pull-aaaaaaaaaaaa.service", 1795507100.0, "14 of 31 layers downloaded, 9 unpacked"),
-            "pulling an image, 1 min 40 s, 14 of 31 layers downloaded, 9 unpacked",
+            Work(
+                "rigup-pull-aaaaaaaaaaaa.service",
+                1795507100.0,
+                "downloading, 4.1 GB of 12.4 GB, 9 of 31 layers complete",
+            ),
+            "pulling an image, 1 min 40 s, downloading, 4.1 GB of 12.4 GB, 9 of 31 layers complete",
         ),
         (
             Work("rigup-apt.service", 1795507100.0, "Building module:"),

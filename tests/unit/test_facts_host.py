@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import FactProcessError
 from pyinfra.api.facts import FactBase
 
+from rigup.facts.dkms import DkmsBuilds, parse_builds
 from rigup.facts.docker import DockerdFlags, ImageDigests, parse_image_digests
 from rigup.facts.files import FileInfo, FileText
 from rigup.facts.hardware import (
@@ -98,6 +100,7 @@ from rigup.facts.units import (
     parse_active_units,
     parse_unit_state,
     parse_works,
+    with_builds,
 )
 from tests.captures import section
 from tests.unit.host_world import FILES
@@ -119,6 +122,7 @@ ALL_FACTS: list[tuple[type[FactBase[Any]], dict[str, Any]]] = [
     (Cards, {}),
     (CpuCount, {}),
     (DiskFree, {"paths": ["/", "/srv/models/not/there"]}),
+    (DkmsBuilds, {}),
     (DriverReport, {}),
     (DriverState, {}),
     (FileInfo, {"path": "/not/there"}),
@@ -552,16 +556,56 @@ Building module:
 ExecMainStartTimestamp=n/a
 --- rigup-pull-bbbbbbbbbbbb.service
 ExecMainStartTimestamp=Mon 2026-11-23 19:09:11.250000 UTC
-3f4ca61aafcd: Pulling fs layer
-5e5e9c3f8ac2: Pulling fs layer
-0d9e1a4d8c11: Already exists
-3f4ca61aafcd: Download complete""".splitlines()
+downloading, 4.1 GB of 12.4 GB, 9 of 31 layers complete""".splitlines()
     assert parse_works(lines) == [
         Work("rigup-apt.service", 1795460951.25, "Building module:"),
         Work("rigup-pull-aaaaaaaaaaaa.service", None, ""),
-        Work("rigup-pull-bbbbbbbbbbbb.service", 1795460951.25, "2 of 3 layers downloaded, 1 unpacked"),
+        Work(
+            "rigup-pull-bbbbbbbbbbbb.service", 1795460951.25, "downloading, 4.1 GB of 12.4 GB, 9 of 31 layers complete"
+        ),
     ]
     assert parse_works(["--- rigup-apt.service"]) == [Work("rigup-apt.service", None, "")]
+
+
+def test_packages_under_way_say_how_far_dkms_is() -> None:
+    apt, pull = Work("rigup-apt.service", 1.0, "Building module:"), Work("rigup-pull-aaaaaaaaaaaa.service", 1.0, "x")
+    assert with_builds([apt, pull], []) == [apt, pull]
+    assert with_builds([apt, pull], ["building nvidia"]) == [Work("rigup-apt.service", 1.0, "building nvidia"), pull]
+
+
+def test_a_build_of_a_kernel_module_is_read_with_how_far_it_is(tmp_path: Path) -> None:
+    build = tmp_path / "nvidia/595.91.07/build"
+    for name in ("nvidia/a.c", "nvidia-uvm/b.c", "nvidia-uvm/c.c", "nvidia.mod.c", "conftest/d.c"):
+        (build / name).parent.mkdir(parents=True, exist_ok=True)
+        (build / name).touch()
+    log = build / "make.log"
+    log.write_text(" CONFTEST: remap\n  CC [M]  nvidia/a.o\n")
+    # Of a build that failed, long ago.
+    old = tmp_path / "zfs/2.3/build/make.log"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    os.utime(old, (1, 1))
+    # However slow this machine is, the log was written just now.
+    os.utime(log, (time.time() + 3600,) * 2)
+    (line,) = read(DkmsBuilds, os.environ["PATH"], tree=str(tmp_path))
+    assert line.startswith("building nvidia 595.91.07: 1 of about 3 files")
+
+
+@pytest.mark.parametrize(
+    ("made", "compiled", "words"),
+    [
+        (1795460000, 100, "100 of about 260 files, 2.5 files/s, about 1 min 04 s left"),
+        (1795460000, 0, "0 of about 260 files"),
+        (1795460000, 270, "270 of about 270 files"),
+        # The file system does not say.
+        (0, 100, "100 of about 260 files"),
+    ],
+)
+def test_a_build_says_its_rate_and_the_time_left(made: int, compiled: int, words: str) -> None:
+    log = "/var/lib/dkms/nvidia/595.91.07/build/make.log"
+    lines = [f"--- building {log} {made} 1795460040", str(compiled), "." * 260]
+    assert parse_builds(lines) == [f"building nvidia 595.91.07: {words}"]
+    assert parse_builds(lines[:2]) == []
 
 
 def test_inputs_written_since_the_start_are_unknown_to_the_process() -> None:

@@ -14,6 +14,7 @@ from rigup.host_config import Proxies, daemon_variables, log_driver, proxy_for, 
 from rigup.lock.lockfile import KeyLock, Lock
 from rigup.lock.registry import HUB
 from rigup.operations import docker as docker_operations
+from rigup.paths import HOST_PROGRAM
 from rigup.preflight.network import destinations
 from rigup.ssh.environment import VARIABLES
 from rigup_host import environment as host_environment
@@ -217,5 +218,5 @@ def test_a_unit_takes_proxies_and_certificates_from_the_host_and_nothing_else() 
     (run,) = (each for each in outcome.commands if "systemd-run" in each)
     assert "-- /usr/bin/env -i PATH=/usr/local/sbin:" in run and "EnvironmentFile" not in run
     # systemd would expand one dollar.
-    assert f" HOME=/root 'http_proxy={PROXY}/$$x' SSL_CERT_FILE=/own.pem /usr/bin/docker pull" in run
+    assert f" HOME=/root 'http_proxy={PROXY}/$$x' SSL_CERT_FILE=/own.pem {HOST_PROGRAM} pull" in run
     assert "HF_HUB_OFFLINE" not in run and "/opt/x" not in run

@@ -384,6 +384,7 @@ ELSEWHERE = {
     "files/rigup_host/fetch/hub_worker.py": "orders of the downloader itself",
     "files/rigup_host/files.py": "from_json itself",
     "files/rigup_host/hardware.py": "files of root, in test_host_programs_hardware",
+    "files/rigup_host/pull.py": "the answers of the host's own Docker and logins of root, in test_host_programs_pull",
     "files/rigup_host/smoke.py": "an argument of a deploy",
     "files/rigup_host/wait_ready.py": "the answer of the host's own engine, in test_host_programs_wait",
     "rigup/audit/subject.py": "output of a host's commands: anything but JSON counts as a failure",

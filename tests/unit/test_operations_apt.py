@@ -76,6 +76,18 @@ def test_all_packages_come_in_one_transaction_at_their_versions() -> None:
         assert part in transaction
 
 
+def test_a_long_installation_says_how_far_dkms_is() -> None:
+    installing = [NO_UNIT, *[shown("activating", "start")] * 20, DONE]
+    log = "/var/lib/dkms/nvidia/595.71.05/build/make.log"
+    actor = host([], [], [], INSTALLED, units=installing).answers(
+        "find /var/lib/dkms", [f"--- building {log} 1795460000 1795460040", "100", "." * 260]
+    )
+
+    outcome = install(actor.answers("journalctl", ["Building module:"]))
+
+    assert "; building nvidia 595.71.05: 100 of about 260 files, 2.5 files/s, about 1 min 04 s left" in outcome.told
+
+
 def test_only_where_a_version_is_named_may_packages_become_older() -> None:
     named = install(host([], [], [], INSTALLED))
     any_version = install(

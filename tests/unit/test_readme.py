@@ -13,8 +13,8 @@ from tools import docs
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 STEPS = docs.steps()
-# What pyinfra says of a host that is back.
-PYINFRAS_OWN = {"Connected"}
+# What pyinfra says of a host when it begins, and when the host is back.
+PYINFRAS_OWN = {"Connected", "Ready: deploy.py"}
 
 
 def test_the_readme_is_short() -> None:
@@ -48,12 +48,28 @@ def test_links_within_the_repository_lead_somewhere(name: str) -> None:
     assert not [link for link in links if not (ROOT / link).exists()]
 
 
-def test_every_operation_in_the_readmes_transcript_is_one_of_the_deploy() -> None:
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [("README.md", "$ pyinfra inventory/lab.py deploy.py -y\n"), ("docs/guides/first-hour.md", "$ rigup deploy\n")],
+)
+def test_every_operation_in_a_transcript_is_one_of_the_deploy(file: str, command: str) -> None:
     texts = "".join(path.read_text() for path in (ROOT / "tasks").glob("*.py"))
     names = re.findall(r'\bname=f?"((?:[^"\\]|\\.)+)"', texts)
     patterns = [re.sub(r"\\\{.*?\\\}", ".+", re.escape(name)) for name in names]
-    transcript = README.partition("$ pyinfra inventory/lab.py deploy.py -y\n")[2].partition("rigup: done")[0]
+    transcript = (ROOT / file).read_text().partition(command)[2].partition("rigup: done")[0]
     shown = re.findall(r"^    \[rig1\] (\S.*)", transcript, re.MULTILINE)
     assert len(shown) > 10
     gone = [each for each in shown if not any(re.fullmatch(pattern, each) for pattern in patterns)]
     assert set(gone) <= PYINFRAS_OWN
+
+
+def test_what_the_readme_has_a_newcomer_type_is_typed_in_the_recorded_first_hour() -> None:
+    block = README.partition("## Your own machines\n")[2].partition("\n\nPython 3.11")[0]
+    lines = [line.partition("#")[0].strip() for line in block.splitlines()]
+    # The first line is for a checkout.
+    ours = [line for line in lines if line][1:]
+    assert ours[0].startswith("uv tool install ") and "rigup deploy" in ours
+    page = (ROOT / "docs/guides/first-hour.md").read_text()
+    typed = [line.removeprefix("$ ") for line in page.splitlines() if line.startswith("$ ")]
+    rest = iter(typed)
+    assert [line for line in ours if line not in rest] == []

@@ -256,6 +256,21 @@ def test_a_host_of_the_inventory_is_shown_what_it_would_run_itself(
     assert "--chat-template=/rigup/chat_template.jinja" in text and "8005" in text
 
 
+def test_a_host_in_place_of_the_recipe_is_shown_what_it_serves(
+    rig: tuple[Path, Lock, Published], capsys: pytest.CaptureFixture[str]
+) -> None:
+    inventory = rig[0]
+    assert shown_for_rig1("vllm-nvfp4-cu130", "docker", inventory) == 0
+    expected = capsys.readouterr().out
+    for word in ("rig1", "rig1/left"):
+        assert main.main(["show", word, "--inventory", str(inventory)]) == 0
+        assert capsys.readouterr().out == expected
+    assert main.main(["show", "rig1/lfet", "--inventory", str(inventory)]) == 1
+    assert "rig1 has no endpoint 'lfet': did you mean left" in capsys.readouterr().err
+    assert main.main(["show", "rig2", "--inventory", str(inventory)]) == 1
+    assert "there is no recipe 'rig2'" in capsys.readouterr().err
+
+
 def test_a_pod_of_a_host_has_its_patched_files_where_its_arguments_say(
     rig: tuple[Path, Lock, Published], capsys: pytest.CaptureFixture[str]
 ) -> None:

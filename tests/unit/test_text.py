@@ -1,6 +1,6 @@
-"""Progress in words: of a download, of other programs."""
+"""The progress of a download in words."""
 
-from rigup.text import progress_line, work_line
+from rigup.text import progress_line
 
 
 def test_it_has_the_bytes_the_rate_the_time_left_and_the_current_work() -> None:
@@ -21,17 +21,3 @@ def test_unknown_values_are_left_out() -> None:
     assert progress_line("o/n", {}) == "o/n: starting"
     told = {"step": "verifying", "bytes_done": 0, "bytes_total": 240_000_000_000, "rate": 0, "doing": ""}
     assert progress_line("o/n", told) == "o/n: verifying, 0 MB of 240.0 GB"
-
-
-def test_a_pull_counts_its_layers_and_other_programs_have_their_last_line() -> None:
-    pull = [
-        "docker.io/vllm/vllm-openai@sha256:aa: Pulling from vllm/vllm-openai",
-        "3f4ca61aafcd: Pulling fs layer",
-        "5e5e9c3f8ac2: Pulling fs layer",
-        "3f4ca61aafcd: Verifying Checksum",
-        "3f4ca61aafcd: Download complete",
-    ]
-    assert work_line(pull) == "1 of 2 layers downloaded, 0 unpacked"
-    assert work_line([*pull, "3f4ca61aafcd: Pull complete"]) == "1 of 2 layers downloaded, 1 unpacked"
-    assert work_line(["Building module:", "make -j16 modules"]) == "make -j16 modules"
-    assert work_line([]) == ""
