@@ -20,6 +20,7 @@ LONGEST = (
     "two_rigs",
     "test_switch.py",
     "test_bad_days.py",
+    "test_balancer.py",
     "test_store.py",
     "test_tour.py",
     "test_ubuntu.py",
