@@ -6,6 +6,7 @@ and does nothing if it is reached already, so an interrupted run is completed by
 
 from rigup.run.console import shorten_output
 from rigup.run.recorder import record_plan, start_recording
+from tasks.balancer import balancer, balancer_keys
 from tasks.base import base
 from tasks.config import config
 from tasks.cuda import cuda
@@ -37,6 +38,8 @@ persistence = reboot(context)
 hardware(context, persistence)
 config(context)
 serve(context)
-gateway(context)
+balancer_keys(context)
+shared = gateway(context)
 verify(context)
+balancer(context, shared)
 watch(context)

@@ -28,3 +28,13 @@ core.register_fetches("engine_listens", function(_, place, record)
     end
     return found
 end)
+
+-- Whether a file exists: "yes" or "no".
+core.register_fetches("exists", function(_, path)
+    local file = io.open(path)
+    if not file then
+        return "no"
+    end
+    file:close()
+    return "yes"
+end)

@@ -27,6 +27,7 @@ OWN_DIRECTORIES = (
     paths.RUNTIME,
     paths.FETCH_RUNTIME,
     paths.ENGINES_RUNTIME,
+    paths.DRAINING,
     paths.STATE,
 )
 """Directories that belong to rigup, with everything in them."""

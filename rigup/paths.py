@@ -17,6 +17,8 @@ FETCH_HOME = "/var/lib/rigup-fetch"
 FETCH_RUNTIME = "/run/rigup-fetch"
 PEERS_RUNTIME = "/run/rigup-peers"
 ENGINES_RUNTIME = "/run/rigup-engines"
+DRAINING = "/run/rigup-draining"
+"""Has a file for each endpoint that takes no new requests from load balancers."""
 
 # Configuration
 
@@ -25,6 +27,16 @@ ENDPOINTS = f"{CONFIG}/endpoints"
 HARDWARE = f"{CONFIG}/hardware.json"
 """Power limits and PCIe settings that a boot loses."""
 GATEWAYS = f"{CONFIG}/gateways"
+BALANCER = f"{CONFIG}/load-balancer"
+"""On a host of the load balancer: its keys."""
+BALANCER_KEY = f"{BALANCER}/key"
+"""The key that the load balancer of this host shows to gateways, as HAProxy's map reads it."""
+BALANCER_CLIENTS = f"{BALANCER}/clients"
+"""The SHA-256 of each key for clients, and its name, as HAProxy's map reads it."""
+BALANCERS = f"{CONFIG}/load-balancers"
+"""The load balancers that gateways admit: the address of each, and the SHA-256 of its key."""
+BALANCERS_CONFIG = f"{CONFIG}/load-balancers.json"
+"""Where the load balancers are, for the switch, which drains the host before it stops an endpoint."""
 FETCH_REQUESTS = f"{CONFIG}/models"
 HUB_TOKEN = f"{CONFIG}/hub-token"
 FIREWALL = f"{CONFIG}/gateways.nft"
@@ -62,6 +74,7 @@ CLIENT = f"{LIBRARY}/client"
 """The virtual environment of the smoke test."""
 CLIENT_REQUIREMENTS = f"{CLIENT}-requirements.lock"
 GATEWAY_LUA = f"{LIBRARY}/gateway.lua"
+BALANCER_LUA = f"{LIBRARY}/balancer.lua"
 FETCH_VENV = f"{LIBRARY}/venv"
 FETCH_REQUIREMENTS = f"{LIBRARY}/fetch-requirements.lock"
 ENGINES = f"{LIBRARY}/engines"
@@ -126,6 +139,16 @@ KEY_MOUNT = "/run/rigup"
 def key_file(endpoint: str) -> str:
     """Return the file with the API key of an endpoint."""
     return f"{ENDPOINTS}/{endpoint}/key"
+
+
+def client_key_file(key: str) -> str:
+    """Return the file with a key of the load balancer for clients, on the first host of the load balancer."""
+    return f"{BALANCER}/keys/{key}"
+
+
+def draining(endpoint: str) -> str:
+    """Return the file that exists while an endpoint takes no new requests from load balancers."""
+    return f"{DRAINING}/{endpoint}"
 
 
 def engine_listener(endpoint: str) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pyinfra.api.deploy import deploy
 
 from rigup.operations import apt, docker, files, users, venv
-from rigup.paths import UV
+from rigup.paths import BALANCERS_CONFIG, UV
+from rigup.render.balancer import hosts_text
 from rigup.render.systemd import USER, env_file_text, unit_text
 from rigup.render.verify import record_text
 from tasks.context import Context
@@ -22,6 +23,7 @@ ENGINES_NEED = ("g++", "gcc", "libnuma1", "python3-dev")
 def config(context: Context) -> None:
     """Pull images by digest, install packages by hash, and write everything that is mounted. Nothing is stopped."""
     _engines(context)
+    _drain(context)
     for reference, tag in context.plan.images.items():
         docker.image(name=f"Pull {tag}", reference=reference, tag=tag, size=context.plan.image_bytes[reference])
     for endpoint in context.plan.endpoints:
@@ -43,6 +45,16 @@ def config(context: Context) -> None:
                     name=f"Write the {what} of {endpoint.name}", dest=f"{endpoint.directory}/{name}", content=text
                 )
             )
+
+
+def _drain(context: Context) -> None:
+    """Say where the load balancers are that a switch waits for."""
+    balancer = context.balancer
+    if balancer is None or all(backend.host != context.plan.host for backend in balancer.backends):
+        files.absent(name="Remove the list of load balancers", path=BALANCERS_CONFIG)
+        return
+    content = hosts_text(balancer, context.plan.host, context.settings.drain_timeout)
+    files.install(name="Write the list of load balancers", dest=BALANCERS_CONFIG, content=content)
 
 
 def _engines(context: Context) -> None:

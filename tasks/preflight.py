@@ -7,7 +7,7 @@ whole fleet, so that one table shows all problems, and nothing is changed on any
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -21,12 +21,14 @@ from pyinfra.context import state
 from rigup.catalog.lint import check_recipe
 from rigup.catalog.loader import Catalog, default_catalog
 from rigup.catalog.select import recipe_of
+from rigup.config.load_balancer import LoadBalancer
 from rigup.config.settings import Settings
 from rigup.config.waiver import Waiver
 from rigup.errors import Finding, InputError, Problem, ProblemsError, RigupError, table_of
 from rigup.lock import lockfile, resolve
 from rigup.lock.addresses import ip_of
 from rigup.lock.lockfile import CheckpointLock
+from rigup.plan.balancer import Balancer, Member, balancer_of
 from rigup.plan.host import plan_host
 from rigup.plan.peers import Peer, fleet_of, peers_of
 from rigup.preflight.checks import check
@@ -79,19 +81,16 @@ def _contexts_of(hosts: list[Host]) -> dict[str, Context]:
     wants = [resolve.Want(settings[name], distro) for name, distro in distros.items()]
     lock = resolve.ensure(locked, wants, catalog)
     plans = {name: plan_host(name, each, catalog, lock) for name, each in settings.items()}
+    # The whole inventory, even if this run is limited to some hosts.
+    members = [_member(host, settings.get(host.name) or _settings_of(host)) for host in state.inventory]
+    balancer = _balancer_of(hosts[0], members, catalog, lock.choices)
     facts = on_each(hosts, lambda host: gather(host, systems[host.name], plans[host.name], settings[host.name], lock))
     checked = [check(HostCheck(plan, settings[name], facts[name], lock), today) for name, plan in plans.items()]
     if problems := [problem for stopping, _ in checked for problem in stopping]:
         raise ProblemsError(problems)
     if known := [problem for _, others in checked for problem in others]:
         _show(table_of(known, "Warnings; the deploy continues.", color=sys.stderr.isatty()))
-    # The whole inventory, even if this run is limited to some hosts.
-    fleet = _resolved(
-        fleet_of(
-            (host.name, login_of_data(host.name, host.data).address, settings.get(host.name) or _settings_of(host))
-            for host in state.inventory
-        )
-    )
+    fleet = _resolved(fleet_of((each.name, each.login, each.settings) for each in members))
     return {
         name: Context(
             plan,
@@ -101,6 +100,7 @@ def _contexts_of(hosts: list[Host]) -> dict[str, Context]:
             len(nvidia_gpus(facts[name].hardware.pci)),
             peers_of(name, fleet),
             facts[name].network.proxies,
+            balancer=balancer,
         )
         for name, plan in plans.items()
     }
@@ -116,6 +116,20 @@ def _resolved(fleet: list[Peer]) -> list[Peer]:
         warned = [Problem(peer.name, "peers", f"{peer.address} {why}", remedy) for peer in lost]
         _show(table_of(warned, "Warnings; the deploy continues.", color=sys.stderr.isatty()))
     return [replace(peer, address=address) for peer, address in found if address is not None]
+
+
+def _member(host: Host, settings: Settings) -> Member:
+    return Member(host.name, login_of_data(host.name, host.data).address, settings)
+
+
+def _balancer_of(
+    host: Host, members: Sequence[Member], catalog: Catalog, choices: Mapping[str, str]
+) -> Balancer | None:
+    """Return the inventory's load balancer, which is in the data of every host; None if there is none."""
+    written = host.data.get("rigup_load_balancer")
+    if written is None:
+        return None
+    return balancer_of(LoadBalancer.model_validate(written), members, catalog, choices, ip_of)
 
 
 def _settings_of(host: Host) -> Settings:

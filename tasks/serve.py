@@ -6,7 +6,7 @@ from pyinfra.api.deploy import deploy
 
 from rigup.diagnosis.explain import fatal_text
 from rigup.operations import files, model, serving, systemd, verify
-from rigup.paths import CLIENT, CLIENT_REQUIREMENTS, COMMIT_UNIT, FATAL_LINES, PLAN, SYSTEM_UNITS
+from rigup.paths import CLIENT, CLIENT_REQUIREMENTS, COMMIT_UNIT, FATAL_LINES, PLAN, SYSTEM_UNITS, draining
 from rigup.render.systemd import commit_unit_text
 from tasks.context import Context
 from tasks.venvs import tool
@@ -49,7 +49,11 @@ def serve(context: Context) -> None:
         endpoints=endpoints,
         reload_for=context.prepared,
         max_unavailable=context.settings.max_unavailable,
+        drain_s=context.settings.drain_timeout if context.balancer else 0,
     )
     serving.tidy(name="Remove the files of earlier generations", endpoints=endpoints)
+    for endpoint in endpoints:
+        # A switch that was ended from outside leaves this.
+        files.absent(name=f"Let load balancers use {endpoint.name}", path=draining(endpoint.name))
     # It has the recipes' environments, which may hold a secret.
     files.install(name="Write the plan to the host", dest=PLAN, content=context.plan.text(), mode="600", secret=True)

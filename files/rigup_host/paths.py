@@ -12,6 +12,7 @@ ENVIRONMENT = ROOT / "etc/environment"
 PLAN = ROOT / "etc/rigup/plan.json"
 ENDPOINTS = ROOT / "etc/rigup/endpoints"
 HARDWARE = ROOT / "etc/rigup/hardware.json"
+BALANCERS_CONFIG = ROOT / "etc/rigup/load-balancers.json"
 LEDGER = ROOT / "var/lib/rigup/ledger"
 DAILY_AUDIT = ROOT / "var/lib/rigup/daily-audit.json"
 
@@ -25,6 +26,7 @@ COMMIT = ROOT / "var/lib/rigup/commit.json"
 SWITCH_LOCK = ROOT / "run/rigup/switch.lock"
 SWITCH_UNDER_WAY = ROOT / "run/rigup/switch.json"
 
+DRAINING = ROOT / "run/rigup-draining"
 HARDWARE_BEFORE = ROOT / "run/rigup/hardware-before.json"
 PCI_DEVICES = ROOT / "sys/bus/pci/devices"
 

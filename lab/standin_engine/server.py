@@ -201,6 +201,11 @@ class Handler(BaseHTTPRequestHandler):
             os._exit(1)
         if self.server.mind.fault == "drips":
             self.drip()
+        if body.get("model") not in (None, self.server.model):
+            # vLLM 0.32, entrypoints/serve/engine/serving.py.
+            text = f"The model `{body['model']}` does not exist. Valid aliases: {self.server.model}."
+            error = {"message": text, "type": "NotFoundError", "param": "model", "code": 404}
+            return self.reply(404, json.dumps({"error": error}).encode())
         with self.server.running():
             return self.chat(body)
 

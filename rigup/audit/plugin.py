@@ -45,6 +45,7 @@ STEPS = (
     "serve",
     "gateway",
     "verify",
+    "balancer",
     "watch",
 )
 

@@ -18,12 +18,15 @@ from rigup.distros.driver import DriverInstall
 from rigup.distros.table import distro_id
 from rigup.errors import RigupError
 from rigup.lock import lockfile
+from rigup.lock.addresses import ip_of
 from rigup.lock.lockfile import Lock
 from rigup.lock.packages import driver_install, locked_packages
 from rigup.paths import LEDGER, PLAN
+from rigup.plan.balancer import Balancer, Member, balancer_of
 from rigup.plan.host import plan_host
 from rigup.plan.model import Plan
 from rigup.ssh import testinfra_backend
+from rigup.ssh.login import login_of
 from rigup.text import from_json
 
 GPU_FIELDS = ("name", "driver_version", "persistence_mode", "pci.device_id", "index", "uuid", "power.limit")
@@ -97,6 +100,15 @@ class Subject:
     @cached_property
     def plan(self) -> Plan:
         return plan_host(self.name, self.settings, catalog(), self.lock)
+
+    @cached_property
+    def balancer(self) -> Balancer | None:
+        """The load balancer of the inventory, if it has one."""
+        inventory = testinfra_backend.inventory()
+        if inventory.load_balancer is None:
+            return None
+        members = [Member(each.name, login_of(each).address, each.settings) for each in inventory.hosts.values()]
+        return balancer_of(inventory.load_balancer, members, catalog(), self.lock.choices, ip_of)
 
     @cached_property
     def driver(self) -> DriverInstall:

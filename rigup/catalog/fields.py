@@ -75,10 +75,6 @@ EnvName = Annotated[
 Commit = Annotated[str, Matching("[0-9a-f]{7,40}", "is not a commit", "use 7 to 40 hexadecimal digits")]
 HttpPath = Annotated[str, Matching("/[A-Za-z0-9_/-]*", "is not a path", "for example /health")]
 Numbers = Annotated[str, Matching(r"[0-9]+\.[0-9]+", "is not two numbers with a dot", 'for example "12.0", in quotes')]
-ServedName = Annotated[
-    str,
-    Matching("[A-Za-z0-9][A-Za-z0-9._/-]*", "is not a name to serve a model as", "use letters, digits and . _ / -"),
-]
 SourceUrl = Annotated[
     str,
     Matching(

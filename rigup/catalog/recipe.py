@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from rigup.catalog.fields import Argument, Data, EnvName, Numbers, ServedName, Text, Word, unpinned
+from rigup.catalog.fields import Argument, Data, EnvName, Numbers, Text, Word, unpinned
 from rigup.catalog.patch import Patch
 from rigup.catalog.recipe_parts import (
     Container,
@@ -25,6 +25,7 @@ from rigup.catalog.recipe_parts import (
     Venv,
 )
 from rigup.config.need import Workload
+from rigup.config.types import ServedName
 from rigup.config.yaml_file import complaint
 from rigup.errors import RigupError
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from rigup.cli._facts import Facts
 from rigup.config.inventory import Host
+from rigup.facts.balancer import BalancerState, BalancerValue
 from rigup.facts.dkms import DkmsBuilds
 from rigup.facts.drift import DailyAudit, DailyAuditValue
 from rigup.facts.endpoints import Endpoints, EndpointsValue
@@ -69,6 +70,7 @@ class HostStatus:
     downloads: tuple[Progress, ...] = ()
     works: tuple[Work, ...] = ()
     audit: DailyAuditValue | None = None
+    balancer: BalancerValue | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def read(client: Client, host: Host) -> HostStatus:
     plan_text, found, loads = facts.add(FileText(), path=PLAN), facts.add(Endpoints()), facts.add(Loads())
     gpus, xids = facts.add(GpuUse()), facts.add(Xids())
     downloads, works, daily = facts.add(Downloads()), facts.add(Works()), facts.add(DailyAudit())
+    balancer = facts.add(BalancerState())
     states = {name: _states(facts, name) for name in host.settings.endpoints}
     builds = facts.add(DkmsBuilds())
     slow = facts.read(slow=False)
@@ -132,6 +135,7 @@ def read(client: Client, host: Host) -> HostStatus:
         downloads=tuple(downloads()),
         works=tuple(with_builds(works(), builds())),
         audit=daily() if daily().at else None,
+        balancer=balancer() if balancer().at else None,
     )
 
 

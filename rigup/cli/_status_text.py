@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rigup.cli._status_data import HostStatus, Status
-from rigup.cli._status_words import Cell, attention, audit_cell, endpoint_cells, gpu_cells, work_lines
+from rigup.cli._status_words import Cell, attention, audit_cell, balancer_line, endpoint_cells, gpu_cells, work_lines
 
 # Those that fit a terminal of 80 columns.
 ENDPOINT_COLUMNS = ("endpoint", "state", "tok/s", "running", "waiting", "KV cache", "since")
@@ -51,6 +51,8 @@ def _lines(name: str, host: HostStatus, at: str) -> Iterator[Text]:
         yield Text(f"{name}/{endpoint.name}: {model} at {url}, recipe {recipe}")
     for line in work_lines(host, at):
         yield Text(f"{name}: {line}")
+    if host.balancer:
+        yield Text(f"{name}: {balancer_line(host.balancer)}")
     if host.audit:
         yield Text.assemble(f"{name}: daily audit: ", _styled(audit_cell(host.audit, at)))
 

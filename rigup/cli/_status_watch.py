@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from rigup.cli._hosts import Target
 from rigup.cli._status_data import HostStatus, Status, now, read, select
-from rigup.cli._status_words import attention, endpoint_cells, gpu_cells, work_lines
+from rigup.cli._status_words import attention, balancer_line, endpoint_cells, gpu_cells, work_lines
 from rigup.config.inventory import Host
 from rigup.ssh.client import Client, Unreachable
 
@@ -50,6 +50,8 @@ def _prove(status: HostStatus) -> None:
     """Raise an exception for a status that cannot be shown: a host may claim anything."""
     attention(Status(status.at, {"": status}))
     work_lines(status, status.at)
+    if status.balancer:
+        balancer_line(status.balancer)
     for endpoint in status.endpoints:
         endpoint_cells(endpoint, status.at)
     for gpu in status.gpus:

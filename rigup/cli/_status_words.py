@@ -9,6 +9,7 @@ from typing import Literal
 
 from rigup.cli._status_data import Endpoint, HostStatus, Status
 from rigup.commands import rigup
+from rigup.facts.balancer import BalancerValue
 from rigup.facts.drift import DailyAuditValue
 from rigup.facts.journal import Xid
 from rigup.facts.nvidia import GpuUseValue
@@ -138,6 +139,12 @@ def _work(work: Work, at: str) -> str:
     return ", ".join(filter(None, (what, ran, work.progress)))
 
 
+def balancer_line(balancer: BalancerValue) -> str:
+    """Return where a load balancer is, and how many requests run at each of its endpoints."""
+    counts = [f"{each.running} at {each.name}" if each.up else f"none to {each.name}" for each in balancer.servers]
+    return f"load balancer at http://{balancer.at}: {', '.join(counts) or 'no answer'}"
+
+
 def audit_cell(audit: DailyAuditValue | None, at: str) -> Cell:
     """Return the result of the last daily audit."""
     words = (audit or DailyAuditValue()).words(datetime.fromisoformat(at))
@@ -168,6 +175,11 @@ def _of_host(name: str, host: HostStatus, at: str) -> Iterator[Attention]:
         if (endpoint.kv_cache or 0) >= FULL and endpoint.waiting:
             waits = f"{endpoint.waiting} request{'s wait' if endpoint.waiting != 1 else ' waits'}"
             yield Attention(name, f"{endpoint.name}: its KV cache is full, and {waits}")
+    if host.balancer and not host.balancer.servers:
+        yield Attention(name, "the load balancer does not answer", f"`{rigup('audit', name)}`")
+    for server in host.balancer.servers if host.balancer else ():
+        if not server.up:
+            yield Attention(name, f"the load balancer sends no requests to {server.name}")
     yield from _of_cards(name, host)
     for download in host.downloads:
         if download.get("step") == "given up":

@@ -6,33 +6,55 @@ import argparse
 import shlex
 import sys
 
+from rigup import commands
 from rigup.cli._hosts import add_host, add_inventory, find_endpoint, read_inventory
 from rigup.cli._output import print_json
 from rigup.cli._parser import Commands, add_json
-from rigup.config.inventory import Host
-from rigup.errors import RigupError
-from rigup.paths import key_file
+from rigup.config.inventory import Host, Inventory
+from rigup.config.load_balancer import LoadBalancer
+from rigup.errors import RigupError, suggestion
+from rigup.paths import client_key_file, key_file
 from rigup.ssh import client
 
+JSON = {
+    "host": "its name",
+    "endpoint": "its name; with --load-balancer, the name of the key",
+    "key": "the API key",
+}
 
-def register(commands: Commands) -> None:
+
+def register(parsers: Commands) -> None:
     """Add `rigup key`."""
-    parser = commands.add_parser(
+    parser = parsers.add_parser(
         "key",
         help="print the API key of an endpoint that other machines can reach",
         description="Reads the key from its host and prints it. It is stored nowhere else.",
     )
-    add_host(parser, endpoints=True, help="the endpoint; its name may be left out if the host has only one")
+    add_host(parser, "?", endpoints=True, help="the endpoint; its name may be left out if the host has only one")
+    parser.add_argument(
+        "--load-balancer",
+        nargs="?",
+        const="default",
+        metavar="KEY",
+        help="a key of the load balancer instead, by its name (default: `default`)",
+    )
     parser.add_argument("--header", action="store_true", help="print an HTTP header, for `curl -H @-`")
-    add_json(parser, {"host": "its name", "endpoint": "its name", "key": "the API key"})
+    add_json(parser, JSON)
     add_inventory(parser)
     parser.set_defaults(run=_key)
 
 
 def _key(options: argparse.Namespace) -> int:
-    """Run `rigup key`. Raises RigupError if there is no key."""
-    host, endpoint = find_endpoint(read_inventory(options), options.host)
-    key = read_key(host, endpoint)
+    """Run `rigup key`. Raises RigupError if there is no key, and unless one is named."""
+    inventory = read_inventory(options)
+    if (options.host is None) == (options.load_balancer is None):
+        raise RigupError("name either an endpoint or --load-balancer", f"for example `{commands.rigup('key', 'HOST')}`")
+    if options.load_balancer is not None:
+        host, endpoint = inventory.host(_balancer_of(inventory, options.load_balancer).hosts[0]), options.load_balancer
+        key = _read(host, client_key_file(endpoint), f"the load balancer has no key {endpoint} yet")
+    else:
+        host, endpoint = find_endpoint(inventory, options.host)
+        key = read_key(host, endpoint)
     if options.json:
         print_json({"host": host.name, "endpoint": endpoint, "key": key})
     else:
@@ -53,11 +75,28 @@ def read_key(host: Host, endpoint: str) -> str:
             f"to make it reachable from other machines, set endpoints.{endpoint}.listen and "
             f"endpoints.{endpoint}.allowed_networks",
         )
-    path = key_file(endpoint)
+    return _read(host, key_file(endpoint), f"endpoint {endpoint} has no key yet")
+
+
+def _balancer_of(inventory: Inventory, key: str) -> LoadBalancer:
+    """Return the load balancer. Raises RigupError if there is none, or if it has no such key, with similar names."""
+    balancer = inventory.load_balancer
+    if balancer is None:
+        raise RigupError(f"{inventory.path} has no load balancer", "add `load_balancer:`; `rigup settings` explains it")
+    if key not in balancer.keys:
+        raise RigupError(
+            f"the load balancer has no key {key!r}",
+            suggestion(key, balancer.keys, f"keys: {', '.join(balancer.keys)}"),
+        )
+    return balancer
+
+
+def _read(host: Host, path: str, missing: str) -> str:
+    """Read the key in a file on a host. Raises RigupError if there is none."""
     result = client.run(host, f"cat -- {shlex.quote(path)}")
     # More lines are more keys.
     keys = result.stdout.decode(errors="replace").split()
     if result.code or not keys:
         complaint = result.stderr.decode(errors="replace").strip() or f"{path} is empty"
-        raise RigupError(f"{host.name}: endpoint {endpoint} has no key yet ({complaint})", "deploy first")
+        raise RigupError(f"{host.name}: {missing} ({complaint})", "deploy first")
     return keys[0]

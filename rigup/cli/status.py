@@ -34,7 +34,8 @@ JSON = {
     "health, since, restarts, verified, tokens_per_s, running, waiting, kv_cache, last_start_s), gpus (index, used, "
     "total, busy, temperature, watts, watt_limit, throttled, address, name; memory in MiB), xids (address, number, "
     "count, last), downloads (checkpoint, step, doing, bytes_done, bytes_total, rate), works (unit, since, progress), "
-    "audit (at, plan, findings; null if there is no daily audit)",
+    "audit (at, plan, findings; null if there is no daily audit), balancer (at, servers (name, up, running); null if "
+    "the load balancer does not run there)",
     "systems": "with --system, and nothing else: by name: error, rows (what, found, expected), reboot (why it is due)",
 }
 

@@ -76,6 +76,7 @@ RECIPE_FINDINGS = (
 """What `rigup check` finds in recipes."""
 
 AUDIT_CHECKS = (
+    "balancer-files", "balancer-keys", "balancer-opens", "balancer-refuses", "balancer-backends",
     "base-packages", "base-programs", "base-owners", "base-apt-lock", "base-sysctl", "base-sysctl-kept",
     "base-updates", "base-restarts",
     "config-plan", "config-environment", "config-patches", "config-image", "config-venv",

@@ -6,6 +6,9 @@
     hosts:
       rig1: {address: 10.0.0.11, user: ops}
       rig2: {address: 10.0.0.12, user: ops, driver_branch: 610}
+    load_balancer:       # optional: one address for the endpoints of all hosts
+      hosts: [rig1]
+      allowed_networks: [10.0.0.0/24]
 
 A host's own value replaces the default as a whole; values are never merged. Keys that begin with `x-` are ignored, at
 the top and in hosts and defaults: they are for YAML's anchors.
@@ -23,12 +26,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from rigup.config.indentation import settled
+from rigup.config.load_balancer import LoadBalancer
 from rigup.config.mistakes import findings_of
 from rigup.config.settings import PYINFRA_KEYS, AllKeys, Connection, Settings
 from rigup.config.yaml_file import Document, Loc, read_document
 from rigup.errors import Finding, InputError, RigupError, suggestion
 
-KEYS = ("defaults", "hosts", "status_page")
+KEYS = ("defaults", "hosts", "load_balancer", "status_page")
 PAGES = (".html", ".htm")
 """How the name of a page ends."""
 CONNECTORS = ("rig", "ssh")
@@ -66,6 +70,7 @@ class Inventory:
     hosts: Mapping[str, Host]
     document: Document = field(repr=False, compare=False)
     status_page: Path | None = None
+    load_balancer: LoadBalancer | None = None
 
     @property
     def lock(self) -> Path:
@@ -93,7 +98,9 @@ class Inventory:
         if connector not in CONNECTORS:
             raise RigupError(f"RIGUP_CONNECTOR: {connector!r} is not a connector", "use rig or ssh")
         prefix = "@rig/" if connector == "rig" else ""
-        shared = {"rigup_lock": str(self.lock), "rigup_inventory": str(self.path)}
+        shared: dict[str, Any] = {"rigup_lock": str(self.lock), "rigup_inventory": str(self.path)}
+        if self.load_balancer:
+            shared["rigup_load_balancer"] = self.load_balancer.model_dump(mode="json")
         return [(prefix + name, host.data() | shared) for name, host in self.hosts.items()]
 
 
@@ -156,6 +163,7 @@ def load_inventory(path: Path | str) -> Inventory:
         if host := _host(document, name, value, defaults, findings):
             hosts[host.name] = host
     _same_address(document, hosts, findings)
+    balancer = _load_balancer(document, data.get("load_balancer"), hosts, findings)
     page = data.get("status_page")
     if page is not None and not (isinstance(page, str) and page.endswith(PAGES) and page.isprintable()):
         findings.append(document.finding(("status_page",), "is not the path of a page", "for example status.html"))
@@ -163,7 +171,8 @@ def load_inventory(path: Path | str) -> Inventory:
     findings[known:] = [each for each in findings[known:] if (each.line, each.key) not in unreadable]
     if findings:
         raise InputError(findings)
-    return Inventory(document.path.absolute(), hosts, document, _resolved(document.path, page) if page else None)
+    page_path = _resolved(document.path, page) if page else None
+    return Inventory(document.path.absolute(), hosts, document, page_path, balancer)
 
 
 def _remedy_at_top(key: str, value: Any) -> str:
@@ -229,6 +238,39 @@ def _host(
     written = {key: value for key, value in settings.model_dump(mode="json").items() if key in merged}
     places = {key: f"{document.path}:{document.line(relocate((key,)))}" for key in connecting}
     return Host(name, connection.model_copy(update=paths), settings, written, places)
+
+
+def _load_balancer(
+    document: Document, value: Any, hosts: Mapping[str, Host], findings: list[Finding]
+) -> LoadBalancer | None:
+    loc: Loc = ("load_balancer",)
+    if value is None and loc not in document.lines:
+        return None
+    written = _keys(document, loc, value, "hosts: [rig1]", findings)
+    if written is None:
+        return None
+    try:
+        found = LoadBalancer.model_validate(written)
+    except ValidationError as error:
+        findings.extend(findings_of(error, LoadBalancer, document, written, lambda place: (*loc, *place)))
+        return None
+    for at, name in enumerate(found.hosts):
+        # A host that cannot be read was found above.
+        if name not in hosts and ("hosts", name) not in document.lines:
+            remedy = suggestion(name, hosts, f"hosts: {', '.join(hosts)}")
+            findings.append(document.finding((*loc, "hosts", at), f"no host is named {name!r}", remedy))
+        elif name in hosts:
+            settings = hosts[name].settings
+            taken = {each.port: f"its endpoint {name}" for name, each in settings.endpoints.items()}
+            taken |= {settings.peer_port: "its peers' daemon"} if settings.peers else {}
+            if found.port in taken:
+                message = f"is also the port of {name} for {taken[found.port]}"
+                findings.append(document.finding((*loc, "port"), message, "choose another"))
+    if hosts and not any(each.is_public for host in hosts.values() for each in host.settings.endpoints.values()):
+        message = "no endpoint can be reached from other hosts"
+        remedy = "set listen and allowed_networks of the endpoints; the load balancer sends requests to their gateways"
+        findings.append(document.finding(loc, message, remedy))
+    return found
 
 
 def _resolved(inventory: Path, written: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rigup.config.load_balancer import LoadBalancer
 from rigup.config.settings import AllKeys
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -20,12 +21,15 @@ def inventory_schema() -> dict[str, Any]:
     defaults = {**host, "title": "Defaults", "description": "Settings of all hosts.", "type": ["object", "null"]}
     defaults["properties"] = {key: value for key, value in host["properties"].items() if key != "address"}
     defaults.pop("required")
+    balancer = closed(LoadBalancer.model_json_schema())
+    definitions |= balancer.pop("$defs")
     return {
         "$schema": DIALECT,
         "title": "Inventory of rigup",
         "type": "object",
         "properties": {
             "defaults": {"$ref": "#/$defs/Defaults"},
+            "load_balancer": {"$ref": "#/$defs/LoadBalancer"},
             "status_page": {
                 "description": "The page that `rigup status --html` writes.",
                 "type": "string",
@@ -42,7 +46,7 @@ def inventory_schema() -> dict[str, Any]:
         "patternProperties": IGNORED_KEYS,
         "required": ["hosts"],
         "additionalProperties": False,
-        "$defs": {**definitions, "Host": host, "Defaults": defaults},
+        "$defs": {**definitions, "Host": host, "Defaults": defaults, "LoadBalancer": balancer},
     }
 
 

@@ -248,7 +248,9 @@ class Settings(BaseModel):
         1, description="Hosts that may stop serving at the same time in one run; the others serve until their turn."
     )
     drain_timeout: Annotated[int, Strict(), Field(ge=0, le=86400)] = Field(
-        300, description="Seconds that a rebuild waits for running requests before it stops an endpoint."
+        300,
+        description="Seconds that a rebuild, and a switch behind a load balancer, wait for running requests before "
+        "they stop an endpoint.",
     )
     stall_timeout: Seconds = Field(
         900,

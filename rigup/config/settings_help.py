@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from rigup.config.endpoint import Endpoint
+from rigup.config.load_balancer import ClientKey, LoadBalancer
 from rigup.config.mistakes import example_of, fields_of, replacement_of, yaml_of
 from rigup.config.need import Need
 from rigup.config.settings import Connection, Settings
@@ -35,6 +36,13 @@ GROUPS = (
     Group(Connection, "under a host, or under `defaults` for all hosts; only in the inventory"),
     Group(Settings, "under `defaults`, under a host, or for one run with `--data {key}=VALUE`"),
     Group(Endpoint, "under an endpoint: `endpoints: {{main: {{{key}: ...}}}}`", "endpoints", "NAME"),
+    Group(LoadBalancer, "at the top of the inventory: `load_balancer: {{{key}: ...}}`", "load_balancer"),
+    Group(
+        ClientKey,
+        "under a key of the load balancer: `load_balancer: {{keys: {{default: {{{key}: ...}}}}}}`",
+        "load_balancer.keys",
+        "NAME",
+    ),
     Group(Waiver, "under a waiver: `waivers: {{disk-space: {{{key}: ...}}}}`", "waivers", "CHECK"),
 )
 REQUIRED = "(required)"

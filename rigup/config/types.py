@@ -245,6 +245,9 @@ GpuPower = Annotated[
     BeforeValidator(_gpu_power, json_schema_input_type=int | list[int] | dict[str, int] | None),
 ]
 Gpus = Annotated[Literal["all"] | tuple[int | str, ...], BeforeValidator(_gpus)]
+HostName = Annotated[
+    str, Matching("[A-Za-z0-9]([A-Za-z0-9.-]{0,62})?", "is not a host name", "use letters, digits, dots and -")
+]
 HostPath = Annotated[str, AfterValidator(_host_path)]
 Limit = Annotated[str, Matching("[a-z]+", "is not a limit of Docker", "for example memlock or nofile")]
 Identifier = Annotated[
@@ -281,6 +284,10 @@ Name = Annotated[
 Network = Annotated[str, AfterValidator(_network)]
 RecipeOrNeed = Annotated[
     Annotated[str, Field(min_length=1), Tag("name")] | Annotated[Need, Tag("need")], Discriminator(name_or_need)
+]
+ServedName = Annotated[
+    str,
+    Matching("[A-Za-z0-9][A-Za-z0-9._/-]*", "is not a name to serve a model as", "use letters, digits and . _ / -"),
 ]
 SysctlKey = Annotated[
     str, Matching(r"[a-z0-9_]+([./][A-Za-z0-9_*-]+)+", "is not a sysctl", "for example vm.swappiness")

@@ -10,7 +10,8 @@ from pyinfra.api.facts import FactBase
 
 from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 from rigup.paths import GATEWAYS
-from rigup.render.gateway import chain_of, parse_gateway_names
+from rigup.render.firewall import chain_of
+from rigup.render.gateway import parse_gateway_names
 
 KEY = "key="
 RULE = re.compile(r'drop comment "rigup ([0-9a-f]{12})"')

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.host import Host
-from pyinfra.api.operation import operation
+from pyinfra.api.operation import OperationMeta, operation
 from pyinfra.context import host
 
 from rigup.facts.gateway import GatewayNames, GatewayState, GatewayStateValue
-from rigup.facts.units import UnitState
+from rigup.facts.units import UnitState, UnitStateValue
 from rigup.operations._host import Commands, check, work
+from rigup.operations._units import show
 from rigup.operations._wait import say
 from rigup.paths import GATEWAYS, NFTABLES_UNIT, gateway_unit
+from rigup.plan.balancer import NAME
 
 
 @operation()
@@ -68,6 +70,40 @@ def firewall(endpoint: str, key: str, rules: str, digest: str) -> Commands:
 
 
 @operation()
+def reloaded(unit: str, inputs: Sequence[str], mark: str, reload_for: Sequence[OperationMeta] = ()) -> Commands:
+    """Make the HAProxy of `unit`, which runs, read its files again if they are newer; requests that run go on.
+
+    + inputs: the files that it reads at its start
+    + mark: a file that is written before each reload
+    + reload_for: operations that write these files, so that a dry run can predict the change
+    """
+    state: UnitStateValue = host.get_fact(UnitState, unit=unit, inputs=[*inputs, mark])
+    foreseen = any(not meta.is_complete() and meta.will_change for meta in reload_for)
+    if state.active == "active" and not _unread(state, inputs, mark) and not foreseen:
+        host.noop(f"{unit} has read its present files")
+        return
+
+    def reload(host: Host) -> None:
+        now = show(host, unit, [*inputs, mark])
+        if not (unread := _unread(now, inputs, mark)):
+            return
+        say(host, f"reloading {unit}: {unread[0]} is newer")
+        check(
+            host,
+            StringCommand("( umask 022 && mkdir -p --", QuoteString(posixpath.dirname(mark)), ") && touch --"),
+            StringCommand(QuoteString(mark), "&& systemctl kill --kill-whom=main --signal=USR2 --", QuoteString(unit)),
+            failing=f"could not reload {unit} on {host.name}",
+        )
+
+    yield work(reload, f"reload {unit}")
+
+
+def _unread(state: UnitStateValue, inputs: Sequence[str], mark: str) -> list[str]:
+    """Return the files that were written after the unit's start and after its last reload."""
+    return [path for path in state.newer_inputs if path in inputs and state.inputs[path] >= state.inputs.get(mark, 0)]
+
+
+@operation()
 def absent_others(keep: Collection[str]) -> Commands:
     """Remove all gateways but those of the endpoints in `keep`. Keys stay, for a gateway that is added again."""
     there: list[str] = host.get_fact(GatewayNames)
@@ -85,6 +121,7 @@ def absent_others(keep: Collection[str]) -> Commands:
                 StringCommand("systemctl disable --quiet --now --", unit, "&& rm -f --", *files),
                 failing=f"could not remove the gateway of {name} on {host.name}",
             )
-            say(host, f"{name} is now reachable only from the host itself")
+            what = "the load balancer is gone" if name == NAME else f"{name} is now reachable only from the host itself"
+            say(host, what)
 
     yield work(close, "remove gateways")

@@ -91,12 +91,16 @@ def arguments_checked(endpoint: EndpointPlan) -> Commands:
 
 @operation()
 def serve(
-    endpoints: Sequence[EndpointPlan], reload_for: Sequence[OperationMeta] = (), max_unavailable: int = 0
+    endpoints: Sequence[EndpointPlan],
+    reload_for: Sequence[OperationMeta] = (),
+    max_unavailable: int = 0,
+    drain_s: float = 0,
 ) -> Commands:
     """Serve these endpoints, each with the generation of its plan, and no others.
 
     + reload_for: operations that write the generations' files, so that a dry run can predict the change
     + max_unavailable: if not 0, on how many hosts of a run at a time endpoints may be stopped
+    + drain_s: seconds that a switch may wait for the requests of load balancers
 
     Endpoints that run as planned are left alone. All others are switched together: if one does not start or fails its
     verification, all that were stopped are rolled back, and the operation fails with the cause.
@@ -112,7 +116,7 @@ def serve(
         return
 
     def switch(host: Host) -> None:
-        limit = sum(2 * (start_seconds(endpoint) + VERIFY_SECONDS) for endpoint in endpoints)
+        limit = drain_s + sum(2 * (start_seconds(endpoint) + VERIFY_SECONDS) for endpoint in endpoints)
         wait_for_leftover(host, SWITCH_UNIT, "a switch", limit)
         now = [todo for endpoint in endpoints if (todo := _todo_now(host, endpoint))]
         if not now and not removed:

@@ -16,6 +16,7 @@ from rigup.operations._host import Commands, run, work
 from rigup.operations._units import excerpt, show
 from rigup.operations._wait import say
 from rigup.paths import DOCKER_UNIT, HOST_PROGRAM, PERSISTENCED_UNIT, cards_record, verification_of
+from rigup.plan.balancer import NAME
 from rigup.plan.model import EndpointPlan
 from rigup.render.verify import cards_digest, check_cards_argv, gpus_verification, result_arguments, verify_argv
 
@@ -61,6 +62,19 @@ def verified(endpoint: EndpointPlan, gpus: int) -> Commands:
         name, unit, digest = f"gateway-{endpoint.name}", endpoint.gateway, endpoint.public_url
         argv += [f"--key-file={endpoint.key_file}", *result_arguments(name, unit, digest)]
         yield from _verified(name, unit, digest, argv)
+
+
+@operation()
+def balancer_verified(url: str, unit: str, key_file: str, digest: str) -> Commands:
+    """Verify that the load balancer at `url` refuses requests without a key, admits a key, and has an endpoint.
+
+    It is valid for this start of its unit and this `digest` of its configuration.
+
+    + key_file: the file with a key for clients
+    """
+    name = f"gateway-{NAME}"
+    argv = [HOST_PROGRAM, "verify", "gateway", f"--url={url}", "--health=/health", f"--key-file={key_file}"]
+    yield from _verified(name, unit, digest, [*argv, *result_arguments(name, unit, digest)])
 
 
 def _verified(name: str, unit: str, digest: str, argv: Sequence[str]) -> Commands:

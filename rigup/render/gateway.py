@@ -8,13 +8,13 @@ the weights again.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable
-from ipaddress import ip_address
+from collections.abc import Iterable, Sequence
+from ipaddress import collapse_addresses, ip_address, ip_network
 
-from rigup.paths import GATEWAYS, engine_listener
+from rigup.paths import GATEWAYS, draining, engine_listener
 from rigup.plan.model import EndpointPlan
+from rigup.render.firewall import Opening
 from rigup.templates import filled
 
 DRAIN = r"s/^    server engine [^ ]*$/& disabled/"
@@ -38,6 +38,17 @@ ABSENT = {
     }
 }
 
+READINESS = "/rigup/ready"
+"""The path at which a load balancer asks whether an endpoint takes new requests."""
+DRAINING = {
+    "error": {
+        "message": "the endpoint takes no new requests from load balancers",
+        "type": "server_error",
+        "param": None,
+        "code": "draining",
+    }
+}
+
 
 def kernel_form(address: str, port: int) -> str:
     """Return an address and port as in `/proc/net/tcp`: words of four bytes in the byte order of x86 and arm64."""
@@ -51,23 +62,13 @@ def config_path(endpoint: EndpointPlan) -> str:
     return f"{GATEWAYS}/{endpoint.name}.cfg"
 
 
-def rules_path(endpoint: EndpointPlan) -> str:
-    """Return the path of the gateway's nftables rules on the host."""
-    return f"{GATEWAYS}/{endpoint.name}.nft"
-
-
-def chain_of(name: str) -> str:
-    """Return the nftables chain of an endpoint, in the table `inet rigup`; a bare name could be an nft keyword."""
-    return f"endpoint-{name}"
-
-
 def parse_gateway_names(lines: Iterable[str]) -> list[str]:
     """Return the names of endpoints from the paths of their gateways' configurations."""
     return sorted(line.rpartition("/")[2].removesuffix(".cfg") for line in lines if line.endswith(".cfg"))
 
 
-def config_text(endpoint: EndpointPlan) -> str:
-    """Return HAProxy's configuration for an endpoint with a public address."""
+def config_text(endpoint: EndpointPlan, balancers: Sequence[str] = ()) -> str:
+    """Return HAProxy's configuration for an endpoint with a public address; `balancers` are their IP addresses."""
     address = _public(endpoint)
     return filled(
         "gateway.cfg.j2",
@@ -75,7 +76,11 @@ def config_text(endpoint: EndpointPlan) -> str:
         bind=f"{'ipv6' if _is_ipv6(address) else 'ipv4'}@{address}:{endpoint.port}",
         engine=f"{endpoint.address}:{endpoint.port}",
         # Requests of the host itself come from the address that they go to.
-        sources=" ".join((*endpoint.allowed_networks, address)),
+        sources=" ".join((*endpoint.allowed_networks, *balancers, address)),
+        balancers=balancers,
+        readiness=READINESS,
+        draining=json.dumps(DRAINING),
+        drains=draining(endpoint.name),
         refusal=json.dumps(REFUSAL),
         absent=json.dumps(ABSENT),
         place=kernel_form(endpoint.address, endpoint.port),
@@ -83,30 +88,14 @@ def config_text(endpoint: EndpointPlan) -> str:
     )
 
 
-def firewall_text(endpoint: EndpointPlan) -> str:
-    """Return the rules for `nft -f`, in one transaction: drop clients at this port unless in the allowed networks."""
-    return _rules(endpoint, rule_digest(endpoint))
-
-
-def all_rules_text() -> str:
-    """Return the file that loads the rules of every gateway that exists at that time, for `nft -f`."""
-    return f'# Written by rigup; the next deploy overwrites changes made here.\ninclude "{GATEWAYS}/*.nft"\n'
-
-
-def rule_digest(endpoint: EndpointPlan) -> str:
-    """Return a digest of the rules, by which to recognize them on the host."""
-    return hashlib.sha256(_rules(endpoint, "").encode()).hexdigest()[:12]
-
-
-def _rules(endpoint: EndpointPlan, digest: str) -> str:
-    return filled(
-        "gateway.nft.j2",
-        endpoint=endpoint,
-        chain=chain_of(endpoint.name),
-        family="ip6" if _is_ipv6(_public(endpoint)) else "ip",
-        networks=", ".join(endpoint.allowed_networks),
-        digest=digest,
-    )
+def opening(endpoint: EndpointPlan, balancers: Sequence[str] = ()) -> Opening:
+    """Return what the firewall opens: the public address, to the allowed networks and to the load balancers."""
+    networks = endpoint.allowed_networks
+    if balancers:
+        # nft refuses networks within others.
+        every = [ip_network(each) for each in (*networks, *balancers)]
+        networks = tuple(map(str, collapse_addresses(every)))  # type: ignore[type-var]
+    return Opening(endpoint.name, _public(endpoint), endpoint.port, networks)
 
 
 def _public(endpoint: EndpointPlan) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from rigup.audit.check import check
 from rigup.audit.expect import expect, expect_file, expect_none, expect_owner, expect_units
 from rigup.audit.subject import Subject
-from rigup.paths import FIREWALL, GATEWAY_LUA, GATEWAY_TEMPLATE, GATEWAYS, NFTABLES_DROP_IN
+from rigup.paths import BALANCERS, FIREWALL, GATEWAY_LUA, GATEWAY_TEMPLATE, GATEWAYS, NFTABLES_DROP_IN
+from rigup.plan.balancer import NAME
 from rigup.plan.model import EndpointPlan
 from rigup.resources import FILES
 from rigup.templates import filled
@@ -34,9 +35,9 @@ def collapsed(texts: list[str]) -> list[str]:
     return sorted(map(str, ipaddress.collapse_addresses(found)))  # type: ignore[type-var]
 
 
-def rules_in_force(rig: Subject, endpoint: EndpointPlan) -> list[dict[str, object]]:
-    """Return the rules of the endpoint's chain in the kernel, each as its comparisons and its verdict."""
-    listed = rig.json("nft -j list chain inet rigup %s", f"endpoint-{endpoint.name}") or {}
+def rules_in_force(rig: Subject, name: str) -> list[dict[str, object]]:
+    """Return the rules of a chain in the kernel, each as its comparisons and its verdict."""
+    listed = rig.json("nft -j list chain inet rigup %s", f"endpoint-{name}") or {}
     rules = []
     for rule in (entry["rule"] for entry in listed.get("nftables", []) if "rule" in entry):
         parts: dict[str, object] = {}
@@ -52,13 +53,18 @@ def rules_in_force(rig: Subject, endpoint: EndpointPlan) -> list[dict[str, objec
     return rules
 
 
-def expected_rule(endpoint: EndpointPlan) -> dict[str, object]:
+def admitted(rig: Subject, endpoint: EndpointPlan) -> list[str]:
+    """Return the networks that may connect: the endpoint's, and the addresses of the load balancer."""
+    return [*endpoint.allowed_networks, *(rig.balancer.hosts.values() if rig.balancer else ())]
+
+
+def expected_rule(rig: Subject, endpoint: EndpointPlan) -> dict[str, object]:
     """Return the expected rule of an endpoint's chain: drop what comes to its port from outside its networks."""
     return {
         "iif !=": "lo",
         "daddr ==": str(ipaddress.ip_address(str(endpoint.public_address))),
         "dport ==": endpoint.port,
-        "saddr !=": collapsed(list(endpoint.allowed_networks)),
+        "saddr !=": collapsed(admitted(rig, endpoint)),
         "then": "drop",
     }
 
@@ -95,7 +101,7 @@ def admission(text: str) -> dict[str, object]:
         elif word not in HARMLESS:
             found.setdefault("else", []).append(line)
     # The text of a refusal does not matter.
-    asked = [re.sub(r" content-type .* unless ", " unless ", rule) for rule in found.get("http-request", [])]
+    asked = [re.sub(r" content-type .* (unless|if) ", r" \1 ", rule) for rule in found.get("http-request", [])]
     sources = [re.fullmatch(r"connection reject unless { src (.*) }", rule) for rule in found.get("tcp-request", [])]
     return {
         **found,
@@ -109,13 +115,30 @@ def admission(text: str) -> dict[str, object]:
     }
 
 
-def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
-    """Return the expected admission: clients of its networks that have the key or ask for the health check."""
+def expected_admission(rig: Subject, endpoint: EndpointPlan) -> dict[str, object]:
+    """Return the expected admission: clients of its networks that have the key or ask for the health check.
+
+    The load balancer is known by the SHA-256 of its key and its address, and may ask whether the endpoint drains.
+    """
     # As in /proc/net/tcp: words of four bytes, the last byte first.
     packed = ipaddress.ip_address(endpoint.address).packed
     words = [packed[at : at + 4][::-1].hex().upper() for at in range(0, len(packed), 4)]
     place = f"{''.join(words)}:{endpoint.port:04X}"
     record = f"/run/rigup-engines/{endpoint.name}/listener"
+    known = ["known var(txn.balancer) -m bool"] * bool(rig.balancer)
+    listens = f"{{ lua.engine_listens({place},{record}) -m str yes }}"
+    asked = " /rigup/ready" * bool(rig.balancer)
+    first, last, late = list[str](), list[str](), list[str]()
+    if rig.balancer:
+        admits = f"{{ src,concat(=,txn.digest) -m str -f {BALANCERS} }}"
+        first = ["set-var(txn.digest) http_auth_bearer,sha2(256),hex,lower"]
+        first.append(f"set-var(txn.balancer) bool(true) if {admits}")
+        late = [f"tarpit status 503 if {{ var(txn.balancer) -m bool }} !{listens}"]
+        drains = f"{{ lua.exists(/run/rigup-draining/{endpoint.name}) -m str yes }}"
+        last = [
+            f"return status 503 if {{ path{asked} }} {drains}",
+            f"set-path {endpoint.ready_path} if {{ path{asked} }}",
+        ]
     return {
         "global": [""],
         "lua-load": [GATEWAY_LUA],
@@ -127,7 +150,7 @@ def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
         "server": [f"engine {endpoint.address}:{endpoint.port}"],
         # The host's own requests come from the gateway's address.
         "tcp-request": [
-            collapsed([*endpoint.allowed_networks, str(endpoint.public_address)]),
+            collapsed([*admitted(rig, endpoint), str(endpoint.public_address)]),
             "connection track-sc0 src",
             "connection reject if { sc0_conn_cur gt 1024 }",
         ],
@@ -136,18 +159,22 @@ def expected_admission(endpoint: EndpointPlan) -> dict[str, object]:
                 "body req.hdr(content-length) -m found",
                 "body req.hdr(transfer-encoding) -m found",
                 "health method GET",
-                f"health_path path {endpoint.ready_path}",
+                f"health_path path {endpoint.ready_path}{asked}",
+                *known,
                 f"known http_auth_bearer -m str -f {endpoint.key_file}",
                 f"known req.hdr(x-api-key) -m str -f {endpoint.key_file}",
             )
         ),
         "http-request": [
+            *first,
             "return status 401 unless known || health health_path !body",
             "set-var(txn.known) bool(true) if known",
             "del-header authorization",
             "del-header x-api-key",
+            *last,
             "set-timeout server 10s unless { var(txn.known) -m bool }",
-            f"return status 503 unless {{ lua.engine_listens({place},{record}) -m str yes }}",
+            *late,
+            f"return status 503 unless {listens}",
         ],
     }
 
@@ -168,9 +195,9 @@ def test_gateway_files(rig: Subject) -> None:
         for path, text in shared_files().items():
             expect_file(rig, path, text)
     for endpoint in public:
-        expect(expected_admission(endpoint), admission(rig.text(f"{GATEWAYS}/{endpoint.name}.cfg") or ""))
+        expect(expected_admission(rig, endpoint), admission(rig.text(f"{GATEWAYS}/{endpoint.name}.cfg") or ""))
         kept = rules_at_boot(rig.text(f"{GATEWAYS}/{endpoint.name}.nft") or "", f"endpoint-{endpoint.name}")
-        expect([expected_rule(endpoint)], kept)
+        expect([expected_rule(rig, endpoint)], kept)
         for kind in ("cfg", "nft"):
             expect_owner(rig, f"{GATEWAYS}/{endpoint.name}.{kind}")
         shown = rig.unit(endpoint.gateway)
@@ -182,7 +209,8 @@ def test_gateway_files(rig: Subject) -> None:
                 "needs daemon-reload": shown["NeedDaemonReload"],
             },
         )
-    names = {f"{endpoint.name}.{kind}" for endpoint in public for kind in ("cfg", "nft")}
+    due = [endpoint.name for endpoint in public] + [NAME] * bool(rig.balancer and rig.name in rig.balancer.hosts)
+    names = {f"{name}.{kind}" for name in due for kind in ("cfg", "nft")}
     there = rig.names(f"find {GATEWAYS}/ -mindepth 1 -maxdepth 1 -printf '%f\\0'")
     expect_none("no other gateway", sorted({*there} - names))
 
@@ -194,9 +222,9 @@ def test_gateway_key(rig: Subject) -> None:
         if endpoint.public_address:
             owner, _, size = rig.output("stat -c '%%U %%a %%s' %s", endpoint.key_file).rpartition(" ")
             expect("root 600", owner if size not in ("", "0") else "no key")
-            found = rules_in_force(rig, endpoint)
+            found = rules_in_force(rig, endpoint.name)
             expect("1 rule", f"{len(found)} rule{'s' * (len(found) != 1)}")
-            expect(expected_rule(endpoint), found[0])
+            expect(expected_rule(rig, endpoint), found[0])
 
 
 @check("critical", "endpoints", root=True)

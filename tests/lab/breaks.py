@@ -222,3 +222,18 @@ GATEWAY_BREAKS = {
 }
 # Together with the others, any key would be accepted.
 KEY = Break("gateway-opens", "openssl rand -hex -out /etc/rigup/endpoints/main/key 32")
+
+# Commands that break a load balancer on the host on which it runs, by the check that must notice.
+_BALANCER = "/etc/rigup/gateways/load_balancer.cfg"
+_TOLD = f'curl -s http://$(awk \'$1 == "bind" {{sub(/.*@/, "", $2); print $2; exit}}\' {_BALANCER})'
+BALANCER_BREAKS = {
+    # HAProxy runs without requiring a key, while the file requires it.
+    "balancer-refuses": f"cp {_BALANCER} /run/balancer.cfg && sed -i 's/ unless known$/ if FALSE/' {_BALANCER} && "
+    "systemctl kill --kill-whom=main --signal=USR2 rigup-gateway@load_balancer && "
+    f"until {_TOLD}/metrics | grep -q unknown_url; do sleep 0.1; done && cp /run/balancer.cfg {_BALANCER}",
+    "balancer-files": "systemctl disable --quiet rigup-gateway@load_balancer",
+    "balancer-keys": "chmod 644 /etc/rigup/load-balancer/clients",
+    "balancer-opens": "openssl rand -hex -out /etc/rigup/load-balancer/keys/default 32",
+    "balancer-backends": "install -D /dev/null /run/rigup-draining/main && "
+    f"until {_TOLD}/rigup/servers | grep -q '\"up\":0'; do sleep 0.1; done",
+}

@@ -21,6 +21,7 @@ LONGEST = (
     "test_control_machine.py",
     "test_switch.py",
     "test_bad_days.py",
+    "test_balancer.py",
     "test_store.py",
     "test_tour.py",
     "test_ubuntu.py",

@@ -69,12 +69,16 @@ class Result:
 
 @dataclass
 class Rigs:
-    """An inventory file of some lab hosts, and the commands of the project in `root` that use it."""
+    """An inventory file of some lab hosts, and the commands of the project in `root` that use it.
+
+    `top` are keys beside `defaults` and `hosts`.
+    """
 
     directory: Path
     hosts: dict[str, dict[str, Any]]
     defaults: dict[str, Any] = field(default_factory=dict)
     root: Path = ROOT
+    top: dict[str, Any] = field(default_factory=dict)
 
     @property
     def inventory(self) -> Path:
@@ -86,7 +90,7 @@ class Rigs:
 
     def write(self, **changes: Any) -> None:
         """Write the inventory; `changes` are settings for all hosts, added to the lab's own."""
-        text = yaml.safe_dump({"defaults": {**self.defaults, **changes}, "hosts": self.hosts})
+        text = yaml.safe_dump({"defaults": {**self.defaults, **changes}, "hosts": self.hosts, **self.top})
         self.inventory.write_text(text)
 
     def environment(self, **extra: str) -> dict[str, str]:

@@ -93,7 +93,9 @@ ELSEWHERE = {"watch-timer", "model-disk", "config-venv", "serve-process", "hardw
 def test_every_check_was_seen_to_fail_for_what_it_is_about(checks: dict[str, FunctionType]) -> None:
     tables = (breaks.LIST, breaks.STOPPED, breaks.DOCKER, breaks.LIGHT, breaks.HEAVY)
     broken = [each for table in tables for each in table]
-    alone = {each.check for each in (*broken, breaks.KEY)} | {*breaks.GATEWAY_BREAKS} | ELSEWHERE
+    alone = (
+        {each.check for each in (*broken, breaks.KEY)} | {*breaks.GATEWAY_BREAKS, *breaks.BALANCER_BREAKS} | ELSEWHERE
+    )
     ids = {name.split()[1].removeprefix("test_").replace("_", "-") for name in checks}
     assert ids == alone | TOGETHER
     assert {name for each in broken for name in each.also} >= TOGETHER

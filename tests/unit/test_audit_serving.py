@@ -20,7 +20,7 @@ from rigup.diagnosis.explain import fatal_text
 from rigup.paths import FETCH_REQUIREMENTS, FETCH_STORE_DROP_IN, FETCH_VENV
 from rigup.plan.model import Plan
 from rigup.render.docker import docker_argv
-from rigup.render.gateway import config_text, firewall_text
+from rigup.render.gateway import config_text, opening
 from rigup.render.peers import daemon_config
 from rigup.render.systemd import fetch_store_text, mount_text, unit_text, wait_argv
 from rigup.render.verify import record_text
@@ -155,11 +155,11 @@ class Audited:
         )
         if endpoint.public_address:
             self.told.files |= checks_of("gateway").shared_files()
-            self.told.files |= {f"{GATEWAY}.cfg": config_text(endpoint), f"{GATEWAY}.nft": firewall_text(endpoint)}
+            self.told.files |= {f"{GATEWAY}.cfg": config_text(endpoint), f"{GATEWAY}.nft": opening(endpoint).text}
         inventory = directory / "lab.yaml"
         inventory.write_text("hosts: {rig1: {address: 192.0.2.1}}\n")
         self.rig: Any = Subject(load_inventory(inventory).host("rig1"))
-        self.rig.host, self.rig.plan = self.told, due
+        self.rig.host, self.rig.plan, self.rig.balancer = self.told, due, None
 
     def finding(self, step: str, check: str) -> str:
         """What a check has found; nothing where all is as planned."""

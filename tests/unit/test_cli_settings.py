@@ -57,7 +57,7 @@ def test_a_setting_of_an_endpoint_may_have_its_place_before_it(key: str) -> None
 
 def test_a_name_in_several_places_is_explained_in_each() -> None:
     assert [line for line in said("port").splitlines() if not line.startswith(" ")] == [
-        "port", "", "endpoints.NAME.port",
+        "port", "", "endpoints.NAME.port", "", "load_balancer.port",
     ]  # fmt: skip
 
 

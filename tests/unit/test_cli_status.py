@@ -16,6 +16,7 @@ from rigup.cli._status_data import HostStatus, Status, endpoints_of, state_of
 from rigup.cli._status_text import as_text
 from rigup.cli._status_words import attention
 from rigup.cli._terminal import SafeConsole
+from rigup.facts.balancer import BalancerValue, ServerValue
 from rigup.facts.drift import DailyAuditValue
 from rigup.facts.endpoints import EndpointsValue
 from rigup.facts.journal import Xid
@@ -183,6 +184,15 @@ def test_a_download_says_how_far_it_is_how_fast_and_how_long_it_takes() -> None:
 )
 def test_what_a_deploy_left_running_is_told_with_how_long_it_runs(work: Work, words: str) -> None:
     assert f"rig1: {words}\n" in shown(rig1=host(works=(work,)))
+
+
+def test_a_load_balancer_says_where_its_requests_run_and_which_endpoint_gets_none() -> None:
+    servers = (ServerValue("rig1:main", True, 3), ServerValue("rig2:main", False, 0))
+    text = shown(rig1=host(balancer=BalancerValue("192.0.2.11:8080", servers)))
+    assert "rig1: load balancer at http://192.0.2.11:8080: 3 at rig1:main, none to rig2:main\n" in text
+    assert "! rig1: the load balancer sends no requests to rig2:main" in text
+    text = shown(rig1=host(balancer=BalancerValue("192.0.2.11:8080")))
+    assert "! rig1: the load balancer does not answer" in text
 
 
 def test_hosts_without_endpoints_and_hosts_that_do_not_answer_have_their_row() -> None:

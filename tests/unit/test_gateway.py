@@ -18,7 +18,8 @@ from rigup.operations import gateway as gateway_operations
 from rigup.paths import FIREWALL, GATEWAYS
 from rigup.plan.model import EndpointPlan
 from rigup.render.docker import docker_argv
-from rigup.render.gateway import DRAIN, all_rules_text, config_text, firewall_text, parse_gateway_names, rule_digest
+from rigup.render.firewall import all_rules_text
+from rigup.render.gateway import DRAIN, config_text, opening, parse_gateway_names
 from rigup.render.systemd import env_file_text, gateway_unit_text, nftables_text, unit_text
 from tests.unit.deploys import Outcome, on_this_machine
 from tests.unit.sample import plan
@@ -42,7 +43,7 @@ def test_the_engine_of_a_public_endpoint_is_the_very_one_of_a_private_one() -> N
 
 
 def test_nothing_that_is_rendered_holds_a_key() -> None:
-    rendered = [config_text(endpoint()), firewall_text(endpoint()), env_file_text(endpoint())]
+    rendered = [config_text(endpoint()), opening(endpoint()).text, env_file_text(endpoint())]
     assert all("Bearer" not in text or "WWW-Authenticate Bearer" in text for text in rendered)
     assert "-f /etc/rigup/endpoints/main/key" in rendered[0]
 
@@ -79,14 +80,14 @@ def test_both_families_are_rendered(listen: str, networks: list[str], bind: str)
     found = endpoint(listen=listen, allowed_networks=networks)
     assert f"bind {bind} proto h1\n" in config_text(found)
     family = "ip6" if ":" in listen else "ip"
-    assert f"{family} daddr {listen} tcp dport 8000 {family} saddr != {{ {networks[0]} }} drop" in firewall_text(found)
+    assert f"{family} daddr {listen} tcp dport 8000 {family} saddr != {{ {networks[0]} }} drop" in opening(found).text
 
 
 @pytest.mark.skipif(shutil.which("nft") is None, reason="nft is not installed")
 @pytest.mark.parametrize("changes", [{}, {"listen": "2001:db8::20", "allowed_networks": ["2001:db8::/32", "fd00::/8"]}])
 def test_nft_understands_the_rules(tmp_path: Path, changes: dict[str, object]) -> None:
     rules = tmp_path / "rules.nft"
-    rules.write_text(firewall_text(endpoint(**changes)))
+    rules.write_text(opening(endpoint(**changes)).text)
     done = subprocess.run(["nft", "-c", "-f", str(rules)], capture_output=True, text=True)
     if "Operation not permitted" in done.stderr:
         pytest.skip("nft checks rules as root alone")
@@ -97,7 +98,7 @@ def test_nft_understands_the_rules(tmp_path: Path, changes: dict[str, object]) -
 @pytest.mark.parametrize("moment", ["ExecStartPost", "ExecReload", "ExecStop"])
 def test_the_rule_returns_with_nftables(tmp_path: Path, moment: str) -> None:
     """In a network namespace of its own, with what the drop-in says that systemd runs after nftables' own commands."""
-    (tmp_path / "main.nft").write_text(firewall_text(endpoint()))
+    (tmp_path / "main.nft").write_text(opening(endpoint()).text)
     firewall = tmp_path / "firewall"
     firewall.write_text(all_rules_text().replace(GATEWAYS, str(tmp_path)))
     found = [line.partition("=-")[2] for line in nftables_text().splitlines() if line.startswith(f"{moment}=")]
@@ -110,7 +111,7 @@ def test_the_rule_returns_with_nftables(tmp_path: Path, moment: str) -> None:
     ]
     argv = ["unshare", "--net", "sh", "-c", "\n".join(script).replace(FIREWALL, str(firewall))]
     listed = subprocess.run(argv, capture_output=True, text=True)
-    assert f"rigup {rule_digest(endpoint())}" in listed.stdout, listed.stderr
+    assert f"rigup {opening(endpoint()).digest}" in listed.stdout, listed.stderr
     (tmp_path / "main.nft").unlink()
     subprocess.run([*argv[:-1], f"nft -f {firewall}"], check=True)
 
@@ -121,11 +122,11 @@ def test_the_rule_in_force_is_known_by_its_digest() -> None:
         "table inet rigup {",
         "\tchain endpoint-main {",
         '\t\tiif != "lo" ip daddr 192.0.2.20 tcp dport 8000 ip saddr != 192.0.2.0/24 drop comment '
-        f'"rigup {rule_digest(endpoint())}"',
+        f'"rigup {opening(endpoint()).digest}"',
     ]
     state = parse_gateway_state(listed)
-    assert (state.key_is_safe, state.rule) == (True, rule_digest(endpoint()))
-    assert rule_digest(endpoint(allowed_networks=["192.0.2.0/24"])) != state.rule
+    assert (state.key_is_safe, state.rule) == (True, opening(endpoint()).digest)
+    assert opening(endpoint(allowed_networks=["192.0.2.0/24"])).digest != state.rule
 
 
 @pytest.mark.parametrize("line", ["key=root 644 65", "key=ops 600 65", "key=root 600 0"])

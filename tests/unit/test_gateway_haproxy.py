@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
@@ -20,8 +21,8 @@ from typing import ClassVar
 import h11
 import pytest
 
-from rigup.paths import GATEWAY_LUA, engine_listener
-from rigup.render.gateway import config_text, kernel_form
+from rigup.paths import BALANCERS, GATEWAY_LUA, draining, engine_listener
+from rigup.render.gateway import READINESS, config_text, kernel_form
 from rigup.resources import FILES
 from rigup_host import listener
 from tests.unit.own_address import OWN_ADDRESS, free_port, is_open
@@ -34,8 +35,13 @@ pytestmark = pytest.mark.skipif(
     reason="haproxy is not installed, or may not have so many connections",
 )
 KEY = "0123456789abcdef" * 4
+BALANCER = "fedcba9876543210" * 4
 SECRET = f"Authorization: Bearer {KEY}\r\n"
 PUBLIC = {"listen": "192.0.2.20", "allowed_networks": ["192.0.2.0/24"]}
+
+
+def sha256(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 class Engine(BaseHTTPRequestHandler):
@@ -105,9 +111,15 @@ def gateway(tmp_path: Path) -> Iterator[int]:
 
 @contextmanager
 def gateway_to(
-    tmp_path: Path, recorded: str = "{uid} {inode}\n", engines: type[BaseRequestHandler] = Engine
+    tmp_path: Path,
+    recorded: str = "{uid} {inode}\n",
+    engines: type[BaseRequestHandler] = Engine,
+    balancers: tuple[str, ...] = (),
 ) -> Iterator[int]:
-    """Run a gateway to an engine whose socket the readiness check has recorded like this."""
+    """Run a gateway to an engine whose socket the readiness check has recorded like this.
+
+    It admits load balancers at these addresses, whose key is BALANCER.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     engine = Server((OWN_ADDRESS, 0), engines)
@@ -117,11 +129,16 @@ def gateway_to(
     key.write_text(f"{KEY}\n")
     [(inode, uid)] = listener.listening(f"http://{OWN_ADDRESS}:{engine.server_port}").items()
     (tmp_path / "listener").write_text(recorded.format(uid=uid, inode=inode))
-    text = config_text(endpoint)
+    text = config_text(endpoint, balancers)
+    (tmp_path / "balancers").write_text("".join(f"{each}={sha256(BALANCER)}\n" for each in balancers))
+    found = {BALANCERS: str(tmp_path / "balancers"), draining("main"): str(tmp_path / "draining")} if balancers else {}
+    for ours, here in found.items():
+        assert ours in text
+        text = text.replace(ours, here)
     for ours, here in {
         "192.0.2.20:8000": f"{OWN_ADDRESS}:{port}",
         "127.0.0.1:8000": f"{OWN_ADDRESS}:{engine.server_port}",
-        "192.0.2.0/24 192.0.2.20": "127.0.0.0/8",
+        " ".join(("192.0.2.0/24", *balancers, "192.0.2.20")): "127.0.0.0/8",
         endpoint.key_file: str(key),
         GATEWAY_LUA: str(FILES / "gateway.lua"),
         kernel_form("127.0.0.1", 8000): kernel_form(OWN_ADDRESS, engine.server_port),
@@ -237,6 +254,45 @@ def test_a_second_socket_at_the_engines_place_gets_no_request(tmp_path: Path) ->
         assert status(port, KEYED) == "200"
         second.listen()
         assert status(port, KEYED) == "503"
+
+
+BALANCED = f"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {BALANCER}\r\n"
+
+
+def test_a_load_balancer_is_known_by_its_key_and_its_address(tmp_path: Path) -> None:
+    with gateway_to(tmp_path, balancers=("127.0.0.7", "127.0.0.8")) as port:
+        assert status(port, BALANCED, "127.0.0.7") == "200"
+        assert status(port, BALANCED, "127.0.0.8") == "200"
+        assert status(port, BALANCED, "127.0.0.9") == "401"
+        assert status(port, BALANCED.replace(BALANCER, sha256(BALANCER)), "127.0.0.7") == "401"
+        assert status(port, "GET /v1/models HTTP/1.1\r\nHost: x\r\n", "127.0.0.7") == "401"
+        assert status(port, KEYED, "127.0.0.9") == "200"
+
+
+def test_an_endpoint_that_drains_says_so_to_load_balancers_and_serves_on(tmp_path: Path) -> None:
+    ready = f"GET {READINESS} HTTP/1.1\r\nHost: x\r\n"
+    health = "GET /health HTTP/1.1\r\nHost: x\r\n"
+    with gateway_to(tmp_path, engines=Recorder, balancers=("127.0.0.7",)) as port:
+        Recorder.received.clear()
+        assert status(port, ready) == "200"
+        assert Recorder.received == [("GET", "/health")]
+        (tmp_path / "draining").touch()
+        assert [status(port, each, "127.0.0.7") for each in (ready, health, BALANCED)] == ["503", "200", "200"]
+        (tmp_path / "draining").unlink()
+        assert status(port, ready) == "200"
+
+
+def test_a_load_balancer_is_told_last_that_the_engine_does_not_listen(tmp_path: Path) -> None:
+    """It asks again and again, and may choose this endpoint until a health check has failed."""
+    with gateway_to(tmp_path, "", balancers=("127.0.0.7",)) as port, asked(port, BALANCED, "127.0.0.7") as waiting:
+        assert status(port, f"GET {READINESS} HTTP/1.1\r\nHost: x\r\n", "127.0.0.7") == "503"
+        assert status(port, KEYED, "127.0.0.9") == "503"
+        assert waiting.recv(1 << 16).split(b" ")[1] == b"503"
+
+
+def test_without_a_load_balancer_a_gateway_knows_nothing_of_it(tmp_path: Path) -> None:
+    with gateway_to(tmp_path) as port:
+        assert status(port, f"GET {READINESS} HTTP/1.1\r\nHost: x\r\n") == "401"
 
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "GETS", "SSTP_DUPLEX")

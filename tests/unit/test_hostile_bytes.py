@@ -386,6 +386,7 @@ ELSEWHERE = {
     "files/rigup_host/hardware.py": "files of root, in test_host_programs_hardware",
     "files/rigup_host/pull.py": "the answers of the host's own Docker and logins of root, in test_host_programs_pull",
     "files/rigup_host/smoke.py": "an argument of a deploy",
+    "files/rigup_host/switch/drain.py": "the answers of load balancers, in test_host_programs_drain",
     "files/rigup_host/wait_ready.py": "the answer of the host's own engine, in test_host_programs_wait",
     "rigup/audit/subject.py": "output of a host's commands: anything but JSON counts as a failure",
     "rigup/catalog/apply_patches.py": "verified files of the catalog's checkpoints, in test_catalog_apply_patches",

@@ -26,6 +26,7 @@ import sys
 import time
 
 from rigup_host import files, paths
+from rigup_host.switch.drain import drain, put_back
 from rigup_host.switch.state import (
     INCOMPLETE,
     Generation,
@@ -122,13 +123,15 @@ class Switch:
         return self.ended(0)
 
     def ended(self, status: int) -> int:
-        """Forget that the switch is under way; return the status."""
+        """Forget that the switch is under way, and take requests again; return the status."""
+        put_back()
         paths.SWITCH_UNDER_WAY.unlink(missing_ok=True)
         return status
 
     def attempt(self) -> None:
         """Stop, put on trial, start and verify. Raise Failed for the first endpoint that does not serve."""
         if self.stop:
+            drain(self.stop)
             print(f"stopping {', '.join(self.stop)}", flush=True)
             self.silent_since = self.silent_since or time.monotonic()
         begun = {"old": self.old, "new": self.new, "silent_since": self.silent_since}
