@@ -6,8 +6,8 @@ disconnects.
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 from collections.abc import Callable
 from types import FrameType
 
@@ -35,7 +35,8 @@ def watch(note: Callable[[signal.Signals], None] | None = None) -> None:
         if note is not None:
             note(signal.Signals(number))
         elif number == signal.SIGINT:
-            print("Interrupted.", file=sys.stderr, flush=True)
+            # The terminal shows ^C without a line feed. The buffered stream may be in use.
+            os.write(2, b"\nInterrupted.\n" if os.isatty(2) else b"Interrupted.\n")
         if state.initialised:
             # pyinfra disconnects in the same pool, which is as large as the fleet: it would wait for what is running.
             state.pool.kill(block=False)
