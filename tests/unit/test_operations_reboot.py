@@ -143,8 +143,9 @@ def test_a_host_that_is_ready_is_not_rebooted() -> None:
     assert (outcome.foreseen, outcome.changed, outcome.ran(ORDER)) == (False, False, 0)
 
 
-def test_a_needed_reboot_is_proven_by_the_boot_id_and_by_the_gpus() -> None:
-    outcome = when_needed(host(boots=(["one"], ["one"], ["two"]), gpus=(GPUS[:1], GPUS)))
+@pytest.mark.parametrize(("before", "after"), [("one", "two"), ("two", "one")])
+def test_a_needed_reboot_is_proven_by_the_boot_id_and_by_the_gpus(before: str, after: str) -> None:
+    outcome = when_needed(host(boots=([before], [before], [after]), gpus=(GPUS[:1], GPUS)))
 
     assert (outcome.foreseen, outcome.changed, outcome.failed) == (True, True, False), outcome.told
     assert outcome.ran(ORDER) == 1

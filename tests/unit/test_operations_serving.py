@@ -254,12 +254,15 @@ def test_the_arguments_of_an_endpoint_that_takes_the_place_of_another_are_checke
 
 
 def test_refused_arguments_fail_before_anything_is_stopped() -> None:
-    refused = Said(errors=["usage: vllm", "error: unrecognized arguments: --x"], ok=False)
+    usage = [f"usage {number:02}" for number in range(11)]
+    refused = Said(errors=[*usage, "error: unrecognized arguments: --x"], ok=False)
 
     outcome = check(here(OLD, NEW, in_force=OLD), refused)
 
     assert outcome.failed
     assert "unrecognized arguments: --x" in outcome.told
+    # Ten lines of it.
+    assert "usage 02" in outcome.told and "usage 01" not in outcome.told
     assert not outcome.ran("install -D")
 
 
