@@ -92,7 +92,7 @@ def of_tests(copy: Path, modules: Sequence[str], files: Sequence[str], directory
     before = {module: (copy / module).read_text() for module in modules}
     for module, source in before.items():
         (copy / module).write_text(_recording(module, source, directory))
-    argv = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "tools.mutant_record", "-n", str(jobs)]
+    argv = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "tools.mutants.record", "-n", str(jobs)]
     environment = {**os.environ, "PYTHONPATH": str(copy), DIRECTORY: str(directory)}
     try:
         done = subprocess.run(

@@ -164,7 +164,7 @@ def _run(copy: Path, tests: Mapping[str, float], saying: int) -> int:
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(null, number)
-    here = str(Path(__file__).resolve().parents[1])
+    here = str(Path(__file__).resolve().parents[2])
     sys.path[:] = [str(copy), *(each for each in sys.path if each not in ("", here))]
     os.chdir(copy)
     os.environ["PYTHONPATH"] = str(copy)

@@ -22,11 +22,12 @@ from pathlib import Path
 
 import yaml
 
-from tools import mutant_record, mutant_trial
-from tools.mutant_choice import ROOT, Area, Mutant, choose, files_of, read
-from tools.mutant_record import Record, digest
+from tools.mutants import record as recording
+from tools.mutants import trial
+from tools.mutants.choice import ROOT, Area, Mutant, choose, files_of, read
+from tools.mutants.record import Record, digest
 
-HARMLESS = ROOT / "tools/mutants_harmless.yaml"
+HARMLESS = ROOT / "tools/mutants/harmless.yaml"
 """Changes that cannot matter: their lines before and after, and why."""
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rigup-mutants"
 
@@ -92,7 +93,7 @@ def score(name: str, area: Area, number: int, copies: Copies) -> tuple[int, list
     todo = [each for each in chosen if not holds(area, known.get(json.dumps(asdict(each))))]
     if todo:
         record = record_of(area, copies)
-        found = mutant_trial.tried(
+        found = trial.tried(
             todo,
             copies.paths(),
             lambda mutant: (mutant.module, mutant.text()),
@@ -138,7 +139,7 @@ def record_of(area: Area, copies: Copies) -> Record:
         with tempfile.TemporaryDirectory(prefix="mutants-record-") as directory:
             Path(directory).chmod(0o755)
             copy, found = copies.paths()[0], Path(directory) / "found"
-            for file, record in mutant_record.of_tests(copy, modules, missing, found, 2 * copies.jobs).items():
+            for file, record in recording.of_tests(copy, modules, missing, found, 2 * copies.jobs).items():
                 kept[file].parent.mkdir(parents=True, exist_ok=True)
                 kept[file].write_text(json.dumps(record))
     return {test: of_test for path in kept.values() for test, of_test in json.loads(path.read_text()).items()}
@@ -149,7 +150,7 @@ def tests_for(mutant: Mutant, record: Record) -> dict[str, float]:
 
     Of many only the quickest, as long as a trial may take.
     """
-    place = mutant_record.place_of(mutant.module, read(mutant.module).decode(), mutant.line)
+    place = recording.place_of(mutant.module, read(mutant.module).decode(), mutant.line)
     seconds = {test: of_test["seconds"] for test, of_test in record.items() if place in of_test["places"]}
     if place == mutant.module:
         seconds = {test: of_test["seconds"] for test, of_test in record.items()}
@@ -173,7 +174,7 @@ def report(name: str, tried: int, survivors: list[Mutant]) -> None:
 
 def reason(mutant: Mutant) -> str:
     """Return why a mutant cannot matter; empty if HARMLESS does not say so."""
-    around = mutant_record.function_of(read(mutant.module).decode(), mutant.line)
+    around = recording.function_of(read(mutant.module).decode(), mutant.line)
     for each in yaml.safe_load(HARMLESS.read_text()):
         if (each["before"], each["after"]) == mutant.lines() and each.get("function", around) == around:
             return str(each["why"])

@@ -16,11 +16,11 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
-from tools.mutant_record import digest
+from tools.mutants.record import digest
 
 Position: TypeAlias = tuple[int, int]
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # The other two operators of cosmic-ray need arguments.
 OPERATORS = sorted(name for name in operator_names() if not name.startswith("core/Variable"))
