@@ -59,11 +59,17 @@ FIELDS_OF_OPTIONS = {
     "--speculative-num-steps": "speculation.steps",
     "--speculative-eagle-topk": "speculation.topk",
     "--speculative-num-draft-tokens": "speculation.n",
+    "--speculative-draft-model": "speculation.model",
+    "--speculative-draft-model-path": "speculation.model",
 }
 
 # The fork whose image starts vLLM through a launcher, and the launcher's own options for speculation.
 LAUNCHER = "local-inference-lab"
-FIELDS_OF_LAUNCHER = {"--mode": "speculation", "--draft-tokens": "speculation.n"}
+FIELDS_OF_LAUNCHER = {
+    "--mode": "speculation",
+    "--draft-tokens": "speculation.n",
+    "--draft-model": "speculation.model",
+}
 
 # Options that a patch passes to the engine.
 OPTIONS_OF_PATCHES = {"yarn": "--hf-overrides", "chat-template": "--chat-template"}
@@ -140,6 +146,12 @@ class Recipe(Data):
             if name == self.engine.name:
                 return version
         return self.engine.min
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """The checkpoint to serve, and then that of the drafter, if it has one of its own."""
+        drafter = self.speculation.model if self.speculation else None
+        return (self.checkpoint, *([drafter] if drafter else []))
 
     def container_image(self) -> Image:
         """Return the image. Raises RigupError for a recipe without a container."""

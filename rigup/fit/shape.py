@@ -57,6 +57,7 @@ KEYS = frozenset(
         "sliding_window",
         "sliding_window_pattern",
         "text_config",
+        "transformer_layer_config",
         "use_sliding_window",
     }
 )
@@ -138,7 +139,7 @@ def kept(config: Config) -> dict[str, Any]:
     for key, value in config.items():
         if key == "quantization_config" and isinstance(value, Mapping):
             found[key] = {name: value[name] for name in ("quant_method",) if name in value}
-        elif key == "text_config" and isinstance(value, Mapping):
+        elif key in ("text_config", "transformer_layer_config") and isinstance(value, Mapping):
             found[key] = kept(value)
         elif key in KEYS and value is not None:
             found[key] = value
@@ -172,7 +173,8 @@ def _sound(shape: ModelShape) -> ModelShape:
 
 
 def _described(config: Config, weights: int | None) -> ModelShape:
-    text: Config = config.get("text_config") or config
+    # Drafters of the library speculators have theirs below the last of these keys.
+    text: Config = config.get("text_config") or config.get("transformer_layer_config") or config
     layers = int(text["num_hidden_layers"])
     if not 0 < layers <= MOST_LAYERS:
         raise ValueError(f"{layers} layers")

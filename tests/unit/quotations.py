@@ -130,6 +130,9 @@ QUOTED = {
     "glm-5.3-flash-mtp3": """
         PROFILE=glm53-flash HARDWARE_PROFILE=rtx-pro-6000-pcie TP=4 PORT=8000 --mode mtp --draft-tokens 3
     """,
+    "glm-5.3-flash-dflash2": """
+        PROFILE=glm53-flash HARDWARE_PROFILE=rtx-pro-6000-pcie TP=4 PORT=8000 --mode dflash2 --draft-tokens 7
+    """,
     "glm-5.3-flash-spark-2gpu": "PRESET=glm53-spark-tp2 PORT=8000",
     "deepseek-v4-flash-vision-2gpu": "PROFILE=ds4-vision HARDWARE_PROFILE=rtx-pro-6000-pcie TP=2 PORT=8000",
     "deepseek-v4-flash-2gpu": "PROFILE=ds4-flash HARDWARE_PROFILE=rtx-pro-6000-pcie TP=2 PORT=8000",

@@ -288,6 +288,7 @@ def test_corrupted_and_unshipped_forms_stand_in_caveats_and_evidence_alone() -> 
         ("glm-5.3-flash", ["--mode=off"]),
         (GLM, ["--mode=mtp", "--draft-tokens=3"]),
         ("glm-5.3-flash-spark-2gpu", ["--mode=mtp", "--draft-tokens=3"]),
+        ("glm-5.3-flash-dflash2", ["--mode=dflash2", "--draft-tokens=7", "--draft-model=/drafter"]),
         ("qwen3.8-flash-next", ["--mode=mtp", "--draft-tokens=3"]),
         ("qwen3.8-flash-next-2gpu", ["--mode=mtp", "--draft-tokens=3"]),
         ("deepseek-v4-flash-2gpu", ["--mode=dspark", "--draft-tokens=5"]),
