@@ -207,13 +207,15 @@ def _described(config: Config, weights: int | None) -> ModelShape:
 
 FULL, WINDOW, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 KNOWN = (FULL, WINDOW, LINEAR)
+# Names of layers that keep all tokens, and with an indexer read some of them.
+INDEXED = ("indexed_attention", "deepseek_sparse_attention")
 
 
 def _kinds(text: Config, layers: int) -> list[str]:
     """Return the kind of each layer that has a cache of its own."""
     kinds = [FULL] * layers
     if types := text.get("layer_types"):
-        kinds = [FULL if kind == "indexed_attention" else str(kind) for kind in types]
+        kinds = [FULL if kind in INDEXED else str(kind) for kind in types]
     elif linear := text.get("linear_attn_config"):
         kinds = [LINEAR if number in linear["kda_layers"] else FULL for number in range(1, layers + 1)]
     elif interval := text.get("full_attention_interval"):
