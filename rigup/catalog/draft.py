@@ -187,8 +187,8 @@ class _Drafting:
             return None, "speculation is known to corrupt tool calls of several steps (vLLM 38106 and 50021)", 0
         drafters = self.model.drafters if self.model else None
         if drafters is not None and "mtp" not in drafters:
-            others = f" but {' and '.join(drafters)}" if drafters else ""
-            return None, f"recipes/models/{self.model_id}.yaml knows no MTP layer{others}", 0
+            instead = f" but {' and '.join(drafters)}" if drafters else ""
+            return None, f"recipes/models/{self.model_id}.yaml knows no MTP layer{instead}", 0
         if not published.mtp:
             others = [each.repo for each in self.catalog.checkpoints.values() if each.drafts_for == self.model_id]
             hint = f"; the catalog has {', '.join(others)}, for --drafter" if others else ""

@@ -278,4 +278,4 @@ def _state_bytes(shape: ModelShape, split: Split, cache: Cache) -> float:
     if state is None:
         return 0
     convolution = state.channels / split.tp * (state.kernel - 1 + cache.drafts) * BFLOAT16
-    return convolution + state.heads / split.tp * state.matrix * FLOAT32
+    return convolution + state.heads / split.tp * state.matrix * state.size

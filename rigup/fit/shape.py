@@ -1,8 +1,8 @@
 """Read from a checkpoint's config.json what each layer keeps in the cache, and how the weights are split.
 
-Five kinds of layers are known: attention with KV heads (all tokens, or those in a window), latent attention (MLA) with
-or without an indexer, and two forms of recurrent state (gated delta net and KDA). Whatever else a config says makes the
-cache unknown, with the reason, instead of a wrong number.
+Six kinds of layers are known: attention with KV heads (all tokens, or those in a window), latent attention (MLA) with
+or without an indexer, and three forms of recurrent state (gated delta net, KDA, and Mamba-2 as in Nemotron-H). Whatever
+else a config says makes the cache unknown, with the reason, instead of a wrong number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ Config = Mapping[str, Any]
 
 KEYS = frozenset(
     {
+        "block_configs",
         "compress_ratios",
+        "conv_kernel",
         "first_k_dense_replace",
         "full_attention_interval",
         "global_head_dim",
@@ -38,10 +40,14 @@ KEYS = frozenset(
         "linear_num_key_heads",
         "linear_num_value_heads",
         "linear_value_head_dim",
+        "mamba_d_state",
+        "mamba_head_dim",
         "mamba_num_heads",
+        "mamba_ssm_cache_dtype",
         "max_position_embeddings",
         "moe_intermediate_size",
         "mtp_num_hidden_layers",
+        "n_groups",
         "n_routed_experts",
         "num_attention_heads",
         "num_experts",
@@ -56,6 +62,7 @@ KEYS = frozenset(
         "quantization_config",
         "sliding_window",
         "sliding_window_pattern",
+        "ssm_state_size",
         "text_config",
         "transformer_layer_config",
         "use_sliding_window",
@@ -69,9 +76,9 @@ MOST, MOST_LAYERS = 1 << 32, 10_000
 # Each means layers that keep something else. The cache of such a model is not computed.
 FOREIGN = {
     "compress_ratios": "compressed attention",
-    "hybrid_override_pattern": "Mamba layers",
-    "layers_block_type": "Mamba layers",
-    "mamba_num_heads": "Mamba layers",
+    "block_configs": "layers of different sizes",
+    # Of other families: Nemotron-H has other names for it.
+    "mamba_d_state": "Mamba layers",
     "index_kpool": "a pooled indexer",
     "global_head_dim": "two sizes of heads",
     "num_global_key_value_heads": "two numbers of KV heads",
@@ -104,13 +111,17 @@ class Latent:
 
 @dataclass(frozen=True)
 class State:
-    """Layers with recurrent state, which tensor parallelism splits: a convolution, and a matrix for each head."""
+    """Layers with recurrent state, which tensor parallelism splits: a convolution, and a matrix for each head.
+
+    `size` are the bytes of a value of a matrix.
+    """
 
     layers: int
     channels: int
     kernel: int
     heads: int
     matrix: int
+    size: int = 4
 
 
 @dataclass(frozen=True)
@@ -175,7 +186,7 @@ def _sound(shape: ModelShape) -> ModelShape:
 def _described(config: Config, weights: int | None) -> ModelShape:
     # Drafters of the library speculators have theirs below the last of these keys.
     text: Config = config.get("text_config") or config.get("transformer_layer_config") or config
-    layers = int(text["num_hidden_layers"])
+    layers = int(text.get("num_hidden_layers") or len(text["layers_block_type"]))
     if not 0 < layers <= MOST_LAYERS:
         raise ValueError(f"{layers} layers")
     hidden = int(text.get("hidden_size") or 0)
@@ -206,6 +217,8 @@ def _described(config: Config, weights: int | None) -> ModelShape:
 
 
 FULL, WINDOW, LINEAR = "full_attention", "sliding_attention", "linear_attention"
+# Nemotron-H's words and letters for its layers; those that keep nothing are None.
+BLOCKS = {"mamba": LINEAR, "attention": FULL, "moe": None, "mlp": None, "M": LINEAR, "*": FULL, "E": None, "-": None}
 KNOWN = (FULL, WINDOW, LINEAR)
 # Names of layers that keep all tokens, and with an indexer read some of them.
 INDEXED = ("indexed_attention", "deepseek_sparse_attention")
@@ -216,6 +229,8 @@ def _kinds(text: Config, layers: int) -> list[str]:
     kinds = [FULL] * layers
     if types := text.get("layer_types"):
         kinds = [FULL if kind in INDEXED else str(kind) for kind in types]
+    elif blocks := text.get("layers_block_type") or text.get("hybrid_override_pattern"):
+        kinds = [kind for kind in (BLOCKS.get(block, str(block)) for block in blocks) if kind]
     elif linear := text.get("linear_attn_config"):
         kinds = [LINEAR if number in linear["kda_layers"] else FULL for number in range(1, layers + 1)]
     elif interval := text.get("full_attention_interval"):
@@ -258,6 +273,8 @@ def _indexers(text: Config, layers: int) -> int:
 def _state(text: Config, kinds: list[str]) -> State | None:
     if not (layers := kinds.count(LINEAR)):
         return None
+    if "mamba_num_heads" in text:
+        return _mamba(text, layers)
     kda = text.get("linear_attn_config") or {}
     heads = kda.get("num_heads") or text.get("linear_num_heads")
     size = kda.get("head_dim") or text.get("linear_head_dim")
@@ -268,6 +285,14 @@ def _state(text: Config, kinds: list[str]) -> State | None:
     heads, size = text["linear_num_value_heads"], text["linear_value_head_dim"]
     kernel = int(text["linear_conv_kernel_dim"])
     return State(layers, 2 * keys + heads * size, kernel, heads, size * text["linear_key_head_dim"])
+
+
+def _mamba(text: Config, layers: int) -> State:
+    # Without a type in its config vLLM 0.33.0 takes float32 (vllm/model_executor/models/config.py).
+    size = 2 if str(text.get("mamba_ssm_cache_dtype")) in ("bfloat16", "float16") else 4
+    heads, width, depth = text["mamba_num_heads"], text["mamba_head_dim"], text["ssm_state_size"]
+    channels = heads * width + 2 * text["n_groups"] * depth
+    return State(layers, channels, text["conv_kernel"], heads, width * depth, size)
 
 
 def _whole(text: Config, layers: int, sparse: int, hidden: int, experts: int, drafter: int) -> int:
