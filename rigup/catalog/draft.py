@@ -19,6 +19,7 @@ from rigup.catalog.engine_options import Release, newest
 from rigup.catalog.loader import Catalog
 from rigup.catalog.model import Model
 from rigup.catalog.parsers import Chosen, parsers_of
+from rigup.catalog.recipe import WHOLE_BLOCKS
 from rigup.config.need import EngineName, Workload
 from rigup.errors import RigupError
 from rigup.fit.memory import Overhead
@@ -217,7 +218,8 @@ class _Drafting:
         self.unknown.append(f"how many tokens of {drafter.repo} are accepted")
         found: dict[str, Any] = {"method": method, "n": tokens, "model": name}
         if self.engine == "sglang":
-            found = {**found, "method": method.upper(), "n": tokens + 1, "steps": tokens, "topk": 1}
+            steps = {} if method.upper() in WHOLE_BLOCKS else {"steps": tokens, "topk": 1}
+            found = {**found, "method": method.upper(), "n": tokens + 1, **steps}
         return found, why, tokens
 
     @property

@@ -66,8 +66,8 @@ def _speculation(recipe: Recipe, drafter: str) -> list[str]:
         return [
             f"--speculative-algorithm={speculation.method}",
             *([f"--speculative-draft-model-path={drafter}"] if speculation.model else []),
-            f"--speculative-num-steps={speculation.steps}",
-            f"--speculative-eagle-topk={speculation.topk}",
+            *([f"--speculative-num-steps={speculation.steps}"] if speculation.steps else []),
+            *([f"--speculative-eagle-topk={speculation.topk}"] if speculation.topk else []),
             f"--speculative-num-draft-tokens={speculation.n}",
         ]
     config: dict[str, Any] = {"method": speculation.method}

@@ -74,6 +74,9 @@ FIELDS_OF_LAUNCHER = {
 # Options that a patch passes to the engine.
 OPTIONS_OF_PATCHES = {"yarn": "--hf-overrides", "chat-template": "--chat-template"}
 
+# SGLang's methods that draft a whole block at once (0.5.23).
+WHOLE_BLOCKS = ("DFLASH", "DSPARK")
+
 # What someone measured.
 MEASURED = ("verified", "current", "reported")
 
@@ -213,10 +216,12 @@ class Recipe(Data):
             sglang = self.engine.name == "sglang"
             both = self.speculation.steps is not None and self.speculation.topk is not None
             neither = self.speculation.steps is None and self.speculation.topk is None
-            if (sglang and not both) or (not sglang and not neither):
+            stepless = not sglang or self.speculation.method.upper() in WHOLE_BLOCKS
+            if (stepless and not neither) or (not stepless and not both):
                 raise complaint(
-                    f"speculation with {self.engine.name} {'needs' if sglang else 'does not take'} steps and topk",
-                    "vLLM takes method and n; SGLang takes method, n, steps and topk",
+                    f"speculation with {self.engine.name} {'does not take' if stepless else 'needs'} steps and topk",
+                    "vLLM takes method and n, and so does SGLang with DFLASH and DSPARK; SGLang takes method, n, steps "
+                    "and topk with all others",
                 )
             if sglang and not isinstance(self.speculation.n, int):
                 raise complaint("SGLang takes a single number of draft tokens", "for example speculation.n: 4")

@@ -99,7 +99,11 @@ WRONG = [
     (SGLANG, "argv: {add: [--mamba-scheduler-strategy=extra_buffer]}\n", "no option --mamba-scheduler-strategy"),
     (SGLANG, "argv: {add: [--fp4-gemm-backend=b12x]}\n", "--fp4-gemm-backend of sglang 0.5.23 does not take 'b12x'"),
     (SGLANG, "tool_parser: qwen3_xml\n", "--tool-call-parser of sglang 0.5.23 does not take 'qwen3_xml'"),
-    (SGLANG, "argv: {add: ['--json-model-override-args={}']}\n", "changes no rope in SGLang"),
+    (
+        SGLANG,
+        "argv: {add: ['--json-model-override-args={\"rope_scaling\":{}}']}\n",
+        "changes no rope in SGLang",
+    ),
     (SGLANG, 'env: {SGLANG_ENABLE_SPEC_V2: "True"}\n', "sglang 0.5.23 does not read SGLANG_ENABLE_SPEC_V2"),
     (SGLANG, "checkpoint: qwen3.5-397b-nvfp4-v2\n", "has mixed precision: use --quantization=modelopt_mixed"),
     (B12X, "checkpoint: qwen3.5-397b-awq\n", "already says how it is quantized: remove it"),
