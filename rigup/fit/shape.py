@@ -15,6 +15,7 @@ Config = Mapping[str, Any]
 
 KEYS = frozenset(
     {
+        "attention_other_setting",
         "block_configs",
         "compress_ratios",
         "conv_kernel",
@@ -49,6 +50,7 @@ KEYS = frozenset(
         "mtp_num_hidden_layers",
         "n_groups",
         "n_routed_experts",
+        "num_attention_groups",
         "num_attention_heads",
         "num_experts",
         "num_global_key_value_heads",
@@ -62,7 +64,9 @@ KEYS = frozenset(
         "quantization_config",
         "sliding_window",
         "sliding_window_pattern",
+        "sparse_attention_config",
         "ssm_state_size",
+        "swa_num_key_value_heads",
         "text_config",
         "transformer_layer_config",
         "use_sliding_window",
@@ -81,6 +85,10 @@ FOREIGN = {
     "mamba_d_state": "Mamba layers",
     "index_kpool": "a pooled indexer",
     "global_head_dim": "two sizes of heads",
+    "attention_other_setting": "other heads in its windows",
+    "num_attention_groups": "groups of heads of its own",
+    "sparse_attention_config": "an index over blocks of the cache",
+    "swa_num_key_value_heads": "other heads in its windows",
     "num_global_key_value_heads": "two numbers of KV heads",
 }
 
