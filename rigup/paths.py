@@ -131,6 +131,8 @@ DOCKER_DROP_INS = f"{SYSTEM_UNITS}/{DOCKER_UNIT}.d"
 # Inside a container
 
 MODEL = "/model"
+DRAFTER = "/drafter"
+"""The checkpoint of a drafter, if it has one of its own."""
 FILES_MOUNT = "/rigup"
 """Where files are mounted that the checkpoint may lack: its directory is read-only, so nothing can be added to it."""
 KEY_MOUNT = "/run/rigup"

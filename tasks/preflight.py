@@ -151,6 +151,7 @@ def _check_recipes(
     advice is shown.
     """
     findings = []
+    files = {key: held.contents for key, held in checkpoints.items()}
     for name, each in settings.items():
         for endpoint, entry in each.endpoints.items():
             key = f"endpoints.{endpoint}.recipe" if entry.recipe else "recipe"
@@ -162,8 +163,7 @@ def _check_recipes(
             except RigupError as error:
                 findings.append(Finding(name, None, key, error.message, error.remedy))
                 continue
-            held = checkpoints.get(catalog.checkpoint(recipe.checkpoint).key)
-            found = check_recipe(catalog, recipe, files=held.contents if held else None)
+            found = check_recipe(catalog, recipe, files=files)
             wrong = [_with_waiver(finding, each.waivers, today) for finding in found]
             findings += [_at(name, key, f"recipe {recipe.id}", finding) for finding in wrong]
     if advice := [finding for finding in dict.fromkeys(findings) if finding.advice]:

@@ -74,7 +74,15 @@ def render(template: str, messages: list[dict[str, Any]], **values: Any) -> str:
     environment.globals["raise_exception"] = _refuse
     try:
         return environment.from_string(template).render(messages=messages, add_generation_prompt=True, **values)
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except (
+        jinja2.TemplateError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise RigupError(f"the chat template cannot be rendered ({error})", "use another `text` for it") from error
 
 

@@ -21,8 +21,8 @@ class Checkpoint(Data):
     """A hub repository at a 40-digit revision, or at a branch that the lock pins: exactly one of the two.
 
     `model` is the name that all uploads of a model share; `recipes/models/` has what is known about it. `kv_cache` is
-    what the engine takes `auto` to mean: fp8 if the files include scales. `drafter`: the MTP layer fits. `bytes` is the
-    size of the files.
+    what the engine takes `auto` to mean: fp8 if the files include scales. `drafter`: the MTP layer fits.
+    `drafts_for` is the model that it drafts for, if it is a drafter itself. `bytes` is the size of the files.
     """
 
     id: str
@@ -33,6 +33,7 @@ class Checkpoint(Data):
     quantization: str
     kv_cache: Literal["fp8", "bf16"] = "bf16"
     drafter: bool = True
+    drafts_for: Word | None = None
     bytes: Annotated[int, Strict(), Field(gt=0)] | None = None
     notes: tuple[str, ...] = ()
 

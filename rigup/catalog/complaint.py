@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rigup.catalog.checkpoint import Checkpoint, Files
+from rigup.catalog.memory import Known
 from rigup.catalog.model import Model
 from rigup.catalog.recipe import Recipe, option_name
 from rigup.config.yaml_file import Loc
@@ -29,7 +30,8 @@ class Complaint(NamedTuple):
 class Case:
     """A recipe with its checkpoint and what is known about the model; `vram_mib` of other cards than the recipe's.
 
-    `files` is what the lock knows of the checkpoint's files, if there is one.
+    `files` is what the lock knows of the checkpoint's files, if there is one. `drafter` is the checkpoint of a drafter
+    that has one of its own.
     """
 
     recipe: Recipe
@@ -37,6 +39,7 @@ class Case:
     model: Model | None
     vram_mib: int | None = None
     files: Files | None = None
+    drafter: Known | None = None
 
     def where(self, *names: str) -> Loc:
         """Return the place of the first of these options in `argv`."""

@@ -8,6 +8,7 @@ from typing import Any
 from rigup.catalog.patch import YarnPatch
 from rigup.catalog.recipe import LAUNCHER, Recipe, option_name
 from rigup.catalog.recipe_parts import Parallel
+from rigup.paths import DRAFTER
 
 PARALLEL = {
     "vllm": {
@@ -20,12 +21,15 @@ PARALLEL = {
 }
 
 
-def arguments(recipe: Recipe) -> list[tuple[str, str]]:
-    """Return all of a recipe's arguments in order, each with the key it comes from (`parallel.tp`, `argv[3]`)."""
-    return [*own_arguments(recipe), *((value, f"argv[{index}]") for index, value in enumerate(recipe.argv))]
+def arguments(recipe: Recipe, drafter: str = DRAFTER) -> list[tuple[str, str]]:
+    """Return all of a recipe's arguments in order, each with the key it comes from (`parallel.tp`, `argv[3]`).
+
+    `drafter` is the directory where the engine finds the checkpoint of `speculation.model`.
+    """
+    return [*own_arguments(recipe, drafter), *((value, f"argv[{index}]") for index, value in enumerate(recipe.argv))]
 
 
-def own_arguments(recipe: Recipe) -> list[tuple[str, str]]:
+def own_arguments(recipe: Recipe, drafter: str = DRAFTER) -> list[tuple[str, str]]:
     """Return the arguments that come from fields, each with its field."""
     names = PARALLEL[recipe.engine.name]
     found = [
@@ -39,7 +43,7 @@ def own_arguments(recipe: Recipe) -> list[tuple[str, str]]:
         found.append((f"--tool-call-parser={recipe.tool_parser}", "tool_parser"))
     if recipe.reasoning_parser:
         found.append((f"--reasoning-parser={recipe.reasoning_parser}", "reasoning_parser"))
-    found += [(value, "speculation") for value in _speculation(recipe)]
+    found += [(value, "speculation") for value in _speculation(recipe, drafter)]
     if recipe.engine.name == "vllm":
         for index, patch in enumerate(recipe.patches):
             if isinstance(patch, YarnPatch):
@@ -48,21 +52,27 @@ def own_arguments(recipe: Recipe) -> list[tuple[str, str]]:
     return found
 
 
-def _speculation(recipe: Recipe) -> list[str]:
+def _speculation(recipe: Recipe, drafter: str) -> list[str]:
     speculation = recipe.speculation
     if recipe.engine.fork == LAUNCHER:
         # By default most of its profiles speculate.
-        return [f"--mode={speculation.method}", f"--draft-tokens={speculation.n}"] if speculation else ["--mode=off"]
+        if speculation is None:
+            return ["--mode=off"]
+        model = [f"--draft-model={drafter}"] if speculation.model else []
+        return [f"--mode={speculation.method}", f"--draft-tokens={speculation.n}", *model]
     if speculation is None:
         return []
     if recipe.engine.name == "sglang":
         return [
             f"--speculative-algorithm={speculation.method}",
-            f"--speculative-num-steps={speculation.steps}",
-            f"--speculative-eagle-topk={speculation.topk}",
+            *([f"--speculative-draft-model-path={drafter}"] if speculation.model else []),
+            *([f"--speculative-num-steps={speculation.steps}"] if speculation.steps else []),
+            *([f"--speculative-eagle-topk={speculation.topk}"] if speculation.topk else []),
             f"--speculative-num-draft-tokens={speculation.n}",
         ]
     config: dict[str, Any] = {"method": speculation.method}
+    if speculation.model:
+        config["model"] = drafter
     if speculation.moe_backend:
         config["moe_backend"] = speculation.moe_backend
     if isinstance(speculation.n, int):

@@ -51,7 +51,7 @@ class Release:
     An option is a `flag`, one of a list, or takes an `int`, a `float`, a `size` (a number that may end in k or M, or
     `auto`), a `text`, `json`, or a `value` of unknown type. `keys` are the keys of options that take JSON, each with
     the shape of its value: `int`, `float`, `bool`, `text`, a list to choose from, `{list: SHAPE}`,
-    `{tuple: [SHAPE, ...]}` or `any`.
+    `{tuple: [SHAPE, ...]}` or `any`. `quantization` are the methods that it knows.
     """
 
     engine: str
@@ -61,6 +61,7 @@ class Release:
     environment: frozenset[str]
     architectures: frozenset[str]
     fork: str | None = None
+    quantization: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -98,7 +99,14 @@ def release_in(path: Path) -> Release:
     """Return the release that a file has the data of. A deploy reads only those that it needs."""
     data = _read(path)
     known, served = frozenset(data["environment"]), frozenset(data["architectures"])
-    return Release(data["engine"], data["version"], _options(data["options"]), data["keys"], known, served)
+    methods = frozenset(data.get("quantization", ()))
+    options = _options(data["options"])
+    return Release(data["engine"], data["version"], options, data["keys"], known, served, quantization=methods)
+
+
+def newest(engine: str) -> Release:
+    """Return the newest release of an engine that the catalog has data of."""
+    return release_in(max((ordered(version), path) for name, version, path in on_file() if name == engine)[1])
 
 
 def releases() -> tuple[Release, ...]:

@@ -7,14 +7,16 @@ also if a variant inherits it, and has an id to accept it by.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rigup.catalog import rules, rules_model, rules_sizes
 from rigup.catalog.checkpoint import Files
 from rigup.catalog.complaint import Case, Complaint
 from rigup.catalog.engine_options import check_options, releases_of
 from rigup.catalog.loader import Catalog
+from rigup.catalog.memory import Known
 from rigup.catalog.recipe import Recipe
 from rigup.config.yaml_file import Loc
 from rigup.distros.table import short_of_cuda
@@ -62,18 +64,24 @@ def check_recipe(
     catalog: Catalog,
     recipe: Recipe,
     hardware: Hardware = Hardware(),
-    files: Files | None = None,
+    files: Mapping[str, Files] = MappingProxyType({}),
 ) -> list[Finding]:
     """Return what is wrong with a recipe, and with running it on that hardware.
 
-    `files` is what the lock knows of the checkpoint's files; without it, what the catalog says of the model counts.
+    `files` is what the lock knows of the checkpoints' files, by their keys in it; without it, what the catalog says of
+    the model counts.
     """
-    checkpoint = catalog.checkpoint(recipe.checkpoint)
-    case = Case(recipe, checkpoint, catalog.models.get(checkpoint.model), hardware.vram_mib, files)
+    known, *drafters = known_of(catalog, recipe, files)
+    case = Case(recipe, *known[:2], hardware.vram_mib, known.files, drafters[0] if drafters else None)
     complaints = [complaint for rule in RULES for complaint in rule(case)]
     complaints += _options(recipe, case.model.architecture if case.model else None)
     complaints += _misfits(recipe, hardware)
     return [catalog.finding(recipe.id, complaint) for complaint in dict.fromkeys(complaints)]
+
+
+def known_of(catalog: Catalog, recipe: Recipe, files: Mapping[str, Files] = MappingProxyType({})) -> list[Known]:
+    """Return what is known of a recipe's checkpoint, and then of its drafter's, if it has one of its own."""
+    return [Known(each, catalog.models.get(each.model), files.get(each.key)) for each in catalog.checkpoints_of(recipe)]
 
 
 def _options(recipe: Recipe, architecture: str | None) -> list[Complaint]:

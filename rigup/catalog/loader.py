@@ -21,7 +21,7 @@ from rigup.catalog.extends import Merged, merge
 from rigup.catalog.model import Model
 from rigup.catalog.recipe import Recipe
 from rigup.config.mistakes import findings_of, mistakes
-from rigup.config.yaml_file import Document, dotted, read_document
+from rigup.config.yaml_file import Document, Loc, dotted, read_document
 from rigup.errors import Finding, InputError, RigupError, near
 from rigup.resources import RECIPES
 
@@ -64,6 +64,10 @@ class Catalog:
     def checkpoint(self, name: str) -> Checkpoint:
         """Return a checkpoint. Raises RigupError with similar names if it does not exist."""
         return _lookup(name, self.checkpoints, "checkpoint", SEE_CHECKPOINTS)
+
+    def checkpoints_of(self, recipe: Recipe) -> list[Checkpoint]:
+        """Return the checkpoint that a recipe serves, and then that of its drafter, if it has one of its own."""
+        return [self.checkpoint(name) for name in recipe.checkpoints]
 
     def model_of(self, recipe: Recipe) -> Model | None:
         """Return what is known about the model that a recipe serves; None for an unknown one."""
@@ -188,9 +192,11 @@ class _Loading:
                 self.note(document.path, "recipe", name, found)
         if not self.findings:
             for name, recipe in recipes.items():
-                self._reference(name, "checkpoint", recipe.checkpoint, checkpoints, SEE_CHECKPOINTS)
+                self._reference(name, ("checkpoint",), recipe.checkpoint, checkpoints, SEE_CHECKPOINTS)
+                for drafter in recipe.checkpoints[1:]:
+                    self._reference(name, ("speculation", "model"), drafter, checkpoints, SEE_CHECKPOINTS)
                 if recipe.superseded_by:
-                    self._reference(name, "recipe", recipe.superseded_by, recipes, SEE_RECIPES)
+                    self._reference(name, ("superseded_by",), recipe.superseded_by, recipes, SEE_RECIPES)
         if self.findings:
             raise InputError([*self.findings, *(each for found in self.broken.values() for each in found)])
         # An id that the user's file repeats stays the project's; naming it is refused.
@@ -234,11 +240,11 @@ class _Loading:
             return f"the {kind} {name!r} has mistakes", f"correct {found[0].place}"
         return f"there is no {kind} {name!r}", _remedy(name, self.files[kind], where)
 
-    def _reference(self, name: str, kind: Kind, value: str, known: Mapping[str, BaseModel], where: str) -> None:
+    def _reference(self, name: str, loc: Loc, value: str, known: Mapping[str, BaseModel], where: str) -> None:
+        kind: Kind = "recipe" if loc == ("superseded_by",) else "checkpoint"
         path = self.files["recipe"][name].path
         if value not in known or (path in self.users and (kind, value) in self.broken):
-            key = "checkpoint" if kind == "checkpoint" else "superseded_by"
-            self.note(path, "recipe", name, [self.merged[name].finding((key,), *self._absent(kind, value, where))])
+            self.note(path, "recipe", name, [self.merged[name].finding(loc, *self._absent(kind, value, where))])
 
     def _is_usable(self, name: str) -> bool:
         return ("recipe", name) not in self.broken or self.files["recipe"][name].path not in self.users

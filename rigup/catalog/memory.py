@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from rigup.catalog.checkpoint import Checkpoint, Files
 from rigup.catalog.engine_args import option
@@ -60,14 +61,31 @@ def shape_of(checkpoint: Checkpoint, model: Model | None, files: Files | None = 
     return describe(config, {"metadata": {"total_size": weights}})
 
 
+class Known(NamedTuple):
+    """A checkpoint, what the catalog knows of its model, and what the lock knows of its files."""
+
+    checkpoint: Checkpoint
+    model: Model | None = None
+    files: Files | None = None
+
+    @property
+    def shape(self) -> ModelShape:
+        """Its shape: from its own files, else what the catalog says of the model."""
+        return shape_of(*self)
+
+
 def fit(
     recipe: Recipe,
     checkpoint: Checkpoint,
     model: Model | None,
     vram_mib: int | None = None,
     files: Files | None = None,
+    drafter: Known | None = None,
 ) -> Fit | None:
-    """Return the estimate for cards of `vram_mib`, by default the recipe's; None if the size is not known."""
+    """Return the estimate for cards of `vram_mib`, by default the recipe's; None if the size is not known.
+
+    `drafter` is the checkpoint of a drafter that has one of its own.
+    """
     shape = shape_of(checkpoint, model, files)
     if shape.weights is None:
         return None
@@ -94,5 +112,6 @@ def fit(
         asked_share(recipe),
         context=asked_context(recipe) or (model.context if model else None),
         overhead=overhead,
+        drafter=drafter.shape if drafter else None,
         offloaded=_number(option(recipe, OFFLOAD), 0),
     )

@@ -60,14 +60,23 @@ FIELDS_OF_OPTIONS = {
     "--speculative-num-steps": "speculation.steps",
     "--speculative-eagle-topk": "speculation.topk",
     "--speculative-num-draft-tokens": "speculation.n",
+    "--speculative-draft-model": "speculation.model",
+    "--speculative-draft-model-path": "speculation.model",
 }
 
 # The fork whose image starts vLLM through a launcher, and the launcher's own options for speculation.
 LAUNCHER = "local-inference-lab"
-FIELDS_OF_LAUNCHER = {"--mode": "speculation", "--draft-tokens": "speculation.n"}
+FIELDS_OF_LAUNCHER = {
+    "--mode": "speculation",
+    "--draft-tokens": "speculation.n",
+    "--draft-model": "speculation.model",
+}
 
 # Options that a patch passes to the engine.
 OPTIONS_OF_PATCHES = {"yarn": "--hf-overrides", "chat-template": "--chat-template"}
+
+# SGLang's methods that draft a whole block at once (0.5.23).
+WHOLE_BLOCKS = ("DFLASH", "DSPARK")
 
 # What someone measured.
 MEASURED = ("verified", "current", "reported")
@@ -142,6 +151,12 @@ class Recipe(Data):
                 return version
         return self.engine.min
 
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """The checkpoint to serve, and then that of the drafter, if it has one of its own."""
+        drafter = self.speculation.model if self.speculation else None
+        return (self.checkpoint, *([drafter] if drafter else []))
+
     def container_image(self) -> Image:
         """Return the image. Raises RigupError for a recipe without a container."""
         if self.image is None:
@@ -202,10 +217,12 @@ class Recipe(Data):
             sglang = self.engine.name == "sglang"
             both = self.speculation.steps is not None and self.speculation.topk is not None
             neither = self.speculation.steps is None and self.speculation.topk is None
-            if (sglang and not both) or (not sglang and not neither):
+            stepless = not sglang or self.speculation.method.upper() in WHOLE_BLOCKS
+            if (stepless and not neither) or (not stepless and not both):
                 raise complaint(
-                    f"speculation with {self.engine.name} {'needs' if sglang else 'does not take'} steps and topk",
-                    "vLLM takes method and n; SGLang takes method, n, steps and topk",
+                    f"speculation with {self.engine.name} {'does not take' if stepless else 'needs'} steps and topk",
+                    "vLLM takes method and n, and so does SGLang with DFLASH and DSPARK; SGLang takes method, n, steps "
+                    "and topk with all others",
                 )
             if sglang and not isinstance(self.speculation.n, int):
                 raise complaint("SGLang takes a single number of draft tokens", "for example speculation.n: 4")

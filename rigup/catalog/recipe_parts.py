@@ -119,14 +119,16 @@ class Speculation(Data):
     """Speculative decoding: how many tokens are drafted per step.
 
     `method` is the engine's name for it, or that of a fork's launcher (mtp, dspark, dflash2). `n` is a number, or for
-    vLLM a list of [batch from, batch to, n]. SGLang needs `steps` and `topk` as well. `moe_backend` is the drafter's,
-    if it cannot have the model's.
+    vLLM a list of [batch from, batch to, n]. SGLang needs `steps` and `topk` as well, unless it drafts whole blocks.
+    `model` is the checkpoint of a drafter that the served one does not contain (EAGLE3, DFlash, DSpark). `moe_backend`
+    is the drafter's, if it cannot have the model's.
     """
 
     method: Word
     n: Annotated[int, Strict(), Field(ge=1)] | Annotated[tuple[tuple[Int, Int, Int], ...], Field(min_length=1)]
     steps: Annotated[int, Strict(), Field(ge=1)] | None = None
     topk: Annotated[int, Strict(), Field(ge=1)] | None = None
+    model: Word | None = None
     moe_backend: Word | None = None
 
     @model_validator(mode="after")

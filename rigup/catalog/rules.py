@@ -105,7 +105,7 @@ def _patches(case: Case) -> Iterator[Complaint]:
     recipe = case.recipe
     if recipe.engine.name != "sglang":
         return
-    if option(recipe, "--json-model-override-args") is not None:
+    if "rope" in (option(recipe, "--json-model-override-args") or ""):
         where = case.where("--json-model-override-args")
         message = "changes no rope in SGLang (flat: no effect, nested: crash)"
         yield Complaint("recipe-rope-override", where, message, "use a patch of target yarn")

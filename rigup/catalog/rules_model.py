@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rigup.catalog.checkpoint import Checkpoint
 from rigup.catalog.complaint import Case, Complaint, Rule
 from rigup.catalog.engine_args import option
 from rigup.catalog.engine_options import ordered
 from rigup.catalog.patch import TemplatePatch
 
-# Methods whose drafter is a checkpoint of its own, which a recipe cannot name, unless the model's own files have it.
+# Methods whose drafter is a checkpoint of its own, unless the model's own files have it.
 OWN_DRAFT_MODEL = (
     *("eagle", "eagle3", "medusa", "mlp_speculator", "draft_model", "standalone"),
     *("dflash", "dflash2", "dspark"),
 )
 # SGLang's names of the model's own MTP layer.
 MTP = {"nextn": "mtp", "eagle": "mtp"}
+# Methods that draft with a layer of the model itself.
+WITHIN = ("mtp", "nextn")
 
 
 def _parsers(case: Case) -> Iterator[Complaint]:
@@ -41,6 +44,9 @@ def _drafter(case: Case) -> Iterator[Complaint]:
     recipe, speculation = case.recipe, case.recipe.speculation
     if speculation is None:
         return
+    if case.drafter:
+        yield from _external(case, case.drafter.checkpoint)
+        return
     if not case.checkpoint.drafter:
         message = f"the drafter does not fit the weights of {case.checkpoint.repo}"
         yield Complaint("recipe-drafter", ("speculation",), message, "use speculation: null")
@@ -52,11 +58,34 @@ def _drafter(case: Case) -> Iterator[Complaint]:
     where = ("speculation", "method")
     instead = f"use {' or '.join(drafters)}" if drafters else "use speculation: null"
     if method in OWN_DRAFT_MODEL:
-        message = f"{speculation.method} needs a draft model, which a recipe cannot name"
-        yield Complaint("recipe-draft-model", where, message, instead)
+        message = f"{speculation.method} needs a draft model that the files of {case.checkpoint.repo} do not have"
+        yield Complaint("recipe-draft-model", where, message, f"name its checkpoint as speculation.model, or {instead}")
     elif method == "mtp" and drafters is not None and case.model:
         message = f"{case.model.id} has no MTP layer in its files"
         yield Complaint("recipe-draft-model", where, message, instead)
+
+
+def _external(case: Case, drafter: Checkpoint) -> Iterator[Complaint]:
+    """Yield what is wrong with a drafter that has a checkpoint of its own."""
+    recipe, where = case.recipe, ("speculation", "model")
+    method = recipe.speculation.method if recipe.speculation else ""
+    if method.lower() in WITHIN:
+        message = f"{method} drafts with a layer of the model itself, not with another checkpoint"
+        yield Complaint("recipe-draft-model", where, message, "remove it, or use the method of the drafter")
+    if drafter.drafts_for is None:
+        message = f"the checkpoint {drafter.repo} does not say which model it drafts for"
+        yield Complaint(
+            "recipe-draft-model", where, message, f"if it is a drafter, add drafts_for to {drafter.id}.yaml"
+        )
+    elif drafter.drafts_for != case.checkpoint.model:
+        message = f"{drafter.repo} drafts for {drafter.drafts_for}, not for {case.checkpoint.model}"
+        yield Complaint("recipe-draft-model", where, message, "use a drafter that was trained for this model")
+
+
+def _served(case: Case) -> Iterator[Complaint]:
+    if case.checkpoint.drafts_for:
+        message = f"{case.checkpoint.repo} is a drafter of {case.checkpoint.drafts_for}, which nobody can chat with"
+        yield Complaint("recipe-draft-model", ("checkpoint",), message, "name it as speculation.model instead")
 
 
 def _quantization(case: Case) -> Iterator[Complaint]:
@@ -91,4 +120,4 @@ def _thinking(case: Case) -> Iterator[Complaint]:
             yield Complaint("recipe-thinking", ("patches", index, "thinking"), message, remedy)
 
 
-RULES: tuple[Rule, ...] = (_parsers, _drafter, _quantization, _first_release, _thinking)
+RULES: tuple[Rule, ...] = (_parsers, _drafter, _served, _quantization, _first_release, _thinking)

@@ -46,7 +46,7 @@ def _memory(case: Case) -> Iterator[Complaint]:
         message = f"{share:g} is not a part of the GPU's memory"
         yield Complaint("recipe-memory-share", case.where(*SHARE_OPTIONS), message, "use a number such as 0.9")
         return
-    estimate = fit(case.recipe, case.checkpoint, case.model, case.vram_mib, case.files)
+    estimate = fit(case.recipe, case.checkpoint, case.model, case.vram_mib, case.files, case.drafter)
     if estimate and estimate.impossible:
         remedy = "use more GPUs, a smaller checkpoint or a shorter context"
         yield Complaint("recipe-memory", ("gpus",), f"does not fit: {estimate}", remedy)

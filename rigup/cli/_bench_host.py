@@ -88,6 +88,7 @@ def look(client: Client, host: Host, name: str, inventory: Inventory, options: a
         "packages": list(plan.venv.packages) if plan.venv else [],
         "repo": plan.checkpoint.repo,
         "revision": plan.checkpoint.revision,
+        "drafter": plan.drafter.source if plan.drafter else None,
         "driver": loaded,
         "cards": [card for card in cards if plan.gpus == "all" or card.index in plan.gpus or card.uuid in plan.gpus],
         "lock": _digest(inventory.lock),

@@ -56,7 +56,7 @@ class LabYaml:
         if self.best and choice.recipe.id != self.best.recipe.id:
             lines.append(choice.reason)
             settings["recipe"] = choice.recipe.id
-        needed = self._catalog.checkpoint(choice.recipe.checkpoint).bytes
+        needed = sum(each.bytes or 0 for each in self._catalog.checkpoints_of(choice.recipe))
         if needed and not _has_space(found.disks, needed):
             takes = f"the checkpoint takes {size(needed)}, and {Settings.model_fields['model_store'].default} has less"
             if store := _other_store(found.disks, needed):

@@ -47,6 +47,7 @@ JSON = {
     "packages": "the packages of an engine without an image",
     "repo": "the checkpoint's repository",
     "revision": "the checkpoint's commit",
+    "drafter": "the checkpoint of a drafter that has one of its own, as REPO@COMMIT, or null",
     "driver": "the version of the loaded driver, or null",
     "cards": "a list of the endpoint's cards: index, name, uuid, power_limit (watts)",
     "lock": "the sha256 of the lock file, or null",

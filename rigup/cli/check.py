@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rigup.catalog.engine_options import releases_of
-from rigup.catalog.lint import Hardware, check_catalog
+from rigup.catalog.lint import Hardware, check_catalog, known_of
 from rigup.catalog.loader import Catalog, default_catalog
 from rigup.catalog.memory import fit
 from rigup.catalog.recipe import Recipe
@@ -74,7 +74,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _memory(catalog: Catalog, recipe: Recipe, vram: int | None) -> Fit | None:
-    return fit(recipe, catalog.checkpoint(recipe.checkpoint), catalog.model_of(recipe), vram)
+    known, *drafters = known_of(catalog, recipe)
+    return fit(recipe, *known[:2], vram, drafter=drafters[0] if drafters else None)
 
 
 def _data(catalog: Catalog, recipe: Recipe, vram: int | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from rigup.cli import (
     lock,
     logs,
     models,
+    new_recipe,
     plan,
     rebuild,
     recipes,
@@ -39,7 +40,24 @@ from rigup.errors import RigupError
 
 # In the order of the help.
 COMMANDS = (
-    *(init, plan, deploy, audit, status, logs, diagnose, report, recipes, check, show, lock, update, models, key),
+    *(
+        init,
+        plan,
+        deploy,
+        audit,
+        status,
+        logs,
+        diagnose,
+        report,
+        recipes,
+        new_recipe,
+        check,
+        show,
+        lock,
+        update,
+        models,
+        key,
+    ),
     *(connect, bench, topology, rebuild, accept, settings, doctor, completion, version),
 )
 

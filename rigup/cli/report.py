@@ -22,7 +22,7 @@ JSON = {
     "seconds": "how long it took",
     "result": "ok, failed, interrupted or unfinished",
     "hosts": "by name: result, error (if unreachable), seconds, ssh, sudo, changed, unchanged, failed, ignored, "
-    "endpoints (name, url, public_url, recipe, model, image, image_tag, packages, repo, revision, unit)",
+    "endpoints (name, url, public_url, recipe, model, image, image_tag, packages, repo, revision, drafter, unit)",
     "steps": "a list: step, seconds, changed, unchanged, failed, ignored",
     "operations": "a list: host, step, operation, result, seconds, error (if it failed), downtime_s (of a switch)",
     "running": "a list of operations without a result: host, step, operation",

@@ -88,8 +88,13 @@ def parse_stored_models(lines: list[str]) -> list[Stored]:
 def _planned(plan: Mapping[str, Any]) -> set[tuple[str, str, str]]:
     """Return repository, commit and endpoint of everything that the plan uses; empty if it is damaged."""
     try:
-        endpoints = [(each["checkpoint"], each["name"]) for each in plan.get("endpoints", [])]
-        return {(str(checkpoint["repo"]), str(checkpoint["revision"]), str(name)) for checkpoint, name in endpoints}
+        uses = [
+            (checkpoint, each["name"])
+            for each in plan.get("endpoints", [])
+            for checkpoint in (each["checkpoint"], each.get("drafter"))
+            if checkpoint is not None
+        ]
+        return {(str(checkpoint["repo"]), str(checkpoint["revision"]), str(name)) for checkpoint, name in uses}
     except (AttributeError, KeyError, TypeError):
         return set()
 

@@ -166,23 +166,28 @@ def fit(
     *,
     context: int | None = None,
     overhead: Overhead | None = None,
+    drafter: ModelShape | None = None,
     offloaded: float = 0,
 ) -> Fit:
     """Return what a model takes of GPUs with `memory` GiB each, of which the engine may use the part `utilization`.
 
-    `overhead` is the usual one unless it was measured. `offloaded` are GiB of weights that stay in the host's memory.
-    The shape must know the weights.
+    `overhead` is the usual one unless it was measured. `drafter` is the shape of a drafter with a checkpoint of its
+    own. `offloaded` are GiB of weights that stay in the host's memory. The shape must know the weights.
     """
     weights = weights_of(shape, split) / GIB - offloaded
+    if drafter:
+        # The whole drafter is on the last stage of a pipeline, and all of a tensor parallel group has a part of it.
+        weights += weights_of(drafter, Split(split.tp)) / GIB
     besides = overhead or Overhead.usual(memory, speculation=bool(cache.drafts))
+    unknown = f"of the drafter: {drafter.unknown}" if drafter and drafter.unknown else None
     return Fit(
         weights,
         besides.gib,
         utilization * memory,
         besides.error + WEIGHTS_ERROR * weights,
-        blocks_of(shape, split, cache),
+        blocks_of(shape, split, cache, drafter),
         context or shape.context,
-        shape.unknown,
+        shape.unknown or unknown,
     )
 
 
@@ -195,11 +200,14 @@ def weights_of(shape: ModelShape, split: Split) -> float:
     return ((total - whole - experts) / split.tp + whole + experts / (split.tp * split.dp)) / split.pp
 
 
-def blocks_of(shape: ModelShape, split: Split, cache: Cache) -> Blocks | None:
-    """Return the blocks of the cache on one GPU; None if they are not known."""
-    if shape.unknown or not (shape.heads or shape.latent):
+def blocks_of(shape: ModelShape, split: Split, cache: Cache, drafter: ModelShape | None = None) -> Blocks | None:
+    """Return the blocks of the cache on one GPU; None if they are not known.
+
+    What a `drafter` with a checkpoint of its own keeps is counted as so many more layers of the model.
+    """
+    if shape.unknown or not (shape.heads or shape.latent) or (drafter and drafter.unknown):
         return None
-    full, windows = _full(shape, split, cache), [each for each in shape.heads if each.window]
+    full, windows = _full(shape, split, cache, drafter), [each for each in shape.heads if each.window]
     pages = [full, *((ceil(each.layers / split.pp), _head_bytes(each, split, cache)) for each in windows)]
     pages = [(layers, size) for layers, size in pages if layers]
     step = LATENT_BLOCK if shape.latent else ATTENTION_BLOCK
@@ -224,20 +232,25 @@ def blocks_of(shape: ModelShape, split: Split, cache: Cache) -> Blocks | None:
     )
 
 
-def _full(shape: ModelShape, split: Split, cache: Cache) -> tuple[int, float]:
+def _full(shape: ModelShape, split: Split, cache: Cache, external: ModelShape | None = None) -> tuple[int, float]:
     """Return the layers that keep all tokens, and the bytes of a token in each. With an indexer: all as one layer."""
-    drafter = shape.drafter if cache.drafts else 0
+    drafter = shape.drafter if cache.drafts and not external else 0
+    more = sum(each.layers * _head_bytes(each, split, cache) for each in external.heads) if external else 0
+    if external and external.latent:
+        layers, size = _full(external, Split(split.tp), cache)
+        more += layers * size
     if latent := shape.latent:
         layers, indexers = latent.layers + drafter, latent.indexers and latent.indexers + drafter
         size = _latent_bytes(latent.rank, latent.rope, cache.dtype, sparse=bool(indexers))
         if not indexers:
-            return ceil(layers / split.pp), size
+            return ceil(layers / split.pp) + ceil(more / size), size
         index = latent.index + FLOAT32 * latent.index / INDEX_SCALE_EVERY
-        return 1, (layers * size + indexers * index) / split.pp
+        return 1, (layers * size + indexers * index) / split.pp + more
     found = next((each for each in shape.heads if not each.window), None)
     if found is None:
         return 0, 0
-    return ceil((found.layers + drafter) / split.pp), _head_bytes(found, split, cache)
+    size = _head_bytes(found, split, cache)
+    return ceil((found.layers + drafter) / split.pp) + ceil(more / size), size
 
 
 def _head_bytes(each: Heads, split: Split, cache: Cache) -> float:
@@ -265,4 +278,4 @@ def _state_bytes(shape: ModelShape, split: Split, cache: Cache) -> float:
     if state is None:
         return 0
     convolution = state.channels / split.tp * (state.kernel - 1 + cache.drafts) * BFLOAT16
-    return convolution + state.heads / split.tp * state.matrix * FLOAT32
+    return convolution + state.heads / split.tp * state.matrix * state.size

@@ -1,8 +1,8 @@
 """Read from a checkpoint's config.json what each layer keeps in the cache, and how the weights are split.
 
-Five kinds of layers are known: attention with KV heads (all tokens, or those in a window), latent attention (MLA) with
-or without an indexer, and two forms of recurrent state (gated delta net and KDA). Whatever else a config says makes the
-cache unknown, with the reason, instead of a wrong number.
+Six kinds of layers are known: attention with KV heads (all tokens, or those in a window), latent attention (MLA) with
+or without an indexer, and three forms of recurrent state (gated delta net, KDA, and Mamba-2 as in Nemotron-H). Whatever
+else a config says makes the cache unknown, with the reason, instead of a wrong number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ Config = Mapping[str, Any]
 
 KEYS = frozenset(
     {
+        "attention_other_setting",
+        "block_configs",
         "compress_ratios",
+        "conv_kernel",
         "first_k_dense_replace",
         "full_attention_interval",
         "global_head_dim",
@@ -38,11 +41,16 @@ KEYS = frozenset(
         "linear_num_key_heads",
         "linear_num_value_heads",
         "linear_value_head_dim",
+        "mamba_d_state",
+        "mamba_head_dim",
         "mamba_num_heads",
+        "mamba_ssm_cache_dtype",
         "max_position_embeddings",
         "moe_intermediate_size",
         "mtp_num_hidden_layers",
+        "n_groups",
         "n_routed_experts",
+        "num_attention_groups",
         "num_attention_heads",
         "num_experts",
         "num_global_key_value_heads",
@@ -56,7 +64,11 @@ KEYS = frozenset(
         "quantization_config",
         "sliding_window",
         "sliding_window_pattern",
+        "sparse_attention_config",
+        "ssm_state_size",
+        "swa_num_key_value_heads",
         "text_config",
+        "transformer_layer_config",
         "use_sliding_window",
     }
 )
@@ -68,11 +80,15 @@ MOST, MOST_LAYERS = 1 << 32, 10_000
 # Each means layers that keep something else. The cache of such a model is not computed.
 FOREIGN = {
     "compress_ratios": "compressed attention",
-    "hybrid_override_pattern": "Mamba layers",
-    "layers_block_type": "Mamba layers",
-    "mamba_num_heads": "Mamba layers",
+    "block_configs": "layers of different sizes",
+    # Of other families: Nemotron-H has other names for it.
+    "mamba_d_state": "Mamba layers",
     "index_kpool": "a pooled indexer",
     "global_head_dim": "two sizes of heads",
+    "attention_other_setting": "other heads in its windows",
+    "num_attention_groups": "groups of heads of its own",
+    "sparse_attention_config": "an index over blocks of the cache",
+    "swa_num_key_value_heads": "other heads in its windows",
     "num_global_key_value_heads": "two numbers of KV heads",
 }
 
@@ -103,13 +119,17 @@ class Latent:
 
 @dataclass(frozen=True)
 class State:
-    """Layers with recurrent state, which tensor parallelism splits: a convolution, and a matrix for each head."""
+    """Layers with recurrent state, which tensor parallelism splits: a convolution, and a matrix for each head.
+
+    `size` are the bytes of a value of a matrix.
+    """
 
     layers: int
     channels: int
     kernel: int
     heads: int
     matrix: int
+    size: int = 4
 
 
 @dataclass(frozen=True)
@@ -138,7 +158,7 @@ def kept(config: Config) -> dict[str, Any]:
     for key, value in config.items():
         if key == "quantization_config" and isinstance(value, Mapping):
             found[key] = {name: value[name] for name in ("quant_method",) if name in value}
-        elif key == "text_config" and isinstance(value, Mapping):
+        elif key in ("text_config", "transformer_layer_config") and isinstance(value, Mapping):
             found[key] = kept(value)
         elif key in KEYS and value is not None:
             found[key] = value
@@ -172,8 +192,9 @@ def _sound(shape: ModelShape) -> ModelShape:
 
 
 def _described(config: Config, weights: int | None) -> ModelShape:
-    text: Config = config.get("text_config") or config
-    layers = int(text["num_hidden_layers"])
+    # Drafters of the library speculators have theirs below the last of these keys.
+    text: Config = config.get("text_config") or config.get("transformer_layer_config") or config
+    layers = int(text.get("num_hidden_layers") or len(text["layers_block_type"]))
     if not 0 < layers <= MOST_LAYERS:
         raise ValueError(f"{layers} layers")
     hidden = int(text.get("hidden_size") or 0)
@@ -204,14 +225,20 @@ def _described(config: Config, weights: int | None) -> ModelShape:
 
 
 FULL, WINDOW, LINEAR = "full_attention", "sliding_attention", "linear_attention"
+# Nemotron-H's words and letters for its layers; those that keep nothing are None.
+BLOCKS = {"mamba": LINEAR, "attention": FULL, "moe": None, "mlp": None, "M": LINEAR, "*": FULL, "E": None, "-": None}
 KNOWN = (FULL, WINDOW, LINEAR)
+# Names of layers that keep all tokens, and with an indexer read some of them.
+INDEXED = ("indexed_attention", "deepseek_sparse_attention")
 
 
 def _kinds(text: Config, layers: int) -> list[str]:
     """Return the kind of each layer that has a cache of its own."""
     kinds = [FULL] * layers
     if types := text.get("layer_types"):
-        kinds = [FULL if kind == "indexed_attention" else str(kind) for kind in types]
+        kinds = [FULL if kind in INDEXED else str(kind) for kind in types]
+    elif blocks := text.get("layers_block_type") or text.get("hybrid_override_pattern"):
+        kinds = [kind for kind in (BLOCKS.get(block, str(block)) for block in blocks) if kind]
     elif linear := text.get("linear_attn_config"):
         kinds = [LINEAR if number in linear["kda_layers"] else FULL for number in range(1, layers + 1)]
     elif interval := text.get("full_attention_interval"):
@@ -254,6 +281,8 @@ def _indexers(text: Config, layers: int) -> int:
 def _state(text: Config, kinds: list[str]) -> State | None:
     if not (layers := kinds.count(LINEAR)):
         return None
+    if "mamba_num_heads" in text:
+        return _mamba(text, layers)
     kda = text.get("linear_attn_config") or {}
     heads = kda.get("num_heads") or text.get("linear_num_heads")
     size = kda.get("head_dim") or text.get("linear_head_dim")
@@ -264,6 +293,14 @@ def _state(text: Config, kinds: list[str]) -> State | None:
     heads, size = text["linear_num_value_heads"], text["linear_value_head_dim"]
     kernel = int(text["linear_conv_kernel_dim"])
     return State(layers, 2 * keys + heads * size, kernel, heads, size * text["linear_key_head_dim"])
+
+
+def _mamba(text: Config, layers: int) -> State:
+    # Without a type in its config vLLM 0.33.0 takes float32 (vllm/model_executor/models/config.py).
+    size = 2 if str(text.get("mamba_ssm_cache_dtype")) in ("bfloat16", "float16") else 4
+    heads, width, depth = text["mamba_num_heads"], text["mamba_head_dim"], text["ssm_state_size"]
+    channels = heads * width + 2 * text["n_groups"] * depth
+    return State(layers, channels, text["conv_kernel"], heads, width * depth, size)
 
 
 def _whole(text: Config, layers: int, sparse: int, hidden: int, experts: int, drafter: int) -> int:

@@ -112,7 +112,8 @@ class _Filling:
             self.image(recipe.image, settings)
         if recipe.venv:
             self.venv(recipe.venv, settings)
-        self.checkpoint(catalog.checkpoint(recipe.checkpoint), settings)
+        for checkpoint in catalog.checkpoints_of(recipe):
+            self.checkpoint(checkpoint, settings)
 
     def venv(self, venv: Venv, settings: Settings) -> None:
         if venv.key in self.venvs or venv.key in self.known.venvs:

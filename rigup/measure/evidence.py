@@ -28,6 +28,7 @@ class Evidence(BaseModel):
     """A result. `complete` is False if the measurement was interrupted; `records` are what the figures come from.
 
     `at` is when it began (ISO 8601, UTC), `lock` the sha256 of the lock file, `generation` the digest of the endpoint.
+    `drafter` is its checkpoint as REPO@COMMIT, if it has one of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +48,7 @@ class Evidence(BaseModel):
     packages: list[str]
     repo: str
     revision: str
+    drafter: str | None = None
     driver: str | None
     cards: list[Card]
     lock: str | None

@@ -60,14 +60,15 @@ def arguments_checked(endpoint: EndpointPlan) -> Commands:
 
     The parser runs in a throwaway container of the image, or in the engine's virtual environment. Arguments that it
     refuses fail the operation, with the engine's message; if the parser cannot be found, nothing fails. A host that
-    serves nothing yet and has the checkpoint needs no check: its engine reports errors at its start.
+    serves nothing yet and has the checkpoints needs no check: its engine reports errors at its start.
     """
     found: EndpointsValue = host.get_fact(Endpoints)
     key = (endpoint.name, endpoint.generation)
     # Under another name too: an endpoint that is renamed or split is stopped for those that replace it.
     serves = found.in_force.keys() | found.active
-    checkpoint = endpoint.checkpoint
-    starts_at_once = not serves and is_done(host.get_fact(ModelStamp, path=checkpoint.path), checkpoint)
+    starts_at_once = not serves and all(
+        is_done(host.get_fact(ModelStamp, path=each.path), each) for each in endpoint.checkpoints
+    )
     if starts_at_once or found.in_force.get(endpoint.name) == endpoint.generation or key in found.checked:
         host.noop(f"the arguments of {endpoint.recipe} are checked, or will be by its start")
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from rigup.catalog.apply_patches import TEMPLATE, patch_files
+from rigup.catalog.checkpoint import Checkpoint
 from rigup.catalog.engine_args import arguments
 from rigup.catalog.loader import Catalog
 from rigup.catalog.memory import asked_context
@@ -13,8 +14,8 @@ from rigup.catalog.recipe import Recipe
 from rigup.config.endpoint import Endpoint
 from rigup.config.settings import Settings
 from rigup.errors import RigupError
-from rigup.lock.lockfile import Lock
-from rigup.paths import CACHES, ENDPOINTS, FILES_MOUNT
+from rigup.lock.lockfile import CheckpointLock, Lock
+from rigup.paths import CACHES, DRAFTER, ENDPOINTS, FILES_MOUNT
 from rigup.plan.model import CheckpointPlan, EndpointPlan, Plan, Smoke, VenvPlan
 from rigup.plan.select import Selection, select
 
@@ -56,11 +57,13 @@ def build(
 
 def _endpoint(selection: Selection, settings: Settings, catalog: Catalog, published: Published | None) -> EndpointPlan:
     name, endpoint, recipe, image = selection.name, selection.endpoint, selection.recipe, selection.image
-    repo, commit = selection.checkpoint.repo, selection.commit
+    store, drafter = settings.model_store, selection.drafter
     tag = recipe.image.tag if recipe.image else None
     venv = _venv(selection)
     patched = _patched(selection, published)
-    options = [argument for argument, _ in arguments(recipe)]
+    drafter_plan = _checkpoint(drafter.checkpoint, drafter.commit, store) if drafter else None
+    at = drafter_plan.path if drafter_plan and venv else DRAFTER
+    options = [argument for argument, _ in arguments(recipe, at)]
     if TEMPLATE in patched:
         # Without a container the engine sees the host's own paths.
         options.append(f"--chat-template={f'{ENDPOINTS}/{name}' if venv else FILES_MOUNT}/{TEMPLATE}")
@@ -74,14 +77,8 @@ def _endpoint(selection: Selection, settings: Settings, catalog: Catalog, publis
         image_cuda=image.cuda if image else None,
         venv=venv,
         min_driver_cuda=recipe.min_driver_cuda,
-        checkpoint=CheckpointPlan(
-            repo=repo,
-            revision=commit.revision,
-            path=f"{settings.model_store}/{repo}/{commit.revision}",
-            bytes=commit.bytes,
-            files=commit.files,
-            listing=commit.listing,
-        ),
+        checkpoint=_checkpoint(selection.checkpoint, selection.commit, store),
+        drafter=drafter_plan,
         gpus=endpoint.gpus,
         gpu_count=recipe.gpus,
         vram_mib=recipe.vram_mib,
@@ -102,7 +99,18 @@ def _endpoint(selection: Selection, settings: Settings, catalog: Catalog, publis
         ready_path=recipe.ready.path,
         ready_timeout=recipe.ready.timeout or settings.ready_timeout,
         stall_timeout=settings.stall_timeout,
-        smoke=_smoke(recipe, catalog, bool(commit.random_weights), patched),
+        smoke=_smoke(recipe, catalog, bool(selection.commit.random_weights), patched),
+    )
+
+
+def _checkpoint(checkpoint: Checkpoint, commit: CheckpointLock, store: str) -> CheckpointPlan:
+    return CheckpointPlan(
+        repo=checkpoint.repo,
+        revision=commit.revision,
+        path=f"{store}/{checkpoint.repo}/{commit.revision}",
+        bytes=commit.bytes,
+        files=commit.files,
+        listing=commit.listing,
     )
 
 

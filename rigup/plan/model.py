@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from rigup.catalog.apply_patches import TEMPLATE
 from rigup.errors import RigupError
 from rigup.paths import (
+    DRAFTER,
     ENDPOINTS,
     ENGINES,
     FILES_MOUNT,
@@ -64,6 +65,11 @@ class CheckpointPlan(Data):
     def instance(self) -> str:
         """The checkpoint's name for units and files: no slashes, and different for every commit."""
         return instance_of(self.repo, self.revision)
+
+    @property
+    def source(self) -> str:
+        """The checkpoint as REPO@COMMIT."""
+        return f"{self.repo}@{self.revision}"
 
     def places_in(self, source: str) -> tuple[str, ...]:
         """Return where it may be in a directory with a copy of a store, with checkpoints by name, or with only this."""
@@ -122,7 +128,8 @@ class EndpointPlan(Data):
 
     The engine always listens on loopback (`address`). On `public_address`, if any, a gateway asks for the API key, so
     that a new key or public address does not restart the engine. `command` is what comes before the arguments, and
-    `options` are the arguments that the recipe decides.
+    `options` are the arguments that the recipe decides. `drafter` is the checkpoint of a drafter that has one of its
+    own.
     """
 
     name: str
@@ -135,6 +142,7 @@ class EndpointPlan(Data):
     venv: VenvPlan | None = None
     min_driver_cuda: str | None
     checkpoint: CheckpointPlan
+    drafter: CheckpointPlan | None = None
     gpus: Literal["all"] | tuple[int | str, ...]
     gpu_count: int
     vram_mib: int
@@ -156,6 +164,11 @@ class EndpointPlan(Data):
     ready_timeout: int
     stall_timeout: int
     smoke: Smoke
+
+    @property
+    def checkpoints(self) -> tuple[CheckpointPlan, ...]:
+        """Its checkpoint, and then that of its drafter, if it has one of its own."""
+        return (self.checkpoint, *([self.drafter] if self.drafter else []))
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -206,10 +219,12 @@ class EndpointPlan(Data):
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
-        """The checkpoint, and over it the patched files; without a container, only those with another path there."""
+        """The checkpoints, and over them the patched files; without a container, only those with another path there."""
         model, extra = (self.checkpoint.path, f"{ENDPOINTS}/{self.name}") if self.venv else (MODEL, FILES_MOUNT)
         # Files after the directory: podman and Kubernetes mount in this order; Docker sorts by depth.
         mounts = [Mount(source=self.checkpoint.path, target=model)]
+        if self.drafter:
+            mounts.append(Mount(source=self.drafter.path, target=self.drafter.path if self.venv else DRAFTER))
         for name in sorted(self.patched_files):
             over = extra if name == TEMPLATE else model
             mounts.append(Mount(source=f"{self.directory}/{name}", target=f"{over}/{name}"))
@@ -246,7 +261,8 @@ class EndpointPlan(Data):
 
         Timeouts and the image's tag do not count: they are not worth reading 240 GB again.
         """
-        return _digest(self, PROCESS)
+        # An endpoint without a drafter keeps the digest that versions before drafters gave it.
+        return _digest(self, {**PROCESS, "drafter": {"path"}} if self.drafter else PROCESS)
 
 
 class _KeptEndpoint(TypedDict):
@@ -289,7 +305,7 @@ class Plan(Data):
     @property
     def checkpoints(self) -> tuple[CheckpointPlan, ...]:
         """The checkpoints of all endpoints, each once."""
-        return tuple({endpoint.checkpoint.path: endpoint.checkpoint for endpoint in self.endpoints}.values())
+        return tuple({each.path: each for endpoint in self.endpoints for each in endpoint.checkpoints}.values())
 
     @property
     def images(self) -> dict[str, str]:
@@ -334,11 +350,12 @@ def kept_endpoint(text: str | None, name: str) -> EndpointPlan | None:
     """Return an endpoint of the plan stored on a host; None if it is not there, damaged, or of another version."""
     for each in kept_plan(text).get("endpoints", []):
         if each["name"] == name:
-            checkpoint = each.get("checkpoint")
-            if isinstance(checkpoint, dict):
-                checkpoint = {key: value for key, value in checkpoint.items() if key != "instance"}
+            kept: dict[str, Any] = dict(each)
+            for place in ("checkpoint", "drafter"):
+                if isinstance(found := kept.get(place), dict):
+                    kept[place] = {key: value for key, value in found.items() if key != "instance"}
             try:
-                return EndpointPlan.model_validate({**each, "checkpoint": checkpoint})
+                return EndpointPlan.model_validate(kept)
             except ValidationError:
                 return None
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rigup import commands
 from rigup.catalog.apply_patches import needed_patches
@@ -17,9 +18,19 @@ from rigup.errors import RigupError
 from rigup.lock.lockfile import CheckpointLock, ImageLock, Lock, VenvLock
 
 
+class Locked(NamedTuple):
+    """A checkpoint, and what the lock has of it."""
+
+    checkpoint: Checkpoint
+    commit: CheckpointLock
+
+
 @dataclass(frozen=True)
 class Selection:
-    """What one endpoint is made from. Either `image` or `venv` is None; `patches` are those that the recipe needs."""
+    """What one endpoint is made from. Either `image` or `venv` is None; `patches` are those that the recipe needs.
+
+    `drafter` is the checkpoint of its drafter, if that is one of its own.
+    """
 
     name: str
     endpoint: Endpoint
@@ -29,6 +40,7 @@ class Selection:
     image: ImageLock | None
     venv: VenvLock | None
     patches: tuple[Patch, ...]
+    drafter: Locked | None = None
 
     @property
     def source(self) -> str:
@@ -49,7 +61,7 @@ def _select(name: str, endpoint: Endpoint, settings: Settings, catalog: Catalog,
     if (need := need_of(settings, name)) and need[0] not in lock.choices:
         raise RigupError(f"the lock has no choice of a recipe for {need[0]}", f"run `{commands.rigup('lock')}`")
     recipe = recipe_of(settings, name, catalog, lock.choices)
-    checkpoint = catalog.checkpoint(recipe.checkpoint)
+    checkpoint, *drafters = catalog.checkpoints_of(recipe)
     if recipe.image and recipe.image.tag not in lock.images:
         raise RigupError(f"the lock has no image {recipe.image.tag}", f"run `{commands.rigup('lock')}`")
     if recipe.venv and recipe.venv.key not in lock.venvs:
@@ -69,4 +81,5 @@ def _select(name: str, endpoint: Endpoint, settings: Settings, catalog: Catalog,
         image=image,
         venv=lock.venvs[recipe.venv.key] if recipe.venv else None,
         patches=needed_patches(recipe, image.created if image else None),
+        drafter=next((Locked(each, lock.checkpoint(each)) for each in drafters), None),
     )

@@ -26,7 +26,7 @@ from rigup.lock.pypi import index_arguments
 from rigup.paths import DOCKER
 from rigup.plan.build import QUIET, make_plan
 from rigup.plan.host import plan_host
-from rigup.plan.model import EndpointPlan, VenvPlan
+from rigup.plan.model import CheckpointPlan, EndpointPlan, VenvPlan
 from rigup.plan.select import select
 from rigup.render.docker import NO_LOG, cache_volumes, docker_argv
 from rigup.render.kubernetes import doubled, kubernetes, yaml_text
@@ -102,7 +102,7 @@ def _endpoint(
     catalog: Catalog, recipe: Recipe, known: Lock, settings: Settings, patched: bool, name: str | None
 ) -> tuple[EndpointPlan, list[str]]:
     """Return the plan of the recipe with these settings, `patched` or not, and notes on what is not known."""
-    image, checkpoint = recipe.image, catalog.checkpoint(recipe.checkpoint)
+    image, needed = recipe.image, catalog.checkpoints_of(recipe)
     notes: list[str] = []
     if recipe.not_deployable:
         notes.append(f"rigup does not deploy this recipe: {recipe.not_deployable}")
@@ -113,12 +113,12 @@ def _endpoint(
     if image and image.tag not in images:
         notes.append("the image is not in a lock: its tag is shown instead of the digest, with the patches for today")
         images[image.tag] = ImageLock(digest=image.digest or UNRESOLVED, created=datetime.now(UTC), bytes=0)
-    if checkpoint.key not in checkpoints:
-        notes.append("the checkpoint is not in a lock: its branch is shown instead of the commit")
-        checkpoints[checkpoint.key] = CheckpointLock(
-            revision=checkpoint.revision or NO_COMMIT, bytes=checkpoint.bytes or 0, files=1
-        )
-    patched = patched and (image is None or image.tag in known.images) and checkpoint.key in known.checkpoints
+    for each in needed:
+        if each.key not in checkpoints:
+            notes.append(f"{each.repo} is not in a lock: its {each.reference} is shown instead of a commit")
+            checkpoints[each.key] = CheckpointLock(revision=each.revision or NO_COMMIT, bytes=each.bytes or 0, files=1)
+    locked = all(each.key in known.checkpoints for each in needed)
+    patched = patched and (image is None or image.tag in known.images) and locked
     allowed = recipe.model_copy(update={"not_deployable": None, "status": "reported"})
     settings, name = _serving(settings, recipe, name)
     lock = known.model_copy(update={"images": images, "venvs": venvs, "checkpoints": checkpoints})
@@ -132,8 +132,8 @@ def _endpoint(
     endpoint = plan.endpoint(name)
     if image and endpoint.image and endpoint.image.endswith(UNRESOLVED):
         endpoint = endpoint.model_copy(update={"image": image.tag})
-    if endpoint.checkpoint.revision == NO_COMMIT:
-        endpoint = _on_branch(endpoint, checkpoint.reference)
+    for field, each in zip(("checkpoint", "drafter"), needed, strict=False):
+        endpoint = _on_branch(endpoint, field, each.reference)
     return endpoint, notes
 
 
@@ -146,12 +146,16 @@ def _serving(settings: Settings, recipe: Recipe, name: str | None) -> tuple[Sett
     return settings.model_copy(update={"endpoints": {name: endpoint}}), name
 
 
-def _on_branch(endpoint: EndpointPlan, branch: str) -> EndpointPlan:
-    """Return the endpoint with a branch in place of its unknown commit."""
-    path = endpoint.checkpoint.path.removesuffix(NO_COMMIT) + branch
-    return endpoint.model_copy(
-        update={"checkpoint": endpoint.checkpoint.model_copy(update={"revision": branch, "path": path})}
-    )
+def _on_branch(endpoint: EndpointPlan, field: str, branch: str) -> EndpointPlan:
+    """Return the endpoint with a branch in place of the commit of one of its checkpoints, if that is unknown."""
+    checkpoint: CheckpointPlan = getattr(endpoint, field)
+    if checkpoint.revision != NO_COMMIT:
+        return endpoint
+    before, path = checkpoint.path, checkpoint.path.removesuffix(NO_COMMIT) + branch
+    # Without a container the path of a drafter is an argument.
+    options = tuple(option.replace(before, path) for option in endpoint.options)
+    update = {field: checkpoint.model_copy(update={"revision": branch, "path": path}), "options": options}
+    return endpoint.model_copy(update=update)
 
 
 def _about(recipe: Recipe) -> list[str]:
@@ -204,7 +208,7 @@ def _lines(words: list[str]) -> str:
 
 
 def shell(endpoint: EndpointPlan, settings: Settings = DEFAULTS) -> str:
-    """Return commands to install the engine, to download the checkpoint, and to run the server.
+    """Return commands to install the engine, to download the checkpoints, and to run the server.
 
     Raises RigupError if the unit of an endpoint without a container mounts a patched file over a published one, which a
     plain command cannot do.
@@ -212,15 +216,16 @@ def shell(endpoint: EndpointPlan, settings: Settings = DEFAULTS) -> str:
     if endpoint.venv:
         return _bare(endpoint, endpoint.venv, settings)
     pull = [DOCKER, "pull", str(endpoint.image)]
-    return _lines(pull) + _lines(_fetch(endpoint, settings)) + docker(endpoint)
+    return "".join(map(_lines, [pull, *_fetches(endpoint, settings)])) + docker(endpoint)
 
 
-def _fetch(endpoint: EndpointPlan, settings: Settings) -> list[str]:
-    """Return the command that downloads the checkpoint to where the server expects it."""
-    checkpoint = endpoint.checkpoint
+def _fetches(endpoint: EndpointPlan, settings: Settings) -> list[list[str]]:
+    """Return the commands that download the checkpoints to where the server expects them."""
     hub = f"HF_ENDPOINT={settings.hub_mirror or settings.hub_endpoint}"
-    place = [f"--revision={checkpoint.revision}", f"--local-dir={checkpoint.path}"]
-    return ["env", hub, "hf", "download", checkpoint.repo, *place]
+    return [
+        ["env", hub, "hf", "download", each.repo, f"--revision={each.revision}", f"--local-dir={each.path}"]
+        for each in endpoint.checkpoints
+    ]
 
 
 def systemd(endpoint: EndpointPlan) -> str:
@@ -263,7 +268,7 @@ def compose(endpoint: EndpointPlan) -> str:
 
 
 def _bare(endpoint: EndpointPlan, venv: VenvPlan, settings: Settings) -> str:
-    """Return commands for the virtual environment, the checkpoint and the server, with the paths that a deploy uses."""
+    """Return commands for the virtual environment, the checkpoints and the server, with a deploy's paths."""
     argv = list(endpoint.argv)
     for mount in endpoint.mounts:
         if mount.target.startswith(f"{endpoint.checkpoint.path}/"):
@@ -277,7 +282,7 @@ def _bare(endpoint: EndpointPlan, venv: VenvPlan, settings: Settings) -> str:
     lines = [
         ["env", pythons, "uv", "venv", f"--python={venv.python}", venv.path],
         ["uv", "pip", "install", *index, f"--python={venv.path}/bin/python3", *pinned],
-        _fetch(endpoint, settings),
+        *_fetches(endpoint, settings),
         ["env", *env, *argv],
     ]
     return "".join(map(_lines, lines))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
-from rigup.paths import KEY_MOUNT, MODEL
-from rigup.plan.model import ENGINE_MEMORY_BYTES, EndpointPlan
+from rigup.paths import DRAFTER, KEY_MOUNT, MODEL
+from rigup.plan.model import ENGINE_MEMORY_BYTES, CheckpointPlan, EndpointPlan
 
 # The same as in the other forms: no privileges.
 CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -37,7 +37,8 @@ FETCH_SECONDS = 86400
 
 def kubernetes(endpoint: EndpointPlan) -> str:
     """Return the objects, and comments on how to fill the Secret with the API key: no server starts before that."""
-    documents = [_key(endpoint), _claim(endpoint), _job(endpoint), _deployment(endpoint), _service(endpoint)]
+    claims = [_claim(endpoint, path, checkpoint) for path, checkpoint in _weights(endpoint)]
+    documents = [_key(endpoint), *claims, _job(endpoint), _deployment(endpoint), _service(endpoint)]
     if endpoint.patched_files:
         documents.insert(0, _files(endpoint))
     return "---\n".join(yaml_text(document) for document in documents) + _how_to_make_the_key(endpoint)
@@ -76,35 +77,50 @@ def _files(endpoint: EndpointPlan) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": dict(endpoint.patched_files)}
 
 
-def _claim(endpoint: EndpointPlan) -> dict[str, Any]:
+def _weights(endpoint: EndpointPlan) -> Iterator[tuple[str, CheckpointPlan]]:
+    """Yield the path in the container of each checkpoint, and the checkpoint. The volume has the path's name."""
+    return zip((MODEL, DRAFTER), endpoint.checkpoints, strict=False)
+
+
+def _claim(endpoint: EndpointPlan, path: str, checkpoint: CheckpointPlan) -> dict[str, Any]:
     # A tenth more than the files, because a file that is downloaded again coexists with the old one for a while.
-    size = endpoint.checkpoint.bytes
+    size = checkpoint.bytes
     gib = max(1, -(-size * 11 // 10 >> 30)) if size else 300
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": _meta(endpoint, "-model"),
+        "metadata": _meta(endpoint, path.replace("/", "-")),
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": f"{gib}Gi"}}},
     }
 
 
-def _weights(endpoint: EndpointPlan) -> dict[str, Any]:
-    return {"name": "model", "persistentVolumeClaim": {"claimName": f"{endpoint.container}-model"}}
+def _volumes(endpoint: EndpointPlan) -> list[dict[str, Any]]:
+    return [
+        {"name": path[1:], "persistentVolumeClaim": {"claimName": endpoint.container + path.replace("/", "-")}}
+        for path, _ in _weights(endpoint)
+    ]
+
+
+def _volume_mount(path: str) -> dict[str, Any]:
+    return {"name": path[1:], "mountPath": path, "readOnly": True}
 
 
 def _job(endpoint: EndpointPlan) -> dict[str, Any]:
     # The checkpoints are public; a token only raises the hub's rate limits.
     token = {"secretKeyRef": {"name": "hf-token", "key": "token", "optional": True}}
-    fetch = {
-        "name": "fetch",
-        "image": endpoint.image,
-        "command": ["python3", "-c", doubled(FETCH)],
-        "args": [endpoint.checkpoint.repo, endpoint.checkpoint.revision, MODEL],
-        "env": [{"name": "HF_TOKEN", "valueFrom": token}],
-        "volumeMounts": [{"name": "model", "mountPath": MODEL}],
-        "securityContext": CONFINED,
-    }
-    pod = {"restartPolicy": "OnFailure", "containers": [fetch], "volumes": [_weights(endpoint)]}
+    fetches = [
+        {
+            "name": "fetch" if path == MODEL else f"fetch{path.replace('/', '-')}",
+            "image": endpoint.image,
+            "command": ["python3", "-c", doubled(FETCH)],
+            "args": [checkpoint.repo, checkpoint.revision, path],
+            "env": [{"name": "HF_TOKEN", "valueFrom": token}],
+            "volumeMounts": [{"name": path[1:], "mountPath": path}],
+            "securityContext": CONFINED,
+        }
+        for path, checkpoint in _weights(endpoint)
+    ]
+    pod = {"restartPolicy": "OnFailure", "containers": fetches, "volumes": _volumes(endpoint)}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -116,7 +132,7 @@ def _job(endpoint: EndpointPlan) -> dict[str, Any]:
 def _deployment(endpoint: EndpointPlan) -> dict[str, Any]:
     labels = _labels(endpoint)
     volumes = [
-        _weights(endpoint),
+        *_volumes(endpoint),
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}},
         *({"name": f"cache-{index}", "emptyDir": {}} for index, _ in enumerate(endpoint.caches)),
         *({"name": f"tmpfs-{index}", "emptyDir": {"medium": "Memory"}} for index, _ in enumerate(endpoint.tmpfs)),
@@ -125,17 +141,20 @@ def _deployment(endpoint: EndpointPlan) -> dict[str, Any]:
         volumes.append({"name": "files", "configMap": {"name": _files(endpoint)["metadata"]["name"]}})
     if endpoint.engine == "sglang":
         volumes.append({"name": "key", "secret": {"secretName": _secret(endpoint), "defaultMode": 0o400}})
-    await_files = {
-        "name": "await-model",
-        "image": endpoint.image,
-        "command": ["python3", "-c", doubled(AWAIT)],
-        "args": [endpoint.checkpoint.revision, MODEL],
-        "volumeMounts": [{"name": "model", "mountPath": MODEL, "readOnly": True}],
-        "securityContext": CONFINED,
-    }
+    await_files = [
+        {
+            "name": f"await{path.replace('/', '-')}",
+            "image": endpoint.image,
+            "command": ["python3", "-c", doubled(AWAIT)],
+            "args": [checkpoint.revision, path],
+            "volumeMounts": [_volume_mount(path)],
+            "securityContext": CONFINED,
+        }
+        for path, checkpoint in _weights(endpoint)
+    ]
     pod: dict[str, Any] = {
         "terminationGracePeriodSeconds": 60,
-        "initContainers": [await_files],
+        "initContainers": await_files,
         "containers": [_server(endpoint)],
         "volumes": volumes,
     }
@@ -159,13 +178,14 @@ def _server(endpoint: EndpointPlan) -> dict[str, Any]:
     argv = list(endpoint.model_copy(update={"address": "0.0.0.0"}).argv)
     env: list[dict[str, Any]] = [{"name": name, "value": doubled(env)} for name, env in sorted(endpoint.env.items())]
     mounts = [
-        {"name": "model", "mountPath": MODEL, "readOnly": True},
+        *(_volume_mount(path) for path, _ in _weights(endpoint)),
         {"name": "shm", "mountPath": "/dev/shm"},
         *({"name": f"cache-{index}", "mountPath": path} for index, path in enumerate(endpoint.caches)),
         *({"name": f"tmpfs-{index}", "mountPath": path} for index, path in enumerate(endpoint.tmpfs)),
     ]
+    weights = [path for path, _ in _weights(endpoint)]
     for mount in endpoint.mounts:
-        if mount.target != MODEL:
+        if mount.target not in weights:
             name = mount.target.rpartition("/")[2]
             mounts.append({"name": "files", "mountPath": mount.target, "subPath": name, "readOnly": True})
     if endpoint.engine == "sglang":

@@ -100,8 +100,8 @@ def unit_text(endpoint: EndpointPlan) -> str:
         endpoint=endpoint,
         start_seconds=start_seconds(endpoint),
         user=USER,
-        # The checkpoint, in case it is in a home directory, which the unit hides; patched files over it.
-        binds=[systemd_quote(endpoint.checkpoint.path), *binds(endpoint.mounts)],
+        # The checkpoints, in case they are in a home directory, which the unit hides; patched files over them.
+        binds=[*(systemd_quote(each.path) for each in endpoint.checkpoints), *binds(endpoint.mounts)],
         limits={f"Limit{name.upper()}": "infinity" if value < 0 else value for name, value in endpoint.ulimits.items()},
         remove=systemd_command([DOCKER, "rm", "--force", endpoint.container]),
         run=Lines(_broken(served_argv(endpoint))),

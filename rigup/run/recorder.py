@@ -159,6 +159,7 @@ class Recorder(BaseStateCallback):
                 "packages": list(endpoint.venv.packages) if endpoint.venv else [],
                 "repo": endpoint.checkpoint.repo,
                 "revision": endpoint.checkpoint.revision,
+                "drafter": endpoint.drafter.source if endpoint.drafter else None,
                 "unit": endpoint.unit,
             }
             for endpoint in plan.endpoints

@@ -79,6 +79,8 @@ def _host_lines(report: Report, name: str, is_complete: bool) -> list[str]:
             f"      recipe      {endpoint['recipe']}",
             _engine_line(endpoint),
             f"      checkpoint  {endpoint['repo']} at {endpoint['revision']}",
+            # Runs of earlier versions have no such key.
+            *([f"      drafter     {drafter}"] if (drafter := endpoint.get("drafter")) else []),
             f"      try it      {try_line(report, name, endpoint)}",
             f"      log         {follow_line(host, endpoint)}",
         ]

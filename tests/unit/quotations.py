@@ -130,12 +130,31 @@ QUOTED = {
     "glm-5.3-flash-mtp3": """
         PROFILE=glm53-flash HARDWARE_PROFILE=rtx-pro-6000-pcie TP=4 PORT=8000 --mode mtp --draft-tokens 3
     """,
+    "glm-5.3-flash-dflash2": """
+        PROFILE=glm53-flash HARDWARE_PROFILE=rtx-pro-6000-pcie TP=4 PORT=8000 --mode dflash2 --draft-tokens 7
+    """,
     "glm-5.3-flash-spark-2gpu": "PRESET=glm53-spark-tp2 PORT=8000",
     "deepseek-v4-flash-vision-2gpu": "PROFILE=ds4-vision HARDWARE_PROFILE=rtx-pro-6000-pcie TP=2 PORT=8000",
     "deepseek-v4-flash-2gpu": "PROFILE=ds4-flash HARDWARE_PROFILE=rtx-pro-6000-pcie TP=2 PORT=8000",
     "deepseek-v4.1-flash": "PROFILE=ds41-flash HARDWARE_PROFILE=rtx-pro-6000-pcie TP=4 PORT=8000",
     "qwen3.8-flash-next": "PROFILE=qwen38-flash-next HARDWARE_PROFILE=rtx-pro-6000-pcie TP=1 PORT=8000",
     "qwen3.8-flash-next-2gpu": "PROFILE=qwen38-flash-next HARDWARE_PROFILE=rtx-pro-6000-pcie TP=2 PORT=8000",
+    "qwen3.8-flash-next-sglang": """
+        PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK=1
+        --tp 1 --fp4-gemm-backend flashinfer_cutlass --moe-runner-backend flashinfer_cutlass --page-size 64
+        --mamba-track-interval 64 --chunked-prefill-size 4096 --context-length 262144
+        --mamba-radix-cache-strategy extra_buffer_lazy --max-running-requests 64 --max-mamba-cache-size 192
+        --mamba-ssm-dtype bfloat16 --reasoning-parser qwen3 --mem-fraction-static 0.93 --host 0.0.0.0 --port 30000
+    """,
+    "qwen3.8-flash-next-sglang-mtp3": """
+        PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK=1
+        --tp 1 --fp4-gemm-backend flashinfer_cutlass --moe-runner-backend flashinfer_cutlass --page-size 64
+        --mamba-track-interval 64 --chunked-prefill-size 4096 --context-length 262144
+        --speculative-algorithm NEXTN --speculative-num-steps 3 --speculative-eagle-topk 1
+        --speculative-num-draft-tokens 4 --mamba-radix-cache-strategy extra_buffer_lazy --max-running-requests 16
+        --max-mamba-cache-size 48 --mamba-ssm-dtype bfloat16 --reasoning-parser qwen3 --mem-fraction-static 0.96
+        --host 0.0.0.0 --port 30000
+    """,
     "vllm-carve-yarn-900k": """
         NCCL_P2P_LEVEL=SYS NCCL_IB_DISABLE=1 VLLM_WORKER_MULTIPROC_METHOD=spawn SAFETENSORS_FAST_GPU=1 OMP_NUM_THREADS=8
         VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 --served-model-name qwen3.5-carve --tensor-parallel-size 4

@@ -6,6 +6,7 @@ The commands are those of the parser, so that a new one is covered, or refused h
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from rigup.facts.nvidia import GpuUseValue
 from rigup.facts.store import Stored
 from tests.unit.loopback import serving
 from tests.unit.loopback_sshd import ROOT, programs_first, running_sshd
+from tests.unit.published_checkpoints import CHECKPOINTS, publish
 from tests.unit.small_world import world
 from tools import docs
 
@@ -44,6 +46,7 @@ NO_DATA = {
     "rigup rebuild": "becomes pyinfra",
 }
 KEY = "a-planted-key"
+COUNT = itertools.count()
 DEPLOY = """
 from pyinfra.operations import files
 files.line(name="Write a line", path="PLACE/motto", line="one")
@@ -81,6 +84,7 @@ class World:
             "rigup diagnose": [str(self.folder / "log")],
             "rigup key": ["box"],
             "rigup lock": ["--distro=debian13"],
+            "rigup new-recipe": ["Qwen/Qwen3-32B", f"--as=draft-{next(COUNT)}"],
             "rigup report": ["--runs", str(self.folder / "runs")],
             "rigup topology": ["box"],
             "rigup show": ["vllm-nvfp4-cu130", "box"],
@@ -117,6 +121,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     public = {"listen": "192.0.2.7", "allowed_networks": ["192.0.2.0/24"]}
     with serving() as site, running_sshd(folder, programs_first(programs)) as server:
         server.lab(**world(site), endpoints={"main": public})
+        publish(site, CHECKPOINTS["Qwen/Qwen3-32B"])
         yield World(folder, server.environment["RIGUP_INVENTORY"])
 
 

@@ -146,8 +146,8 @@ def test_a_host_is_looked_at_in_one_round_trip_and_gets_a_recipe_that_fits(
 @pytest.mark.parametrize(
     ("parts", "recipe"),
     [
-        ({"pci": pci("2bb1", "2bb1")}, "qwen3.8-flash-next-2gpu"),
-        ({"pci": pci("2bb1")}, "qwen3.8-flash-next"),
+        ({"pci": pci("2bb1", "2bb1")}, "qwen3.8-flash-next-sglang"),
+        ({"pci": pci("2bb1")}, "qwen3.8-flash-next-sglang"),
         # Not enough memory, another architecture, none at all.
         ({"pci": pci(*["2c02"] * 4)}, None),
         ({"pci": pci(*["2335"] * 4)}, None),
@@ -161,7 +161,7 @@ def test_the_recipe_fits_the_cards(
     said = init(tmp_path, "rig1=box").stdout
     text = (tmp_path / "lab/inventory/lab.yaml").read_text()
     if recipe:
-        assert f"recipe: {recipe} (the best for chat on these cards: " in said
+        assert f"recipe: {recipe} (the best for agents on these cards: " in said
         assert f"\n  recipe: {recipe}\n" in text
     else:
         assert "recipe: none chosen, no recipe fits these cards" in said

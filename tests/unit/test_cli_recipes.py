@@ -50,7 +50,7 @@ def test_one_recipe_is_shown_with_its_sources_and_caveats(capsys: pytest.Capture
     assert "a recipe's name and filters were given" in said(capsys, "recipes", "vllm-nvfp4-cu130", "--gpus=4", code=1)
 
 
-@pytest.mark.parametrize("more", [["--model=none"], ["--for=agents", "--gpus=1"]])
+@pytest.mark.parametrize("more", [["--model=none"], ["--for=benchmark", "--gpus=1"]])
 def test_nothing_found_is_said_and_has_its_own_exit_code(capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
     assert said(capsys, "recipes", *more, code=2) == "No recipe matches.\n"
 

@@ -395,6 +395,7 @@ ELSEWHERE = {
     "rigup/cli/plan.py": "the result of a plan that rigup has just made",
     "rigup/config/yaml_syntax.py": "for yaml_file, which is here",
     "rigup/facts/reading.py": "for facts, which are all here",
+    "rigup/lock/published.py": "published files of a checkpoint, in test_cli_new_recipe",
     "rigup/lock/http.py": "for the hub and the registry, which are here",
     "rigup/lock/pypi.py": "the output of uv",
     "rigup/render/clients/merge.py": "a client's own file, in test_cli_connect_write",

@@ -38,7 +38,7 @@ def test_the_readme_names_every_distribution_and_command() -> None:
     for distro in DISTROS.values():
         assert distro.name in README
     table = README.partition("## Commands\n")[2].partition("\n## ")[0]
-    told = set(re.findall(r"`(rigup \w+)`", table))
+    told = set(re.findall(r"`(rigup [\w-]+)`", table))
     assert told == {" ".join(name.split()[:2]) for name in docs.commands()}
 
 
