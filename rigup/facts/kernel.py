@@ -174,8 +174,8 @@ def parse_disabled(lines: list[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in lines:
         path, _, rule = line.partition(":")
-        keyword, module, program = [*rule.split(), "", "", ""][:3]
-        program = program.rpartition("/")[2]
+        keyword, module, argument = (rule.split() + [""] * 3)[:3]
+        program = argument.rpartition("/")[2]
         if module in DRIVER_MODULES and program in (("off",) if keyword == "alias" else ("true", "false")):
             found.setdefault(path, []).append(" ".join(rule.split()))
     return found

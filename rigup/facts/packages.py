@@ -108,9 +108,9 @@ class Removals(FactBase[list[str]]):
 
 
 class AptErrors(FactBase[list[str]]):
-    """Why apt refuses every transaction, in its words: sources that it cannot read, dependencies beyond repair.
+    """Why apt refuses every transaction, in its words: source files that it cannot read. Empty if it does not.
 
-    Empty if it does not. What an interrupted dpkg left can be repaired, and is not here.
+    apt-get(8), `indextargets`, reads these files and nothing else, which takes a hundredth of a simulation.
     """
 
     @staticmethod
@@ -118,11 +118,11 @@ class AptErrors(FactBase[list[str]]):
         return []
 
     def command(self) -> str:
-        return "apt-get --quiet=2 --simulate --fix-broken install 2>&1 >/dev/null | grep '^E: ' || true"
+        return "apt-get indextargets 2>&1 >/dev/null | grep '^E: ' || true"
 
     @reading
     def process(self, output: list[str]) -> list[str]:
-        return [line.removeprefix("E: ") for line in output]
+        return list(dict.fromkeys(line.removeprefix("E: ") for line in output))
 
 
 def parse_edited(lines: list[str]) -> set[str]:

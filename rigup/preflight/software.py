@@ -49,7 +49,7 @@ def apt_sources(host: HostCheck) -> None:
 
 
 def apt(host: HostCheck) -> None:
-    """Check that apt works at all, once the deploy has removed the sources that its own replace."""
+    """Check that apt can read its sources, once the deploy has removed the sources that its own replace."""
     errors = list(host.facts.software.apt_errors)
     if host.distro is not None:
         replaced = {uri for each in repositories(host.distro, host.settings).values() for uri in each.uris}
@@ -58,7 +58,7 @@ def apt(host: HostCheck) -> None:
         host.problem(
             "apt-refuses",
             f"apt refuses every transaction: {'; '.join(errors[:3])}",
-            "fix that: `apt-get --simulate --fix-broken install` there must succeed",
+            "correct these files: `apt-get indextargets` there must print no error",
         )
 
 
