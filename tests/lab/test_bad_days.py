@@ -201,7 +201,6 @@ def day(services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Da
         for path, text in FOREIGN.items():
             day.write(path, text)
         day.write(DAEMON_JSON, json.dumps(FOREIGN_DAEMON), mode="640")
-        day.write("/etc/systemd/system/docker.service.d/other.conf", DOCKER_FLAG)
         host.shell("echo '# a line by hand' >>/etc/default/grub")
         yield day
     finally:
@@ -236,6 +235,8 @@ def test_a_busy_apt_is_waited_for_and_a_killed_dpkg_is_reported(day: Day) -> Non
 def test_the_next_deploy_mends_dpkg_survives_a_lost_connection_and_rolls_docker_back(day: Day) -> None:
     def lose_connection() -> None:
         day.until("pgrep -f '^/usr/bin/dpkg .*--unpack'")
+        # Had it been there before, preflight would have refused.
+        day.write("/etc/systemd/system/docker.service.d/other.conf", DOCKER_FLAG)
         day.host.shell("pkill -9 -u ops")
 
     output = day.refused((r"docker \| Install Docker", lose_connection))
