@@ -36,6 +36,8 @@ HARMLESS = re.compile(
     r"|_inductor[/.]select_algorithm|for benchmark choice"
     # The driver takes back what it recommended.
     r"|Xid .*: 154, .* to 0x0\b"
+    # `docker rm` before a start, where nothing is left of the last one.
+    r"|Error response from daemon: No such container:"
 )
 # PyTorch's inductor tries configurations that do not fit: the reason stands between these lines.
 TRIES = re.compile(r"during autotuning")

@@ -302,6 +302,12 @@ def test_an_xid_that_recommends_nothing_blames_no_card() -> None:
     assert ids(xid.format("0x0 (None)", "0x1 (GPU Reset Required)")) == ["gpu-off-the-bus"]
 
 
+def test_a_container_that_is_removed_before_a_start_and_is_not_there_is_no_cause() -> None:
+    removed = "Nov 23 20:56:31 rig1 docker[4711]: Error response from daemon: No such container: llm-main"
+    assert ids(f"{removed}\n{START}") == []
+    assert ids(f"{removed}\n{START}\n{PORT_TAKEN}\n{removed}") == ["port-taken"]
+
+
 def test_an_image_that_is_pulled_is_not_gone() -> None:
     assert ids("Unable to find image 'vllm/vllm-openai:nightly' locally\nnightly: Pulling from vllm/vllm-openai") == []
 

@@ -48,7 +48,8 @@ def planned(recipe: Recipe, name: str) -> EndpointPlan:
     assert recipe.image
     image = ImageLock(digest="sha256:" + "0" * 64, created=datetime(2026, 1, 1, tzinfo=UTC), bytes=1)
     commit = CheckpointLock(revision="0" * 40, bytes=1, files=1)
-    lock = Lock(images={recipe.image.tag: image}, checkpoints={checkpoint.key: commit})
+    commits = {each.key: commit for each in catalog.checkpoints_of(recipe)}
+    lock = Lock(images={recipe.image.tag: image}, checkpoints=commits)
     # Each patch of a rope repeats that of its own checkpoint.
     ropes = [patch.rope for patch in recipe.patches if isinstance(patch, YarnPatch)]
     config = json.loads(PUBLISHED["config.json"])
