@@ -30,7 +30,7 @@ SHARD_BYTES = 3_000_000
 PIECE = 1 << 16
 STEERED = Path(__file__).with_name("steered_time")
 # What only a clock ends, no test waits for: it is put forward, or what is tested has options of its own.
-NEVER, NEVER_S = ("patience", "stall", "silence"), 1e6
+NEVER, NEVER_S = ("patience", "stall", "silence", "answer"), 1_000_000
 # Only `Rig.later` lets so much time pass: the naps of a run that takes as long as a hang come to less.
 STALL_S = 90_000
 TOKEN = "hf_sesame"

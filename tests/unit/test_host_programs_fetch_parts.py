@@ -528,7 +528,7 @@ def whole(checkpoint: Store, tmp_path: Path, **more: object) -> run.Fetch:
     """A download of which nothing has begun."""
     options = {"progress": None, "home": tmp_path / "home", "timeout": 60, "stall": 90.0, "silence": 20.0}
     request = Request.read(request_of(checkpoint, tmp_path, **more))
-    fetch = run.Fetch(request, Namespace(pause=5.0, patience=60.0, system=[], **options))
+    fetch = run.Fetch(request, Namespace(pause=5.0, answer=5, patience=60.0, system=[], **options))
     fetch.missing = dict(checkpoint.files)
     return fetch
 

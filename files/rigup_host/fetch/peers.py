@@ -22,9 +22,13 @@ from rigup_host.fetch.store import File, Store
 
 # rsync would take other characters for a pattern.
 PLAIN = re.compile(r"[A-Za-z0-9._/+@=,-]+")
-# A peer that takes longer than PATIENCE_S and reports nothing is asked again only after DEAF_S.
+ANSWER_S = 5
+# A peer that takes longer than PATIENCE_S and reports nothing is asked again only after DEAF_S. One that answers that
+# it has no report yet may take ANSWER_S.
 PATIENCE_S, DEAF_S, REST_S = 2.0, 30.0, 5.0
-RSYNC = ("rsync", "--quiet", "--contimeout=3")
+# rsync(1): "Partial transfer due to error". All other statuses are failures of the connection.
+NO_SUCH_FILE = 23
+RSYNC = ("rsync", "--quiet")
 # A peer is faster than this, in bytes per second, even on a busy network.
 SLOWEST = 500_000
 # For one rsync; a hostile list of files would fill the memory otherwise.
@@ -51,6 +55,10 @@ class Report:
         if not all(isinstance(each, list) and all(isinstance(path, str) for path in each) for each in lists):
             raise ValueError("not lists of paths")
         return cls(found["beat"], found["active"], *(frozenset(each) for each in lists if each is not None))
+
+
+NONE_YET = Report()
+"""The answer of a peer that has not reported yet."""
 
 
 @dataclass
@@ -114,12 +122,17 @@ class Peer:
 class Peers:
     """All peers of this host. Each host reports its state in a file that it serves to the others."""
 
-    def __init__(self, own: str, peers: Iterable[Peer], store: Store, home: Path, stall: float) -> None:
-        """`stall`: seconds that a peer may take for a file in addition to those that its size needs."""
+    def __init__(
+        self, own: str, peers: Iterable[Peer], store: Store, home: Path, stall: float, answer: int = ANSWER_S
+    ) -> None:
+        """`stall`: seconds that a peer may take for a file in addition to those that its size needs.
+
+        `answer`: seconds without a byte of its report after which a peer counts as away.
+        """
         self.own = own
         self.all = list(peers)
         self._store = store
-        self._stall = stall
+        self._stall, self._answer = stall, answer
         self._beat = time.time_ns()
         self._pool = ThreadPoolExecutor(max(1, len(self.all)))
         # No honest report is longer: each of its lists names published files only.
@@ -160,7 +173,8 @@ class Peers:
             for path in (report.fetching | report.wants) & self._store.files.keys():
                 # From its first claim: a peer that only claims does not keep this host waiting.
                 peer.claims.setdefault(path, time.monotonic() + self.time_for(self._store.files[path]))
-            if time.monotonic() - began > PATIENCE_S and report == Report():
+            patience = self._answer if report is NONE_YET else PATIENCE_S
+            if time.monotonic() - began > patience and report == Report():
                 peer.deaf_until = time.monotonic() + DEAF_S
 
     def _ask(self, peer: Peer) -> Report | None:
@@ -168,14 +182,17 @@ class Peers:
         # Always the same name: what a killed run leaves is overwritten by the next one.
         shared = self._store.shared_path
         to = self._heard / f"{peer.name}--{shared.name}"
-        argv = [*_limited(self._longest), *RSYNC, "--timeout=5", "--inplace", peer.url("reports", shared), str(to)]
+        options = [f"--contimeout={self._answer}", f"--timeout={self._answer}", "--inplace"]
+        argv = [*_limited(self._longest), *RSYNC, *options, peer.url("reports", shared), str(to)]
         quiet = subprocess.DEVNULL
         try:
             subprocess.run(argv, stdout=quiet, stderr=quiet, check=True, timeout=peer.silence_s)
             return Report.read(to.read_bytes())
         except subprocess.TimeoutExpired:
             return None
-        except (OSError, ValueError, subprocess.CalledProcessError):
+        except subprocess.CalledProcessError as error:
+            return NONE_YET if error.returncode == NO_SUCH_FILE else Report()
+        except (OSError, ValueError):
             return Report()
         finally:
             to.unlink(missing_ok=True)
@@ -197,7 +214,7 @@ class Peers:
         # The peer may rename its directory at this moment: the file is at one of the two places.
         places = [self._store.staging, self._store.dest]
         sources = [f"{peer.url('models', place)}/{file.path}" for place in places]
-        options = ["--timeout=30", "--append", "--inplace", "--no-motd"]
+        options = [f"--contimeout={self._answer}", "--timeout=30", "--append", "--inplace", "--no-motd"]
         argv = [*_limited(file.size), *RSYNC, *options, *sources, f"{to.parent}/"]
         return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 

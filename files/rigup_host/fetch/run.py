@@ -32,7 +32,7 @@ from typing import Any
 
 from rigup_host import paths
 from rigup_host.fetch.hubs import Hub, Hubs
-from rigup_host.fetch.peers import Peer, Peers
+from rigup_host.fetch.peers import ANSWER_S, NO_SUCH_FILE, Peer, Peers
 from rigup_host.fetch.report import Counted, Progress, say
 from rigup_host.fetch.request import Request, token_for
 from rigup_host.fetch.store import BUFFER, File, Hopeless, Setback
@@ -48,8 +48,6 @@ FULL = "the disk is full: free some space or choose another model_store"
 WRONG_DOWNLOADS, BROKEN_COPIES = 3, 3
 WORKERS, COPIES, CHECKS = 8, 4, 2
 POLL_S = 0.1
-# rsync(1): "Partial transfer due to error". All other statuses are failures of the connection.
-NO_SUCH_FILE = 23
 LISTEN_S = 2.0
 
 
@@ -69,6 +67,7 @@ def main(argv: list[str]) -> int:
         "--system", type=Path, nargs="*", default=SYSTEM, help="directories whose file systems must not fill up"
     )
     parser.add_argument("--silence", type=float, default=20.0, help="seconds after which a silent peer counts as dead")
+    parser.add_argument("--answer", type=int, default=ANSWER_S, help="seconds after which a peer that is mute is away")
     parser.add_argument("--stall", type=float, default=90.0, help="seconds without a byte that count as a stall")
     parser.add_argument("--timeout", type=int, default=60, help="seconds after which to replace a silent connection")
     options = parser.parse_args(argv)
@@ -114,7 +113,7 @@ class Fetch:
         self.hubs = Hubs(hubs, self.store, options.pause, options.patience, options.stall)
         for peer in request.peers:
             peer.silence_s = options.silence
-        self.peers = Peers(request.name, request.peers, self.store, options.home, options.stall)
+        self.peers = Peers(request.name, request.peers, self.store, options.home, options.stall, options.answer)
         self.missing: dict[str, File] = {}
         # Files that this host will fetch from a hub unless a peer with priority does.
         self.wants: set[str] = set()
