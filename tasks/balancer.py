@@ -21,7 +21,7 @@ from tasks.context import Context
 
 @deploy("balancer")
 def balancer_keys(context: Context) -> None:
-    """Make the keys of the load balancer, before the gateways are told whom to admit."""
+    """Create the load balancer's keys before the gateways are configured to accept them."""
     if context.balancer is None or not context.balances:
         return
     words = {BALANCER_KEY: "key "}

@@ -55,7 +55,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _name_recipe_of_host(options: argparse.Namespace) -> None:
-    """Where a host stands in place of the recipe, set the recipe that the inventory gives it, and the host.
+    """Replace a host given as the recipe: set the recipe that the inventory assigns to it, and the host.
 
     Raises RigupError for an endpoint that the host does not have. A recipe of the same name comes first.
     """

@@ -70,7 +70,7 @@ class Sign(BaseModel):
         return "likely" if self.beside or self.ends or self.last else "certain"
 
     def matches(self, start: Start, at: int) -> bool:
-        """Return whether a line of a start has this sign, apart from what must stand beside it."""
+        """Return whether a line of a start matches this sign, without looking at the lines beside it."""
         return bool(re.search(self.line, start.lines[at])) and (
             self.raised is None or bool(re.search(self.raised, raised_in(start.lines, at)))
         )

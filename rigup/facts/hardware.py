@@ -12,7 +12,7 @@ from pyinfra.api.facts import FactBase
 from rigup.facts.reading import ONE_LINE_EACH, Value, reading
 
 SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
-# The public keys with which DKMS signs, by itself and on Ubuntu (dkms(8), `mok_certificate`).
+# The public keys that DKMS signs with: its own, and on Ubuntu the system's (dkms(8), `mok_certificate`).
 DKMS_KEYS = ("/var/lib/dkms/mok.pub", "/var/lib/shim-signed/mok/MOK.der")
 # What mokutil prints of a key that shim or the firmware trusts, and of a shim that trusts everything (src/mokutil.c).
 TRUSTING = re.compile(r" is already (enrolled|in db)$| validation is disabled in shim$")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.gpu_host.cases import CASES, ENVIRONMENT, HEALTHY, Case, wrong
-from tools.gpu_host.outcome import Outcome, environment
+from tools.gpu_host.outcome import Outcome, elapsed, environment
 
 SERVER = "import sys; from vllm.entrypoints.cli.main import main; sys.exit(main())"
 LIMIT_S, SMOKE_S = 400, 240
@@ -95,7 +95,7 @@ def served(root: Path, out: Path, cards: int) -> list[Outcome]:
 def came_of(engine: Started, root: Path, out: Path) -> list[Outcome]:
     """Return what came of one case, and of the requests that were sent to it."""
     case, ended = engine.case, engine.ended()
-    seconds = round(time.monotonic() - engine.began, 1)
+    seconds = elapsed(engine.began)
     causes = [] if ended == HEALTHY else causes_of(engine.log, root)
     mistake = wrong(case, ended, causes)
     told = "serves" if ended == HEALTHY else f"{ended}: {', '.join(causes)}"
@@ -136,7 +136,7 @@ def smoke(engine: Started, root: Path, out: Path) -> Outcome:
     told = [line for line in result.stdout.splitlines() if not line.startswith("ok ")]
     detail = "; ".join([f"{passed} checks passed", *told, *result.stderr.splitlines()[-3:]])
     name = f"{engine.case.name}: smoke"
-    return Outcome(name, "the requests of a deploy", result.returncode == 0, detail, since(began))
+    return Outcome(name, "the requests of a deploy", result.returncode == 0, detail, elapsed(began))
 
 
 def bench(engine: Started, root: Path, out: Path) -> Outcome:
@@ -159,12 +159,7 @@ def bench(engine: Started, root: Path, out: Path) -> Outcome:
     tokens = sum(line["tokens"] or 0 for line in requests if not line["error"])
     detail = f"{len(requests) - len(failed)} of {len(requests)} requests answered, {tokens} tokens"
     ok = result.returncode == 0 and bool(requests) and not failed
-    return Outcome(f"{engine.case.name}: bench", "the requests of a measurement", ok, detail, since(began))
-
-
-def since(began: float) -> float:
-    """Return the seconds since a moment of the monotonic clock."""
-    return round(time.monotonic() - began, 1)
+    return Outcome(f"{engine.case.name}: bench", "the requests of a measurement", ok, detail, elapsed(began))
 
 
 def as_data(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

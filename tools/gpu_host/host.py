@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tools.gpu_host.engines import as_data, served
-from tools.gpu_host.outcome import Outcome, environment
+from tools.gpu_host.outcome import Outcome, elapsed, environment
 from tools.gpu_host.report import page
 
 QUERY = "name,driver_version,memory.total,power.limit"
@@ -51,8 +51,7 @@ def verified(root: Path, out: Path, cards: int) -> Outcome:
     argv += ["--digest=none", f"--gpus={cards}", "--", sys.executable, str(files / "check_cards.py")]
     result = subprocess.run(argv, capture_output=True, text=True, env=environment(root / "engine", stub=out))
     detail = "; ".join([*result.stdout.splitlines(), *result.stderr.splitlines()[-3:]])
-    seconds = round(time.monotonic() - began, 1)
-    return Outcome("cards", "the verification of the cards", result.returncode == 0, detail, seconds)
+    return Outcome("cards", "the verification of the cards", result.returncode == 0, detail, elapsed(began))
 
 
 def asked(*argv: str) -> str:

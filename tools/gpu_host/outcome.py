@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,11 @@ class Outcome:
     ok: bool | None
     detail: str
     seconds: float | None = None
+
+
+def elapsed(began: float) -> float:
+    """Return the seconds since a moment of the monotonic clock."""
+    return round(time.monotonic() - began, 1)
 
 
 def environment(*packages: Path, stub: Path | None = None) -> dict[str, str]:

@@ -35,7 +35,7 @@ from rigup.preflight.checks import check
 from rigup.preflight.hardware import nvidia_gpus
 from rigup.preflight.snapshot import HostCheck
 from tasks.gather import gather, read_system
-from tools.gpu_host.outcome import Outcome
+from tools.gpu_host.outcome import Outcome, elapsed
 
 REPOSITORY_FILES = ("config.json", "chat_template.jinja")
 RECIPE = "vllm-nvfp4-cu130"
@@ -97,11 +97,6 @@ def preflight(host: Host, checkpoint: Path) -> Outcome:
     # Without systemd every such host has this problem.
     right = bool(cards) and "system-init" in {problem.id for problem in standing}
     return Outcome("preflight", "its findings on this host", right, detail, elapsed(began))
-
-
-def elapsed(began: float) -> float:
-    """Return the seconds since a moment of the monotonic clock."""
-    return round(time.monotonic() - began, 1)
 
 
 def main() -> int:
